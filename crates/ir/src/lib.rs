@@ -1,1 +1,22 @@
-//! x
+//! The meaning of a model: axes, values, operations, recurrences, and the
+//! language they are written in.
+//!
+//! What lives here: the typed dataflow [`Graph`], the front end that builds it
+//! from a `model.toml`, and the interpreters that define what each operation
+//! computes. What never will: anything about GPUs, kernels or costs.
+#![warn(missing_docs)]
+#![forbid(unsafe_code)]
+
+pub mod axis;
+pub mod expr;
+pub mod graph;
+pub mod recurrence;
+
+pub use axis::{Axis, AxisId};
+pub use expr::{Binary, Expr, Unary};
+pub use graph::{
+    Access, Combine, Def, Graph, IndexExpr, Init, LoadStep, NormKind, Op, OpId, OpKind, Param,
+    ParamId, Pin, PinKind, Precision, RecurrenceId, Source, Span, State, StateId, StateKind, Value,
+    ValueId,
+};
+pub use recurrence::{Recurrence, StepAccess, StepInput, StepKind, StepOp, StepRef, StepState};

@@ -1,0 +1,112 @@
+//! Recurrences: user-written step equations over carried states.
+//!
+//! A [`Recurrence`] is concrete: its axes are the model's atoms, so one written
+//! definition used with two shapes gives two of them. Nothing here knows a
+//! recurrence by name; what class it belongs to is found by analysis.
+
+use crate::{AxisId, Combine, Expr};
+use serde::{Deserialize, Serialize};
+
+/// One step of a recurrence: `(states, inputs at t) -> (states', outputs at t)`.
+///
+/// The step is a straight-line program of [`StepOp`]s, evaluated in order for
+/// each batch row and each t in increasing order. States are f32 and start at
+/// their `init` unless carried in.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Recurrence {
+    /// Name of its definition in the model text (for people, never for decisions).
+    pub name: String,
+    /// What a step reads beside the states.
+    pub inputs: Vec<StepInput>,
+    /// What is carried from step to step.
+    pub states: Vec<StepState>,
+    /// The statements, in order; each may read inputs, states *before* the step and earlier statements.
+    pub ops: Vec<StepOp>,
+    /// For each state, the value it has after the step (axes equal to the state's).
+    pub next: Vec<StepRef>,
+    /// What the step returns; `axes` of the outputs are those of the referenced items.
+    pub outputs: Vec<StepRef>,
+}
+
+/// A formal input of a step.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StepInput {
+    /// Formal name.
+    pub name: String,
+    /// Axes, in storage order of the formal (the argument is read through an [`crate::Access`]).
+    pub axes: Vec<AxisId>,
+}
+
+/// A carried state, `[B, axes...]`, f32.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StepState {
+    /// Name in the definition.
+    pub name: String,
+    /// Axes, in storage order.
+    pub axes: Vec<AxisId>,
+    /// Value of every element before the first token.
+    pub init: f64,
+}
+
+/// What a step statement may read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StepRef {
+    /// `inputs[.0]` at this t.
+    Input(usize),
+    /// `states[.0]` before the step.
+    State(usize),
+    /// The result of `ops[.0]`.
+    Op(usize),
+}
+
+/// A read inside a step: the item, and for each of its axes the axis of the
+/// reading statement that indexes it (equal to the item's own axes unless renamed).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StepAccess {
+    /// What is read.
+    pub item: StepRef,
+    /// One index variable per axis of the item.
+    pub axes: Vec<AxisId>,
+}
+
+/// What a step statement does with its expression.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StepKind {
+    /// Evaluates it at every point of the statement's axes.
+    Map,
+    /// Combines it over extra axes: `out[axes] = combine over reduce of expr[axes, reduce]`.
+    Reduce {
+        /// How.
+        combine: Combine,
+        /// Over which axes (disjoint from the statement's own).
+        axes: Vec<AxisId>,
+    },
+}
+
+/// A statement of a step.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StepOp {
+    /// Name on its left-hand side, or a derived one.
+    pub name: String,
+    /// Axes of the result, in order.
+    pub axes: Vec<AxisId>,
+    /// Map or reduction.
+    pub kind: StepKind,
+    /// The scalar expression; `Input(i)` is `inputs[i]`.
+    pub expr: Expr,
+    /// What the expression reads.
+    pub inputs: Vec<StepAccess>,
+}
+
+impl Recurrence {
+    /// The axes of an item of the step.
+    pub fn axes_of(&self, item: StepRef) -> &[AxisId] {
+        match item {
+            StepRef::Input(i) => &self.inputs[i].axes,
+            StepRef::State(i) => &self.states[i].axes,
+            StepRef::Op(i) => &self.ops[i].axes,
+        }
+    }
+}
