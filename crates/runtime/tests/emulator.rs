@@ -502,7 +502,7 @@ fn every_primitive_has_a_body_of_the_same_name() {
     let body: String = primitives()
         .filter(|name| !internal.contains(name))
         .map(|name| match name {
-            "INF" => "float inf = INF;\n".to_owned(),
+            "FUSEC_INF" | "FUSEC_NAN" => format!("float {}_ = {name};\n", name.to_lowercase()),
             "FUSEC_DYNAMIC_SMEM" => "FUSEC_DYNAMIC_SMEM(smem);\n".to_owned(),
             _ => format!("using ::{name};\n"),
         })

@@ -54,6 +54,10 @@ __device__ __forceinline__ float frecip(float x) { return 1.0f / x; }
 // x^y with the C library's special cases.
 __device__ __forceinline__ float fpow(float x, float y) { return powf(x, y); }
 
+//@ fsquare
+// x * x.
+__device__ __forceinline__ float fsquare(float x) { return x * x; }
+
 //@ fabs32
 // |x|.
 __device__ __forceinline__ float fabs32(float x) { return fabsf(x); }

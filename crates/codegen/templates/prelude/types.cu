@@ -9,9 +9,13 @@ typedef short i16;
 typedef int i32;
 typedef long long i64;
 
-//@ INF
+//@ FUSEC_INF
 // Positive infinity, f32.
-#define INF __int_as_float(0x7f800000)
+#define FUSEC_INF __int_as_float(0x7f800000)
+
+//@ FUSEC_NAN
+// A quiet NaN, f32.
+#define FUSEC_NAN __int_as_float(0x7fffffff)
 
 //@ FUSEC_DYNAMIC_SMEM
 // Declares `name`, the block's dynamic shared memory as bytes, 128-byte aligned.

@@ -510,7 +510,8 @@ static inline float max(float a, float b) { return fmaxf(a, b); }
 // CPU bodies of the primitives prelude, under the names of crates/codegen/templates/prelude
 // ------------------------------------------------------------------------------------------------
 
-#define INF __builtin_huge_valf()
+#define FUSEC_INF __builtin_huge_valf()
+#define FUSEC_NAN __builtin_nanf("")
 #define FUSEC_DYNAMIC_SMEM(name) char* const name = fusec_emu::W->launch->smem
 
 struct __align__(2) bf16_t { u16 bits; };
@@ -580,6 +581,7 @@ static inline float fsqrt(float x) { return sqrtf(x); }
 static inline float frsqrt(float x) { return 1.0f / sqrtf(x); }
 static inline float frecip(float x) { return 1.0f / x; }
 static inline float fpow(float x, float y) { return powf(x, y); }
+static inline float fsquare(float x) { return x * x; }
 static inline float fabs32(float x) { return fabsf(x); }
 static inline float fmin32(float x, float y) { return (x < y || x != x) ? x : y; }
 static inline float fmax32(float x, float y) { return (x > y || x != x) ? x : y; }
