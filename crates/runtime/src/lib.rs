@@ -1,1 +1,4 @@
 //! x
+pub mod cache;
+pub mod cubin;
+pub mod toolchain;
