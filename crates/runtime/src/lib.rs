@@ -7,5 +7,6 @@
 pub mod cache;
 pub mod checkpoint;
 pub mod cubin;
+pub mod emulator;
 pub mod golden;
 pub mod toolchain;
