@@ -4,6 +4,7 @@
 //! name and renamed, and are never changed. What is read is checked against its hash; a corrupt
 //! entry is reported and built anew. The cache knows nothing about compilers.
 
+use std::ffi::OsStr;
 use std::fmt;
 use std::fs;
 use std::io::{self, Write};
@@ -251,7 +252,7 @@ impl CubinCache {
     /// The number of entries and their size.
     pub fn usage(&self) -> Result<Usage, CacheError> {
         let mut usage = Usage::default();
-        self.for_each_entry(|file| {
+        self.for_each(is_entry_name, |file| {
             // Another process may have removed it meanwhile.
             if let Ok(metadata) = file.metadata() {
                 usage.entries += 1;
@@ -262,29 +263,34 @@ impl CubinCache {
         Ok(usage)
     }
 
-    /// Removes every entry, and nothing else that may lie in the directory.
+    /// Removes every entry and what killed writers have left, and nothing else that may lie in the
+    /// directory. A writer that is at work meanwhile reports that it could not store its entry.
     pub fn clear(&self) -> Result<Usage, CacheError> {
         let mut removed = Usage::default();
-        self.for_each_entry(|file| {
-            let bytes = file.metadata().map_or(0, |metadata| metadata.len());
-            match fs::remove_file(file.path()) {
-                Ok(()) => {
-                    removed.entries += 1;
-                    removed.bytes += bytes;
-                    Ok(())
+        self.for_each(
+            |name| is_entry_name(name) || is_temporary_name(name),
+            |file| {
+                let bytes = file.metadata().map_or(0, |metadata| metadata.len());
+                match fs::remove_file(file.path()) {
+                    Ok(()) => {
+                        removed.entries += 1;
+                        removed.bytes += bytes;
+                        Ok(())
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+                    Err(source) => Err(CacheError::Unwritable {
+                        dir: self.dir.clone(),
+                        source,
+                    }),
                 }
-                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-                Err(source) => Err(CacheError::Unwritable {
-                    dir: self.dir.clone(),
-                    source,
-                }),
-            }
-        })?;
+            },
+        )?;
         Ok(removed)
     }
 
-    fn for_each_entry(
+    fn for_each(
         &self,
+        wanted: impl Fn(&OsStr) -> bool,
         mut visit: impl FnMut(&fs::DirEntry) -> Result<(), CacheError>,
     ) -> Result<(), CacheError> {
         let unreadable = |source| CacheError::Unreadable {
@@ -293,7 +299,7 @@ impl CubinCache {
         };
         for file in fs::read_dir(&self.dir).map_err(unreadable)? {
             let file = file.map_err(unreadable)?;
-            if is_entry_name(&file.file_name()) {
+            if wanted(&file.file_name()) {
                 visit(&file)?;
             }
         }
@@ -301,7 +307,12 @@ impl CubinCache {
     }
 }
 
-fn is_entry_name(name: &std::ffi::OsStr) -> bool {
+fn is_temporary_name(name: &OsStr) -> bool {
+    name.to_str()
+        .is_some_and(|name| name.starts_with(TEMPORARY_PREFIX))
+}
+
+fn is_entry_name(name: &OsStr) -> bool {
     let stem = name
         .to_str()
         .and_then(|name| name.strip_suffix(EXTENSION)?.strip_suffix('.'));
@@ -513,7 +524,18 @@ mod tests {
         }
         let usage = cache.usage().unwrap();
         assert_eq!(usage.entries, 2);
-        assert_eq!(cache.clear().unwrap(), usage);
+        let abandoned = tempfile::Builder::new()
+            .prefix(TEMPORARY_PREFIX)
+            .tempfile_in(dir.path());
+        let abandoned = abandoned.unwrap().keep().unwrap().1;
+        assert_eq!(
+            cache.clear().unwrap(),
+            Usage {
+                entries: 3,
+                ..usage
+            }
+        );
+        assert!(!abandoned.exists());
         assert_eq!(cache.usage().unwrap(), Usage::default());
         assert!(dir.path().join("mine.txt").exists());
     }

@@ -4,6 +4,7 @@
 //! leaves them out, and says so.
 
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use fusec_runtime::cubin::{self, Parameter, Spills};
@@ -56,7 +57,11 @@ fn arch(name: &str) -> Arch {
 fn offline(test: &str) -> bool {
     let offline = std::env::var("FUSEC_OFFLINE_TESTS").is_ok_and(|value| value == "1");
     if offline {
-        eprintln!("NOT RUN, since FUSEC_OFFLINE_TESTS=1: {test}");
+        // Not `eprintln!`: the test harness would keep it to itself.
+        let _ = writeln!(
+            std::io::stderr(),
+            "NOT RUN, since FUSEC_OFFLINE_TESTS=1: {test}"
+        );
     }
     offline
 }
@@ -290,6 +295,8 @@ fn fetches_once_for_all_processes_and_then_needs_no_network() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
+    let killed = dir.path().join("nvrtc/.fetching-killed");
+    fs::create_dir_all(killed.join("wheels")).unwrap();
     let fetched: Vec<PathBuf> = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..3)
             .map(|_| scope.spawn(|| fetch::fetch(dir.path())))
@@ -311,7 +318,7 @@ fn fetches_once_for_all_processes_and_then_needs_no_network() {
     assert_eq!(toolchain.info().nvrtc.origin, Origin::Fetched);
     toolchain.compile(&source(), arch("sm_90a")).unwrap();
 
-    // Nothing but the library and the lock stays behind.
+    // Nothing but the library and the lock stays behind, not even of a fetch that was killed.
     let mut left: Vec<_> = fs::read_dir(dir.path().join("nvrtc"))
         .unwrap()
         .map(|entry| entry.unwrap().file_name())

@@ -4,7 +4,7 @@
 //! hashes below decide what is accepted. NVIDIA's licence lets users fetch the wheel but not us
 //! ship it. Only the two libraries are unpacked, none of the wheel is installed.
 
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::io::{self, BufWriter, IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -60,6 +60,9 @@ const NVRTC: PinnedWheel = PinnedWheel {
     ],
 };
 
+/// Start of the name of a fetch that is under way.
+const SCRATCH_PREFIX: &str = ".fetching-";
+
 /// What to do when NVRTC cannot be had by itself; part of several messages.
 pub(super) const HOW_TO_GET: &str = "run once without --offline (needs python3 with pip and a \
     package index), or set FUSEC_NVRTC to the path of a libnvrtc.so.13 or .12";
@@ -91,7 +94,11 @@ pub enum FetchError {
     )]
     NoPip,
     /// pip could not download the wheel, or its hash is not the pinned one.
-    #[error("cannot fetch {wheel}: pip failed ({status}):\n{message}\n{HOW_TO_GET}")]
+    #[error(
+        "cannot fetch {wheel}: pip failed ({status}):\n{message}\n\
+         check that pip reaches a package index that has it, \
+         or set FUSEC_NVRTC to the path of a libnvrtc.so.13 or .12"
+    )]
     Pip {
         /// Project and version.
         wheel: String,
@@ -125,7 +132,7 @@ pub enum FetchError {
 
 /// What is in the cache at the place of the pinned copy.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Copy {
+pub enum FetchedCopy {
     /// The library, ready to load.
     Present(PathBuf),
     /// Nothing.
@@ -153,13 +160,13 @@ pub fn pinned_name() -> String {
 ///
 /// Lengths are compared, not hashes: those were checked when the copy was unpacked, and hashing
 /// 150 MB at every start would cost more than compiling.
-pub fn fetched(cache: &Path) -> Copy {
+pub fn fetched(cache: &Path) -> FetchedCopy {
     copy_in(&directory(cache))
 }
 
-fn copy_in(dir: &Path) -> Copy {
+fn copy_in(dir: &Path) -> FetchedCopy {
     if !dir.exists() {
-        return Copy::Absent;
+        return FetchedCopy::Absent;
     }
     for file in &NVRTC.files {
         let path = dir.join(file.name);
@@ -168,9 +175,9 @@ fn copy_in(dir: &Path) -> Copy {
             Ok(metadata) => format!("{} bytes instead of {}", metadata.len(), file.bytes),
             Err(error) => error.to_string(),
         };
-        return Copy::Damaged { path, reason };
+        return FetchedCopy::Damaged { path, reason };
     }
-    Copy::Present(dir.join(NVRTC.files[0].name))
+    FetchedCopy::Present(dir.join(NVRTC.files[0].name))
 }
 
 /// Downloads the pinned wheel and unpacks it below `cache`; returns the library's path. Says so
@@ -190,15 +197,26 @@ pub fn fetch(cache: &Path) -> Result<PathBuf, FetchError> {
 
     let lock_path = parent.join(".lock");
     let lock = File::create(&lock_path).map_err(write(&lock_path))?;
-    // Only spares a second download: where locks are not supported, the rename below still keeps
-    // the copy whole.
-    let _ = lock.lock();
-    if let Copy::Present(library) = copy_in(&target) {
+    // The lock only spares a second download: where locks are not supported, the rename below
+    // still keeps the copy whole.
+    let locked = match lock.try_lock() {
+        Ok(()) => true,
+        Err(TryLockError::WouldBlock) => {
+            eprintln!("waiting for another process that fetches {}", pinned_name());
+            lock.lock().is_ok()
+        }
+        Err(TryLockError::Error(_)) => false,
+    };
+    if let FetchedCopy::Present(library) = copy_in(&target) {
         return Ok(library);
     }
+    if locked {
+        remove_leftovers(&parent);
+    }
 
+    let progress = Progress::start();
     let scratch = tempfile::Builder::new()
-        .prefix(".fetching-")
+        .prefix(SCRATCH_PREFIX)
         .tempdir_in(&parent)
         .map_err(write(&parent))?;
     let wheel = download(scratch.path())?;
@@ -213,7 +231,10 @@ pub fn fetch(cache: &Path) -> Result<PathBuf, FetchError> {
         fs::rename(&target, aside).map_err(write(&target))?;
     }
     match (fs::rename(&unpacked, &target), copy_in(&target)) {
-        (_, Copy::Present(library)) => Ok(library),
+        (_, FetchedCopy::Present(library)) => {
+            progress.finish();
+            Ok(library)
+        }
         (Err(source), _) => Err(FetchError::Write {
             path: target,
             source,
@@ -222,6 +243,23 @@ pub fn fetch(cache: &Path) -> Result<PathBuf, FetchError> {
             path: target,
             source: io::Error::other("another process changed it while it was written"),
         }),
+    }
+}
+
+/// Removes what fetches that were killed have left in `dir`. Call it with the lock held only.
+fn remove_leftovers(dir: &Path) {
+    let Ok(entries) = fs::read_dir(dir) else {
+        return;
+    };
+    for entry in entries.flatten() {
+        if entry
+            .file_name()
+            .to_string_lossy()
+            .starts_with(SCRATCH_PREFIX)
+        {
+            // Only costs space, so not being able to remove it is no reason to fail.
+            let _ = fs::remove_dir_all(entry.path());
+        }
     }
 }
 
@@ -262,10 +300,9 @@ fn download(dir: &Path) -> Result<PathBuf, FetchError> {
     .arg("-d")
     .arg(&wheels)
     .stdin(Stdio::null());
-    let progress = Progress::start();
-    let output = pip.output();
-    progress.finish(output.as_ref().is_ok_and(|output| output.status.success()));
-    let output = output.map_err(|source| FetchError::NoPython { source })?;
+    let output = pip
+        .output()
+        .map_err(|source| FetchError::NoPython { source })?;
     if !output.status.success() {
         let message = String::from_utf8_lossy(&output.stderr).trim().to_owned();
         if message.contains("No module named pip") {
@@ -323,7 +360,10 @@ fn unpack(wheel: &Path, dir: &Path) -> Result<(), FetchError> {
             hash.update(bytes);
             out.write_all(bytes).map_err(write)?;
         }
-        out.flush().map_err(write)?;
+        // Lengths are all that is checked later, so the contents must be on disk before the rename.
+        out.flush()
+            .and_then(|()| out.get_ref().sync_all())
+            .map_err(write)?;
         let found: String = hash
             .finalize()
             .iter()
@@ -367,12 +407,22 @@ impl Progress {
         }
     }
 
-    fn finish(self, success: bool) {
-        let Some(spinner) = self.spinner else { return };
-        if success {
+    fn finish(self) {
+        if let Some(spinner) = &self.spinner {
             let seconds = self.started.elapsed().as_secs_f32();
             spinner.finish_with_message(format!("fetched {} in {seconds:.1} s", pinned_name()));
-        } else {
+        }
+    }
+}
+
+impl Drop for Progress {
+    /// A failure clears the line, so that the error stands alone.
+    fn drop(&mut self) {
+        if let Some(spinner) = self
+            .spinner
+            .as_ref()
+            .filter(|spinner| !spinner.is_finished())
+        {
             spinner.finish_and_clear();
         }
     }
@@ -385,15 +435,15 @@ mod tests {
     #[test]
     fn an_incomplete_copy_is_not_taken_for_the_library() {
         let cache = tempfile::tempdir().unwrap();
-        assert_eq!(fetched(cache.path()), Copy::Absent);
+        assert_eq!(fetched(cache.path()), FetchedCopy::Absent);
 
         let dir = directory(cache.path());
         fs::create_dir_all(&dir).unwrap();
-        assert!(matches!(fetched(cache.path()), Copy::Damaged { .. }));
+        assert!(matches!(fetched(cache.path()), FetchedCopy::Damaged { .. }));
 
         // Sparse files: the right lengths take no space.
         for file in &NVRTC.files {
-            let Copy::Damaged { path, .. } = fetched(cache.path()) else {
+            let FetchedCopy::Damaged { path, .. } = fetched(cache.path()) else {
                 panic!()
             };
             assert_eq!(path, dir.join(file.name));
@@ -401,14 +451,14 @@ mod tests {
         }
         assert_eq!(
             fetched(cache.path()),
-            Copy::Present(dir.join("libnvrtc.so.13"))
+            FetchedCopy::Present(dir.join("libnvrtc.so.13"))
         );
 
         File::create(dir.join("libnvrtc.so.13"))
             .unwrap()
             .set_len(1000)
             .unwrap();
-        let Copy::Damaged { path, reason } = fetched(cache.path()) else {
+        let FetchedCopy::Damaged { path, reason } = fetched(cache.path()) else {
             panic!()
         };
         assert!(path.ends_with("libnvrtc.so.13"));

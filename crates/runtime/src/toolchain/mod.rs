@@ -24,7 +24,7 @@ use crate::cubin::{self, CubinError, Resources, Spills};
 pub use arch::{Arch, UnknownArch};
 pub use locate::{Located, Origin, Skipped};
 
-use fetch::{Copy, FetchError, HOW_TO_GET};
+use fetch::{FetchError, FetchedCopy, HOW_TO_GET};
 use locate::{ExplicitError, Place};
 use nvrtc::{Nvrtc, NvrtcError};
 
@@ -330,15 +330,15 @@ fn find(options: &Options, skipped: &mut Vec<Skipped>) -> Result<(Nvrtc, Located
     let cache_dir = || cache::user_cache_dir(options.cache_dir.as_deref());
     // Without a place for a cache there is no fetched copy either, but there may be another.
     match cache_dir().map(|dir| fetch::fetched(&dir)) {
-        Ok(Copy::Present(library)) => match locate::load(&library, Origin::Fetched) {
+        Ok(FetchedCopy::Present(library)) => match locate::load(&library, Origin::Fetched) {
             Ok(found) => return Ok(found),
             Err(error) => skipped.push(Skipped {
                 path: library,
                 reason: error.to_string(),
             }),
         },
-        Ok(Copy::Damaged { path, reason }) => skipped.push(Skipped { path, reason }),
-        Ok(Copy::Absent) | Err(_) => {}
+        Ok(FetchedCopy::Damaged { path, reason }) => skipped.push(Skipped { path, reason }),
+        Ok(FetchedCopy::Absent) | Err(_) => {}
     }
     if let Some(found) = locate::search(&options.places, skipped) {
         return Ok(found);
