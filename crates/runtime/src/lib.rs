@@ -7,3 +7,4 @@
 pub mod checkpoint;
 pub mod emulator;
 pub mod golden;
+pub mod weights;
