@@ -4,7 +4,10 @@
 //! which operations share a kernel, or writing kernel text.
 #![warn(missing_docs)]
 
+pub mod cache;
 pub mod checkpoint;
+pub mod cubin;
 pub mod emulator;
 pub mod golden;
+pub mod toolchain;
 pub mod weights;
