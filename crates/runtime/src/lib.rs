@@ -10,3 +10,4 @@ pub mod cubin;
 pub mod emulator;
 pub mod golden;
 pub mod toolchain;
+pub mod weights;
