@@ -77,7 +77,6 @@ impl<'a> Board<'a> {
         let at = |id: OpId| ops.binary_search(&id).ok();
         let mut before = vec![Bits::empty(n); n];
         let mut edges = vec![Bits::empty(n); n];
-        let mut near = vec![Bits::empty(n); n];
         let mut readers: BTreeMap<ValueId, Bits> = BTreeMap::new();
         let (mut scans, mut contracts) = (Bits::empty(n), Bits::empty(n));
         for (i, id) in ops.iter().enumerate() {
@@ -115,9 +114,7 @@ impl<'a> Board<'a> {
                 after[p].insert(i);
             }
         }
-        for i in 0..n {
-            near[i] = edges[i].clone();
-        }
+        let mut near = edges.clone();
         for of in readers.values() {
             for i in of.iter() {
                 near[i].union(of);
