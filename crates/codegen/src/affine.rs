@@ -41,7 +41,11 @@ impl<'g> Grid<'g> {
     /// A grid over the given axes.
     pub fn new(graph: &'g Graph, axes: &[GridAxis]) -> Self {
         let tiles = axes.iter().map(|g| (g.axis, g.tile)).collect();
-        Grid { graph, tiles, axes: axes.to_vec() }
+        Grid {
+            graph,
+            tiles,
+            axes: axes.to_vec(),
+        }
     }
 
     /// The graph whose axes these are.
@@ -56,7 +60,10 @@ impl<'g> Grid<'g> {
 
     /// Elements of an axis inside one block.
     pub fn extent(&self, axis: AxisId) -> usize {
-        self.tiles.get(&axis).copied().unwrap_or_else(|| self.graph.size(axis))
+        self.tiles
+            .get(&axis)
+            .copied()
+            .unwrap_or_else(|| self.graph.size(axis))
     }
 
     /// Whether the axis is spread over blocks.
@@ -66,12 +73,24 @@ impl<'g> Grid<'g> {
 
     /// Number of blocks along all grid axes.
     pub fn blocks(&self) -> usize {
-        self.axes.iter().map(|g| self.graph.size(g.axis) / g.tile).product()
+        self.axes
+            .iter()
+            .map(|g| self.graph.size(g.axis) / g.tile)
+            .product()
+    }
+
+    /// Elements of one entry along the first of some axes.
+    pub fn elements_after_first(&self, axes: &[AxisId]) -> usize {
+        self.graph.elements(axes.get(1..).unwrap_or(&[]))
     }
 
     /// The space over some axes, in their order.
     pub fn space(&self, axes: &[AxisId]) -> Space {
-        let axes: Vec<AxisId> = axes.iter().copied().filter(|a| self.extent(*a) > 1).collect();
+        let axes: Vec<AxisId> = axes
+            .iter()
+            .copied()
+            .filter(|a| self.extent(*a) > 1)
+            .collect();
         let extents = axes.iter().map(|a| self.extent(*a)).collect();
         Space { axes, extents }
     }
@@ -79,7 +98,11 @@ impl<'g> Grid<'g> {
     /// Offset into memory laid out row-major over `storage` (full axes), read at `index`.
     pub fn global(&self, storage: &[AxisId], index: &[IndexExpr]) -> Offset {
         let mut stride = 1i64;
-        let mut out = Offset { base: 0, local: BTreeMap::new(), block: BTreeMap::new() };
+        let mut out = Offset {
+            base: 0,
+            local: BTreeMap::new(),
+            block: BTreeMap::new(),
+        };
         for (axis, expr) in storage.iter().zip(index).rev() {
             out.base += stride * expr.base;
             for (var, coefficient) in &expr.terms {
@@ -104,9 +127,15 @@ impl<'g> Grid<'g> {
             strides.insert(*axis, stride);
             stride *= *extent as i64;
         }
-        let mut out = Offset { base: 0, local: BTreeMap::new(), block: BTreeMap::new() };
+        let mut out = Offset {
+            base: 0,
+            local: BTreeMap::new(),
+            block: BTreeMap::new(),
+        };
         for (axis, expr) in value_axes.iter().zip(index) {
-            let Some(stride) = strides.get(axis) else { continue };
+            let Some(stride) = strides.get(axis) else {
+                continue;
+            };
             out.base += stride * expr.base;
             for (var, coefficient) in &expr.terms {
                 if self.extent(*var) > 1 {
@@ -138,7 +167,12 @@ impl Space {
 impl Offset {
     /// Coefficient of the innermost axis of a space: the distance between neighbours.
     pub fn step(&self, space: &Space) -> i64 {
-        space.axes.last().and_then(|a| self.local.get(a)).copied().unwrap_or(0)
+        space
+            .axes
+            .last()
+            .and_then(|a| self.local.get(a))
+            .copied()
+            .unwrap_or(0)
     }
 
     /// Whether every part but the innermost step is a multiple of `v`, so that a vector of
@@ -147,7 +181,10 @@ impl Offset {
         let last = space.axes.last();
         self.base % v == 0
             && self.block.values().all(|c| c % v == 0)
-            && self.local.iter().all(|(a, c)| Some(a) == last || c % v == 0)
+            && self
+                .local
+                .iter()
+                .all(|(a, c)| Some(a) == last || c % v == 0)
     }
 
     /// The part of the offset that depends on the block only, as C text, if not zero.
@@ -183,7 +220,11 @@ impl Offset {
             let extent = *extent as i64;
             match groups.last_mut() {
                 Some(g) if coefficient == g.coefficient * g.extent => g.extent *= extent,
-                _ => groups.push(Group { coefficient, extent, inner }),
+                _ => groups.push(Group {
+                    coefficient,
+                    extent,
+                    inner,
+                }),
             }
             inner *= extent;
         }
@@ -218,7 +259,11 @@ impl Offset {
 
 /// The local index along `axis` of element `e` of a space, as C text.
 pub fn index_text(space: &Space, axis: AxisId, e: &str) -> String {
-    let unit = Offset { base: 0, local: BTreeMap::from([(axis, 1)]), block: BTreeMap::new() };
+    let unit = Offset {
+        base: 0,
+        local: BTreeMap::from([(axis, 1)]),
+        block: BTreeMap::new(),
+    };
     unit.local_text(space, e).unwrap_or_else(|| "0".to_string())
 }
 
@@ -246,7 +291,10 @@ mod tests {
         let hn = space(&[(0, 4), (1, 64)]);
         let cases = [
             (offset(&[(0, 64), (1, 1)]), Some("e")),
-            (offset(&[(0, 128), (1, 1)]), Some("(e / 64) * 128 + (e % 64)")),
+            (
+                offset(&[(0, 128), (1, 1)]),
+                Some("(e / 64) * 128 + (e % 64)"),
+            ),
             (offset(&[(0, 1), (1, 4)]), Some("(e / 64) + (e % 64) * 4")),
             (offset(&[(1, 1)]), Some("(e % 64)")),
             (offset(&[(0, 1)]), Some("(e / 64)")),

@@ -22,7 +22,11 @@ pub fn literal(x: f64) -> String {
         return "FUSEC_NAN".into();
     }
     if x.is_infinite() {
-        return if x > 0.0 { "FUSEC_INF".into() } else { "-FUSEC_INF".into() };
+        return if x > 0.0 {
+            "FUSEC_INF".into()
+        } else {
+            "-FUSEC_INF".into()
+        };
     }
     // Debug prints the shortest digits that round-trip, and always a point or an exponent.
     let text = format!("{x:?}");
@@ -64,21 +68,6 @@ pub fn text(expr: &Expr, leaves: &Leaves) -> String {
     print(expr, leaves, 0)
 }
 
-/// The primitives that an expression calls.
-pub fn primitives(expr: &Expr, mut add: impl FnMut(&'static str)) {
-    expr.walk(&mut |e| match e {
-        Expr::Unary(f, _) => {
-            if let Some(name) = primitive(*f) {
-                add(name);
-            }
-        }
-        Expr::Binary(Binary::Min, ..) => add("fmin32"),
-        Expr::Binary(Binary::Max, ..) => add("fmax32"),
-        Expr::Binary(Binary::Pow, ..) => add("fpow"),
-        _ => {}
-    });
-}
-
 fn print(expr: &Expr, leaves: &Leaves, context: u8) -> String {
     let (text, level) = match expr {
         Expr::Input(i) => ((leaves.input)(*i), ATOM),
@@ -95,10 +84,20 @@ fn print(expr: &Expr, leaves: &Leaves, context: u8) -> String {
         }
         Expr::Binary(f, a, b) => {
             let infix = |op: &str, left: u8, right: u8, level: u8| {
-                (format!("{} {op} {}", print(a, leaves, left), print(b, leaves, right)), level)
+                (
+                    format!(
+                        "{} {op} {}",
+                        print(a, leaves, left),
+                        print(b, leaves, right)
+                    ),
+                    level,
+                )
             };
             let call = |name: &str| {
-                (format!("{name}({}, {})", print(a, leaves, 0), print(b, leaves, 0)), ATOM)
+                (
+                    format!("{name}({}, {})", print(a, leaves, 0), print(b, leaves, 0)),
+                    ATOM,
+                )
             };
             match f {
                 Binary::Add => infix("+", SUM, SUM + 1, SUM),
@@ -111,7 +110,11 @@ fn print(expr: &Expr, leaves: &Leaves, context: u8) -> String {
             }
         }
     };
-    if level < context { format!("({text})") } else { text }
+    if level < context {
+        format!("({text})")
+    } else {
+        text
+    }
 }
 
 #[cfg(test)]
@@ -143,12 +146,30 @@ mod tests {
             position: "pos",
         };
         let cases = [
-            (Expr::binary(Binary::Mul, Expr::binary(Binary::Add, a(), b()), b()), "(a + b) * b"),
-            (Expr::binary(Binary::Sub, a(), Expr::binary(Binary::Sub, b(), a())), "a - (b - a)"),
-            (Expr::binary(Binary::Add, Expr::binary(Binary::Mul, a(), b()), a()), "a * b + a"),
-            (Expr::unary(Unary::Neg, Expr::binary(Binary::Mul, a(), b())), "-(a * b)"),
-            (Expr::binary(Binary::Mul, a(), Expr::unary(Unary::Neg, b())), "a * (-b)"),
-            (Expr::unary(Unary::Exp, Expr::unary(Unary::Neg, a())), "fexp(-a)"),
+            (
+                Expr::binary(Binary::Mul, Expr::binary(Binary::Add, a(), b()), b()),
+                "(a + b) * b",
+            ),
+            (
+                Expr::binary(Binary::Sub, a(), Expr::binary(Binary::Sub, b(), a())),
+                "a - (b - a)",
+            ),
+            (
+                Expr::binary(Binary::Add, Expr::binary(Binary::Mul, a(), b()), a()),
+                "a * b + a",
+            ),
+            (
+                Expr::unary(Unary::Neg, Expr::binary(Binary::Mul, a(), b())),
+                "-(a * b)",
+            ),
+            (
+                Expr::binary(Binary::Mul, a(), Expr::unary(Unary::Neg, b())),
+                "a * (-b)",
+            ),
+            (
+                Expr::unary(Unary::Exp, Expr::unary(Unary::Neg, a())),
+                "fexp(-a)",
+            ),
         ];
         for (expr, expected) in cases {
             assert_eq!(text(&expr, &leaves), expected);

@@ -79,14 +79,23 @@ pub struct Layouts {
 /// Number of threads that suits a program: enough for its widest statement at a
 /// comfortable number of elements each.
 pub fn threads_for(grid: &Grid, program: &Program) -> usize {
-    let state = program.states.iter().map(|s| grid.space(&s.axes).len()).max().unwrap_or(0);
+    let state = program
+        .states
+        .iter()
+        .map(|s| grid.space(&s.axes).len())
+        .max()
+        .unwrap_or(0);
     let widest = program
         .statements
         .iter()
         .map(|s| grid.space(&s.iteration_axes()).len())
         .max()
         .unwrap_or(1);
-    let wanted = if state > 0 { (state / 16).max(widest / 32) } else { widest / 8 };
+    let wanted = if state > 0 {
+        (state / 16).max(widest / 32)
+    } else {
+        widest / 8
+    };
     wanted.next_power_of_two().clamp(64, 512)
 }
 
@@ -112,10 +121,17 @@ impl Layouts {
             let space = grid.space(&s.axes);
             orders.entry(key(&space)).or_insert(space);
         }
-        let index: BTreeMap<Vec<AxisId>, usize> =
-            orders.keys().cloned().enumerate().map(|(i, k)| (k, i)).collect();
-        let stateful: Vec<Vec<AxisId>> =
-            program.states.iter().map(|s| key(&grid.space(&s.axes))).collect();
+        let index: BTreeMap<Vec<AxisId>, usize> = orders
+            .keys()
+            .cloned()
+            .enumerate()
+            .map(|(i, k)| (k, i))
+            .collect();
+        let stateful: Vec<Vec<AxisId>> = program
+            .states
+            .iter()
+            .map(|s| key(&grid.space(&s.axes)))
+            .collect();
         let layouts: Vec<Layout> = orders
             .iter()
             .map(|(k, space)| layout(space.clone(), threads, vector, stateful.contains(k)))
@@ -129,8 +145,17 @@ impl Layouts {
                 place(grid, s, layout, &layouts[layout], threads)
             })
             .collect();
-        let states = program.states.iter().map(|s| find(&grid.space(&s.axes))).collect();
-        let mut out = Layouts { threads, layouts, placed, states };
+        let states = program
+            .states
+            .iter()
+            .map(|s| find(&grid.space(&s.axes)))
+            .collect();
+        let mut out = Layouts {
+            threads,
+            layouts,
+            placed,
+            states,
+        };
         out.share(program);
         out
     }
@@ -182,16 +207,36 @@ fn layout(space: Space, threads: usize, vector: usize, stateful: bool) -> Layout
         v *= 2;
     }
     let strips = n.div_ceil(threads * v);
-    Layout { exact: n == threads * v * strips, space, vector: v, strips }
+    Layout {
+        exact: n == threads * v * strips,
+        space,
+        vector: v,
+        strips,
+    }
 }
 
 fn place(grid: &Grid, s: &Statement, index: usize, layout: &Layout, threads: usize) -> Placed {
-    let own: Vec<AxisId> =
-        layout.space.axes.iter().copied().filter(|a| s.axes.contains(a)).collect();
+    let own: Vec<AxisId> = layout
+        .space
+        .axes
+        .iter()
+        .copied()
+        .filter(|a| s.axes.contains(a))
+        .collect();
     let shared_space = grid.space(&own);
     let Some((_, reduced)) = &s.reduce else {
-        let place = if layout.space.len() == 1 { Place::Uniform } else { Place::Registers };
-        return Placed { layout: index, reduction: None, place, shared: false, shared_space };
+        let place = if layout.space.len() == 1 {
+            Place::Uniform
+        } else {
+            Place::Registers
+        };
+        return Placed {
+            layout: index,
+            reduction: None,
+            place,
+            shared: false,
+            shared_space,
+        };
     };
     let reduction = reduction(&layout.space, layout, reduced, shared_space.len(), threads);
     let place = match reduction {
@@ -200,7 +245,13 @@ fn place(grid: &Grid, s: &Statement, index: usize, layout: &Layout, threads: usi
         Reduction::Shared => Place::Shared,
     };
     let shared = place == Place::Shared;
-    Placed { layout: index, reduction: Some(reduction), place, shared, shared_space }
+    Placed {
+        layout: index,
+        reduction: Some(reduction),
+        place,
+        shared,
+        shared_space,
+    }
 }
 
 fn reduction(
@@ -213,7 +264,12 @@ fn reduction(
     if results == 1 {
         return Reduction::Block;
     }
-    let inner = space.axes.iter().rev().take_while(|a| reduced.contains(a)).count();
+    let inner = space
+        .axes
+        .iter()
+        .rev()
+        .take_while(|a| reduced.contains(a))
+        .count();
     let total = space.axes.iter().filter(|a| reduced.contains(a)).count();
     let extent: usize = space.extents.iter().rev().take(inner).product();
     if inner != total || extent % layout.vector != 0 {

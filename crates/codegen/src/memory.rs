@@ -96,7 +96,11 @@ pub fn c_type(element: Element) -> &'static str {
 impl<'g> Pointers<'g> {
     /// No pointers yet.
     pub fn new(graph: &'g Graph, elements: &'g Elements) -> Self {
-        Pointers { graph, elements, list: Vec::new() }
+        Pointers {
+            graph,
+            elements,
+            list: Vec::new(),
+        }
     }
 
     /// The name under which a place is read.
@@ -143,7 +147,12 @@ impl<'g> Pointers<'g> {
         };
         let name = names.fresh(&wanted);
         let element = self.element(place);
-        self.list.push(Pointer { place, name: name.clone(), element, written });
+        self.list.push(Pointer {
+            place,
+            name: name.clone(),
+            element,
+            written,
+        });
         name
     }
 

@@ -104,13 +104,20 @@ impl Statement {
 impl Read {
     /// Whether it reads every axis by the plain variable of that axis.
     pub fn is_plain(&self) -> bool {
-        self.index.iter().zip(&self.axes).all(|(i, a)| i.as_axis() == Some(*a))
+        self.index
+            .iter()
+            .zip(&self.axes)
+            .all(|(i, a)| i.as_axis() == Some(*a))
     }
 }
 
 /// Takes the row operations and scans of a lane apart. `tails` are those the lane updates.
 pub fn lower(graph: &Graph, ops: &[OpId], tails: &[StateId]) -> Program {
-    let mut lowering = Lowering { graph, out: Program::default(), loads: Vec::new() };
+    let mut lowering = Lowering {
+        graph,
+        out: Program::default(),
+        loads: Vec::new(),
+    };
     for id in ops {
         lowering.op(*id, graph.op(*id));
     }
@@ -148,30 +155,67 @@ impl Lowering<'_> {
             OpKind::Map { expr } => {
                 let axes = graph.value(op.outputs[0]).axes.clone();
                 let reads = self.reads(op, &axes);
-                self.result(id, op.outputs[0], op.name.clone(), axes, None, expr.clone(), reads);
+                self.result(
+                    id,
+                    op.outputs[0],
+                    op.name.clone(),
+                    axes,
+                    None,
+                    expr.clone(),
+                    reads,
+                );
             }
-            OpKind::Reduce { expr, combine, axes: reduced } => {
+            OpKind::Reduce {
+                expr,
+                combine,
+                axes: reduced,
+            } => {
                 let axes = graph.value(op.outputs[0]).axes.clone();
                 let mut iteration = axes.clone();
                 iteration.extend(reduced);
                 let reads = self.reads(op, &iteration);
                 let reduce = Some((*combine, reduced.clone()));
-                self.result(id, op.outputs[0], op.name.clone(), axes, reduce, expr.clone(), reads);
+                self.result(
+                    id,
+                    op.outputs[0],
+                    op.name.clone(),
+                    axes,
+                    reduce,
+                    expr.clone(),
+                    reads,
+                );
             }
-            OpKind::Norm { kind, axes: over, eps, gain, bias } => {
+            OpKind::Norm {
+                kind,
+                axes: over,
+                eps,
+                gain,
+                bias,
+            } => {
                 self.norm(id, op, *kind, over, *eps, *gain, *bias);
             }
             OpKind::Gather => {
                 let axes = graph.value(op.outputs[0]).axes.clone();
                 let table = &op.inputs[0];
                 let read = Read {
-                    src: Src::Table { table: table.value, ids: op.inputs[1].value },
+                    src: Src::Table {
+                        table: table.value,
+                        ids: op.inputs[1].value,
+                    },
                     axes: graph.value(table.value).axes.clone(),
                     index: table.index.clone(),
                     delay: 0,
                 };
                 let name = op.name.clone();
-                self.result(id, op.outputs[0], name, axes, None, Expr::Input(0), vec![read]);
+                self.result(
+                    id,
+                    op.outputs[0],
+                    name,
+                    axes,
+                    None,
+                    Expr::Input(0),
+                    vec![read],
+                );
             }
             OpKind::Scan { recurrence, states } => self.scan(id, op, recurrence.index(), states),
             // Contractions belong to other templates, cumulative sums to load time.
@@ -209,7 +253,11 @@ impl Lowering<'_> {
             .iter()
             .map(|access| {
                 let read = self.read(access);
-                if access.delay > 0 { self.delayed(read, access, iteration) } else { read }
+                if access.delay > 0 {
+                    self.delayed(read, access, iteration)
+                } else {
+                    read
+                }
             })
             .collect()
     }
@@ -239,7 +287,10 @@ impl Lowering<'_> {
                 axes.push(*axis);
             }
         }
-        let known = self.loads.iter().find(|(v, i, _)| *v == access.value && *i == access.index);
+        let known = self
+            .loads
+            .iter()
+            .find(|(v, i, _)| *v == access.value && *i == access.index);
         let statement = match known {
             Some((_, _, statement)) => *statement,
             None => {
@@ -259,18 +310,26 @@ impl Lowering<'_> {
                     tail: None,
                     op: None,
                 });
-                self.loads.push((access.value, access.index.clone(), statement));
+                self.loads
+                    .push((access.value, access.index.clone(), statement));
                 statement
             }
         };
         let index = axes.iter().map(|a| IndexExpr::axis(*a)).collect();
-        Read { src: Src::Statement(statement), axes, index, delay: 0 }
+        Read {
+            src: Src::Statement(statement),
+            axes,
+            index,
+            delay: 0,
+        }
     }
 
     /// The same read some rows back. Rows are kept where they were computed, so a reader with
     /// other index variables gets them through a copy.
     fn delayed(&mut self, read: Read, access: &Access, iteration: &[AxisId]) -> Read {
-        let Src::Statement(mut source) = read.src else { return read };
+        let Src::Statement(mut source) = read.src else {
+            return read;
+        };
         let delay = access.delay.unsigned_abs();
         if self.out.statements[source].reduce.is_some() {
             // History is kept in registers of a map; a reduction's result is first copied into one.
@@ -291,7 +350,10 @@ impl Lowering<'_> {
             };
             source = self.push(copy);
         }
-        let read = Read { src: Src::Statement(source), ..read };
+        let read = Read {
+            src: Src::Statement(source),
+            ..read
+        };
         let (name, axes) = {
             let s = &mut self.out.statements[source];
             s.history = s.history.max(delay);
@@ -308,13 +370,23 @@ impl Lowering<'_> {
             axes: axes.clone(),
             reduce: None,
             expr: Expr::Input(0),
-            reads: vec![Read { src: read.src, axes: axes.clone(), index: own, delay }],
+            reads: vec![Read {
+                src: read.src,
+                axes: axes.clone(),
+                index: own,
+                delay,
+            }],
             history: 0,
             tail: None,
             op: None,
         };
         let copy = self.push(copy);
-        Read { src: Src::Statement(copy), axes, index: read.index, delay: 0 }
+        Read {
+            src: Src::Statement(copy),
+            axes,
+            index: read.index,
+            delay: 0,
+        }
     }
 
     #[allow(clippy::too_many_arguments)]
@@ -353,13 +425,20 @@ impl Lowering<'_> {
         let (statistics, normalised) = match kind {
             NormKind::Layer => {
                 let centred = |mean: usize| {
-                    Expr::binary(Binary::Sub, x(), mul(Expr::Input(mean), Expr::Const(inverse)))
+                    Expr::binary(
+                        Binary::Sub,
+                        x(),
+                        mul(Expr::Input(mean), Expr::Const(inverse)),
+                    )
                 };
                 let sum = statistic("sum", x(), None);
                 let squares = Expr::unary(Unary::Square, centred(1));
                 let var = statistic("var", squares, Some(sum));
                 let scale = add(mul(Expr::Input(2), Expr::Const(inverse)), Expr::Const(eps));
-                (vec![sum, var], mul(centred(1), Expr::unary(Unary::Rsqrt, scale)))
+                (
+                    vec![sum, var],
+                    mul(centred(1), Expr::unary(Unary::Rsqrt, scale)),
+                )
             }
             NormKind::Rms => {
                 let squares = statistic("sumsq", Expr::unary(Unary::Square, x()), None);
@@ -411,9 +490,8 @@ impl Lowering<'_> {
                 // The argument is indexed by the formal's axes; put the reader's in their place.
                 let formals = &rec.inputs[i].axes;
                 let argument = &arguments[i];
-                let rename = |a: AxisId| {
-                    formals.iter().position(|f| *f == a).map_or(a, |p| axes[p])
-                };
+                let rename =
+                    |a: AxisId| formals.iter().position(|f| *f == a).map_or(a, |p| axes[p]);
                 let index = argument
                     .index
                     .iter()
@@ -422,7 +500,10 @@ impl Lowering<'_> {
                         terms: e.terms.iter().map(|(a, c)| (rename(*a), *c)).collect(),
                     })
                     .collect();
-                Read { index, ..argument.clone() }
+                Read {
+                    index,
+                    ..argument.clone()
+                }
             }
             StepRef::State(i) => Read {
                 src: Src::State(first_state + i),

@@ -10,22 +10,100 @@ pub struct Names {
 
 // Words of C++ and CUDA, names that the generated code uses itself, and one-letter names of its loops.
 const RESERVED: &[&str] = &[
-    "B", "T", "alignas", "asm", "auto", "b", "bool", "block", "break", "case", "char", "class",
-    "const", "constexpr", "continue", "default", "delete", "do", "double", "e", "else", "enum",
-    "explicit", "extern", "false", "float", "for", "goto", "half", "i", "i32", "i64", "if",
-    "inline", "int", "k", "lane", "live", "long", "m", "n", "namespace", "new", "o", "operator",
-    "p", "position", "register", "return", "row", "runs", "shared", "short", "signed", "sizeof",
-    "smem", "static", "struct", "switch", "t", "t_begin", "t_end", "t_first", "template", "this",
-    "tid", "true", "typedef", "u16", "u32", "u64", "u8", "union", "unsigned", "using", "v",
-    "void", "volatile", "warp", "while", "y",
+    "B",
+    "T",
+    "alignas",
+    "asm",
+    "auto",
+    "b",
+    "bool",
+    "block",
+    "break",
+    "case",
+    "char",
+    "class",
+    "const",
+    "constexpr",
+    "continue",
+    "default",
+    "delete",
+    "do",
+    "double",
+    "e",
+    "else",
+    "enum",
+    "explicit",
+    "extern",
+    "false",
+    "float",
+    "for",
+    "goto",
+    "half",
+    "i",
+    "i32",
+    "i64",
+    "if",
+    "inline",
+    "int",
+    "k",
+    "lane",
+    "live",
+    "long",
+    "m",
+    "n",
+    "namespace",
+    "new",
+    "o",
+    "operator",
+    "p",
+    "position",
+    "register",
+    "return",
+    "row",
+    "runs",
+    "shared",
+    "short",
+    "signed",
+    "sizeof",
+    "smem",
+    "static",
+    "struct",
+    "switch",
+    "t",
+    "t_begin",
+    "t_end",
+    "t_first",
+    "template",
+    "this",
+    "tid",
+    "true",
+    "typedef",
+    "u16",
+    "u32",
+    "u64",
+    "u8",
+    "union",
+    "unsigned",
+    "using",
+    "v",
+    "void",
+    "volatile",
+    "warp",
+    "while",
+    "y",
 ];
 
 /// The identifier that a model name suggests: its last component, made safe.
 pub fn identifier(name: &str) -> String {
     let last = name.rsplit("::").next().unwrap_or(name);
-    let last = last.rsplit('.').find(|p| p.chars().any(char::is_alphabetic)).unwrap_or(last);
-    let mut out: String =
-        last.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
+    let last = last
+        .rsplit('.')
+        .find(|p| p.chars().any(char::is_alphabetic))
+        .unwrap_or(last);
+    let mut out: String = last
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() { c } else { '_' })
+        .collect();
     if !out.starts_with(|c: char| c.is_ascii_alphabetic()) {
         out.insert_str(0, "v_");
     }
@@ -58,8 +136,19 @@ mod tests {
     #[test]
     fn names_are_safe_and_unique() {
         let mut names = Names::default();
-        let given = ["time_mix.xx", "channel_mix.xx", "float", "x.1", "\"; system(", "T", "xx_2"];
+        let given = [
+            "time_mix.xx",
+            "channel_mix.xx",
+            "float",
+            "x.1",
+            "\"; system(",
+            "T",
+            "xx_2",
+        ];
         let got: Vec<String> = given.iter().map(|n| names.fresh(n)).collect();
-        assert_eq!(got, ["xx", "xx_2", "float_", "x", "v____system_", "T_", "xx_2_2"]);
+        assert_eq!(
+            got,
+            ["xx", "xx_2", "float_", "x", "v____system_", "T_", "xx_2_2"]
+        );
     }
 }

@@ -10,7 +10,10 @@ pub struct Text {
 impl Text {
     /// Empty text whose lines start `depth` levels in.
     pub fn at(depth: usize) -> Self {
-        Text { out: String::new(), depth }
+        Text {
+            out: String::new(),
+            depth,
+        }
     }
 
     /// One line; an empty one stays empty.
@@ -35,7 +38,11 @@ impl Text {
     /// A line that opens a block: `head {`.
     pub fn open(&mut self, head: impl AsRef<str>) {
         let head = head.as_ref();
-        self.line(if head.is_empty() { "{".to_string() } else { format!("{head} {{") });
+        self.line(if head.is_empty() {
+            "{".to_string()
+        } else {
+            format!("{head} {{")
+        });
         self.depth += 1;
     }
 

@@ -63,7 +63,6 @@ struct Emitter<'a, 'g, 'p> {
     walk: &'a Walk<'a, 'g>,
     pointers: &'p mut Pointers<'g>,
     names: &'p mut Names,
-    primitives: &'p mut BTreeSet<&'static str>,
     text: Text,
     /// Identifier of each statement's result.
     ident: Vec<String>,
@@ -104,19 +103,23 @@ enum Piece {
 
 /// Emits the walk of rows `t_begin..t_end` of sequence `b`. The surrounding code defines `b`,
 /// `t_begin`, `t_end`, `tid` and the first indices.
-pub fn emit<'g>(
-    walk: &Walk<'_, 'g>,
-    pointers: &mut Pointers<'g>,
-    names: &mut Names,
-    primitives: &mut BTreeSet<&'static str>,
-) -> Walked {
-    let ident = walk.program.statements.iter().map(|s| names.fresh(&s.name)).collect();
-    let state_ident = walk.program.states.iter().map(|s| names.fresh(&s.name)).collect();
+pub fn emit<'g>(walk: &Walk<'_, 'g>, pointers: &mut Pointers<'g>, names: &mut Names) -> Walked {
+    let ident = walk
+        .program
+        .statements
+        .iter()
+        .map(|s| names.fresh(&s.name))
+        .collect();
+    let state_ident = walk
+        .program
+        .states
+        .iter()
+        .map(|s| names.fresh(&s.name))
+        .collect();
     let mut emitter = Emitter {
         walk,
         pointers,
         names,
-        primitives,
         text: Text::default(),
         ident,
         state_ident,
@@ -135,7 +138,10 @@ pub fn emit<'g>(
         code.push('\n');
     }
     code.push_str(&emitter.text.finish());
-    Walked { code, shared_floats: emitter.shared_next }
+    Walked {
+        code,
+        shared_floats: emitter.shared_next,
+    }
 }
 
 impl<'g> Emitter<'_, 'g, '_> {
@@ -144,7 +150,9 @@ impl<'g> Emitter<'_, 'g, '_> {
         for (i, placed) in walk.layouts.placed.iter().enumerate() {
             if placed.shared {
                 let n = placed.shared_space.len();
-                let name = self.names.fresh(&format!("s_{}", walk.program.statements[i].name));
+                let name = self
+                    .names
+                    .fresh(&format!("s_{}", walk.program.statements[i].name));
                 self.declare_shared(&name, n);
                 self.shared_ident.insert(i, name);
             }
@@ -164,7 +172,8 @@ impl<'g> Emitter<'_, 'g, '_> {
             "t_begin"
         };
         self.load_histories(first);
-        self.text.open(format!("for (i64 t = {first}; t < t_end; ++t)"));
+        self.text
+            .open(format!("for (i64 t = {first}; t < t_end; ++t)"));
         if walk.halo && depth > 0 {
             self.text.line("const bool live = t >= t_begin;");
         }
@@ -185,7 +194,10 @@ impl<'g> Emitter<'_, 'g, '_> {
     fn declare_shared(&mut self, name: &str, floats: usize) {
         // 16-byte alignment, so that vectors can be read from it.
         self.shared_next = self.shared_next.next_multiple_of(4);
-        self.shared_decls.push(format!("float* const {name} = smem + {};", self.shared_next));
+        self.shared_decls.push(format!(
+            "float* const {name} = smem + {};",
+            self.shared_next
+        ));
         self.shared_next += floats;
     }
 
@@ -229,7 +241,11 @@ impl<'g> Emitter<'_, 'g, '_> {
 
     /// The registers of one vector, as an array.
     fn vector(&self, layout: usize, name: &str) -> String {
-        if self.layout(layout).strips > 1 { format!("{name}[k]") } else { name.to_string() }
+        if self.layout(layout).strips > 1 {
+            format!("{name}[k]")
+        } else {
+            name.to_string()
+        }
     }
 
     fn declaration(&self, layout: usize, name: &str) -> String {
@@ -243,7 +259,11 @@ impl<'g> Emitter<'_, 'g, '_> {
     }
 
     fn slice_register(&self, layout: usize, name: &str) -> String {
-        if self.layout(layout).strips > 1 { format!("{name}[k]") } else { name.to_string() }
+        if self.layout(layout).strips > 1 {
+            format!("{name}[k]")
+        } else {
+            name.to_string()
+        }
     }
 
     fn back(name: &str, delay: u32) -> String {
@@ -251,11 +271,21 @@ impl<'g> Emitter<'_, 'g, '_> {
     }
 
     fn first_index(&self, axis: AxisId) -> String {
-        self.walk.first_index.get(&axis).cloned().unwrap_or_else(|| "0".into())
+        self.walk
+            .first_index
+            .get(&axis)
+            .cloned()
+            .unwrap_or_else(|| "0".into())
     }
 
     /// `pointer + row part + block part + local part`.
-    fn address(&self, pointer: &str, row: Option<String>, offset: &Offset, space: &Space) -> String {
+    fn address(
+        &self,
+        pointer: &str,
+        row: Option<String>,
+        offset: &Offset,
+        space: &Space,
+    ) -> String {
         let mut parts = vec![pointer.to_string()];
         parts.extend(row);
         parts.extend(offset.block_text(&|a| self.first_index(a)));
@@ -265,10 +295,13 @@ impl<'g> Emitter<'_, 'g, '_> {
 
     fn row_part(&self, value: ValueId, row: &str) -> Option<String> {
         let graph = self.walk.grid.graph();
-        graph.value(value).rows.then(|| match graph.row_elements(value) {
-            1 => row.to_string(),
-            n => format!("{row} * {n}"),
-        })
+        graph
+            .value(value)
+            .rows
+            .then(|| match graph.row_elements(value) {
+                1 => row.to_string(),
+                n => format!("{row} * {n}"),
+            })
     }
 
     // ---- stages ----
@@ -277,7 +310,10 @@ impl<'g> Emitter<'_, 'g, '_> {
         if self.stage.as_ref().is_some_and(|s| s.layout != layout) {
             self.flush();
         }
-        self.stage.get_or_insert_with(|| Stage { layout, ..Stage::default() })
+        self.stage.get_or_insert_with(|| Stage {
+            layout,
+            ..Stage::default()
+        })
     }
 
     fn barrier(&mut self) {
@@ -288,7 +324,9 @@ impl<'g> Emitter<'_, 'g, '_> {
     }
 
     fn flush(&mut self) {
-        let Some(stage) = self.stage.take() else { return };
+        let Some(stage) = self.stage.take() else {
+            return;
+        };
         let layout = self.layout(stage.layout).clone();
         for d in &stage.declarations {
             self.text.line(d);
@@ -303,7 +341,8 @@ impl<'g> Emitter<'_, 'g, '_> {
                 Piece::Element(line) => {
                     if !open && layout.vector > 1 {
                         self.text.line("#pragma unroll");
-                        self.text.open(format!("for (int v = 0; v < {}; ++v)", layout.vector));
+                        self.text
+                            .open(format!("for (int v = 0; v < {}; ++v)", layout.vector));
                     }
                     open = true;
                     self.text.line(line);
@@ -329,11 +368,13 @@ impl<'g> Emitter<'_, 'g, '_> {
         }
         if layout.strips > 1 {
             self.text.line("#pragma unroll");
-            self.text.open(format!("for (int k = 0; k < {}; ++k)", layout.strips));
+            self.text
+                .open(format!("for (int k = 0; k < {}; ++k)", layout.strips));
         } else {
             self.text.open("");
         }
-        self.text.line(element_number(layout, self.walk.layouts.threads));
+        self.text
+            .line(element_number(layout, self.walk.layouts.threads));
         if !layout.exact {
             self.text.open(format!("if (e < {})", layout.space.len()));
         }
@@ -373,14 +414,17 @@ impl<'g> Emitter<'_, 'g, '_> {
             }
         }
         self.read_since_barrier |= reads_shared;
-        let uniform_reduction = placed.reduction.is_some()
-            && self.layout(placed.layout).space.len() == 1;
+        let uniform_reduction =
+            placed.reduction.is_some() && self.layout(placed.layout).space.len() == 1;
         if uniform_reduction {
             self.flush();
         }
         self.stage(placed.layout);
-        let operands: Vec<String> =
-            s.reads.iter().map(|read| self.operand(i, placed.layout, read)).collect();
+        let operands: Vec<String> = s
+            .reads
+            .iter()
+            .map(|read| self.operand(i, placed.layout, read))
+            .collect();
         let space = self.layout(placed.layout).space.clone();
         let vector = self.layout(placed.layout).vector;
         let element = if vector > 1 { "e + v" } else { "e" };
@@ -392,9 +436,6 @@ impl<'g> Emitter<'_, 'g, '_> {
                 None => local,
             }
         };
-        cexpr::primitives(&s.expr, |p| {
-            self.primitives.insert(p);
-        });
         let value = cexpr::text(
             &s.expr,
             &Leaves {
@@ -485,12 +526,10 @@ impl<'g> Emitter<'_, 'g, '_> {
         if let Some(name) = self.stage(layout).loaded.get(&address) {
             return name.clone();
         }
-        self.primitives.insert("to_f32");
         let (line, text) = if v > 1 && step == 1 {
             let name = self.names.fresh(&format!("{hint}_in"));
             let row_aligned = row_alignment(row.as_deref(), v);
             let line = if offset.aligned(&l.space, v as i64) && row_aligned {
-                self.primitives.insert("load_vec");
                 format!("float {name}[{v}]; load_vec<{element}, {v}>({address}, {name});")
             } else {
                 format!(
@@ -522,10 +561,14 @@ impl<'g> Emitter<'_, 'g, '_> {
         let vector = self.layout(placed.layout).vector;
         let stage = self.stage(placed.layout);
         if placed.place == Place::Uniform {
-            stage.body.push(Piece::Element(format!("const float {name} = {value};")));
+            stage
+                .body
+                .push(Piece::Element(format!("const float {name} = {value};")));
         } else {
             stage.declarations.push(declaration);
-            stage.body.push(Piece::Element(format!("{register} = {value};")));
+            stage
+                .body
+                .push(Piece::Element(format!("{register} = {value};")));
         }
         if placed.shared {
             let shared = self.shared_ident[&i].clone();
@@ -584,11 +627,14 @@ impl<'g> Emitter<'_, 'g, '_> {
         let offset = self.walk.grid.global(axes, &index);
         let address = self.address(pointer, row.clone(), &offset, &layout.space);
         let name = self.ident[i].clone();
-        self.primitives.insert("from_f32");
         let guard = |extra: Option<String>, body: String| {
             let mut parts: Vec<String> = condition.clone().into_iter().collect();
             parts.extend(extra);
-            if parts.is_empty() { body } else { format!("if ({}) {body}", parts.join(" && ")) }
+            if parts.is_empty() {
+                body
+            } else {
+                format!("if ({}) {body}", parts.join(" && "))
+            }
         };
         let (step, v) = (offset.step(&layout.space), layout.vector);
         let line = match placed.place {
@@ -601,7 +647,6 @@ impl<'g> Emitter<'_, 'g, '_> {
                 && offset.aligned(&layout.space, v as i64)
                 && row_alignment(row.as_deref(), v) =>
             {
-                self.primitives.insert("store_vec");
                 let registers = self.vector(placed.layout, &name);
                 Piece::Vector(guard(
                     None,
@@ -641,9 +686,6 @@ impl<'g> Emitter<'_, 'g, '_> {
             Combine::Sum => format!("{target} += {value};"),
             Combine::Max => format!("{target} = fmax32({target}, {value});"),
         };
-        if combine == Combine::Max {
-            self.primitives.insert("fmax32");
-        }
         match reduction {
             Reduction::Block if layout.space.len() == 1 => {
                 // One element: the reduction is the element itself.
@@ -660,10 +702,11 @@ impl<'g> Emitter<'_, 'g, '_> {
                     Combine::Sum => "block_sum",
                     Combine::Max => "block_max",
                 };
-                self.primitives.insert(primitive);
                 let scratch = self.scratch();
                 let stage = self.stage(placed.layout);
-                stage.declarations.push(format!("float {part} = {};", neutral(combine)));
+                stage
+                    .declarations
+                    .push(format!("float {part} = {};", neutral(combine)));
                 stage.body.push(Piece::Element(accumulate(&part)));
                 self.flush();
                 self.text.line(format!(
@@ -687,9 +730,6 @@ impl<'g> Emitter<'_, 'g, '_> {
                 let in_range = (!layout.exact).then(|| format!("e < {}", space.len()));
                 let shared = placed.shared.then(|| self.shared_ident[&i].clone());
                 let writes = self.slice_writes(i, &layout.space);
-                if lanes > 1 {
-                    self.primitives.insert(primitive);
-                }
                 let stage = self.stage(placed.layout);
                 stage.declarations.push(declaration);
                 if layout.strips > 1 {
@@ -703,14 +743,22 @@ impl<'g> Emitter<'_, 'g, '_> {
                 }
                 stage.body.push(Piece::Element(accumulate(&register)));
                 if lanes > 1 {
-                    stage.after.push(format!("{register} = {primitive}<{lanes}>({register});"));
+                    stage
+                        .after
+                        .push(format!("{register} = {primitive}<{lanes}>({register});"));
                 }
                 let mut conditions = vec![first];
                 conditions.extend(in_range);
                 let condition = conditions.join(" && ");
                 if let Some(shared) = shared {
-                    let index = if extent == 1 { "e".into() } else { format!("e / {extent}") };
-                    stage.after.push(format!("if ({condition}) {shared}[{index}] = {register};"));
+                    let index = if extent == 1 {
+                        "e".into()
+                    } else {
+                        format!("e / {extent}")
+                    };
+                    stage
+                        .after
+                        .push(format!("if ({condition}) {shared}[{index}] = {register};"));
                     self.fresh.insert(i);
                 }
                 for (guard, line) in writes {
@@ -752,8 +800,13 @@ impl<'g> Emitter<'_, 'g, '_> {
             local: results.axes.iter().map(|a| (*a, strides[a])).collect(),
             block: BTreeMap::new(),
         };
-        let reduced: Vec<AxisId> =
-            layout.space.axes.iter().copied().filter(|a| !results.axes.contains(a)).collect();
+        let reduced: Vec<AxisId> = layout
+            .space
+            .axes
+            .iter()
+            .copied()
+            .filter(|a| !results.axes.contains(a))
+            .collect();
         let inner = self.walk.grid.space(&reduced);
         let over = Offset {
             base: 0,
@@ -762,13 +815,20 @@ impl<'g> Emitter<'_, 'g, '_> {
         };
         let base = kept.local_text(&results, "o").unwrap_or_else(|| "0".into());
         let term = over.local_text(&inner, "j").unwrap_or_else(|| "0".into());
-        self.text.open(format!("for (int o = tid; o < {}; o += {threads})", results.len()));
-        self.text.line(format!("float total = {};", neutral(combine)));
+        self.text.open(format!(
+            "for (int o = tid; o < {}; o += {threads})",
+            results.len()
+        ));
+        self.text
+            .line(format!("float total = {};", neutral(combine)));
         let accumulate = match combine {
             Combine::Sum => format!("total += {terms}[{base} + {term}];"),
             Combine::Max => format!("total = fmax32(total, {terms}[{base} + {term}]);"),
         };
-        self.text.line(format!("for (int j = 0; j < {}; ++j) {accumulate}", inner.len()));
+        self.text.line(format!(
+            "for (int j = 0; j < {}; ++j) {accumulate}",
+            inner.len()
+        ));
         self.text.line(format!("{shared}[o] = total;"));
         for (value, statement) in &self.walk.program.value {
             if *statement == i && self.walk.stores.contains(value) {
@@ -786,7 +846,6 @@ impl<'g> Emitter<'_, 'g, '_> {
                     .write_condition(&axes, self.live())
                     .map(|c| format!("if ({c}) "))
                     .unwrap_or_default();
-                self.primitives.insert("from_f32");
                 self.text.line(format!(
                     "{guard}*({}) = from_f32<{element}>(total);",
                     parts.join(" + ")
@@ -814,13 +873,21 @@ impl<'g> Emitter<'_, 'g, '_> {
         if self.walk.layouts.placed[i].shared {
             let shared = self.shared_ident[&i].clone();
             let name = self.ident[i].clone();
-            self.text.line(format!("if (tid == 0) {shared}[0] = {name};"));
+            self.text
+                .line(format!("if (tid == 0) {shared}[0] = {name};"));
             self.fresh.insert(i);
         }
-        for (guard, line) in self.slice_writes(i, &Space { axes: vec![], extents: vec![] }) {
+        for (guard, line) in self.slice_writes(
+            i,
+            &Space {
+                axes: vec![],
+                extents: vec![],
+            },
+        ) {
             let mut parts = vec!["tid == 0".to_string()];
             parts.extend(guard);
-            self.text.line(format!("if ({}) {line}", parts.join(" && ")));
+            self.text
+                .line(format!("if ({}) {line}", parts.join(" && ")));
         }
     }
 
@@ -846,7 +913,6 @@ impl<'g> Emitter<'_, 'g, '_> {
                 let element = c_type(self.pointers.element(place));
                 let row = self.row_part(*value, "row");
                 let address = self.address(&pointer, row, &offset, space);
-                self.primitives.insert("from_f32");
                 out.push((
                     self.write_condition(&axes, self.live()),
                     format!("*({address}) = from_f32<{element}>({register});"),
@@ -872,7 +938,8 @@ impl<'g> Emitter<'_, 'g, '_> {
         let vector = l.vector > 1;
         if vector {
             self.text.line("#pragma unroll");
-            self.text.open(format!("for (int v = 0; v < {}; ++v)", l.vector));
+            self.text
+                .open(format!("for (int v = 0; v < {}; ++v)", l.vector));
         }
         for line in lines {
             self.text.line(line);
@@ -901,8 +968,9 @@ impl<'g> Emitter<'_, 'g, '_> {
             let carried = &self.walk.program.states[i];
             let layout = self.walk.layouts.states[i];
             let name = self.state_ident[i].clone();
-            let pointer =
-                self.pointers.write(memory::Place::State(carried.state), self.names);
+            let pointer = self
+                .pointers
+                .write(memory::Place::State(carried.state), self.names);
             let n = self.walk.grid.graph().state_elements(carried.state);
             let axes = carried.axes.clone();
             let declaration = self.declaration(layout, &name);
@@ -920,8 +988,9 @@ impl<'g> Emitter<'_, 'g, '_> {
             let carried = &self.walk.program.states[i];
             let layout = self.walk.layouts.states[i];
             let name = self.state_ident[i].clone();
-            let pointer =
-                self.pointers.write(memory::Place::State(carried.state), self.names);
+            let pointer = self
+                .pointers
+                .write(memory::Place::State(carried.state), self.names);
             let n = self.walk.grid.graph().state_elements(carried.state);
             let axes = carried.axes.clone();
             let uniform = self.layout(layout).space.len() == 1;
@@ -980,7 +1049,11 @@ impl<'g> Emitter<'_, 'g, '_> {
     fn tail_axes(&self, statement: usize, value: ValueId) -> Vec<AxisId> {
         let own = &self.walk.program.statements[statement];
         let axes = &self.walk.grid.graph().value(value).axes;
-        if own.axes.len() == axes.len() { own.axes.clone() } else { axes.clone() }
+        if own.axes.len() == axes.len() {
+            own.axes.clone()
+        } else {
+            axes.clone()
+        }
     }
 
     fn tail_guard(&self, statement: usize) -> Option<String> {
@@ -1000,13 +1073,16 @@ impl<'g> Emitter<'_, 'g, '_> {
             let n = self.walk.grid.graph().row_elements(value);
             let layout = self.walk.layouts.placed[statement].layout;
             let old = self.pointers.read(memory::Place::OldTail(tail), self.names);
-            let new = self.pointers.write(memory::Place::NewTail(tail), self.names);
+            let new = self
+                .pointers
+                .write(memory::Place::NewTail(tail), self.names);
             let mut condition = "t_begin == 0".to_string();
             if let Some(guard) = self.tail_guard(statement) {
                 condition = format!("{condition} && {guard}");
             }
             self.text.open(format!("if ({condition})"));
-            self.text.open(format!("for (i64 i = 0; i + T < {width}; ++i)"));
+            self.text
+                .open(format!("for (i64 i = 0; i + T < {width}; ++i)"));
             self.each_element(layout, |s| {
                 let to = s.element(layout, &new, format!("(b * {width} + i) * {n}"), &axes);
                 let from = s.element(layout, &old, format!("(b * {width} + i + T) * {n}"), &axes);
@@ -1024,12 +1100,13 @@ impl<'g> Emitter<'_, 'g, '_> {
             let axes = self.tail_axes(statement, value);
             let n = self.walk.grid.graph().row_elements(value);
             let placed = self.walk.layouts.placed[statement].clone();
-            let new = self.pointers.write(memory::Place::NewTail(tail), self.names);
+            let new = self
+                .pointers
+                .write(memory::Place::NewTail(tail), self.names);
             let mut condition = format!("t >= T - {width}");
-            if let Some(guard) = self.write_condition(
-                &self.walk.program.statements[statement].axes,
-                self.live(),
-            ) {
+            if let Some(guard) =
+                self.write_condition(&self.walk.program.statements[statement].axes, self.live())
+            {
                 condition = format!("{condition} && {guard}");
             }
             let name = self.ident[statement].clone();
@@ -1060,7 +1137,11 @@ impl<'g> Emitter<'_, 'g, '_> {
             let layout = self.walk.layouts.states[i];
             let (state, next) = (self.state_ident[i].clone(), self.ident[next].clone());
             self.each_element(layout, |s| {
-                vec![format!("{} = {};", s.register(layout, &state), s.register(layout, &next))]
+                vec![format!(
+                    "{} = {};",
+                    s.register(layout, &state),
+                    s.register(layout, &next)
+                )]
             });
         }
         for i in 0..self.walk.program.statements.len() {
