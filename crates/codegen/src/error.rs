@@ -16,6 +16,9 @@ pub enum CodegenError {
     /// Generated code names a primitive that does not exist.
     #[error(transparent)]
     Primitive(#[from] UnknownPrimitive),
+    /// A projection template refuses its tile.
+    #[error(transparent)]
+    Projection(#[from] crate::projection::ProjectionError),
     /// The plan asks for something no template can do.
     #[error("kernel `{kernel}` needs {what}, which no template offers; plan it apart (--split)")]
     Unsupported {

@@ -5,6 +5,7 @@ use crate::kernel::{self, Source};
 use crate::manifest::{
     Arg, Buffer, BufferKind, Element, Extent, KernelImage, MANIFEST_VERSION, Manifest, Regime, Step,
 };
+use crate::matmul::Target;
 use crate::memory::{Elements, Place};
 use fusec_fuse::{Plan, Storage};
 use fusec_ir::{Def, Graph, StateId, StateKind, ValueId};
@@ -26,9 +27,11 @@ pub struct Planned<'a> {
 }
 
 /// Generates all kernels of some plans of one model and the manifest that launches them.
+/// `arch` is the compute capability times ten; it decides which primitives may be used.
 pub fn generate(
     model: &str,
     storage: Storage,
+    arch: u32,
     planned: &[Planned],
 ) -> Result<Manifest, CodegenError> {
     let mut out = Manifest {
@@ -39,7 +42,7 @@ pub fn generate(
         regimes: Vec::new(),
     };
     for regime in planned {
-        let regime = generate_regime(storage, regime, &mut out.kernels)?;
+        let regime = generate_regime(storage, arch, regime, &mut out.kernels)?;
         out.regimes.push(regime);
     }
     Ok(out)
@@ -47,6 +50,7 @@ pub fn generate(
 
 fn generate_regime(
     storage: Storage,
+    arch: u32,
     planned: &Planned,
     kernels: &mut Vec<KernelImage>,
 ) -> Result<Regime, CodegenError> {
@@ -68,9 +72,14 @@ fn generate_regime(
             StateKind::Tail { .. } => Place::OldTail(id),
         });
     }
+    let target = Target {
+        storage,
+        arch,
+        shape: planned.plan.shape,
+    };
     let mut steps = Vec::new();
     for (plan_kernel, kernel) in planned.plan.kernels.iter().enumerate() {
-        let source = kernel::generate(graph, &elements, storage, kernel)?;
+        let source = kernel::generate(graph, &elements, target, kernel)?;
         let image = add_kernel(kernels, &kernel.name, planned.name, &source)?;
         let mut args = Vec::new();
         let (mut reads, mut writes) = (Vec::new(), Vec::new());

@@ -4,7 +4,7 @@ use crate::CodegenError;
 use crate::affine::Grid;
 use crate::layout::{self, Layouts};
 use crate::manifest::{KernelParam, LaneGrid, ParamKind, RowUnits};
-use crate::matmul;
+use crate::matmul::{self, Target};
 use crate::memory::{Elements, Pointer, Pointers, c_type};
 use crate::micro;
 use crate::names::Names;
@@ -67,7 +67,7 @@ struct ParamLine {
 pub fn generate(
     graph: &Graph,
     elements: &Elements,
-    storage: Storage,
+    target: Target,
     kernel: &Kernel,
 ) -> Result<Source, CodegenError> {
     let bodies: Vec<&Body> = match kernel.phases.as_slice() {
@@ -83,33 +83,23 @@ pub fn generate(
     let mut pointers = Pointers::new(graph, elements);
     let threads = bodies
         .iter()
-        .map(|b| threads_of(graph, b))
+        .map(|b| threads_of(graph, target, b))
         .max()
         .unwrap_or(128);
     let mut lanes = Vec::new();
     for body in &bodies {
         lanes.push(match body.template {
-            Template::Row | Template::Scan => {
-                walk_lane(graph, storage, body, threads, &mut pointers, &mut names)?
+            Template::Row | Template::Scan => walk_lane(
+                graph,
+                target.storage,
+                body,
+                threads,
+                &mut pointers,
+                &mut names,
+            )?,
+            Template::Gemv | Template::Gemm => {
+                matmul::lane(graph, target, kernel, body, &mut pointers, &mut names)?
             }
-            Template::Gemv => matmul::gemv_lane(
-                graph,
-                storage,
-                kernel,
-                body,
-                threads,
-                &mut pointers,
-                &mut names,
-            )?,
-            Template::Gemm => matmul::gemm_lane(
-                graph,
-                storage,
-                kernel,
-                body,
-                threads,
-                &mut pointers,
-                &mut names,
-            )?,
         });
     }
     let mut text = Text::at(1);
@@ -158,7 +148,7 @@ pub fn generate(
     }
     let mut context = Context::new();
     context.insert("title", &title(kernel));
-    context.insert("header", &header(graph, kernel, storage));
+    context.insert("header", &header(graph, kernel, target.storage));
     context.insert("threads", &threads);
     context.insert("open", "{");
     context.insert("shared", &(shared_floats > 0));
@@ -206,14 +196,13 @@ impl Source {
     }
 }
 
-fn threads_of(graph: &Graph, body: &Body) -> usize {
+fn threads_of(graph: &Graph, target: Target, body: &Body) -> usize {
     match body.template {
         Template::Row | Template::Scan => {
             let grid = Grid::new(graph, &body.grid);
             layout::threads_for(&grid, &micro::lower(graph, &body.ops, &body.tails))
         }
-        Template::Gemv => matmul::GEMV_THREADS,
-        Template::Gemm => matmul::GEMM_THREADS,
+        Template::Gemv | Template::Gemm => matmul::threads(graph, target, body),
     }
 }
 

@@ -18,6 +18,7 @@ mod memory;
 mod micro;
 mod names;
 pub mod prelude;
+pub mod projection;
 mod render;
 mod text;
 mod walk;

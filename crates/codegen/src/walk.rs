@@ -329,11 +329,11 @@ impl<'g> Emitter<'_, 'g, '_> {
         };
         let layout = self.layout(stage.layout).clone();
         for d in &stage.declarations {
-            self.text.line(d);
+            self.text.lines(d);
         }
         self.open_elements(&layout);
         for load in &stage.loads {
-            self.text.line(load);
+            self.text.lines(load);
         }
         let mut open = false;
         for piece in &stage.body {
@@ -530,7 +530,7 @@ impl<'g> Emitter<'_, 'g, '_> {
             let name = self.names.fresh(&format!("{hint}_in"));
             let row_aligned = row_alignment(row.as_deref(), v);
             let line = if offset.aligned(&l.space, v as i64) && row_aligned {
-                format!("float {name}[{v}]; load_vec<{element}, {v}>({address}, {name});")
+                format!("float {name}[{v}];\nload_vec<{element}, {v}>({address}, {name});")
             } else {
                 format!(
                     "float {name}[{v}];\n#pragma unroll\nfor (int v = 0; v < {v}; ++v) {name}[v] = to_f32(({address})[v]);"

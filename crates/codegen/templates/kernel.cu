@@ -4,9 +4,7 @@
 //{% if line %} {{ line }}{% endif %}
 {%- endfor %}
 
-#ifndef FUSEC_EMULATOR
-{{ prelude }}#endif
-
+{{ prelude }}
 extern "C" __global__ void __launch_bounds__({{ threads }}) {{ entry }}(
 {%- for p in params %}
     {{ p.declaration }}{% if not loop.last %},{% else %}) {{ open }}{% endif %}{% if p.comment %}  // {{ p.comment }}{% endif %}

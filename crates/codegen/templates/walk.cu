@@ -16,4 +16,4 @@ const i64 b = block;
 const i64 t_begin = 0;
 const i64 t_end = T;
 {%- endif %}
-{{ code }}
+{{ code | trim_end }}
