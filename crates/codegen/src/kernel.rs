@@ -79,7 +79,14 @@ pub fn generate(
             });
         }
     };
-    let mut names = Names::default();
+    let products = bodies
+        .iter()
+        .any(|b| matches!(b.template, Template::Gemv | Template::Gemm));
+    let mut names = if products {
+        Names::beside_projections()
+    } else {
+        Names::default()
+    };
     let mut pointers = Pointers::new(graph, elements);
     let threads = bodies
         .iter()
@@ -173,7 +180,7 @@ impl Source {
         let mut context = self.context.clone();
         context.insert("entry", entry);
         context.insert("body", &self.body);
-        render("kernel.cu", &context)
+        Ok(tidy(&render("kernel.cu", &context)?))
     }
 
     /// The declared parameters, in order.
@@ -194,6 +201,30 @@ impl Source {
         }
         out
     }
+}
+
+/// Pragmas stand at the margin of what they are for; no two empty lines follow each other.
+fn tidy(source: &str) -> String {
+    let lines: Vec<&str> = source.lines().collect();
+    let mut out = String::with_capacity(source.len());
+    let mut empty = false;
+    for (i, line) in lines.iter().enumerate() {
+        let line = line.trim_end();
+        if line.is_empty() && empty {
+            continue;
+        }
+        empty = line.is_empty();
+        let bare = line.trim_start();
+        if bare.starts_with("#pragma") {
+            let next = lines.get(i + 1).copied().unwrap_or("");
+            out.push_str(&next[..next.len() - next.trim_start().len()]);
+            out.push_str(bare);
+        } else {
+            out.push_str(line);
+        }
+        out.push('\n');
+    }
+    out
 }
 
 fn threads_of(graph: &Graph, target: Target, body: &Body) -> usize {

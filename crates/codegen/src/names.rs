@@ -8,6 +8,14 @@ pub struct Names {
     used: BTreeMap<String, usize>,
 }
 
+// Names that the projection templates use around their hooks.
+const PROJECTION: &[&str] = &[
+    "a", "a_next", "a_tile", "a_tiles", "acc", "ahead", "at", "c", "chunk", "column", "element",
+    "fetch", "inside", "j", "k0", "k_chunk", "m0", "n0", "offset", "out", "pair", "part", "place",
+    "r", "rows", "stages", "start", "step", "sum", "target", "tx", "ty", "u", "w", "w_next",
+    "w_tile", "w_tiles", "warp_m", "warp_n", "x", "xs",
+];
+
 // Words of C++ and CUDA, names that the generated code uses itself, and one-letter names of its loops.
 const RESERVED: &[&str] = &[
     "B",
@@ -114,6 +122,13 @@ pub fn identifier(name: &str) -> String {
 }
 
 impl Names {
+    /// Names for a kernel with projections.
+    pub fn beside_projections() -> Self {
+        Names {
+            used: PROJECTION.iter().map(|n| (n.to_string(), 0)).collect(),
+        }
+    }
+
     /// A fresh identifier close to the model's name.
     pub fn fresh(&mut self, name: &str) -> String {
         let base = identifier(name);

@@ -420,6 +420,18 @@ impl<'g> Emitter<'_, 'g, '_> {
             self.flush();
         }
         self.stage(placed.layout);
+        if let (Expr::Input(0), [read], Place::Registers) =
+            (&s.expr, s.reads.as_slice(), placed.place)
+            && matches!(read.src, Src::Row(_) | Src::Fixed(_) | Src::Table { .. })
+        {
+            let line = self.direct_load(placed.layout, i, read);
+            let declaration = self.declaration(placed.layout, &self.ident[i]);
+            let stage = self.stage(placed.layout);
+            stage.declarations.push(declaration);
+            stage.loads.push(line);
+            self.publish(i);
+            return;
+        }
         let operands: Vec<String> = s
             .reads
             .iter()
@@ -496,6 +508,45 @@ impl<'g> Emitter<'_, 'g, '_> {
         }
     }
 
+    /// Loads rows straight into the registers of statement `i`.
+    fn direct_load(&mut self, layout: usize, i: usize, read: &Read) -> String {
+        let (value, row) = match read.src {
+            Src::Table { table, ids } => {
+                let width = self
+                    .walk
+                    .grid
+                    .elements_after_first(&self.walk.grid.graph().value(table).axes);
+                let ids = self.pointers.read(memory::Place::Value(ids), self.names);
+                (table, Some(format!("(i64){ids}[row] * {width}")))
+            }
+            Src::Row(value) => (value, self.row_part(value, "row")),
+            Src::Fixed(value) => (value, None),
+            // Only reads of memory come here.
+            Src::Statement(_) | Src::State(_) => return String::new(),
+        };
+        let place = memory::Place::Value(value);
+        let pointer = self.pointers.read(place, self.names);
+        let element = c_type(self.pointers.element(place));
+        let offset = self.walk.grid.global(&read.axes, &read.index);
+        let l = self.layout(layout).clone();
+        let address = self.address(&pointer, row.clone(), &offset, &l.space);
+        let name = self.ident[i].clone();
+        let (step, v) = (offset.step(&l.space), l.vector);
+        if v == 1 {
+            return format!("{} = to_f32(*({address}));", self.register(layout, &name));
+        }
+        if step == 1 && offset.aligned(&l.space, v as i64) && row_alignment(row.as_deref(), v) {
+            return format!(
+                "load_vec<{element}, {v}>({address}, {});",
+                self.vector(layout, &name)
+            );
+        }
+        format!(
+            "#pragma unroll\nfor (int v = 0; v < {v}; ++v) {} = to_f32(({address})[v * {step}]);",
+            self.register(layout, &name)
+        )
+    }
+
     fn load_value(
         &mut self,
         layout: usize,
@@ -558,7 +609,6 @@ impl<'g> Emitter<'_, 'g, '_> {
         let name = self.ident[i].clone();
         let register = self.register(placed.layout, &name);
         let declaration = self.declaration(placed.layout, &name);
-        let vector = self.layout(placed.layout).vector;
         let stage = self.stage(placed.layout);
         if placed.place == Place::Uniform {
             stage
@@ -570,6 +620,15 @@ impl<'g> Emitter<'_, 'g, '_> {
                 .body
                 .push(Piece::Element(format!("{register} = {value};")));
         }
+        self.publish(i);
+    }
+
+    /// Copies a map's result to shared memory and to memory, where it is wanted.
+    fn publish(&mut self, i: usize) {
+        let placed = self.walk.layouts.placed[i].clone();
+        let name = self.ident[i].clone();
+        let register = self.register(placed.layout, &name);
+        let vector = self.layout(placed.layout).vector;
         if placed.shared {
             let shared = self.shared_ident[&i].clone();
             let line = if placed.place == Place::Uniform {
