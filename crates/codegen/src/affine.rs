@@ -153,11 +153,6 @@ impl Space {
         self.extents.iter().product()
     }
 
-    /// Whether two spaces run over the same axes, in any order.
-    pub fn same_axes(&self, other: &Space) -> bool {
-        self.axes.len() == other.axes.len() && self.axes.iter().all(|a| other.axes.contains(a))
-    }
-
     /// Extent of the innermost axis, 1 without axes.
     pub fn innermost(&self) -> usize {
         self.extents.last().copied().unwrap_or(1)

@@ -160,11 +160,6 @@ impl Layouts {
         out
     }
 
-    /// The layout a statement iterates over.
-    pub fn of(&self, statement: usize) -> &Layout {
-        &self.layouts[self.placed[statement].layout]
-    }
-
     /// Whether `reader` gets the result it reads from registers of its own layout.
     pub fn in_registers(&self, read: &Read, source: usize, reader: usize) -> bool {
         let placed = &self.placed[source];
@@ -203,7 +198,7 @@ fn layout(space: Space, threads: usize, vector: usize, stateful: bool) -> Layout
     let limit = if stateful { 32 } else { vector };
     // The smallest vector that covers the space in one strip: states are held whole, rows are
     // moved in accesses of at most 16 bytes.
-    while v < limit && space.innermost() % (2 * v) == 0 && threads * v < n {
+    while v < limit && space.innermost().is_multiple_of(2 * v) && threads * v < n {
         v *= 2;
     }
     let strips = n.div_ceil(threads * v);
@@ -272,11 +267,11 @@ fn reduction(
         .count();
     let total = space.axes.iter().filter(|a| reduced.contains(a)).count();
     let extent: usize = space.extents.iter().rev().take(inner).product();
-    if inner != total || extent % layout.vector != 0 {
+    if inner != total || !extent.is_multiple_of(layout.vector) {
         return Reduction::Shared;
     }
     let lanes = extent / layout.vector;
-    if lanes.is_power_of_two() && lanes <= 32 && threads % lanes == 0 {
+    if lanes.is_power_of_two() && lanes <= 32 && threads.is_multiple_of(lanes) {
         Reduction::Lanes(lanes)
     } else {
         Reduction::Shared

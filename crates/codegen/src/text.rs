@@ -52,11 +52,6 @@ impl Text {
         self.line("}");
     }
 
-    /// Whether nothing was written.
-    pub fn is_empty(&self) -> bool {
-        self.out.is_empty()
-    }
-
     /// The text.
     pub fn finish(self) -> String {
         self.out

@@ -161,9 +161,8 @@ impl<'g> Emitter<'_, 'g, '_> {
         self.carry_old_tails();
         let depth = halo_depth(walk.program);
         let first = if walk.halo && depth > 0 {
-            self.text.line(format!(
-                "// Rows before t_begin fill the histories; nothing is written for them."
-            ));
+            self.text
+                .line("// Rows before t_begin fill the histories; nothing is written for them.");
             self.text.line(format!(
                 "const i64 t_first = t_begin > {depth} ? t_begin - {depth} : 0;"
             ));
