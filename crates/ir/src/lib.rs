@@ -8,8 +8,11 @@
 #![forbid(unsafe_code)]
 
 pub mod axis;
+pub mod coalesce;
 pub mod expr;
 pub mod graph;
+pub mod language;
+pub mod print;
 pub mod recurrence;
 
 pub use axis::{Axis, AxisId};
