@@ -1,1 +1,30 @@
-//! x
+//! From graph to plan: which forms a block can take, which operations one kernel
+//! may compute, what each kernel costs, and which set of kernels is the cheapest.
+//!
+//! What lives here: rewrites, candidates, legality, the cost model, exact
+//! selection, explanation, and the [`plan`] they result in. What never will:
+//! CUDA text (see `fusec-codegen`) and drivers (see `fusec-runtime`).
+#![warn(missing_docs)]
+#![forbid(unsafe_code)]
+
+mod bits;
+mod candidates;
+pub mod context;
+pub mod cost;
+pub mod device;
+pub mod fit;
+pub mod forms;
+mod name;
+mod order;
+pub mod plan;
+mod planner;
+pub mod segment;
+pub mod select;
+mod validate;
+
+pub use device::{Device, DeviceError, Figure, Provenance};
+
+pub use plan::{
+    Anchor, Body, Cost, GridAxis, Kernel, Mode, Phase, Plan, Reject, Shape, Storage, Template,
+};
+pub use planner::{Launch, Options, PlanError, Planned, plan};

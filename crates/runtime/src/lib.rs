@@ -1,1 +1,13 @@
-//! x
+//! Execution: checkpoints and weights, the toolchain, devices, memory.
+//!
+//! What lives here: everything that touches files, drivers and compilers. What never will: deciding
+//! which operations share a kernel, or writing kernel text.
+#![warn(missing_docs)]
+
+pub mod cache;
+pub mod checkpoint;
+pub mod cubin;
+pub mod emulator;
+pub mod golden;
+pub mod toolchain;
+pub mod weights;

@@ -1,0 +1,263 @@
+//! The manifest: what to launch, with which memory, in which order.
+//!
+//! Plain data, versioned, serialisable. It holds everything an executor needs
+//! beside the weights and the compiled kernels, and nothing about a driver: the
+//! same manifest drives the emulator and a GPU.
+
+use fusec_fuse::{Shape, Storage};
+use fusec_ir::{Graph, ParamId, StateId, ValueId};
+use serde::{Deserialize, Serialize};
+
+/// Version of the serialised form; raised whenever a field changes meaning.
+pub const MANIFEST_VERSION: u32 = 1;
+
+/// A compiled model: one or more regimes that share parameters and states.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// [`MANIFEST_VERSION`] of the writer.
+    pub version: u32,
+    /// Name of the model.
+    pub model: String,
+    /// Storage type of activations and matrices.
+    pub storage: Storage,
+    /// Distinct kernels of all regimes.
+    pub kernels: Vec<KernelImage>,
+    /// The plans, each for a range of run lengths. Exactly one holds for every `time >= 1`.
+    pub regimes: Vec<Regime>,
+}
+
+/// A plan made executable, for runs of some lengths.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Regime {
+    /// `decode` or `prefill`.
+    pub name: String,
+    /// Smallest T it is for.
+    pub min_time: usize,
+    /// Largest T it is for, if there is one.
+    pub max_time: Option<usize>,
+    /// The shape its costs were computed for.
+    pub shape: Shape,
+    /// The form of the model that it computes. Parameters and states have the same ids in
+    /// all regimes; other values may differ.
+    pub graph: Graph,
+    /// Memory.
+    pub buffers: Vec<Buffer>,
+    /// Launches, in order.
+    pub steps: Vec<Step>,
+}
+
+/// One kernel: a source file with one entry point.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct KernelImage {
+    /// Readable name; the file is `kernels/NAME.cu`.
+    pub name: String,
+    /// The `extern "C"` symbol.
+    pub entry: String,
+    /// SHA-256 of the source text, hexadecimal.
+    pub source_sha256: String,
+    /// The source text. Left out of `manifest.json`; kept in `kernels/NAME.cu`.
+    #[serde(skip)]
+    pub source: String,
+    /// Threads of a block.
+    pub threads: u32,
+    /// Dynamic shared memory of a block, bytes.
+    pub shared_bytes: u32,
+    /// Smallest compute capability that runs it, times ten (75, 80, 90).
+    pub min_arch: u32,
+    /// Its parameters, in order.
+    pub params: Vec<KernelParam>,
+}
+
+/// A declared parameter of a kernel.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct KernelParam {
+    /// Name in the source.
+    pub name: String,
+    /// Pointer or integer.
+    pub kind: ParamKind,
+}
+
+/// The kinds of kernel parameter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ParamKind {
+    /// A device pointer.
+    Pointer,
+    /// A 64-bit integer.
+    I64,
+}
+
+/// A piece of memory.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Buffer {
+    /// Readable name with layer number.
+    pub name: String,
+    /// What it holds, which says how long it lives.
+    pub kind: BufferKind,
+    /// Element type.
+    pub element: Element,
+    /// Elements of one row, of one batch row (states), or of the whole (parameters).
+    pub elements: usize,
+    /// How the number of elements grows with the run.
+    pub extent: Extent,
+}
+
+/// What a buffer holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BufferKind {
+    /// Written by the caller before the run.
+    Input(ValueId),
+    /// A parameter, uploaded once.
+    Param(ParamId),
+    /// The result of a load-time operation, uploaded once.
+    LoadTime(ValueId),
+    /// A recurrence state, updated in place.
+    State(StateId),
+    /// A stencil tail: two copies, one read and one written, exchanged after each run.
+    Tail(StateId),
+    /// Lives from the step that writes it to the last step that reads it.
+    Scratch(ValueId),
+    /// Read by the caller after the run.
+    Output(ValueId),
+}
+
+/// How many times `elements` a buffer holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Extent {
+    /// Once.
+    Fixed,
+    /// B times.
+    Batch,
+    /// B * T times.
+    Rows,
+}
+
+/// Element types in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Element {
+    /// IEEE single.
+    F32,
+    /// bfloat16.
+    Bf16,
+    /// IEEE half.
+    F16,
+    /// 32-bit signed integer.
+    I32,
+}
+
+/// A launch.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Step {
+    /// Index into [`Manifest::kernels`].
+    pub kernel: usize,
+    /// Index into the plan's kernels, for messages.
+    pub plan_kernel: usize,
+    /// Blocks of each lane; the grid is one-dimensional, lanes one after the other.
+    pub lanes: Vec<LaneGrid>,
+    /// Arguments, one per kernel parameter.
+    pub args: Vec<Arg>,
+    /// Indices into `buffers` that the step reads (tails: the old copy).
+    pub reads: Vec<usize>,
+    /// Indices into `buffers` that the step writes (tails: the new copy).
+    pub writes: Vec<usize>,
+    /// Whether all blocks must be resident at once (grid barriers).
+    pub cooperative: bool,
+}
+
+/// How many blocks a lane has: `blocks * (B or B*T in units) `.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LaneGrid {
+    /// Constant factor.
+    pub blocks: u64,
+    /// What multiplies it.
+    pub rows: RowUnits,
+}
+
+/// The part of a lane's block count that depends on the run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RowUnits {
+    /// `B`.
+    Batch,
+    /// `B * ceil(T / .0)`.
+    Runs(u32),
+    /// `ceil(B * T / .0)`.
+    Tiles(u32),
+}
+
+/// A kernel argument.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Arg {
+    /// Address of a buffer (parameters, inputs, scratch, outputs, scan states).
+    Buffer(usize),
+    /// Address of the copy of a tail that holds the rows before this run.
+    OldTail(usize),
+    /// Address of the copy of a tail that this run fills.
+    NewTail(usize),
+    /// B.
+    Batch,
+    /// T.
+    Time,
+    /// Absolute position of the first token of this run.
+    Position,
+}
+
+impl Element {
+    /// Bytes of one element.
+    pub fn bytes(self) -> usize {
+        match self {
+            Element::F32 | Element::I32 => 4,
+            Element::Bf16 | Element::F16 => 2,
+        }
+    }
+}
+
+impl From<Storage> for Element {
+    fn from(s: Storage) -> Self {
+        match s {
+            Storage::F32 => Element::F32,
+            Storage::Bf16 => Element::Bf16,
+            Storage::F16 => Element::F16,
+        }
+    }
+}
+
+impl Buffer {
+    /// Bytes at a given shape; for a tail, of one copy. `None` on overflow.
+    pub fn bytes(&self, shape: Shape) -> Option<usize> {
+        let times = match self.extent {
+            Extent::Fixed => 1,
+            Extent::Batch => shape.batch,
+            Extent::Rows => shape.batch.checked_mul(shape.time)?,
+        };
+        self.elements
+            .checked_mul(times)?
+            .checked_mul(self.element.bytes())
+    }
+}
+
+impl LaneGrid {
+    /// Number of blocks at a given shape. `None` on overflow.
+    pub fn count(&self, shape: Shape) -> Option<u64> {
+        let (b, t) = (shape.batch as u64, shape.time as u64);
+        let units = match self.rows {
+            RowUnits::Batch => b,
+            RowUnits::Runs(r) => b.checked_mul(t.div_ceil(u64::from(r.max(1))))?,
+            RowUnits::Tiles(r) => b.checked_mul(t)?.div_ceil(u64::from(r.max(1))),
+        };
+        self.blocks.checked_mul(units)
+    }
+}
+
+impl Manifest {
+    /// The regime for runs of `time` tokens.
+    pub fn regime(&self, time: usize) -> Option<usize> {
+        self.regimes
+            .iter()
+            .position(|r| r.min_time <= time && r.max_time.is_none_or(|max| time <= max))
+    }
+}

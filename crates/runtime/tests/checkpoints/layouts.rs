@@ -1,0 +1,261 @@
+//! Every layout that is accepted: shards, single files, views into shared storages, nesting.
+
+use fusec_runtime::checkpoint::{Checkpoint, StoredDtype};
+
+use crate::write::{Pickle, Tensor, floats, safetensors, torch_archive};
+
+fn counting(count: usize) -> Vec<f32> {
+    (0..count).map(|i| i as f32).collect()
+}
+
+fn one_tensor(name: &str, values: &[f32]) -> Vec<u8> {
+    let header = format!(
+        r#"{{"{name}":{{"dtype":"F32","shape":[{}],"data_offsets":[0,{}]}}}}"#,
+        values.len(),
+        4 * values.len()
+    );
+    safetensors(&header, &floats(values))
+}
+
+#[test]
+fn shards_are_joined_and_what_the_index_leaves_out_is_reported() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name);
+    std::fs::write(path("a.safetensors"), one_tensor("x", &[1.0, 2.0])).unwrap();
+    std::fs::write(path("b.safetensors"), {
+        let header = r#"{"y":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"z":{"dtype":"F32","shape":[],"data_offsets":[4,8]}}"#;
+        safetensors(header, &floats(&[3.0, 4.0]))
+    })
+    .unwrap();
+    std::fs::write(
+        path("model.safetensors.index.json"),
+        r#"{"weight_map": {"x": "a.safetensors", "y": "b.safetensors"}}"#,
+    )
+    .unwrap();
+    let checkpoint = Checkpoint::open(directory.path()).unwrap();
+    assert_eq!(checkpoint.names().collect::<Vec<_>>(), ["x", "y"]);
+    assert_eq!(checkpoint.read_f32("x").unwrap(), [1.0, 2.0]);
+    assert_eq!(checkpoint.read_f32("y").unwrap(), [3.0]);
+    assert_eq!(
+        checkpoint
+            .skipped()
+            .iter()
+            .map(|s| s.name.as_str())
+            .collect::<Vec<_>>(),
+        ["z"]
+    );
+}
+
+#[test]
+fn a_directory_prefers_the_usual_names_and_never_guesses() {
+    let directory = tempfile::tempdir().unwrap();
+    let put = |name: &str, value: f32| {
+        std::fs::write(directory.path().join(name), one_tensor("x", &[value])).unwrap();
+    };
+    let read = || Checkpoint::open(directory.path()).map(|c| c.read_f32("x").unwrap()[0]);
+
+    put("golden.safetensors", -1.0);
+    assert!(
+        read()
+            .unwrap_err()
+            .to_string()
+            .contains("no checkpoint here")
+    );
+    put("only.safetensors", 1.0);
+    assert_eq!(read().unwrap(), 1.0);
+    put("other.safetensors", 2.0);
+    let message = read().unwrap_err().to_string();
+    assert!(
+        message.contains("only.safetensors, other.safetensors"),
+        "{message}"
+    );
+    put("model.safetensors", 3.0);
+    assert_eq!(read().unwrap(), 3.0);
+}
+
+#[test]
+fn views_into_one_storage_come_out_row_major() {
+    let twelve = Tensor::PLAIN;
+    let cases: [(&str, Tensor, &[usize], &[f32]); 8] = [
+        (
+            "plain",
+            twelve,
+            &[3, 4],
+            &[0., 1., 2., 3., 4., 5., 6., 7., 8., 9., 10., 11.],
+        ),
+        (
+            "transposed",
+            Tensor {
+                shape: &[4, 3],
+                strides: &[1, 4],
+                ..twelve
+            },
+            &[4, 3],
+            &[0., 4., 8., 1., 5., 9., 2., 6., 10., 3., 7., 11.],
+        ),
+        (
+            "column",
+            Tensor {
+                offset: 2,
+                shape: &[3],
+                strides: &[4],
+                ..twelve
+            },
+            &[3],
+            &[2., 6., 10.],
+        ),
+        (
+            "repeated",
+            Tensor {
+                offset: 5,
+                shape: &[2, 2],
+                strides: &[0, 1],
+                ..twelve
+            },
+            &[2, 2],
+            &[5., 6., 5., 6.],
+        ),
+        (
+            "scalar",
+            Tensor {
+                offset: 11,
+                shape: &[],
+                strides: &[],
+                ..twelve
+            },
+            &[],
+            &[11.],
+        ),
+        (
+            "empty",
+            Tensor {
+                offset: 12,
+                shape: &[0, 4],
+                strides: &[4, 1],
+                ..twelve
+            },
+            &[0, 4],
+            &[],
+        ),
+        (
+            "hollow",
+            Tensor {
+                shape: &[0, 4],
+                strides: &[1, i64::MAX],
+                ..twelve
+            },
+            &[0, 4],
+            &[],
+        ),
+        // The stride of an extent of 1 may be anything.
+        (
+            "odd",
+            Tensor {
+                shape: &[1, 2],
+                strides: &[i64::MAX, 1],
+                ..twelve
+            },
+            &[1, 2],
+            &[0., 1.],
+        ),
+    ];
+    let tensors: Vec<_> = cases
+        .iter()
+        .map(|(name, tensor, ..)| (*name, *tensor))
+        .collect();
+    let file = tempfile::NamedTempFile::with_suffix(".pth").unwrap();
+    let bytes = torch_archive(
+        &Pickle::state_dict(&tensors),
+        &[("data/0", floats(&counting(12)))],
+    );
+    std::fs::write(&file, bytes).unwrap();
+
+    let checkpoint = Checkpoint::open(&file).unwrap();
+    for (name, _, shape, values) in cases {
+        assert_eq!(checkpoint.tensor(name).unwrap().shape, shape, "{name}");
+        assert_eq!(checkpoint.read_f32(name).unwrap(), values, "{name}");
+    }
+}
+
+#[test]
+fn nested_dictionaries_flatten_and_other_leaves_are_listed() {
+    let pickle = Pickle::default()
+        .op(b"\x80\x02}(")
+        .string("epoch")
+        .integer(7)
+        .string("model")
+        // An OrderedDict with attributes, as Module.state_dict returns.
+        .global("collections", "OrderedDict")
+        .op(b")R(")
+        .string("w")
+        .global("torch._utils", "_rebuild_parameter")
+        .op(b"(")
+        .tensor(&Tensor::PLAIN)
+        .op(b"\x88NtR")
+        .op(b"u}(")
+        .string("_metadata")
+        .op(b"Nub")
+        .string("list")
+        .op(b"](")
+        .tensor(&Tensor::PLAIN)
+        .op(b"Ne")
+        .op(b"u.");
+    let file = tempfile::NamedTempFile::with_suffix(".pt").unwrap();
+    std::fs::write(
+        &file,
+        torch_archive(&pickle, &[("data/0", floats(&counting(12)))]),
+    )
+    .unwrap();
+    let checkpoint = Checkpoint::open(&file).unwrap();
+    assert_eq!(
+        checkpoint.names().collect::<Vec<_>>(),
+        ["list.0", "model.w"]
+    );
+    let skipped: Vec<_> = checkpoint
+        .skipped()
+        .iter()
+        .map(|s| (s.name.as_str(), s.why.as_str()))
+        .collect();
+    assert_eq!(
+        skipped,
+        [
+            ("epoch", "an integer"),
+            ("model", "attributes of a dictionary"),
+            ("list.1", "None")
+        ]
+    );
+}
+
+#[test]
+fn conversions_are_exact_or_refused() {
+    let integers = [0i64, -3, (1 << 24) + 1];
+    let data = integers
+        .iter()
+        .flat_map(|v| v.to_le_bytes())
+        .chain(*b"\x00\x3c\x80\x3f")
+        .collect::<Vec<_>>();
+    let header = r#"{"i":{"dtype":"I64","shape":[3],"data_offsets":[0,24]},
+        "h":{"dtype":"F16","shape":[1],"data_offsets":[24,26]},
+        "b":{"dtype":"BF16","shape":[1],"data_offsets":[26,28]}}"#;
+    let file = tempfile::NamedTempFile::with_suffix(".safetensors").unwrap();
+    std::fs::write(&file, safetensors(header, &data)).unwrap();
+    let checkpoint = Checkpoint::open(&file).unwrap();
+    assert_eq!(checkpoint.tensor("i").unwrap().dtype, StoredDtype::I64);
+    assert_eq!(checkpoint.read_i64("i").unwrap(), integers);
+    assert_eq!(checkpoint.read_f64("i").unwrap(), [0.0, -3.0, 16777217.0]);
+    assert_eq!(checkpoint.read_f32("h").unwrap(), [1.0]);
+    assert_eq!(checkpoint.read_f32("b").unwrap(), [1.0]);
+    let refused = |message: String, part: &str| assert!(message.contains(part), "{message}");
+    refused(
+        checkpoint.read_f32("i").unwrap_err().to_string(),
+        "16777217",
+    );
+    refused(
+        checkpoint.read_i64("h").unwrap_err().to_string(),
+        "'h' (F16) cannot be read as i64",
+    );
+    refused(
+        checkpoint.read_f32("ii").unwrap_err().to_string(),
+        "no tensor 'ii' (nearest name: 'i')",
+    );
+}

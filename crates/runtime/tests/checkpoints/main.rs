@@ -1,0 +1,6 @@
+//! Checkpoints: what is read from good files, and what is said about bad ones.
+
+mod bad;
+mod golden;
+mod layouts;
+mod write;
