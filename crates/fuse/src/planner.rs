@@ -1,5 +1,6 @@
 //! The entry point: from a graph to a plan.
 
+use crate::candidates::nanoseconds;
 use crate::context::Context;
 use crate::decisions::{self, Decisions};
 use crate::fit::fit;
@@ -8,7 +9,7 @@ use crate::order::launch_order;
 use crate::plan::{Kernel, Mode, PLAN_VERSION, Phase, Plan, Reject, Shape, Storage};
 use crate::segment::{Segment, segments};
 use crate::validate::validate;
-use crate::{Device, select};
+use crate::{Device, forms, select};
 use fusec_ir::{Graph, OpId, Pin, PinKind};
 
 /// How kernels are started.
@@ -105,6 +106,9 @@ pub enum PlanError {
         /// The rule that forbids it.
         reject: Box<Reject>,
     },
+    /// The rules contradict each other.
+    #[error("the search for forms failed: {0}; use `--plan greedy`, and report it")]
+    Forms(String),
     /// The solver gave up.
     #[error("the selection of kernels failed: {0}; use `--plan greedy`, and report it")]
     Selection(String),
@@ -117,7 +121,68 @@ pub fn plan(graph: &Graph, options: &Options<'_>) -> Result<Planned, PlanError> 
     if batch == 0 || time == 0 {
         return Err(PlanError::Shape { batch, time });
     }
-    let graph = crate::forms::canonical(graph);
+    let written = forms::canonical(graph);
+    let (forms, stop) = match options.mode {
+        Mode::Auto | Mode::Random(_) => {
+            forms::enumerate(&written, options.storage).map_err(PlanError::Forms)?
+        }
+        Mode::Greedy | Mode::Unfused => (vec![written_form(written)], String::new()),
+    };
+    // A random plan is one of a random form; otherwise the cheapest form wins, the earliest
+    // of equals, which is the model as written.
+    let forms: Vec<forms::Form> = match options.mode {
+        Mode::Random(seed) => {
+            let pick = seed as usize % forms.len().max(1);
+            forms.into_iter().skip(pick).take(1).collect()
+        }
+        _ => forms,
+    };
+    let mut best: Option<Planned> = None;
+    let mut tried = Vec::new();
+    for form in forms {
+        let (rules, of_form) = (form.rules.clone(), plan_graph(form, options));
+        let planned = match (of_form, &best) {
+            (Ok(planned), _) => planned,
+            // A rule may do away with a value that a pin names, or make an operation too large;
+            // the model as written stands.
+            (Err(_), Some(_)) => continue,
+            (Err(error), None) => return Err(error),
+        };
+        let total_us = planned.plan.total_us;
+        let better = best
+            .as_ref()
+            .is_none_or(|b| nanoseconds(total_us) < nanoseconds(b.plan.total_us));
+        if better {
+            tried
+                .iter_mut()
+                .for_each(|f: &mut decisions::Form| f.chosen = false);
+            best = Some(planned);
+        }
+        tried.push(decisions::Form {
+            rules,
+            total_us,
+            chosen: better,
+        });
+    }
+    let mut planned = best.ok_or_else(|| PlanError::Selection("there is no form".into()))?;
+    planned.decisions.forms = tried;
+    planned.decisions.stop = stop;
+    label(&mut planned, options.storage)?;
+    Ok(planned)
+}
+
+fn written_form(graph: Graph) -> forms::Form {
+    forms::Form {
+        graph,
+        rules: vec![],
+    }
+}
+
+/// Plans one form.
+fn plan_graph(form: forms::Form, options: &Options<'_>) -> Result<Planned, PlanError> {
+    let graph = form.graph;
+    // A rule that makes a malformed graph is a mistake of this crate; say so where it is made.
+    validate(&graph)?;
     let launch_us = match options.launch {
         Launch::Graph => options.device.graph_launch_us.value,
         Launch::Stream => options.device.stream_launch_us.value,
@@ -131,12 +196,27 @@ pub fn plan(graph: &Graph, options: &Options<'_>) -> Result<Planned, PlanError> 
     );
     let pins: Vec<Pin> = graph.pins.iter().chain(&options.pins).cloned().collect();
     check_pin_names(&ctx, &pins)?;
-    let (plan, decisions) = plan_form(&ctx, options.mode, &pins)?;
+    let (mut plan, decisions) = plan_form(&ctx, options.mode, &pins)?;
+    plan.forms = form.rules;
     Ok(Planned {
         plan,
         decisions,
         graph,
     })
+}
+
+/// Names the local forms that each kernel realises.
+fn label(planned: &mut Planned, storage: Storage) -> Result<(), PlanError> {
+    let found = forms::local(&planned.graph, storage).map_err(PlanError::Forms)?;
+    for kernel in &mut planned.plan.kernels {
+        for (rule, members) in &found {
+            let inside = members.iter().all(|m| kernel.ops.binary_search(m).is_ok());
+            if inside && !kernel.forms.iter().any(|f| f == rule) {
+                kernel.forms.push(rule.to_string());
+            }
+        }
+    }
+    Ok(())
 }
 
 fn plan_form(ctx: &Context<'_>, mode: Mode, pins: &[Pin]) -> Result<(Plan, Decisions), PlanError> {
