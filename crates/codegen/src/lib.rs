@@ -8,6 +8,7 @@
 
 pub mod manifest;
 pub mod prelude;
+pub mod projection;
 
 pub use manifest::{
     Arg, Buffer, BufferKind, Element, Extent, KernelImage, KernelParam, LaneGrid, Manifest,

@@ -7,6 +7,8 @@
 #![warn(missing_docs)]
 #![forbid(unsafe_code)]
 
+mod bits;
+mod candidates;
 pub mod context;
 pub mod cost;
 pub mod device;
