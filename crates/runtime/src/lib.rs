@@ -6,8 +6,13 @@
 
 pub mod cache;
 pub mod checkpoint;
+pub mod cpu;
 pub mod cubin;
 pub mod emulator;
 pub mod golden;
+pub mod layout;
+pub mod model;
+pub mod session;
 pub mod toolchain;
+pub mod verify;
 pub mod weights;

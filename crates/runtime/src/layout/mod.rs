@@ -5,10 +5,6 @@
 //! name. Which tensor becomes which parameter is written in the model text, not here.
 
 mod config;
-mod delta;
-mod frame;
-mod gla;
-mod hgrn;
 mod mamba;
 mod models;
 mod rwkv;
@@ -41,7 +37,7 @@ pub enum LayoutError {
     /// A `model_type` that no family claims.
     #[error(
         "{}: the model type '{found}' is not known; known are {}. \
-         Write a model.toml for it and give it with --weights {}",
+         Write a model.toml for it and run that with --weights {}",
         file.display(), KNOWN.join(", "), file.parent().unwrap_or(file).display()
     )]
     UnknownType {
@@ -121,20 +117,7 @@ pub enum LayoutError {
 }
 
 /// Every `model_type` that a family claims.
-const KNOWN: [&str; 12] = [
-    "rwkv6",
-    "rwkv7",
-    "mamba",
-    "mamba2",
-    "gla",
-    "retnet",
-    "delta_net",
-    "gated_deltanet",
-    "kda",
-    "hgrn",
-    "hgrn2",
-    "native RWKV .pth (6, 7)",
-];
+const KNOWN: [&str; 1] = ["mamba2"];
 
 impl Layout {
     /// Recognises a checkpoint.
@@ -146,17 +129,7 @@ impl Layout {
         let config = Config::new(checkpoint.path(), options);
         let kind = options.get("model_type").and_then(|v| v.as_str());
         let layout = match kind.unwrap_or_default() {
-            "rwkv6" => rwkv::rwkv6(&config, &tensors),
-            "rwkv7" => rwkv::rwkv7(&config, &tensors),
-            "mamba" => mamba::mamba1(&config, &tensors),
             "mamba2" => mamba::mamba2(&config, &tensors),
-            "gla" => gla::gla(&config, &tensors),
-            "retnet" => gla::retnet(&config, &tensors),
-            "delta_net" => delta::deltanet(&config, &tensors),
-            "gated_deltanet" => delta::gated_deltanet(&config, &tensors),
-            "kda" => delta::kda(&config, &tensors),
-            "hgrn" => hgrn::hgrn(&config, &tensors),
-            "hgrn2" => hgrn::hgrn2(&config, &tensors),
             found => {
                 return Err(LayoutError::UnknownType {
                     file: checkpoint.path().join("config.json"),
@@ -169,8 +142,8 @@ impl Layout {
     }
 
     /// The model text.
-    pub fn source(&self) -> Option<ModelSource<'static>> {
-        embedded(self.model)
+    pub fn source(&self) -> ModelSource<'static> {
+        embedded(self.model).expect("families name models that are built in")
     }
 
     fn new<const A: usize, const S: usize>(
@@ -191,14 +164,25 @@ impl Layout {
     }
 }
 
-fn text(value: &str) -> Setting {
-    Setting::Text(value.to_string())
-}
-
 fn flag(value: bool) -> Setting {
     Setting::Bool(value)
 }
 
 fn number(value: f64) -> Setting {
     Setting::Number(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use fusec_ir::language::compile;
+
+    #[test]
+    fn every_built_in_model_compiles() {
+        for name in embedded_names() {
+            let source = embedded(name).expect("it is listed");
+            compile(&source, &Overrides::default()).unwrap_or_else(|e| panic!("{name}: {e}"));
+        }
+        assert!(embedded("../models/rwkv6").is_none());
+    }
 }

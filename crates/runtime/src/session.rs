@@ -1,0 +1,62 @@
+//! A model that runs and remembers: one interface for every device.
+//!
+//! A [`Session`] is a model with its weights on some device and the state of a batch of
+//! sequences. What runs it (interpreter, emulator, GPU) is behind the trait; nothing here plans or
+//! compiles.
+
+use fusec_ir::Graph;
+use fusec_ir::interpret::{Input, InterpretError, NonFinite, State, Tensor};
+
+/// A model on a device, with the state of a batch of sequences.
+pub trait Session {
+    /// What did the work, for reports: `cpu`, `cuda:0 (NVIDIA H200)`.
+    fn device(&self) -> String;
+
+    /// A graph with the model's inputs, outputs and states.
+    fn graph(&self) -> &Graph;
+
+    /// Forgets everything seen and begins with `batch` new sequences.
+    fn reset(&mut self, batch: usize) -> Result<(), SessionError>;
+
+    /// Runs `time` tokens of every sequence, carrying the state on. `inputs` are in the order of
+    /// the graph's, each `[B, T, axes...]`; so are the outputs.
+    fn run(
+        &mut self,
+        time: usize,
+        inputs: &[Input<'_, f32>],
+    ) -> Result<Vec<Tensor<f32>>, SessionError>;
+
+    /// The state, on the host.
+    fn state(&mut self) -> Result<State<f32>, SessionError>;
+
+    /// Takes over a state, whatever device it came from.
+    fn set_state(&mut self, state: State<f32>) -> Result<(), SessionError>;
+}
+
+/// Why a session could not run.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SessionError {
+    /// The interpreter refused.
+    #[error(transparent)]
+    Interpret(#[from] InterpretError),
+    /// Fewer or more inputs than the model has.
+    #[error("the model has {want} inputs, {got} were given")]
+    Inputs {
+        /// Inputs of the graph.
+        want: usize,
+        /// Inputs given.
+        got: usize,
+    },
+    /// An output is not finite.
+    #[error("the model gives numbers that are not finite; the first is {0}")]
+    NonFinite(NonFinite),
+    /// A device gave something that it cannot give.
+    #[error("{device} gave no output `{name}`")]
+    NoOutput {
+        /// The device.
+        device: String,
+        /// The output.
+        name: String,
+    },
+}
