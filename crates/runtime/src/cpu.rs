@@ -1,7 +1,7 @@
 //! The interpreter as a device: f32 on all threads for running, f64 for reference.
 
 use fusec_ir::interpret::{
-    Input, InterpretError, Interpreter, Keep, Real, State, Tensor, first_non_finite,
+    Input, InterpretError, Interpreter, Keep, Params, Real, State, Tensor, first_non_finite,
 };
 use fusec_ir::{Graph, ValueId};
 use std::collections::BTreeMap;
@@ -21,7 +21,11 @@ impl<'g, F: Real> CpuSession<'g, F> {
     /// Binds weights to a graph and evaluates what depends on them alone. One new sequence.
     pub fn new(graph: &'g Graph, weights: Weights) -> Result<Self, InterpretError> {
         let params = weights.into_params().into_iter();
-        let params = params.map(|x| convert::<f32, F>(&x)).collect();
+        Self::from_params(graph, params.map(|x| convert(&x)).collect())
+    }
+
+    /// As [`CpuSession::new`], with parameters that need not be f32.
+    pub fn from_params(graph: &'g Graph, params: Params<F>) -> Result<Self, InterpretError> {
         Ok(CpuSession {
             interpreter: Interpreter::new(graph, params)?,
             state: State::zero(graph, 1),

@@ -73,7 +73,9 @@ impl<'a> Config<'a> {
 
     /// Whether an option is there and not null. Does not deal with it.
     pub fn has(&self, option: &str) -> bool {
-        self.options.get(option).is_some_and(|value| !value.is_null())
+        self.options
+            .get(option)
+            .is_some_and(|value| !value.is_null())
     }
 
     /// Options that this family has and that do not change what it computes.
@@ -123,7 +125,8 @@ impl<'a> Config<'a> {
 
     /// A whole number from 1 on.
     pub fn size(&self, option: &str) -> Result<usize, LayoutError> {
-        self.optional_size(option)?.ok_or_else(|| self.missing(option))
+        self.optional_size(option)?
+            .ok_or_else(|| self.missing(option))
     }
 
     /// A finite or infinite number, with the default of the public implementation.
@@ -146,24 +149,13 @@ impl<'a> Config<'a> {
         pair.ok_or_else(|| self.bad(option, value, "two numbers"))
     }
 
-    /// A switch, with the default of the public implementation.
-    pub fn flag(&self, option: &str, default: bool) -> Result<bool, LayoutError> {
-        match self.get(option) {
-            None => Ok(default),
-            Some(value) => value
-                .as_bool()
-                .ok_or_else(|| self.bad(option, value, "true or false")),
-        }
-    }
-
     /// An option that may only be absent, null or one of the implemented values (JSON texts).
     pub fn only(&self, option: &str, implemented: &[&str]) -> Result<(), LayoutError> {
         let fits = |value: &Value| {
             implemented.iter().any(|text| {
                 serde_json::from_str::<Value>(text).is_ok_and(|wanted| {
                     // 1 and 1.0 are the same value of an option.
-                    wanted == *value
-                        || (wanted.is_number() && wanted.as_f64() == value.as_f64())
+                    wanted == *value || (wanted.is_number() && wanted.as_f64() == value.as_f64())
                 })
             })
         };
@@ -243,9 +235,18 @@ mod tests {
         with(json!({"act": "gelu"}), |config| {
             let error = config.only("act", &["\"silu\"", "\"swish\""]);
             let error = error.expect_err("gelu is refused").to_string();
-            assert!(error.contains("'act' is \"gelu\"") && error.contains("silu"), "{error}");
+            assert!(
+                error.contains("'act' is \"gelu\"") && error.contains("silu"),
+                "{error}"
+            );
         });
-        for bad in [json!({"n": 0}), json!({"n": -1}), json!({"n": 1.5}), json!({"n": "1"}), json!({})] {
+        for bad in [
+            json!({"n": 0}),
+            json!({"n": -1}),
+            json!({"n": 1.5}),
+            json!({"n": "1"}),
+            json!({}),
+        ] {
             assert!(with(bad.clone(), |c| c.size("n").is_err()), "{bad}");
         }
     }

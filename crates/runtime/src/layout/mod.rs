@@ -151,7 +151,9 @@ impl Layout {
         axes: [(&str, usize); A],
         settings: [(&str, Setting); S],
     ) -> Self {
-        let axes = axes.into_iter().map(|(name, size)| (name.to_string(), size));
+        let axes = axes
+            .into_iter()
+            .map(|(name, size)| (name.to_string(), size));
         let settings = settings.into_iter().map(|(name, s)| (name.to_string(), s));
         Layout {
             model,

@@ -1,6 +1,5 @@
 //! RWKV 6: the authors' `.pth` files.
 
-use super::config::Config;
 use super::tensors::Tensors;
 use super::{Layout, LayoutError, number};
 
@@ -11,11 +10,13 @@ const NATIVE_EPS: f64 = 1e-5;
 
 /// A `.pth` of the authors. It has no configuration: everything is in names and shapes.
 pub(super) fn native(tensors: &Tensors<'_>) -> Result<Layout, LayoutError> {
-    let [v, c] = tensors.shape("emb.weight", "vocabulary and width").map_err(|_| {
-        tensors.unrecognised(
-            "there is no config.json, and no tensor 'emb.weight' as RWKV's own files have",
-        )
-    })?;
+    let [v, c] = tensors
+        .shape("emb.weight", "vocabulary and width")
+        .map_err(|_| {
+            tensors.unrecognised(
+                "there is no config.json, and no tensor 'emb.weight' as RWKV's own files have",
+            )
+        })?;
     let layers = tensors.layers("blocks.")?;
     let [f, _] = tensors.shape("blocks.0.ffn.key.weight", "width of the channel mix")?;
     if tensors.has("blocks.0.att.time_maa_w1") {
@@ -53,4 +54,3 @@ fn same_width(tensors: &Tensors<'_>, width: usize, heads: usize) -> Result<(), L
         "the width of 'emb.weight' is {width}, heads times head width is {heads}"
     )))
 }
-
