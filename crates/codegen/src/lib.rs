@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod manifest;
+pub mod prelude;
 
 pub use manifest::{
     Arg, Buffer, BufferKind, Element, Extent, KernelImage, KernelParam, LaneGrid, Manifest,

@@ -126,8 +126,9 @@ pub struct Param {
 /// whose shape is that of its value's axes (compared by element counts per declared dimension).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Source {
-    /// Full tensor name, layer number filled in. Alternatives are tried in order;
-    /// exactly one must exist.
+    /// Full tensor name, layer number filled in. Alternatives are tried in order and the
+    /// first that exists is read (so a tied output projection can name the embedding second);
+    /// any other that exists then counts as unused unless another parameter reads it.
     pub tensors: Vec<String>,
     /// Applied in order.
     pub steps: Vec<LoadStep>,

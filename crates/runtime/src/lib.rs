@@ -4,6 +4,11 @@
 //! which operations share a kernel, or writing kernel text.
 #![warn(missing_docs)]
 
+pub mod cache;
 pub mod checkpoint;
+pub mod cubin;
+pub mod emulator;
 pub mod golden;
 pub mod memory;
+pub mod toolchain;
+pub mod weights;

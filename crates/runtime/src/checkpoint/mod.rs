@@ -27,7 +27,7 @@ pub use self::{
     view::{StoredDtype, TensorView},
 };
 
-pub(crate) use self::config::read_object;
+pub(crate) use self::{config::read_object, view::row_major};
 
 /// Single-file names in a directory, in order of preference.
 const SINGLE: [&str; 4] = [

@@ -177,8 +177,8 @@ fn place(name: &str, tensor: &TensorRef, storage: Range<usize>) -> Result<Entry,
     row_major(&shape).ok_or_else(|| bad(format!("its shape {shape:?} overflows")))?;
     let numel: usize = shape.iter().product();
     for (stride, &extent) in strides.iter_mut().zip(&shape) {
-        // The stride of a single element says nothing and may be anything.
-        if extent <= 1 {
+        // The stride of a single element, or in an empty tensor, says nothing and may be anything.
+        if extent <= 1 || numel == 0 {
             *stride = 0;
         }
     }

@@ -76,7 +76,7 @@ fn a_directory_prefers_the_usual_names_and_never_guesses() {
 #[test]
 fn views_into_one_storage_come_out_row_major() {
     let twelve = Tensor::PLAIN;
-    let cases: [(&str, Tensor, &[usize], &[f32]); 7] = [
+    let cases: [(&str, Tensor, &[usize], &[f32]); 8] = [
         (
             "plain",
             twelve,
@@ -132,6 +132,16 @@ fn views_into_one_storage_come_out_row_major() {
                 offset: 12,
                 shape: &[0, 4],
                 strides: &[4, 1],
+                ..twelve
+            },
+            &[0, 4],
+            &[],
+        ),
+        (
+            "hollow",
+            Tensor {
+                shape: &[0, 4],
+                strides: &[1, i64::MAX],
                 ..twelve
             },
             &[0, 4],

@@ -1,0 +1,103 @@
+//@ fexp
+// e^x, at most 2 ulp.
+__device__ __forceinline__ float fexp(float x) { return expf(x); }
+
+//@ fexp2
+// 2^x, at most 2 ulp.
+__device__ __forceinline__ float fexp2(float x) { return exp2f(x); }
+
+//@ fexpm1
+// e^x - 1 without cancellation near 0.
+__device__ __forceinline__ float fexpm1(float x) { return expm1f(x); }
+
+//@ flog
+// Natural logarithm.
+__device__ __forceinline__ float flog(float x) { return logf(x); }
+
+//@ flog2
+// Logarithm to base 2.
+__device__ __forceinline__ float flog2(float x) { return log2f(x); }
+
+//@ flog1p
+// log(1 + x) without cancellation near 0.
+__device__ __forceinline__ float flog1p(float x) { return log1pf(x); }
+
+//@ ftanh
+// Hyperbolic tangent.
+__device__ __forceinline__ float ftanh(float x) { return tanhf(x); }
+
+//@ fsin
+// Sine, full range reduction.
+__device__ __forceinline__ float fsin(float x) { return sinf(x); }
+
+//@ fcos
+// Cosine, full range reduction.
+__device__ __forceinline__ float fcos(float x) { return cosf(x); }
+
+//@ ferf
+// Error function.
+__device__ __forceinline__ float ferf(float x) { return erff(x); }
+
+//@ fsqrt
+// Square root, correctly rounded.
+__device__ __forceinline__ float fsqrt(float x) { return sqrtf(x); }
+
+//@ frsqrt
+// 1 / sqrt(x), at most 2 ulp.
+__device__ __forceinline__ float frsqrt(float x) { return rsqrtf(x); }
+
+//@ frecip
+// 1 / x, correctly rounded.
+__device__ __forceinline__ float frecip(float x) { return 1.0f / x; }
+
+//@ fpow
+// x^y with the C library's special cases.
+__device__ __forceinline__ float fpow(float x, float y) { return powf(x, y); }
+
+//@ fsquare
+// x * x.
+__device__ __forceinline__ float fsquare(float x) { return x * x; }
+
+//@ fabs32
+// |x|.
+__device__ __forceinline__ float fabs32(float x) { return fabsf(x); }
+
+//@ fmin32
+// The smaller of x and y; NaN when either is NaN.
+__device__ __forceinline__ float fmin32(float x, float y) { return (x < y || x != x) ? x : y; }
+
+//@ fmax32
+// The larger of x and y; NaN when either is NaN.
+__device__ __forceinline__ float fmax32(float x, float y) { return (x > y || x != x) ? x : y; }
+
+//@ frelu needs fmax32
+// max(x, 0); NaN stays NaN.
+__device__ __forceinline__ float frelu(float x) { return fmax32(x, 0.0f); }
+
+//@ fsigmoid
+// 1 / (1 + e^-x). e^-x may overflow to infinity, which gives 0: no NaN for any non-NaN x.
+__device__ __forceinline__ float fsigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
+
+//@ fsilu
+// x * sigmoid(x), written as one division.
+__device__ __forceinline__ float fsilu(float x) { return x / (1.0f + expf(-x)); }
+
+//@ fgelu
+// x * Phi(x), the exact (erf) form.
+__device__ __forceinline__ float fgelu(float x) { return 0.5f * x * (1.0f + erff(x * 0.70710678118654752f)); }
+
+//@ fsoftplus
+// log(1 + e^x); the identity above 20, where the difference is below half an ulp.
+__device__ __forceinline__ float fsoftplus(float x) { return x > 20.0f ? x : log1pf(expf(x)); }
+
+//@ flogsigmoid
+// log(sigmoid(x)) = min(x, 0) - log(1 + e^-|x|): no overflow on either side.
+__device__ __forceinline__ float flogsigmoid(float x) { return fminf(x, 0.0f) - log1pf(expf(-fabsf(x))); }
+
+//@ fexp2_approx
+// 2^x on the special-function unit: 2 ulp, denormal results kept.
+__device__ __forceinline__ float fexp2_approx(float x) {
+    float y;
+    asm("ex2.approx.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}

@@ -1,0 +1,111 @@
+//@ RawVec
+// The raw words behind V stored elements: 16-byte accesses where the size allows, else 8, 4, or one
+// element at a time.
+template <int BYTES> struct RawVec;
+template <> struct RawVec<4> { unsigned int w[1]; typedef unsigned int Access; static constexpr int N = 1; };
+template <> struct RawVec<8> { unsigned int w[2]; typedef uint2 Access; static constexpr int N = 1; };
+template <> struct __align__(16) RawVec<16> { unsigned int w[4]; typedef uint4 Access; static constexpr int N = 1; };
+template <> struct __align__(16) RawVec<32> { unsigned int w[8]; typedef uint4 Access; static constexpr int N = 2; };
+template <> struct __align__(16) RawVec<64> { unsigned int w[16]; typedef uint4 Access; static constexpr int N = 4; };
+
+//@ unpack_f32 needs to_f32
+// The elements of type T inside raw words, as f32, in memory order.
+template <typename T> struct unpack_f32 {
+    static __device__ __forceinline__ float at(const unsigned int* w, int i) {
+        T t;
+        t.bits = (unsigned short)(w[i >> 1] >> ((i & 1) * 16));
+        return to_f32(t);
+    }
+};
+template <> struct unpack_f32<float> {
+    static __device__ __forceinline__ float at(const unsigned int* w, int i) { return __uint_as_float(w[i]); }
+};
+
+//@ pack_f32 needs from_f32
+// f32 values rounded to T and packed into raw words, in memory order.
+template <typename T, int V> struct pack_f32 {
+    static __device__ __forceinline__ void into(unsigned int* w, const float (&x)[V]) {
+#pragma unroll
+        for (int i = 0; i < V / 2; ++i) {
+            w[i] = (unsigned int)from_f32<T>(x[2 * i]).bits | ((unsigned int)from_f32<T>(x[2 * i + 1]).bits << 16);
+        }
+    }
+};
+template <int V> struct pack_f32<float, V> {
+    static __device__ __forceinline__ void into(unsigned int* w, const float (&x)[V]) {
+#pragma unroll
+        for (int i = 0; i < V; ++i) w[i] = __float_as_uint(x[i]);
+    }
+};
+
+//@ VecIsRaw
+// Whether V elements of T are moved as whole words (4, 8, 16, 32 or 64 bytes).
+template <typename T, int V> struct VecIsRaw {
+    static constexpr int BYTES = V * int(sizeof(T));
+    static constexpr bool value = BYTES == 4 || BYTES == 8 || BYTES == 16 || BYTES == 32 || BYTES == 64;
+};
+
+//@ VecIo needs RawVec, unpack_f32, pack_f32, VecIsRaw
+// Word-wise (RAW) or element-wise movement of V elements of T.
+template <typename T, int V, bool RAW> struct VecIo {
+    static __device__ __forceinline__ void load(const T* p, float (&out)[V]) {
+#pragma unroll
+        for (int i = 0; i < V; ++i) out[i] = to_f32(p[i]);
+    }
+    static __device__ __forceinline__ void load_stream(const T* p, float (&out)[V]) { load(p, out); }
+    static __device__ __forceinline__ void store(T* p, const float (&x)[V]) {
+#pragma unroll
+        for (int i = 0; i < V; ++i) p[i] = from_f32<T>(x[i]);
+    }
+};
+template <typename T, int V> struct VecIo<T, V, true> {
+    typedef RawVec<V * int(sizeof(T))> Raw;
+    typedef typename Raw::Access Access;
+    static __device__ __forceinline__ void load(const T* p, float (&out)[V]) {
+        Raw r;
+#pragma unroll
+        for (int i = 0; i < Raw::N; ++i) reinterpret_cast<Access*>(r.w)[i] = reinterpret_cast<const Access*>(p)[i];
+#pragma unroll
+        for (int i = 0; i < V; ++i) out[i] = unpack_f32<T>::at(r.w, i);
+    }
+    static __device__ __forceinline__ void load_stream(const T* p, float (&out)[V]) {
+        Raw r;
+#pragma unroll
+        for (int i = 0; i < Raw::N; ++i) reinterpret_cast<Access*>(r.w)[i] = __ldcs(reinterpret_cast<const Access*>(p) + i);
+#pragma unroll
+        for (int i = 0; i < V; ++i) out[i] = unpack_f32<T>::at(r.w, i);
+    }
+    static __device__ __forceinline__ void store(T* p, const float (&x)[V]) {
+        Raw r;
+        pack_f32<T, V>::into(r.w, x);
+#pragma unroll
+        for (int i = 0; i < Raw::N; ++i) reinterpret_cast<Access*>(p)[i] = reinterpret_cast<const Access*>(r.w)[i];
+    }
+};
+
+//@ load_vec needs VecIo
+// out[0..V) = p[0..V) as f32. Whole-word accesses when V*sizeof(T) is 4, 8, 16, 32 or 64 bytes; p must
+// then be aligned to min(16, V*sizeof(T)).
+template <typename T, int V> __device__ __forceinline__ void load_vec(const T* p, float (&out)[V]) {
+    VecIo<T, V, VecIsRaw<T, V>::value>::load(p, out);
+}
+
+//@ load_vec_stream needs VecIo
+// load_vec for data that is read once (weights of a GEMV): marked evict-first in the caches.
+template <typename T, int V> __device__ __forceinline__ void load_vec_stream(const T* p, float (&out)[V]) {
+    VecIo<T, V, VecIsRaw<T, V>::value>::load_stream(p, out);
+}
+
+//@ store_vec needs VecIo
+// p[0..V) = x[0..V), rounded to T. Alignment as for load_vec.
+template <typename T, int V> __device__ __forceinline__ void store_vec(T* p, const float (&x)[V]) {
+    VecIo<T, V, VecIsRaw<T, V>::value>::store(p, x);
+}
+
+//@ load_f32 needs to_f32
+// *p as f32.
+template <typename T> __device__ __forceinline__ float load_f32(const T* p) { return to_f32(*p); }
+
+//@ store_f32 needs from_f32
+// *p = x rounded to T.
+template <typename T> __device__ __forceinline__ void store_f32(T* p, float x) { *p = from_f32<T>(x); }

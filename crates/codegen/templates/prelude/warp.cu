@@ -1,0 +1,77 @@
+//@ lane_sum
+// Sum over groups of W neighbouring lanes (W a power of two, at most 32); every lane gets its group's
+// sum. Butterfly order: distances W/2, W/4, ... 1. All 32 lanes of the warp must call it.
+template <int W> __device__ __forceinline__ float lane_sum(float v) {
+#pragma unroll
+    for (int d = W / 2; d > 0; d >>= 1) v += __shfl_xor_sync(0xffffffffu, v, d);
+    return v;
+}
+
+//@ lane_max
+// Maximum over groups of W neighbouring lanes, as lane_sum.
+template <int W> __device__ __forceinline__ float lane_max(float v) {
+#pragma unroll
+    for (int d = W / 2; d > 0; d >>= 1) v = fmaxf(v, __shfl_xor_sync(0xffffffffu, v, d));
+    return v;
+}
+
+//@ warp_sum needs lane_sum
+// Sum over the warp; every lane gets it.
+__device__ __forceinline__ float warp_sum(float v) { return lane_sum<32>(v); }
+
+//@ warp_max needs lane_max
+// Maximum over the warp; every lane gets it.
+__device__ __forceinline__ float warp_max(float v) { return lane_max<32>(v); }
+
+//@ block_sum needs warp_sum
+// Sum over a one-dimensional block of NT threads (a multiple of 32); every thread gets it, and the
+// order is fixed: butterfly inside warps, then warps in turn. `scratch`: NT/32 floats of shared
+// memory, free again on return. Contains barriers: all threads must call it.
+template <int NT> __device__ __forceinline__ float block_sum(float v, float* scratch) {
+    v = warp_sum(v);
+    if constexpr (NT > 32) {
+        if ((threadIdx.x & 31) == 0) scratch[threadIdx.x >> 5] = v;
+        __syncthreads();
+        v = scratch[0];
+#pragma unroll
+        for (int i = 1; i < NT / 32; ++i) v += scratch[i];
+        __syncthreads();
+    }
+    return v;
+}
+
+//@ block_sum_vec needs warp_sum
+// V independent block sums with the barriers of one. `scratch`: V*NT/32 floats.
+template <int NT, int V> __device__ __forceinline__ void block_sum_vec(float (&v)[V], float* scratch) {
+#pragma unroll
+    for (int j = 0; j < V; ++j) v[j] = warp_sum(v[j]);
+    if constexpr (NT > 32) {
+        if ((threadIdx.x & 31) == 0) {
+#pragma unroll
+            for (int j = 0; j < V; ++j) scratch[j * (NT / 32) + (threadIdx.x >> 5)] = v[j];
+        }
+        __syncthreads();
+#pragma unroll
+        for (int j = 0; j < V; ++j) {
+            v[j] = scratch[j * (NT / 32)];
+#pragma unroll
+            for (int i = 1; i < NT / 32; ++i) v[j] += scratch[j * (NT / 32) + i];
+        }
+        __syncthreads();
+    }
+}
+
+//@ block_max needs warp_max
+// Maximum over the block, as block_sum.
+template <int NT> __device__ __forceinline__ float block_max(float v, float* scratch) {
+    v = warp_max(v);
+    if constexpr (NT > 32) {
+        if ((threadIdx.x & 31) == 0) scratch[threadIdx.x >> 5] = v;
+        __syncthreads();
+        v = scratch[0];
+#pragma unroll
+        for (int i = 1; i < NT / 32; ++i) v = fmaxf(v, scratch[i]);
+        __syncthreads();
+    }
+    return v;
+}

@@ -1,0 +1,92 @@
+// Compiled behind one kernel source, with FUSEC_KERNEL naming its kernel: the entry points that the
+// Rust side calls.
+
+namespace fusec_emu {
+
+extern "C" void fusec_emu_fiber() {
+    for (;;) {
+        Worker* w = W;
+        Thread* t = w->cur;
+        invoke(&FUSEC_KERNEL, w->launch->args);
+        end_thread(w, t);
+        Thread* next = pop(w);
+        if (!next) {
+            if (w->ended != w->threads) deadlock(w);
+            void* dead;
+            fusec_emu_switch(&dead, w->main_sp);
+            __builtin_unreachable();
+        }
+        if (next->state == NOT_STARTED) {
+            // The common case of a kernel without barriers: the next thread takes over this stack.
+            next->stack = t->stack;
+            next->state = RUNNABLE;
+            w->cur = next;
+            continue;
+        }
+        w->stacks[w->free_stacks++] = u16(t->stack);
+        switch_to(w, &t->sp, next);
+    }
+}
+
+static void begin_block(Worker* w, Launch* launch) {
+    u32 n = launch->block[0] * launch->block[1] * launch->block[2];
+    w->launch = launch;
+    w->grid_dim = {launch->grid[0], launch->grid[1], launch->grid[2]};
+    w->block_dim = {launch->block[0], launch->block[1], launch->block[2]};
+    w->block_idx = {launch->index[0], launch->index[1], launch->index[2]};
+    w->threads = n;
+    w->ended = w->arrived = w->first_ended = 0;
+    w->failed = false;
+    w->ready_head = w->ready_count = 0;
+    memset(w->warp_arrived, 0, sizeof w->warp_arrived);
+    memset(w->warp_ended, 0, sizeof w->warp_ended);
+    memset(w->warp_pending, 0, sizeof w->warp_pending);
+    w->random = launch->seed * 0xd1342543de82ef95ull ^ (u64(launch->index[2]) << 42) ^ (u64(launch->index[1]) << 21) ^ launch->index[0];
+    u64 mode = launch->seed ? next_random(w) : 0;
+    w->run_ahead = (mode & 1) == 0;
+    for (u32 i = 0; i < n; ++i) w->order[i] = u16((mode & 6) == 2 ? n - 1 - i : i);
+    if (mode & 4)
+        for (u32 i = n - 1; i > 0; --i) {
+            u32 j = u32(next_random(w) >> 32) % (i + 1);
+            u16 swap = w->order[i];
+            w->order[i] = w->order[j];
+            w->order[j] = swap;
+        }
+    u32 index = 0;
+    for (u32 z = 0; z < launch->block[2]; ++z)
+        for (u32 y = 0; y < launch->block[1]; ++y)
+            for (u32 x = 0; x < launch->block[0]; ++x, ++index) {
+                Thread& t = w->thread[index];
+                t.tid = {x, y, z};
+                t.index = index;
+                t.state = NOT_STARTED;
+                t.line = 0;
+                t.copies = t.groups = 0;
+            }
+    w->free_stacks = n;
+    for (u32 i = 0; i < n; ++i) w->stacks[i] = u16(n - 1 - i);
+    for (u32 i = 0; i < n; ++i) push_back(w, w->order[i]);
+    memset(launch->smem, 0xff, launch->smem_bytes);
+    memset(launch->smem + launch->smem_bytes, 0xa5, SMEM_GUARD);
+}
+
+}  // namespace fusec_emu
+
+extern "C" __attribute__((visibility("default"))) const char* fusec_emu_signature() { return fusec_emu::signature(&FUSEC_KERNEL); }
+
+// Runs the block launch->index. 0: done; 1: launch->error says why not.
+extern "C" __attribute__((visibility("default"))) int fusec_emu_run_block(fusec_emu::Launch* launch) {
+    using namespace fusec_emu;
+    Worker* w = reinterpret_cast<Worker*>(launch->arena);
+    W = w;
+    begin_block(w, launch);
+    switch_to(w, &w->main_sp, pop(w));
+    if (w->failed) return 1;
+    for (u32 i = 0; i < SMEM_GUARD; ++i)
+        if (u8(launch->smem[launch->smem_bytes + i]) != 0xa5) {
+            snprintf(launch->error, launch->error_bytes, "block (%u,%u,%u) wrote %u bytes behind its %u bytes of dynamic shared memory",
+                     w->block_idx.x, w->block_idx.y, w->block_idx.z, i, launch->smem_bytes);
+            return 1;
+        }
+    return 0;
+}

@@ -1,0 +1,287 @@
+//! Launching a kernel: argument checks, and blocks spread over the host's cores in a seeded order.
+
+use std::ffi::{CStr, c_void};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use rayon::prelude::*;
+
+use super::EmulatorError;
+use super::arena::Arena;
+use super::build::{EmulatedKernel, EmulatedModule};
+
+/// Bytes behind the dynamic shared memory that the shim fills with a known pattern: `SMEM_GUARD`.
+const SMEM_GUARD: usize = 256;
+const SMEM_ALIGNMENT: usize = 128;
+/// Launches with fewer threads than this are not worth waking another core for.
+const PARALLEL_THREADS: u64 = 2048;
+
+/// An argument of a launch, in the kernel's declared order.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum KernelArg {
+    /// An address in host memory. The memory behind it must stay valid and unshared for the launch.
+    Ptr(*mut u8),
+    /// A 64-bit integer, signed or not.
+    I64(i64),
+    /// A 32-bit signed integer.
+    I32(i32),
+    /// A 32-bit unsigned integer.
+    U32(u32),
+    /// A 32-bit float.
+    F32(f32),
+}
+
+impl KernelArg {
+    fn kind(self) -> char {
+        match self {
+            Self::Ptr(_) => 'p',
+            Self::I64(_) => 'l',
+            Self::I32(_) | Self::U32(_) => 'i',
+            Self::F32(_) => 'f',
+        }
+    }
+
+    fn bits(self) -> u64 {
+        match self {
+            Self::Ptr(p) => p as u64,
+            Self::I64(v) => v.cast_unsigned(),
+            Self::I32(v) => u64::from(v.cast_unsigned()),
+            Self::U32(v) => u64::from(v),
+            Self::F32(v) => u64::from(v.to_bits()),
+        }
+    }
+}
+
+/// Geometry of a launch, as CUDA takes it, and the seed of the execution order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LaunchShape {
+    /// Blocks along x, y, z.
+    pub grid: [u32; 3],
+    /// Threads of a block along x, y, z; at most 1024 together.
+    pub block: [u32; 3],
+    /// Dynamic shared memory of a block, bytes.
+    pub smem_bytes: u32,
+    /// 0 runs threads and blocks in index order; any other seed shuffles both.
+    pub seed: u64,
+}
+
+/// What one worker hands to the shim: `fusec_emu::Launch`.
+#[repr(C)]
+pub(super) struct LaunchRecord {
+    grid: [u32; 3],
+    block: [u32; 3],
+    index: [u32; 3],
+    smem_bytes: u32,
+    seed: u64,
+    smem: *mut u8,
+    arena: *mut u8,
+    args: *mut *mut c_void,
+    error: *mut u8,
+    error_bytes: u64,
+}
+
+fn in_words(kinds: impl Iterator<Item = char>) -> String {
+    let words: Vec<&str> = kinds
+        .map(|kind| match kind {
+            'p' => "pointer",
+            'l' => "i64",
+            'i' => "i32",
+            'f' => "f32",
+            _ => "(a type that launches cannot pass)",
+        })
+        .collect();
+    format!("({})", words.join(", "))
+}
+
+/// Blocks in the order in which they are handed out: a fixed stride through the grid, coprime to its
+/// size, so that every block comes once without a list being kept.
+#[derive(Clone, Copy)]
+struct BlockOrder {
+    count: u64,
+    start: u64,
+    stride: u64,
+}
+
+impl BlockOrder {
+    fn new(count: u64, seed: u64) -> Self {
+        if seed == 0 {
+            return Self {
+                count,
+                start: 0,
+                stride: 1,
+            };
+        }
+        fn common_divisor(a: u64, b: u64) -> u64 {
+            if b == 0 { a } else { common_divisor(b, a % b) }
+        }
+        let mixed = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let mut stride = (mixed >> 17) % count;
+        while common_divisor(stride, count) != 1 {
+            stride = (stride + 1) % count;
+        }
+        Self {
+            count,
+            start: (mixed >> 33) % count,
+            stride,
+        }
+    }
+
+    fn at(self, i: u64) -> u64 {
+        let offset = u128::from(i) * u128::from(self.stride) + u128::from(self.start);
+        u64::try_from(offset % u128::from(self.count)).expect("a remainder of a u64 fits one")
+    }
+}
+
+impl EmulatedModule {
+    /// Names of the kernels, in order.
+    pub fn kernels(&self) -> impl Iterator<Item = &str> {
+        self.kernels.keys().map(String::as_str)
+    }
+
+    /// Runs `kernel` to its end.
+    ///
+    /// # Safety
+    /// Every pointer argument must address memory that the kernel may read or write as its source says,
+    /// and nobody else may use that memory meanwhile. Accesses outside it are undefined behaviour, as on
+    /// a GPU.
+    pub unsafe fn launch(
+        &self,
+        kernel: &str,
+        shape: LaunchShape,
+        args: &[KernelArg],
+    ) -> Result<(), EmulatorError> {
+        let Some(emulated) = self.kernels.get(kernel) else {
+            return Err(EmulatorError::UnknownKernel {
+                kernel: kernel.to_owned(),
+                known: self.kernels().collect::<Vec<_>>().join(", "),
+            });
+        };
+        if !emulated
+            .signature
+            .chars()
+            .eq(args.iter().map(|arg| arg.kind()))
+        {
+            return Err(EmulatorError::Arguments {
+                kernel: kernel.to_owned(),
+                expected: in_words(emulated.signature.chars()),
+                got: in_words(args.iter().map(|arg| arg.kind())),
+            });
+        }
+        check_shape(kernel, shape)?;
+        run(emulated, kernel, shape, args)
+    }
+}
+
+fn check_shape(kernel: &str, shape: LaunchShape) -> Result<(), EmulatorError> {
+    let threads = shape.block.iter().map(|n| u64::from(*n)).product::<u64>();
+    let reason = if shape.grid.contains(&0) || shape.block.contains(&0) {
+        "an extent is zero"
+    } else if threads > 1024 || shape.block.iter().any(|n| *n > 1024) {
+        "a block has at most 1024 threads"
+    } else if shape.grid[1] > 65_535
+        || shape.grid[2] > 65_535
+        || shape.grid[0] > i32::MAX.cast_unsigned()
+    {
+        "a grid has at most 2147483647 x 65535 x 65535 blocks"
+    } else if shape.smem_bytes > 227 * 1024 {
+        "a block has at most 232448 bytes of shared memory"
+    } else {
+        return Ok(());
+    };
+    Err(EmulatorError::Shape {
+        kernel: kernel.to_owned(),
+        grid: shape.grid,
+        block: shape.block,
+        smem: shape.smem_bytes,
+        reason,
+    })
+}
+
+fn run(
+    emulated: &EmulatedKernel,
+    kernel: &str,
+    shape: LaunchShape,
+    args: &[KernelArg],
+) -> Result<(), EmulatorError> {
+    let blocks = shape.grid.iter().map(|n| u64::from(*n)).product::<u64>();
+    let threads = shape.block.iter().map(|n| u64::from(*n)).product::<u64>();
+    let bits: Vec<u64> = args.iter().map(|arg| arg.bits()).collect();
+    let order = BlockOrder::new(blocks, shape.seed);
+    let next = AtomicU64::new(0);
+    let stop = AtomicBool::new(false);
+    let failure: Mutex<Option<String>> = Mutex::new(None);
+
+    let work = || -> Result<(), EmulatorError> {
+        let mut arena = Arena::take()?;
+        let mut smem = vec![0u8; shape.smem_bytes as usize + SMEM_GUARD + SMEM_ALIGNMENT];
+        let offset = smem
+            .as_ptr()
+            .align_offset(SMEM_ALIGNMENT)
+            .min(SMEM_ALIGNMENT);
+        let mut error = [0u8; 1024];
+        let mut values = bits.clone();
+        let mut pointers: Vec<*mut c_void> = values
+            .iter_mut()
+            .map(|value| std::ptr::from_mut(value).cast())
+            .collect();
+        let mut record = LaunchRecord {
+            grid: shape.grid,
+            block: shape.block,
+            index: [0; 3],
+            smem_bytes: shape.smem_bytes,
+            seed: shape.seed,
+            smem: smem[offset..].as_mut_ptr(),
+            arena: arena.as_mut_ptr(),
+            args: pointers.as_mut_ptr(),
+            error: error.as_mut_ptr(),
+            error_bytes: error.len() as u64,
+        };
+        while !stop.load(Ordering::Relaxed) {
+            let i = next.fetch_add(1, Ordering::Relaxed);
+            if i >= blocks {
+                break;
+            }
+            let at = order.at(i);
+            let [gx, gy] = [u64::from(shape.grid[0]), u64::from(shape.grid[1])];
+            let coordinates = [at % gx, at / gx % gy, at / (gx * gy)];
+            record.index =
+                coordinates.map(|c| u32::try_from(c).expect("a block index lies inside its grid"));
+            // SAFETY: the record's pointers outlive the call and belong to this worker alone; what the
+            // kernel does with its own arguments is the caller's promise.
+            if unsafe { (emulated.run_block)(&mut record) } != 0 {
+                stop.store(true, Ordering::Relaxed);
+                let message = CStr::from_bytes_until_nul(&error).map_or_else(
+                    |_| "(no message)".into(),
+                    |text| text.to_string_lossy().into_owned(),
+                );
+                if let Ok(mut first) = failure.lock() {
+                    first.get_or_insert(message);
+                }
+                break;
+            }
+        }
+        Ok(())
+    };
+
+    let workers = if blocks * threads < PARALLEL_THREADS {
+        1
+    } else {
+        (rayon::current_num_threads() as u64).min(blocks)
+    };
+    if workers == 1 {
+        work()?;
+    } else {
+        (0..workers).into_par_iter().try_for_each(|_| work())?;
+    }
+    match failure.into_inner() {
+        Ok(None) => Ok(()),
+        Ok(Some(message)) => Err(EmulatorError::Execution {
+            kernel: kernel.to_owned(),
+            message,
+        }),
+        Err(_) => Err(EmulatorError::Execution {
+            kernel: kernel.to_owned(),
+            message: "a worker of the emulator panicked".to_owned(),
+        }),
+    }
+}

@@ -1,0 +1,116 @@
+//! Runs generated CUDA C++ on the CPU: the very source that ships, compiled by g++ behind a shim that
+//! gives CUDA's dialect and every primitive of the prelude a CPU body.
+//!
+//! Lives here: building kernels (one shared object per kernel, cached by content), launching them over
+//! the host's cores, and turning what goes wrong inside a kernel into an error. The execution model
+//! (fibers, seeded order, divergence detection, poisoned shared memory) is in `shim.h`.
+//! Never here: knowledge of plans, models or numerics bounds; a GPU.
+
+mod arena;
+mod build;
+mod launch;
+
+pub use build::{EmulatedModule, Emulator, EmulatorOptions};
+pub use launch::{KernelArg, LaunchShape};
+
+use std::path::PathBuf;
+
+/// What can go wrong while kernels are built for the CPU or run there.
+#[derive(Debug, thiserror::Error)]
+pub enum EmulatorError {
+    /// The emulator's fibers are written for one platform.
+    #[error("the emulator runs on x86-64 Linux only; use `--device cpu` or a GPU on this machine")]
+    Platform,
+    /// There is no C++ compiler.
+    #[error(
+        "the emulator needs the C++ compiler `{compiler}`, which could not be started: {source}. Install it (Debian, Ubuntu: `apt install g++`; Fedora: `dnf install gcc-c++`) or name another one in FUSEC_CXX"
+    )]
+    CompilerMissing {
+        /// What was started.
+        compiler: String,
+        /// Why it did not start.
+        source: std::io::Error,
+    },
+    /// A kernel does not compile.
+    #[error("kernel `{kernel}` does not compile for the emulator:\n{log}")]
+    Compile {
+        /// Its name.
+        kernel: String,
+        /// What the compiler said, with the lines of the kernel's source.
+        log: String,
+    },
+    /// The cache of compiled kernels cannot be read or written.
+    #[error("the emulator's cache {path}: {source}", path = path.display())]
+    Cache {
+        /// The directory or file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A compiled kernel cannot be loaded.
+    #[error(
+        "kernel `{kernel}`: cannot load {path}: {reason}. Delete the file to have it rebuilt; a build with the address sanitizer needs LD_PRELOAD=libasan.so",
+        path = path.display()
+    )]
+    Load {
+        /// The kernel's name.
+        kernel: String,
+        /// The shared object.
+        path: PathBuf,
+        /// What the loader said.
+        reason: String,
+    },
+    /// Two kernels of a module share a name, or a name is no C identifier.
+    #[error("`{kernel}` cannot name a kernel here: {reason}")]
+    Name {
+        /// The name.
+        kernel: String,
+        /// Why not.
+        reason: &'static str,
+    },
+    /// The module has no such kernel.
+    #[error("the emulated module has no kernel `{kernel}`; it has {known}")]
+    UnknownKernel {
+        /// The name asked for.
+        kernel: String,
+        /// The names there are.
+        known: String,
+    },
+    /// Arguments do not fit the kernel's parameters.
+    #[error("kernel `{kernel}` takes {expected}, but the launch gives {got}")]
+    Arguments {
+        /// The kernel's name.
+        kernel: String,
+        /// The parameters, in words.
+        expected: String,
+        /// The arguments, in words.
+        got: String,
+    },
+    /// A grid, block or shared-memory size that no GPU would take.
+    #[error(
+        "kernel `{kernel}` cannot be launched with grid {grid:?}, block {block:?}, {smem} bytes of shared memory: {reason}"
+    )]
+    Shape {
+        /// The kernel's name.
+        kernel: String,
+        /// Blocks along x, y, z.
+        grid: [u32; 3],
+        /// Threads along x, y, z.
+        block: [u32; 3],
+        /// Dynamic shared memory, bytes.
+        smem: u32,
+        /// Why not.
+        reason: &'static str,
+    },
+    /// The kernel did something illegal: a divergent barrier, a misaligned access, an overrun.
+    #[error("kernel `{kernel}` failed in the emulator: {message}")]
+    Execution {
+        /// The kernel's name.
+        kernel: String,
+        /// What happened, with block, thread and source line.
+        message: String,
+    },
+    /// Memory for fibers could not be mapped.
+    #[error("the emulator cannot map memory for its fibers: {0}")]
+    Memory(#[source] std::io::Error),
+}

@@ -1,0 +1,171 @@
+//! The numbers of a model: one f32 vector per parameter of a [`Graph`], row-major over the axes of
+//! the parameter's value.
+//!
+//! They come from a checkpoint ([`Weights::from_checkpoint`]) or from a seed ([`Weights::random`],
+//! [`Weights::initial`]). Load-time operations on parameters are part of the graph and are not
+//! evaluated here; nor is anything packed for a particular kernel.
+
+mod arrange;
+mod bind;
+mod error;
+mod glob;
+mod random;
+mod spec;
+
+use fusec_codegen::Element;
+use fusec_ir::{Graph, ParamId, Precision};
+use half::{bf16, f16};
+use rayon::prelude::*;
+
+use crate::checkpoint::Checkpoint;
+
+pub use self::{
+    error::{BindProblem, WeightsError},
+    spec::{SpecError, WeightSpec},
+};
+
+/// One f32 vector per parameter, in [`ParamId`] order.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Weights {
+    params: Vec<Vec<f32>>,
+}
+
+impl Weights {
+    /// Takes the parameters from a checkpoint, as each parameter's `source` says.
+    ///
+    /// Every parameter must be found, every shape must fit, every number must be finite, and every
+    /// tensor must be used entirely unless `allow_unused` names it; all violations come in one
+    /// error.
+    pub fn from_checkpoint(graph: &Graph, checkpoint: &Checkpoint) -> Result<Self, WeightsError> {
+        bind::bind(graph, checkpoint).map(|params| Self { params })
+    }
+
+    /// Weights for checking and timing: as each parameter's `init` says, but constants are spread
+    /// a little, so that no zero matrix or gain of one hides a wrong kernel.
+    pub fn random(graph: &Graph, seed: u64) -> Result<Self, WeightsError> {
+        random::draw(graph, seed, random::Constants::Spread).map(|params| Self { params })
+    }
+
+    /// Weights as training would start from: exactly what each parameter's `init` says.
+    pub fn initial(graph: &Graph, seed: u64) -> Result<Self, WeightsError> {
+        random::draw(graph, seed, random::Constants::Exact).map(|params| Self { params })
+    }
+
+    /// All parameters, in [`ParamId`] order.
+    pub fn params(&self) -> &[Vec<f32>] {
+        &self.params
+    }
+
+    /// All parameters, in [`ParamId`] order.
+    pub fn into_params(self) -> Vec<Vec<f32>> {
+        self.params
+    }
+
+    /// All parameters as f64 (exact), in [`ParamId`] order.
+    pub fn to_f64(&self) -> Vec<Vec<f64>> {
+        self.params
+            .iter()
+            .map(|param| param.iter().map(|&x| x.into()).collect())
+            .collect()
+    }
+
+    /// One parameter; `None` when the weights belong to a graph with fewer.
+    pub fn param(&self, id: ParamId) -> Option<&[f32]> {
+        self.params.get(id.index()).map(Vec::as_slice)
+    }
+
+    /// The weights as a run with that storage type sees them: parameters of
+    /// [`Precision::Storage`] rounded to `storage` and back, the others unchanged.
+    pub fn rounded(&self, graph: &Graph, storage: Element) -> Result<Self, WeightsError> {
+        let params = self.params.iter().enumerate().map(|(i, values)| {
+            let param = graph
+                .params
+                .get(i)
+                .and_then(|p| Some((p, graph.values.get(p.value.index())?)));
+            match param {
+                Some((param, value)) if value.precision == Precision::Storage => {
+                    round(&param.name, values, storage)
+                }
+                _ => Ok(values.clone()),
+            }
+        });
+        params
+            .collect::<Result<_, _>>()
+            .map(|params| Self { params })
+    }
+
+    /// The little-endian bytes of one parameter stored as `element`.
+    pub fn encode(
+        &self,
+        graph: &Graph,
+        id: ParamId,
+        element: Element,
+    ) -> Result<Vec<u8>, WeightsError> {
+        let (Some(values), Some(param)) = (self.param(id), graph.params.get(id.index())) else {
+            return Err(WeightsError::Malformed {
+                place: format!("parameter {}", id.0),
+                why: format!("these weights have {} parameters", self.params.len()),
+            });
+        };
+        // The check for overflow is the rounding's; encoding then cannot lose anything more.
+        let rounded = round(&param.name, values, element)?;
+        Ok(match element {
+            Element::F32 => flat(&rounded, f32::to_le_bytes),
+            Element::Bf16 => flat(&rounded, |x| bf16::from_f32(x).to_le_bytes()),
+            Element::F16 => flat(&rounded, |x| f16::from_f32(x).to_le_bytes()),
+            Element::I32 => flat(&rounded, |x| (x as i32).to_le_bytes()),
+        })
+    }
+}
+
+fn flat<const N: usize>(values: &[f32], encode: impl Fn(f32) -> [u8; N] + Sync) -> Vec<u8> {
+    let mut bytes = vec![0; values.len() * N];
+    let (slots, _) = bytes.as_chunks_mut::<N>();
+    slots
+        .par_iter_mut()
+        .zip(values)
+        .with_min_len(1 << 14)
+        .for_each(|(slot, &x)| *slot = encode(x));
+    bytes
+}
+
+/// Values rounded to `element` (to nearest, ties to even); what does not fit is an error.
+fn round(name: &str, values: &[f32], element: Element) -> Result<Vec<f32>, WeightsError> {
+    let rounded: Vec<f32> = match element {
+        Element::F32 => return Ok(values.to_vec()),
+        Element::Bf16 => values
+            .par_iter()
+            .with_min_len(1 << 14)
+            .map(|&x| bf16::from_f32(x).to_f32())
+            .collect(),
+        Element::F16 => values
+            .par_iter()
+            .with_min_len(1 << 14)
+            .map(|&x| f16::from_f32(x).to_f32())
+            .collect(),
+        // Exact or nothing: an integer parameter has no use for rounding.
+        Element::I32 => values
+            .iter()
+            .map(|&x| {
+                if (x as i32) as f64 == f64::from(x) {
+                    x
+                } else {
+                    f32::INFINITY
+                }
+            })
+            .collect(),
+    };
+    match rounded
+        .iter()
+        .zip(values)
+        .position(|(r, x)| !r.is_finite() && x.is_finite())
+    {
+        None => Ok(rounded),
+        Some(index) => Err(WeightsError::Overflow {
+            param: name.to_string(),
+            index,
+            value: values.get(index).copied().unwrap_or_default(),
+            element,
+        }),
+    }
+}

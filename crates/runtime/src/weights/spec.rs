@@ -1,0 +1,51 @@
+//! What a user writes for `--weights`.
+
+use std::{convert::Infallible, path::PathBuf, str::FromStr};
+
+use fusec_ir::Graph;
+
+use super::{Weights, WeightsError};
+use crate::checkpoint::{Checkpoint, CheckpointError};
+
+/// Where weights come from: `random:SEED`, or the path of a checkpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum WeightSpec {
+    /// Drawn from a seed.
+    Random(u64),
+    /// Read from a checkpoint.
+    Checkpoint(PathBuf),
+}
+
+/// Why the weights that a user asked for cannot be had.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SpecError {
+    /// The checkpoint cannot be opened.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// The weights do not fit the model.
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
+}
+
+impl FromStr for WeightSpec {
+    type Err = Infallible;
+
+    /// `random:` and a number below 2^64 is a seed; anything else is a path.
+    fn from_str(text: &str) -> Result<Self, Infallible> {
+        Ok(match text.strip_prefix("random:").map(str::parse) {
+            Some(Ok(seed)) => Self::Random(seed),
+            _ => Self::Checkpoint(PathBuf::from(text)),
+        })
+    }
+}
+
+impl WeightSpec {
+    /// Gets the weights for a graph.
+    pub fn load(&self, graph: &Graph) -> Result<Weights, SpecError> {
+        Ok(match self {
+            Self::Random(seed) => Weights::random(graph, *seed)?,
+            Self::Checkpoint(path) => Weights::from_checkpoint(graph, &Checkpoint::open(path)?)?,
+        })
+    }
+}
