@@ -1,1 +1,73 @@
-fn main() {}
+//! `fusec`: a model text goes in, fused CUDA kernels come out.
+//!
+//! The binary is glue: one file per verb, and what verbs share (arguments, output, failures). What
+//! never lives here: anything that another program may want to call; that belongs to the crates.
+#![warn(missing_docs)]
+#![forbid(unsafe_code)]
+
+mod exit;
+mod failure;
+mod flags;
+mod output;
+mod run;
+mod table;
+mod toolchain;
+mod verify;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::exit::Exit;
+use crate::failure::Failure;
+use crate::output::Output;
+
+/// Compiles linear-recurrent sequence models into fused CUDA kernels, and runs them.
+#[derive(Debug, Parser)]
+#[command(name = "fusec", version, max_term_width = 100, after_help = exit::HELP)]
+struct Cli {
+    /// Write JSON to stdout instead of text.
+    #[arg(long, global = true)]
+    json: bool,
+    /// Say more on stderr; twice for everything.
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Runs a model and compares its logits with recorded or reference ones.
+    Verify(verify::Args),
+    /// Runs a model on token ids.
+    Run(run::Args),
+    /// Shows the CUDA compiler that is used, and fetches it where there is none.
+    Toolchain(toolchain::Args),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    output::start_log(cli.verbose);
+    let mut output = Output::new(cli.json);
+    if let Err(error) = failure::install_handler() {
+        // Reports are then printed without the source they point into, which is still a report.
+        tracing::debug!("{error}");
+    }
+    match dispatch(cli.verb, &mut output).and_then(|exit| output.finish().map(|()| exit)) {
+        Ok(exit) => exit.into(),
+        Err(failure) if failure.is_reader_gone() => Exit::Success.into(),
+        Err(failure) => {
+            failure.print();
+            failure.exit().into()
+        }
+    }
+}
+
+fn dispatch(verb: Verb, output: &mut Output) -> Result<Exit, Failure> {
+    match verb {
+        Verb::Verify(args) => verify::run(&args, output),
+        Verb::Run(args) => run::run(&args, output),
+        Verb::Toolchain(args) => toolchain::run(&args, output),
+    }
+}

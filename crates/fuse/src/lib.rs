@@ -7,8 +7,22 @@
 #![warn(missing_docs)]
 #![forbid(unsafe_code)]
 
+pub mod context;
+pub mod cost;
+pub mod device;
+pub mod fit;
+pub mod forms;
+mod name;
+mod order;
 pub mod plan;
+mod planner;
+pub mod segment;
+pub mod select;
+mod validate;
+
+pub use device::{Device, DeviceError, Figure, Provenance};
 
 pub use plan::{
     Anchor, Body, Cost, GridAxis, Kernel, Mode, Phase, Plan, Reject, Shape, Storage, Template,
 };
+pub use planner::{Launch, Options, PlanError, Planned, plan};

@@ -5,11 +5,12 @@
 //! from a `model.toml`, and the interpreters that define what each operation
 //! computes. What never will: anything about GPUs, kernels or costs.
 #![warn(missing_docs)]
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 pub mod axis;
 pub mod expr;
 pub mod graph;
+pub mod interpret;
 pub mod recurrence;
 
 pub use axis::{Axis, AxisId};

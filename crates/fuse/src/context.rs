@@ -1,0 +1,203 @@
+//! What every stage of planning asks about the graph: which operations are to be
+//! planned, who reads what, and how large an operation's iteration space is.
+//!
+//! Answers only; decisions live in [`crate::fit`], [`crate::cost`] and [`crate::select`].
+
+use crate::Device;
+use crate::plan::{Shape, Storage};
+use fusec_ir::{AxisId, Graph, Op, OpId, OpKind, Precision, StepKind, ValueId};
+
+/// Everything that is fixed while one model is planned.
+#[derive(Debug)]
+pub struct Context<'a> {
+    /// The graph.
+    pub graph: &'a Graph,
+    /// Shape the costs are for.
+    pub shape: Shape,
+    /// Storage type of activations and matrices.
+    pub storage: Storage,
+    /// The device profile.
+    pub device: &'a Device,
+    /// Launch overhead of one kernel, microseconds.
+    pub launch_us: f64,
+    /// Per value, the planned operations that read it.
+    consumers: Vec<Vec<OpId>>,
+    /// Per value, whether the caller gets it.
+    is_output: Vec<bool>,
+    /// The operations to plan, ascending.
+    planned: Vec<OpId>,
+}
+
+impl<'a> Context<'a> {
+    /// Collects the facts. Operations evaluated at load and operations whose results reach
+    /// neither an output nor a carried tail are not planned.
+    pub fn new(
+        graph: &'a Graph,
+        shape: Shape,
+        storage: Storage,
+        device: &'a Device,
+        launch_us: f64,
+    ) -> Self {
+        let mut is_output = vec![false; graph.values.len()];
+        for v in &graph.outputs {
+            is_output[v.index()] = true;
+        }
+        let mut needed = is_output.clone();
+        let mut planned = Vec::new();
+        for i in (0..graph.ops.len()).rev() {
+            let (id, op) = (OpId(i as u32), &graph.ops[i]);
+            let live = !op.tails.is_empty() || op.outputs.iter().any(|v| needed[v.index()]);
+            if live {
+                for access in &op.inputs {
+                    needed[access.value.index()] = true;
+                }
+                if !graph.is_load_time(id) {
+                    planned.push(id);
+                }
+            }
+        }
+        planned.reverse();
+        let mut consumers = vec![Vec::new(); graph.values.len()];
+        for id in &planned {
+            for access in &graph.op(*id).inputs {
+                let list: &mut Vec<OpId> = &mut consumers[access.value.index()];
+                if list.last() != Some(id) {
+                    list.push(*id);
+                }
+            }
+        }
+        Context {
+            graph,
+            shape,
+            storage,
+            device,
+            launch_us,
+            consumers,
+            is_output,
+            planned,
+        }
+    }
+
+    /// The operations to plan, ascending.
+    pub fn planned(&self) -> &[OpId] {
+        &self.planned
+    }
+
+    /// The planned operations that read a value, ascending.
+    pub fn readers(&self, value: ValueId) -> &[OpId] {
+        &self.consumers[value.index()]
+    }
+
+    /// Whether the caller gets a value.
+    pub fn is_output(&self, value: ValueId) -> bool {
+        self.is_output[value.index()]
+    }
+
+    /// Rows of the run: batch times time.
+    pub fn rows(&self) -> usize {
+        self.shape.batch * self.shape.time
+    }
+
+    /// Streaming multiprocessors of the device.
+    pub fn sms(&self) -> usize {
+        self.device.sms.value as usize
+    }
+
+    /// Bytes of one element of a value in memory.
+    pub fn element_bytes(&self, value: ValueId) -> usize {
+        match self.graph.value(value).precision {
+            Precision::Storage => self.storage.bytes(),
+            Precision::F32 | Precision::Index => 4,
+        }
+    }
+
+    /// Bytes of a value in memory at the planned shape.
+    pub fn value_bytes(&self, value: ValueId) -> f64 {
+        let rows = if self.graph.value(value).rows {
+            self.rows()
+        } else {
+            1
+        };
+        (self.graph.row_elements(value) * rows * self.element_bytes(value)) as f64
+    }
+}
+
+/// Whether an operation can be part of a row body: it needs no tensor cores, no state.
+pub fn is_row_op(op: &Op) -> bool {
+    matches!(
+        op.kind,
+        OpKind::Map { .. } | OpKind::Reduce { .. } | OpKind::Norm { .. } | OpKind::Gather
+    )
+}
+
+/// The index variables over which an operation combines elements.
+pub fn reduced_axes(op: &Op) -> &[AxisId] {
+    match &op.kind {
+        OpKind::Reduce { axes, .. } | OpKind::Norm { axes, .. } | OpKind::Contract { axes } => axes,
+        OpKind::CumSum { axis } => std::slice::from_ref(axis),
+        OpKind::Map { .. } | OpKind::Gather | OpKind::Scan { .. } => &[],
+    }
+}
+
+/// All index variables of an operation other than a scan: those of its result, then those
+/// it combines over and that the result lacks.
+pub fn iteration_axes(graph: &Graph, op: &Op) -> Vec<AxisId> {
+    let mut axes: Vec<AxisId> = op
+        .outputs
+        .first()
+        .map(|v| graph.value(*v).axes.clone())
+        .unwrap_or_default();
+    for axis in reduced_axes(op) {
+        if !axes.contains(axis) {
+            axes.push(*axis);
+        }
+    }
+    axes
+}
+
+/// Work and special-function evaluations of one step of a recurrence, and the block-wide
+/// exchanges it needs (a statement that combines over an axis).
+pub fn step_work(graph: &Graph, recurrence: &fusec_ir::Recurrence) -> (f64, f64, f64) {
+    let (mut flops, mut special, mut exchanges) = (0.0, 0.0, 0.0);
+    for op in &recurrence.ops {
+        let mut space = graph.elements(&op.axes) as f64;
+        let mut per_element = op.expr.op_count() as f64;
+        if let StepKind::Reduce { axes, .. } = &op.kind {
+            space *= graph.elements(axes) as f64;
+            per_element += 1.0;
+            exchanges += 1.0;
+        }
+        flops += space * per_element;
+        special += space * special_count(&op.expr) as f64;
+    }
+    (flops, special, exchanges)
+}
+
+/// Evaluations of functions that the special-function units compute.
+pub fn special_count(expr: &fusec_ir::Expr) -> usize {
+    use fusec_ir::{Binary, Expr, Unary};
+    let mut n = 0;
+    expr.walk(&mut |e| {
+        n += match e {
+            Expr::Unary(u, _) => match u {
+                Unary::Neg | Unary::Relu | Unary::Square | Unary::Abs => 0,
+                Unary::Exp
+                | Unary::Log
+                | Unary::Sqrt
+                | Unary::Rsqrt
+                | Unary::Recip
+                | Unary::Sin
+                | Unary::Cos => 1,
+                Unary::Tanh
+                | Unary::Sigmoid
+                | Unary::Silu
+                | Unary::Softplus
+                | Unary::LogSigmoid => 2,
+            },
+            Expr::Binary(Binary::Div, ..) => 1,
+            Expr::Binary(Binary::Pow, ..) => 2,
+            _ => 0,
+        }
+    });
+    n
+}

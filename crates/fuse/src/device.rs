@@ -1,0 +1,232 @@
+//! Device profiles: the limits the cost model uses, each with its provenance.
+//!
+//! A profile is a TOML file under `devices/`; those of the repository are
+//! compiled in, so that plans are the same everywhere. Nothing here asks a
+//! driver what is plugged in.
+
+use crate::plan::Storage;
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+
+/// Where a figure comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Provenance {
+    /// Measured on such a device.
+    Measured,
+    /// From the maker's documents.
+    Datasheet,
+    /// Scaled from a related device; to be replaced by a measurement.
+    Estimate,
+}
+
+/// A number and its provenance.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Figure {
+    /// The number, in the unit of its field.
+    pub value: f64,
+    /// Where it comes from.
+    pub from: Provenance,
+}
+
+/// What the cost model knows of a GPU.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Device {
+    /// Short name (`h200`).
+    pub name: String,
+    /// Full name.
+    pub title: String,
+    /// Architecture its kernels are compiled for (`sm_90a`).
+    pub arch: String,
+    /// Streaming multiprocessors.
+    pub sms: Figure,
+    /// Device memory bandwidth, TB/s, reads and writes together.
+    pub memory_tbs: Figure,
+    /// L2 cache, MB.
+    pub l2_mb: Figure,
+    /// L2 bandwidth, TB/s.
+    pub l2_tbs: Figure,
+    /// Tensor cores with 16-bit inputs and f32 accumulation, TFLOP/s.
+    pub tensor_tflops: Figure,
+    /// FP32 outside tensor cores, TFLOP/s.
+    pub fp32_tflops: Figure,
+    /// Special functions per SM and clock.
+    pub sfu_per_sm: Figure,
+    /// Boost clock, GHz.
+    pub clock_ghz: Figure,
+    /// One step of a sequential recurrence, microseconds.
+    pub step_us: Figure,
+    /// One block-wide exchange (a reduction inside a row, a shared-memory hand-over), microseconds.
+    pub barrier_us: Figure,
+    /// Start of a kernel on a stream, microseconds.
+    pub stream_launch_us: Figure,
+    /// Start of a kernel inside a CUDA graph, microseconds.
+    pub graph_launch_us: Figure,
+    /// Shared memory one block may use, KiB.
+    pub smem_kb: Figure,
+    /// 32-bit registers of one SM.
+    pub registers: Figure,
+}
+
+/// Why a device profile cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum DeviceError {
+    /// No such profile is compiled in.
+    #[error(
+        "unknown device `{name}`: one of {known}, or the path of a device file ending in .toml"
+    )]
+    Unknown {
+        /// What was asked for.
+        name: String,
+        /// What there is.
+        known: String,
+    },
+    /// The file cannot be read.
+    #[error("cannot read the device file {path}: {source}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file is not a device profile.
+    #[error("{path} is not a device profile: {source}")]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Why, with the place.
+        source: Box<toml::de::Error>,
+    },
+    /// A figure is not a positive number.
+    #[error("{path}: `{field}` must be a positive number, got {value}")]
+    Figure {
+        /// The file.
+        path: PathBuf,
+        /// The field.
+        field: &'static str,
+        /// Its value.
+        value: f64,
+    },
+}
+
+const BUILT_IN: [(&str, &str); 6] = [
+    ("h200", include_str!("../../../devices/h200.toml")),
+    ("h100", include_str!("../../../devices/h100.toml")),
+    ("a100", include_str!("../../../devices/a100.toml")),
+    ("rtx4090", include_str!("../../../devices/rtx4090.toml")),
+    ("rtx4050", include_str!("../../../devices/rtx4050.toml")),
+    ("t4", include_str!("../../../devices/t4.toml")),
+];
+
+impl Device {
+    /// The names of the profiles that are compiled in.
+    pub fn names() -> impl Iterator<Item = &'static str> {
+        BUILT_IN.iter().map(|(name, _)| *name)
+    }
+
+    /// A compiled-in profile by name, or a profile from a path ending in `.toml`.
+    pub fn find(name_or_path: &str) -> Result<Device, DeviceError> {
+        if name_or_path.ends_with(".toml") {
+            return Device::load(Path::new(name_or_path));
+        }
+        match BUILT_IN.iter().find(|(name, _)| *name == name_or_path) {
+            Some((name, text)) => Device::parse(text, Path::new(&format!("devices/{name}.toml"))),
+            None => Err(DeviceError::Unknown {
+                name: name_or_path.to_string(),
+                known: Device::names().collect::<Vec<_>>().join(", "),
+            }),
+        }
+    }
+
+    /// Reads a profile from a file.
+    pub fn load(path: &Path) -> Result<Device, DeviceError> {
+        let text = std::fs::read_to_string(path).map_err(|source| DeviceError::Read {
+            path: path.to_path_buf(),
+            source,
+        })?;
+        Device::parse(&text, path)
+    }
+
+    fn parse(text: &str, path: &Path) -> Result<Device, DeviceError> {
+        let device: Device = toml::from_str(text).map_err(|source| DeviceError::Parse {
+            path: path.to_path_buf(),
+            source: Box::new(source),
+        })?;
+        for (field, figure) in device.figures() {
+            if !(figure.value.is_finite() && figure.value > 0.0) {
+                return Err(DeviceError::Figure {
+                    path: path.to_path_buf(),
+                    field,
+                    value: figure.value,
+                });
+            }
+        }
+        Ok(device)
+    }
+
+    /// Every figure with the name of its field.
+    pub fn figures(&self) -> [(&'static str, Figure); 14] {
+        [
+            ("sms", self.sms),
+            ("memory_tbs", self.memory_tbs),
+            ("l2_mb", self.l2_mb),
+            ("l2_tbs", self.l2_tbs),
+            ("tensor_tflops", self.tensor_tflops),
+            ("fp32_tflops", self.fp32_tflops),
+            ("sfu_per_sm", self.sfu_per_sm),
+            ("clock_ghz", self.clock_ghz),
+            ("step_us", self.step_us),
+            ("barrier_us", self.barrier_us),
+            ("stream_launch_us", self.stream_launch_us),
+            ("graph_launch_us", self.graph_launch_us),
+            ("smem_kb", self.smem_kb),
+            ("registers", self.registers),
+        ]
+    }
+
+    /// Tensor-core rate for a storage type in TFLOP/s; `None` where none applies (f32 is
+    /// computed in f32, without TF32; bf16 needs sm_80).
+    pub fn tensor_rate(&self, storage: Storage) -> Option<f64> {
+        match storage {
+            Storage::F32 => None,
+            Storage::Bf16 if self.arch == "sm_75" => None,
+            Storage::Bf16 | Storage::F16 => Some(self.tensor_tflops.value),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_compiled_in_profile_parses_and_carries_its_own_name() {
+        for name in Device::names() {
+            let device = Device::find(name).unwrap();
+            assert_eq!(device.name, name);
+        }
+    }
+
+    #[test]
+    fn a_profile_with_a_figure_that_is_no_positive_number_is_refused_by_name() {
+        let text = BUILT_IN[0].1.replace("4.24", "0.0");
+        let error = Device::parse(&text, Path::new("x.toml")).unwrap_err();
+        assert!(error.to_string().contains("memory_tbs"), "{error}");
+    }
+
+    #[test]
+    fn an_unknown_device_lists_what_there_is() {
+        let error = Device::find("h2000").unwrap_err().to_string();
+        assert!(error.contains("h200,") && error.contains("t4"), "{error}");
+    }
+
+    #[test]
+    fn tensor_cores_serve_16_bit_types_only() {
+        let t4 = Device::find("t4").unwrap();
+        assert_eq!(t4.tensor_rate(Storage::F32), None);
+        assert_eq!(t4.tensor_rate(Storage::Bf16), None);
+        assert_eq!(t4.tensor_rate(Storage::F16), Some(65.0));
+    }
+}

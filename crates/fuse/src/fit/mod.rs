@@ -1,0 +1,250 @@
+//! Legality: may one kernel compute a group of operations, and as which bodies?
+//!
+//! One file per template; each rule is a named [`Reject`] with its limit and
+//! what was found. Legality never depends on cost, and only the choice between
+//! matrix-vector and matrix products depends on the shape.
+//!
+//! | rule | template | meaning |
+//! |---|---|---|
+//! | `empty` | all | a kernel computes at least one operation |
+//! | `load-only` | all | the operation exists at load time only |
+//! | `mixed-anchors` | all | a recurrence and a product need different templates |
+//! | `not-convex` | all | a value would leave the kernel and come back |
+//! | `not-connected` | all | an operation has nothing to do with the others |
+//! | `look-ahead` | all | a row after the current one, produced in the same kernel |
+//! | `delay-permuted` | row, scan, gemv | an earlier row of a value of the same kernel, with permuted or sliced axes |
+//! | `halo-depth` | row, gemv | rows recomputed before the first one of a block |
+//! | `row-size` | row | elements of one row held by one block |
+//! | `scan-gather` | scan | a look-up inside a kernel that walks along T |
+//! | `state-size` | scan | state elements held by one block |
+//! | `scan-width` | scan | elements of another operation held by one block |
+//! | `two-activations` | gemv, gemm | both operands of a product change per row |
+//! | `contract-delay` | gemv, gemm | a product reads an earlier row of a value of the same kernel |
+//! | `needs-phase` | gemv, gemm | a product depends on another product's result |
+//! | `lane-axes` | gemv, gemm | products joined by an epilogue have different result axes |
+//! | `epilogue-op` | gemv, gemm | something else than a map after a product |
+//! | `epilogue-axes` | gemv, gemm | an epilogue over other axes than the product's |
+//! | `epilogue-access` | gemv, gemm | an epilogue reads another element of a value of the same kernel |
+//! | `epilogue-delay` | gemv, gemm | an epilogue reads an earlier row |
+//! | `epilogue-tail` | gemv, gemm | an epilogue keeps a stencil tail |
+//! | `epilogue-reads-prologue` | gemv, gemm | a value of the prologue is needed after the product |
+//! | `prologue-size` | gemv | elements of one row of the prologue |
+//! | `prologue-op`, `prologue-axes`, `prologue-access`, `prologue-delay`, `prologue-tail`, `prologue-stored` | gemm | the prologue is a chain of maps over the activation's axes that stays on the chip |
+//! | `lane-contracts`, `lane-operands` | gemm | at most two products of one activation share accumulators |
+
+mod contract;
+mod gemm;
+mod gemv;
+mod row;
+mod scan;
+mod space;
+
+pub use contract::GEMV_MAX_ROWS;
+
+use crate::context::{Context, is_row_op};
+use crate::plan::{Body, Reject};
+use fusec_ir::{Access, Op, OpId, OpKind, ValueId};
+
+/// A group of operations under examination.
+pub(crate) struct Group<'a> {
+    pub ctx: &'a Context<'a>,
+    /// Ascending.
+    pub ops: &'a [OpId],
+}
+
+/// The lanes of the kernel that computes `ops` (ascending, each once), or why there is none.
+///
+/// Convexity is a property of the whole graph and is checked by [`crate::select`].
+pub fn fit(ctx: &Context<'_>, ops: &[OpId]) -> Result<Vec<Body>, Reject> {
+    let group = Group { ctx, ops };
+    if ops.is_empty() {
+        return Err(group.reject("empty", [], "at least one operation", "none"));
+    }
+    let (mut scans, mut contracts) = (Vec::new(), Vec::new());
+    for id in ops {
+        let op = group.op(*id);
+        match &op.kind {
+            OpKind::Scan { .. } => scans.push(*id),
+            OpKind::Contract { .. } => contracts.push(*id),
+            OpKind::CumSum { .. } => {
+                return Err(group.reject(
+                    "load-only",
+                    [*id],
+                    "operations that exist at every row",
+                    "a cumulative sum along an axis",
+                ));
+            }
+            _ => debug_assert!(is_row_op(op)),
+        }
+        for access in &op.inputs {
+            if access.delay < 0 && group.in_body(access.value).is_some() {
+                return Err(group.reject(
+                    "look-ahead",
+                    [*id],
+                    "rows up to the current one",
+                    format!("row t + {}", -i64::from(access.delay)),
+                ));
+            }
+        }
+    }
+    if let (Some(scan), Some(contract)) = (scans.first(), contracts.first()) {
+        return Err(group.reject(
+            "mixed-anchors",
+            [*scan, *contract],
+            "recurrences or products",
+            "both",
+        ));
+    }
+    if !scans.is_empty() {
+        scan::fit(&group, &scans)
+    } else if contracts.is_empty() {
+        row::fit(&group).map(|body| vec![body])
+    } else if ctx.rows() <= GEMV_MAX_ROWS {
+        gemv::fit(&group, &contracts)
+    } else {
+        gemm::fit(&group, &contracts)
+    }
+}
+
+impl Group<'_> {
+    pub fn op(&self, id: OpId) -> &Op {
+        self.ctx.graph.op(id)
+    }
+
+    pub fn contains(&self, id: OpId) -> bool {
+        self.ops.binary_search(&id).is_ok()
+    }
+
+    /// Position of an operation of the group.
+    pub fn position(&self, id: OpId) -> Option<usize> {
+        self.ops.binary_search(&id).ok()
+    }
+
+    /// The operation of the group that produces a value.
+    pub fn in_body(&self, value: ValueId) -> Option<OpId> {
+        self.ctx
+            .graph
+            .producer(value)
+            .filter(|id| self.contains(*id))
+    }
+
+    /// The accesses of an operation to values of the group, with their producers.
+    pub fn in_body_accesses(&self, id: OpId) -> impl Iterator<Item = (&Access, OpId)> {
+        self.op(id)
+            .inputs
+            .iter()
+            .filter_map(|a| self.in_body(a.value).map(|p| (a, p)))
+    }
+
+    /// Whether a value is needed outside the group.
+    pub fn is_stored(&self, value: ValueId) -> bool {
+        self.ctx.is_output(value) || self.ctx.readers(value).iter().any(|r| !self.contains(*r))
+    }
+
+    /// The results of an operation that are needed outside the group.
+    pub fn stored_outputs(&self, id: OpId) -> impl Iterator<Item = ValueId> {
+        self.op(id)
+            .outputs
+            .iter()
+            .copied()
+            .filter(|v| self.is_stored(*v))
+    }
+
+    /// For each operation of the group, whether `from` (positions) reach it along edges of
+    /// the group; `from` included.
+    pub fn descendants(&self, from: &[bool]) -> Vec<bool> {
+        let mut reached = from.to_vec();
+        for (i, id) in self.ops.iter().enumerate() {
+            if !reached[i] {
+                reached[i] = self
+                    .in_body_accesses(*id)
+                    .any(|(_, p)| self.position(p).is_some_and(|p| reached[p]));
+            }
+        }
+        reached
+    }
+
+    /// For each operation of the group, whether it reaches one of `from`; `from` included.
+    pub fn ancestors(&self, from: &[bool]) -> Vec<bool> {
+        let mut reached = from.to_vec();
+        for (i, id) in self.ops.iter().enumerate().rev() {
+            if reached[i] {
+                for (_, p) in self.in_body_accesses(*id) {
+                    if let Some(p) = self.position(p) {
+                        reached[p] = true;
+                    }
+                }
+            }
+        }
+        reached
+    }
+
+    pub fn reject(
+        &self,
+        rule: &str,
+        ops: impl IntoIterator<Item = OpId>,
+        limit: impl Into<String>,
+        got: impl Into<String>,
+    ) -> Reject {
+        Reject {
+            rule: rule.to_string(),
+            ops: ops.into_iter().collect(),
+            limit: limit.into(),
+            got: got.into(),
+        }
+    }
+
+    /// The name of an operation in the model, for messages.
+    pub fn name(&self, id: OpId) -> &str {
+        &self.op(id).name
+    }
+}
+
+/// Lets anchors that have a common descendant share a lane.
+///
+/// Returns, for each operation of the group, the lane of the anchors it descends from
+/// (`None` if it descends from none), and the number of lanes. Lanes are numbered by their
+/// first anchor.
+pub(crate) fn anchor_lanes(group: &Group<'_>, anchors: &[OpId]) -> (Vec<Option<usize>>, usize) {
+    let mut parent: Vec<usize> = (0..anchors.len()).collect();
+    fn root(parent: &[usize], mut i: usize) -> usize {
+        while parent[i] != i {
+            i = parent[i];
+        }
+        i
+    }
+    let mut of: Vec<Option<usize>> = vec![None; group.ops.len()];
+    for (i, id) in group.ops.iter().enumerate() {
+        let mut lane = anchors.iter().position(|a| a == id);
+        for (_, p) in group.in_body_accesses(*id) {
+            let Some(from) = group.position(p).and_then(|p| of[p]) else {
+                continue;
+            };
+            lane = Some(match lane {
+                None => from,
+                Some(lane) => {
+                    let (a, b) = (root(&parent, lane), root(&parent, from));
+                    // The smaller index wins, so that lanes stay ordered by their first anchor.
+                    parent[a.max(b)] = a.min(b);
+                    a.min(b)
+                }
+            });
+        }
+        of[i] = lane;
+    }
+    let mut number = vec![None; anchors.len()];
+    let mut count = 0;
+    for i in 0..anchors.len() {
+        let r = root(&parent, i);
+        if number[r].is_none() {
+            number[r] = Some(count);
+            count += 1;
+        }
+        number[i] = number[r];
+    }
+    let of = of
+        .into_iter()
+        .map(|lane| lane.and_then(|lane| number[root(&parent, lane)]))
+        .collect();
+    (of, count)
+}

@@ -1,0 +1,123 @@
+//! Readable kernel names, from the model's own names.
+
+use crate::context::Context;
+use crate::plan::Body;
+use crate::segment::signature;
+use fusec_ir::{OpId, ValueId};
+use std::collections::BTreeMap;
+
+/// Longest name.
+const MAX: usize = 60;
+
+/// Gives equal names to equal kernels and different names to different ones.
+#[derive(Debug, Default)]
+pub struct Names {
+    /// Name -> what bears it.
+    taken: BTreeMap<String, String>,
+}
+
+impl Names {
+    /// The name of the kernel that computes `ops` as `lanes`.
+    pub fn name(&mut self, ctx: &Context<'_>, ops: &[OpId], lanes: &[Body]) -> String {
+        let bearer = signature(ctx, ops);
+        let base = base_name(ctx, ops, lanes);
+        let mut n = 1;
+        loop {
+            let name = match n {
+                1 => base.clone(),
+                _ => {
+                    let suffix = format!("_{n}");
+                    let keep = base.len().min(MAX - suffix.len());
+                    format!("{}{suffix}", &base[..keep])
+                }
+            };
+            match self.taken.get(&name) {
+                Some(other) if *other != bearer => n += 1,
+                _ => {
+                    self.taken.insert(name.clone(), bearer);
+                    return name;
+                }
+            }
+        }
+    }
+}
+
+/// Block name, then the names of the results that leave the kernel, as many as fit.
+fn base_name(ctx: &Context<'_>, ops: &[OpId], lanes: &[Body]) -> String {
+    let graph = ctx.graph;
+    let mut values: Vec<ValueId> = lanes.iter().flat_map(|lane| lane.stores.clone()).collect();
+    if values.is_empty() {
+        values = ops
+            .iter()
+            .flat_map(|id| graph.op(*id).outputs.clone())
+            .collect();
+    }
+    let split = |name: &str| -> (String, String) {
+        match name.rsplit_once('.') {
+            Some((block, last)) => (identifier(block), identifier(last)),
+            None => (String::new(), identifier(name)),
+        }
+    };
+    let mut name = String::new();
+    let mut block = String::new();
+    for value in values {
+        let (of, last) = split(&graph.value(value).name);
+        let mut part = String::new();
+        if name.is_empty() || of != block {
+            part.push_str(&of);
+        }
+        if !part.is_empty() && !last.is_empty() {
+            part.push('_');
+        }
+        part.push_str(&last);
+        if !name.is_empty() && name.len() + 1 + part.len() > MAX {
+            break;
+        }
+        if !name.is_empty() {
+            name.push('_');
+        }
+        name.push_str(&part);
+        block = of;
+    }
+    name.truncate(MAX);
+    match name.chars().next() {
+        None => "kernel".to_string(),
+        Some(c) if c.is_ascii_lowercase() => name,
+        Some(_) => {
+            name.insert_str(0, "k_");
+            name.truncate(MAX);
+            name
+        }
+    }
+}
+
+/// Lower-case ASCII letters, digits and single underscores.
+fn identifier(text: &str) -> String {
+    let mut out = String::new();
+    for c in text.chars() {
+        let c = c.to_ascii_lowercase();
+        if c.is_ascii_lowercase() || c.is_ascii_digit() {
+            out.push(c);
+        } else if !out.is_empty() && !out.ends_with('_') {
+            out.push('_');
+        }
+    }
+    out.trim_end_matches('_').to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::identifier;
+
+    #[test]
+    fn identifiers_are_plain() {
+        for (from, to) in [
+            ("time_mix.xx", "time_mix_xx"),
+            ("S'", "s"),
+            ("é__x", "x"),
+            ("", ""),
+        ] {
+            assert_eq!(identifier(from), to);
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! Checks that a graph is what its type promises before anything indexes into it.
+//!
+//! Graphs come from files as well as from the front end; every other file of this
+//! crate relies on these checks.
+
+use crate::PlanError;
+use fusec_ir::{AxisId, Def, Expr, Graph, OpKind, StateId, ValueId};
+
+/// Refuses a graph with a reference to something that does not exist, a value used before it
+/// is made, or an access that does not fit its operand.
+pub fn validate(graph: &Graph) -> Result<(), PlanError> {
+    let check = Checker { graph };
+    for (i, axis) in graph.axes.iter().enumerate() {
+        if axis.size == 0 {
+            return check.fail(format!("axis {i} (`{}`)", axis.name), "its size is 0");
+        }
+    }
+    for value in &graph.values {
+        check.axes(&value.axes, &format!("value `{}`", value.name))?;
+        match value.def {
+            Def::Op(op, n)
+                if graph
+                    .ops
+                    .get(op.index())
+                    .is_none_or(|op| op.outputs.len() <= n as usize) =>
+            {
+                return check.fail(format!("value `{}`", value.name), "no operation makes it");
+            }
+            _ => {}
+        }
+    }
+    for state in &graph.states {
+        check.axes(&state.axes, &format!("state `{}`", state.name))?;
+    }
+    for v in graph.inputs.iter().chain(&graph.outputs) {
+        check.value(*v, "the inputs and outputs")?;
+    }
+    for (i, op) in graph.ops.iter().enumerate() {
+        let place = format!("operation {i} (`{}`)", op.name);
+        if op.outputs.is_empty() {
+            return check.fail(place, "it has no result");
+        }
+        for (n, v) in op.outputs.iter().enumerate() {
+            check.value(*v, &place)?;
+            if graph.value(*v).def != Def::Op(fusec_ir::OpId(i as u32), n as u32) {
+                return check.fail(place, "a result names another producer");
+            }
+        }
+        for access in &op.inputs {
+            check.value(access.value, &place)?;
+            let value = graph.value(access.value);
+            if value.axes.len() != access.index.len() {
+                return check.fail(
+                    place,
+                    format!("`{}` is read with the wrong number of indices", value.name),
+                );
+            }
+            for index in &access.index {
+                let axes: Vec<AxisId> = index.terms.iter().map(|t| t.0).collect();
+                check.axes(&axes, &place)?;
+            }
+            if graph.producer(access.value).is_some_and(|p| p.index() >= i) {
+                return check.fail(place, format!("`{}` is read before it is made", value.name));
+            }
+            check.states(access.tail.as_slice(), &place)?;
+        }
+        check.states(&op.tails, &place)?;
+        check.kind(i, &place)?;
+    }
+    Ok(())
+}
+
+struct Checker<'a> {
+    graph: &'a Graph,
+}
+
+impl Checker<'_> {
+    fn fail(&self, place: impl Into<String>, what: impl Into<String>) -> Result<(), PlanError> {
+        Err(PlanError::Malformed {
+            model: self.graph.name.clone(),
+            place: place.into(),
+            what: what.into(),
+        })
+    }
+
+    fn axes(&self, axes: &[AxisId], place: &str) -> Result<(), PlanError> {
+        match axes.iter().find(|a| a.0 as usize >= self.graph.axes.len()) {
+            Some(a) => self.fail(place, format!("axis {} does not exist", a.0)),
+            None => Ok(()),
+        }
+    }
+
+    fn value(&self, value: ValueId, place: &str) -> Result<(), PlanError> {
+        if value.index() >= self.graph.values.len() {
+            return self.fail(place, format!("value {} does not exist", value.0));
+        }
+        Ok(())
+    }
+
+    fn states(&self, states: &[StateId], place: &str) -> Result<(), PlanError> {
+        match states.iter().find(|s| s.index() >= self.graph.states.len()) {
+            Some(s) => self.fail(place, format!("state {} does not exist", s.0)),
+            None => Ok(()),
+        }
+    }
+
+    fn expr(&self, expr: &Expr, inputs: usize, place: &str) -> Result<(), PlanError> {
+        let mut bad = false;
+        expr.walk(&mut |e| match e {
+            Expr::Input(i) => bad |= *i >= inputs,
+            Expr::Index(a) => bad |= a.0 as usize >= self.graph.axes.len(),
+            _ => {}
+        });
+        if bad {
+            return self.fail(place, "its expression reads an operand that does not exist");
+        }
+        Ok(())
+    }
+
+    fn kind(&self, op: usize, place: &str) -> Result<(), PlanError> {
+        let op = &self.graph.ops[op];
+        let operands = |range: std::ops::RangeInclusive<usize>| {
+            if range.contains(&op.inputs.len()) {
+                Ok(())
+            } else {
+                self.fail(place, format!("it has {} operands", op.inputs.len()))
+            }
+        };
+        match &op.kind {
+            OpKind::Map { expr } => self.expr(expr, op.inputs.len(), place),
+            OpKind::Reduce { expr, axes, .. } => {
+                self.axes(axes, place)?;
+                self.expr(expr, op.inputs.len(), place)
+            }
+            OpKind::Norm {
+                axes, gain, bias, ..
+            } => {
+                self.axes(axes, place)?;
+                let n = 1 + usize::from(*gain) + usize::from(*bias);
+                operands(n..=n)
+            }
+            OpKind::Contract { axes } => {
+                self.axes(axes, place)?;
+                operands(2..=2)
+            }
+            OpKind::Gather => operands(2..=2),
+            OpKind::CumSum { axis } => {
+                self.axes(&[*axis], place)?;
+                operands(1..=1)
+            }
+            OpKind::Scan { recurrence, states } => {
+                self.states(states, place)?;
+                let Some(step) = self.graph.recurrences.get(recurrence.0 as usize) else {
+                    return self.fail(place, "its recurrence does not exist");
+                };
+                operands(step.inputs.len()..=step.inputs.len())?;
+                if states.len() != step.states.len() || op.outputs.len() != step.outputs.len() {
+                    return self.fail(place, "its states or results differ from its recurrence's");
+                }
+                self.step(step, place)
+            }
+        }
+    }
+
+    fn step(&self, step: &fusec_ir::Recurrence, place: &str) -> Result<(), PlanError> {
+        use fusec_ir::{StepKind, StepRef};
+        let exists = |item: StepRef, ops: usize| match item {
+            StepRef::Input(i) => i < step.inputs.len(),
+            StepRef::State(i) => i < step.states.len(),
+            StepRef::Op(i) => i < ops,
+        };
+        for input in &step.inputs {
+            self.axes(&input.axes, place)?;
+        }
+        for state in &step.states {
+            self.axes(&state.axes, place)?;
+        }
+        for (i, op) in step.ops.iter().enumerate() {
+            self.axes(&op.axes, place)?;
+            if let StepKind::Reduce { axes, .. } = &op.kind {
+                self.axes(axes, place)?;
+            }
+            self.expr(&op.expr, op.inputs.len(), place)?;
+            for access in &op.inputs {
+                if !exists(access.item, i) || step.axes_of(access.item).len() != access.axes.len() {
+                    return self.fail(place, format!("step statement `{}` is malformed", op.name));
+                }
+                self.axes(&access.axes, place)?;
+            }
+        }
+        let refs = step.next.iter().chain(&step.outputs);
+        if step.next.len() != step.states.len()
+            || !refs.into_iter().all(|r| exists(*r, step.ops.len()))
+        {
+            return self.fail(
+                place,
+                "its recurrence returns something that does not exist",
+            );
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,583 @@
+//! The meaning of a graph, executably: what every other way of running a model must agree with.
+//!
+//! [`Interpreter`] computes in f64 for checking and in f32, on all threads, for running. Each
+//! operation is evaluated by itself, in the order of the graph, with nothing fused. What never
+//! will live here: plans, kernels, files, or the choice of a device.
+//!
+//! One buffer per value, row-major `[B, T, axes...]`. An access is bound to strides over an
+//! iteration space (`operand`, `view`), scalar expressions run as straight-line programs over
+//! chunks (`program`), and one file holds each kind of operation.
+
+mod check;
+mod contract;
+mod delay;
+mod error;
+mod gather;
+mod gemm;
+mod map;
+mod non_finite;
+mod norm;
+mod operand;
+mod program;
+mod real;
+mod scan;
+mod tensor;
+#[cfg(test)]
+mod tests;
+mod view;
+
+pub use error::InterpretError;
+pub use non_finite::{NonFinite, first_non_finite};
+pub use real::{Real, StorageType};
+pub use tensor::{Input, Outputs, Params, State, Tensor};
+
+use crate::{
+    Def, Graph, Op, OpKind, ParamId, Precision, RecurrenceId, StateId, StateKind, ValueId,
+};
+use operand::{Affine, Dim, Space};
+use program::{Operand, Program};
+use scan::{Scan, Steps};
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use tensor::shape_text;
+
+/// Whether values are rounded to a storage type between operations.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Rounding {
+    /// Everything stays in the type the interpreter computes in.
+    #[default]
+    None,
+    /// Each value (and parameter) of [`Precision::Storage`] is rounded once it is computed: an
+    /// unfused plan that stores every intermediate result.
+    Op(StorageType),
+}
+
+/// Which values a run hands back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Keep {
+    /// The graph's outputs; other buffers are freed after their last use.
+    #[default]
+    Outputs,
+    /// Every value with rows, to find out where two ways of running part.
+    All,
+}
+
+/// A graph with its parameters, ready to run.
+#[derive(Clone, Debug)]
+pub struct Interpreter<'g, F> {
+    graph: &'g Graph,
+    rounding: Rounding,
+    /// Parameters and what is computed from them alone, at load.
+    constants: BTreeMap<ValueId, Tensor<F>>,
+    programs: Vec<Option<Program>>,
+    recurrences: Vec<Steps>,
+    /// For each operation, the values read by none after it.
+    last_uses: Vec<Vec<ValueId>>,
+}
+
+/// The results of an operation, and the states it brings up to date.
+type Evaluated<F> = (Vec<Vec<F>>, Vec<(StateId, Vec<F>)>);
+
+/// The size of a run.
+#[derive(Clone, Copy, Debug)]
+struct Size {
+    batch: usize,
+    time: usize,
+    position: i64,
+}
+
+/// The operations evaluated once at load, on the given parameters: their results by value.
+///
+/// `param` gives each parameter row-major over the axes of its value. Executors use this to
+/// fill what a plan takes as load-time constants.
+pub fn evaluate_load_time<F: Real>(
+    graph: &Graph,
+    param: &impl Fn(ParamId) -> Vec<F>,
+) -> Result<BTreeMap<ValueId, Vec<F>>, InterpretError> {
+    let params = (0..graph.params.len()).map(|i| param(ParamId(i as u32)));
+    let interpreter = Interpreter::new(graph, params.collect())?;
+    let computed = interpreter.constants.into_iter();
+    Ok(computed
+        .filter(|(id, _)| matches!(graph.value(*id).def, Def::Op(..)))
+        .filter_map(|(id, tensor)| match tensor {
+            Tensor::Numbers(x) => Some((id, Arc::unwrap_or_clone(x))),
+            Tensor::Ids(_) => None,
+        })
+        .collect())
+}
+
+impl<'g, F: Real> Interpreter<'g, F> {
+    /// Checks the graph and the parameters, and evaluates what depends on them alone.
+    pub fn new(graph: &'g Graph, params: Params<F>) -> Result<Self, InterpretError> {
+        Self::with_rounding(graph, params, Rounding::None)
+    }
+
+    /// As [`Interpreter::new`], rounding between operations.
+    pub fn with_rounding(
+        graph: &'g Graph,
+        params: Params<F>,
+        rounding: Rounding,
+    ) -> Result<Self, InterpretError> {
+        check::check(graph)?;
+        let programs = graph.ops.iter().map(|op| match &op.kind {
+            OpKind::Map { expr } | OpKind::Reduce { expr, .. } => Some(Program::new(expr)),
+            _ => None,
+        });
+        let mut interpreter = Interpreter {
+            graph,
+            rounding,
+            constants: BTreeMap::new(),
+            programs: programs.collect(),
+            recurrences: graph
+                .recurrences
+                .iter()
+                .map(|r| Steps::new(graph, r))
+                .collect(),
+            last_uses: last_uses(graph),
+        };
+        interpreter.take_params(params)?;
+        for (i, op) in graph.ops.iter().enumerate() {
+            if graph.is_load_time(crate::OpId(i as u32)) {
+                let size = Size {
+                    batch: 1,
+                    time: 1,
+                    position: 0,
+                };
+                let constants = std::mem::take(&mut interpreter.constants);
+                let (results, _) = interpreter.op(i, op, size, &[], &|id| constants.get(&id))?;
+                interpreter.constants = constants;
+                for (id, data) in op.outputs.iter().zip(results) {
+                    interpreter
+                        .constants
+                        .insert(*id, Tensor::Numbers(Arc::new(data)));
+                }
+            }
+        }
+        Ok(interpreter)
+    }
+
+    fn take_params(&mut self, params: Params<F>) -> Result<(), InterpretError> {
+        let graph = self.graph;
+        if params.len() != graph.params.len() {
+            return Err(InterpretError::Malformed {
+                place: "parameters".into(),
+                reason: format!(
+                    "{} given, the model has {}",
+                    params.len(),
+                    graph.params.len()
+                ),
+            });
+        }
+        let shared: Vec<Arc<Vec<F>>> = params.into_iter().map(Arc::new).collect();
+        for (i, value) in graph.values.iter().enumerate() {
+            let Def::Param(param) = value.def else {
+                continue;
+            };
+            let id = ValueId(i as u32);
+            let mut data = shared[param.index()].clone();
+            if data.len() != graph.row_elements(id) {
+                return Err(InterpretError::Elements {
+                    what: "parameter",
+                    name: value.name.clone(),
+                    shape: shape_text(graph, id, 1, 1),
+                    got: data.len(),
+                    want: graph.row_elements(id),
+                });
+            }
+            if let (Rounding::Op(storage), Precision::Storage) = (self.rounding, value.precision) {
+                data = Arc::new(data.iter().map(|x| x.rounded(storage)).collect());
+            }
+            self.constants.insert(id, Tensor::Numbers(data));
+        }
+        Ok(())
+    }
+
+    /// The graph it runs.
+    pub fn graph(&self) -> &'g Graph {
+        self.graph
+    }
+
+    /// A parameter, or a value computed from parameters at load.
+    pub fn constant(&self, id: ValueId) -> Option<&[F]> {
+        self.constants.get(&id)?.numbers()
+    }
+
+    /// Runs `batch` x `time` positions from `state`, which is brought up to date if, and only if,
+    /// the run succeeds.
+    pub fn run(
+        &self,
+        state: &mut State<F>,
+        batch: usize,
+        time: usize,
+        inputs: &BTreeMap<ValueId, Input<'_, F>>,
+        keep: Keep,
+    ) -> Result<Outputs<F>, InterpretError> {
+        self.check_size(batch, time)?;
+        state.check(self.graph, batch)?;
+        let shape = |reason| InterpretError::Shape {
+            batch,
+            time,
+            reason,
+        };
+        let end = state.position.checked_add(time as i64);
+        let end = end.ok_or_else(|| shape("the position would overflow"))?;
+        let size = Size {
+            batch,
+            time,
+            position: state.position,
+        };
+        let mut values = self.take_inputs(batch, time, inputs)?;
+        let mut next: Vec<(StateId, Vec<F>)> = Vec::new();
+        for (i, op) in self.graph.ops.iter().enumerate() {
+            if self.graph.is_load_time(crate::OpId(i as u32)) {
+                continue;
+            }
+            let get = |id: ValueId| values.get(&id).or_else(|| self.constants.get(&id));
+            let (results, carried) = self.op(i, op, size, &state.buffers, &get)?;
+            next.extend(carried);
+            for (id, data) in op.outputs.iter().zip(results) {
+                values.insert(*id, Tensor::Numbers(Arc::new(data)));
+            }
+            if keep == Keep::Outputs {
+                for id in &self.last_uses[i] {
+                    values.remove(id);
+                }
+            }
+        }
+        for id in &self.graph.outputs {
+            if let (None, Some(constant)) = (values.get(id), self.constants.get(id)) {
+                values.insert(*id, constant.clone());
+            }
+        }
+        if keep == Keep::Outputs {
+            values.retain(|id, _| self.graph.outputs.contains(id));
+        }
+        // Only now: every reader of a tail has seen the old one.
+        for (id, data) in next {
+            state.buffers[id.index()] = data;
+        }
+        state.position = end;
+        Ok(Outputs {
+            batch,
+            time,
+            values,
+        })
+    }
+
+    fn check_size(&self, batch: usize, time: usize) -> Result<(), InterpretError> {
+        let shape = |reason| InterpretError::Shape {
+            batch,
+            time,
+            reason,
+        };
+        if batch == 0 || time == 0 {
+            return Err(shape("both must be at least 1"));
+        }
+        let largest = (0..self.graph.values.len())
+            .map(|i| self.graph.row_elements(ValueId(i as u32)))
+            .max();
+        batch
+            .checked_mul(time)
+            .and_then(|rows| rows.checked_mul(largest.unwrap_or(1)))
+            .filter(|n| *n <= isize::MAX as usize / 16)
+            .map(|_| ())
+            .ok_or_else(|| shape("its tensors do not fit the address space"))
+    }
+
+    fn take_inputs(
+        &self,
+        batch: usize,
+        time: usize,
+        inputs: &BTreeMap<ValueId, Input<'_, F>>,
+    ) -> Result<BTreeMap<ValueId, Tensor<F>>, InterpretError> {
+        let mut values = BTreeMap::new();
+        for id in &self.graph.inputs {
+            let value = self.graph.value(*id);
+            let name = || value.name.clone();
+            let shape = || shape_text(self.graph, *id, batch, time);
+            let given = inputs.get(id).ok_or_else(|| InterpretError::MissingInput {
+                name: name(),
+                shape: shape(),
+            })?;
+            let (tensor, got) = match (given, value.precision) {
+                (Input::Ids(x), Precision::Index) => (Tensor::Ids(Arc::new(x.to_vec())), x.len()),
+                (Input::Numbers(x), Precision::Storage | Precision::F32) => {
+                    let mut x = x.to_vec();
+                    self.round(*id, &mut x);
+                    let n = x.len();
+                    (Tensor::Numbers(Arc::new(x)), n)
+                }
+                (given, _) => {
+                    let (want, got) = match given {
+                        Input::Ids(_) => ("numbers", "token ids"),
+                        Input::Numbers(_) => ("token ids", "numbers"),
+                    };
+                    let name = name();
+                    return Err(InterpretError::InputType { name, want, got });
+                }
+            };
+            let rows = if value.rows { batch * time } else { 1 };
+            let want = rows * self.graph.row_elements(*id);
+            if got != want {
+                return Err(InterpretError::Elements {
+                    what: "input",
+                    name: name(),
+                    shape: shape(),
+                    got,
+                    want,
+                });
+            }
+            values.insert(*id, tensor);
+        }
+        Ok(values)
+    }
+
+    /// Rounds a computed value as it would be stored.
+    fn round(&self, id: ValueId, data: &mut [F]) {
+        if let (Rounding::Op(storage), Precision::Storage) =
+            (self.rounding, self.graph.value(id).precision)
+        {
+            for x in data {
+                *x = x.rounded(storage);
+            }
+        }
+    }
+
+    /// Evaluates one operation.
+    fn op<'v>(
+        &self,
+        at: usize,
+        op: &Op,
+        size: Size,
+        states: &[Vec<F>],
+        get: &impl Fn(ValueId) -> Option<&'v Tensor<F>>,
+    ) -> Result<Evaluated<F>, InterpretError> {
+        let graph = self.graph;
+        let Size { batch, time, .. } = size;
+        // `check` has shown that operands are computed first and are of the right type.
+        let numbers = |id: ValueId| get(id).and_then(Tensor::numbers).unwrap_or(&[]);
+        let operands: Vec<(Cow<'_, [F]>, Affine)> = op
+            .inputs
+            .iter()
+            .map(|access| {
+                let row = graph.row_elements(access.value);
+                let tail = access.tail.map(|s| states[s.index()].as_slice());
+                let data = delay::rows(access, numbers(access.value), tail, (batch, time, row));
+                (data, Affine::of_access(graph, access, time))
+            })
+            .collect();
+        let mut results: Vec<Vec<F>> = op
+            .outputs
+            .iter()
+            .map(|id| {
+                let rows = if graph.value(*id).rows {
+                    batch * time
+                } else {
+                    1
+                };
+                vec![F::ZERO; rows * graph.row_elements(*id)]
+            })
+            .collect();
+        let mut carried = Vec::new();
+
+        if let OpKind::Scan {
+            recurrence,
+            states: own,
+        } = &op.kind
+        {
+            let scan = Scan {
+                graph,
+                recurrence: graph.recurrence(*recurrence),
+                steps: self.steps(*recurrence),
+                inputs: operands.iter().map(|(d, a)| (&**d, a.clone())).collect(),
+                states: own.iter().map(|s| states[s.index()].as_slice()).collect(),
+                batch,
+                time,
+                position: size.position,
+            };
+            let after = scan.run(&mut results);
+            carried.extend(own.iter().copied().zip(after));
+        } else {
+            self.pure(at, op, size, &operands, get, &mut results[0])?;
+        }
+        for tail in &op.tails {
+            if let StateKind::Tail { value, width } = graph.state(*tail).kind {
+                let shape = (batch, time, graph.row_elements(value));
+                let old = &states[tail.index()];
+                let data = delay::next_tail(numbers(value), old, shape, width as usize);
+                carried.push((*tail, data));
+            }
+        }
+        for (id, data) in op.outputs.iter().zip(&mut results) {
+            self.round(*id, data);
+        }
+        Ok((results, carried))
+    }
+
+    fn steps(&self, id: RecurrenceId) -> &Steps {
+        &self.recurrences[id.index()]
+    }
+
+    /// Evaluates an operation that is no scan.
+    fn pure<'v>(
+        &self,
+        at: usize,
+        op: &Op,
+        size: Size,
+        operands: &[(Cow<'_, [F]>, Affine)],
+        get: &impl Fn(ValueId) -> Option<&'v Tensor<F>>,
+        out: &mut [F],
+    ) -> Result<(), InterpretError> {
+        let graph = self.graph;
+        let value = graph.value(op.outputs[0]);
+        let (batch, time) = if value.rows {
+            (size.batch, size.time)
+        } else {
+            (1, 1)
+        };
+        let space = Space::rows(graph, batch, time, &value.axes);
+        let row = Space::axes(graph, &value.axes);
+        let views = |space: &Space| -> Vec<view::View> {
+            operands
+                .iter()
+                .map(|(_, affine)| space.view(affine))
+                .collect()
+        };
+        match &op.kind {
+            OpKind::Map { .. } => {
+                if let Some(program) = &self.programs[at] {
+                    let views = views(&space);
+                    let counters = counters(program, &space, size.position);
+                    map::map(program, &bind(operands, &views), &counters, out);
+                }
+            }
+            OpKind::Reduce { combine, axes, .. } => {
+                if let Some(program) = &self.programs[at] {
+                    let affines: Vec<Affine> = operands.iter().map(|o| o.1.clone()).collect();
+                    let over = Space::axes(graph, axes);
+                    let reduction = map::Reduction::new(*combine, &space, &over, &affines);
+                    let views = views(&reduction.space);
+                    let counters = counters(program, &reduction.space, size.position);
+                    reduction.run(program, &bind(operands, &views), &counters, out);
+                }
+            }
+            OpKind::Norm {
+                kind,
+                axes,
+                eps,
+                gain,
+                bias,
+            } => {
+                let (lines, along) = split(&row, |d| axes.iter().any(|a| Dim::Axis(*a) == d));
+                let rows = Space::rows(graph, batch, time, &[]);
+                let views = views(&rows.then(&lines).then(&along));
+                let bound = bind(operands, &views);
+                let norm = norm::Norm {
+                    kind: *kind,
+                    eps: F::from_f64(*eps),
+                    input: bound[0],
+                    gain: gain.then(|| bound[1]),
+                    bias: bias.then(|| bound[bound.len() - 1]),
+                };
+                norm.run(&lines, &along, &row, out);
+            }
+            OpKind::CumSum { axis } => {
+                let (lines, along) = split(&row, |d| d == Dim::Axis(*axis));
+                let rows = Space::rows(graph, batch, time, &[]);
+                let views = views(&rows.then(&lines).then(&along));
+                let bound = bind(operands, &views);
+                norm::cumulative_sum(bound[0], &lines, &along, &row, out);
+            }
+            OpKind::Contract { axes } => {
+                let [(a, a_affine), (b, b_affine)] = operands else {
+                    return Ok(());
+                };
+                let reduce = Space::axes(graph, axes);
+                contract::contract((a, a_affine), (b, b_affine), &space, &reduce, out);
+            }
+            OpKind::Gather => self.gather(op, size, operands, get, &space, &row, out)?,
+            OpKind::Scan { .. } => {}
+        }
+        Ok(())
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn gather<'v>(
+        &self,
+        op: &Op,
+        size: Size,
+        operands: &[(Cow<'_, [F]>, Affine)],
+        get: &impl Fn(ValueId) -> Option<&'v Tensor<F>>,
+        space: &Space,
+        row: &Space,
+        out: &mut [F],
+    ) -> Result<(), InterpretError> {
+        let graph = self.graph;
+        let table = graph.value(op.inputs[0].value);
+        let id_value = graph.value(op.inputs[1].value);
+        let ids = get(op.inputs[1].value).and_then(Tensor::ids).unwrap_or(&[]);
+        let vocabulary = table.axes.first().map_or(0, |a| graph.size(*a));
+        let row_ids = graph.row_elements(op.inputs[1].value);
+        for (i, id) in ids.iter().enumerate() {
+            if !usize::try_from(*id).is_ok_and(|id| id < vocabulary) {
+                return Err(InterpretError::IdOutOfRange {
+                    id: *id,
+                    batch: i / row_ids / size.time,
+                    time: i / row_ids % size.time,
+                    name: id_value.name.clone(),
+                    table: table.name.clone(),
+                    vocabulary,
+                });
+            }
+        }
+        let entry = graph.elements(&table.axes) / vocabulary.max(1);
+        let view = space.view(&operands[1].1);
+        gather::gather(
+            (&operands[0].0, &operands[0].1, entry as isize),
+            (ids, &view),
+            row,
+            out,
+        );
+        Ok(())
+    }
+}
+
+/// Views of a program's counters over a space.
+fn counters(program: &Program, space: &Space, position: i64) -> Vec<view::View> {
+    let counters = program.counters().iter();
+    counters.map(|c| space.counter(*c, position, 0)).collect()
+}
+
+fn bind<'a, F: Real>(
+    operands: &'a [(Cow<'_, [F]>, Affine)],
+    views: &'a [view::View],
+) -> Vec<Operand<'a, F>> {
+    operands
+        .iter()
+        .zip(views)
+        .map(|((data, _), view)| Operand { data, view })
+        .collect()
+}
+
+/// The dimensions that `along` does not choose, then those it does.
+fn split(space: &Space, along: impl Fn(Dim) -> bool) -> (Space, Space) {
+    let (chosen, rest) = space.0.iter().copied().partition(|d| along(d.0));
+    (Space(rest), Space(chosen))
+}
+
+fn last_uses(graph: &Graph) -> Vec<Vec<ValueId>> {
+    let mut last: BTreeMap<ValueId, usize> = BTreeMap::new();
+    for (i, op) in graph.ops.iter().enumerate() {
+        for id in op.outputs.iter().chain(op.inputs.iter().map(|a| &a.value)) {
+            last.insert(*id, i);
+        }
+    }
+    let mut out = vec![Vec::new(); graph.ops.len()];
+    for (id, op) in last {
+        if !graph.outputs.contains(&id) {
+            out[op].push(id);
+        }
+    }
+    out
+}

@@ -1,0 +1,42 @@
+//! Exit statuses: part of the interface, so they are written down once.
+
+use std::process::ExitCode;
+
+/// How a verb ended, when it ended without a message to print.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// All went well.
+    Success,
+    /// The work was done, and a number is outside its tolerance.
+    ToleranceExceeded,
+    /// The command line or an input is at fault.
+    Input,
+    /// Plans and sources were written; nothing could be compiled, for want of NVRTC.
+    NoToolchain,
+}
+
+/// For `--help`.
+pub const HELP: &str = "\
+Exit status:
+    0  success
+    1  a tolerance is exceeded
+    2  the command line, the model, the weights or another input is at fault
+    3  no CUDA compiler: plans and sources are there, cubins are not
+  130  interrupted
+
+Environment:
+  FUSEC_NVRTC      the libnvrtc to use (a file or its directory); no other is tried
+  FUSEC_CACHE_DIR  where fetched and compiled files are kept (usually ~/.cache/fusec)
+  RUST_LOG         what is logged to stderr, such as `fusec_runtime=debug`
+  NO_COLOR         no colours";
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        ExitCode::from(match exit {
+            Exit::Success => 0,
+            Exit::ToleranceExceeded => 1,
+            Exit::Input => 2,
+            Exit::NoToolchain => 3,
+        })
+    }
+}

@@ -1,0 +1,213 @@
+//! Arguments that several verbs take, and how they are read.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::Args;
+use fusec_fuse::{Mode, Shape, Storage};
+use fusec_runtime::toolchain::{self, Arch};
+
+/// Which model, and with which sizes.
+#[derive(Clone, Debug, Args)]
+pub struct ModelArgs {
+    /// A model.toml; or a checkpoint (a directory with config.json and weights, or a .pth);
+    /// or a directory that `fusec compile` wrote.
+    pub model: PathBuf,
+    /// A preset of the model text, such as one of its sizes.
+    #[arg(long, value_name = "NAME", help_heading = "Model")]
+    pub preset: Option<String>,
+    /// Another size for an axis of the model. May be repeated.
+    #[arg(long = "axis", value_name = "AXIS=SIZE", help_heading = "Model")]
+    pub axes: Vec<AxisSize>,
+    /// Another value for a setting of the model. May be repeated.
+    #[arg(long = "set", value_name = "SETTING=VALUE", help_heading = "Model")]
+    pub settings: Vec<Assignment>,
+}
+
+/// How a model is turned into kernels.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Planning")]
+pub struct PlanArgs {
+    /// The run that costs are computed for: batch and tokens. The kernels run at any shape.
+    #[arg(long, value_name = "B=N,T=N", default_value = "B=8,T=2048")]
+    pub shape: ShapeArg,
+    /// Storage type of activations and matrices: f32, bf16 or f16. States, norms and decays
+    /// are computed in f32 always.
+    #[arg(long, value_name = "TYPE", default_value_t = Storage::F32)]
+    pub dtype: Storage,
+    /// How kernels are chosen: auto (least cost), greedy, unfused, random:SEED.
+    #[arg(long, value_name = "HOW", default_value_t = Mode::Auto)]
+    pub plan: Mode,
+    /// The device whose costs are used: a profile's name, or the path of one.
+    #[arg(long, value_name = "NAME", default_value = "h200")]
+    pub device_profile: String,
+    /// Values that have to be computed in one kernel. May be repeated.
+    #[arg(long, value_name = "VALUE,VALUE..")]
+    pub fuse: Vec<Names>,
+    /// Values that have to be computed in different kernels. May be repeated.
+    #[arg(long, value_name = "VALUE,VALUE..")]
+    pub split: Vec<Names>,
+}
+
+/// Where the CUDA compiler comes from.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Compiler")]
+pub struct ToolchainArgs {
+    /// Never use the network: no compiler is fetched.
+    #[arg(long)]
+    pub offline: bool,
+    /// Compile every kernel anew, and remember none.
+    #[arg(long)]
+    pub no_cache: bool,
+}
+
+/// The architecture that kernels are compiled for.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Compiler")]
+pub struct ArchArgs {
+    /// GPU architecture, from sm_75 on; by default that of the device profile.
+    #[arg(long, value_name = "ARCH")]
+    pub arch: Option<Arch>,
+}
+
+impl ToolchainArgs {
+    /// What the toolchain module is told: these arguments, and the environment variables that
+    /// `--help` names.
+    pub fn options(&self) -> toolchain::Options {
+        toolchain::Options {
+            offline: self.offline,
+            no_cubin_cache: self.no_cache,
+            ..toolchain::Options::from_env()
+        }
+    }
+}
+
+/// `B=8,T=2048`, in either order; what is left out is 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ShapeArg(pub Shape);
+
+impl FromStr for ShapeArg {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (mut batch, mut time) = (None, None);
+        for part in text.split(',') {
+            let Assignment { name, value } = part.parse()?;
+            let slot = match name.as_str() {
+                "B" => &mut batch,
+                "T" => &mut time,
+                _ => return Err(format!("`{name}` is neither B (batch) nor T (tokens)")),
+            };
+            let size = positive(&value)?;
+            if slot.replace(size).is_some() {
+                return Err(format!("`{name}` is given twice"));
+            }
+        }
+        Ok(ShapeArg(Shape {
+            batch: batch.unwrap_or(1),
+            time: time.unwrap_or(1),
+        }))
+    }
+}
+
+/// `NAME=VALUE`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Assignment {
+    /// Left of the sign.
+    pub name: String,
+    /// Right of it.
+    pub value: String,
+}
+
+impl FromStr for Assignment {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once('=') {
+            Some((name, value)) if !name.trim().is_empty() && !value.trim().is_empty() => {
+                Ok(Assignment {
+                    name: name.trim().into(),
+                    value: value.trim().into(),
+                })
+            }
+            _ => Err(format!("`{text}` is not of the form NAME=VALUE")),
+        }
+    }
+}
+
+/// `AXIS=SIZE`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AxisSize {
+    /// Name of the axis.
+    pub axis: String,
+    /// Its size.
+    pub size: usize,
+}
+
+impl FromStr for AxisSize {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let Assignment { name: axis, value } = text.parse()?;
+        let size = positive(&value)?;
+        Ok(AxisSize { axis, size })
+    }
+}
+
+/// Names with commas between them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Names(pub Vec<String>);
+
+impl FromStr for Names {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let names: Vec<String> = text.split(',').map(|n| n.trim().to_string()).collect();
+        if names.len() < 2 || names.iter().any(String::is_empty) {
+            return Err("give at least two names with a comma between them".into());
+        }
+        Ok(Names(names))
+    }
+}
+
+fn positive(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) | Err(_) => Err(format!("`{text}` is not a whole number from 1 on")),
+        Ok(number) => Ok(number),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shape_is_read_in_either_order_and_refused_with_the_reason() {
+        let shape = |batch, time| Ok(ShapeArg(Shape { batch, time }));
+        let cases = [
+            ("B=8,T=2048", shape(8, 2048)),
+            ("T=37, B=1", shape(1, 37)),
+            ("T=5", shape(1, 5)),
+            ("B=2", shape(2, 1)),
+            ("B=0", Err("`0` is not a whole number from 1 on".into())),
+            ("B=-1", Err("`-1` is not a whole number from 1 on".into())),
+            ("B=1,B=2", Err("`B` is given twice".into())),
+            ("C=1", Err("`C` is neither B (batch) nor T (tokens)".into())),
+            (
+                "8x2048",
+                Err("`8x2048` is not of the form NAME=VALUE".into()),
+            ),
+            ("", Err("`` is not of the form NAME=VALUE".into())),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(text.parse::<ShapeArg>(), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_pin_needs_two_names() {
+        assert_eq!("a, b".parse(), Ok(Names(vec!["a".into(), "b".into()])));
+        assert!("a".parse::<Names>().is_err());
+        assert!("a,,b".parse::<Names>().is_err());
+    }
+}
