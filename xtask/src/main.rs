@@ -1,1 +1,113 @@
-fn main() {}
+//! Chores of the repository: `cargo xtask ci | bless`.
+//!
+//! What lives here: calls of cargo that people would otherwise have to remember. What never will:
+//! anything that a user of fusec needs.
+#![warn(missing_docs)]
+#![forbid(unsafe_code)]
+
+use std::env;
+use std::process::{Command, ExitCode};
+use std::time::{Duration, Instant};
+
+const USAGE: &str = "\
+Usage: cargo xtask ci      format, lints, tests, documentation, as before every merge
+       cargo xtask bless   accept the plans, kernels and messages that the tests now see";
+
+/// A call of cargo.
+struct Step {
+    arguments: &'static [&'static str],
+    environment: &'static [(&'static str, &'static str)],
+}
+
+/// Cheapest first, so that a small slip shows early.
+const CI: &[Step] = &[
+    Step {
+        arguments: &["fmt", "--check"],
+        environment: &[],
+    },
+    Step {
+        arguments: &[
+            "clippy",
+            "--workspace",
+            "--all-targets",
+            "--locked",
+            "--",
+            "-D",
+            "warnings",
+        ],
+        environment: &[],
+    },
+    Step {
+        arguments: &["test", "--workspace", "--locked"],
+        // A snapshot that differs fails; none is written.
+        environment: &[("INSTA_UPDATE", "no")],
+    },
+    Step {
+        arguments: &["doc", "--workspace", "--no-deps", "--locked"],
+        environment: &[("RUSTDOCFLAGS", "-Dwarnings")],
+    },
+];
+
+/// The tests compare; these variables make them write instead.
+const BLESS: &[Step] = &[Step {
+    arguments: &["test", "--workspace", "--no-fail-fast"],
+    environment: &[("INSTA_UPDATE", "always"), ("SNAPSHOTS", "overwrite")],
+}];
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    let steps = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["ci"] => CI,
+        ["bless"] => BLESS,
+        _ => {
+            eprintln!("{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    let mut times = Vec::new();
+    let mut passed = true;
+    for step in steps {
+        let began = Instant::now();
+        passed = run(step);
+        times.push((step, began.elapsed()));
+        if !passed {
+            break;
+        }
+    }
+    eprintln!();
+    for (step, time) in &times {
+        eprintln!("{} cargo {}", seconds(*time), step.arguments.join(" "));
+    }
+    let total = times.iter().map(|(_, time)| *time).sum();
+    eprintln!(
+        "{} {}",
+        seconds(total),
+        if passed { "passed" } else { "FAILED" }
+    );
+    if passed {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+fn run(step: &Step) -> bool {
+    let line = step.arguments.join(" ");
+    eprintln!("\n== cargo {line}");
+    let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    match Command::new(cargo)
+        .args(step.arguments)
+        .envs(step.environment.iter().copied())
+        .status()
+    {
+        Ok(status) => status.success(),
+        Err(error) => {
+            eprintln!("cannot run cargo {line}: {error}");
+            false
+        }
+    }
+}
+
+fn seconds(time: Duration) -> String {
+    format!("{:7.1} s ", time.as_secs_f64())
+}

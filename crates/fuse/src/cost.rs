@@ -1,9 +1,346 @@
 //! The cost model: a roofline per kernel.
+//!
+//! `max(memory, tensor, simt, special, serial) + launch + underfill`, with
+//!
+//! - bytes: operands once, results once, carried state read and written; an activation of at
+//!   most half the L2 was just written by another kernel and is read at L2 speed, and so is
+//!   whatever several blocks of one kernel read again;
+//! - recomputed work: rows before the first one of a block (stencils), prologues that every
+//!   block of a product computes for itself, scan prologues that lack a grid axis;
+//! - products on tensor cores where the template and the storage type have them, else at the
+//!   FP32 rate;
+//! - serial steps: the rows a block walks one after the other, each with the block-wide
+//!   exchanges of its reductions;
+//! - under-filled GPU: work shared by fewer blocks than there are multiprocessors.
 
-use crate::context::Context;
-use crate::plan::{Body, Cost};
+use crate::context::{Context, iteration_axes, reduced_axes, special_count, step_work};
+use crate::plan::{Body, Cost, Template};
+use fusec_ir::{Access, OpId, OpKind, StateKind, ValueId};
+use std::collections::{BTreeMap, BTreeSet};
 
-/// Predicts the time of the kernel made of `lanes`.
-pub fn cost(_ctx: &Context<'_>, _lanes: &[Body]) -> Cost {
-    Cost::default()
+/// Result columns one block of a matrix-vector product makes: one warp each.
+const GEMV_COLUMNS: usize = 8;
+/// Rows and columns of one tile of a matrix product.
+const GEMM_TILE: usize = 128;
+/// Part of the L2 that activations may fill before they count as evicted.
+const L2_SHARE: f64 = 0.5;
+/// How many times its even share of the memory bandwidth one multiprocessor can draw.
+const MEMORY_REACH: f64 = 2.5;
+
+/// Predicts the time of the kernel made of `lanes`, which run side by side.
+pub fn cost(ctx: &Context<'_>, lanes: &[Body]) -> Cost {
+    let device = ctx.device;
+    let mut work = Work::default();
+    let mut serial_us: f64 = 0.0;
+    let mut blocks = 0;
+    for body in lanes {
+        let lane = Lane::new(ctx, body);
+        lane.add_bytes(&mut work);
+        lane.add_operations(&mut work);
+        blocks += lane.blocks;
+        let (steps, us) = lane.serial();
+        work.serial_steps = work.serial_steps.max(steps);
+        serial_us = serial_us.max(us);
+    }
+    let l2_bytes = work.l2_bytes;
+    let memory_us =
+        work.bytes / device.memory_tbs.value / 1e6 + l2_bytes / device.l2_tbs.value / 1e6;
+    let tensor_us = device
+        .tensor_rate(ctx.storage)
+        .map_or(0.0, |rate| work.tensor_flops / rate / 1e6);
+    let simt_us = work.simt_flops / device.fp32_tflops.value / 1e6;
+    let special_us =
+        work.special / (device.sms.value * device.sfu_per_sm.value * device.clock_ghz.value * 1e3);
+    let bound = [memory_us, tensor_us, simt_us, special_us, serial_us]
+        .into_iter()
+        .fold(0.0, f64::max);
+    let short = (device.sms.value / blocks.max(1) as f64).max(1.0);
+    let slowed = [
+        memory_us * (short / MEMORY_REACH).max(1.0),
+        tensor_us * short,
+        simt_us * short,
+        special_us * short,
+        serial_us,
+    ]
+    .into_iter()
+    .fold(0.0, f64::max);
+    Cost {
+        bytes: work.bytes,
+        l2_bytes,
+        tensor_flops: work.tensor_flops,
+        simt_flops: work.simt_flops,
+        special: work.special,
+        serial_steps: work.serial_steps,
+        memory_us,
+        tensor_us,
+        simt_us,
+        special_us,
+        serial_us,
+        launch_us: ctx.launch_us,
+        underfill_us: slowed - bound,
+        total_us: slowed + ctx.launch_us,
+    }
+}
+
+/// Sums over the lanes of a kernel.
+#[derive(Default)]
+struct Work {
+    bytes: f64,
+    l2_bytes: f64,
+    tensor_flops: f64,
+    simt_flops: f64,
+    special: f64,
+    serial_steps: f64,
+    /// Values already read by a lane: the next one finds them in L2.
+    read: BTreeSet<ValueId>,
+}
+
+/// A body with what follows from its template.
+struct Lane<'a> {
+    ctx: &'a Context<'a>,
+    body: &'a Body,
+    blocks: usize,
+    /// Operations before the anchors of a product, which several blocks compute.
+    prologue: BTreeSet<OpId>,
+    /// How many blocks compute (and read) the same prologue elements.
+    prologue_copies: f64,
+}
+
+impl<'a> Lane<'a> {
+    fn new(ctx: &'a Context<'a>, body: &'a Body) -> Self {
+        let graph = ctx.graph;
+        let tiles: usize = body
+            .grid
+            .iter()
+            .map(|g| graph.size(g.axis) / g.tile)
+            .product();
+        let columns = body
+            .anchors
+            .first()
+            .and_then(|id| graph.op(*id).outputs.first())
+            .map_or(1, |v| graph.row_elements(*v));
+        let (blocks, copies) = match body.template {
+            Template::Row => {
+                let runs = ctx.shape.time.div_ceil(body.rows_per_block.max(1) as usize);
+                (ctx.shape.batch * runs * tiles, 1)
+            }
+            Template::Scan => (ctx.shape.batch * tiles, 1),
+            Template::Gemv => {
+                let blocks = columns.div_ceil(GEMV_COLUMNS);
+                (blocks, blocks)
+            }
+            Template::Gemm => {
+                let across = columns.div_ceil(GEMM_TILE);
+                (ctx.rows().div_ceil(GEMM_TILE) * across, across)
+            }
+        };
+        let mut prologue = BTreeSet::new();
+        if matches!(body.template, Template::Gemv | Template::Gemm) {
+            let mut stack = body.anchors.clone();
+            while let Some(id) = stack.pop() {
+                for access in &graph.op(id).inputs {
+                    if let Some(p) = graph.producer(access.value)
+                        && body.ops.binary_search(&p).is_ok()
+                        && prologue.insert(p)
+                    {
+                        stack.push(p);
+                    }
+                }
+            }
+        }
+        Lane {
+            ctx,
+            body,
+            blocks,
+            prologue,
+            prologue_copies: copies as f64,
+        }
+    }
+
+    fn produces(&self, value: ValueId) -> bool {
+        self.ctx
+            .graph
+            .producer(value)
+            .is_some_and(|p| self.body.ops.binary_search(&p).is_ok())
+    }
+
+    /// Part of an operand's elements that one access touches.
+    fn touched(&self, op: &fusec_ir::Op, access: &Access) -> f64 {
+        let graph = self.ctx.graph;
+        let axes = &graph.value(access.value).axes;
+        let mut part = 1.0;
+        for (axis, index) in axes.iter().zip(&access.index) {
+            let reach: usize = index.terms.iter().map(|t| graph.size(t.0)).product();
+            part *= reach.min(graph.size(*axis)) as f64 / graph.size(*axis) as f64;
+        }
+        if matches!(op.kind, OpKind::Gather) && !graph.value(access.value).rows {
+            // One row of the table per token, not the same one for all.
+            part *= self.ctx.rows() as f64;
+        }
+        part.min(1.0)
+    }
+
+    fn add_bytes(&self, work: &mut Work) {
+        let (ctx, graph) = (self.ctx, self.ctx.graph);
+        let mut reads: BTreeMap<ValueId, (f64, bool)> = BTreeMap::new();
+        for id in &self.body.ops {
+            let op = graph.op(*id);
+            for access in &op.inputs {
+                if let Some(tail) = access.tail {
+                    work.bytes += self.state_bytes(tail);
+                }
+                if self.produces(access.value) {
+                    continue;
+                }
+                let by_all = self.prologue.contains(id) || self.body.anchors.contains(id);
+                let entry = reads.entry(access.value).or_insert((0.0, false));
+                entry.0 = (entry.0 + self.touched(op, access)).min(1.0);
+                entry.1 |= by_all && graph.value(access.value).rows;
+            }
+            if let OpKind::Scan { states, .. } = &op.kind {
+                for state in states {
+                    work.bytes += 2.0 * self.state_bytes(*state);
+                }
+            }
+        }
+        let l2 = ctx.device.l2_mb.value * 1e6 * L2_SHARE;
+        for (value, (part, by_all)) in reads {
+            let bytes = ctx.value_bytes(value) * part;
+            let activation = graph.value(value).rows;
+            let warm = !work.read.insert(value) || (activation && ctx.value_bytes(value) <= l2);
+            if warm {
+                work.l2_bytes += bytes;
+            } else {
+                work.bytes += bytes;
+            }
+            if by_all {
+                work.l2_bytes += bytes * (self.prologue_copies - 1.0);
+            } else if self.body.template == Template::Gemm && !activation {
+                let again = ctx.rows().div_ceil(GEMM_TILE) as f64 - 1.0;
+                work.l2_bytes += bytes * again;
+            }
+        }
+        for value in &self.body.stores {
+            work.bytes += ctx.value_bytes(*value);
+        }
+        for state in &self.body.tails {
+            work.bytes += self.state_bytes(*state);
+        }
+    }
+
+    /// Bytes of a state for the whole batch; a tail is no longer than the run it is read in.
+    fn state_bytes(&self, state: fusec_ir::StateId) -> f64 {
+        let graph = self.ctx.graph;
+        let rows = match graph.state(state).kind {
+            StateKind::Scan { .. } => 1,
+            StateKind::Tail { width, .. } => width as usize,
+        };
+        (rows * graph.elements(&graph.state(state).axes) * self.ctx.shape.batch * 4) as f64
+    }
+
+    /// Rows before the first one of a block for which each operation is computed as well.
+    fn halos(&self) -> BTreeMap<OpId, f64> {
+        let graph = self.ctx.graph;
+        let mut halo: BTreeMap<OpId, f64> = BTreeMap::new();
+        for id in self.body.ops.iter().rev() {
+            let of_op = halo.get(id).copied().unwrap_or(0.0);
+            for access in &graph.op(*id).inputs {
+                if let Some(p) = graph.producer(access.value) {
+                    let entry = halo.entry(p).or_insert(0.0);
+                    *entry = entry.max(of_op + f64::from(access.delay.max(0)));
+                }
+            }
+        }
+        halo
+    }
+
+    fn add_operations(&self, work: &mut Work) {
+        let (ctx, graph) = (self.ctx, self.ctx.graph);
+        let halos = if self.body.template == Template::Row {
+            self.halos()
+        } else {
+            BTreeMap::new()
+        };
+        for id in &self.body.ops {
+            let op = graph.op(*id);
+            let axes = iteration_axes(graph, op);
+            let mut times = ctx.rows() as f64;
+            if let Some(halo) = halos.get(id) {
+                let rows = f64::from(self.body.rows_per_block.max(1));
+                times *= (rows + halo) / rows;
+            }
+            if self.body.template == Template::Scan {
+                let missing = self.body.grid.iter().filter(|g| !axes.contains(&g.axis));
+                let copies: usize = missing.map(|g| graph.size(g.axis) / g.tile).product();
+                if !matches!(op.kind, OpKind::Scan { .. }) {
+                    times *= copies as f64;
+                }
+            }
+            if self.prologue.contains(id) {
+                times *= self.prologue_copies;
+            }
+            let space = graph.elements(&axes) as f64 * times;
+            match &op.kind {
+                OpKind::Map { expr } => {
+                    work.simt_flops += space * expr.op_count().max(1) as f64;
+                    work.special += space * special_count(expr) as f64;
+                }
+                OpKind::Reduce { expr, .. } => {
+                    work.simt_flops += space * (expr.op_count() + 1) as f64;
+                    work.special += space * special_count(expr) as f64;
+                }
+                OpKind::Norm {
+                    axes, gain, bias, ..
+                } => {
+                    // Statistics (multiply, add), then scale, and gain and bias where given.
+                    let per_element = 3.0 + f64::from(*gain) + f64::from(*bias);
+                    work.simt_flops += space * per_element;
+                    work.special += space / graph.elements(axes).max(1) as f64;
+                }
+                OpKind::Contract { .. } => {
+                    let flops = 2.0 * space;
+                    if self.body.template == Template::Gemm
+                        && ctx.device.tensor_rate(ctx.storage).is_some()
+                    {
+                        work.tensor_flops += flops;
+                    } else {
+                        work.simt_flops += flops;
+                    }
+                }
+                OpKind::Scan { recurrence, .. } => {
+                    let (flops, special, _) = step_work(graph, graph.recurrence(*recurrence));
+                    work.simt_flops += flops * times;
+                    work.special += special * times;
+                }
+                OpKind::Gather | OpKind::CumSum { .. } => {}
+            }
+        }
+    }
+
+    /// Steps one block takes one after the other, and their time in microseconds.
+    fn serial(&self) -> (f64, f64) {
+        let (device, graph) = (self.ctx.device, self.ctx.graph);
+        let exchanges = self
+            .body
+            .ops
+            .iter()
+            .filter(|id| {
+                let op = graph.op(**id);
+                !reduced_axes(op).is_empty() && !matches!(op.kind, OpKind::Contract { .. })
+            })
+            .count() as f64;
+        let exchange_us = exchanges * device.barrier_us.value;
+        match self.body.template {
+            Template::Row => {
+                let rows = f64::from(self.body.rows_per_block.max(1));
+                (rows, rows * exchange_us)
+            }
+            Template::Scan => {
+                let steps = self.ctx.shape.time as f64;
+                (steps, steps * (device.step_us.value + exchange_us))
+            }
+            Template::Gemv => (self.ctx.rows() as f64, self.ctx.rows() as f64 * exchange_us),
+            Template::Gemm => (0.0, 0.0),
+        }
+    }
 }

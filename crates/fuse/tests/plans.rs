@@ -3,7 +3,7 @@
 mod common;
 
 use common::{Build, h200, options};
-use fusec_fuse::{Mode, PlanError, plan};
+use fusec_fuse::{Mode, PlanError, launches_per_layer, plan};
 use fusec_ir::*;
 
 /// `layers` equal layers of: norm, shift, two projections, gated recurrence, projection, residual.
@@ -85,4 +85,70 @@ fn a_malformed_graph_is_refused_with_the_place() {
         let result = plan(&graph, &options(&h200(), 1, 1, Mode::Unfused));
         assert!(matches!(result, Err(PlanError::Malformed { .. })), "{what}");
     }
+}
+
+fn pin(kind: PinKind, values: &[&str]) -> Pin {
+    Pin {
+        kind,
+        values: values.iter().map(|v| v.to_string()).collect(),
+        span: None,
+    }
+}
+
+#[test]
+fn pins_are_obeyed_in_every_mode() {
+    let device = h200();
+    let graph = model(2);
+    let kernel_of = |plan: &fusec_fuse::Plan, name: &str, layer: u32| -> usize {
+        let makes = |id: &OpId| graph.op(*id).name == name && graph.op(*id).layer == Some(layer);
+        let found = plan.kernels.iter().position(|k| k.ops.iter().any(makes));
+        found.expect("planned")
+    };
+    for mode in [Mode::Unfused, Mode::Greedy, Mode::Auto, Mode::Random(3)] {
+        for (batch, time) in [(1, 1), (8, 2048)] {
+            let mut options = options(&device, batch, time, mode);
+            options.pins = vec![
+                pin(PinKind::Fuse, &["mix.gate", "mix.act"]),
+                pin(PinKind::Split, &["mix.n", "mix.s"]),
+            ];
+            let plan = plan(&graph, &options).unwrap().plan;
+            for layer in 0..2 {
+                let at = |name| kernel_of(&plan, name, layer);
+                assert_eq!(at("mix.gate"), at("mix.act"), "{mode}");
+                assert_eq!(at("mix.gate"), at("mix.h"), "{mode}: what lies between");
+                assert_ne!(at("mix.n"), at("mix.s"), "{mode}");
+            }
+        }
+    }
+}
+
+#[test]
+fn pins_that_cannot_be_obeyed_are_refused_with_the_rule() {
+    let device = h200();
+    let graph = model(2);
+    for (kind, values, expected) in [
+        (PinKind::Fuse, &["mix.v", "mix.out"][..], "mixed-anchors"),
+        (PinKind::Fuse, &["mix.x", "y"], "segment"),
+        (PinKind::Fuse, &["mix.h", "mix.out"], "mixed-anchors"),
+    ] {
+        let mut options = options(&device, 8, 2048, Mode::Auto);
+        options.pins = vec![pin(kind, values)];
+        match plan(&graph, &options) {
+            Err(PlanError::PinRefused { reject, .. }) => assert_eq!(reject.rule, expected),
+            other => panic!("{values:?}: {other:?}"),
+        }
+    }
+    let mut options = options(&device, 8, 2048, Mode::Auto);
+    options.pins = vec![pin(PinKind::Fuse, &["mix.h", "nothing"])];
+    let error = plan(&graph, &options).unwrap_err();
+    assert!(error.to_string().contains("`nothing`"), "{error}");
+}
+
+#[test]
+fn a_plan_prints_as_a_table_that_a_stranger_understands() {
+    let planned = plan(&model(4), &options(&h200(), 8, 2048, Mode::Auto)).unwrap();
+    insta::assert_snapshot!("prefill", planned);
+    let planned = plan(&model(4), &options(&h200(), 1, 1, Mode::Auto)).unwrap();
+    insta::assert_snapshot!("decode", planned);
+    assert!(launches_per_layer(&planned.plan) < 5);
 }

@@ -7,6 +7,15 @@ template <int W> __device__ __forceinline__ float lane_sum(float v) {
     return v;
 }
 
+//@ lane_sum_strided
+// Sum over the lanes with equal lane % STRIDE (STRIDE a power of two, at most 32); every lane gets its
+// set's sum. Butterfly order: distances STRIDE, 2 STRIDE, ... 16.
+template <int STRIDE> __device__ __forceinline__ float lane_sum_strided(float v) {
+#pragma unroll
+    for (int d = STRIDE; d < 32; d *= 2) v += __shfl_xor_sync(0xffffffffu, v, d);
+    return v;
+}
+
 //@ lane_max
 // Maximum over groups of W neighbouring lanes, as lane_sum.
 template <int W> __device__ __forceinline__ float lane_max(float v) {

@@ -606,11 +606,20 @@ template <class Op, int W> static inline void butterfly(float (&v)[32]) {
     }
 }
 
-template <class Op, int W> static inline float lane_reduce(const char* what, float own, int line) {
+// The lanes with equal lane % STRIDE: distances STRIDE, 2 STRIDE, ... 16.
+template <class Op, int STRIDE> static inline void strided_butterfly(float (&v)[32]) {
+    for (int d = STRIDE; d < 32; d *= 2) {
+        float next[32];
+        for (int i = 0; i < 32; ++i) next[i] = Op::of(v[i], v[i ^ d]);
+        for (int i = 0; i < 32; ++i) v[i] = next[i];
+    }
+}
+
+template <class Op, int W, bool STRIDED = false> static inline float lane_reduce(const char* what, float own, int line) {
     warp_collective(0xffffffffu, &own, what, line, [](void** lanes) {
         float v[32];
         for (int i = 0; i < 32; ++i) v[i] = lanes[i] ? *static_cast<float*>(lanes[i]) : __builtin_nanf("");
-        butterfly<Op, W>(v);
+        if (STRIDED) strided_butterfly<Op, W>(v); else butterfly<Op, W>(v);
         for (int i = 0; i < 32; ++i)
             if (lanes[i]) *static_cast<float*>(lanes[i]) = v[i];
     });
@@ -643,6 +652,9 @@ template <class Op, int NT, int V> static inline void block_reduce(const char* w
 
 template <int W> static inline float lane_sum(float v, int line = __builtin_LINE()) {
     return fusec_emu::lane_reduce<fusec_emu::Sum, W>("lane_sum", v, line);
+}
+template <int STRIDE> static inline float lane_sum_strided(float v, int line = __builtin_LINE()) {
+    return fusec_emu::lane_reduce<fusec_emu::Sum, STRIDE, true>("lane_sum_strided", v, line);
 }
 template <int W> static inline float lane_max(float v, int line = __builtin_LINE()) {
     return fusec_emu::lane_reduce<fusec_emu::Max, W>("lane_max", v, line);

@@ -1,0 +1,579 @@
+//! Matrix products as kernel text: Y[m, n] = sum over k of a(m, k) * w(n, k), for one or several
+//! products over the same rows and columns, with text hooks before and after.
+//!
+//! Lives here: the three templates (`gemm_simt.cu`, `gemm_mma.cu`, `gemv.cu`), the tile sizes they can
+//! take, and what follows from a tile: threads, shared memory, blocks. Never here: which operations of
+//! a graph become a product, and what the hooks compute.
+//!
+//! The text is one lane's body, a `{ ... }` block. Around it the kernel must define
+//! `char* smem` (128-byte aligned dynamic shared memory) and whatever the hooks and expressions name.
+//! Blocks run over columns fastest: block `i` of the lane has column tile `i % column_tiles` and row
+//! tile `i / column_tiles`.
+
+use std::collections::BTreeSet;
+use std::sync::LazyLock;
+
+use serde::Serialize;
+use tera::{Context, Tera};
+
+use crate::Element;
+
+/// How the weights of a product lie in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WeightLayout {
+    /// `w[n * stride + k]`: one row per output column, as PyTorch's Linear has it.
+    Nk,
+    /// `w[k * stride + n]`: one row per input column.
+    Kn,
+}
+
+/// One product: an accumulator per output element.
+#[derive(Debug, Clone)]
+pub struct Product {
+    /// The C identifier that holds the finished sum (f32) in the epilogue.
+    pub name: String,
+    /// Length of the sum: the range of `k`.
+    pub depth: usize,
+    /// Pointer expression of the rows, `x[m * x_stride + k]`; `None` when the prologue computes `a`
+    /// from nothing.
+    pub x: Option<String>,
+    /// Storage type behind `x`.
+    pub x_element: Element,
+    /// Elements from one row of `x` to the next.
+    pub x_stride: usize,
+    /// Element of the buffer that `x` points at: decides which accesses are aligned.
+    pub x_offset: usize,
+    /// Statements that see `i64 m`, `int k` and may change `float a` (initially the element of `x`, or
+    /// 0). They run for elements inside the matrix only.
+    pub prologue: String,
+    /// GEMV only: statements of the whole block that fill `float* xs` (`[rows of the tile][depth]`) with
+    /// a(m, k), zeros for rows past the end. In place of `x` and `prologue`; contains its own barriers if
+    /// it needs some.
+    pub stage: String,
+    /// Pointer expression of the weights.
+    pub w: String,
+    /// Storage type behind `w`.
+    pub w_element: Element,
+    /// Elements from one row of `w` to the next.
+    pub w_stride: usize,
+    /// Element of the buffer that `w` points at.
+    pub w_offset: usize,
+    /// Layout of the weights.
+    pub w_layout: WeightLayout,
+}
+
+/// Products over the same rows and columns, and what happens to their results.
+#[derive(Debug, Clone)]
+pub struct Projection {
+    /// At least one.
+    pub products: Vec<Product>,
+    /// Number of output columns: the range of `n`.
+    pub columns: usize,
+    /// Integer expression: the number of rows, the range of `m`.
+    pub rows: String,
+    /// Integer expression: index of this block inside its lane.
+    pub block: String,
+    /// Statements at the start of the body: definitions that hooks and expressions use. They see `m0`,
+    /// `n0`, `rows` and `tid`.
+    pub setup: String,
+    /// Statements before the epilogue of the elements of a row; they see `i64 m`.
+    pub row_prologue: String,
+    /// Statements per output element; they see `i64 m`, `int n` and each product's `float NAME`.
+    pub epilogue: String,
+}
+
+/// A template with its tile sizes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProjectionTile {
+    /// FP32 units, any storage types.
+    Simt(SimtTile),
+    /// Tensor cores, sm_80 and above.
+    Mma(MmaTile),
+    /// Few rows.
+    Gemv(GemvTile),
+}
+
+/// Tile of `gemm_simt.cu`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SimtTile {
+    /// Rows per block: 32, 64 or 128.
+    pub rows: usize,
+    /// Columns per block: 32, 64 or 128.
+    pub columns: usize,
+}
+
+/// Tile of `gemm_mma.cu`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MmaTile {
+    /// Rows per block: a multiple of `16 * warps_m`.
+    pub rows: usize,
+    /// Columns per block: a multiple of `16 * warps_n`.
+    pub columns: usize,
+    /// Warps along the rows.
+    pub warps_m: usize,
+    /// Warps along the columns.
+    pub warps_n: usize,
+    /// Tiles of 32 along k that shared memory holds: 2 to 8.
+    pub stages: usize,
+    /// What the tensor cores multiply: bf16 or f16. Operands of other types are rounded to it.
+    pub operand: Element,
+}
+
+/// Tile of `gemv.cu`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GemvTile {
+    /// Rows per block: 1 to 8. More rows than this read the weights again.
+    pub rows: usize,
+    /// Columns per block: a power of two.
+    pub columns: usize,
+    /// Warps per block.
+    pub warps: usize,
+    /// Warps that share a column (layout [`WeightLayout::Nk`]): divides `warps`.
+    pub split: usize,
+    /// 16-byte loads of one column that a lane keeps in flight.
+    pub unroll: usize,
+}
+
+/// Why a projection cannot be written with a tile.
+#[derive(Debug, thiserror::Error)]
+pub enum ProjectionError {
+    /// The template does not take such a tile.
+    #[error("{template} does not take this tile: {reason} ({tile})")]
+    Tile {
+        /// The template.
+        template: &'static str,
+        /// What is required.
+        reason: &'static str,
+        /// The tile as given.
+        tile: String,
+    },
+    /// A projection without products, depth or columns.
+    #[error("a projection needs at least one product, and depth and columns above zero")]
+    Empty,
+    /// The template engine refused.
+    #[error("template {template}: {source}")]
+    Template {
+        /// The template.
+        template: &'static str,
+        /// Its message.
+        source: Box<tera::Error>,
+    },
+}
+
+const SIMT_DEPTH: usize = 16;
+const MMA_DEPTH: usize = 32;
+
+const TEMPLATE_FILES: [(&str, &str); 3] = [
+    ("gemm_simt.cu", include_str!("../templates/gemm_simt.cu")),
+    ("gemm_mma.cu", include_str!("../templates/gemm_mma.cu")),
+    ("gemv.cu", include_str!("../templates/gemv.cu")),
+];
+
+static TEMPLATES: LazyLock<Tera> = LazyLock::new(|| {
+    let mut tera = Tera::default();
+    tera.add_raw_templates(TEMPLATE_FILES.iter().copied())
+        .expect("the templates are part of this crate and tests render them");
+    tera
+});
+
+/// Every identifier that the templates' text uses. Names that hooks and expressions refer to (kernel
+/// parameters, above all) must not be among them, or a local of the template would hide them.
+/// Exceptions are what the hooks are told to use: see [`Product`] and [`Projection`].
+pub fn reserved_identifiers() -> BTreeSet<&'static str> {
+    let mut words = BTreeSet::new();
+    for (_, text) in TEMPLATE_FILES {
+        for line in text.lines() {
+            let code = line.split("//").next().unwrap_or("");
+            // What lies between the braces of the template language is not part of the result.
+            for (i, piece) in code
+                .split("{{")
+                .flat_map(|part| part.split("{%"))
+                .enumerate()
+            {
+                let piece = match (i, piece.find(['}', '%'])) {
+                    (0, _) => piece,
+                    (_, Some(end)) => &piece[end..],
+                    (_, None) => "",
+                };
+                // A member's name (`threadIdx.x`) hides nothing: only what precedes the point counts.
+                let words_of = piece
+                    .split(|c: char| c != '_' && c != '.' && !c.is_ascii_alphanumeric())
+                    .filter_map(|word| word.split('.').next());
+                words.extend(words_of.filter(|word| {
+                    word.starts_with(|c: char| c == '_' || c.is_ascii_alphabetic())
+                }));
+            }
+        }
+    }
+    words
+}
+
+fn c_type(element: Element) -> &'static str {
+    match element {
+        Element::F32 => "float",
+        Element::Bf16 => "bf16_t",
+        Element::F16 => "f16_t",
+        Element::I32 => "i32",
+    }
+}
+
+/// The most elements, `limit` or a smaller power of two, that every row can be read by at once.
+fn vector(limit: usize, extent: usize, stride: usize, offset: usize) -> usize {
+    let mut v = limit.max(1);
+    while v > 1
+        && !(extent.is_multiple_of(v) && stride.is_multiple_of(v) && offset.is_multiple_of(v))
+    {
+        v /= 2;
+    }
+    v
+}
+
+/// A product as the templates see it.
+#[derive(Serialize)]
+struct ProductText<'a> {
+    name: &'a str,
+    depth: usize,
+    x: &'a str,
+    x_stride: usize,
+    x_vector: usize,
+    x_async: bool,
+    prologue: &'a str,
+    stage: &'a str,
+    w: &'a str,
+    w_stride: usize,
+    w_vector: usize,
+    w_async: bool,
+    w_layout: WeightLayout,
+    /// GEMV: where the rows start in shared memory, floats.
+    a_offset: usize,
+    /// GEMV: where the partial sums start in shared memory, floats.
+    sums_offset: usize,
+    /// GEMV: partial sums per element.
+    parts: usize,
+}
+
+impl ProjectionTile {
+    /// File name of the template.
+    pub fn template(self) -> &'static str {
+        match self {
+            Self::Simt(_) => "gemm_simt.cu",
+            Self::Mma(_) => "gemm_mma.cu",
+            Self::Gemv(_) => "gemv.cu",
+        }
+    }
+
+    /// Threads of a block.
+    pub fn threads(self) -> usize {
+        match self {
+            Self::Simt(tile) => 16 * tile.rows / tile.thread_rows(),
+            Self::Mma(tile) => 32 * tile.warps_m * tile.warps_n,
+            Self::Gemv(tile) => 32 * tile.warps,
+        }
+    }
+
+    /// Rows of a block.
+    pub fn rows(self) -> usize {
+        match self {
+            Self::Simt(tile) => tile.rows,
+            Self::Mma(tile) => tile.rows,
+            Self::Gemv(tile) => tile.rows,
+        }
+    }
+
+    /// Columns of a block.
+    pub fn columns(self) -> usize {
+        match self {
+            Self::Simt(tile) => tile.columns,
+            Self::Mma(tile) => tile.columns,
+            Self::Gemv(tile) => tile.columns,
+        }
+    }
+
+    /// Blocks per row tile.
+    pub fn column_tiles(self, columns: usize) -> usize {
+        columns.div_ceil(self.columns())
+    }
+
+    /// Dynamic shared memory of a block, bytes.
+    pub fn shared_bytes(self, projection: &Projection) -> usize {
+        match self {
+            Self::Simt(tile) => 2 * SIMT_DEPTH * (tile.rows + 4 + tile.columns + 4) * 4,
+            Self::Mma(tile) => {
+                let pipeline = tile.stages * tile.stage_elements(projection) * 2;
+                let out =
+                    tile.warps_m * tile.warps_n * 16 * (tile.columns / tile.warps_n.max(1) + 8) * 4;
+                pipeline.max(out * projection.products.len())
+            }
+            Self::Gemv(tile) => 4 * tile.layout(projection).1,
+        }
+    }
+
+    /// The lane's body.
+    pub fn render(self, projection: &Projection) -> Result<String, ProjectionError> {
+        let template = self.template();
+        self.check(projection)?;
+        let mut context = Context::new();
+        let products: Vec<ProductText<'_>> = match self {
+            Self::Simt(tile) => {
+                context.insert(
+                    "tile",
+                    &serde_json::json!({
+                        "rows": tile.rows, "columns": tile.columns, "depth": SIMT_DEPTH, "threads": self.threads(),
+                        "thread_rows": tile.thread_rows(), "thread_columns": tile.columns / 16,
+                    }),
+                );
+                projection
+                    .products
+                    .iter()
+                    .map(|p| p.text(projection.columns, 4, 4))
+                    .collect()
+            }
+            Self::Mma(tile) => {
+                context.insert(
+                    "tile",
+                    &serde_json::json!({
+                        "rows": tile.rows, "columns": tile.columns, "depth": MMA_DEPTH, "stages": tile.stages,
+                        "warps_m": tile.warps_m, "warps_n": tile.warps_n, "operand": c_type(tile.operand),
+                    }),
+                );
+                context.insert("stage_elements", &tile.stage_elements(projection));
+                let mut texts = Vec::new();
+                for p in &projection.products {
+                    let mut text = p.text(projection.columns, 8, 8);
+                    text.x_async = p.x.is_some()
+                        && p.prologue.trim().is_empty()
+                        && text.x_vector == 8
+                        && p.x_element == tile.operand;
+                    text.w_async = text.w_vector == 8 && p.w_element == tile.operand;
+                    texts.push(text);
+                }
+                texts
+            }
+            Self::Gemv(tile) => {
+                context.insert(
+                    "tile",
+                    &serde_json::json!({
+                        "rows": tile.rows, "columns": tile.columns, "warps": tile.warps, "split": tile.split,
+                        "unroll": tile.unroll,
+                    }),
+                );
+                let places = tile.layout(projection).0;
+                let mut texts = Vec::new();
+                for (p, (a_offset, sums_offset)) in projection.products.iter().zip(places) {
+                    let mut text = p.text(projection.columns, 4, tile.vector_limit(p));
+                    (text.a_offset, text.sums_offset, text.parts) =
+                        (a_offset, sums_offset, tile.parts(p));
+                    texts.push(text);
+                }
+                texts
+            }
+        };
+        context.insert("products", &products);
+        context.insert("columns", &projection.columns);
+        context.insert("rows", &projection.rows);
+        context.insert("block", &projection.block);
+        context.insert("setup", projection.setup.trim_end());
+        context.insert("row_prologue", projection.row_prologue.trim_end());
+        context.insert("epilogue", projection.epilogue.trim_end());
+        TEMPLATES
+            .render(template, &context)
+            .map_err(|source| ProjectionError::Template {
+                template,
+                source: Box::new(source),
+            })
+    }
+
+    /// Whether the template takes this tile for this projection.
+    pub fn check(self, projection: &Projection) -> Result<(), ProjectionError> {
+        if projection.products.is_empty()
+            || projection.columns == 0
+            || projection.products.iter().any(|p| p.depth == 0)
+        {
+            return Err(ProjectionError::Empty);
+        }
+        let reason = match self {
+            Self::Simt(tile) => {
+                let sizes = [32, 64, 128];
+                (!sizes.contains(&tile.rows) || !sizes.contains(&tile.columns))
+                    .then_some("rows and columns are 32, 64 or 128")
+            }
+            Self::Mma(tile) => {
+                if tile.warps_m == 0 || tile.warps_n == 0 || tile.warps_m * tile.warps_n > 16 {
+                    Some("there are 1 to 16 warps")
+                } else if tile.rows == 0 || !tile.rows.is_multiple_of(16 * tile.warps_m) {
+                    Some("rows are a multiple of 16 per warp")
+                } else if tile.columns == 0 || !tile.columns.is_multiple_of(16 * tile.warps_n) {
+                    Some("columns are a multiple of 16 per warp")
+                } else if !(2..=8).contains(&tile.stages) {
+                    Some("there are 2 to 8 stages")
+                } else if !matches!(tile.operand, Element::Bf16 | Element::F16) {
+                    Some("the tensor cores multiply bf16 or f16")
+                } else {
+                    None
+                }
+            }
+            Self::Gemv(tile) => {
+                let nk_fits = tile.split != 0
+                    && tile.warps.is_multiple_of(tile.split)
+                    && (tile.columns * tile.split).is_multiple_of(tile.warps);
+                let kn_fits = |p: &Product| {
+                    let v = p.text(projection.columns, 4, tile.vector_limit(p)).w_vector;
+                    tile.columns / v <= 32
+                };
+                if !(1..=8).contains(&tile.rows) {
+                    Some("there are 1 to 8 rows")
+                } else if !(1..=32).contains(&tile.warps) {
+                    Some("there are 1 to 32 warps")
+                } else if !tile.columns.is_power_of_two() {
+                    Some("columns are a power of two")
+                } else if !(1..=16).contains(&tile.unroll) {
+                    Some("1 to 16 loads are in flight")
+                } else if projection
+                    .products
+                    .iter()
+                    .any(|p| p.w_layout == WeightLayout::Nk)
+                    && !nk_fits
+                {
+                    Some(
+                        "groups of `split` warps divide the warps, and the groups divide the columns",
+                    )
+                } else if projection
+                    .products
+                    .iter()
+                    .any(|p| p.w_layout == WeightLayout::Kn && !kn_fits(p))
+                {
+                    Some("weights with k outermost need at most 32 vectors per row of the tile")
+                } else {
+                    None
+                }
+            }
+        };
+        match reason {
+            None => Ok(()),
+            Some(reason) => Err(ProjectionError::Tile {
+                template: self.template(),
+                reason,
+                tile: format!("{self:?}"),
+            }),
+        }
+    }
+}
+
+impl Product {
+    /// The template's view, with vectors of at most `x_limit` and `w_limit` elements.
+    fn text(&self, columns: usize, x_limit: usize, w_limit: usize) -> ProductText<'_> {
+        let w_extent = match self.w_layout {
+            WeightLayout::Nk => self.depth,
+            WeightLayout::Kn => columns,
+        };
+        let x_stride = if self.x.is_some() { self.x_stride } else { 0 };
+        let x_offset = if self.x.is_some() { self.x_offset } else { 0 };
+        ProductText {
+            name: &self.name,
+            depth: self.depth,
+            x: self.x.as_deref().unwrap_or(""),
+            x_stride,
+            x_vector: vector(x_limit, self.depth, x_stride, x_offset),
+            x_async: false,
+            prologue: self.prologue.trim_end(),
+            stage: self.stage.trim_end(),
+            w: &self.w,
+            w_stride: self.w_stride,
+            w_vector: vector(w_limit, w_extent, self.w_stride, self.w_offset),
+            w_async: false,
+            w_layout: self.w_layout,
+            a_offset: 0,
+            sums_offset: 0,
+            parts: 1,
+        }
+    }
+}
+
+impl SimtTile {
+    /// Rows of a thread: 256 threads, or fewer for small tiles.
+    fn thread_rows(self) -> usize {
+        if self.rows >= 128 { 8 } else { 4 }
+    }
+}
+
+impl MmaTile {
+    /// Operands of one stage: both tiles, padded.
+    fn stage_elements(self, projection: &Projection) -> usize {
+        let weights = projection.products.iter().map(|p| match p.w_layout {
+            WeightLayout::Nk => self.columns * (MMA_DEPTH + 8),
+            WeightLayout::Kn => MMA_DEPTH * (self.columns + 8),
+        });
+        self.rows * (MMA_DEPTH + 8) + weights.max().unwrap_or(0)
+    }
+}
+
+impl GemvTile {
+    /// Elements of a 16-byte load of the weights, no more than a row of the tile holds.
+    fn vector_limit(self, product: &Product) -> usize {
+        let whole = 16 / product.w_element.bytes();
+        match product.w_layout {
+            WeightLayout::Nk => whole,
+            WeightLayout::Kn => whole.min(self.columns),
+        }
+    }
+
+    /// Partial sums of an element of `product` that different warps hold.
+    fn parts(self, product: &Product) -> usize {
+        match product.w_layout {
+            WeightLayout::Nk => self.split,
+            WeightLayout::Kn => self.warps,
+        }
+    }
+
+    /// Offsets of each product's rows and sums in shared memory, and the whole, floats.
+    fn layout(self, projection: &Projection) -> (Vec<(usize, usize)>, usize) {
+        let mut end = 0;
+        let mut take = |floats: usize| {
+            let start = end;
+            // 16-byte alignment for vector accesses.
+            end += floats.next_multiple_of(4);
+            start
+        };
+        let places = projection
+            .products
+            .iter()
+            .map(|p| {
+                (
+                    take(self.rows * p.depth),
+                    take(self.parts(p) * self.rows * self.columns),
+                )
+            })
+            .collect();
+        (places, end)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn locals_of_the_templates_are_reserved_and_common_names_of_models_are_not() {
+        let reserved = reserved_identifiers();
+        for local in ["w_regs", "a_tile", "acc_", "chunk", "m0", "rows", "lane"] {
+            assert!(reserved.contains(local), "{local}");
+        }
+        for name in ["w", "x", "r", "g", "q", "receptance"] {
+            assert!(!reserved.contains(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn vectors_divide_everything_that_they_step_over() {
+        for ((limit, extent, stride, offset), expected) in [
+            ((8, 64, 64, 0), 8),
+            ((8, 64, 68, 0), 4),
+            ((8, 64, 64, 2), 2),
+            ((4, 33, 64, 0), 1),
+            ((8, 8, 0, 0), 8),
+        ] {
+            assert_eq!(vector(limit, extent, stride, offset), expected);
+        }
+    }
+}

@@ -1,0 +1,467 @@
+//! The matrix-product templates against a plain loop, in the emulator: every template, both weight
+//! layouts, storage types, hooks, and sizes that divide nothing.
+
+use std::path::Path;
+
+use fusec_codegen::Element;
+use fusec_codegen::prelude::with_prelude;
+use fusec_codegen::projection::{
+    GemvTile, MmaTile, Product, Projection, ProjectionTile, SimtTile, WeightLayout,
+};
+use fusec_runtime::emulator::{Emulator, EmulatorOptions, KernelArg, LaunchShape};
+use fusec_runtime::toolchain::{Options, Source, Toolchain};
+
+const SIMT: ProjectionTile = ProjectionTile::Simt(SimtTile {
+    rows: 64,
+    columns: 64,
+});
+const SIMT_WIDE: ProjectionTile = ProjectionTile::Simt(SimtTile {
+    rows: 128,
+    columns: 64,
+});
+const SIMT_SMALL: ProjectionTile = ProjectionTile::Simt(SimtTile {
+    rows: 32,
+    columns: 32,
+});
+const MMA: ProjectionTile = mma(64, 64, 2, 2, 3, Element::Bf16);
+const GEMV: ProjectionTile = gemv(1, 16, 4, 1);
+
+const fn mma(
+    rows: usize,
+    columns: usize,
+    warps_m: usize,
+    warps_n: usize,
+    stages: usize,
+    operand: Element,
+) -> ProjectionTile {
+    ProjectionTile::Mma(MmaTile {
+        rows,
+        columns,
+        warps_m,
+        warps_n,
+        stages,
+        operand,
+    })
+}
+
+const fn gemv(rows: usize, columns: usize, warps: usize, split: usize) -> ProjectionTile {
+    ProjectionTile::Gemv(GemvTile {
+        rows,
+        columns,
+        warps,
+        split,
+        unroll: 4,
+    })
+}
+
+/// A matrix as a kernel sees it: elements of a storage type, and what they are as numbers.
+struct Matrix {
+    bytes: Vec<u8>,
+    values: Vec<f64>,
+}
+
+fn matrix(elements: usize, storage: Element, seed: u32) -> Matrix {
+    let mut state = seed.wrapping_mul(2_654_435_761).wrapping_add(99);
+    let mut bytes = Vec::new();
+    let mut values = Vec::new();
+    for _ in 0..elements {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        let x = (state >> 8) as f32 / (1u32 << 23) as f32 - 1.0;
+        match storage {
+            Element::Bf16 => {
+                let x = half::bf16::from_f32(x);
+                bytes.extend(x.to_le_bytes());
+                values.push(x.to_f64());
+            }
+            Element::F16 => {
+                let x = half::f16::from_f32(x);
+                bytes.extend(x.to_le_bytes());
+                values.push(x.to_f64());
+            }
+            Element::F32 | Element::I32 => {
+                bytes.extend(x.to_le_bytes());
+                values.push(f64::from(x));
+            }
+        }
+    }
+    // Kernels may use 16-byte accesses on what the allocator aligned to at least 16 bytes.
+    assert_eq!(bytes.as_ptr().align_offset(16), 0);
+    Matrix { bytes, values }
+}
+
+fn c_type(element: Element) -> &'static str {
+    match element {
+        Element::F32 => "float",
+        Element::Bf16 => "bf16_t",
+        Element::F16 => "f16_t",
+        Element::I32 => "i32",
+    }
+}
+
+/// One case of the table.
+#[derive(Clone, Copy, Debug)]
+struct Case {
+    tile: ProjectionTile,
+    /// Rows, columns, depth.
+    size: (usize, usize, usize),
+    x: Element,
+    w: Element,
+    layout: WeightLayout,
+    /// Elements added to each row of x and w: strides above the extents.
+    padding: usize,
+    hooks: Hooks,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Hooks {
+    None,
+    /// a = x * gain[k] + m, an epilogue that scales and adds a residual.
+    Prologue,
+    /// GEMV's block-wide section: a = x minus the mean of its row.
+    Stage,
+    /// Two products, the second of x squared with other weights: y = first / (1 + second^2).
+    Two,
+}
+
+const CASE: Case = Case {
+    tile: SIMT,
+    size: (1, 1, 1),
+    x: Element::F32,
+    w: Element::F32,
+    layout: WeightLayout::Nk,
+    padding: 0,
+    hooks: Hooks::None,
+};
+
+fn projection(case: Case) -> Projection {
+    let (_, columns, depth) = case.size;
+    let w_stride = case.padding
+        + if case.layout == WeightLayout::Nk {
+            depth
+        } else {
+            columns
+        };
+    let first = Product {
+        name: "sum".into(),
+        depth,
+        x: Some("x".into()),
+        x_element: case.x,
+        x_stride: depth + case.padding,
+        x_offset: 0,
+        prologue: String::new(),
+        stage: String::new(),
+        w: "w".into(),
+        w_element: case.w,
+        w_stride,
+        w_offset: 0,
+        w_layout: case.layout,
+    };
+    let mut projection = Projection {
+        products: vec![first.clone()],
+        columns,
+        rows: "M".into(),
+        block: "blockIdx.x".into(),
+        setup: String::new(),
+        row_prologue: String::new(),
+        epilogue: format!("y[m * {columns} + n] = sum;"),
+    };
+    match case.hooks {
+        Hooks::None => {}
+        Hooks::Prologue => {
+            projection.products[0].prologue = "a = a * gain[k] + float(m);".into();
+            projection.setup = "const float half = 0.5f;".into();
+            projection.row_prologue = "const float shift = float(m);".into();
+            projection.epilogue = format!(
+                "const float halved = sum * half;\ny[m * {columns} + n] = halved + shift + float(n);"
+            );
+        }
+        Hooks::Stage => {
+            let stride = depth + case.padding;
+            projection.products[0].stage = format!(
+                "for (int r = warp; r < TILE_M; r += WARPS) {{\n    const i64 m = m0 + r;\n    float total = 0.0f;\n    \
+                 for (int k = lane; k < {depth}; k += 32) total += m < rows ? to_f32(x[m * {stride} + k]) : 0.0f;\n    \
+                 const float mean = warp_sum(total) / {depth}.0f;\n    \
+                 for (int k = lane; k < {depth}; k += 32) xs[r * {depth} + k] = m < rows ? to_f32(x[m * {stride} + k]) - mean : 0.0f;\n}}"
+            );
+        }
+        Hooks::Two => {
+            projection.products.push(Product {
+                name: "gate".into(),
+                prologue: "a = a * a;".into(),
+                w: "w2".into(),
+                ..first
+            });
+            projection.epilogue = format!("y[m * {columns} + n] = sum / (1.0f + gate * gate);");
+        }
+    }
+    projection
+}
+
+fn source(case: Case) -> String {
+    let body = case
+        .tile
+        .render(&projection(case))
+        .unwrap_or_else(|error| panic!("{case:?}: {error}"));
+    with_prelude(&format!(
+        "extern \"C\" __global__ void __launch_bounds__({}) product(const {x}* __restrict__ x, const {w}* __restrict__ w, \
+         const {w}* __restrict__ w2, const float* __restrict__ gain, float* __restrict__ y, i64 M) {{\n    \
+         FUSEC_DYNAMIC_SMEM(smem);\n{body}}}\n",
+        case.tile.threads(),
+        x = c_type(case.x),
+        w = c_type(case.w),
+    ))
+}
+
+fn check(emulator: &Emulator, case: Case, seed: u64) {
+    let (rows, columns, depth) = case.size;
+    let projection = projection(case);
+    let (x_stride, w_stride) = (
+        projection.products[0].x_stride,
+        projection.products[0].w_stride,
+    );
+    let w_rows = if case.layout == WeightLayout::Nk {
+        columns
+    } else {
+        depth
+    };
+    let mut x = matrix(rows * x_stride, case.x, 1);
+    let mut w = matrix(w_rows * w_stride, case.w, 2);
+    let mut w2 = matrix(w_rows * w_stride, case.w, 3);
+    let mut gain = matrix(depth, Element::F32, 4);
+    // One row of guard values behind the result: nothing may be written there.
+    let mut y = vec![f32::from_bits(0x7fc0_1234); (rows + 1) * columns];
+
+    let module = emulator
+        .build(&[("product", &source(case))])
+        .unwrap_or_else(|error| panic!("{case:?}: {error}"));
+    let blocks = case.tile.column_tiles(columns) * rows.div_ceil(case.tile.rows());
+    let shape = LaunchShape {
+        grid: [blocks as u32, 1, 1],
+        block: [case.tile.threads() as u32, 1, 1],
+        smem_bytes: case.tile.shared_bytes(&projection) as u32,
+        seed,
+    };
+    let args = [
+        KernelArg::Ptr(x.bytes.as_mut_ptr()),
+        KernelArg::Ptr(w.bytes.as_mut_ptr()),
+        KernelArg::Ptr(w2.bytes.as_mut_ptr()),
+        KernelArg::Ptr(gain.bytes.as_mut_ptr()),
+        KernelArg::Ptr(y.as_mut_ptr().cast()),
+        KernelArg::I64(rows as i64),
+    ];
+    // SAFETY: the buffers have the sizes that the projection states.
+    unsafe { module.launch("product", shape, &args) }
+        .unwrap_or_else(|error| panic!("{case:?}: {error}"));
+
+    // The tensor cores see operands rounded to their type.
+    let operand = |a: f64| match case.tile {
+        ProjectionTile::Mma(MmaTile {
+            operand: Element::Bf16,
+            ..
+        }) => half::bf16::from_f32(a as f32).to_f64(),
+        ProjectionTile::Mma(_) => half::f16::from_f32(a as f32).to_f64(),
+        _ => a,
+    };
+    for m in 0..rows {
+        let row = &x.values[m * x_stride..][..depth];
+        let mean = row.iter().sum::<f64>() / depth as f64;
+        for n in 0..columns {
+            let (mut sum, mut gate, mut scale) = (0.0, 0.0, 0.0);
+            for (k, value) in row.iter().enumerate() {
+                let at = if case.layout == WeightLayout::Nk {
+                    n * w_stride + k
+                } else {
+                    k * w_stride + n
+                };
+                let a = match case.hooks {
+                    Hooks::None | Hooks::Two => *value,
+                    Hooks::Prologue => value * gain.values[k] + m as f64,
+                    Hooks::Stage => value - mean,
+                };
+                sum += operand(a) * operand(w.values[at]);
+                gate += operand(value * value) * operand(w2.values[at]);
+                scale += (a * w.values[at]).abs();
+            }
+            let expected = match case.hooks {
+                Hooks::None | Hooks::Stage => sum,
+                Hooks::Prologue => sum * 0.5 + m as f64 + n as f64,
+                Hooks::Two => sum / (1.0 + gate * gate),
+            };
+            let got = f64::from(y[m * columns + n]);
+            // Operands in f32 and their rounding to 16 bits may differ by one step from the f64 loop's.
+            let slack = if matches!(case.tile, ProjectionTile::Mma(_)) && case.hooks != Hooks::None
+            {
+                2e-4
+            } else {
+                2e-6
+            };
+            let bound = slack * (scale + expected.abs()) + 1e-6;
+            assert!(
+                (got - expected).abs() <= bound,
+                "{case:?} seed {seed}: y[{m}, {n}] = {got}, not {expected}"
+            );
+        }
+    }
+    assert!(
+        y[rows * columns..]
+            .iter()
+            .all(|v| v.to_bits() == 0x7fc0_1234),
+        "{case:?}: wrote behind the result"
+    );
+}
+
+fn cases() -> Vec<Case> {
+    use Element::{Bf16, F16, F32};
+    use Hooks::{None as Plain, Prologue, Stage, Two};
+    use WeightLayout::{Kn, Nk};
+    let mut cases = Vec::new();
+    let mut add = |tile, size, x, w, layout, padding, hooks| {
+        cases.push(Case {
+            tile,
+            size,
+            x,
+            w,
+            layout,
+            padding,
+            hooks,
+        })
+    };
+    // FP32 units.
+    add(SIMT, (1, 1, 1), F32, F32, Nk, 0, Plain);
+    add(SIMT, (37, 65, 33), F32, F32, Nk, 0, Plain);
+    add(SIMT, (65, 70, 47), F32, F32, Kn, 1, Plain);
+    add(SIMT, (130, 64, 64), F32, F32, Nk, 4, Prologue);
+    add(SIMT, (74, 131, 36), F32, F32, Kn, 0, Prologue);
+    add(SIMT, (33, 40, 24), Bf16, F16, Nk, 0, Two);
+    add(SIMT_WIDE, (150, 66, 30), F32, F32, Nk, 2, Plain);
+    add(SIMT_WIDE, (129, 64, 20), F32, Bf16, Kn, 0, Two);
+    add(SIMT_SMALL, (40, 33, 17), F32, F32, Nk, 0, Prologue);
+    // Tensor cores.
+    add(MMA, (1, 1, 1), Bf16, Bf16, Nk, 0, Plain);
+    add(MMA, (64, 64, 128), Bf16, Bf16, Nk, 0, Plain);
+    add(MMA, (70, 72, 72), Bf16, Bf16, Nk, 8, Plain);
+    add(MMA, (65, 67, 33), Bf16, Bf16, Nk, 0, Plain);
+    add(MMA, (37, 80, 40), Bf16, Bf16, Kn, 0, Plain);
+    add(MMA, (37, 83, 45), Bf16, Bf16, Kn, 3, Plain);
+    add(MMA, (66, 64, 96), Bf16, Bf16, Nk, 0, Prologue);
+    add(MMA, (66, 65, 35), F32, F32, Nk, 0, Prologue);
+    add(MMA, (20, 64, 64), Bf16, Bf16, Kn, 0, Two);
+    add(
+        mma(128, 128, 2, 4, 2, F16),
+        (130, 136, 160),
+        F16,
+        F16,
+        Nk,
+        0,
+        Plain,
+    );
+    add(
+        mma(128, 64, 4, 2, 4, F16),
+        (129, 65, 24),
+        F16,
+        F16,
+        Kn,
+        0,
+        Two,
+    );
+    add(
+        mma(16, 32, 1, 2, 5, Bf16),
+        (17, 33, 200),
+        Bf16,
+        Bf16,
+        Nk,
+        0,
+        Plain,
+    );
+    // Few rows.
+    add(GEMV, (1, 1, 1), F32, F32, Nk, 0, Plain);
+    add(GEMV, (1, 70, 2048), F32, Bf16, Nk, 0, Plain);
+    add(GEMV, (1, 33, 77), Bf16, Bf16, Nk, 0, Plain);
+    add(gemv(4, 16, 8, 2), (3, 50, 264), F32, F32, Nk, 4, Prologue);
+    add(gemv(8, 8, 4, 4), (13, 20, 136), Bf16, F16, Nk, 0, Stage);
+    add(gemv(2, 32, 4, 1), (2, 40, 130), F32, F32, Nk, 0, Two);
+    add(gemv(1, 32, 4, 1), (1, 64, 300), F32, Bf16, Kn, 0, Plain);
+    add(gemv(4, 64, 8, 2), (5, 72, 61), F32, F32, Kn, 0, Prologue);
+    add(gemv(3, 16, 2, 1), (3, 19, 40), Bf16, Bf16, Kn, 2, Two);
+    add(gemv(2, 16, 4, 2), (1, 24, 96), F32, F32, Kn, 0, Stage);
+    cases
+}
+
+fn emulator() -> Emulator {
+    let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("emulator");
+    Emulator::new(&cache, EmulatorOptions::default()).expect("g++ is installed where the tests run")
+}
+
+#[test]
+fn products_equal_a_plain_loop() {
+    let emulator = emulator();
+    for case in cases() {
+        for seed in [0, 1, 2, 7] {
+            check(&emulator, case, seed);
+        }
+    }
+}
+
+#[test]
+fn tiles_that_do_not_fit_are_refused() {
+    let tiles = [
+        ProjectionTile::Simt(SimtTile {
+            rows: 48,
+            columns: 64,
+        }),
+        mma(40, 64, 2, 2, 3, Element::Bf16),
+        mma(64, 64, 2, 2, 1, Element::Bf16),
+        mma(64, 64, 0, 2, 2, Element::Bf16),
+        mma(64, 64, 2, 2, 3, Element::F32),
+        gemv(9, 16, 4, 1),
+        gemv(1, 24, 4, 1),
+        gemv(1, 16, 4, 3),
+        gemv(1, 2, 4, 1),
+    ];
+    for tile in tiles {
+        let error = tile
+            .render(&projection(Case {
+                size: (8, 8, 8),
+                ..CASE
+            }))
+            .expect_err("does not fit");
+        assert!(error.to_string().contains(tile.template()), "{error}");
+    }
+    let empty = Projection {
+        products: Vec::new(),
+        ..projection(CASE)
+    };
+    assert!(SIMT.render(&empty).is_err());
+}
+
+#[test]
+fn products_compile_for_every_architecture_that_has_them() {
+    if std::env::var("FUSEC_OFFLINE_TESTS").is_ok_and(|value| value == "1") {
+        return;
+    }
+    let toolchain = Toolchain::discover(&Options::from_env()).expect("NVRTC is found or fetched");
+    for case in cases() {
+        let archs = if matches!(case.tile, ProjectionTile::Mma(_)) {
+            ["sm_80", "sm_90a"]
+        } else {
+            ["sm_75", "sm_90a"]
+        };
+        for arch in archs {
+            let text = source(case);
+            let artifact = toolchain
+                .compile(
+                    &Source {
+                        name: "product.cu",
+                        text: &text,
+                    },
+                    arch.parse().expect("known"),
+                )
+                .unwrap_or_else(|error| panic!("{case:?} {arch}: {error}"));
+            assert!(
+                artifact.resources.contains_key("product"),
+                "{:?}",
+                artifact.resources
+            );
+        }
+    }
+}
