@@ -97,10 +97,10 @@ proptest! {
         // At least what one step needs at once, at most everything side by side.
         let padded = |slot: &&fusec_runtime::memory::Slot| slot.bytes.next_multiple_of(ALIGNMENT);
         let at_once = (0..regime.steps.len())
-            .map(|at| slots.iter().filter(|s| s.lifetime.first <= at && at <= s.lifetime.last).map(|s| padded(&s)).sum::<usize>())
+            .map(|at| slots.iter().filter(|s| s.lifetime.first <= at && at <= s.lifetime.last).map(|s| padded(s)).sum::<usize>())
             .max();
         prop_assert!(Some(plan.bytes) >= at_once);
-        prop_assert!(plan.bytes <= slots.iter().map(|s| padded(&s)).sum());
+        prop_assert!(plan.bytes <= slots.iter().map(|s| padded(s)).sum());
         prop_assert_eq!(plan, ArenaPlan::new(&regime, &[], SHAPE).expect("a plan"));
     }
 }
