@@ -103,7 +103,8 @@ fn no_parameter_can_be_off_without_being_noticed() {
         assert!(exact.passed(), "{}: {exact:?}", path.display());
         for (i, param) in model.graph.params.iter().enumerate() {
             let mut wrong = params.clone();
-            for x in &mut wrong[i] {
+            // Not all elements: a norm would undo a common factor.
+            for x in wrong[i].iter_mut().step_by(3) {
                 *x = *x * 1.05 + 1e-3;
             }
             let found = compare(&model, wrong, &case);
@@ -163,7 +164,7 @@ fn what_cannot_be_verified_is_named_with_exit_status_2() {
         (vec!["verify", "no-such-directory"], "no-such-directory"),
         (vec!["verify", &model], "--weights"),
         (vec!["verify", &case, "--device", "tpu"], "tpu"),
-        (vec!["verify", &case, "--axis", "N=64"], "N=64"),
+        (vec!["verify", &case, "--axis", "N=64"], "does not fit"),
         (
             vec!["verify", &case, "--golden", "gone.safetensors"],
             "about.json",

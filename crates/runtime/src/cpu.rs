@@ -7,6 +7,7 @@ use fusec_ir::{Graph, ValueId};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::executor::HostState;
 use crate::session::{Session, SessionError};
 use crate::weights::Weights;
 
@@ -121,13 +122,12 @@ impl<F: Real> Session for CpuSession<'_, F> {
             .collect()
     }
 
-    fn state(&mut self) -> Result<State<f32>, SessionError> {
-        Ok(converted(&self.state))
+    fn state(&mut self) -> Result<HostState, SessionError> {
+        Ok(converted::<F, f32>(&self.state).into())
     }
 
-    fn set_state(&mut self, state: State<f32>) -> Result<(), SessionError> {
-        state.check(self.interpreter.graph(), state.batch)?;
-        self.state = converted(&state);
+    fn set_state(&mut self, state: &HostState) -> Result<(), SessionError> {
+        self.state = converted(&state.to_interpreter(self.interpreter.graph())?);
         Ok(())
     }
 }

@@ -5,7 +5,9 @@
 //! compiles.
 
 use fusec_ir::Graph;
-use fusec_ir::interpret::{Input, InterpretError, NonFinite, State, Tensor};
+use fusec_ir::interpret::{Input, InterpretError, NonFinite, Tensor};
+
+use crate::executor::{Device, ExecuteError, Executor, Fetch, HostState, StateError};
 
 /// A model on a device, with the state of a batch of sequences.
 pub trait Session {
@@ -27,10 +29,40 @@ pub trait Session {
     ) -> Result<Vec<Tensor<f32>>, SessionError>;
 
     /// The state, on the host.
-    fn state(&mut self) -> Result<State<f32>, SessionError>;
+    fn state(&mut self) -> Result<HostState, SessionError>;
 
     /// Takes over a state, whatever device it came from.
-    fn set_state(&mut self, state: State<f32>) -> Result<(), SessionError>;
+    fn set_state(&mut self, state: &HostState) -> Result<(), SessionError>;
+}
+
+impl<D: Device> Session for Executor<D> {
+    fn device(&self) -> String {
+        Executor::device(self).name()
+    }
+
+    fn graph(&self) -> &Graph {
+        Executor::graph(self)
+    }
+
+    fn reset(&mut self, batch: usize) -> Result<(), SessionError> {
+        Ok(Executor::reset(self, batch)?)
+    }
+
+    fn run(
+        &mut self,
+        time: usize,
+        inputs: &[Input<'_, f32>],
+    ) -> Result<Vec<Tensor<f32>>, SessionError> {
+        Ok(Executor::run(self, time, inputs, Fetch::All)?.outputs)
+    }
+
+    fn state(&mut self) -> Result<HostState, SessionError> {
+        Ok(self.save_state()?)
+    }
+
+    fn set_state(&mut self, state: &HostState) -> Result<(), SessionError> {
+        Ok(self.load_state(state)?)
+    }
 }
 
 /// Why a session could not run.
@@ -40,6 +72,12 @@ pub enum SessionError {
     /// The interpreter refused.
     #[error(transparent)]
     Interpret(#[from] InterpretError),
+    /// The executor refused, or its device failed.
+    #[error(transparent)]
+    Execute(#[from] ExecuteError),
+    /// The state is not one of this model.
+    #[error(transparent)]
+    State(#[from] StateError),
     /// Fewer or more inputs than the model has.
     #[error("the model has {want} inputs, {got} were given")]
     Inputs {

@@ -87,7 +87,7 @@ impl<F: Real> State<F> {
     }
 
     /// Checks that this is a state of `graph` for `batch` rows.
-    pub fn check(&self, graph: &Graph, batch: usize) -> Result<(), InterpretError> {
+    pub(super) fn check(&self, graph: &Graph, batch: usize) -> Result<(), InterpretError> {
         if self.batch != batch {
             return Err(InterpretError::StateBatch {
                 got: self.batch,
