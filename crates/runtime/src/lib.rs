@@ -9,5 +9,6 @@ pub mod checkpoint;
 pub mod cubin;
 pub mod emulator;
 pub mod golden;
+pub mod memory;
 pub mod toolchain;
 pub mod weights;
