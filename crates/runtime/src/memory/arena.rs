@@ -69,7 +69,12 @@ impl ArenaPlan {
             let taken: Vec<(usize, usize)> = placed
                 .iter()
                 .filter(|slot| slot.lifetime.meets(lifetime))
-                .map(|slot| (slot.offset, slot.offset + slot.bytes.next_multiple_of(ALIGNMENT)))
+                .map(|slot| {
+                    (
+                        slot.offset,
+                        slot.offset + slot.bytes.next_multiple_of(ALIGNMENT),
+                    )
+                })
                 .collect();
             let offset = best_fit(taken, padded);
             let end = offset

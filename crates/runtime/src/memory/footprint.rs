@@ -28,10 +28,13 @@ impl Footprint {
             .zip(&arena.slots)
             .filter_map(|(buffer, slot)| Some((buffer, (*slot)?.bytes)))
             // The first of equals, so that the message is the same everywhere.
-            .fold(None, |best: Option<(&str, usize)>, (buffer, bytes)| match best {
-                Some((_, most)) if most >= bytes => best,
-                _ => Some((&buffer.name, bytes)),
-            })
+            .fold(
+                None,
+                |best: Option<(&str, usize)>, (buffer, bytes)| match best {
+                    Some((_, most)) if most >= bytes => best,
+                    _ => Some((&buffer.name, bytes)),
+                },
+            )
             .map(|(name, bytes)| (name.to_owned(), bytes));
         Self {
             weights,
@@ -74,7 +77,9 @@ impl fmt::Display for Footprint {
             format_bytes(self.arena)
         )?;
         match &self.largest {
-            Some((name, bytes)) => write!(f, "; largest buffer: `{name}`, {}", format_bytes(*bytes)),
+            Some((name, bytes)) => {
+                write!(f, "; largest buffer: `{name}`, {}", format_bytes(*bytes))
+            }
             None => Ok(()),
         }
     }

@@ -47,7 +47,9 @@ pub enum MemoryError {
         kernel: String,
     },
     /// The caller would read memory that nothing has written.
-    #[error("no step writes the output `{buffer}`; the manifest is damaged: compile the model again")]
+    #[error(
+        "no step writes the output `{buffer}`; the manifest is damaged: compile the model again"
+    )]
     NeverWritten {
         /// The buffer.
         buffer: String,

@@ -46,11 +46,12 @@ impl StatesPlan {
                 BufferKind::Tail(id) => (id, 2),
                 _ => continue,
             };
-            plan.place(buffer, id, copies).ok_or_else(|| MemoryError::TooLarge {
-                buffer: buffer.name.clone(),
-                batch,
-                time: 1,
-            })?;
+            plan.place(buffer, id, copies)
+                .ok_or_else(|| MemoryError::TooLarge {
+                    buffer: buffer.name.clone(),
+                    batch,
+                    time: 1,
+                })?;
         }
         Ok(plan)
     }
