@@ -9,7 +9,9 @@ const PIECE: usize = 1 << 14;
 
 /// A number that an element type cannot hold.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
-#[error("`{name}`: element {index} is {value}, which {element:?} cannot hold; use a wider storage type")]
+#[error(
+    "`{name}`: element {index} is {value}, which {element:?} cannot hold; use a wider storage type"
+)]
 pub struct NotRepresentable {
     /// What it belongs to.
     pub name: String,
@@ -98,7 +100,10 @@ mod tests {
         let values = [0.0, -1.5, 3.0, 1.0 + 1.0 / 512.0, f32::INFINITY];
         for (element, want) in [
             (Element::F32, values),
-            (Element::F16, [0.0, -1.5, 3.0, 1.0 + 1.0 / 512.0, f32::INFINITY]),
+            (
+                Element::F16,
+                [0.0, -1.5, 3.0, 1.0 + 1.0 / 512.0, f32::INFINITY],
+            ),
             (Element::Bf16, [0.0, -1.5, 3.0, 1.0, f32::INFINITY]),
         ] {
             let bytes = encode("x", &values, element).expect("all fit");

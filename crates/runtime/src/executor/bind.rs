@@ -57,7 +57,13 @@ pub struct Binding<'a> {
 impl Binding<'_> {
     /// Where a buffer lies. `None` if it has no place: scratch that no step uses.
     pub fn place(&self, buffer: usize, copy: Copy) -> Option<Place> {
-        let kind = self.manifest.regimes.get(self.regime)?.buffers.get(buffer)?.kind;
+        let kind = self
+            .manifest
+            .regimes
+            .get(self.regime)?
+            .buffers
+            .get(buffer)?
+            .kind;
         match kind {
             BufferKind::Param(_) | BufferKind::LoadTime(_) => {
                 let (offset, bytes) = self.constants.place(self.regime, buffer)?;
@@ -106,8 +112,9 @@ impl Binding<'_> {
             kernel: kernel.name.clone(),
             batch: shape.batch,
             time: shape.time,
-            reason: "a grid has between 1 and 2147483647 blocks; use a smaller batch or a shorter run"
-                .into(),
+            reason:
+                "a grid has between 1 and 2147483647 blocks; use a smaller batch or a shorter run"
+                    .into(),
         })?;
         let args = step.args.iter().map(|arg| {
             let (buffer, copy) = match *arg {
@@ -117,11 +124,15 @@ impl Binding<'_> {
                 Arg::Buffer(buffer) | Arg::OldTail(buffer) => (buffer, Copy::Old),
                 Arg::NewTail(buffer) => (buffer, Copy::New),
             };
-            let place = self.place(buffer, copy).ok_or_else(|| ManifestError::Damaged {
-                place: format!("step {at} (kernel `{}`)", kernel.name),
-                reason: format!("buffer {buffer} has no place in memory"),
-            })?;
-            Ok(ArgValue::Address(bases.of(place.region) + place.offset as u64))
+            let place = self
+                .place(buffer, copy)
+                .ok_or_else(|| ManifestError::Damaged {
+                    place: format!("step {at} (kernel `{}`)", kernel.name),
+                    reason: format!("buffer {buffer} has no place in memory"),
+                })?;
+            Ok(ArgValue::Address(
+                bases.of(place.region) + place.offset as u64,
+            ))
         });
         let args = args.collect::<Result<Vec<_>, ExecuteError>>()?;
         let born = |slot: &crate::memory::Slot, buffer: usize| {
@@ -136,6 +147,7 @@ impl Binding<'_> {
                 offset: slot.offset,
                 bytes: slot.bytes,
             })
+            .chain(self.new_tails(at, step))
             .collect();
         Ok(Launch {
             step: at,
@@ -148,6 +160,19 @@ impl Binding<'_> {
             args,
             fresh,
         })
+    }
+}
+
+impl Binding<'_> {
+    /// The new copies of the tails that a step is the first to write.
+    fn new_tails<'s>(&'s self, at: usize, step: &'s Step) -> impl Iterator<Item = Place> + 's {
+        let regime = &self.manifest.regimes[self.regime];
+        let before = &regime.steps[..at];
+        let written = step.writes.iter().copied();
+        written
+            .filter(|buffer| matches!(regime.buffers[*buffer].kind, BufferKind::Tail(_)))
+            .filter(|buffer| !before.iter().any(|step| step.writes.contains(buffer)))
+            .filter_map(|buffer| self.place(buffer, Copy::New))
     }
 }
 

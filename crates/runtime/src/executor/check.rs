@@ -4,9 +4,9 @@
 //! wrong index or size in it would make kernels read memory that is not theirs.
 
 use super::ManifestError;
+use fusec_codegen::manifest::MANIFEST_VERSION;
 use fusec_codegen::{
-    Arg, Buffer, BufferKind, Element, Extent, KernelImage, MANIFEST_VERSION, Manifest, ParamKind,
-    Regime, Step,
+    Arg, Buffer, BufferKind, Element, Extent, KernelImage, Manifest, ParamKind, Regime, Step,
 };
 use fusec_ir::{Graph, Precision, StateId, StateKind, ValueId};
 use std::collections::{BTreeMap, BTreeSet};
@@ -58,7 +58,10 @@ fn kernels(kernels: &[KernelImage]) -> Checked {
             return damaged(place(), "two kernels have this name");
         }
         if !(1..=1024).contains(&kernel.threads) {
-            return damaged(place(), format!("{} threads, allowed 1 to 1024", kernel.threads));
+            return damaged(
+                place(),
+                format!("{} threads, allowed 1 to 1024", kernel.threads),
+            );
         }
     }
     Ok(())
@@ -105,12 +108,18 @@ fn values(regime: &Regime) -> Checked {
     };
     for value in &graph.values {
         if !known_axes(&value.axes) {
-            return damaged(place("value", &value.name), "it has an unknown or empty axis");
+            return damaged(
+                place("value", &value.name),
+                "it has an unknown or empty axis",
+            );
         }
     }
     for state in &graph.states {
         if !known_axes(&state.axes) {
-            return damaged(place("state", &state.name), "it has an unknown or empty axis");
+            return damaged(
+                place("state", &state.name),
+                "it has an unknown or empty axis",
+            );
         }
     }
     for param in &graph.params {
@@ -128,7 +137,10 @@ fn values(regime: &Regime) -> Checked {
     }
     for op in &graph.ops {
         let ids = op.inputs.iter().map(|access| access.value);
-        if ids.chain(op.outputs.iter().copied()).any(|id| id.index() >= graph.values.len()) {
+        if ids
+            .chain(op.outputs.iter().copied())
+            .any(|id| id.index() >= graph.values.len())
+        {
             return damaged(place("operation", &op.name), "it names an unknown value");
         }
     }
@@ -197,7 +209,11 @@ fn check_state(graph: &Graph, buffer: &Buffer, id: StateId) -> Result<(), String
     };
     let tail = matches!(state.kind, StateKind::Tail { .. });
     if tail != matches!(buffer.kind, BufferKind::Tail(_)) {
-        return Err(format!("`{}` is {} tail", state.name, if tail { "a" } else { "no" }));
+        return Err(format!(
+            "`{}` is {} tail",
+            state.name,
+            if tail { "a" } else { "no" }
+        ));
     }
     let want = graph.state_elements(id);
     if buffer.extent != Extent::Batch || buffer.elements != want {
@@ -244,7 +260,12 @@ fn step(regime: &Regime, at: usize, kernels: &[KernelImage]) -> Checked {
             format!("kernel {} is unknown", step.kernel),
         );
     };
-    let place = || format!("regime `{}`, step {at} (kernel `{}`)", regime.name, kernel.name);
+    let place = || {
+        format!(
+            "regime `{}`, step {at} (kernel `{}`)",
+            regime.name, kernel.name
+        )
+    };
     if step.lanes.is_empty() {
         return damaged(place(), "it has no blocks");
     }
@@ -258,13 +279,20 @@ fn step(regime: &Regime, at: usize, kernels: &[KernelImage]) -> Checked {
             buffer.kind,
             BufferKind::Param(_) | BufferKind::LoadTime(_) | BufferKind::Input(_)
         ) {
-            return damaged(place(), format!("it writes `{}`, which is given", buffer.name));
+            return damaged(
+                place(),
+                format!("it writes `{}`, which is given", buffer.name),
+            );
         }
     }
     if step.args.len() != kernel.params.len() {
         return damaged(
             place(),
-            format!("{} arguments for {} parameters", step.args.len(), kernel.params.len()),
+            format!(
+                "{} arguments for {} parameters",
+                step.args.len(),
+                kernel.params.len()
+            ),
         );
     }
     for (arg, param) in step.args.iter().zip(&kernel.params) {
@@ -311,23 +339,30 @@ fn shared(regimes: &[Regime]) -> Checked {
         params.map(|param| param.name.clone()).collect()
     };
     let states = |regime: &Regime| -> BTreeMap<StateId, Element> {
-        let states = regime.buffers.iter().filter_map(|buffer| match buffer.kind {
-            BufferKind::State(id) | BufferKind::Tail(id) => Some((id, buffer.element)),
-            _ => None,
-        });
+        let states = regime
+            .buffers
+            .iter()
+            .filter_map(|buffer| match buffer.kind {
+                BufferKind::State(id) | BufferKind::Tail(id) => Some((id, buffer.element)),
+                _ => None,
+            });
         states.collect()
     };
     let shapes = |regime: &Regime, ids: &[ValueId]| -> Vec<usize> {
-        ids.iter().map(|id| regime.graph.row_elements(*id)).collect()
+        ids.iter()
+            .map(|id| regime.graph.row_elements(*id))
+            .collect()
     };
     for regime in rest {
         let same = params(regime) == params(first)
             && states(regime) == states(first)
             && regime.graph.states.len() == first.graph.states.len()
-            && (0..first.graph.states.len()).map(|i| StateId(i as u32)).all(|id| {
-                regime.graph.state_elements(id) == first.graph.state_elements(id)
-                    && regime.graph.state(id).name == first.graph.state(id).name
-            })
+            && (0..first.graph.states.len())
+                .map(|i| StateId(i as u32))
+                .all(|id| {
+                    regime.graph.state_elements(id) == first.graph.state_elements(id)
+                        && regime.graph.state(id).name == first.graph.state(id).name
+                })
             && shapes(regime, &regime.graph.inputs) == shapes(first, &first.graph.inputs)
             && shapes(regime, &regime.graph.outputs) == shapes(first, &first.graph.outputs);
         if !same {

@@ -45,23 +45,32 @@ impl Constants {
         };
         for regime in &manifest.regimes {
             let has_load_time = |kind| matches!(kind, BufferKind::LoadTime(_));
-            let computed: BTreeMap<ValueId, Vec<f32>> =
-                if regime.buffers.iter().any(|buffer| has_load_time(buffer.kind)) {
-                    let param = |id| weights.param(id).unwrap_or_default().to_vec();
-                    evaluate_load_time(&regime.graph, &param)
-                        .map_err(|error| ExecuteError::LoadTime(Box::new(error)))?
-                } else {
-                    BTreeMap::new()
-                };
+            let computed: BTreeMap<ValueId, Vec<f32>> = if regime
+                .buffers
+                .iter()
+                .any(|buffer| has_load_time(buffer.kind))
+            {
+                let param = |id| weights.param(id).unwrap_or_default().to_vec();
+                evaluate_load_time(&regime.graph, &param)
+                    .map_err(|error| ExecuteError::LoadTime(Box::new(error)))?
+            } else {
+                BTreeMap::new()
+            };
             let mut by_buffer = Vec::new();
             for buffer in &regime.buffers {
                 let source = match buffer.kind {
                     BufferKind::Param(id) => Source::Param(id, buffer.element),
                     BufferKind::LoadTime(id) => {
-                        let values = computed.get(&id).ok_or_else(|| super::ManifestError::Damaged {
-                            place: format!("regime `{}`, buffer `{}`", regime.name, buffer.name),
-                            reason: "its value is not computed at load".into(),
-                        })?;
+                        let values =
+                            computed
+                                .get(&id)
+                                .ok_or_else(|| super::ManifestError::Damaged {
+                                    place: format!(
+                                        "regime `{}`, buffer `{}`",
+                                        regime.name, buffer.name
+                                    ),
+                                    reason: "its value is not computed at load".into(),
+                                })?;
                         Source::Bytes(encode(&buffer.name, values, buffer.element)?)
                     }
                     _ => {

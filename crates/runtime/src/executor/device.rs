@@ -69,8 +69,8 @@ pub struct Launch {
     pub cooperative: bool,
     /// Its arguments, one per parameter.
     pub args: Vec<ArgValue>,
-    /// Arena buffers whose contents begin with this step: whatever lies there before is not
-    /// to be read.
+    /// Arena buffers and new copies of tails whose contents begin with this step: whatever lies
+    /// there before is not to be read.
     pub fresh: Vec<Place>,
 }
 

@@ -47,7 +47,11 @@ impl EmulatedDevice {
             Ok(emulator.build(&[(&kernel.entry, &kernel.source)])?)
         };
         Ok(Self {
-            modules: manifest.kernels.par_iter().map(build).collect::<Result<_, _>>()?,
+            modules: manifest
+                .kernels
+                .par_iter()
+                .map(build)
+                .collect::<Result<_, _>>()?,
             entries: manifest.kernels.iter().map(|k| k.entry.clone()).collect(),
             regions: [None, None, None],
             seed,
@@ -81,11 +85,12 @@ impl Device for EmulatedDevice {
     fn allocate(&mut self, region: Region, bytes: usize) -> Result<u64, ExecuteError> {
         // Pages, and so aligned; mapped lazily, so that poison costs what a run touches.
         self.regions[region as usize] = None;
-        let mut map = MmapMut::map_anon(bytes.max(1)).map_err(|source| ExecuteError::HostMemory {
-            region: region.name(),
-            bytes,
-            source,
-        })?;
+        let mut map =
+            MmapMut::map_anon(bytes.max(1)).map_err(|source| ExecuteError::HostMemory {
+                region: region.name(),
+                bytes,
+                source,
+            })?;
         let address = map.as_mut_ptr().expose_provenance() as u64;
         self.regions[region as usize] = Some(map);
         Ok(address)

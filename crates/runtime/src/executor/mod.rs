@@ -214,7 +214,12 @@ impl<D: Device> Executor<D> {
             let states = StatesPlan::new(&self.manifest.regimes[0], state.batch)?;
             self.launches.clear();
             self.interrupted = Some("the states were being allocated anew".into());
-            self.check_free(self.states.bytes(), states.bytes(), self.arena_bytes, &states)?;
+            self.check_free(
+                self.states.bytes(),
+                states.bytes(),
+                self.arena_bytes,
+                &states,
+            )?;
             self.bases.states = self.device.allocate(Region::States, states.bytes())?;
             self.states = states;
         }
@@ -335,7 +340,11 @@ impl<D: Device> Executor<D> {
         self.position += run.key.shape.time as i64;
     }
 
-    fn outputs(&mut self, run: &PreparedRun, fetch: Fetch) -> Result<Vec<Tensor<f32>>, ExecuteError> {
+    fn outputs(
+        &mut self,
+        run: &PreparedRun,
+        fetch: Fetch,
+    ) -> Result<Vec<Tensor<f32>>, ExecuteError> {
         if fetch == Fetch::Nothing {
             return Ok(Vec::new());
         }
@@ -346,9 +355,8 @@ impl<D: Device> Executor<D> {
             let regime = &self.manifest.regimes[run.key.regime];
             let holds = |kind| kind == BufferKind::Output(id);
             let found = regime.buffers.iter().position(|buffer| holds(buffer.kind));
-            let place = found.and_then(|at| {
-                Some((at, self.binding(run.key, &run.arena).place(at, Copy::Old)?))
-            });
+            let place = found
+                .and_then(|at| Some((at, self.binding(run.key, &run.arena).place(at, Copy::Old)?)));
             let Some((at, place)) = place else {
                 return Err(ManifestError::Damaged {
                     place: format!("regime `{}`", regime.name),
@@ -382,7 +390,9 @@ impl<D: Device> Executor<D> {
         step: usize,
         stored: &mut BTreeMap<ValueId, Tensor<f32>>,
     ) -> Result<(), ExecuteError> {
-        let writes = self.manifest.regimes[run.key.regime].steps[step].writes.clone();
+        let writes = self.manifest.regimes[run.key.regime].steps[step]
+            .writes
+            .clone();
         for at in writes {
             let buffer = &self.manifest.regimes[run.key.regime].buffers[at];
             let (BufferKind::Scratch(id) | BufferKind::Output(id)) = buffer.kind else {
@@ -488,7 +498,9 @@ fn regime_for(manifest: &Manifest, shape: Shape, position: i64) -> Result<usize,
     if batch == 0 || time == 0 {
         return Err(wrong("both must be at least 1"));
     }
-    let rows = batch.checked_mul(time).and_then(|rows| i64::try_from(rows).ok());
+    let rows = batch
+        .checked_mul(time)
+        .and_then(|rows| i64::try_from(rows).ok());
     let end = rows.and_then(|rows| position.checked_add(rows));
     end.ok_or_else(|| wrong("the position would overflow"))?;
     manifest

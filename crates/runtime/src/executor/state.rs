@@ -49,7 +49,11 @@ impl HostState {
         if self.position < 0 {
             return Err(impossible("position", self.position.to_string()));
         }
-        if let Some(id) = self.tensors.keys().find(|id| id.index() >= graph.states.len()) {
+        if let Some(id) = self
+            .tensors
+            .keys()
+            .find(|id| id.index() >= graph.states.len())
+        {
             return Err(StateError::Unknown {
                 name: id.0.to_string(),
                 model: graph.name.clone(),
@@ -110,9 +114,8 @@ impl HostState {
     /// Reads a file written by [`HostState::save`] for this model.
     pub fn load(graph: &Graph, path: &Path) -> Result<Self, StateError> {
         let file = Checkpoint::open(path).map_err(Box::new)?;
-        let known = |name: &str| {
-            name == POSITION || graph.states.iter().any(|state| state.name == name)
-        };
+        let known =
+            |name: &str| name == POSITION || graph.states.iter().any(|state| state.name == name);
         if let Some(name) = file.names().find(|name| !known(name)) {
             return Err(StateError::Unknown {
                 name: name.to_owned(),
