@@ -133,7 +133,7 @@ fn check(name: &str, graph: &Graph, mode: Mode, batch: usize, times: &[usize], b
             let Some(want) = expected.values.get(id).and_then(|t| t.numbers()) else {
                 continue;
             };
-            let d = difference(value, want);
+            let d = difference(&value, want);
             let v = regime.graph.value(*id);
             assert!(
                 d <= bound,
@@ -143,7 +143,12 @@ fn check(name: &str, graph: &Graph, mode: Mode, batch: usize, times: &[usize], b
             );
         }
         let logits = result.outputs[0].numbers().expect("logits");
-        let d = difference(logits, expected.outputs[0].numbers().expect("logits"));
+        let d = difference(
+            &logits,
+            expected.values[&regime.graph.outputs[0]]
+                .numbers()
+                .expect("logits"),
+        );
         assert!(
             d <= bound,
             "{name} {mode} run {run} T={time}: logits differ by {d:.2e}"
