@@ -194,7 +194,12 @@ fn cases() -> Vec<(&'static str, String, Graph, bool)> {
         let expr = Expr::binary(Binary::Add, mul(1, 0), mul(2, 3));
         let s = b.op("s", OpKind::Map { expr }, inputs, &[c]);
         let g = b.output(&[s]);
-        out.push(("norm-gain", "a weighted sum of two norms".into(), g, true));
+        out.push((
+            "norm-gain-fold",
+            "a weighted sum of two norms".into(),
+            g,
+            true,
+        ));
     }
     {
         // The norm's value is also used without the factor.
@@ -208,7 +213,12 @@ fn cases() -> Vec<(&'static str, String, Graph, bool)> {
         let expr = Expr::binary(Binary::Add, mul, Expr::Input(0));
         let s = b.op("s", OpKind::Map { expr }, inputs, &[c]);
         let g = b.output(&[s]);
-        out.push(("norm-gain", "a factor on one of two uses".into(), g, false));
+        out.push((
+            "norm-gain-fold",
+            "a factor on one of two uses".into(),
+            g,
+            false,
+        ));
     }
     {
         let mut b = Build::new();
@@ -223,6 +233,23 @@ fn cases() -> Vec<(&'static str, String, Graph, bool)> {
             g,
             false,
         ));
+    }
+    for (what, fixed) in [("gains of two norms", true), ("a gain per row", false)] {
+        let mut b = Build::new();
+        let c = b.axis("C", 6);
+        let (x, y) = (b.input("x", &[c]), b.input("y", &[c]));
+        let p = norm(&mut b, "p", x, &[c], NormKind::Rms, true, false);
+        let q = norm(&mut b, "q", x, &[c], NormKind::Rms, true, false);
+        let (v, w) = match fixed {
+            true => (b.param("v", &[c]), b.param("w", &[c])),
+            false => (x, y),
+        };
+        let inputs = [p, v, q, w].map(|x| b.read(x)).to_vec();
+        let mul = |i, j| Expr::binary(Binary::Mul, Expr::Input(i), Expr::Input(j));
+        let expr = Expr::binary(Binary::Add, mul(0, 1), mul(2, 3));
+        let s = b.op("s", OpKind::Map { expr }, inputs, &[c]);
+        let g = b.output(&[s]);
+        out.push(("norm-gain", what.into(), g, fixed));
     }
     for (what, delayed) in [("a stencil before a scan", true), ("no stencil", false)] {
         let mut b = Build::new();
@@ -269,7 +296,7 @@ fn rules_apply_where_their_condition_holds_and_both_sides_agree() {
                     }
                     found
                         .iter()
-                        .any(|f| f.rules.iter().any(|r| r.starts_with(rule)))
+                        .any(|f| f.rules.iter().any(|r| r.starts_with(&format!("{rule} "))))
                 }
                 Scope::Local => {
                     let found = forms::local(&graph, storage).unwrap();
@@ -306,7 +333,8 @@ fn sixteen_bit_matrices_are_not_rounded_again() {
 #[test]
 fn local_forms_label_the_kernels_that_realise_them() {
     for (rule, what, graph, applies) in cases() {
-        if !matches!(rule, "conv-ssm" | "wkv-scan") || !applies {
+        let of = RULES.iter().find(|r| r.name() == rule).expect(rule);
+        if of.scope() == Scope::Global || !applies {
             continue;
         }
         let planned = plan(&graph, &options(&h200(), 1, 2048, Mode::Auto)).unwrap();

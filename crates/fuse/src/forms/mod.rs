@@ -21,7 +21,7 @@ pub use rule::{Rule, Scope};
 use crate::plan::Storage;
 use egg::{Runner, SimpleScheduler, StopReason};
 use fusec_ir::{Graph, OpId};
-use language::{Attribute, Forms, Model, build};
+use language::{Attribute, Model, build};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -33,8 +33,9 @@ const NODES_PER_OP: usize = 40;
 const FORMS: usize = 8;
 
 /// Every rule.
-pub static RULES: [&dyn Rule; 4] = [
+pub static RULES: [&dyn Rule; 5] = [
     &norm::NormGain,
+    &norm::NormGainFold,
     &projection::LnProjection,
     &stencil::ConvSsm,
     &recurrence::WkvScan,
@@ -92,7 +93,7 @@ fn saturate(graph: &Graph, storage: Storage, scope: Scope) -> Result<(Model, Str
     let mut model = build(graph);
     let nodes = NODES_PER_OP * (graph.ops.len() + graph.values.len()) + 1000;
     let runner = Runner::default()
-        .with_egraph(std::mem::replace(&mut model.forms, Forms::default()))
+        .with_egraph(std::mem::take(&mut model.forms))
         .with_scheduler(SimpleScheduler)
         .with_iter_limit(ITERATIONS)
         .with_node_limit(nodes)

@@ -1,16 +1,71 @@
 //! Rules about normalisations.
 
-use super::language::{Forms, Node, Operation, Read};
+use super::language::{Attribute, Forms, Node, Operation, Read, make};
 use super::rule::{Maker, Rule, Scope, Site};
 use egg::Id;
 use fusec_ir::{AxisId, Binary, Expr, OpKind, Precision};
 
-/// `norm(x) * h = norm'(x)` whose gain is `gain * h`, computed at load.
+/// Norms and the map that scales them, in one launch.
 pub struct NormGain;
 
 impl Rule for NormGain {
     fn name(&self) -> &'static str {
         "norm-gain"
+    }
+
+    fn reason(&self) -> &'static str {
+        "the gains, and a weighted sum of several norms, are applied where the norms are computed"
+    }
+
+    fn condition(&self) -> &'static str {
+        "a factor of the norm's value is the same for all rows"
+    }
+
+    fn scope(&self) -> Scope {
+        Scope::Local
+    }
+
+    fn applies_to(&self, kind: &OpKind) -> bool {
+        matches!(kind, OpKind::Map { .. })
+    }
+
+    fn rewrite(&self, forms: &mut Forms, site: &Site) -> Option<Id> {
+        let OpKind::Map { expr } = &site.op.kind else {
+            return None;
+        };
+        let mut members = vec![site.op.origin?];
+        for i in 0..site.node.children.len() {
+            let constant = |j: usize| {
+                let factor = site.node.children.get(j);
+                let data = factor.and_then(|id| forms[*id].data.as_ref());
+                data.is_some_and(|m| !m.rows)
+            };
+            if sole_factor(expr, i).is_some_and(constant) {
+                let norms = site.operand(forms, i);
+                let of = norms.iter().find(|(_, op)| is_free_norm(op));
+                members.extend(of.and_then(|(_, op)| op.origin));
+            }
+        }
+        if members.len() == 1 {
+            return None;
+        }
+        members.sort_unstable();
+        let launch = Attribute::Launch {
+            rule: self.name(),
+            members,
+        };
+        let children = site.node.children.clone();
+        let from = [site.node.attribute];
+        Some(make(forms, self.name(), &from, 0, launch, children))
+    }
+}
+
+/// `norm(x) * h = norm'(x)` whose gain is `gain * h`, computed at load.
+pub struct NormGainFold;
+
+impl Rule for NormGainFold {
+    fn name(&self) -> &'static str {
+        "norm-gain-fold"
     }
 
     fn reason(&self) -> &'static str {

@@ -138,19 +138,21 @@ fn apply_after(
     let count = forms.analysis.elements(over) as f64;
     let mut maker = Maker::new(forms, rule, site, &[(node, norm)]);
     let name = |what: &str| format!("{}.{what}", result.name);
+    // Statistics are the norm's: every product of it shares them.
+    let of_name = |what: &str| format!("{}.{what}", of_norm.name);
     let mul = |a, b| Expr::binary(Binary::Mul, a, b);
     let sub = |a, b| Expr::binary(Binary::Sub, a, b);
     let x_read = norm.reads[0].clone();
 
     // Row statistics.
-    let statistic = |maker: &mut Maker<'_>, what: &str, expr: Expr| {
-        let meta = maker.meta(name(what), true, statistic_axes.clone(), Precision::F32);
+    let statistic = |maker: &mut Maker<'_>, part: u32, what: &str, expr: Expr| {
+        let meta = maker.meta(of_name(what), true, statistic_axes.clone(), Precision::F32);
         let kind = OpKind::Reduce {
             expr,
             combine: Combine::Sum,
             axes: over.clone(),
         };
-        maker.op(kind, vec![(x, x_read.clone())], meta)
+        maker.shared(node, part, kind, vec![(x, x_read.clone())], meta)
     };
     let part = match kind {
         NormKind::Layer | NormKind::Rms => 1.0 / count,
@@ -165,11 +167,12 @@ fn apply_after(
     };
     let squares = statistic(
         &mut maker,
+        1,
         "squares",
         scaled(mul(Expr::Input(0), Expr::Input(0))),
     );
     let mean = matches!(kind, NormKind::Layer)
-        .then(|| statistic(&mut maker, "mean", scaled(Expr::Input(0))));
+        .then(|| statistic(&mut maker, 2, "mean", scaled(Expr::Input(0))));
     let plus_eps = |e| Expr::binary(Binary::Add, e, Expr::Const(*eps));
     let rate = match kind {
         NormKind::Rms | NormKind::L2 => Expr::unary(Unary::Rsqrt, plus_eps(Expr::Input(0))),
@@ -187,8 +190,15 @@ fn apply_after(
             Expr::unary(Unary::Rsqrt, plus_eps(variance))
         }
     };
-    let meta = maker.meta(name("rate"), true, statistic_axes.clone(), Precision::F32);
-    let rate = maker.op(
+    let meta = maker.meta(
+        of_name("rate"),
+        true,
+        statistic_axes.clone(),
+        Precision::F32,
+    );
+    let rate = maker.shared(
+        node,
+        3,
         OpKind::Map { expr: rate },
         [Some(squares), mean]
             .into_iter()
@@ -221,12 +231,14 @@ fn apply_after(
             matrix = (folded, Read::plain(&weight_axes));
         } else {
             let meta = maker.meta(
-                name("gained"),
+                of_name("gained"),
                 true,
                 of_norm.axes.clone(),
                 of_norm.precision,
             );
-            let gained = maker.op(
+            let gained = maker.shared(
+                node,
+                4,
                 OpKind::Map {
                     expr: mul(Expr::Input(0), Expr::Input(1)),
                 },

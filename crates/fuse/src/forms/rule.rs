@@ -133,6 +133,24 @@ impl<'a> Maker<'a> {
         )
     }
 
+    /// Adds what depends on the matched e-nodes `of` alone, so that several sites share it.
+    /// `part` tells apart what one rule makes of them.
+    pub fn shared(
+        &mut self,
+        of: &Node,
+        part: u32,
+        kind: OpKind,
+        operands: Vec<(Id, Read)>,
+        result: Meta,
+    ) -> Id {
+        let parts = std::mem::replace(&mut self.parts, part);
+        let from = std::mem::replace(&mut self.from, vec![of.attribute]);
+        let id = self.op(kind, operands, result);
+        self.parts = parts;
+        self.from = from;
+        id
+    }
+
     /// A value of the site's layer.
     pub fn meta(
         &self,
