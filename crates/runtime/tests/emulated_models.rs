@@ -206,7 +206,7 @@ fn convolution_and_state_space() {
             ("C", 64),
             ("Hg", 4),
             ("P", 32),
-            ("N", 32),
+            ("Ns", 32),
         ],
     );
     for mode in MODES {
@@ -243,7 +243,7 @@ fn half_precision_on_tensor_cores() {
             ("C", 64),
             ("Hg", 4),
             ("P", 32),
-            ("N", 32),
+            ("Ns", 32),
         ],
     );
     for storage in [Storage::Bf16, Storage::F16] {
