@@ -5,9 +5,11 @@
 #![warn(missing_docs)]
 #![forbid(unsafe_code)]
 
+mod device;
 mod exit;
 mod failure;
 mod flags;
+mod model;
 mod output;
 mod run;
 mod table;
