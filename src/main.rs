@@ -8,7 +8,11 @@
 mod exit;
 mod failure;
 mod flags;
+mod model;
 mod output;
+mod overview;
+mod pipeline;
+mod plan;
 mod run;
 mod table;
 mod toolchain;
@@ -38,6 +42,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    /// Shows the kernels that a model becomes, what each fuses, and what each costs.
+    Plan(plan::Args),
     /// Runs a model and compares its logits with recorded or reference ones.
     Verify(verify::Args),
     /// Runs a model on token ids.
@@ -66,6 +72,7 @@ fn main() -> ExitCode {
 
 fn dispatch(verb: Verb, output: &mut Output) -> Result<Exit, Failure> {
     match verb {
+        Verb::Plan(args) => plan::run(&args, output),
         Verb::Verify(args) => verify::run(&args, output),
         Verb::Run(args) => run::run(&args, output),
         Verb::Toolchain(args) => toolchain::run(&args, output),
