@@ -6,10 +6,25 @@
 #![warn(missing_docs)]
 #![forbid(unsafe_code)]
 
+mod affine;
+mod cexpr;
+mod error;
+mod generate;
+mod kernel;
+mod layout;
 pub mod manifest;
+mod matmul;
+mod memory;
+mod micro;
+mod names;
 pub mod prelude;
 pub mod projection;
+mod render;
+mod text;
+mod walk;
 
+pub use error::CodegenError;
+pub use generate::{Planned, generate};
 pub use manifest::{
     Arg, Buffer, BufferKind, Element, Extent, KernelImage, KernelParam, LaneGrid, Manifest,
     ParamKind, Regime, RowUnits, Step,

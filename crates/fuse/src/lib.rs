@@ -11,6 +11,7 @@ mod bits;
 mod candidates;
 pub mod context;
 pub mod cost;
+pub mod decisions;
 pub mod device;
 pub mod fit;
 pub mod forms;
@@ -18,13 +19,16 @@ mod name;
 mod order;
 pub mod plan;
 mod planner;
+mod print;
 pub mod segment;
 pub mod select;
 mod validate;
 
 pub use device::{Device, DeviceError, Figure, Provenance};
 
+pub use decisions::Decisions;
 pub use plan::{
     Anchor, Body, Cost, GridAxis, Kernel, Mode, Phase, Plan, Reject, Shape, Storage, Template,
 };
 pub use planner::{Launch, Options, PlanError, Planned, plan};
+pub use print::{interior, launches_per_layer, limit};

@@ -207,6 +207,17 @@ impl fmt::Display for Reject {
     }
 }
 
+impl fmt::Display for Template {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Template::Row => "row",
+            Template::Scan => "scan",
+            Template::Gemv => "gemv",
+            Template::Gemm => "gemm",
+        })
+    }
+}
+
 impl Storage {
     /// Bytes of one element.
     pub fn bytes(self) -> usize {

@@ -1,6 +1,7 @@
 //! The entry point: from a graph to a plan.
 
 use crate::context::Context;
+use crate::decisions::{self, Decisions};
 use crate::fit::fit;
 use crate::name::Names;
 use crate::order::launch_order;
@@ -43,6 +44,8 @@ pub struct Planned {
     pub graph: Graph,
     /// The kernels.
     pub plan: Plan,
+    /// What was examined.
+    pub decisions: Decisions,
 }
 
 /// Why there is no plan.
@@ -128,11 +131,15 @@ pub fn plan(graph: &Graph, options: &Options<'_>) -> Result<Planned, PlanError> 
     );
     let pins: Vec<Pin> = graph.pins.iter().chain(&options.pins).cloned().collect();
     check_pin_names(&ctx, &pins)?;
-    let plan = plan_form(&ctx, options.mode, &pins)?;
-    Ok(Planned { plan, graph })
+    let (plan, decisions) = plan_form(&ctx, options.mode, &pins)?;
+    Ok(Planned {
+        plan,
+        decisions,
+        graph,
+    })
 }
 
-fn plan_form(ctx: &Context<'_>, mode: Mode, pins: &[Pin]) -> Result<Plan, PlanError> {
+fn plan_form(ctx: &Context<'_>, mode: Mode, pins: &[Pin]) -> Result<(Plan, Decisions), PlanError> {
     let segments = segments(ctx);
     let mut chosen: Vec<select::Selection> = Vec::new();
     let mut names = Names::default();
@@ -143,8 +150,14 @@ fn plan_form(ctx: &Context<'_>, mode: Mode, pins: &[Pin]) -> Result<Plan, PlanEr
         }
         kernels.extend(emit(ctx, segment, &chosen[segment.class], &mut names)?);
     }
+    let decisions = Decisions {
+        segments: (0..chosen.len())
+            .map(|class| report(&segments, class, &chosen[class]))
+            .collect(),
+        ..Decisions::default()
+    };
     let total_us = kernels.iter().map(|k| k.cost.total_us).sum();
-    Ok(Plan {
+    let plan = Plan {
         version: PLAN_VERSION,
         model: ctx.graph.name.clone(),
         device: ctx.device.name.clone(),
@@ -155,7 +168,20 @@ fn plan_form(ctx: &Context<'_>, mode: Mode, pins: &[Pin]) -> Result<Plan, PlanEr
         claim: select::claim(mode, &chosen),
         kernels,
         total_us,
-    })
+    };
+    Ok((plan, decisions))
+}
+
+fn report(segments: &[Segment], class: usize, of: &select::Selection) -> decisions::Segment {
+    let equal: Vec<&Segment> = segments.iter().filter(|s| s.class == class).collect();
+    decisions::Segment {
+        layers: equal.iter().filter_map(|s| s.layer).collect(),
+        operations: equal.first().map_or(0, |s| s.ops.len()),
+        kernels: of.groups.len(),
+        legal: of.legal,
+        rejected: of.rejected.clone(),
+        complete: of.complete,
+    }
 }
 
 /// The kernels of one segment in launch order. `selection` is that of the first segment of

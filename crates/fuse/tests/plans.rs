@@ -3,7 +3,7 @@
 mod common;
 
 use common::{Build, h200, options};
-use fusec_fuse::{Mode, PlanError, plan};
+use fusec_fuse::{Mode, PlanError, launches_per_layer, plan};
 use fusec_ir::*;
 
 /// `layers` equal layers of: norm, shift, two projections, gated recurrence, projection, residual.
@@ -142,4 +142,13 @@ fn pins_that_cannot_be_obeyed_are_refused_with_the_rule() {
     options.pins = vec![pin(PinKind::Fuse, &["mix.h", "nothing"])];
     let error = plan(&graph, &options).unwrap_err();
     assert!(error.to_string().contains("`nothing`"), "{error}");
+}
+
+#[test]
+fn a_plan_prints_as_a_table_that_a_stranger_understands() {
+    let planned = plan(&model(4), &options(&h200(), 8, 2048, Mode::Auto)).unwrap();
+    insta::assert_snapshot!("prefill", planned);
+    let planned = plan(&model(4), &options(&h200(), 1, 1, Mode::Auto)).unwrap();
+    insta::assert_snapshot!("decode", planned);
+    assert!(launches_per_layer(&planned.plan) < 5);
 }

@@ -3,7 +3,7 @@
 //! An [`Expr`] is a tree over the operation's inputs. It knows no shapes: the
 //! operation that holds it says over which axes it is evaluated.
 
-use crate::AxisId;
+use crate::{AxisId, IndexExpr};
 use serde::{Deserialize, Serialize};
 
 /// A function of one number. All are total on finite f32 except where the
@@ -189,6 +189,32 @@ impl Expr {
             Expr::Unary(u, a) => Expr::unary(*u, a.substitute(f)),
             Expr::Binary(b, x, y) => Expr::binary(*b, x.substitute(f), y.substitute(f)),
             Expr::Const(_) | Expr::Index(_) | Expr::Position => self.clone(),
+        }
+    }
+
+    /// The same expression with every `Index(a)` replaced by the affine index `f(a)`.
+    pub fn substitute_axes(&self, f: &impl Fn(AxisId) -> IndexExpr) -> Expr {
+        match self {
+            Expr::Index(axis) => {
+                let index = f(*axis);
+                let mut sum = (index.base != 0 || index.terms.is_empty())
+                    .then_some(Expr::Const(index.base as f64));
+                for (axis, coefficient) in index.terms {
+                    let variable = Expr::Index(axis);
+                    let term = match coefficient {
+                        1 => variable,
+                        c => Expr::binary(Binary::Mul, variable, Expr::Const(c as f64)),
+                    };
+                    sum = Some(match sum {
+                        Some(sum) => Expr::binary(Binary::Add, sum, term),
+                        None => term,
+                    });
+                }
+                sum.unwrap_or(Expr::Const(0.0))
+            }
+            Expr::Unary(u, a) => Expr::unary(*u, a.substitute_axes(f)),
+            Expr::Binary(b, x, y) => Expr::binary(*b, x.substitute_axes(f), y.substitute_axes(f)),
+            Expr::Input(_) | Expr::Const(_) | Expr::Position => self.clone(),
         }
     }
 

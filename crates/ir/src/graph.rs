@@ -168,7 +168,7 @@ pub enum Init {
 }
 
 /// A byte range in the model text.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Span {
     /// First byte.
     pub start: u32,
@@ -366,6 +366,23 @@ impl IndexExpr {
             base,
             terms: vec![],
         }
+    }
+
+    /// The same index with every variable replaced by an index expression.
+    pub fn substitute(&self, f: &impl Fn(AxisId) -> IndexExpr) -> IndexExpr {
+        let mut out = IndexExpr::at(self.base);
+        for (axis, coefficient) in &self.terms {
+            let inner = f(*axis);
+            out.base += coefficient * inner.base;
+            for (axis, c) in inner.terms {
+                match out.terms.iter_mut().find(|(a, _)| *a == axis) {
+                    Some((_, sum)) => *sum += coefficient * c,
+                    None => out.terms.push((axis, coefficient * c)),
+                }
+            }
+        }
+        out.terms.retain(|(_, c)| *c != 0);
+        out
     }
 
     /// `Some(a)` if this is the plain index variable `a`.

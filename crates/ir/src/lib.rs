@@ -8,9 +8,12 @@
 #![deny(unsafe_code)]
 
 pub mod axis;
+pub mod coalesce;
 pub mod expr;
 pub mod graph;
 pub mod interpret;
+pub mod language;
+pub mod print;
 pub mod recurrence;
 
 pub use axis::{Axis, AxisId};

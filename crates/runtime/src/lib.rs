@@ -7,7 +7,11 @@
 pub mod cache;
 pub mod checkpoint;
 pub mod cubin;
+pub mod element;
 pub mod emulator;
+pub mod executor;
 pub mod golden;
+pub mod memory;
+pub mod plan_dir;
 pub mod toolchain;
 pub mod weights;

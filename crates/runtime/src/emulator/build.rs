@@ -13,8 +13,13 @@ use sha2::{Digest, Sha256};
 use super::EmulatorError;
 use super::launch::LaunchRecord;
 
-const SHIM: &str = include_str!("shim.h");
-const ENTRY: &str = include_str!("entry.h");
+/// What surrounds a kernel's source, in order: before it and behind it.
+const BEFORE: [(&str, &str); 3] = [
+    ("execution.h", include_str!("execution.h")),
+    ("builtins.h", include_str!("builtins.h")),
+    ("primitives.h", include_str!("primitives.h")),
+];
+const BEHIND: (&str, &str) = ("entry.h", include_str!("entry.h"));
 
 /// How kernels are compiled for the CPU.
 #[derive(Debug, Clone)]
@@ -123,7 +128,8 @@ impl Emulator {
             "-x",
             "c++",
             "-std=c++17",
-            "-O2",
+            // Tests build hundreds of kernels and run each for milliseconds: -O1 halves the former.
+            "-O1",
             "-w",
             "-fPIC",
             "-shared",
@@ -150,9 +156,14 @@ impl Emulator {
 
     /// The shared object of one kernel, compiled now when the cache has none.
     fn compiled(&self, name: &str, source: &str) -> Result<PathBuf, EmulatorError> {
-        let text = format!(
-            "#define FUSEC_EMULATOR 1\n#define FUSEC_KERNEL {name}\n#line 1 \"shim.h\"\n{SHIM}\n#line 1 \"{name}.cu\"\n{source}\n#line 1 \"entry.h\"\n{ENTRY}"
-        );
+        let kernel_file = format!("{name}.cu");
+        let mut text = format!("#define FUSEC_EMULATOR 1\n#define FUSEC_KERNEL {name}\n");
+        for (file, part) in BEFORE
+            .into_iter()
+            .chain([(kernel_file.as_str(), source), BEHIND])
+        {
+            text.push_str(&format!("#line 1 \"{file}\"\n{part}\n"));
+        }
         let flags = self.flags();
         let mut hash = Sha256::new();
         for part in [self.compiler_version.as_str(), &flags.join(" "), &text] {
@@ -211,7 +222,7 @@ fn load(name: &str, path: &Path) -> Result<EmulatedKernel, EmulatorError> {
         path: path.to_owned(),
         reason: reason.to_string(),
     };
-    // SAFETY: the object was compiled from shim.h and entry.h, whose symbols have these types, and it
+    // SAFETY: the object was compiled from the headers of this directory, whose symbols have these types, and it
     // runs no code when it is loaded. The symbols live as long as the library, which is kept beside them.
     unsafe {
         let library = Library::new(path).map_err(error)?;

@@ -3,7 +3,10 @@
 //!
 //! Lives here: building kernels (one shared object per kernel, cached by content), launching them over
 //! the host's cores, and turning what goes wrong inside a kernel into an error. The execution model
-//! (fibers, seeded order, divergence detection, poisoned shared memory) is in `shim.h`.
+//! (fibers, seeded order, divergence detection, poisoned shared memory) is in `execution.h`.
+//! What it cannot show, and only a GPU can: the memory model between threads (a fence that is missing,
+//! an asynchronous proxy), overlap of dependent launches, bank conflicts and coalescing, the tensor
+//! cores' own rounding, and races between blocks that a host's few threads never meet.
 //! Never here: knowledge of plans, models or numerics bounds; a GPU.
 
 mod arena;

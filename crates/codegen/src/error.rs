@@ -1,0 +1,30 @@
+//! What can go wrong between a plan and its source text.
+
+use crate::prelude::UnknownPrimitive;
+
+/// An error of the code generator. A legal plan never causes one.
+#[derive(Debug, thiserror::Error)]
+pub enum CodegenError {
+    /// A template file is wrong.
+    #[error("template {template}: {why}")]
+    Template {
+        /// Which.
+        template: String,
+        /// Tera's words.
+        why: String,
+    },
+    /// Generated code names a primitive that does not exist.
+    #[error(transparent)]
+    Primitive(#[from] UnknownPrimitive),
+    /// A projection template refuses its tile.
+    #[error(transparent)]
+    Projection(#[from] crate::projection::ProjectionError),
+    /// The plan asks for something no template can do.
+    #[error("kernel `{kernel}` needs {what}, which no template offers; plan it apart (--split)")]
+    Unsupported {
+        /// Which kernel.
+        kernel: String,
+        /// What it needs.
+        what: String,
+    },
+}

@@ -1,0 +1,422 @@
+//! One kernel: lanes side by side, parameters, header comment, source text.
+
+use crate::CodegenError;
+use crate::affine::Grid;
+use crate::layout::{self, Layouts};
+use crate::manifest::{KernelParam, LaneGrid, ParamKind, RowUnits};
+use crate::matmul::{self, Target};
+use crate::memory::{Elements, Pointer, Pointers, c_type};
+use crate::micro;
+use crate::names::Names;
+use crate::prelude;
+use crate::render::render;
+use crate::text::Text;
+use crate::walk::{self, Walk};
+use fusec_fuse::{Body, Kernel, Storage, Template};
+use fusec_ir::{Graph, Op, OpId, OpKind, ValueId};
+use serde::Serialize;
+use std::collections::BTreeMap;
+use tera::Context;
+
+/// A kernel's source with everything a launch needs, before it has its final entry name.
+pub struct Source {
+    context: Context,
+    body: String,
+    /// Threads of a block.
+    pub threads: usize,
+    /// Dynamic shared memory, bytes.
+    pub shared_bytes: usize,
+    /// Pointer parameters, in order.
+    pub pointers: Vec<Pointer>,
+    /// Whether it takes the position.
+    pub position: bool,
+    /// Blocks of each lane.
+    pub lanes: Vec<LaneGrid>,
+    /// Smallest compute capability.
+    pub min_arch: u32,
+}
+
+/// The code of one lane.
+pub struct Lane {
+    /// Statements from the left margin; `block` is the lane's own block number.
+    pub code: String,
+    /// Its blocks.
+    pub grid: LaneGrid,
+    /// C expression for the number of its blocks.
+    pub blocks: String,
+    /// Shared memory, f32 elements.
+    pub shared_floats: usize,
+    /// Whether it reads the position.
+    pub position: bool,
+}
+
+#[derive(Serialize)]
+struct GridLine {
+    name: String,
+    blocks: usize,
+    tile: usize,
+}
+
+#[derive(Serialize)]
+struct ParamLine {
+    declaration: String,
+    comment: String,
+}
+
+/// Generates one kernel of a plan.
+pub fn generate(
+    graph: &Graph,
+    elements: &Elements,
+    target: Target,
+    kernel: &Kernel,
+) -> Result<Source, CodegenError> {
+    let bodies: Vec<&Body> = match kernel.phases.as_slice() {
+        [phase] => phase.lanes.iter().collect(),
+        phases => {
+            return Err(CodegenError::Unsupported {
+                kernel: kernel.name.clone(),
+                what: format!("{} phases (grid barriers between phases)", phases.len()),
+            });
+        }
+    };
+    let products = bodies
+        .iter()
+        .any(|b| matches!(b.template, Template::Gemv | Template::Gemm));
+    let mut names = if products {
+        Names::beside_projections()
+    } else {
+        Names::default()
+    };
+    let mut pointers = Pointers::new(graph, elements);
+    let threads = bodies
+        .iter()
+        .map(|b| threads_of(graph, target, b))
+        .max()
+        .unwrap_or(128);
+    let mut lanes = Vec::new();
+    for body in &bodies {
+        lanes.push(match body.template {
+            Template::Row | Template::Scan => walk_lane(
+                graph,
+                target.storage,
+                body,
+                threads,
+                &mut pointers,
+                &mut names,
+            )?,
+            Template::Gemv | Template::Gemm => {
+                matmul::lane(graph, target, kernel, body, &mut pointers, &mut names)?
+            }
+        });
+    }
+    let mut text = Text::at(1);
+    if let [lane] = lanes.as_slice() {
+        text.lines(&lane.code);
+    } else {
+        for (i, lane) in lanes.iter().enumerate() {
+            let ops: Vec<&str> = bodies[i]
+                .anchors
+                .iter()
+                .map(|o| graph.op(*o).name.as_str())
+                .collect();
+            text.line(format!("// lane {i}: {}", ops.join(", ")));
+            text.line(format!("const i64 lane{i}_blocks = {};", lane.blocks));
+            text.open(format!("if (block >= 0 && block < lane{i}_blocks)"));
+            text.lines(&lane.code);
+            text.close();
+            text.line(format!("block -= lane{i}_blocks;"));
+        }
+    }
+    let body = text.finish();
+    let shared_floats = lanes.iter().map(|l| l.shared_floats).max().unwrap_or(0);
+    let position = lanes.iter().any(|l| l.position);
+    let names_used = prelude::primitives_in(&body);
+    let mut params: Vec<ParamLine> = pointers
+        .list()
+        .iter()
+        .map(|p| ParamLine {
+            declaration: declaration(p),
+            comment: comment(graph, p),
+        })
+        .collect();
+    params.push(ParamLine {
+        declaration: "const i64 B".into(),
+        comment: String::new(),
+    });
+    params.push(ParamLine {
+        declaration: "const i64 T".into(),
+        comment: String::new(),
+    });
+    if position {
+        params.push(ParamLine {
+            declaration: "const i64 position".into(),
+            comment: String::new(),
+        });
+    }
+    let mut context = Context::new();
+    context.insert("title", &title(kernel));
+    context.insert("header", &header(graph, kernel, target.storage));
+    context.insert("threads", &threads);
+    context.insert("open", "{");
+    context.insert("shared", &(shared_floats > 0));
+    context.insert("params", &params);
+    let prelude_text = prelude::prelude_for(&names_used)?;
+    context.insert("prelude", &prelude_text);
+    Ok(Source {
+        context,
+        body,
+        threads,
+        shared_bytes: shared_floats * 4,
+        pointers: pointers.list().to_vec(),
+        position,
+        lanes: lanes.into_iter().map(|l| l.grid).collect(),
+        min_arch: prelude::min_arch(&names_used)?,
+    })
+}
+
+impl Source {
+    /// The source text with this entry name.
+    pub fn text(&self, entry: &str) -> Result<String, CodegenError> {
+        let mut context = self.context.clone();
+        context.insert("entry", entry);
+        context.insert("body", &self.body);
+        Ok(tidy(&render("kernel.cu", &context)?))
+    }
+
+    /// The declared parameters, in order.
+    pub fn params(&self) -> Vec<KernelParam> {
+        let pointer = |p: &Pointer| KernelParam {
+            name: p.name.clone(),
+            kind: ParamKind::Pointer,
+        };
+        let number = |name: &str| KernelParam {
+            name: name.into(),
+            kind: ParamKind::I64,
+        };
+        let mut out: Vec<KernelParam> = self.pointers.iter().map(pointer).collect();
+        out.push(number("B"));
+        out.push(number("T"));
+        if self.position {
+            out.push(number("position"));
+        }
+        out
+    }
+}
+
+/// Pragmas stand at the margin of what they are for; no two empty lines follow each other.
+fn tidy(source: &str) -> String {
+    let lines: Vec<&str> = source.lines().collect();
+    let mut out = String::with_capacity(source.len());
+    let mut empty = false;
+    for (i, line) in lines.iter().enumerate() {
+        let line = line.trim_end();
+        if line.is_empty() && empty {
+            continue;
+        }
+        empty = line.is_empty();
+        let bare = line.trim_start();
+        if bare.starts_with("#pragma") {
+            let next = lines.get(i + 1).copied().unwrap_or("");
+            out.push_str(&next[..next.len() - next.trim_start().len()]);
+            out.push_str(bare);
+        } else {
+            out.push_str(line);
+        }
+        out.push('\n');
+    }
+    out
+}
+
+fn threads_of(graph: &Graph, target: Target, body: &Body) -> usize {
+    match body.template {
+        Template::Row | Template::Scan => {
+            let grid = Grid::new(graph, &body.grid);
+            layout::threads_for(&grid, &micro::lower(graph, &body.ops, &body.tails))
+        }
+        Template::Gemv | Template::Gemm => matmul::threads(graph, target, body),
+    }
+}
+
+fn walk_lane<'g>(
+    graph: &'g Graph,
+    storage: Storage,
+    body: &Body,
+    threads: usize,
+    pointers: &mut Pointers<'g>,
+    names: &mut Names,
+) -> Result<Lane, CodegenError> {
+    let grid = Grid::new(graph, &body.grid);
+    let program = micro::lower(graph, &body.ops, &body.tails);
+    let layouts = Layouts::new(&grid, &program, threads, 16 / storage.bytes());
+    let mut first_index = BTreeMap::new();
+    let mut lines = Vec::new();
+    // Innermost grid axis first: it is the fastest to vary from block to block.
+    for g in body.grid.iter().rev() {
+        let name = names.fresh(&format!("{}0", graph.axis_name(g.axis).to_lowercase()));
+        lines.push(GridLine {
+            name: name.clone(),
+            blocks: graph.size(g.axis) / g.tile,
+            tile: g.tile,
+        });
+        first_index.insert(g.axis, name);
+    }
+    let is_row = body.template == Template::Row;
+    let walk = Walk {
+        grid: &grid,
+        program: &program,
+        layouts: &layouts,
+        stores: &body.stores,
+        sink: None,
+        writer: None,
+        first_index,
+        halo: is_row,
+        shared_base: 0,
+    };
+    let walked = walk::emit(&walk, pointers, names);
+    let blocks = grid.blocks();
+    let rows = body.rows_per_block.max(1);
+    let mut context = Context::new();
+    context.insert("rows", &if is_row { rows } else { 1 });
+    context.insert("row_runs", &is_row);
+    context.insert("grid", &lines);
+    context.insert("code", &walked.code);
+    let code = render("walk.cu", &context)?;
+    let (units, count) = if is_row {
+        let runs = if rows > 1 {
+            format!("((T + {}) / {rows})", rows - 1)
+        } else {
+            "T".into()
+        };
+        (RowUnits::Runs(rows), format!("B * {runs}"))
+    } else {
+        (RowUnits::Batch, "B".into())
+    };
+    Ok(Lane {
+        code: code.trim_start_matches('\n').to_string(),
+        grid: LaneGrid {
+            blocks: blocks as u64,
+            rows: units,
+        },
+        blocks: if blocks == 1 {
+            count
+        } else {
+            format!("{count} * {blocks}")
+        },
+        shared_floats: walked.shared_floats,
+        position: walk::uses_position(&program),
+    })
+}
+
+fn declaration(p: &Pointer) -> String {
+    let ty = c_type(p.element);
+    if p.written {
+        format!("{ty}* __restrict__ {}", p.name)
+    } else {
+        format!("const {ty}* __restrict__ {}", p.name)
+    }
+}
+
+fn comment(graph: &Graph, p: &Pointer) -> String {
+    use crate::memory::Place;
+    match p.place {
+        Place::Value(v) => {
+            let value = graph.value(v);
+            format!("{} {}", value.name, shape_text(graph, v))
+        }
+        Place::State(s) => format!(
+            "recurrence state [B, {}]",
+            axes_text(graph, &graph.state(s).axes)
+        ),
+        Place::OldTail(_) => "rows before the first token".into(),
+        Place::NewTail(_) => "rows for the next run".into(),
+    }
+}
+
+fn axes_text(graph: &Graph, axes: &[fusec_ir::AxisId]) -> String {
+    let parts: Vec<String> = axes
+        .iter()
+        .map(|a| format!("{}={}", graph.axis_name(*a), graph.size(*a)))
+        .collect();
+    parts.join(", ")
+}
+
+/// `[B, T, H=32, N=64]`.
+pub fn shape_text(graph: &Graph, v: ValueId) -> String {
+    let value = graph.value(v);
+    let inner = axes_text(graph, &value.axes);
+    match (value.rows, inner.is_empty()) {
+        (true, true) => "[B, T]".into(),
+        (true, false) => format!("[B, T, {inner}]"),
+        (false, _) => format!("[{inner}]"),
+    }
+}
+
+fn title(kernel: &Kernel) -> String {
+    let n = kernel.ops.len();
+    let ops = if n == 1 {
+        "1 operation".to_string()
+    } else {
+        format!("{n} operations")
+    };
+    format!("{ops} of the model in one launch")
+}
+
+fn header(graph: &Graph, kernel: &Kernel, storage: Storage) -> Vec<String> {
+    let mut out = Vec::new();
+    for phase in &kernel.phases {
+        for (i, body) in phase.lanes.iter().enumerate() {
+            let template = match body.template {
+                Template::Row => "row",
+                Template::Scan => "scan",
+                Template::Gemv => "gemv",
+                Template::Gemm => "gemm",
+            };
+            if phase.lanes.len() > 1 {
+                out.push(format!("lane {i}, template {template}, storage {storage}:"));
+            } else {
+                out.push(format!("template {template}, storage {storage}:"));
+            }
+            for op in &body.ops {
+                out.push(format!("  {}", op_text(graph, *op)));
+            }
+        }
+    }
+    if !kernel.forms.is_empty() {
+        out.push(String::new());
+        out.push(format!("forms: {}", kernel.forms.join(", ")));
+    }
+    out
+}
+
+/// One operation on one line: `xx [B, T, H=2, N=64] = map(x, x@t-1)`.
+pub fn op_text(graph: &Graph, id: OpId) -> String {
+    let op: &Op = graph.op(id);
+    let operands: Vec<String> = op
+        .inputs
+        .iter()
+        .map(|a| {
+            let name = &graph.value(a.value).name;
+            if a.delay == 0 {
+                name.clone()
+            } else {
+                format!("{name}@t-{}", a.delay)
+            }
+        })
+        .collect();
+    let what = match &op.kind {
+        OpKind::Map { .. } if op.inputs.iter().any(|a| a.delay != 0) => "stencil",
+        OpKind::Map { .. } => "map",
+        OpKind::Reduce { .. } => "reduce",
+        OpKind::Norm { .. } => "norm",
+        OpKind::Contract { .. } => "contract",
+        OpKind::Gather => "gather",
+        OpKind::Scan { recurrence, .. } => graph.recurrence(*recurrence).name.as_str(),
+        OpKind::CumSum { .. } => "cumsum",
+    };
+    let results: Vec<String> = op
+        .outputs
+        .iter()
+        .map(|v| format!("{} {}", graph.value(*v).name, shape_text(graph, *v)))
+        .collect();
+    format!("{} = {what}({})", results.join(", "), operands.join(", "))
+}

@@ -1,0 +1,287 @@
+//! Where statements run and where their results live inside a block.
+//!
+//! All statements over the same set of axes share one [`Layout`]: thread `tid`
+//! owns elements `(k * threads + tid) * vector + v`. A result read by a statement
+//! with the same layout stays in registers; a sum over trailing axes stays with
+//! the threads that summed it (a *slice* of the layout); anything else goes
+//! through shared memory.
+
+use crate::affine::{Grid, Space};
+use crate::micro::{Program, Read, Src, Statement};
+use fusec_ir::{AxisId, Combine};
+use std::collections::BTreeMap;
+
+/// Threads to elements.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Layout {
+    /// The elements, in the order in which threads own them.
+    pub space: Space,
+    /// Consecutive elements a thread owns at a time.
+    pub vector: usize,
+    /// How many such vectors a thread owns.
+    pub strips: usize,
+    /// Whether every thread owns exactly `strips` full vectors.
+    pub exact: bool,
+}
+
+/// How a reduction is carried out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reduction {
+    /// Over everything: one number for the whole block.
+    Block,
+    /// Over trailing axes that a group of this many lanes of a warp owns.
+    Lanes(usize),
+    /// Through shared memory.
+    Shared,
+}
+
+/// Where a statement's result lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// One register, the same in every thread.
+    Uniform,
+    /// Registers, by the layout of the statement.
+    Registers,
+    /// One register per strip, in the layout of the reducing statement.
+    Slice,
+    /// Shared memory only.
+    Shared,
+}
+
+/// A statement placed.
+#[derive(Clone, Debug)]
+pub struct Placed {
+    /// Index into [`Layouts::layouts`].
+    pub layout: usize,
+    /// How it reduces, if it does.
+    pub reduction: Option<Reduction>,
+    /// Where the result lives.
+    pub place: Place,
+    /// Whether a copy in shared memory is needed.
+    pub shared: bool,
+    /// The result's elements in shared memory, in order.
+    pub shared_space: Space,
+}
+
+/// The layouts of a lane.
+#[derive(Clone, Debug)]
+pub struct Layouts {
+    /// Threads of a block.
+    pub threads: usize,
+    /// All layouts.
+    pub layouts: Vec<Layout>,
+    /// One per statement.
+    pub placed: Vec<Placed>,
+    /// Layout of each carried state.
+    pub states: Vec<usize>,
+}
+
+/// Number of threads that suits a program: enough for its widest statement at a
+/// comfortable number of elements each.
+pub fn threads_for(grid: &Grid, program: &Program) -> usize {
+    let state = program
+        .states
+        .iter()
+        .map(|s| grid.space(&s.axes).len())
+        .max()
+        .unwrap_or(0);
+    let widest = program
+        .statements
+        .iter()
+        .map(|s| grid.space(&s.iteration_axes()).len())
+        .max()
+        .unwrap_or(1);
+    let wanted = if state > 0 {
+        (state / 16).max(widest / 32)
+    } else {
+        widest / 8
+    };
+    wanted.next_power_of_two().clamp(64, 512)
+}
+
+impl Layouts {
+    /// Places every statement. `vector` is the widest vector of the storage type (16 bytes).
+    pub fn new(grid: &Grid, program: &Program, threads: usize, vector: usize) -> Self {
+        let mut orders: BTreeMap<Vec<AxisId>, Space> = BTreeMap::new();
+        let key = |space: &Space| {
+            let mut axes = space.axes.clone();
+            axes.sort();
+            axes
+        };
+        // Reductions first: their reduced axes should trail. Then the order of first use.
+        for s in program.statements.iter().filter(|s| s.reduce.is_some()) {
+            let space = grid.space(&s.iteration_axes());
+            orders.entry(key(&space)).or_insert(space);
+        }
+        for s in &program.statements {
+            let space = grid.space(&s.axes);
+            orders.entry(key(&space)).or_insert(space);
+        }
+        for s in &program.states {
+            let space = grid.space(&s.axes);
+            orders.entry(key(&space)).or_insert(space);
+        }
+        let index: BTreeMap<Vec<AxisId>, usize> = orders
+            .keys()
+            .cloned()
+            .enumerate()
+            .map(|(i, k)| (k, i))
+            .collect();
+        let stateful: Vec<Vec<AxisId>> = program
+            .states
+            .iter()
+            .map(|s| key(&grid.space(&s.axes)))
+            .collect();
+        let layouts: Vec<Layout> = orders
+            .iter()
+            .map(|(k, space)| layout(space.clone(), threads, vector, stateful.contains(k)))
+            .collect();
+        let find = |space: &Space| index[&key(space)];
+        let placed = program
+            .statements
+            .iter()
+            .map(|s| {
+                let layout = find(&grid.space(&s.iteration_axes()));
+                place(grid, s, layout, &layouts[layout], threads)
+            })
+            .collect();
+        let states = program
+            .states
+            .iter()
+            .map(|s| find(&grid.space(&s.axes)))
+            .collect();
+        let mut out = Layouts {
+            threads,
+            layouts,
+            placed,
+            states,
+        };
+        out.share(program);
+        out
+    }
+
+    /// Whether `reader` gets the result it reads from registers of its own layout.
+    pub fn in_registers(&self, read: &Read, source: usize, reader: usize) -> bool {
+        let placed = &self.placed[source];
+        match placed.place {
+            Place::Uniform => true,
+            Place::Registers | Place::Slice => {
+                placed.layout == self.placed[reader].layout && self.reads_plain(read)
+            }
+            Place::Shared => false,
+        }
+    }
+
+    // Axes of extent 1 have no index variable worth comparing.
+    fn reads_plain(&self, read: &Read) -> bool {
+        read.index.iter().zip(&read.axes).all(|(i, a)| {
+            i.as_axis() == Some(*a) || !self.layouts.iter().any(|l| l.space.axes.contains(a))
+        })
+    }
+
+    fn share(&mut self, program: &Program) {
+        for (reader, s) in program.statements.iter().enumerate() {
+            for read in &s.reads {
+                if let Src::Statement(source) = read.src
+                    && !self.in_registers(read, source, reader)
+                {
+                    self.placed[source].shared = true;
+                }
+            }
+        }
+    }
+}
+
+fn layout(space: Space, threads: usize, vector: usize, stateful: bool) -> Layout {
+    let n = space.len();
+    let mut v = 1;
+    let limit = if stateful { 32 } else { vector };
+    // The smallest vector that covers the space in one strip: states are held whole, rows are
+    // moved in accesses of at most 16 bytes.
+    while v < limit && space.innermost().is_multiple_of(2 * v) && threads * v < n {
+        v *= 2;
+    }
+    let strips = n.div_ceil(threads * v);
+    Layout {
+        exact: n == threads * v * strips,
+        space,
+        vector: v,
+        strips,
+    }
+}
+
+fn place(grid: &Grid, s: &Statement, index: usize, layout: &Layout, threads: usize) -> Placed {
+    let own: Vec<AxisId> = layout
+        .space
+        .axes
+        .iter()
+        .copied()
+        .filter(|a| s.axes.contains(a))
+        .collect();
+    let shared_space = grid.space(&own);
+    let Some((_, reduced)) = &s.reduce else {
+        let place = if layout.space.len() == 1 {
+            Place::Uniform
+        } else {
+            Place::Registers
+        };
+        return Placed {
+            layout: index,
+            reduction: None,
+            place,
+            shared: false,
+            shared_space,
+        };
+    };
+    let reduction = reduction(&layout.space, layout, reduced, shared_space.len(), threads);
+    let place = match reduction {
+        Reduction::Block => Place::Uniform,
+        Reduction::Lanes(_) => Place::Slice,
+        Reduction::Shared => Place::Shared,
+    };
+    let shared = place == Place::Shared;
+    Placed {
+        layout: index,
+        reduction: Some(reduction),
+        place,
+        shared,
+        shared_space,
+    }
+}
+
+fn reduction(
+    space: &Space,
+    layout: &Layout,
+    reduced: &[AxisId],
+    results: usize,
+    threads: usize,
+) -> Reduction {
+    if results == 1 {
+        return Reduction::Block;
+    }
+    let inner = space
+        .axes
+        .iter()
+        .rev()
+        .take_while(|a| reduced.contains(a))
+        .count();
+    let total = space.axes.iter().filter(|a| reduced.contains(a)).count();
+    let extent: usize = space.extents.iter().rev().take(inner).product();
+    if inner != total || !extent.is_multiple_of(layout.vector) {
+        return Reduction::Shared;
+    }
+    let lanes = extent / layout.vector;
+    if lanes.is_power_of_two() && lanes <= 32 && threads.is_multiple_of(lanes) {
+        Reduction::Lanes(lanes)
+    } else {
+        Reduction::Shared
+    }
+}
+
+/// The neutral element of a reduction, as C text.
+pub fn neutral(combine: Combine) -> &'static str {
+    match combine {
+        Combine::Sum => "0.0f",
+        Combine::Max => "-FUSEC_INF",
+    }
+}

@@ -1,0 +1,593 @@
+//! Statements: the operations of a lane, taken apart into single maps and reductions.
+//!
+//! A normalisation becomes its statistics and a map; the step of a recurrence is
+//! put in place of the scan; every external row is loaded once. What comes out is
+//! a straight-line program per token, independent of threads and memory layout.
+
+use fusec_ir::{
+    Access, AxisId, Binary, Combine, Expr, Graph, IndexExpr, NormKind, Op, OpId, OpKind, StateId,
+    StateKind, StepAccess, StepKind, StepRef, Unary, ValueId,
+};
+use std::collections::BTreeMap;
+
+/// Where a read comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Src {
+    /// The result of an earlier statement.
+    Statement(usize),
+    /// A recurrence state before the step (index into [`Program::states`]).
+    State(usize),
+    /// A tensor without rows, in memory.
+    Fixed(ValueId),
+    /// A tensor with rows, in memory, at the current row.
+    Row(ValueId),
+    /// A row of a table, chosen by the token id at the current row.
+    Table {
+        /// The table.
+        table: ValueId,
+        /// The ids.
+        ids: ValueId,
+    },
+}
+
+/// One operand of a statement.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Read {
+    /// What is read.
+    pub src: Src,
+    /// Its own axes.
+    pub axes: Vec<AxisId>,
+    /// For each of them, the index in terms of the statement's index variables.
+    pub index: Vec<IndexExpr>,
+    /// How many rows back (statements only).
+    pub delay: u32,
+}
+
+/// A map or a reduction over named axes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Statement {
+    /// Name of the result.
+    pub name: String,
+    /// Axes of the result.
+    pub axes: Vec<AxisId>,
+    /// Reduced axes, if it reduces.
+    pub reduce: Option<(Combine, Vec<AxisId>)>,
+    /// What it computes of its reads.
+    pub expr: Expr,
+    /// Its operands.
+    pub reads: Vec<Read>,
+    /// How many earlier rows of the result are read by later statements.
+    pub history: u32,
+    /// The tail that holds those rows before the first token.
+    pub tail: Option<StateId>,
+    /// The model-level operation it belongs to; `None` for a plain load.
+    pub op: Option<OpId>,
+}
+
+/// A recurrence state held by the lane.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Carried {
+    /// Which.
+    pub state: StateId,
+    /// Name in the step.
+    pub name: String,
+    /// Its axes, in memory order.
+    pub axes: Vec<AxisId>,
+    /// The statement that computes it anew (same axes).
+    pub next: usize,
+}
+
+/// A lane's work for one token.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Program {
+    /// In order.
+    pub statements: Vec<Statement>,
+    /// The carried states.
+    pub states: Vec<Carried>,
+    /// The statement that computes each value of the lane's operations.
+    pub value: BTreeMap<ValueId, usize>,
+    /// Stencil tails to bring up to date: the tail, the statement whose rows it holds, its width.
+    pub tails: Vec<(StateId, usize, u32)>,
+}
+
+impl Statement {
+    /// Result axes, then reduced axes.
+    pub fn iteration_axes(&self) -> Vec<AxisId> {
+        let mut axes = self.axes.clone();
+        if let Some((_, reduced)) = &self.reduce {
+            axes.extend(reduced);
+        }
+        axes
+    }
+}
+
+impl Read {
+    /// Whether it reads every axis by the plain variable of that axis.
+    pub fn is_plain(&self) -> bool {
+        self.index
+            .iter()
+            .zip(&self.axes)
+            .all(|(i, a)| i.as_axis() == Some(*a))
+    }
+}
+
+/// Takes the row operations and scans of a lane apart. `tails` are those the lane updates.
+pub fn lower(graph: &Graph, ops: &[OpId], tails: &[StateId]) -> Program {
+    let mut lowering = Lowering {
+        graph,
+        out: Program::default(),
+        loads: Vec::new(),
+    };
+    for id in ops {
+        lowering.op(*id, graph.op(*id));
+    }
+    for tail in tails {
+        if let StateKind::Tail { value, width } = graph.state(*tail).kind {
+            let axes = graph.value(value).axes.clone();
+            let access = Access::plain(value, &axes);
+            let statement = match lowering.read(&access).src {
+                Src::Statement(s) => s,
+                // A tail always belongs to a value with rows, which is loaded or computed.
+                _ => continue,
+            };
+            lowering.out.tails.push((*tail, statement, width));
+        }
+    }
+    lowering.out
+}
+
+struct Lowering<'g> {
+    graph: &'g Graph,
+    out: Program,
+    /// External rows already loaded, by value and index.
+    loads: Vec<(ValueId, Vec<IndexExpr>, usize)>,
+}
+
+impl Lowering<'_> {
+    fn push(&mut self, statement: Statement) -> usize {
+        self.out.statements.push(statement);
+        self.out.statements.len() - 1
+    }
+
+    fn op(&mut self, id: OpId, op: &Op) {
+        let graph = self.graph;
+        match &op.kind {
+            OpKind::Map { expr } => {
+                let axes = graph.value(op.outputs[0]).axes.clone();
+                let reads = self.reads(op, &axes);
+                self.result(
+                    id,
+                    op.outputs[0],
+                    op.name.clone(),
+                    axes,
+                    None,
+                    expr.clone(),
+                    reads,
+                );
+            }
+            OpKind::Reduce {
+                expr,
+                combine,
+                axes: reduced,
+            } => {
+                let axes = graph.value(op.outputs[0]).axes.clone();
+                let mut iteration = axes.clone();
+                iteration.extend(reduced);
+                let reads = self.reads(op, &iteration);
+                let reduce = Some((*combine, reduced.clone()));
+                self.result(
+                    id,
+                    op.outputs[0],
+                    op.name.clone(),
+                    axes,
+                    reduce,
+                    expr.clone(),
+                    reads,
+                );
+            }
+            OpKind::Norm {
+                kind,
+                axes: over,
+                eps,
+                gain,
+                bias,
+            } => {
+                self.norm(id, op, *kind, over, *eps, *gain, *bias);
+            }
+            OpKind::Gather => {
+                let axes = graph.value(op.outputs[0]).axes.clone();
+                let table = &op.inputs[0];
+                let read = Read {
+                    src: Src::Table {
+                        table: table.value,
+                        ids: op.inputs[1].value,
+                    },
+                    axes: graph.value(table.value).axes.clone(),
+                    index: table.index.clone(),
+                    delay: 0,
+                };
+                let name = op.name.clone();
+                self.result(
+                    id,
+                    op.outputs[0],
+                    name,
+                    axes,
+                    None,
+                    Expr::Input(0),
+                    vec![read],
+                );
+            }
+            OpKind::Scan { recurrence, states } => self.scan(id, op, recurrence.index(), states),
+            // Contractions belong to other templates, cumulative sums to load time.
+            OpKind::Contract { .. } | OpKind::CumSum { .. } => {}
+        }
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn result(
+        &mut self,
+        op: OpId,
+        value: ValueId,
+        name: String,
+        axes: Vec<AxisId>,
+        reduce: Option<(Combine, Vec<AxisId>)>,
+        expr: Expr,
+        reads: Vec<Read>,
+    ) {
+        let statement = Statement {
+            name,
+            axes,
+            reduce,
+            expr,
+            reads,
+            history: 0,
+            tail: None,
+            op: Some(op),
+        };
+        let index = self.push(statement);
+        self.out.value.insert(value, index);
+    }
+
+    fn reads(&mut self, op: &Op, iteration: &[AxisId]) -> Vec<Read> {
+        op.inputs
+            .iter()
+            .map(|access| {
+                let read = self.read(access);
+                if access.delay > 0 {
+                    self.delayed(read, access, iteration)
+                } else {
+                    read
+                }
+            })
+            .collect()
+    }
+
+    /// A read at the current row; rows from memory go through one load statement per place.
+    fn read(&mut self, access: &Access) -> Read {
+        let value = self.graph.value(access.value);
+        if let Some(statement) = self.out.value.get(&access.value) {
+            return Read {
+                src: Src::Statement(*statement),
+                axes: value.axes.clone(),
+                index: access.index.clone(),
+                delay: 0,
+            };
+        }
+        if !value.rows {
+            return Read {
+                src: Src::Fixed(access.value),
+                axes: value.axes.clone(),
+                index: access.index.clone(),
+                delay: 0,
+            };
+        }
+        let mut axes: Vec<AxisId> = Vec::new();
+        for (axis, _) in access.index.iter().flat_map(|i| &i.terms) {
+            if !axes.contains(axis) {
+                axes.push(*axis);
+            }
+        }
+        let known = self
+            .loads
+            .iter()
+            .find(|(v, i, _)| *v == access.value && *i == access.index);
+        let statement = match known {
+            Some((_, _, statement)) => *statement,
+            None => {
+                let read = Read {
+                    src: Src::Row(access.value),
+                    axes: value.axes.clone(),
+                    index: access.index.clone(),
+                    delay: 0,
+                };
+                let statement = self.push(Statement {
+                    name: value.name.clone(),
+                    axes: axes.clone(),
+                    reduce: None,
+                    expr: Expr::Input(0),
+                    reads: vec![read],
+                    history: 0,
+                    tail: None,
+                    op: None,
+                });
+                self.loads
+                    .push((access.value, access.index.clone(), statement));
+                statement
+            }
+        };
+        let index = axes.iter().map(|a| IndexExpr::axis(*a)).collect();
+        Read {
+            src: Src::Statement(statement),
+            axes,
+            index,
+            delay: 0,
+        }
+    }
+
+    /// The same read some rows back. Rows are kept where they were computed, so a reader with
+    /// other index variables gets them through a copy.
+    fn delayed(&mut self, read: Read, access: &Access, iteration: &[AxisId]) -> Read {
+        let Src::Statement(mut source) = read.src else {
+            return read;
+        };
+        let delay = access.delay.unsigned_abs();
+        if self.out.statements[source].reduce.is_some() {
+            // History is kept in registers of a map; a reduction's result is first copied into one.
+            let (name, axes) = {
+                let s = &self.out.statements[source];
+                (format!("{}_row", s.name), s.axes.clone())
+            };
+            let op = self.out.statements[source].op;
+            let copy = Statement {
+                name,
+                reads: vec![statement_read(source, &axes)],
+                axes,
+                reduce: None,
+                expr: Expr::Input(0),
+                history: 0,
+                tail: None,
+                op,
+            };
+            source = self.push(copy);
+        }
+        let read = Read {
+            src: Src::Statement(source),
+            ..read
+        };
+        let (name, axes) = {
+            let s = &mut self.out.statements[source];
+            s.history = s.history.max(delay);
+            s.tail = access.tail;
+            (format!("{}_prev{delay}", s.name), s.axes.clone())
+        };
+        let same = axes.len() == iteration.len() && axes.iter().all(|a| iteration.contains(a));
+        if same && read.is_plain() {
+            return Read { delay, ..read };
+        }
+        let own = axes.iter().map(|a| IndexExpr::axis(*a)).collect();
+        let copy = Statement {
+            name,
+            axes: axes.clone(),
+            reduce: None,
+            expr: Expr::Input(0),
+            reads: vec![Read {
+                src: read.src,
+                axes: axes.clone(),
+                index: own,
+                delay,
+            }],
+            history: 0,
+            tail: None,
+            op: None,
+        };
+        let copy = self.push(copy);
+        Read {
+            src: Src::Statement(copy),
+            axes,
+            index: read.index,
+            delay: 0,
+        }
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn norm(
+        &mut self,
+        id: OpId,
+        op: &Op,
+        kind: NormKind,
+        over: &[AxisId],
+        eps: f64,
+        gain: bool,
+        bias: bool,
+    ) {
+        let axes = self.graph.value(op.outputs[0]).axes.clone();
+        let kept: Vec<AxisId> = axes.iter().copied().filter(|a| !over.contains(a)).collect();
+        let reads = self.reads(op, &axes);
+        let inverse = 1.0 / self.graph.elements(over) as f64;
+        let mul = |a, b| Expr::binary(Binary::Mul, a, b);
+        let add = |a, b| Expr::binary(Binary::Add, a, b);
+        let mut statistic = |suffix: &str, expr: Expr, extra: Option<usize>| {
+            let mut inputs = vec![reads[0].clone()];
+            inputs.extend(extra.map(|s| statement_read(s, &kept)));
+            self.push(Statement {
+                name: format!("{}_{suffix}", op.name),
+                axes: kept.clone(),
+                reduce: Some((Combine::Sum, over.to_vec())),
+                expr,
+                reads: inputs,
+                history: 0,
+                tail: None,
+                op: Some(id),
+            })
+        };
+        let x = || Expr::Input(0);
+        // Inputs of the final map: x, then the statistics, then gain and bias.
+        let (statistics, normalised) = match kind {
+            NormKind::Layer => {
+                let centred = |mean: usize| {
+                    Expr::binary(
+                        Binary::Sub,
+                        x(),
+                        mul(Expr::Input(mean), Expr::Const(inverse)),
+                    )
+                };
+                let sum = statistic("sum", x(), None);
+                let squares = Expr::unary(Unary::Square, centred(1));
+                let var = statistic("var", squares, Some(sum));
+                let scale = add(mul(Expr::Input(2), Expr::Const(inverse)), Expr::Const(eps));
+                (
+                    vec![sum, var],
+                    mul(centred(1), Expr::unary(Unary::Rsqrt, scale)),
+                )
+            }
+            NormKind::Rms => {
+                let squares = statistic("sumsq", Expr::unary(Unary::Square, x()), None);
+                let scale = add(mul(Expr::Input(1), Expr::Const(inverse)), Expr::Const(eps));
+                (vec![squares], mul(x(), Expr::unary(Unary::Rsqrt, scale)))
+            }
+            NormKind::L2 => {
+                let squares = statistic("sumsq", Expr::unary(Unary::Square, x()), None);
+                let scale = add(Expr::Input(1), Expr::Const(eps));
+                (vec![squares], mul(x(), Expr::unary(Unary::Rsqrt, scale)))
+            }
+            NormKind::L2Max => {
+                let squares = statistic("sumsq", Expr::unary(Unary::Square, x()), None);
+                let length = Expr::unary(Unary::Sqrt, Expr::Input(1));
+                let bounded = Expr::binary(Binary::Max, length, Expr::Const(eps));
+                (vec![squares], Expr::binary(Binary::Div, x(), bounded))
+            }
+        };
+        let mut inputs = vec![reads[0].clone()];
+        inputs.extend(statistics.into_iter().map(|s| statement_read(s, &kept)));
+        let mut expr = normalised;
+        let mut rest = reads.into_iter().skip(1);
+        if gain && let Some(read) = rest.next() {
+            expr = mul(expr, Expr::Input(inputs.len()));
+            inputs.push(read);
+        }
+        if bias && let Some(read) = rest.next() {
+            expr = add(expr, Expr::Input(inputs.len()));
+            inputs.push(read);
+        }
+        self.result(id, op.outputs[0], op.name.clone(), axes, None, expr, inputs);
+    }
+
+    fn scan(&mut self, id: OpId, op: &Op, recurrence: usize, states: &[StateId]) {
+        let rec = &self.graph.recurrences[recurrence];
+        let arguments: Vec<Read> = op.inputs.iter().map(|a| self.read(a)).collect();
+        let first_state = self.out.states.len();
+        for (i, state) in rec.states.iter().enumerate() {
+            self.out.states.push(Carried {
+                state: states[i],
+                name: state.name.clone(),
+                axes: state.axes.clone(),
+                next: usize::MAX,
+            });
+        }
+        let mut results: Vec<usize> = Vec::new();
+        let read_item = |item: StepRef, axes: &[AxisId], results: &[usize]| match item {
+            StepRef::Input(i) => {
+                // The argument is indexed by the formal's axes; put the reader's in their place.
+                let formals = &rec.inputs[i].axes;
+                let argument = &arguments[i];
+                let rename =
+                    |a: AxisId| formals.iter().position(|f| *f == a).map_or(a, |p| axes[p]);
+                let index = argument
+                    .index
+                    .iter()
+                    .map(|e| IndexExpr {
+                        base: e.base,
+                        terms: e.terms.iter().map(|(a, c)| (rename(*a), *c)).collect(),
+                    })
+                    .collect();
+                Read {
+                    index,
+                    ..argument.clone()
+                }
+            }
+            StepRef::State(i) => Read {
+                src: Src::State(first_state + i),
+                axes: rec.states[i].axes.clone(),
+                index: axes.iter().map(|a| IndexExpr::axis(*a)).collect(),
+                delay: 0,
+            },
+            StepRef::Op(i) => Read {
+                src: Src::Statement(results[i]),
+                axes: rec.ops[i].axes.clone(),
+                index: axes.iter().map(|a| IndexExpr::axis(*a)).collect(),
+                delay: 0,
+            },
+        };
+        for step in &rec.ops {
+            let reads = step
+                .inputs
+                .iter()
+                .map(|StepAccess { item, axes }| read_item(*item, axes, &results))
+                .collect();
+            let reduce = match &step.kind {
+                StepKind::Map => None,
+                StepKind::Reduce { combine, axes } => Some((*combine, axes.clone())),
+            };
+            let statement = Statement {
+                name: step.name.clone(),
+                axes: step.axes.clone(),
+                reduce,
+                expr: step.expr.clone(),
+                reads,
+                history: 0,
+                tail: None,
+                op: Some(id),
+            };
+            results.push(self.push(statement));
+        }
+        // A new state or an output that is not itself a map of the step is copied into one,
+        // so that it has a place of its own.
+        for (i, next) in rec.next.iter().enumerate() {
+            let axes = rec.states[i].axes.clone();
+            let own = match next {
+                StepRef::Op(o) if matches!(rec.ops[*o].kind, StepKind::Map) => Some(results[*o]),
+                _ => None,
+            };
+            let statement = own.unwrap_or_else(|| {
+                let read = read_item(*next, &axes, &results);
+                let name = format!("{}_next", rec.states[i].name);
+                self.push(copy_of(name, axes, read, id))
+            });
+            self.out.states[first_state + i].next = statement;
+        }
+        for (output, item) in op.outputs.iter().zip(&rec.outputs) {
+            let axes = rec.axes_of(*item).to_vec();
+            let statement = match item {
+                StepRef::Op(o) => results[*o],
+                _ => {
+                    let read = read_item(*item, &axes, &results);
+                    let name = self.graph.value(*output).name.clone();
+                    self.push(copy_of(name, axes, read, id))
+                }
+            };
+            self.out.value.insert(*output, statement);
+        }
+    }
+}
+
+fn statement_read(statement: usize, axes: &[AxisId]) -> Read {
+    Read {
+        src: Src::Statement(statement),
+        axes: axes.to_vec(),
+        index: axes.iter().map(|a| IndexExpr::axis(*a)).collect(),
+        delay: 0,
+    }
+}
+
+fn copy_of(name: String, axes: Vec<AxisId>, read: Read, op: OpId) -> Statement {
+    Statement {
+        name,
+        axes,
+        reduce: None,
+        expr: Expr::Input(0),
+        reads: vec![read],
+        history: 0,
+        tail: None,
+        op: Some(op),
+    }
+}

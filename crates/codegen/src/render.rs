@@ -1,0 +1,41 @@
+//! Tera: the template files and how they are filled.
+//!
+//! Templates are real files under `templates/`, compiled in. Rendering never escapes:
+//! what is inserted is C text made by this crate from checked identifiers.
+
+use crate::CodegenError;
+use std::sync::LazyLock;
+use tera::{Context, Tera};
+
+const TEMPLATES: &[(&str, &str)] = &[
+    ("kernel.cu", include_str!("../templates/kernel.cu")),
+    ("walk.cu", include_str!("../templates/walk.cu")),
+];
+
+static TERA: LazyLock<Result<Tera, String>> = LazyLock::new(|| {
+    let mut tera = Tera::default();
+    tera.add_raw_templates(TEMPLATES.to_vec())
+        .map_err(|e| format!("{e:?}"))?;
+    Ok(tera)
+});
+
+/// Fills one template.
+pub fn render(template: &str, context: &Context) -> Result<String, CodegenError> {
+    let tera = TERA.as_ref().map_err(|why| CodegenError::Template {
+        template: template.into(),
+        why: why.clone(),
+    })?;
+    tera.render(template, context)
+        .map_err(|e| CodegenError::Template {
+            template: template.into(),
+            why: format!("{e:?}"),
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn all_templates_parse() {
+        assert!(super::TERA.is_ok(), "{:?}", super::TERA.as_ref().err());
+    }
+}

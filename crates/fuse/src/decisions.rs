@@ -1,0 +1,77 @@
+//! What the planner looked at before it decided.
+
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fmt;
+
+/// What was examined, beside what was chosen.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Decisions {
+    /// One entry per class of equal segments.
+    pub segments: Vec<Segment>,
+    /// The forms of the model that were planned, the chosen one among them.
+    pub forms: Vec<Form>,
+    /// Why the search for forms ended.
+    pub stop: String,
+}
+
+/// A class of equal segments.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Segment {
+    /// Layers it stands for; empty for a segment outside the layers.
+    pub layers: Vec<u32>,
+    /// Operations: the launches of the unfused plan.
+    pub operations: usize,
+    /// Kernels chosen.
+    pub kernels: usize,
+    /// Legal groups examined.
+    pub legal: usize,
+    /// Illegal groups examined, by rule.
+    pub rejected: BTreeMap<String, usize>,
+    /// Whether all legal groups were examined.
+    pub complete: bool,
+}
+
+/// A form that was planned.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Form {
+    /// Global rules applied, each with the values it concerns; empty for the model as written.
+    pub rules: Vec<String>,
+    /// Predicted time of its plan, microseconds.
+    pub total_us: f64,
+    /// Whether it was chosen.
+    pub chosen: bool,
+}
+
+impl fmt::Display for Decisions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for segment in &self.segments {
+            match segment.layers[..] {
+                [] => write!(f, "examined outside the layers: ")?,
+                [one] => write!(f, "examined for layer {one}: ")?,
+                [first, .., last] => write!(f, "examined for layers {first}..{last}: ")?,
+            }
+            let illegal: usize = segment.rejected.values().sum();
+            write!(f, "{} legal groups, {illegal} illegal", segment.legal)?;
+            let mut rules: Vec<_> = segment.rejected.iter().collect();
+            rules.sort_by_key(|(rule, n)| (std::cmp::Reverse(**n), rule.as_str()));
+            for (i, (rule, n)) in rules.into_iter().take(4).enumerate() {
+                write!(f, "{} {rule} {n}", if i == 0 { ":" } else { "," })?;
+            }
+            writeln!(f)?;
+        }
+        for form in &self.forms {
+            let mark = if form.chosen { "chosen" } else { "dearer" };
+            let what = if form.rules.is_empty() {
+                "as written".to_string()
+            } else {
+                form.rules.join(", ")
+            };
+            writeln!(f, "form {mark}: {:.1} us, {what}", form.total_us)?;
+        }
+        if !self.stop.is_empty() {
+            writeln!(f, "search for forms: {}", self.stop)?;
+        }
+        Ok(())
+    }
+}

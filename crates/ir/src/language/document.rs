@@ -1,0 +1,769 @@
+//! The model file: TOML tables to declarations, every one with its place.
+
+use super::error::{Fault, Problem, Result, fail, refuse};
+use super::grammar;
+use super::source::{MAX_SOURCE_BYTES, ModelSource, Snippet, SourceMap, join_include};
+use super::syntax::{Dimension, Formal, Node, Statement};
+use crate::{PinKind, Span};
+use indexmap::IndexMap;
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+/// A named constant of a model.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Setting {
+    /// A switch.
+    Bool(bool),
+    /// A number.
+    Number(f64),
+    /// A word.
+    Text(String),
+}
+
+impl Setting {
+    /// For messages.
+    pub(super) fn type_name(&self) -> &'static str {
+        match self {
+            Setting::Bool(_) => "true or false",
+            Setting::Number(_) => "a number",
+            Setting::Text(_) => "a string",
+        }
+    }
+}
+
+/// Something and its place.
+#[derive(Clone, Debug)]
+pub(super) struct Placed<T> {
+    pub value: T,
+    pub span: Span,
+}
+
+#[derive(Clone, Debug)]
+pub(super) enum AxisSize {
+    Number(i64),
+    Formula(Node),
+}
+
+#[derive(Clone, Debug)]
+pub(super) enum InputKind {
+    /// Token ids.
+    Token,
+    /// Numbers over these axes.
+    Shape(Vec<Dimension>),
+}
+
+/// A value of a parameter key: one for all layouts, or one per value of the setting `layout`.
+#[derive(Clone, Debug)]
+pub(super) enum PerLayout<T> {
+    One(T),
+    Choice(IndexMap<String, T>, Span),
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct ParamDecl {
+    pub span: Span,
+    pub shape: Vec<Dimension>,
+    pub shape_span: Span,
+    pub from: Option<PerLayout<Vec<Placed<String>>>>,
+    pub load: Option<PerLayout<Vec<super::syntax::Call>>>,
+    pub init: Option<Node>,
+    pub f32: bool,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct BlockDecl {
+    pub args: Vec<Placed<String>>,
+    pub params: IndexMap<String, ParamDecl>,
+    pub flow: Vec<Statement>,
+    pub pins: Vec<PinDecl>,
+    pub span: Span,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct RecurrenceDecl {
+    pub inputs: Vec<Formal>,
+    pub states: Vec<Formal>,
+    pub outputs: Vec<Formal>,
+    pub step: Vec<Statement>,
+    pub span: Span,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct PinDecl {
+    pub kind: PinKind,
+    pub names: Vec<Placed<String>>,
+    pub span: Span,
+}
+
+/// Values of axes and settings under a name.
+pub(super) type Preset = Placed<Vec<(Placed<String>, Setting)>>;
+
+/// A model file and everything it includes.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Document {
+    pub name: String,
+    pub axes: IndexMap<String, Placed<AxisSize>>,
+    pub settings: IndexMap<String, Placed<Setting>>,
+    pub presets: IndexMap<String, Preset>,
+    pub inputs: IndexMap<String, Placed<InputKind>>,
+    pub params: IndexMap<String, ParamDecl>,
+    pub blocks: IndexMap<String, BlockDecl>,
+    pub recurrences: IndexMap<String, RecurrenceDecl>,
+    pub flow: Vec<Statement>,
+    pub flow_span: Span,
+    pub pins: Vec<PinDecl>,
+    pub allow_unused: Vec<String>,
+}
+
+/// Reads the main file and its includes.
+pub(super) fn read(source: &ModelSource<'_>, sources: &mut SourceMap) -> Result<Document> {
+    let mut document = Document::default();
+    let mut reader = Reader {
+        source,
+        sources,
+        document: &mut document,
+        included: BTreeSet::new(),
+        pending: Vec::new(),
+    };
+    reader.main()?;
+    while let Some((path, span)) = reader.pending.pop() {
+        reader.included(path, span)?;
+    }
+    Ok(document)
+}
+
+struct Reader<'a, 's> {
+    source: &'a ModelSource<'s>,
+    sources: &'a mut SourceMap,
+    document: &'a mut Document,
+    included: BTreeSet<PathBuf>,
+    pending: Vec<(PathBuf, Span)>,
+}
+
+/// A table being read: knows where it is, for messages.
+struct Table<'t> {
+    place: String,
+    span: Span,
+    base: u32,
+    text: &'t str,
+    entries: Vec<Entry<'t>>,
+}
+
+#[derive(Clone)]
+struct Entry<'t> {
+    key: String,
+    key_span: Span,
+    value: &'t DeValue<'t>,
+    value_span: Span,
+}
+
+fn shift(range: std::ops::Range<usize>, base: u32) -> Span {
+    Span {
+        start: base + range.start as u32,
+        end: base + range.end as u32,
+    }
+}
+
+impl<'t> Table<'t> {
+    fn new(place: String, table: &'t DeTable<'t>, span: Span, base: u32, text: &'t str) -> Self {
+        let mut entries: Vec<Entry<'t>> = table
+            .iter()
+            .map(|(key, value)| Entry {
+                key: key.get_ref().to_string(),
+                key_span: shift(key.span(), base),
+                value: value.get_ref(),
+                value_span: shift(value.span(), base),
+            })
+            .collect();
+        entries.sort_by_key(|e| e.key_span.start);
+        Table {
+            place,
+            span,
+            base,
+            text,
+            entries,
+        }
+    }
+
+    fn known(&self, keys: &[&str]) -> Result<()> {
+        for entry in &self.entries {
+            if !keys.contains(&entry.key.as_str()) {
+                return fail(
+                    Problem::UnknownKey {
+                        key: entry.key.clone(),
+                        place: self.place.clone(),
+                        known: keys.iter().map(|k| k.to_string()).collect(),
+                    },
+                    entry.key_span,
+                );
+            }
+        }
+        Ok(())
+    }
+
+    fn get(&self, key: &str) -> Option<&Entry<'t>> {
+        self.entries.iter().find(|e| e.key == key)
+    }
+
+    fn need(&self, key: &'static str) -> Result<&Entry<'t>> {
+        match self.get(key) {
+            Some(entry) => Ok(entry),
+            None => fail(
+                Problem::MissingKey {
+                    key,
+                    place: self.place.clone(),
+                },
+                self.span,
+            ),
+        }
+    }
+
+    fn wrong<T>(&self, entry: &Entry<'_>, expected: &'static str) -> Result<T> {
+        fail(
+            Problem::WrongType {
+                key: entry.key.clone(),
+                expected,
+                found: match entry.value {
+                    DeValue::String(_) => "a string",
+                    DeValue::Integer(_) => "an integer",
+                    DeValue::Float(_) => "a number",
+                    DeValue::Boolean(_) => "true or false",
+                    DeValue::Datetime(_) => "a date",
+                    DeValue::Array(_) => "a list",
+                    DeValue::Table(_) => "a table",
+                }
+                .into(),
+            },
+            entry.value_span,
+        )
+    }
+
+    fn table(&self, entry: &Entry<'t>, place: String) -> Result<Table<'t>> {
+        match entry.value {
+            DeValue::Table(table) => Ok(Table::new(
+                place,
+                table,
+                entry.key_span,
+                self.base,
+                self.text,
+            )),
+            _ => self.wrong(entry, "a table"),
+        }
+    }
+
+    /// A subtable, or an empty one when the key is absent.
+    fn subtable(&self, key: &str) -> Result<Table<'t>> {
+        match self.get(key) {
+            Some(entry) => self.table(entry, format!("[{key}]")),
+            None => Ok(Table {
+                place: format!("[{key}]"),
+                span: self.span,
+                base: self.base,
+                text: self.text,
+                entries: Vec::new(),
+            }),
+        }
+    }
+
+    fn snippet(&self, entry: &Entry<'t>) -> Result<Snippet> {
+        match entry.value {
+            DeValue::String(text) => Ok(self.place_text(text, entry.value_span)),
+            _ => self.wrong(entry, "a string"),
+        }
+    }
+
+    /// Finds where the characters of a TOML string stand in the file, unless escapes hide them.
+    fn place_text(&self, text: &str, span: Span) -> Snippet {
+        let start = (span.start - self.base) as usize;
+        let end = (span.end - self.base) as usize;
+        let base = self
+            .text
+            .get(start..end)
+            .and_then(|raw| raw.find(text))
+            .map(|at| span.start + at as u32);
+        Snippet {
+            text: text.to_owned(),
+            base,
+            whole: span,
+        }
+    }
+
+    fn string(&self, entry: &Entry<'t>) -> Result<Placed<String>> {
+        match entry.value {
+            DeValue::String(text) => Ok(Placed {
+                value: text.to_string(),
+                span: entry.value_span,
+            }),
+            _ => self.wrong(entry, "a string"),
+        }
+    }
+
+    /// A string or a list of strings.
+    fn strings(&self, entry: &Entry<'t>) -> Result<Vec<Placed<String>>> {
+        match entry.value {
+            DeValue::Array(items) => items
+                .iter()
+                .map(|item: &Spanned<DeValue<'_>>| match item.get_ref() {
+                    DeValue::String(text) => Ok(Placed {
+                        value: text.to_string(),
+                        span: shift(item.span(), self.base),
+                    }),
+                    _ => self.wrong(entry, "a string or a list of strings"),
+                })
+                .collect(),
+            DeValue::String(_) => Ok(vec![self.string(entry)?]),
+            _ => self.wrong(entry, "a string or a list of strings"),
+        }
+    }
+
+    fn setting(&self, entry: &Entry<'t>) -> Result<Setting> {
+        Ok(match entry.value {
+            DeValue::Boolean(b) => Setting::Bool(*b),
+            DeValue::String(text) => Setting::Text(text.to_string()),
+            DeValue::Integer(_) | DeValue::Float(_) => Setting::Number(self.number(entry)?),
+            _ => return self.wrong(entry, "a number, a string, true or false"),
+        })
+    }
+
+    fn number(&self, entry: &Entry<'t>) -> Result<f64> {
+        let parsed = match entry.value {
+            DeValue::Integer(i) => i64::from_str_radix(i.as_str(), i.radix())
+                .ok()
+                .map(|i| i as f64),
+            DeValue::Float(f) => f.as_str().parse().ok(),
+            _ => None,
+        };
+        match parsed {
+            Some(number) => Ok(number),
+            None => self.wrong(entry, "a number"),
+        }
+    }
+}
+
+const PARAM_KEYS: [&str; 5] = ["shape", "from", "load", "init", "precision"];
+
+impl Reader<'_, '_> {
+    fn main(&mut self) -> Result<()> {
+        let text = self.source.text.clone();
+        let base = self.add(self.source.name.clone(), text.clone(), Span::default())?;
+        let parsed = parse(&text, base)?;
+        let root = Table::new(
+            "the model".into(),
+            parsed.get_ref(),
+            shift(0..0, base),
+            base,
+            &text,
+        );
+        root.known(&[
+            "name",
+            "include",
+            "allow_unused",
+            "axes",
+            "settings",
+            "preset",
+            "input",
+            "param",
+            "block",
+            "recurrence",
+            "model",
+        ])?;
+        let name = root.string(root.need("name")?)?;
+        if name.value.is_empty() {
+            return refuse("the name is empty", "give the model a name", name.span);
+        }
+        self.document.name = name.value;
+        if let Some(entry) = root.get("allow_unused") {
+            self.document.allow_unused = root
+                .strings(entry)?
+                .into_iter()
+                .map(|pattern| pattern.value)
+                .collect();
+        }
+        let presets = root.subtable("preset")?;
+        for entry in &presets.entries {
+            let table = presets.table(entry, format!("[preset.{}]", entry.key))?;
+            let mut values = Vec::new();
+            for e in &table.entries {
+                let key = Placed {
+                    value: e.key.clone(),
+                    span: e.key_span,
+                };
+                values.push((key, table.setting(e)?));
+            }
+            self.document.presets.insert(
+                entry.key.clone(),
+                Placed {
+                    value: values,
+                    span: entry.key_span,
+                },
+            );
+        }
+        let inputs = root.subtable("input")?;
+        for entry in &inputs.entries {
+            let snippet = inputs.snippet(entry)?;
+            let value = if snippet.text.trim() == "token" {
+                InputKind::Token
+            } else {
+                InputKind::Shape(grammar::shape(&snippet)?)
+            };
+            let span = entry.key_span;
+            self.document
+                .inputs
+                .insert(entry.key.clone(), Placed { value, span });
+        }
+        self.document.params = params(&root)?;
+        let entry = root.need("model")?;
+        let model = root.table(entry, "[model]".into())?;
+        model.known(&["flow", "fuse", "split"])?;
+        let flow = model.need("flow")?;
+        self.document.flow = grammar::program(&model.snippet(flow)?)?;
+        self.document.flow_span = flow.key_span;
+        self.document.pins = pins(&model)?;
+        self.shared(&root, PathBuf::new())
+    }
+
+    fn included(&mut self, path: PathBuf, span: Span) -> Result<()> {
+        if !self.included.insert(path.clone()) {
+            return Ok(());
+        }
+        let text = (self.source.loader)(&path).map_err(|error| {
+            Fault::new(
+                Problem::Include {
+                    path: path.display().to_string(),
+                    reason: error.to_string(),
+                },
+                span,
+            )
+        })?;
+        let base = self.add(path.display().to_string(), text.clone(), span)?;
+        let parsed = parse(&text, base)?;
+        let root = Table::new(
+            "an included file".into(),
+            parsed.get_ref(),
+            shift(0..0, base),
+            base,
+            &text,
+        );
+        root.known(&["include", "axes", "settings", "block", "recurrence"])?;
+        self.shared(&root, path)
+    }
+
+    fn add(&mut self, name: String, text: String, span: Span) -> Result<u32> {
+        if text.len() > MAX_SOURCE_BYTES {
+            return fail(
+                Problem::BadSize {
+                    what: format!("the size of `{name}` in bytes"),
+                    size: text.len().to_string(),
+                    limit: MAX_SOURCE_BYTES.to_string(),
+                },
+                span,
+            );
+        }
+        if self.sources.files().len() >= 256 {
+            return refuse("more than 256 files are included", "include fewer", span);
+        }
+        Ok(self.sources.add(name, text))
+    }
+
+    /// What the main file and an included one have in common. Axes and settings that are
+    /// already known win: an included file gives defaults.
+    fn shared(&mut self, root: &Table<'_>, path: PathBuf) -> Result<()> {
+        if let Some(entry) = root.get("include") {
+            for include in root.strings(entry)? {
+                match join_include(&path, &include.value) {
+                    Some(path) => self.pending.push((path, include.span)),
+                    None => {
+                        return fail(
+                            Problem::Include {
+                                path: include.value,
+                                reason: "it leaves the directory of the file".into(),
+                            },
+                            include.span,
+                        );
+                    }
+                }
+            }
+        }
+        let axes = root.subtable("axes")?;
+        for entry in &axes.entries {
+            let value = match entry.value {
+                DeValue::Integer(_) => AxisSize::Number(axes.number(entry)? as i64),
+                DeValue::String(_) => {
+                    AxisSize::Formula(grammar::expression(&axes.snippet(entry)?)?)
+                }
+                _ => return axes.wrong(entry, "a size or a formula like \"H * N\""),
+            };
+            if !is_name(&entry.key) {
+                return bad_name(&entry.key, entry.key_span);
+            }
+            let span = super::source::cover(entry.key_span, entry.value_span);
+            self.document
+                .axes
+                .entry(entry.key.clone())
+                .or_insert(Placed { value, span });
+        }
+        let settings = root.subtable("settings")?;
+        for entry in &settings.entries {
+            if !is_name(&entry.key) {
+                return bad_name(&entry.key, entry.key_span);
+            }
+            let value = settings.setting(entry)?;
+            let span = entry.key_span;
+            self.document
+                .settings
+                .entry(entry.key.clone())
+                .or_insert(Placed { value, span });
+        }
+        let blocks = root.subtable("block")?;
+        for entry in &blocks.entries {
+            let table = blocks.table(entry, format!("[block.{}]", entry.key))?;
+            let block = block(&table)?;
+            let twice = self.document.blocks.insert(entry.key.clone(), block);
+            once(twice.map(|b| b.span), "block", entry)?;
+        }
+        let recurrences = root.subtable("recurrence")?;
+        for entry in &recurrences.entries {
+            let table = recurrences.table(entry, format!("[recurrence.{}]", entry.key))?;
+            let recurrence = recurrence(&table)?;
+            let twice = self
+                .document
+                .recurrences
+                .insert(entry.key.clone(), recurrence);
+            once(twice.map(|r| r.span), "recurrence", entry)?;
+        }
+        Ok(())
+    }
+}
+
+fn parse(text: &str, base: u32) -> Result<Spanned<DeTable<'_>>> {
+    DeTable::parse(text).map_err(|error| {
+        Fault::new(
+            Problem::Toml {
+                message: error.message().to_owned(),
+            },
+            shift(error.span().unwrap_or(0..0), base),
+        )
+    })
+}
+
+fn once(first: Option<Span>, what: &'static str, entry: &Entry<'_>) -> Result<()> {
+    match first {
+        None => Ok(()),
+        Some(first) => Err(Fault::new(
+            Problem::Twice {
+                what,
+                name: entry.key.clone(),
+            },
+            entry.key_span,
+        )
+        .also(first, "first defined here")
+        .also(entry.key_span, "and again here")),
+    }
+}
+
+fn is_name(text: &str) -> bool {
+    let mut chars = text.chars();
+    chars
+        .next()
+        .is_some_and(|c| c.is_ascii_alphabetic() || c == '_')
+        && chars.all(|c| c.is_ascii_alphanumeric() || c == '_')
+}
+
+fn bad_name<T>(name: &str, span: Span) -> Result<T> {
+    refuse(
+        format!("`{name}` is not a name"),
+        "names are letters, digits and `_`, and start with a letter",
+        span,
+    )
+}
+
+fn block(table: &Table<'_>) -> Result<BlockDecl> {
+    table.known(&["args", "param", "flow", "fuse", "split"])?;
+    let args = match table.get("args") {
+        Some(entry) => table.strings(entry)?,
+        None => Vec::new(),
+    };
+    for (i, arg) in args.iter().enumerate() {
+        if !is_name(&arg.value) {
+            return bad_name(&arg.value, arg.span);
+        }
+        if args[..i].iter().any(|a| a.value == arg.value) {
+            return fail(
+                Problem::Twice {
+                    what: "argument",
+                    name: arg.value.clone(),
+                },
+                arg.span,
+            );
+        }
+    }
+    Ok(BlockDecl {
+        args,
+        params: params(table)?,
+        flow: grammar::program(&table.snippet(table.need("flow")?)?)?,
+        pins: pins(table)?,
+        span: table.span,
+    })
+}
+
+fn recurrence(table: &Table<'_>) -> Result<RecurrenceDecl> {
+    table.known(&["inputs", "state", "step", "outputs"])?;
+    let states = grammar::formals(&table.snippet(table.need("state")?)?)?;
+    let outputs = grammar::formals(&table.snippet(table.need("outputs")?)?)?;
+    let inputs = match table.get("inputs") {
+        Some(entry) => grammar::formals(&table.snippet(entry)?)?,
+        None => Vec::new(),
+    };
+    if outputs.is_empty() || states.is_empty() {
+        return refuse(
+            format!("{} has no state or no output", table.place),
+            "a recurrence carries at least one state and returns at least one output",
+            table.span,
+        );
+    }
+    for (i, formal) in inputs.iter().chain(&states).enumerate() {
+        if let Some(first) = inputs
+            .iter()
+            .chain(&states)
+            .take(i)
+            .find(|f| f.name.text == formal.name.text)
+        {
+            return Err(Fault::new(
+                Problem::Twice {
+                    what: "tensor",
+                    name: formal.name.text.clone(),
+                },
+                formal.name.span,
+            )
+            .also(first.name.span, "first declared here"));
+        }
+    }
+    for formal in inputs.iter().chain(&states).chain(&outputs) {
+        for (i, axis) in formal.axes.iter().enumerate() {
+            if formal.axes[..i]
+                .iter()
+                .any(|a| a.name.text == axis.name.text)
+            {
+                return fail(
+                    Problem::AxisTwice {
+                        axis: axis.name.text.clone(),
+                        place: format!("`{}`", formal.name.text),
+                    },
+                    axis.name.span,
+                );
+            }
+        }
+    }
+    if let Some(init) = inputs
+        .iter()
+        .chain(&outputs)
+        .find_map(|formal| formal.init.as_ref())
+    {
+        return refuse(
+            "only a state has an initial value",
+            "remove `= ...`",
+            init.span,
+        );
+    }
+    Ok(RecurrenceDecl {
+        inputs,
+        states,
+        outputs,
+        step: grammar::program(&table.snippet(table.need("step")?)?)?,
+        span: table.span,
+    })
+}
+
+fn pins(table: &Table<'_>) -> Result<Vec<PinDecl>> {
+    let mut out = Vec::new();
+    for (key, kind) in [("fuse", PinKind::Fuse), ("split", PinKind::Split)] {
+        if let Some(entry) = table.get(key) {
+            let names = table.strings(entry)?;
+            if names.len() < 2 {
+                return refuse(
+                    format!("`{key}` names fewer than two values"),
+                    "name at least two values",
+                    entry.value_span,
+                );
+            }
+            out.push(PinDecl {
+                kind,
+                names,
+                span: entry.value_span,
+            });
+        }
+    }
+    Ok(out)
+}
+
+fn params(table: &Table<'_>) -> Result<IndexMap<String, ParamDecl>> {
+    let mut out = IndexMap::new();
+    let Some(entry) = table.get("param") else {
+        return Ok(out);
+    };
+    let list = table.table(entry, "a table of parameters".into())?;
+    for entry in &list.entries {
+        if !is_name(&entry.key) {
+            return bad_name(&entry.key, entry.key_span);
+        }
+        let decl = list.table(entry, format!("parameter `{}`", entry.key))?;
+        decl.known(&PARAM_KEYS)?;
+        let shape = decl.need("shape")?;
+        let init = match decl.get("init") {
+            None => None,
+            Some(e) => match e.value {
+                DeValue::String(_) => Some(grammar::expression(&decl.snippet(e)?)?),
+                _ => Some(Node {
+                    kind: super::syntax::NodeKind::Number(decl.number(e)?),
+                    span: e.value_span,
+                    depth: 1,
+                }),
+            },
+        };
+        let precision = match decl.get("precision") {
+            None => false,
+            Some(e) => match decl.string(e)?.value.as_str() {
+                "f32" => true,
+                "storage" => false,
+                _ => return decl.wrong(e, "\"f32\" or \"storage\""),
+            },
+        };
+        let param = ParamDecl {
+            span: entry.key_span,
+            shape: grammar::shape(&decl.snippet(shape)?)?,
+            shape_span: shape.value_span,
+            from: match decl.get("from") {
+                Some(e) => Some(per_layout(&decl, e, |t, e| t.strings(e))?),
+                None => None,
+            },
+            load: match decl.get("load") {
+                Some(e) => Some(per_layout(&decl, e, |t, e| grammar::calls(&t.snippet(e)?))?),
+                None => None,
+            },
+            init,
+            f32: precision,
+        };
+        out.insert(entry.key.clone(), param);
+    }
+    Ok(out)
+}
+
+fn per_layout<'t, T>(
+    table: &Table<'t>,
+    entry: &Entry<'t>,
+    read: impl Fn(&Table<'t>, &Entry<'t>) -> Result<T>,
+) -> Result<PerLayout<T>> {
+    match entry.value {
+        DeValue::Table(_) => {
+            let choices = table.table(entry, format!("`{}`", entry.key))?;
+            let mut out = IndexMap::new();
+            for choice in &choices.entries {
+                out.insert(choice.key.clone(), read(&choices, choice)?);
+            }
+            Ok(PerLayout::Choice(out, entry.value_span))
+        }
+        _ => Ok(PerLayout::One(read(table, entry)?)),
+    }
+}

@@ -1,0 +1,767 @@
+//! Recurrences: binds the axes of a definition to those of a call, and lowers its
+//! step to statements over concrete axes.
+
+use super::constant;
+use super::document::{RecurrenceDecl, Setting};
+use super::error::{Fault, Problem, Result, fail, refuse};
+use super::lower::{Lowering, axes_differ};
+use super::pointwise::{self, Host};
+use super::scope::Axes;
+use super::syntax::{Call, Formal, Ident, Node, Statement, Target};
+use super::tensor::Tensor;
+use crate::{
+    Access, AxisId, Combine, IndexExpr, OpKind, Recurrence, RecurrenceId, Span, State, StateId,
+    StateKind, StepAccess, StepInput, StepKind, StepOp, StepRef, StepState, ValueId,
+};
+use indexmap::IndexMap;
+
+/// Most statements of a step, nested reductions counted.
+const MAX_STEP_OPS: usize = 256;
+
+/// An axis letter of a definition, at one call.
+#[derive(Clone, Debug)]
+struct Letter {
+    size: usize,
+    /// The axis of the model that it runs along.
+    atom: AxisId,
+}
+
+/// How the formal axes of a definition are bound at a call.
+struct Binding {
+    /// Per formal input: for each axis of the argument, the formal axis that indexes it.
+    arguments: Vec<Vec<(AxisId, Slot)>>,
+    letters: IndexMap<String, Letter>,
+}
+
+/// A formal axis: an atom of the model or a letter.
+#[derive(Clone, Debug, PartialEq)]
+enum Slot {
+    Atom(AxisId),
+    Letter(String),
+}
+
+impl<'a> Lowering<'a> {
+    /// Calls a recurrence.
+    pub fn call_recurrence(
+        &mut self,
+        name: &str,
+        decl: &'a RecurrenceDecl,
+        call: &Call,
+        span: Span,
+    ) -> Result<Vec<Tensor>> {
+        let formals: Vec<String> = decl.inputs.iter().map(|f| f.name.text.clone()).collect();
+        let nodes = super::operations::bind(call, &formals, span)?;
+        let mut arguments = Vec::new();
+        for node in &nodes {
+            let tensor = pointwise::tensor(self, node)?;
+            arguments.push(self.view(tensor, node.span)?);
+        }
+        let binding = self.bind_axes(decl, &arguments, &nodes, span)?;
+        let concrete = self.concrete(decl, &binding);
+        let recurrence = self.instantiate(name, decl, &concrete)?;
+        let inputs: Vec<Access> = arguments
+            .iter()
+            .zip(&binding.arguments)
+            .map(|(argument, slots)| {
+                let to = |axis: AxisId| {
+                    let slot = slots.iter().find(|(a, _)| *a == axis).map(|(_, s)| s);
+                    IndexExpr::axis(match slot {
+                        Some(Slot::Letter(letter)) => concrete[letter],
+                        Some(Slot::Atom(atom)) => *atom,
+                        None => axis,
+                    })
+                };
+                argument.reindex(Vec::new(), &to).inputs[0].clone()
+            })
+            .collect();
+        let results: Vec<Vec<AxisId>> = recurrence
+            .outputs
+            .iter()
+            .map(|o| recurrence.axes_of(*o).to_vec())
+            .collect();
+        let states: Vec<StepState> = recurrence.states.clone();
+        let known = self.graph.recurrences.iter().position(|r| *r == recurrence);
+        let id = RecurrenceId(known.unwrap_or_else(|| {
+            self.graph.recurrences.push(recurrence);
+            self.graph.recurrences.len() - 1
+        }) as u32);
+        let prefix = match self.layer_number() {
+            Some(l) => format!("layers.{l}."),
+            None => String::new(),
+        };
+        let mut ids = Vec::new();
+        for state in states {
+            let full = format!(
+                "{prefix}{}",
+                self.qualified(&format!("{name}.{}", state.name))
+            );
+            let unique = self.unique(full);
+            self.check_elements(&state.axes, &unique, span)?;
+            ids.push(StateId(self.graph.states.len() as u32));
+            let layer = self.layer_number();
+            self.graph.states.push(State {
+                name: unique,
+                kind: StateKind::Scan { init: state.init },
+                axes: state.axes,
+                layer,
+            });
+        }
+        let kind = OpKind::Scan {
+            recurrence: id,
+            states: ids,
+        };
+        let op = self.add(kind, inputs, results.clone(), true, span)?;
+        // Seen from outside, a letter is the axis of the model that it runs along.
+        let outside = |axis: AxisId| {
+            concrete
+                .iter()
+                .find(|(_, c)| **c == axis)
+                .and_then(|(letter, _)| binding.letters.get(letter))
+                .map_or(axis, |letter| letter.atom)
+        };
+        let outputs = self.graph.op(op).outputs.clone();
+        let mut out = Vec::new();
+        for (value, axes) in outputs.into_iter().zip(results) {
+            let seen: Vec<AxisId> = axes.iter().map(|a| outside(*a)).collect();
+            let tensor = Tensor::value(value, &axes, true);
+            out.push(tensor.reindex(seen, &|a| IndexExpr::axis(outside(a))));
+        }
+        Ok(out)
+    }
+
+    /// The slots of a formal: model axes are expanded to their atoms.
+    fn slots(&mut self, formal: &Formal) -> Result<Vec<Slot>> {
+        let mut out = Vec::new();
+        for axis in &formal.axes {
+            if axis.size.is_none() && self.axes.size_by_name(&axis.name.text).is_some() {
+                out.extend(self.axes.atoms(&axis.name)?.into_iter().map(Slot::Atom));
+            } else {
+                out.push(Slot::Letter(axis.name.text.clone()));
+            }
+        }
+        Ok(out)
+    }
+
+    fn bind_axes(
+        &mut self,
+        decl: &RecurrenceDecl,
+        arguments: &[Tensor],
+        nodes: &[&Node],
+        span: Span,
+    ) -> Result<Binding> {
+        let mut letters: IndexMap<String, Letter> = IndexMap::new();
+        for formal in decl.inputs.iter().chain(&decl.states).chain(&decl.outputs) {
+            for axis in &formal.axes {
+                let Some(size) = &axis.size else { continue };
+                let atoms = self.axes.atoms(size)?;
+                let [atom] = atoms.as_slice() else {
+                    return refuse(
+                        format!("`{}` is a product of axes", size.text),
+                        "give a letter the size of an axis that is no product",
+                        size.span,
+                    );
+                };
+                let letter = Letter {
+                    size: self.axes.size(*atom),
+                    atom: *atom,
+                };
+                if let Some(first) = letters.insert(axis.name.text.clone(), letter.clone())
+                    && first.atom != letter.atom
+                {
+                    return refuse(
+                        format!("`{}` is given two sizes", axis.name.text),
+                        "give a letter one size",
+                        axis.name.span,
+                    );
+                }
+            }
+        }
+        let mut bound = Vec::new();
+        for ((formal, argument), node) in decl.inputs.iter().zip(arguments).zip(nodes) {
+            let mut open = self.slots(formal)?;
+            let mut slots: Vec<(AxisId, Slot)> = Vec::new();
+            let mut rest: Vec<AxisId> = Vec::new();
+            for axis in &argument.axes {
+                // By name first, then a letter known to run along this axis.
+                let by_name = open.iter().position(|s| *s == Slot::Atom(*axis));
+                let at = by_name.or_else(|| {
+                    open.iter().position(|s| match s {
+                        Slot::Letter(l) => letters.get(l).is_some_and(|l| l.atom == *axis),
+                        Slot::Atom(_) => false,
+                    })
+                });
+                match at {
+                    Some(at) => slots.push((*axis, open.remove(at))),
+                    None => rest.push(*axis),
+                }
+            }
+            for axis in rest {
+                let size = self.axes.size(axis);
+                let at = open.iter().position(|s| match s {
+                    Slot::Letter(l) => letters.get(l).is_none_or(|l| l.size == size),
+                    Slot::Atom(a) => self.axes.size(*a) == size,
+                });
+                let Some(at) = at else {
+                    let found = self.axes.describe(&argument.axes);
+                    let names: Vec<&str> =
+                        formal.axes.iter().map(|a| a.name.text.as_str()).collect();
+                    let wanted = format!("[{}]", names.join(", "));
+                    return Err(Fault::new(
+                        Problem::ShapeMismatch {
+                            left: format!("{}{found}", pointwise::called(node, "the argument ")),
+                            right: format!("`{}`{wanted}", formal.name.text),
+                            why: format!(
+                                "axis {} of size {size} has no place in `{}`",
+                                self.axes.name(axis),
+                                formal.name.text
+                            ),
+                            advice: "reduce or rename the axis, or declare it in the recurrence"
+                                .into(),
+                        },
+                        node.span,
+                    )
+                    .also(node.span, found)
+                    .also(formal.name.span, wanted));
+                };
+                let slot = open.remove(at);
+                if let Slot::Letter(l) = &slot {
+                    letters
+                        .entry(l.clone())
+                        .or_insert(Letter { size, atom: axis });
+                }
+                slots.push((axis, slot));
+            }
+            bound.push(slots);
+        }
+        for formal in decl.inputs.iter().chain(&decl.states).chain(&decl.outputs) {
+            for slot in self.slots(formal)? {
+                if let Slot::Letter(l) = slot
+                    && !letters.contains_key(&l)
+                {
+                    return Err(Fault::new(
+                        Problem::UnknownAxis {
+                            name: l.clone(),
+                            known: self.axes.names(),
+                        },
+                        formal.name.span,
+                    )
+                    .also(span, format!("no argument gives `{l}` a size")));
+                }
+            }
+        }
+        Ok(Binding {
+            arguments: bound,
+            letters,
+        })
+    }
+
+    /// The axis of each letter: the one it runs along if an output has it and it is free,
+    /// else a new one.
+    fn concrete(&mut self, decl: &RecurrenceDecl, binding: &Binding) -> IndexMap<String, AxisId> {
+        let mut used: Vec<AxisId> = Vec::new();
+        for formal in decl.inputs.iter().chain(&decl.states).chain(&decl.outputs) {
+            // Unknown axes were refused when the slots were bound.
+            for slot in self.slots(formal).unwrap_or_default() {
+                if let Slot::Atom(atom) = slot {
+                    used.push(atom);
+                }
+            }
+        }
+        let in_output = |letter: &str| {
+            decl.outputs
+                .iter()
+                .any(|o| o.axes.iter().any(|a| a.name.text == letter))
+        };
+        let mut out = IndexMap::new();
+        for (name, letter) in &binding.letters {
+            if in_output(name) && !used.contains(&letter.atom) {
+                used.push(letter.atom);
+                out.insert(name.clone(), letter.atom);
+            }
+        }
+        for (name, letter) in &binding.letters {
+            if !out.contains_key(name) {
+                let mut axis = self.axes.intern(name, letter.size);
+                while used.contains(&axis) {
+                    axis = self.axes.primed(axis);
+                }
+                used.push(axis);
+                out.insert(name.clone(), axis);
+            }
+        }
+        out
+    }
+
+    fn instantiate(
+        &mut self,
+        name: &str,
+        decl: &'a RecurrenceDecl,
+        letters: &IndexMap<String, AxisId>,
+    ) -> Result<Recurrence> {
+        let mut step = Step {
+            flow: self,
+            letters,
+            names: IndexMap::new(),
+            items: Vec::new(),
+            program: &decl.step,
+            out: Recurrence {
+                name: name.to_owned(),
+                inputs: Vec::new(),
+                states: Vec::new(),
+                ops: Vec::new(),
+                next: Vec::new(),
+                outputs: Vec::new(),
+            },
+            statement: String::new(),
+        };
+        for (i, formal) in decl.inputs.iter().enumerate() {
+            let axes = step.formal_axes(formal)?;
+            step.declare(&formal.name.text, StepRef::Input(i), &axes);
+            step.out.inputs.push(StepInput {
+                name: formal.name.text.clone(),
+                axes,
+            });
+        }
+        for (i, formal) in decl.states.iter().enumerate() {
+            let axes = step.formal_axes(formal)?;
+            let init = match &formal.init {
+                None => 0.0,
+                Some(node) => {
+                    let lookup = |n: &str, s: Span| step.constant(n, s);
+                    let init = constant::number(node, "the initial state", &lookup)?;
+                    pointwise::finite(init, node.span)?;
+                    init
+                }
+            };
+            step.declare(&formal.name.text, StepRef::State(i), &axes);
+            step.out.states.push(StepState {
+                name: formal.name.text.clone(),
+                axes,
+                init,
+            });
+        }
+        step.run(&decl.step)?;
+        for (i, formal) in decl.states.iter().enumerate() {
+            let axes = step.out.states[i].axes.clone();
+            let next = step.result(formal, &axes)?;
+            if next == StepRef::State(i) {
+                return refuse(
+                    format!("state `{}` is never updated", formal.name.text),
+                    "set it in the step, or make it a parameter",
+                    formal.name.span,
+                );
+            }
+            step.out.next.push(next);
+        }
+        for formal in &decl.outputs {
+            let axes = step.formal_axes(formal)?;
+            let output = step.result(formal, &axes)?;
+            step.out.outputs.push(output);
+        }
+        let mut recurrence = step.out;
+        remove_dead(&mut recurrence);
+        Ok(recurrence)
+    }
+}
+
+/// Drops statements that neither a state nor an output needs.
+fn remove_dead(recurrence: &mut Recurrence) {
+    let mut live = vec![false; recurrence.ops.len()];
+    let mark = |live: &mut Vec<bool>, item: StepRef| {
+        if let StepRef::Op(i) = item {
+            live[i] = true;
+        }
+    };
+    for item in recurrence.next.iter().chain(&recurrence.outputs) {
+        mark(&mut live, *item);
+    }
+    for i in (0..recurrence.ops.len()).rev() {
+        if live[i] {
+            for access in &recurrence.ops[i].inputs {
+                mark(&mut live, access.item);
+            }
+        }
+    }
+    let places: Vec<usize> = live
+        .iter()
+        .scan(0, |n, keep| {
+            let at = *n;
+            *n += usize::from(*keep);
+            Some(at)
+        })
+        .collect();
+    let moved = |item: &mut StepRef| {
+        if let StepRef::Op(i) = item {
+            *i = places[*i];
+        }
+    };
+    let mut keep = live.iter();
+    recurrence
+        .ops
+        .retain(|_| keep.next().copied().unwrap_or(false));
+    for op in &mut recurrence.ops {
+        op.inputs.iter_mut().for_each(|a| moved(&mut a.item));
+    }
+    recurrence.next.iter_mut().for_each(moved);
+    recurrence.outputs.iter_mut().for_each(moved);
+}
+
+/// A step being lowered. Tensors read its items: item number `n` is `ValueId(n)`.
+struct Step<'s, 'a> {
+    flow: &'s mut Lowering<'a>,
+    letters: &'s IndexMap<String, AxisId>,
+    names: IndexMap<String, Tensor>,
+    items: Vec<StepRef>,
+    program: &'a [Statement],
+    out: Recurrence,
+    statement: String,
+}
+
+impl<'a> Step<'_, 'a> {
+    fn formal_axes(&mut self, formal: &Formal) -> Result<Vec<AxisId>> {
+        let mut out = Vec::new();
+        for axis in &formal.axes {
+            out.extend(self.axis(&axis.name)?);
+        }
+        Ok(out)
+    }
+
+    fn item(&mut self, item: StepRef, axes: &[AxisId]) -> Tensor {
+        let at = self.items.iter().position(|i| *i == item);
+        let id = at.unwrap_or_else(|| {
+            self.items.push(item);
+            self.items.len() - 1
+        });
+        Tensor::value(ValueId(id as u32), axes, true)
+    }
+
+    fn declare(&mut self, name: &str, item: StepRef, axes: &[AxisId]) {
+        let tensor = self.item(item, axes);
+        self.names.insert(name.to_owned(), tensor);
+    }
+
+    fn run(&mut self, statements: &'a [Statement]) -> Result<()> {
+        for statement in statements {
+            match statement {
+                Statement::Assign { targets, value } => self.assign(targets, value)?,
+                Statement::If {
+                    condition,
+                    then,
+                    otherwise,
+                } => {
+                    let branch = {
+                        let lookup = |n: &str, s: Span| self.constant(n, s);
+                        constant::truth(condition, "the condition", &lookup)?
+                    };
+                    self.run(if branch { then } else { otherwise })?;
+                }
+                Statement::Return { span, .. } => {
+                    return refuse(
+                        "a step returns what `outputs` names",
+                        "set the names in `outputs` instead",
+                        *span,
+                    );
+                }
+                Statement::Repeat { span, .. } => {
+                    return refuse(
+                        "`repeat` in a step",
+                        "write the statements out, or use an axis",
+                        *span,
+                    );
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn assign(&mut self, targets: &'a [Target], value: &Node) -> Result<()> {
+        let [target] = targets else {
+            return refuse(
+                "several names for one tensor",
+                "a statement of a step sets one name",
+                value.span,
+            );
+        };
+        let name = &target.name.text;
+        if let Some(input) = self.out.inputs.iter().find(|i| i.name == *name) {
+            return refuse(
+                format!("`{}` is an input and cannot be set", input.name),
+                "choose another name",
+                target.name.span,
+            );
+        }
+        self.statement = name.clone();
+        let tensor = pointwise::tensor(self, value)?;
+        let state = self.out.states.iter().find(|s| s.name == *name);
+        let wanted = match (&target.axes, state) {
+            (_, Some(state)) => Some(state.axes.clone()),
+            (Some(declared), None) => {
+                let mut axes = Vec::new();
+                for axis in declared {
+                    axes.extend(self.axis(axis)?);
+                }
+                Some(axes)
+            }
+            (None, None) => None,
+        };
+        let tensor = match wanted {
+            Some(axes) => {
+                let item = self.shaped(name, tensor, &axes, value.span)?;
+                self.item(item, &axes)
+            }
+            None if tensor.as_number().is_some() || tensor.as_access().is_some() => tensor,
+            None => {
+                let axes = tensor.axes.clone();
+                let item = self.shaped(name, tensor, &axes, value.span)?;
+                self.item(item, &axes)
+            }
+        };
+        if let (Some(StepRef::Op(i)), Some(access)) = (
+            tensor
+                .as_access()
+                .and_then(|a| self.items.get(a.value.index()))
+                .copied(),
+            tensor.as_access(),
+        ) && access.is_plain(&tensor.axes)
+        {
+            // The last operation of a statement carries its name.
+            let op = &mut self.out.ops[i];
+            if op.name.starts_with(&format!("{name}.")) {
+                op.name = name.clone();
+            }
+        }
+        self.names.insert(name.clone(), tensor);
+        Ok(())
+    }
+
+    /// The item that holds a tensor in the given axis order. Missing axes are broadcast;
+    /// an axis too many is an error.
+    fn shaped(
+        &mut self,
+        name: &str,
+        tensor: Tensor,
+        axes: &[AxisId],
+        span: Span,
+    ) -> Result<StepRef> {
+        let table = &self.flow.axes;
+        if tensor.axes.iter().any(|a| !axes.contains(a)) {
+            let why = axes_differ(table, &tensor.axes, axes).unwrap_or_default();
+            return fail(
+                Problem::WrongAxes {
+                    what: format!("`{name}`"),
+                    found: table.describe(&tensor.axes),
+                    expected: table.describe(axes),
+                    why,
+                },
+                span,
+            );
+        }
+        if let Some(access) = tensor.as_access()
+            && tensor.axes == axes
+            && access.is_plain(axes)
+        {
+            return Ok(self.items[access.value.index()]);
+        }
+        self.emit(tensor, StepKind::Map, axes.to_vec(), span)
+    }
+
+    /// What a state or an output is after the step.
+    fn result(&mut self, formal: &Formal, axes: &[AxisId]) -> Result<StepRef> {
+        let name = &formal.name.text;
+        let Some(tensor) = self.names.get(name).cloned() else {
+            return fail(
+                Problem::UnknownName {
+                    name: name.clone(),
+                    known: self.names.keys().cloned().collect(),
+                },
+                formal.name.span,
+            );
+        };
+        self.statement = name.clone();
+        self.shaped(name, tensor, axes, formal.name.span)
+    }
+
+    fn emit(
+        &mut self,
+        tensor: Tensor,
+        kind: StepKind,
+        axes: Vec<AxisId>,
+        span: Span,
+    ) -> Result<StepRef> {
+        if self.out.ops.len() >= MAX_STEP_OPS {
+            return refuse(
+                format!("a step of more than {MAX_STEP_OPS} operations"),
+                "split the recurrence in two",
+                span,
+            );
+        }
+        let mut inputs = Vec::new();
+        for access in &tensor.inputs {
+            let index: Option<Vec<AxisId>> = access.index.iter().map(IndexExpr::as_axis).collect();
+            match (index, access.delay) {
+                (Some(axes), 0) => inputs.push(StepAccess {
+                    item: self.items[access.value.index()],
+                    axes,
+                }),
+                _ => {
+                    return refuse(
+                        "a step cannot select, reverse or delay",
+                        "do it outside and pass the result as an input",
+                        span,
+                    );
+                }
+            }
+        }
+        self.flow.check_elements(&axes, &self.statement, span)?;
+        let expr = tensor.expr;
+        let same =
+            self.out.ops.iter().position(|o| {
+                o.axes == axes && o.kind == kind && o.expr == expr && o.inputs == inputs
+            });
+        if let Some(at) = same {
+            return Ok(StepRef::Op(at));
+        }
+        let at = self.out.ops.len();
+        self.out.ops.push(StepOp {
+            name: format!("{}.{at}", self.statement),
+            axes,
+            kind,
+            expr,
+            inputs,
+        });
+        Ok(StepRef::Op(at))
+    }
+}
+
+impl Host for Step<'_, '_> {
+    fn axes(&mut self) -> &mut Axes {
+        &mut self.flow.axes
+    }
+
+    fn axis(&mut self, name: &Ident) -> Result<Vec<AxisId>> {
+        if let Some(axis) = self.letters.get(&name.text) {
+            return Ok(vec![*axis]);
+        }
+        if self.flow.axes.size_by_name(&name.text).is_none() {
+            let mut known: Vec<String> = self.letters.keys().cloned().collect();
+            known.extend(self.flow.axes.names());
+            return fail(
+                Problem::UnknownAxis {
+                    name: name.text.clone(),
+                    known,
+                },
+                name.span,
+            );
+        }
+        self.flow.axes.atoms(name)
+    }
+
+    fn constant(&self, name: &str, _span: Span) -> Result<Option<Setting>> {
+        match self.names.get(name) {
+            Some(tensor) => Ok(tensor.as_number().map(Setting::Number)),
+            None => match self.flow.settings.get(name) {
+                Some(setting) => Ok(Some(setting.clone())),
+                None => Ok(self
+                    .flow
+                    .axes
+                    .size_by_name(name)
+                    .map(|size| Setting::Number(size as f64))),
+            },
+        }
+    }
+
+    fn read(&mut self, name: &str, span: Span) -> Result<Tensor> {
+        if let Some(tensor) = self.names.get(name) {
+            return Ok(tensor.clone());
+        }
+        match self.constant(name, span)? {
+            Some(Setting::Number(n)) => return pointwise::finite(n, span),
+            Some(other) => {
+                return fail(
+                    Problem::WrongType {
+                        key: name.to_owned(),
+                        expected: "a number",
+                        found: other.type_name().to_owned(),
+                    },
+                    span,
+                );
+            }
+            None => {}
+        }
+        let mut later = None;
+        Statement::targets(self.program, &mut |target| {
+            if target.text == name && later.is_none() {
+                later = Some(target.span);
+            }
+        });
+        if let Some(later) = later {
+            return Err(Fault::new(
+                Problem::ReadBeforeSet {
+                    name: name.to_owned(),
+                },
+                span,
+            )
+            .also(span, "read here")
+            .also(later, "set here"));
+        }
+        fail(
+            Problem::UnknownName {
+                name: name.to_owned(),
+                known: self.names.keys().cloned().collect(),
+            },
+            span,
+        )
+    }
+
+    fn reduce(
+        &mut self,
+        of: Tensor,
+        combine: Combine,
+        axes: Vec<AxisId>,
+        span: Span,
+    ) -> Result<Tensor> {
+        let rest: Vec<AxisId> = of
+            .axes
+            .iter()
+            .filter(|a| !axes.contains(a))
+            .copied()
+            .collect();
+        let item = self.emit(of, StepKind::Reduce { combine, axes }, rest.clone(), span)?;
+        Ok(self.item(item, &rest))
+    }
+
+    fn contract(&mut self, _: (Tensor, &Node), _: (Tensor, &Node), span: Span) -> Result<Tensor> {
+        refuse(
+            "`@` in a step",
+            "name the summed axis: sum(a * b, AXIS)",
+            span,
+        )
+    }
+
+    fn apply(&mut self, call: &Call, _span: Span) -> Result<Vec<Tensor>> {
+        let mut known: Vec<String> = pointwise::UNARY
+            .iter()
+            .map(|(f, _)| f.to_string())
+            .collect();
+        known.extend(pointwise::COMMON.iter().map(|f| f.to_string()));
+        fail(
+            Problem::UnknownFunction {
+                name: call.function.text.clone(),
+                known,
+            },
+            call.function.span,
+        )
+    }
+
+    fn outer_products(&self) -> bool {
+        true
+    }
+
+    fn enter(&mut self, span: Span) -> Result<()> {
+        self.flow.enter(span)
+    }
+
+    fn leave(&mut self) {
+        self.flow.leave();
+    }
+}

@@ -1,0 +1,32 @@
+//! Every model of the zoo compiles; one layer of each is shown as a snapshot.
+
+use fusec_ir::language::{ModelSource, Overrides, compile_with_warnings};
+use std::path::PathBuf;
+
+fn model(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("../../models")
+        .join(format!("{name}.toml"))
+}
+
+fn layer(name: &str, preset: Option<&str>, layer: u32) -> String {
+    let source = ModelSource::from_path(&model(name)).expect("the model is in the repository");
+    let options = Overrides {
+        preset: preset.map(str::to_owned),
+        ..Overrides::default()
+    };
+    match compile_with_warnings(&source, &options) {
+        Ok(compiled) => {
+            assert_eq!(compiled.warnings, [], "{name} has warnings");
+            fusec_ir::print::layer(&compiled.graph, layer)
+        }
+        Err(error) => panic!("{name}: {:?}", miette::Report::new(error)),
+    }
+}
+
+#[test]
+fn layers_of_the_zoo() {
+    for (name, preset, l) in [("rwkv6", Some("tiny"), 1), ("mamba2", Some("tiny"), 1)] {
+        insta::assert_snapshot!(format!("layer_{name}"), layer(name, preset, l));
+    }
+}

@@ -1,0 +1,280 @@
+// CPU bodies of the primitives prelude, under the names of crates/codegen/templates/prelude.
+
+#define FUSEC_INF __builtin_huge_valf()
+#define FUSEC_NAN __builtin_nanf("")
+#define FUSEC_DYNAMIC_SMEM(name) char* const name = fusec_emu::W->launch->smem
+
+struct __align__(2) bf16_t { u16 bits; };
+struct __align__(2) f16_t { u16 bits; };
+
+static inline float to_f32(float x) { return x; }
+static inline float to_f32(bf16_t x) { return __uint_as_float(u32(x.bits) << 16); }
+static inline float to_f32(f16_t x) {
+    u32 sign = u32(x.bits & 0x8000u) << 16, exponent = (x.bits >> 10) & 31u, mantissa = x.bits & 0x3ffu;
+    if (exponent == 31) return __uint_as_float(sign | 0x7f800000u | mantissa << 13);
+    if (exponent == 0) {
+        float magnitude = float(mantissa) * 0x1p-24f;
+        return sign ? -magnitude : magnitude;
+    }
+    return __uint_as_float(sign | (exponent + 112) << 23 | mantissa << 13);
+}
+template <class T> static inline T from_f32(float x);
+template <> inline float from_f32<float>(float x) { return x; }
+template <> inline bf16_t from_f32<bf16_t>(float x) {
+    u32 u = __float_as_uint(x);
+    u32 rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
+    return {u16((u & 0x7fffffffu) > 0x7f800000u ? 0x7fffu : rounded)};
+}
+template <> inline f16_t from_f32<f16_t>(float x) {
+    u32 u = __float_as_uint(x), sign = (u >> 16) & 0x8000u;
+    u &= 0x7fffffffu;
+    if (u > 0x7f800000u) return {0x7fffu};
+    if (u >= 0x47800000u) return {u16(sign | 0x7c00u)};
+    if (u < 0x38800000u) {
+        // Below 2^-14 the spacing is 2^-24: adding 0.5, whose ulp is 2^-24, rounds there.
+        float shifted = __uint_as_float(u) + 0.5f;
+        return {u16(sign | (__float_as_uint(shifted) - 0x3f000000u))};
+    }
+    u32 rounded = u - (112u << 23) + 0xfffu + ((u >> 13) & 1u);
+    return {u16(sign | rounded >> 13)};
+}
+
+namespace fusec_emu {
+constexpr int vec_alignment(int bytes) { return bytes == 4 || bytes == 8 || bytes == 16 ? bytes : bytes == 32 || bytes == 64 ? 16 : 0; }
+}
+template <class T, int V> static inline void load_vec(const T* p, float (&out)[V]) {
+    constexpr int alignment = fusec_emu::vec_alignment(V * int(sizeof(T)));
+    if (alignment) fusec_emu::aligned(p, alignment, "load_vec");
+    for (int i = 0; i < V; ++i) out[i] = to_f32(p[i]);
+}
+template <class T, int V> static inline void load_vec_stream(const T* p, float (&out)[V]) { load_vec(p, out); }
+template <class T, int V> static inline void store_vec(T* p, const float (&x)[V]) {
+    constexpr int alignment = fusec_emu::vec_alignment(V * int(sizeof(T)));
+    if (alignment) fusec_emu::aligned(p, alignment, "store_vec");
+    for (int i = 0; i < V; ++i) p[i] = from_f32<T>(x[i]);
+}
+template <class T> static inline float load_f32(const T* p) { return to_f32(*p); }
+template <class T> static inline void store_f32(T* p, float x) { *p = from_f32<T>(x); }
+
+static inline float fexp(float x) { return expf(x); }
+static inline float fexp2(float x) { return exp2f(x); }
+static inline float fexp2_approx(float x) { return exp2f(x); }
+static inline float fexpm1(float x) { return expm1f(x); }
+static inline float flog(float x) { return logf(x); }
+static inline float flog2(float x) { return log2f(x); }
+static inline float flog1p(float x) { return log1pf(x); }
+static inline float ftanh(float x) { return tanhf(x); }
+static inline float fsin(float x) { return sinf(x); }
+static inline float fcos(float x) { return cosf(x); }
+static inline float ferf(float x) { return erff(x); }
+static inline float fsqrt(float x) { return sqrtf(x); }
+static inline float frsqrt(float x) { return 1.0f / sqrtf(x); }
+static inline float frecip(float x) { return 1.0f / x; }
+static inline float fpow(float x, float y) { return powf(x, y); }
+static inline float fsquare(float x) { return x * x; }
+static inline float fabs32(float x) { return fabsf(x); }
+static inline float fmin32(float x, float y) { return (x < y || x != x) ? x : y; }
+static inline float fmax32(float x, float y) { return (x > y || x != x) ? x : y; }
+static inline float frelu(float x) { return fmax32(x, 0.0f); }
+static inline float fsigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
+static inline float fsilu(float x) { return x / (1.0f + expf(-x)); }
+static inline float fgelu(float x) { return 0.5f * x * (1.0f + erff(x * 0.70710678118654752f)); }
+static inline float fsoftplus(float x) { return x > 20.0f ? x : log1pf(expf(x)); }
+static inline float flogsigmoid(float x) { return fminf(x, 0.0f) - log1pf(expf(-fabsf(x))); }
+
+// Warp and block reductions meet once and then follow the order of the GPU bodies: butterfly inside a
+// warp, warps in turn.
+namespace fusec_emu {
+struct Sum { static float of(float a, float b) { return a + b; } };
+struct Max { static float of(float a, float b) { return fmaxf(a, b); } };
+
+template <class Op, int W> static inline void butterfly(float (&v)[32]) {
+    for (int d = W / 2; d > 0; d >>= 1) {
+        float next[32];
+        for (int i = 0; i < 32; ++i) next[i] = Op::of(v[i], v[i ^ d]);
+        for (int i = 0; i < 32; ++i) v[i] = next[i];
+    }
+}
+
+// The lanes with equal lane % STRIDE: distances STRIDE, 2 STRIDE, ... 16.
+template <class Op, int STRIDE> static inline void strided_butterfly(float (&v)[32]) {
+    for (int d = STRIDE; d < 32; d *= 2) {
+        float next[32];
+        for (int i = 0; i < 32; ++i) next[i] = Op::of(v[i], v[i ^ d]);
+        for (int i = 0; i < 32; ++i) v[i] = next[i];
+    }
+}
+
+template <class Op, int W, bool STRIDED = false> static inline float lane_reduce(const char* what, float own, int line) {
+    warp_collective(0xffffffffu, &own, what, line, [](void** lanes) {
+        float v[32];
+        for (int i = 0; i < 32; ++i) v[i] = lanes[i] ? *static_cast<float*>(lanes[i]) : __builtin_nanf("");
+        if (STRIDED) strided_butterfly<Op, W>(v); else butterfly<Op, W>(v);
+        for (int i = 0; i < 32; ++i)
+            if (lanes[i]) *static_cast<float*>(lanes[i]) = v[i];
+    });
+    return own;
+}
+
+template <class Op, int NT, int V> static inline void block_reduce(const char* what, float (&own)[V], float* scratch, int line) {
+    static_assert(NT % 32 == 0 && NT <= 1024, "a block reduction needs whole warps");
+    Worker* w = W;
+    if (w->threads != NT || w->block_dim.x != NT)
+        FUSEC_EMU_FAIL(w, "%s<%d> at line %d in a block of (%u,%u,%u) threads", what, NT, line, w->block_dim.x, w->block_dim.y, w->block_dim.z);
+    // The GPU body writes scratch before its first barrier and leaves partial sums behind.
+    if (NT > 32 && w->cur->index % 32 == 0)
+        for (int j = 0; j < V; ++j) scratch[j * (NT / 32) + w->cur->index / 32] = __builtin_nanf("");
+    block_collective(&own, what, line, [](void** threads, u32) {
+        float total[V];
+        for (int j = 0; j < V; ++j) {
+            for (int warp = 0; warp < NT / 32; ++warp) {
+                float v[32];
+                for (int i = 0; i < 32; ++i) v[i] = static_cast<float*>(threads[warp * 32 + i])[j];
+                butterfly<Op, 32>(v);
+                total[j] = warp == 0 ? v[0] : Op::of(total[j], v[0]);
+            }
+        }
+        for (int i = 0; i < NT; ++i)
+            for (int j = 0; j < V; ++j) static_cast<float*>(threads[i])[j] = total[j];
+    });
+}
+}  // namespace fusec_emu
+
+template <int W> static inline float lane_sum(float v, int line = __builtin_LINE()) {
+    return fusec_emu::lane_reduce<fusec_emu::Sum, W>("lane_sum", v, line);
+}
+template <int STRIDE> static inline float lane_sum_strided(float v, int line = __builtin_LINE()) {
+    return fusec_emu::lane_reduce<fusec_emu::Sum, STRIDE, true>("lane_sum_strided", v, line);
+}
+template <int W> static inline float lane_max(float v, int line = __builtin_LINE()) {
+    return fusec_emu::lane_reduce<fusec_emu::Max, W>("lane_max", v, line);
+}
+static inline float warp_sum(float v, int line = __builtin_LINE()) { return lane_sum<32>(v, line); }
+static inline float warp_max(float v, int line = __builtin_LINE()) { return lane_max<32>(v, line); }
+template <int NT> static inline float block_sum(float v, float* scratch, int line = __builtin_LINE()) {
+    float own[1] = {v};
+    fusec_emu::block_reduce<fusec_emu::Sum, NT>("block_sum", own, scratch, line);
+    return own[0];
+}
+template <int NT> static inline float block_max(float v, float* scratch, int line = __builtin_LINE()) {
+    float own[1] = {v};
+    fusec_emu::block_reduce<fusec_emu::Max, NT>("block_max", own, scratch, line);
+    return own[0];
+}
+template <int NT, int V> static inline void block_sum_vec(float (&v)[V], float* scratch, int line = __builtin_LINE()) {
+    fusec_emu::block_reduce<fusec_emu::Sum, NT>("block_sum_vec", v, scratch, line);
+}
+
+// Matrix primitives. The product adds in the order k = 0, 1, ... in f32 to the accumulator; the tensor
+// core adds in groups and truncates, so results agree to rounding, not to the bit.
+namespace fusec_emu {
+template <int J> struct MatrixLane { u32* r; const char* row; };
+
+template <int J, bool TRANS> static inline void ldmatrix(u32 (&r)[J], const void* row, const char* what, int line) {
+    MatrixLane<J> own{r, static_cast<const char*>(row)};
+    if (int(W->cur->index % 32) < 8 * J) aligned(row, 16, what);
+    warp_collective(0xffffffffu, &own, what, line, [](void** lanes) {
+        for (int j = 0; j < J; ++j) {
+            u16 m[8][8];
+            for (int i = 0; i < 8; ++i) memcpy(m[i], static_cast<MatrixLane<J>*>(lanes[8 * j + i])->row, 16);
+            for (int l = 0; l < 32; ++l) {
+                int a = l / 4, b = 2 * (l % 4);
+                u16 lo = TRANS ? m[b][a] : m[a][b], hi = TRANS ? m[b + 1][a] : m[a][b + 1];
+                static_cast<MatrixLane<J>*>(lanes[l])->r[j] = u32(lo) | u32(hi) << 16;
+            }
+        }
+    });
+}
+
+struct MmaLane { float* c; const u32* a; const u32* b; };
+
+// T the element type, K 8 or 16.
+template <class T, int K> static inline void mma(float (&c)[4], const u32* a, const u32* b, const char* what, int line) {
+    MmaLane own{c, a, b};
+    warp_collective(0xffffffffu, &own, what, line, [](void** lanes) {
+        float am[16][K], bm[K][8], cm[16][8];
+        auto value = [](u32 word, int half) { return to_f32(T{u16(word >> (16 * half))}); };
+        for (int l = 0; l < 32; ++l) {
+            MmaLane* lane = static_cast<MmaLane*>(lanes[l]);
+            int g = l / 4, t = 2 * (l % 4);
+            for (int h = 0; h < 2; ++h) {
+                for (int q = 0; q < K / 8; ++q) {
+                    am[g][8 * q + t + h] = value(lane->a[2 * q], h);
+                    am[g + 8][8 * q + t + h] = value(lane->a[2 * q + 1], h);
+                    bm[8 * q + t + h][g] = value(lane->b[q], h);
+                }
+                cm[g][t + h] = lane->c[h];
+                cm[g + 8][t + h] = lane->c[2 + h];
+            }
+        }
+        for (int m = 0; m < 16; ++m)
+            for (int k = 0; k < K; ++k)
+                for (int n = 0; n < 8; ++n) cm[m][n] += am[m][k] * bm[k][n];
+        for (int l = 0; l < 32; ++l) {
+            MmaLane* lane = static_cast<MmaLane*>(lanes[l]);
+            int g = l / 4, t = 2 * (l % 4);
+            for (int h = 0; h < 2; ++h) {
+                lane->c[h] = cm[g][t + h];
+                lane->c[2 + h] = cm[g + 8][t + h];
+            }
+        }
+    });
+}
+}  // namespace fusec_emu
+
+static inline u32 smem_u32(const void* p) { return u32(static_cast<const char*>(p) - fusec_emu::W->launch->smem); }
+static inline void ldmatrix_x4(u32 (&r)[4], const void* row, int line = __builtin_LINE()) { fusec_emu::ldmatrix<4, false>(r, row, "ldmatrix_x4", line); }
+static inline void ldmatrix_x2(u32 (&r)[2], const void* row, int line = __builtin_LINE()) { fusec_emu::ldmatrix<2, false>(r, row, "ldmatrix_x2", line); }
+static inline void ldmatrix_x4_trans(u32 (&r)[4], const void* row, int line = __builtin_LINE()) { fusec_emu::ldmatrix<4, true>(r, row, "ldmatrix_x4_trans", line); }
+static inline void ldmatrix_x2_trans(u32 (&r)[2], const void* row, int line = __builtin_LINE()) { fusec_emu::ldmatrix<2, true>(r, row, "ldmatrix_x2_trans", line); }
+static inline void mma_m16n8k16_bf16(float (&c)[4], const u32 (&a)[4], const u32 (&b)[2], int line = __builtin_LINE()) {
+    fusec_emu::mma<bf16_t, 16>(c, a, b, "mma_m16n8k16_bf16", line);
+}
+static inline void mma_m16n8k16_f16(float (&c)[4], const u32 (&a)[4], const u32 (&b)[2], int line = __builtin_LINE()) {
+    fusec_emu::mma<f16_t, 16>(c, a, b, "mma_m16n8k16_f16", line);
+}
+static inline void mma_m16n8k8_f16(float (&c)[4], const u32 (&a)[2], const u32 (&b)[1], int line = __builtin_LINE()) {
+    fusec_emu::mma<f16_t, 8>(c, a, b, "mma_m16n8k8_f16", line);
+}
+template <class T> static inline void mma_k16(float (&c)[4], const u32 (&a)[4], const u32 (&b)[2], int line = __builtin_LINE()) {
+    fusec_emu::mma<T, 16>(c, a, b, "mma_k16", line);
+}
+
+// Asynchronous copies. The destination is NaN from the issue to the wait: reading it early shows.
+namespace fusec_emu {
+static inline void cp_async(void* dst, const void* src, u32 bytes, bool pred, const char* what) {
+    Worker* w = W;
+    Thread* t = w->cur;
+    aligned(dst, bytes, what);
+    if (pred) aligned(src, bytes, what);
+    if (t->copies == MAX_COPIES)
+        FUSEC_EMU_FAIL(w, "thread %u has %u asynchronous copies in flight, more than the emulator keeps", t->index, MAX_COPIES);
+    memset(dst, 0xff, bytes);
+    w->copy[t->index][t->copies++] = {dst, pred ? src : nullptr, bytes, t->groups};
+}
+static inline void cp_async_land(u32 in_flight) {
+    Worker* w = W;
+    Thread* t = w->cur;
+    Copy* copies = w->copy[t->index];
+    u32 kept = 0;
+    for (u32 i = 0; i < t->copies; ++i) {
+        Copy& c = copies[i];
+        // Group numbers wrap, their distance does not; an open group has distance 0.
+        u32 distance = t->groups - c.group;
+        if (distance > in_flight) {
+            if (c.src) memcpy(c.dst, c.src, c.bytes); else memset(c.dst, 0, c.bytes);
+        } else {
+            copies[kept++] = c;
+        }
+    }
+    t->copies = kept;
+}
+}  // namespace fusec_emu
+static inline void cp_async_16(void* dst, const void* src, bool pred) { fusec_emu::cp_async(dst, src, 16, pred, "cp_async_16"); }
+static inline void cp_async_4(void* dst, const void* src, bool pred) { fusec_emu::cp_async(dst, src, 4, pred, "cp_async_4"); }
+static inline void cp_async_commit() { fusec_emu::W->cur->groups++; }
+template <int N> static inline void cp_async_wait() { fusec_emu::cp_async_land(N); }
+
+// Launches do not overlap here.
+static inline void grid_dependency_wait() {}
+static inline void grid_dependency_launch() {}

@@ -1,0 +1,188 @@
+//! From the steps of a regime to launches at a shape: grids, addresses, integers.
+
+use super::constants::Constants;
+use super::device::{ArgValue, Launch, Place, Region};
+use super::{ExecuteError, ManifestError};
+use crate::memory::{ArenaPlan, StatesPlan};
+use fusec_codegen::{Arg, BufferKind, Manifest, Step};
+use fusec_fuse::Shape;
+
+/// Addresses of the three regions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Bases {
+    /// Of the constants.
+    pub constants: u64,
+    /// Of the states.
+    pub states: u64,
+    /// Of the arena.
+    pub arena: u64,
+}
+
+impl Bases {
+    fn of(self, region: Region) -> u64 {
+        match region {
+            Region::Constants => self.constants,
+            Region::States => self.states,
+            Region::Arena => self.arena,
+        }
+    }
+}
+
+/// Which of a tail's two copies is meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Copy {
+    /// The one read in this run.
+    Old,
+    /// The one filled in this run.
+    New,
+}
+
+/// Everything that says where the buffers of a regime lie.
+#[derive(Clone, Copy, Debug)]
+pub struct Binding<'a> {
+    /// The manifest.
+    pub manifest: &'a Manifest,
+    /// Index of the regime.
+    pub regime: usize,
+    /// Places of constants.
+    pub constants: &'a Constants,
+    /// Places of states.
+    pub states: &'a StatesPlan,
+    /// Places of inputs, outputs and scratch.
+    pub arena: &'a ArenaPlan,
+    /// Which copy of each tail is the old one: 0 or 1. The other is the new one.
+    pub parity: usize,
+}
+
+impl Binding<'_> {
+    /// Where a buffer lies. `None` if it has no place: scratch that no step uses.
+    pub fn place(&self, buffer: usize, copy: Copy) -> Option<Place> {
+        let kind = self
+            .manifest
+            .regimes
+            .get(self.regime)?
+            .buffers
+            .get(buffer)?
+            .kind;
+        match kind {
+            BufferKind::Param(_) | BufferKind::LoadTime(_) => {
+                let (offset, bytes) = self.constants.place(self.regime, buffer)?;
+                Some(Place {
+                    region: Region::Constants,
+                    offset,
+                    bytes,
+                })
+            }
+            BufferKind::State(id) | BufferKind::Tail(id) => {
+                let slot = self.states.slots.get(&id)?;
+                let which = match copy {
+                    Copy::Old => self.parity,
+                    Copy::New => 1 - self.parity,
+                };
+                Some(Place {
+                    region: Region::States,
+                    offset: *slot.copies.get(which)?,
+                    bytes: slot.bytes,
+                })
+            }
+            BufferKind::Input(_) | BufferKind::Scratch(_) | BufferKind::Output(_) => {
+                let slot = (*self.arena.slots.get(buffer)?)?;
+                Some(Place {
+                    region: Region::Arena,
+                    offset: slot.offset,
+                    bytes: slot.bytes,
+                })
+            }
+        }
+    }
+
+    /// The launches of the regime, in order.
+    pub fn launches(&self, bases: Bases) -> Result<Vec<Launch>, ExecuteError> {
+        let regime = &self.manifest.regimes[self.regime];
+        let steps = regime.steps.iter().enumerate();
+        steps
+            .map(|(at, step)| self.launch(at, step, bases))
+            .collect()
+    }
+
+    fn launch(&self, at: usize, step: &Step, bases: Bases) -> Result<Launch, ExecuteError> {
+        let kernel = &self.manifest.kernels[step.kernel];
+        let shape = self.arena.shape;
+        let grid = grid(step, shape).ok_or_else(|| ExecuteError::Launch {
+            kernel: kernel.name.clone(),
+            batch: shape.batch,
+            time: shape.time,
+            reason:
+                "a grid has between 1 and 2147483647 blocks; use a smaller batch or a shorter run"
+                    .into(),
+        })?;
+        let args = step.args.iter().map(|arg| {
+            let (buffer, copy) = match *arg {
+                Arg::Batch => return Ok(ArgValue::Integer(shape.batch as i64)),
+                Arg::Time => return Ok(ArgValue::Integer(shape.time as i64)),
+                Arg::Position => return Ok(ArgValue::Position),
+                Arg::Buffer(buffer) | Arg::OldTail(buffer) => (buffer, Copy::Old),
+                Arg::NewTail(buffer) => (buffer, Copy::New),
+            };
+            let place = self
+                .place(buffer, copy)
+                .ok_or_else(|| ManifestError::Damaged {
+                    place: format!("step {at} (kernel `{}`)", kernel.name),
+                    reason: format!("buffer {buffer} has no place in memory"),
+                })?;
+            Ok(ArgValue::Address(
+                bases.of(place.region) + place.offset as u64,
+            ))
+        });
+        let args = args.collect::<Result<Vec<_>, ExecuteError>>()?;
+        let born = |slot: &crate::memory::Slot, buffer: usize| {
+            slot.lifetime.first == at && step.writes.contains(&buffer)
+        };
+        let slots = self.arena.slots.iter().enumerate();
+        let fresh = slots
+            .filter_map(|(buffer, slot)| Some((buffer, (*slot)?)))
+            .filter(|(buffer, slot)| born(slot, *buffer))
+            .map(|(_, slot)| Place {
+                region: Region::Arena,
+                offset: slot.offset,
+                bytes: slot.bytes,
+            })
+            .chain(self.new_tails(at, step))
+            .collect();
+        Ok(Launch {
+            step: at,
+            kernel: step.kernel,
+            name: kernel.name.clone(),
+            grid,
+            block: kernel.threads,
+            shared_bytes: kernel.shared_bytes,
+            cooperative: step.cooperative,
+            args,
+            fresh,
+        })
+    }
+}
+
+impl Binding<'_> {
+    /// The new copies of the tails that a step is the first to write.
+    fn new_tails<'s>(&'s self, at: usize, step: &'s Step) -> impl Iterator<Item = Place> + 's {
+        let regime = &self.manifest.regimes[self.regime];
+        let before = &regime.steps[..at];
+        let written = step.writes.iter().copied();
+        written
+            .filter(|buffer| matches!(regime.buffers[*buffer].kind, BufferKind::Tail(_)))
+            .filter(|buffer| !before.iter().any(|step| step.writes.contains(buffer)))
+            .filter_map(|buffer| self.place(buffer, Copy::New))
+    }
+}
+
+/// Blocks of all lanes. `None` when there are none, or more than a grid has.
+fn grid(step: &Step, shape: Shape) -> Option<u32> {
+    let blocks = step
+        .lanes
+        .iter()
+        .try_fold(0u64, |sum, lane| sum.checked_add(lane.count(shape)?))?;
+    u32::try_from(blocks)
+        .ok()
+        .filter(|blocks| (1..=i32::MAX as u32).contains(blocks))
+}

@@ -1,0 +1,376 @@
+//! What an executor relies on in a manifest, checked once so that nothing after it can fail on it.
+//!
+//! A manifest that the compiler wrote always passes. One read from a file may be damaged, and a
+//! wrong index or size in it would make kernels read memory that is not theirs.
+
+use super::ManifestError;
+use fusec_codegen::manifest::MANIFEST_VERSION;
+use fusec_codegen::{
+    Arg, Buffer, BufferKind, Element, Extent, KernelImage, Manifest, ParamKind, Regime, Step,
+};
+use fusec_ir::{Graph, Precision, StateId, StateKind, ValueId};
+use std::collections::{BTreeMap, BTreeSet};
+
+type Checked = Result<(), ManifestError>;
+
+fn damaged<T>(place: impl Into<String>, reason: impl Into<String>) -> Result<T, ManifestError> {
+    Err(ManifestError::Damaged {
+        place: place.into(),
+        reason: reason.into(),
+    })
+}
+
+/// Checks the whole manifest.
+pub fn check(manifest: &Manifest) -> Checked {
+    if manifest.version != MANIFEST_VERSION {
+        return Err(ManifestError::Version {
+            got: manifest.version,
+            want: MANIFEST_VERSION,
+        });
+    }
+    kernels(&manifest.kernels)?;
+    run_lengths(&manifest.regimes)?;
+    for regime in &manifest.regimes {
+        values(regime)?;
+        buffers(regime)?;
+        for at in 0..regime.steps.len() {
+            step(regime, at, &manifest.kernels)?;
+        }
+    }
+    shared(&manifest.regimes)
+}
+
+fn kernels(kernels: &[KernelImage]) -> Checked {
+    let mut names = BTreeSet::new();
+    for kernel in kernels {
+        let place = || format!("kernel `{}`", kernel.name);
+        // Names become file names and symbols.
+        for name in [&kernel.name, &kernel.entry] {
+            let mut letters = name.bytes();
+            let starts_well = letters
+                .next()
+                .is_some_and(|b| b == b'_' || b.is_ascii_alphabetic());
+            if !starts_well || !letters.all(|b| b == b'_' || b.is_ascii_alphanumeric()) {
+                return damaged(place(), format!("`{name}` is no C identifier"));
+            }
+        }
+        if !names.insert(&kernel.name) {
+            return damaged(place(), "two kernels have this name");
+        }
+        if !(1..=1024).contains(&kernel.threads) {
+            return damaged(
+                place(),
+                format!("{} threads, allowed 1 to 1024", kernel.threads),
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Exactly one regime holds for every `T >= 1`.
+fn run_lengths(regimes: &[Regime]) -> Checked {
+    let mut order: Vec<&Regime> = regimes.iter().collect();
+    order.sort_by_key(|regime| regime.min_time);
+    let mut next = Some(1);
+    for regime in order {
+        if next != Some(regime.min_time) {
+            return damaged(
+                format!("regime `{}`", regime.name),
+                format!(
+                    "it starts at T={}, but the regimes before it end elsewhere",
+                    regime.min_time
+                ),
+            );
+        }
+        next = match regime.max_time {
+            Some(max) if max < regime.min_time => {
+                return damaged(format!("regime `{}`", regime.name), "it holds for no T");
+            }
+            Some(max) => max.checked_add(1),
+            None => None,
+        };
+    }
+    match next {
+        None => Ok(()),
+        Some(time) => damaged("regimes", format!("none holds for T={time}")),
+    }
+}
+
+/// Indices inside the graph, as far as an executor follows them.
+fn values(regime: &Regime) -> Checked {
+    let graph = &regime.graph;
+    let place = |what: &str, name: &str| format!("regime `{}`, {what} `{name}`", regime.name);
+    let known_axes = |axes: &[fusec_ir::AxisId]| {
+        axes.iter().all(|axis| {
+            let axis = graph.axes.get(axis.0 as usize);
+            axis.is_some_and(|axis| axis.size > 0)
+        })
+    };
+    for value in &graph.values {
+        if !known_axes(&value.axes) {
+            return damaged(
+                place("value", &value.name),
+                "it has an unknown or empty axis",
+            );
+        }
+    }
+    for state in &graph.states {
+        if !known_axes(&state.axes) {
+            return damaged(
+                place("state", &state.name),
+                "it has an unknown or empty axis",
+            );
+        }
+    }
+    for param in &graph.params {
+        if param.value.index() >= graph.values.len() {
+            return damaged(place("parameter", &param.name), "its value is unknown");
+        }
+    }
+    for id in graph.inputs.iter().chain(&graph.outputs) {
+        if id.index() >= graph.values.len() {
+            return damaged(
+                format!("regime `{}`", regime.name),
+                format!("value {} is unknown", id.0),
+            );
+        }
+    }
+    for op in &graph.ops {
+        let ids = op.inputs.iter().map(|access| access.value);
+        if ids
+            .chain(op.outputs.iter().copied())
+            .any(|id| id.index() >= graph.values.len())
+        {
+            return damaged(place("operation", &op.name), "it names an unknown value");
+        }
+    }
+    Ok(())
+}
+
+fn buffers(regime: &Regime) -> Checked {
+    let graph = &regime.graph;
+    let mut seen_states = BTreeSet::new();
+    let mut inputs = BTreeSet::new();
+    let mut outputs = BTreeSet::new();
+    for buffer in &regime.buffers {
+        let place = || format!("regime `{}`, buffer `{}`", regime.name, buffer.name);
+        let value = match buffer.kind {
+            BufferKind::Param(id) => match graph.params.get(id.index()) {
+                Some(param) => Some(param.value),
+                None => return damaged(place(), "its parameter is unknown"),
+            },
+            BufferKind::State(id) | BufferKind::Tail(id) => {
+                check_state(graph, buffer, id).or_else(|reason| damaged(place(), reason))?;
+                if !seen_states.insert(id) {
+                    return damaged(place(), "another buffer holds this state");
+                }
+                None
+            }
+            BufferKind::Input(id) => {
+                inputs.insert(id);
+                Some(id)
+            }
+            BufferKind::Output(id) => {
+                outputs.insert(id);
+                Some(id)
+            }
+            BufferKind::LoadTime(id) | BufferKind::Scratch(id) => Some(id),
+        };
+        if let Some(id) = value {
+            check_value(graph, buffer, id).or_else(|reason| damaged(place(), reason))?;
+        }
+    }
+    let missing = (0..graph.states.len()).find(|i| !seen_states.contains(&StateId(*i as u32)));
+    if let Some(id) = missing {
+        let name = &graph.states[id].name;
+        return damaged(
+            format!("regime `{}`", regime.name),
+            format!("no buffer holds the state `{name}`"),
+        );
+    }
+    for (ids, have, what) in [
+        (&graph.inputs, &inputs, "input"),
+        (&graph.outputs, &outputs, "output"),
+    ] {
+        if let Some(id) = ids.iter().find(|id| !have.contains(id)) {
+            let name = &graph.value(*id).name;
+            return damaged(
+                format!("regime `{}`", regime.name),
+                format!("no buffer holds the {what} `{name}`"),
+            );
+        }
+    }
+    Ok(())
+}
+
+fn check_state(graph: &Graph, buffer: &Buffer, id: StateId) -> Result<(), String> {
+    let Some(state) = graph.states.get(id.index()) else {
+        return Err("its state is unknown".into());
+    };
+    let tail = matches!(state.kind, StateKind::Tail { .. });
+    if tail != matches!(buffer.kind, BufferKind::Tail(_)) {
+        return Err(format!(
+            "`{}` is {} tail",
+            state.name,
+            if tail { "a" } else { "no" }
+        ));
+    }
+    let want = graph.state_elements(id);
+    if buffer.extent != Extent::Batch || buffer.elements != want {
+        return Err(format!(
+            "{:?} x {} elements, but `{}` has {want} per batch row",
+            buffer.extent, buffer.elements, state.name
+        ));
+    }
+    if buffer.element == Element::I32 {
+        return Err("a state holds numbers, not integers".into());
+    }
+    Ok(())
+}
+
+fn check_value(graph: &Graph, buffer: &Buffer, id: ValueId) -> Result<(), String> {
+    let Some(value) = graph.values.get(id.index()) else {
+        return Err("its value is unknown".into());
+    };
+    let rows = match buffer.kind {
+        BufferKind::Param(_) | BufferKind::LoadTime(_) => false,
+        // Scratch belongs to the kernels alone: they may keep several partial results of a value.
+        BufferKind::Scratch(_) => return Ok(()),
+        _ => value.rows,
+    };
+    let extent = if rows { Extent::Rows } else { Extent::Fixed };
+    let want = graph.row_elements(id);
+    if buffer.extent != extent || buffer.elements != want {
+        return Err(format!(
+            "{:?} x {} elements, but `{}` has {extent:?} x {want}",
+            buffer.extent, buffer.elements, value.name
+        ));
+    }
+    if (value.precision == Precision::Index) != (buffer.element == Element::I32) {
+        return Err(format!("{:?} cannot hold `{}`", buffer.element, value.name));
+    }
+    Ok(())
+}
+
+fn step(regime: &Regime, at: usize, kernels: &[KernelImage]) -> Checked {
+    let step: &Step = &regime.steps[at];
+    let Some(kernel) = kernels.get(step.kernel) else {
+        return damaged(
+            format!("regime `{}`, step {at}", regime.name),
+            format!("kernel {} is unknown", step.kernel),
+        );
+    };
+    let place = || {
+        format!(
+            "regime `{}`, step {at} (kernel `{}`)",
+            regime.name, kernel.name
+        )
+    };
+    if step.lanes.is_empty() {
+        return damaged(place(), "it has no blocks");
+    }
+    let unknown = |index: &&usize| **index >= regime.buffers.len();
+    if let Some(index) = step.reads.iter().chain(&step.writes).find(unknown) {
+        return damaged(place(), format!("buffer {index} is unknown"));
+    }
+    for &index in &step.writes {
+        let buffer = &regime.buffers[index];
+        if matches!(
+            buffer.kind,
+            BufferKind::Param(_) | BufferKind::LoadTime(_) | BufferKind::Input(_)
+        ) {
+            return damaged(
+                place(),
+                format!("it writes `{}`, which is given", buffer.name),
+            );
+        }
+    }
+    if step.args.len() != kernel.params.len() {
+        return damaged(
+            place(),
+            format!(
+                "{} arguments for {} parameters",
+                step.args.len(),
+                kernel.params.len()
+            ),
+        );
+    }
+    for (arg, param) in step.args.iter().zip(&kernel.params) {
+        let (index, tail, used): (usize, bool, &[&[usize]]) = match arg {
+            Arg::Batch | Arg::Time | Arg::Position => {
+                if param.kind != ParamKind::I64 {
+                    return damaged(place(), format!("`{}` wants a pointer", param.name));
+                }
+                continue;
+            }
+            Arg::Buffer(index) => (*index, false, &[&step.reads, &step.writes]),
+            Arg::OldTail(index) => (*index, true, &[&step.reads]),
+            Arg::NewTail(index) => (*index, true, &[&step.writes]),
+        };
+        if param.kind != ParamKind::Pointer {
+            return damaged(place(), format!("`{}` wants an integer", param.name));
+        }
+        let Some(buffer) = regime.buffers.get(index) else {
+            return damaged(place(), format!("buffer {index} is unknown"));
+        };
+        if tail != matches!(buffer.kind, BufferKind::Tail(_)) {
+            return damaged(
+                place(),
+                format!("`{}`: {arg:?} does not fit `{}`", param.name, buffer.name),
+            );
+        }
+        if !used.iter().any(|list| list.contains(&index)) {
+            return damaged(
+                place(),
+                format!("`{}` is passed, but not listed as used", buffer.name),
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Parameters and states are the same in all regimes.
+fn shared(regimes: &[Regime]) -> Checked {
+    let Some((first, rest)) = regimes.split_first() else {
+        return Ok(());
+    };
+    let params = |regime: &Regime| -> Vec<String> {
+        let params = regime.graph.params.iter();
+        params.map(|param| param.name.clone()).collect()
+    };
+    let states = |regime: &Regime| -> BTreeMap<StateId, Element> {
+        let states = regime
+            .buffers
+            .iter()
+            .filter_map(|buffer| match buffer.kind {
+                BufferKind::State(id) | BufferKind::Tail(id) => Some((id, buffer.element)),
+                _ => None,
+            });
+        states.collect()
+    };
+    let shapes = |regime: &Regime, ids: &[ValueId]| -> Vec<usize> {
+        ids.iter()
+            .map(|id| regime.graph.row_elements(*id))
+            .collect()
+    };
+    for regime in rest {
+        let same = params(regime) == params(first)
+            && states(regime) == states(first)
+            && regime.graph.states.len() == first.graph.states.len()
+            && (0..first.graph.states.len())
+                .map(|i| StateId(i as u32))
+                .all(|id| {
+                    regime.graph.state_elements(id) == first.graph.state_elements(id)
+                        && regime.graph.state(id).name == first.graph.state(id).name
+                })
+            && shapes(regime, &regime.graph.inputs) == shapes(first, &first.graph.inputs)
+            && shapes(regime, &regime.graph.outputs) == shapes(first, &first.graph.outputs);
+        if !same {
+            return damaged(
+                format!("regimes `{}` and `{}`", first.name, regime.name),
+                "they do not share parameters, states, inputs and outputs",
+            );
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,155 @@
+//! Kernels on the CPU, for tests and for machines without a GPU: slow, and strict.
+
+use super::device::{ArgValue, Device, Launch, Place, Region, RunKey, Submission};
+use super::{ExecuteError, ManifestError};
+use crate::emulator::{EmulatedModule, Emulator, KernelArg, LaunchShape};
+use fusec_codegen::{KernelImage, Manifest};
+use memmap2::MmapMut;
+use rayon::prelude::*;
+
+/// Every element type reads this byte, repeated, as NaN (floats) or -1 (integers).
+const POISON: u8 = 0xff;
+
+/// The emulator as a device.
+///
+/// Memory that a step has not been given to read is poisoned: scratch and outputs become NaN
+/// just before the step that first writes them, so that a read before the write, or of an
+/// element that the write left out, shows in the results.
+#[derive(Debug)]
+pub struct EmulatedDevice {
+    /// One per kernel of the manifest: entry points of different kernels may be equal.
+    modules: Vec<EmulatedModule>,
+    entries: Vec<String>,
+    regions: [Option<MmapMut>; 3],
+    seed: u64,
+}
+
+impl EmulatedDevice {
+    /// Builds the kernels of a manifest (their sources must be there). Seed 0 runs blocks and
+    /// threads in index order, any other shuffles both, differently in each step.
+    pub fn new(emulator: &Emulator, manifest: &Manifest, seed: u64) -> Result<Self, ExecuteError> {
+        for regime in &manifest.regimes {
+            if let Some(step) = regime.steps.iter().find(|step| step.cooperative) {
+                let kernel = manifest.kernels.get(step.kernel);
+                return Err(ExecuteError::GridBarrier {
+                    kernel: kernel.map(|k| k.name.clone()).unwrap_or_default(),
+                });
+            }
+        }
+        let build = |kernel: &KernelImage| -> Result<EmulatedModule, ExecuteError> {
+            if kernel.source.is_empty() {
+                return Err(ManifestError::Damaged {
+                    place: format!("kernel `{}`", kernel.name),
+                    reason: "its source is missing".into(),
+                }
+                .into());
+            }
+            Ok(emulator.build(&[(&kernel.entry, &kernel.source)])?)
+        };
+        Ok(Self {
+            modules: manifest
+                .kernels
+                .par_iter()
+                .map(build)
+                .collect::<Result<_, _>>()?,
+            entries: manifest.kernels.iter().map(|k| k.entry.clone()).collect(),
+            regions: [None, None, None],
+            seed,
+        })
+    }
+
+    fn bytes(&mut self, place: Place) -> Result<&mut [u8], ExecuteError> {
+        let region = self.regions[place.region as usize].as_deref_mut();
+        let end = place.offset.checked_add(place.bytes);
+        end.zip(region)
+            .and_then(|(end, region)| region.get_mut(place.offset..end))
+            .ok_or_else(|| {
+                ManifestError::Damaged {
+                    place: place.region.name().into(),
+                    reason: format!("bytes {} + {} are outside", place.offset, place.bytes),
+                }
+                .into()
+            })
+    }
+}
+
+impl Device for EmulatedDevice {
+    fn name(&self) -> String {
+        "emulator".into()
+    }
+
+    fn free_bytes(&self) -> Result<Option<usize>, ExecuteError> {
+        Ok(None)
+    }
+
+    fn allocate(&mut self, region: Region, bytes: usize) -> Result<u64, ExecuteError> {
+        // Pages, and so aligned; mapped lazily, so that poison costs what a run touches.
+        self.regions[region as usize] = None;
+        let mut map =
+            MmapMut::map_anon(bytes.max(1)).map_err(|source| ExecuteError::HostMemory {
+                region: region.name(),
+                bytes,
+                source,
+            })?;
+        let address = map.as_mut_ptr().expose_provenance() as u64;
+        self.regions[region as usize] = Some(map);
+        Ok(address)
+    }
+
+    fn write(&mut self, place: Place, bytes: &[u8]) -> Result<(), ExecuteError> {
+        let target = self.bytes(Place {
+            bytes: bytes.len(),
+            ..place
+        })?;
+        target.copy_from_slice(bytes);
+        Ok(())
+    }
+
+    fn read(&mut self, place: Place) -> Result<Vec<u8>, ExecuteError> {
+        self.bytes(place).map(|bytes| bytes.to_vec())
+    }
+
+    fn step(&mut self, launch: &Launch, position: i64) -> Result<(), ExecuteError> {
+        for place in &launch.fresh {
+            self.bytes(*place)?.fill(POISON);
+        }
+        let args: Vec<KernelArg> = launch
+            .args
+            .iter()
+            .map(|arg| match *arg {
+                ArgValue::Address(address) => {
+                    KernelArg::Ptr(std::ptr::with_exposed_provenance_mut(address as usize))
+                }
+                ArgValue::Integer(value) => KernelArg::I64(value),
+                ArgValue::Position => KernelArg::I64(position),
+            })
+            .collect();
+        let shape = LaunchShape {
+            grid: [launch.grid, 1, 1],
+            block: [launch.block, 1, 1],
+            smem_bytes: launch.shared_bytes,
+            seed: match self.seed {
+                0 => 0,
+                seed => seed.wrapping_add(launch.step as u64).max(1),
+            },
+        };
+        let (module, entry) = (&self.modules[launch.kernel], &self.entries[launch.kernel]);
+        // SAFETY: the addresses were resolved inside the regions, which live as long as the
+        // device and are borrowed by nobody during the call; sizes and extents were checked
+        // against the graph when the executor was made.
+        unsafe { module.launch(entry, shape, &args) }?;
+        Ok(())
+    }
+
+    fn run(
+        &mut self,
+        _key: RunKey,
+        launches: &[Launch],
+        position: i64,
+    ) -> Result<Submission, ExecuteError> {
+        for launch in launches {
+            self.step(launch, position)?;
+        }
+        Ok(Submission::Stepwise)
+    }
+}
