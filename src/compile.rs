@@ -112,7 +112,7 @@ pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
     let plans: Vec<&Plan> = regimes.iter().map(|r| &r.planned.plan).collect();
     let out = match &args.out {
         Some(out) => out.clone(),
-        None => PathBuf::from("out").join(&model.name),
+        None => PathBuf::from("out").join(model::short_name(&args.model.model)),
     };
     plan_dir::write(
         &out,

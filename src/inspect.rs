@@ -11,12 +11,12 @@ use serde::Serialize;
 use crate::exit::Exit;
 use crate::failure::{self, Failure};
 use crate::flags::{ArchArgs, ModelArgs, PlanArgs, ToolchainArgs};
+use crate::kernels;
 use crate::model::{self, Opened};
 use crate::output::Output;
 use crate::overview::{self, KernelOverview};
 use crate::pipeline::Planner;
 use crate::table::{self, Align, Table};
-use crate::kernels;
 
 /// Shows the kernels of a model: registers, shared memory, spills and stack as compiled, bytes,
 /// operations and time as predicted. With KERNEL: that one, and its source.
@@ -121,7 +121,7 @@ pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
 }
 
 fn compiled(args: &Args) -> Result<Compiled, Failure> {
-    let model = match model::open(&args.model)? {
+    let model = match model::open_any(&args.model)? {
         Opened::Model(model) => model,
         Opened::Compiled(dir) => {
             return Ok(Compiled {
@@ -147,7 +147,10 @@ fn compiled(args: &Args) -> Result<Compiled, Failure> {
                 .collect();
             (resources, None)
         }
-        Err(error) => (vec![None; manifest.kernels.len()], Some(unavailable(error)?)),
+        Err(error) => (
+            vec![None; manifest.kernels.len()],
+            Some(unavailable(error)?),
+        ),
     };
     Ok(Compiled {
         manifest,

@@ -1,50 +1,74 @@
 //! Opening what the user names as MODEL.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use fusec_ir::Graph;
-use fusec_ir::language::{self, ModelSource, Overrides, Setting};
+use fusec_ir::language::{Overrides, Setting};
+use fusec_runtime::model::{Model, ModelError};
+use fusec_runtime::plan_dir::{self, PlanDir};
 
 use crate::failure::{self, Failure};
 use crate::flags::ModelArgs;
 
-/// A model that was given as text, ready to be planned or interpreted.
+/// What MODEL is.
 #[derive(Debug)]
-pub struct Model {
-    /// What it means.
-    pub graph: Graph,
-    /// Name for directories: that of the file, without its ending.
-    pub name: String,
-    /// The checkpoint it was read from, if MODEL is one; weights then come from there.
-    pub checkpoint: Option<PathBuf>,
+pub enum Opened {
+    /// A model text, or a checkpoint whose model is known.
+    Model(Box<Model>),
+    /// A directory that `fusec compile` wrote.
+    Compiled(Box<PlanDir>),
 }
 
-/// Opens a model.
+/// Opens MODEL, whatever it is.
+pub fn open_any(args: &ModelArgs) -> Result<Opened, Failure> {
+    if !plan_dir::is_plan_dir(&args.model) {
+        return Ok(Opened::Model(Box::new(open(args)?)));
+    }
+    if args.preset.is_some() || !args.axes.is_empty() || !args.settings.is_empty() {
+        return Err(failure::message(
+            format!(
+                "{} is compiled: its sizes and settings are fixed",
+                args.model.display()
+            ),
+            "leave --preset, --axis and --set out, or give the model it was compiled from",
+        ));
+    }
+    let dir = plan_dir::open(&args.model).map_err(failure::input)?;
+    Ok(Opened::Compiled(Box::new(dir)))
+}
+
+/// Opens a MODEL that still is to be planned.
 pub fn open(args: &ModelArgs) -> Result<Model, Failure> {
-    let path = &args.model;
-    let source = ModelSource::from_path(path).map_err(|error| {
-        failure::io(
-            "read the model",
-            path,
-            &error,
-            "MODEL is a model.toml (models/ has some), a checkpoint, or a directory that \
-             `fusec compile` wrote",
-        )
+    if plan_dir::is_plan_dir(&args.model) {
+        return Err(failure::message(
+            format!("{} is compiled already", args.model.display()),
+            "give the model it was compiled from",
+        ));
+    }
+    let model = Model::open(&args.model, &overrides(args)?).map_err(|error| match error {
+        // Points into the text.
+        ModelError::Language(error) => Failure::from(error),
+        error => failure::input(error),
     })?;
-    let compiled = language::compile_with_warnings(&source, &overrides(args)?)?;
-    for warning in &compiled.warnings {
-        let place = compiled.sources.locate(warning.span).map(|(file, range)| {
-            let line = file.text[..range.start].matches('\n').count() + 1;
-            format!("{}:{line}: ", file.name)
+    for warning in &model.warnings {
+        let place = model.sources.locate(warning.span).map(|(file, range)| {
+            let before = file.text.get(..range.start).unwrap_or_default();
+            format!("{}:{}: ", file.name, before.matches('\n').count() + 1)
         });
         tracing::warn!("{}{}", place.unwrap_or_default(), warning.message);
     }
-    Ok(Model {
-        graph: compiled.graph,
-        name: stem(path),
-        checkpoint: None,
-    })
+    Ok(model)
+}
+
+/// A name for a model's directory: that of its file or directory, without an ending.
+pub fn short_name(path: &Path) -> String {
+    let path = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
+    let name = match path.is_dir() {
+        true => path.file_name(),
+        false => path.file_stem(),
+    };
+    let name = name.map(|name| name.to_string_lossy().into_owned());
+    name.unwrap_or_else(|| "model".into())
 }
 
 /// What the command line sets in the model text.
@@ -74,11 +98,6 @@ fn twice(flag: &str, name: &str) -> Failure {
         format!("{flag} gives `{name}` twice"),
         "leave one of them out",
     )
-}
-
-fn stem(path: &Path) -> String {
-    let stem = path.file_stem().map(|s| s.to_string_lossy().into_owned());
-    stem.filter(|s| !s.is_empty()).unwrap_or_else(|| "model".into())
 }
 
 /// A setting as written on the command line: a switch, a number, or else a word.

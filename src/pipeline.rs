@@ -104,8 +104,7 @@ impl Planner {
                 plan: &regime.planned.plan,
             })
             .collect();
-        generate(model, self.options.dtype, arch.number().into(), &planned)
-            .map_err(failure::input)
+        generate(model, self.options.dtype, arch.number().into(), &planned).map_err(failure::input)
     }
 }
 

@@ -3,10 +3,10 @@
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::flags::{ModelArgs, PlanArgs};
+use crate::model;
 use crate::output::Output;
 use crate::overview::{self, Overview};
 use crate::pipeline::Planner;
-use crate::model;
 
 /// Plans a model for one shape and shows the kernels: what each fuses, its bytes, its predicted
 /// time, beside the plan with one kernel per operation. Nothing is written.
