@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use fusec_codegen::Manifest;
 use fusec_fuse::Plan;
-use fusec_runtime::plan_dir::{self, Contents};
+use fusec_runtime::plan_dir::{self, Compiled, Contents};
 use fusec_runtime::toolchain::{Arch, Artifact, Toolchain, ToolchainError};
 use serde::Serialize;
 
@@ -120,8 +120,9 @@ pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
             manifest: &manifest,
             plans: &plans,
             text: &text,
-            arch,
-            artifacts: artifacts.as_deref(),
+            cubins: artifacts
+                .as_deref()
+                .map(|artifacts| Compiled { arch, artifacts }),
         },
     )
     .map_err(failure::input)?;
@@ -138,7 +139,7 @@ pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
             .zip(&unfused)
             .map(|(regime, unfused)| RegimeReport {
                 regime: regime.name,
-                plan: Overview::new(&regime.planned.graph, &regime.planned.plan, unfused),
+                plan: Overview::new(&regime.planned, unfused),
             })
             .collect(),
         kernels: manifest.kernels.len(),
@@ -199,8 +200,11 @@ fn plan_text(regimes: &[Regime], unfused: &[Plan]) -> String {
         .iter()
         .zip(unfused)
         .map(|(regime, unfused)| {
-            let planned = &regime.planned;
-            overview::text(regime.name, &planned.graph, &planned.plan, unfused)
+            format!(
+                "{}: {}",
+                regime.name,
+                overview::text(&regime.planned, unfused)
+            )
         })
         .collect::<Vec<_>>()
         .join("\n")

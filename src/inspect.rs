@@ -125,7 +125,10 @@ fn compiled(args: &Args) -> Result<Compiled, Failure> {
         Opened::Model(model) => model,
         Opened::Compiled(dir) => {
             return Ok(Compiled {
-                resources: dir.resources().map_err(failure::input)?,
+                resources: match dir.cubins {
+                    Some(cubins) => cubins.resources,
+                    None => vec![None; dir.manifest.kernels.len()],
+                },
                 missing: None,
                 manifest: dir.manifest,
                 plans: dir.plans,
@@ -243,7 +246,7 @@ fn summary(compiled: &Compiled, report: &Report<'_>) -> String {
             ("bytes", Align::Right),
             ("flops", Align::Right),
             ("predicted", Align::Right),
-            ("bound", Align::Left),
+            ("limited by", Align::Left),
         ]);
         for kernel in &report.kernels {
             let Some(used) = kernel.uses.iter().find(|used| used.regime == regime.name) else {
@@ -267,7 +270,7 @@ fn summary(compiled: &Compiled, report: &Report<'_>) -> String {
                 table::bytes(cost.bytes),
                 table::count(overview::flops(cost)),
                 table::microseconds(cost.total_us),
-                used.planned.bound().to_string(),
+                used.planned.limited_by().to_string(),
             ]);
         }
         out.push_str(&table.text());
@@ -312,7 +315,7 @@ fn detail(kernel: &KernelReport<'_>) -> String {
         let cost = used.planned.cost();
         let _ = writeln!(
             out,
-            "  {} (B={} T={}): {} launches; each {}, {} flops, {} ({}-bound)\n    computes {}",
+            "  {} (B={} T={}): {} launches; each {}, {} flops, {} (limited by {})\n    computes {}",
             used.regime,
             used.shape.batch,
             used.shape.time,
@@ -320,7 +323,7 @@ fn detail(kernel: &KernelReport<'_>) -> String {
             table::bytes(cost.bytes),
             table::count(overview::flops(cost)),
             table::microseconds(cost.total_us),
-            used.planned.bound(),
+            used.planned.limited_by(),
             used.planned.ops().join(", "),
         );
     }

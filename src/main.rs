@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod compile;
+mod device;
 mod exit;
 mod failure;
 mod flags;

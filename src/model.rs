@@ -45,11 +45,7 @@ pub fn open(args: &ModelArgs) -> Result<Model, Failure> {
             "give the model it was compiled from",
         ));
     }
-    let model = Model::open(&args.model, &overrides(args)?).map_err(|error| match error {
-        // Points into the text.
-        ModelError::Language(error) => Failure::from(error),
-        error => failure::input(error),
-    })?;
+    let model = Model::open(&args.model, &overrides(args)?).map_err(report)?;
     for warning in &model.warnings {
         let place = model.sources.locate(warning.span).map(|(file, range)| {
             let before = file.text.get(..range.start).unwrap_or_default();
@@ -58,6 +54,14 @@ pub fn open(args: &ModelArgs) -> Result<Model, Failure> {
         tracing::warn!("{}{}", place.unwrap_or_default(), warning.message);
     }
     Ok(model)
+}
+
+/// A failure that points into the model's text where there is a place to point at.
+pub fn report(error: ModelError) -> Failure {
+    match error {
+        ModelError::Language(error) => error.into(),
+        error => failure::input(error),
+    }
 }
 
 /// A name for a model's directory: that of its file or directory, without an ending.
@@ -107,5 +111,22 @@ fn setting(text: &str) -> Setting {
         ("false", _) => Setting::Bool(false),
         (_, Ok(number)) => Setting::Number(number),
         (word, Err(_)) => Setting::Text(word.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_are_read_by_their_looks() {
+        for (text, expected) in [
+            ("true", Setting::Bool(true)),
+            ("1e-5", Setting::Number(1e-5)),
+            ("inf", Setting::Number(f64::INFINITY)),
+            ("native", Setting::Text("native".into())),
+        ] {
+            assert_eq!(setting(text), expected);
+        }
     }
 }

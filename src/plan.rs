@@ -31,9 +31,7 @@ pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
     let shape = args.plan.shape.0;
     let planned = planner.plan(&model.graph, shape, args.plan.plan)?;
     let unfused = planner.unfused(&model.graph, shape)?;
-    let overview = Overview::new(&planned.graph, &planned.plan, &unfused);
-    output.answer(&overview, || {
-        overview::text("run", &planned.graph, &planned.plan, &unfused)
-    })?;
+    let overview = Overview::new(&planned, &unfused);
+    output.answer(&overview, || overview::text(&planned, &unfused))?;
     Ok(Exit::Success)
 }

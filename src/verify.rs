@@ -1,21 +1,150 @@
 //! `fusec verify`: are the numbers right?
 
+use std::path::PathBuf;
+
+use fusec_fuse::Shape;
+use fusec_runtime::golden::{self, GoldenCase};
+use fusec_runtime::verify::{self, Comparison, Worst};
+use fusec_runtime::weights::WeightSpec;
+use serde::Serialize;
+
+use crate::device::{self, Device};
 use crate::exit::Exit;
 use crate::failure::{self, Failure};
-use crate::flags::ModelArgs;
+use crate::flags::{ModelArgs, ShapeArg};
+use crate::model;
 use crate::output::Output;
+use crate::table::{Align, Table};
 
-/// Runs a model and compares its logits with recorded ones.
+/// Runs a model and compares its logits: with a golden case where there is one beside the
+/// checkpoint (or --golden names one), else with the f64 interpreter on random tokens. First all
+/// tokens in one run, then single steps from the state it leaves.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  fusec verify checkpoints/rwkv6                       golden.safetensors is found by itself
+  fusec verify models/hybrid.toml --weights random:1   against the f64 interpreter")]
 pub struct Args {
     #[command(flatten)]
     model: ModelArgs,
+    /// Recorded inputs and outputs (about.json beside it has the bound).
+    #[arg(long, value_name = "FILE")]
+    golden: Option<PathBuf>,
+    /// A checkpoint, or random:SEED.
+    #[arg(long, value_name = "WEIGHTS")]
+    weights: Option<WeightSpec>,
+    /// Where it runs: auto, cpu.
+    #[arg(long, default_value_t = Device::Auto)]
+    device: Device,
+    /// Without a golden case: sequences, and tokens of the first run.
+    #[arg(long, value_name = "B=N,T=N", default_value = "B=2,T=37")]
+    shape: ShapeArg,
+    /// Without a golden case: single steps after it.
+    #[arg(long, default_value_t = 5)]
+    steps: usize,
+    /// Without a golden case: seed of the tokens.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+}
+
+#[derive(Serialize)]
+struct Answer {
+    model: String,
+    expected: String,
+    passed: bool,
+    #[serde(flatten)]
+    comparison: Comparison,
 }
 
 /// Runs the verb.
-pub fn run(args: &Args, _output: &mut Output) -> Result<Exit, Failure> {
-    Err(failure::message(
-        format!("{} cannot be verified yet", args.model.model.display()),
-        "this verb is being written",
-    ))
+pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
+    let model = model::open(&args.model)?;
+    let weights = model
+        .weights(args.weights.as_ref())
+        .map_err(model::report)?;
+    let (case, expected) = match golden_path(args) {
+        Some(path) => {
+            let case = GoldenCase::open(&path).map_err(failure::input)?;
+            let name = case.file.display().to_string();
+            (case, name)
+        }
+        None => {
+            let ShapeArg(Shape { batch, time }) = args.shape;
+            let request = verify::Request {
+                batch,
+                time,
+                steps: args.steps,
+                seed: args.seed,
+            };
+            let case = verify::reference(&model.graph, weights.clone(), request);
+            (case.map_err(failure::input)?, "the f64 interpreter".into())
+        }
+    };
+    let mut session = device::start(args.device, &model.graph, weights)?;
+    let comparison = verify::golden(session.as_mut(), &case).map_err(failure::input)?;
+    let passed = comparison.passed();
+    let answer = Answer {
+        model: model.graph.name.clone(),
+        expected,
+        passed,
+        comparison,
+    };
+    output.answer(&answer, || text(&answer))?;
+    Ok(match passed {
+        true => Exit::Success,
+        false => Exit::ToleranceExceeded,
+    })
+}
+
+/// The golden case asked for, or the one that lies beside the checkpoint.
+fn golden_path(args: &Args) -> Option<PathBuf> {
+    if args.golden.is_some() {
+        return args.golden.clone();
+    }
+    let model = &args.model.model;
+    let is_text = model.extension().is_some_and(|e| e == "toml");
+    let directory = match model.is_dir() {
+        true => model.clone(),
+        false => model.parent()?.to_path_buf(),
+    };
+    let found = directory.join(golden::FILE);
+    // Other weights, or another model: the record is not of them.
+    (!is_text && args.weights.is_none() && found.exists()).then_some(found)
+}
+
+fn text(answer: &Answer) -> String {
+    let Answer {
+        model,
+        expected,
+        passed,
+        comparison,
+    } = answer;
+    let mut table = Table::new([
+        ("", Align::Left),
+        ("max |error|", Align::Right),
+        ("relative", Align::Right),
+        ("at [b, t, token]", Align::Left),
+        ("logits", Align::Right),
+    ]);
+    let mut row = |name: &str, worst: &Worst| {
+        table.row([
+            name.into(),
+            format!("{:.2e}", worst.absolute),
+            format!("{:.2e}", worst.relative),
+            format!("[{}, {}, {}]", worst.batch, worst.time, worst.token),
+            worst.compared.to_string(),
+        ]);
+    };
+    row("prefill", &comparison.prefill);
+    row("steps", &comparison.steps);
+    let verdict = match passed {
+        true => "passed",
+        false => "FAILED",
+    };
+    format!(
+        "{model} on {} against {expected}\n{}{verdict}: the bound is {:.1e}\n",
+        comparison.device,
+        table.text(),
+        comparison.bound,
+    )
 }

@@ -601,7 +601,7 @@ impl<'g> ProductLane<'_, 'g> {
             (name, at)
         });
         let target = match &row_buffer {
-            None => format!("xs + r * {}", depth.len()),
+            None => format!("xs + tile_row * {}", depth.len()),
             Some((name, _)) => name.clone(),
         };
         let mut conditions = vec!["n0 == 0".to_string()];
@@ -622,10 +622,12 @@ impl<'g> ProductLane<'_, 'g> {
         if let Some((name, at)) = &row_buffer {
             text.line(format!("float* const {name} = smem + {at};"));
         }
-        text.open(format!("for (int r = 0; r < {tile_rows}; ++r)"));
-        text.open("if (m0 + r < rows)");
-        text.line("const i64 b = (m0 + r) / T;");
-        text.line("const i64 t_begin = (m0 + r) % T;");
+        text.open(format!(
+            "for (int tile_row = 0; tile_row < {tile_rows}; ++tile_row)"
+        ));
+        text.open("if (m0 + tile_row < rows)");
+        text.line("const i64 b = (m0 + tile_row) / T;");
+        text.line("const i64 t_begin = (m0 + tile_row) % T;");
         text.line("const i64 t_end = t_begin + 1;");
         text.lines(&walked.code);
         if let Some((name, _)) = &row_buffer {
@@ -634,7 +636,7 @@ impl<'g> ProductLane<'_, 'g> {
             parts.extend(offset.local_text(&depth, "k"));
             text.line("__syncthreads();");
             text.line(format!(
-                "for (int k = tid; k < {0}; k += {threads}) xs[r * {0} + k] = *({1});",
+                "for (int k = tid; k < {0}; k += {threads}) xs[tile_row * {0} + k] = *({1});",
                 depth.len(),
                 parts.join(" + ")
             ));
@@ -643,7 +645,7 @@ impl<'g> ProductLane<'_, 'g> {
         text.close();
         text.open("else");
         text.line(format!(
-            "for (int k = tid; k < {0}; k += {threads}) xs[r * {0} + k] = 0.0f;",
+            "for (int k = tid; k < {0}; k += {threads}) xs[tile_row * {0} + k] = 0.0f;",
             depth.len()
         ));
         text.close();

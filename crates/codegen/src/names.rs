@@ -8,14 +8,6 @@ pub struct Names {
     used: BTreeMap<String, usize>,
 }
 
-// Names that the projection templates use around their hooks.
-const PROJECTION: &[&str] = &[
-    "a", "a_next", "a_tile", "a_tiles", "acc", "ahead", "at", "c", "chunk", "column", "element",
-    "fetch", "inside", "j", "k0", "k_chunk", "m0", "n0", "offset", "out", "pair", "part", "place",
-    "r", "rows", "stages", "start", "step", "sum", "target", "tx", "ty", "u", "w", "w_next",
-    "w_tile", "w_tiles", "warp_m", "warp_n", "x", "xs",
-];
-
 // Words of C++ and CUDA, names that the generated code uses itself, and one-letter names of its loops.
 const RESERVED: &[&str] = &[
     "B",
@@ -64,6 +56,7 @@ const RESERVED: &[&str] = &[
     "o",
     "operator",
     "p",
+    "j",
     "position",
     "register",
     "return",
@@ -83,6 +76,8 @@ const RESERVED: &[&str] = &[
     "t_first",
     "template",
     "this",
+    "tile_row",
+    "total",
     "tid",
     "true",
     "typedef",
@@ -125,7 +120,10 @@ impl Names {
     /// Names for a kernel with projections.
     pub fn beside_projections() -> Self {
         Names {
-            used: PROJECTION.iter().map(|n| (n.to_string(), 0)).collect(),
+            used: crate::projection::reserved_identifiers()
+                .iter()
+                .map(|n| (n.to_string(), 0))
+                .collect(),
         }
     }
 

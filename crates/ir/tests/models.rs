@@ -26,7 +26,7 @@ fn layer(name: &str, preset: Option<&str>, layer: u32) -> String {
 
 #[test]
 fn layers_of_the_zoo() {
-    for (name, preset, l) in [("rwkv6", Some("tiny"), 1), ("mamba2", Some("tiny"), 1)] {
+    for (name, preset, l) in [("rwkv6", None, 1), ("mamba2", None, 1), ("hybrid", None, 1)] {
         insta::assert_snapshot!(format!("layer_{name}"), layer(name, preset, l));
     }
 }

@@ -6,12 +6,17 @@
 
 pub mod cache;
 pub mod checkpoint;
+pub mod cpu;
 pub mod cubin;
 pub mod element;
 pub mod emulator;
 pub mod executor;
 pub mod golden;
+pub mod layout;
 pub mod memory;
+pub mod model;
 pub mod plan_dir;
+pub mod session;
 pub mod toolchain;
+pub mod verify;
 pub mod weights;

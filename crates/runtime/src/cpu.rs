@@ -1,0 +1,133 @@
+//! The interpreter as a device: f32 on all threads for running, f64 for reference.
+
+use fusec_ir::interpret::{
+    Input, InterpretError, Interpreter, Keep, Params, Real, State, Tensor, first_non_finite,
+};
+use fusec_ir::{Graph, ValueId};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::executor::HostState;
+use crate::session::{Session, SessionError};
+use crate::weights::Weights;
+
+/// A model on the CPU.
+#[derive(Debug)]
+pub struct CpuSession<'g, F> {
+    interpreter: Interpreter<'g, F>,
+    state: State<F>,
+}
+
+impl<'g, F: Real> CpuSession<'g, F> {
+    /// Binds weights to a graph and evaluates what depends on them alone. One new sequence.
+    pub fn new(graph: &'g Graph, weights: Weights) -> Result<Self, InterpretError> {
+        let params = weights.into_params().into_iter();
+        Self::from_params(graph, params.map(|x| convert(&x)).collect())
+    }
+
+    /// As [`CpuSession::new`], with parameters that need not be f32.
+    pub fn from_params(graph: &'g Graph, params: Params<F>) -> Result<Self, InterpretError> {
+        Ok(CpuSession {
+            interpreter: Interpreter::new(graph, params)?,
+            state: State::zero(graph, 1),
+        })
+    }
+}
+
+fn convert<A: Real, B: Real>(x: &[A]) -> Vec<B> {
+    x.iter().map(|x| B::from_f64(x.to_f64())).collect()
+}
+
+fn converted<A: Real, B: Real>(state: &State<A>) -> State<B> {
+    State {
+        batch: state.batch,
+        position: state.position,
+        buffers: state.buffers.iter().map(|x| convert(x)).collect(),
+    }
+}
+
+impl<F: Real> Session for CpuSession<'_, F> {
+    fn device(&self) -> String {
+        match size_of::<F>() {
+            4 => "cpu".into(),
+            _ => "cpu (f64)".into(),
+        }
+    }
+
+    fn graph(&self) -> &Graph {
+        self.interpreter.graph()
+    }
+
+    fn reset(&mut self, batch: usize) -> Result<(), SessionError> {
+        self.state = State::zero(self.interpreter.graph(), batch);
+        Ok(())
+    }
+
+    fn run(
+        &mut self,
+        time: usize,
+        inputs: &[Input<'_, f32>],
+    ) -> Result<Vec<Tensor<f32>>, SessionError> {
+        let graph = self.interpreter.graph();
+        if inputs.len() != graph.inputs.len() {
+            return Err(SessionError::Inputs {
+                want: graph.inputs.len(),
+                got: inputs.len(),
+            });
+        }
+        let numbers: Vec<Vec<F>> = inputs
+            .iter()
+            .map(|input| match input {
+                Input::Numbers(x) => convert(x),
+                Input::Ids(_) => Vec::new(),
+            })
+            .collect();
+        let mut given: BTreeMap<ValueId, Input<'_, F>> = BTreeMap::new();
+        for ((id, input), numbers) in graph.inputs.iter().zip(inputs).zip(&numbers) {
+            given.insert(
+                *id,
+                match input {
+                    Input::Ids(ids) => Input::Ids(ids),
+                    Input::Numbers(_) => Input::Numbers(numbers),
+                },
+            );
+        }
+        let batch = self.state.batch;
+        let mut state = self.state.clone();
+        let mut outputs = self
+            .interpreter
+            .run(&mut state, batch, time, &given, Keep::Outputs)?;
+        if first_non_finite(graph, &outputs).is_some() {
+            // Once more, keeping everything, to name the value in which it arises.
+            let mut again = self.state.clone();
+            let all = self
+                .interpreter
+                .run(&mut again, batch, time, &given, Keep::All)?;
+            if let Some(found) = first_non_finite(graph, &all) {
+                return Err(SessionError::NonFinite(found));
+            }
+        }
+        self.state = state;
+        graph
+            .outputs
+            .iter()
+            .map(|id| match outputs.values.remove(id) {
+                Some(Tensor::Numbers(x)) => Ok(Tensor::Numbers(Arc::new(convert(&x)))),
+                Some(Tensor::Ids(ids)) => Ok(Tensor::Ids(ids)),
+                None => Err(SessionError::NoOutput {
+                    device: self.device(),
+                    name: graph.value(*id).name.clone(),
+                }),
+            })
+            .collect()
+    }
+
+    fn state(&mut self) -> Result<HostState, SessionError> {
+        Ok(converted::<F, f32>(&self.state).into())
+    }
+
+    fn set_state(&mut self, state: &HostState) -> Result<(), SessionError> {
+        self.state = converted(&state.to_interpreter(self.interpreter.graph())?);
+        Ok(())
+    }
+}

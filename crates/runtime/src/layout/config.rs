@@ -1,0 +1,253 @@
+//! Reading a `config.json` so that nothing in it is overlooked.
+//!
+//! Every option is either read, required to have a value that is implemented, or known not to
+//! change what the model computes. What is left over is refused by name: a checkpoint must not
+//! run as something it is not.
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value};
+
+use super::LayoutError;
+
+/// Options of every family that do not change what the model computes: provenance, tokenisation,
+/// training, and which of several equal implementations is used.
+const HARMLESS: [&str; 30] = [
+    "_attn_implementation_autoset",
+    "_name_or_path",
+    "architectures",
+    "attn_mode",
+    "auto_map",
+    "bos_token_id",
+    "chunk_size",
+    "dtype",
+    "eos_token_id",
+    "fuse_cross_entropy",
+    "fuse_linear_cross_entropy",
+    "fuse_swiglu",
+    "gradient_checkpointing",
+    "id2label",
+    "initializer_range",
+    "label2id",
+    "max_position_embeddings",
+    "model_type",
+    "output_attentions",
+    "output_hidden_states",
+    "pad_token_id",
+    "pad_vocab_size_multiple",
+    "problem_type",
+    "return_dict",
+    "torch_dtype",
+    "transformers_version",
+    "unk_token_id",
+    "use_cache",
+    "use_l2warp",
+    "vocab_size",
+];
+
+/// The options of a checkpoint, and which of them have been dealt with.
+pub(super) struct Config<'a> {
+    file: PathBuf,
+    options: &'a Map<String, Value>,
+    seen: RefCell<BTreeSet<String>>,
+}
+
+impl<'a> Config<'a> {
+    /// The options of the checkpoint at `path`.
+    pub fn new(path: &Path, options: &'a Map<String, Value>) -> Self {
+        let seen = HARMLESS.map(str::to_string).into_iter().collect();
+        Config {
+            file: path.join("config.json"),
+            options,
+            seen: RefCell::new(seen),
+        }
+    }
+
+    /// The value of an option, unless it is missing or null.
+    fn get(&self, option: &str) -> Option<&'a Value> {
+        self.seen.borrow_mut().insert(option.to_string());
+        self.options.get(option).filter(|value| !value.is_null())
+    }
+
+    /// Whether an option is there and not null. Does not deal with it.
+    pub fn has(&self, option: &str) -> bool {
+        self.options
+            .get(option)
+            .is_some_and(|value| !value.is_null())
+    }
+
+    /// Options that this family has and that do not change what it computes.
+    pub fn ignore(&self, options: &[&str]) {
+        let mut seen = self.seen.borrow_mut();
+        seen.extend(options.iter().map(|option| option.to_string()));
+    }
+
+    fn missing(&self, option: &str) -> LayoutError {
+        LayoutError::MissingOption {
+            file: self.file.clone(),
+            option: option.to_string(),
+        }
+    }
+
+    fn bad(&self, option: &str, value: &Value, expected: &'static str) -> LayoutError {
+        LayoutError::BadOption {
+            file: self.file.clone(),
+            option: option.to_string(),
+            value: value.to_string(),
+            expected,
+        }
+    }
+
+    /// A refusal of an option's value that the checkpoint may have and fusec does not implement.
+    pub fn unimplemented(&self, option: &str, implemented: impl Into<String>) -> LayoutError {
+        LayoutError::NotImplemented {
+            file: self.file.clone(),
+            option: option.to_string(),
+            value: self.options.get(option).unwrap_or(&Value::Null).to_string(),
+            implemented: implemented.into(),
+        }
+    }
+
+    /// A whole number from 1 on, if it is there.
+    pub fn optional_size(&self, option: &str) -> Result<Option<usize>, LayoutError> {
+        self.get(option)
+            .map(|value| {
+                value
+                    .as_u64()
+                    .and_then(|n| usize::try_from(n).ok())
+                    .filter(|n| *n > 0)
+                    .ok_or_else(|| self.bad(option, value, "a whole number from 1 on"))
+            })
+            .transpose()
+    }
+
+    /// A whole number from 1 on.
+    pub fn size(&self, option: &str) -> Result<usize, LayoutError> {
+        self.optional_size(option)?
+            .ok_or_else(|| self.missing(option))
+    }
+
+    /// A finite or infinite number, with the default of the public implementation.
+    pub fn number(&self, option: &str, default: f64) -> Result<f64, LayoutError> {
+        match self.get(option) {
+            None => Ok(default),
+            Some(value) => number(value).ok_or_else(|| self.bad(option, value, "a number")),
+        }
+    }
+
+    /// A pair of numbers.
+    pub fn range(&self, option: &str, default: (f64, f64)) -> Result<(f64, f64), LayoutError> {
+        let Some(value) = self.get(option) else {
+            return Ok(default);
+        };
+        let pair = value.as_array().and_then(|a| match a.as_slice() {
+            [low, high] => Some((number(low)?, number(high)?)),
+            _ => None,
+        });
+        pair.ok_or_else(|| self.bad(option, value, "two numbers"))
+    }
+
+    /// An option that may only be absent, null or one of the implemented values (JSON texts).
+    pub fn only(&self, option: &str, implemented: &[&str]) -> Result<(), LayoutError> {
+        let fits = |value: &Value| {
+            implemented.iter().any(|text| {
+                serde_json::from_str::<Value>(text).is_ok_and(|wanted| {
+                    // 1 and 1.0 are the same value of an option.
+                    wanted == *value || (wanted.is_number() && wanted.as_f64() == value.as_f64())
+                })
+            })
+        };
+        match self.get(option) {
+            Some(value) if !fits(value) => {
+                Err(self.unimplemented(option, implemented.join(" or ")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Refuses an option that nobody has dealt with. Null is the absence of an option.
+    pub fn finish(&self) -> Result<(), LayoutError> {
+        let seen = self.seen.borrow();
+        let mut left = self
+            .options
+            .iter()
+            .filter(|(option, value)| !value.is_null() && !seen.contains(*option));
+        match left.next() {
+            None => Ok(()),
+            Some((option, _)) => Err(self.unimplemented(option, "leaving this option out")),
+        }
+    }
+}
+
+/// A number, also in the spellings that JSON lacks: `"Infinity"`, `{"__float__": "Infinity"}`.
+fn number(value: &Value) -> Option<f64> {
+    match value {
+        Value::Number(n) => n.as_f64(),
+        Value::String(text) => match text.as_str() {
+            "Infinity" | "inf" => Some(f64::INFINITY),
+            "-Infinity" | "-inf" => Some(f64::NEG_INFINITY),
+            _ => None,
+        },
+        Value::Object(object) => match object.get("__float__") {
+            Some(text) if object.len() == 1 && text.is_string() => number(text),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn with<T>(options: Value, f: impl FnOnce(&Config<'_>) -> T) -> T {
+        let map = options.as_object().cloned().unwrap_or_default();
+        f(&Config::new(Path::new("dir"), &map))
+    }
+
+    #[test]
+    fn numbers_in_every_spelling() {
+        for (value, expected) in [
+            (json!(0.5), Some(0.5)),
+            (json!("Infinity"), Some(f64::INFINITY)),
+            (json!({"__float__": "Infinity"}), Some(f64::INFINITY)),
+            (json!({"__float__": "-Infinity"}), Some(f64::NEG_INFINITY)),
+            (json!({"__float__": 1}), None),
+            (json!("1"), None),
+            (json!([1]), None),
+        ] {
+            assert_eq!(number(&value), expected, "{value}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_dealt_with_is_refused_by_name() {
+        let options = json!({"a": 3, "b": null, "use_cache": true, "c": 1.0, "new": [1]});
+        with(options, |config| {
+            assert_eq!(config.size("a").map_err(|e| e.to_string()), Ok(3));
+            assert!(config.only("c", &["1"]).is_ok());
+            let error = config.finish().expect_err("`new` is left over").to_string();
+            assert!(error.contains("'new' is [1]"), "{error}");
+        });
+        with(json!({"act": "gelu"}), |config| {
+            let error = config.only("act", &["\"silu\"", "\"swish\""]);
+            let error = error.expect_err("gelu is refused").to_string();
+            assert!(
+                error.contains("'act' is \"gelu\"") && error.contains("silu"),
+                "{error}"
+            );
+        });
+        for bad in [
+            json!({"n": 0}),
+            json!({"n": -1}),
+            json!({"n": 1.5}),
+            json!({"n": "1"}),
+            json!({}),
+        ] {
+            assert!(with(bad.clone(), |c| c.size("n").is_err()), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! Which model a checkpoint is: the only place that knows model families by name.
+//!
+//! A family's file decides from `config.json` and the tensors' names and shapes which model text
+//! of `models/` fits, and with which sizes and settings. What it cannot express is refused by
+//! name. Which tensor becomes which parameter is written in the model text, not here.
+
+mod config;
+mod mamba;
+mod models;
+mod rwkv;
+mod tensors;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use fusec_ir::language::{ModelSource, Overrides, Setting};
+
+use crate::checkpoint::Checkpoint;
+use config::Config;
+use tensors::Tensors;
+
+pub use models::{embedded, embedded_names};
+
+/// The model text that a checkpoint is of, with sizes and settings.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Layout {
+    /// File name of the model text, without `.toml`.
+    pub model: &'static str,
+    /// Sizes and settings read from the checkpoint.
+    pub overrides: Overrides,
+}
+
+/// Why a checkpoint cannot be told to be of a model that fusec has.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LayoutError {
+    /// A `model_type` that no family claims.
+    #[error(
+        "{}: the model type '{found}' is not known; known are {}. \
+         Write a model.toml for it and run that with --weights {}",
+        file.display(), KNOWN.join(", "), file.parent().unwrap_or(file).display()
+    )]
+    UnknownType {
+        /// The `config.json`.
+        file: PathBuf,
+        /// What it says.
+        found: String,
+    },
+    /// No configuration, and tensors of no known native layout.
+    #[error(
+        "{}: cannot tell which model this is: {why}",
+        file.display()
+    )]
+    Unrecognised {
+        /// The checkpoint.
+        file: PathBuf,
+        /// What was looked for.
+        why: String,
+    },
+    /// An option that the family needs.
+    #[error("{}: the option '{option}' is missing", file.display())]
+    MissingOption {
+        /// The `config.json`.
+        file: PathBuf,
+        /// Its name.
+        option: String,
+    },
+    /// An option of the wrong type or range.
+    #[error("{}: the option '{option}' is {value}, expected {expected}", file.display())]
+    BadOption {
+        /// The `config.json`.
+        file: PathBuf,
+        /// Its name.
+        option: String,
+        /// Its value, as JSON.
+        value: String,
+        /// What it should be.
+        expected: &'static str,
+    },
+    /// An option whose value changes the model into one that is not implemented.
+    #[error(
+        "{}: the option '{option}' is {value}, which is not implemented (implemented: {implemented})",
+        file.display()
+    )]
+    NotImplemented {
+        /// The `config.json`.
+        file: PathBuf,
+        /// Its name.
+        option: String,
+        /// Its value, as JSON.
+        value: String,
+        /// Values that would do.
+        implemented: String,
+    },
+    /// A tensor that gives a size is missing.
+    #[error("{}: tensor '{tensor}' is missing: {why}", file.display())]
+    MissingTensor {
+        /// The checkpoint.
+        file: PathBuf,
+        /// Its name.
+        tensor: String,
+        /// What it is needed for.
+        why: &'static str,
+    },
+    /// A tensor that gives a size has another shape.
+    #[error("{}: tensor '{tensor}' has shape {got:?}, expected {expected}", file.display())]
+    TensorShape {
+        /// The checkpoint.
+        file: PathBuf,
+        /// Its name.
+        tensor: String,
+        /// Its shape.
+        got: Vec<usize>,
+        /// Shape in words.
+        expected: String,
+    },
+}
+
+/// Every `model_type` that a family claims.
+const KNOWN: [&str; 1] = ["mamba2"];
+
+impl Layout {
+    /// Recognises a checkpoint.
+    pub fn of(checkpoint: &Checkpoint) -> Result<Self, LayoutError> {
+        let tensors = Tensors::new(checkpoint);
+        let Some(options) = checkpoint.config().and_then(|c| c.as_object()) else {
+            return rwkv::native(&tensors);
+        };
+        let config = Config::new(checkpoint.path(), options);
+        let kind = options.get("model_type").and_then(|v| v.as_str());
+        let layout = match kind.unwrap_or_default() {
+            "mamba2" => mamba::mamba2(&config, &tensors),
+            found => {
+                return Err(LayoutError::UnknownType {
+                    file: checkpoint.path().join("config.json"),
+                    found: found.to_string(),
+                });
+            }
+        }?;
+        config.finish()?;
+        Ok(layout)
+    }
+
+    /// The model text.
+    pub fn source(&self) -> ModelSource<'static> {
+        embedded(self.model).expect("families name models that are built in")
+    }
+
+    fn new<const A: usize, const S: usize>(
+        model: &'static str,
+        axes: [(&str, usize); A],
+        settings: [(&str, Setting); S],
+    ) -> Self {
+        let axes = axes
+            .into_iter()
+            .map(|(name, size)| (name.to_string(), size));
+        let settings = settings.into_iter().map(|(name, s)| (name.to_string(), s));
+        Layout {
+            model,
+            overrides: Overrides {
+                preset: None,
+                axes: axes.collect(),
+                settings: settings.collect::<BTreeMap<_, _>>(),
+            },
+        }
+    }
+}
+
+fn flag(value: bool) -> Setting {
+    Setting::Bool(value)
+}
+
+fn number(value: f64) -> Setting {
+    Setting::Number(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use fusec_ir::language::compile;
+
+    #[test]
+    fn every_built_in_model_compiles() {
+        for name in embedded_names() {
+            let source = embedded(name).expect("it is listed");
+            compile(&source, &Overrides::default()).unwrap_or_else(|e| panic!("{name}: {e}"));
+        }
+        assert!(embedded("../models/rwkv6").is_none());
+    }
+}

@@ -1,0 +1,52 @@
+//! The model texts of `models/`, inside the binary: a checkpoint needs no file beside it.
+
+use std::io;
+use std::path::{Component, Path};
+
+use fusec_ir::language::ModelSource;
+
+macro_rules! texts {
+    ($($path:literal),* $(,)?) => {
+        [$(($path, include_str!(concat!("../../../../models/", $path)))),*]
+    };
+}
+
+/// Path below `models/`, and text.
+const TEXTS: [(&str, &str); 4] = texts![
+    "blocks/mamba2.toml",
+    "blocks/rwkv6.toml",
+    "mamba2.toml",
+    "rwkv6.toml",
+];
+
+fn find(path: &str) -> Option<&'static str> {
+    let found = TEXTS.iter().find(|(name, _)| *name == path)?;
+    Some(found.1)
+}
+
+/// The model text of that name (without `.toml`), with what it includes.
+pub fn embedded(name: &str) -> Option<ModelSource<'static>> {
+    let file = format!("{name}.toml");
+    let text = find(&file)?;
+    Some(ModelSource {
+        name: format!("models/{file}"),
+        text: text.to_string(),
+        loader: Box::new(|path: &Path| {
+            let parts = path.components().filter_map(|part| match part {
+                Component::Normal(part) => part.to_str(),
+                _ => None,
+            });
+            let path = parts.collect::<Vec<_>>().join("/");
+            find(&path).map(str::to_string).ok_or_else(|| {
+                let why = format!("no '{path}' among the built-in models");
+                io::Error::new(io::ErrorKind::NotFound, why)
+            })
+        }),
+    })
+}
+
+/// Names of the model texts inside the binary.
+pub fn embedded_names() -> impl Iterator<Item = &'static str> {
+    let tops = TEXTS.iter().filter(|(name, _)| !name.contains('/'));
+    tops.filter_map(|(name, _)| name.strip_suffix(".toml"))
+}

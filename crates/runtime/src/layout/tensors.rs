@@ -1,0 +1,93 @@
+//! Sizes read from the shapes of a checkpoint's tensors.
+
+use super::LayoutError;
+use crate::checkpoint::Checkpoint;
+
+/// Most layers that are looked for.
+const MAX_LAYERS: usize = 4096;
+
+/// The tensors of a checkpoint by name.
+pub(super) struct Tensors<'a> {
+    checkpoint: &'a Checkpoint,
+}
+
+impl<'a> Tensors<'a> {
+    /// Those of a checkpoint.
+    pub fn new(checkpoint: &'a Checkpoint) -> Self {
+        Tensors { checkpoint }
+    }
+
+    /// Whether there is a tensor of that name.
+    pub fn has(&self, name: &str) -> bool {
+        self.checkpoint.tensor(name).is_some()
+    }
+
+    /// The extents of a tensor, of which those equal to 1 at the front are dropped where there are
+    /// more than `N` (`[1, 1, C]` for a vector).
+    pub fn shape<const N: usize>(
+        &self,
+        name: &str,
+        why: &'static str,
+    ) -> Result<[usize; N], LayoutError> {
+        let view = self
+            .checkpoint
+            .tensor(name)
+            .ok_or_else(|| LayoutError::MissingTensor {
+                file: self.checkpoint.path().to_path_buf(),
+                tensor: name.to_string(),
+                why,
+            })?;
+        let extra = view.shape.len().saturating_sub(N);
+        let (ones, rest) = view.shape.split_at(extra);
+        let fits = ones.iter().all(|extent| *extent == 1) && !rest.contains(&0);
+        <[usize; N]>::try_from(rest)
+            .ok()
+            .filter(|_| fits)
+            .ok_or_else(|| LayoutError::TensorShape {
+                file: self.checkpoint.path().to_path_buf(),
+                tensor: name.to_string(),
+                got: view.shape.to_vec(),
+                expected: format!("{N} dimensions of at least 1 ({why})"),
+            })
+    }
+
+    /// Number of layers: one more than the largest `N` in names that start `{prefix}N.`.
+    pub fn layers(&self, prefix: &str) -> Result<usize, LayoutError> {
+        let numbers = self.checkpoint.names().filter_map(|name| {
+            let rest = name.strip_prefix(prefix)?;
+            rest.split_once('.')?.0.parse::<usize>().ok()
+        });
+        numbers
+            .max()
+            .filter(|last| *last < MAX_LAYERS)
+            .map(|last| last + 1)
+            .ok_or_else(|| self.unrecognised(format!("no tensor of a layer '{prefix}0.'")))
+    }
+
+    /// The quotient of an extent that has to be a multiple.
+    pub fn divided(
+        &self,
+        tensor: &str,
+        extent: usize,
+        by: usize,
+        what: &str,
+    ) -> Result<usize, LayoutError> {
+        if by > 0 && extent.is_multiple_of(by) {
+            return Ok(extent / by);
+        }
+        Err(LayoutError::TensorShape {
+            file: self.checkpoint.path().to_path_buf(),
+            tensor: tensor.to_string(),
+            got: vec![extent],
+            expected: format!("a multiple of {by} ({what})"),
+        })
+    }
+
+    /// The refusal of a checkpoint whose tensors are of no known layout.
+    pub fn unrecognised(&self, why: impl Into<String>) -> LayoutError {
+        LayoutError::Unrecognised {
+            file: self.checkpoint.path().to_path_buf(),
+            why: why.into(),
+        }
+    }
+}

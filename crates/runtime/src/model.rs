@@ -1,0 +1,103 @@
+//! What a user calls MODEL: a model text, or a checkpoint whose model is recognised.
+
+use std::path::{Path, PathBuf};
+
+use fusec_ir::Graph;
+use fusec_ir::language::{
+    LanguageError, ModelSource, Overrides, SourceMap, Warning, compile_with_warnings,
+};
+
+use crate::checkpoint::{Checkpoint, CheckpointError};
+use crate::layout::{Layout, LayoutError};
+use crate::weights::{SpecError, WeightSpec, Weights};
+
+/// A model, and the checkpoint it was recognised from.
+#[derive(Debug)]
+pub struct Model {
+    /// Its meaning.
+    pub graph: Graph,
+    /// Things in its text that look like mistakes but stop nothing.
+    pub warnings: Vec<Warning>,
+    /// The texts that spans of the graph point into.
+    pub sources: SourceMap,
+    /// The checkpoint, unless a model text was given.
+    pub checkpoint: Option<Checkpoint>,
+    path: PathBuf,
+}
+
+/// Why there is no model.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ModelError {
+    /// The file cannot be read.
+    #[error("cannot read {}: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The text does not compile.
+    #[error(transparent)]
+    Language(#[from] LanguageError),
+    /// The checkpoint cannot be opened.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// The checkpoint is of no known model.
+    #[error(transparent)]
+    Layout(#[from] LayoutError),
+    /// The weights cannot be had.
+    #[error(transparent)]
+    Weights(#[from] SpecError),
+    /// A model text comes without weights.
+    #[error("{} is a model text, which has no weights: give --weights CHECKPOINT or --weights random:SEED", path.display())]
+    NoWeights {
+        /// The text.
+        path: PathBuf,
+    },
+}
+
+impl Model {
+    /// Opens a model text (`.toml`) or a checkpoint. What `overrides` says wins over what is read
+    /// from a checkpoint.
+    pub fn open(path: &Path, overrides: &Overrides) -> Result<Self, ModelError> {
+        let is_text = path.extension().is_some_and(|e| e == "toml");
+        let (source, overrides, checkpoint) = if is_text {
+            let source = ModelSource::from_path(path).map_err(|source| ModelError::Read {
+                path: path.to_path_buf(),
+                source,
+            })?;
+            (source, overrides.clone(), None)
+        } else {
+            let checkpoint = Checkpoint::open(path)?;
+            let layout = Layout::of(&checkpoint)?;
+            let mut all = layout.overrides.clone();
+            all.preset.clone_from(&overrides.preset);
+            all.axes.extend(overrides.axes.clone());
+            all.settings.extend(overrides.settings.clone());
+            (layout.source(), all, Some(checkpoint))
+        };
+        let compiled = compile_with_warnings(&source, &overrides)?;
+        Ok(Model {
+            graph: compiled.graph,
+            warnings: compiled.warnings,
+            sources: compiled.sources,
+            checkpoint,
+            path: path.to_path_buf(),
+        })
+    }
+
+    /// The weights: those asked for, or the checkpoint's own.
+    pub fn weights(&self, spec: Option<&WeightSpec>) -> Result<Weights, ModelError> {
+        match (spec, &self.checkpoint) {
+            (Some(spec), _) => Ok(spec.load(&self.graph)?),
+            (None, Some(checkpoint)) => {
+                let weights = Weights::from_checkpoint(&self.graph, checkpoint);
+                Ok(weights.map_err(SpecError::from)?)
+            }
+            (None, None) => Err(ModelError::NoWeights {
+                path: self.path.clone(),
+            }),
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! A model that runs and remembers: one interface for every device.
+//!
+//! A [`Session`] is a model with its weights on some device and the state of a batch of
+//! sequences. What runs it (interpreter, emulator, GPU) is behind the trait; nothing here plans or
+//! compiles.
+
+use fusec_ir::Graph;
+use fusec_ir::interpret::{Input, InterpretError, NonFinite, Tensor};
+
+use crate::executor::{Device, ExecuteError, Executor, Fetch, HostState, StateError};
+
+/// A model on a device, with the state of a batch of sequences.
+pub trait Session {
+    /// What did the work, for reports: `cpu`, `cuda:0 (NVIDIA H200)`.
+    fn device(&self) -> String;
+
+    /// A graph with the model's inputs, outputs and states.
+    fn graph(&self) -> &Graph;
+
+    /// Forgets everything seen and begins with `batch` new sequences.
+    fn reset(&mut self, batch: usize) -> Result<(), SessionError>;
+
+    /// Runs `time` tokens of every sequence, carrying the state on. `inputs` are in the order of
+    /// the graph's, each `[B, T, axes...]`; so are the outputs.
+    fn run(
+        &mut self,
+        time: usize,
+        inputs: &[Input<'_, f32>],
+    ) -> Result<Vec<Tensor<f32>>, SessionError>;
+
+    /// The state, on the host.
+    fn state(&mut self) -> Result<HostState, SessionError>;
+
+    /// Takes over a state, whatever device it came from.
+    fn set_state(&mut self, state: &HostState) -> Result<(), SessionError>;
+}
+
+impl<D: Device> Session for Executor<D> {
+    fn device(&self) -> String {
+        Executor::device(self).name()
+    }
+
+    fn graph(&self) -> &Graph {
+        Executor::graph(self)
+    }
+
+    fn reset(&mut self, batch: usize) -> Result<(), SessionError> {
+        Ok(Executor::reset(self, batch)?)
+    }
+
+    fn run(
+        &mut self,
+        time: usize,
+        inputs: &[Input<'_, f32>],
+    ) -> Result<Vec<Tensor<f32>>, SessionError> {
+        Ok(Executor::run(self, time, inputs, Fetch::All)?.outputs)
+    }
+
+    fn state(&mut self) -> Result<HostState, SessionError> {
+        Ok(self.save_state()?)
+    }
+
+    fn set_state(&mut self, state: &HostState) -> Result<(), SessionError> {
+        Ok(self.load_state(state)?)
+    }
+}
+
+/// Why a session could not run.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SessionError {
+    /// The interpreter refused.
+    #[error(transparent)]
+    Interpret(#[from] InterpretError),
+    /// The executor refused, or its device failed.
+    #[error(transparent)]
+    Execute(#[from] ExecuteError),
+    /// The state is not one of this model.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// Fewer or more inputs than the model has.
+    #[error("the model has {want} inputs, {got} were given")]
+    Inputs {
+        /// Inputs of the graph.
+        want: usize,
+        /// Inputs given.
+        got: usize,
+    },
+    /// An output is not finite.
+    #[error("the model gives numbers that are not finite; the first is {0}")]
+    NonFinite(NonFinite),
+    /// A device gave something that it cannot give.
+    #[error("{device} gave no output `{name}`")]
+    NoOutput {
+        /// The device.
+        device: String,
+        /// The output.
+        name: String,
+    },
+}
