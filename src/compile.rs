@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use fusec_codegen::Manifest;
 use fusec_fuse::Plan;
-use fusec_runtime::plan_dir::{self, Compiled, Contents};
+use fusec_runtime::plan_dir::{self, PlanDir, write_plan_dir};
 use fusec_runtime::toolchain::{Arch, Artifact, Toolchain, ToolchainError};
 use serde::Serialize;
 
@@ -108,24 +108,17 @@ pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
     let (artifacts, cubins) = cubins(args, &manifest, arch)?;
     let compiled = began.elapsed();
 
-    let text = plan_text(&regimes, &unfused);
-    let plans: Vec<&Plan> = regimes.iter().map(|r| &r.planned.plan).collect();
     let out = match &args.out {
         Some(out) => out.clone(),
         None => PathBuf::from("out").join(model::short_name(&args.model.model)),
     };
-    plan_dir::write(
-        &out,
-        &Contents {
-            manifest: &manifest,
-            plans: &plans,
-            text: &text,
-            cubins: artifacts
-                .as_deref()
-                .map(|artifacts| Compiled { arch, artifacts }),
-        },
-    )
-    .map_err(failure::input)?;
+    let dir = PlanDir {
+        plans: regimes.iter().map(|r| r.planned.plan.clone()).collect(),
+        text: plan_text(&regimes, &unfused),
+        cubins: by_kernel(&manifest, arch, artifacts),
+        manifest,
+    };
+    write_plan_dir(&out, &dir).map_err(failure::input)?;
 
     let exit = match &cubins {
         Cubins::Written { .. } => Exit::Success,
@@ -142,7 +135,7 @@ pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
                 plan: Overview::new(&regime.planned, unfused),
             })
             .collect(),
-        kernels: manifest.kernels.len(),
+        kernels: dir.manifest.kernels.len(),
         cubins,
         seconds: Seconds {
             plan: planned.as_secs_f64(),
@@ -150,7 +143,7 @@ pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
             compile: (compiled - generated).as_secs_f64(),
         },
     };
-    output.answer(&report, || format!("{text}\n{}", closing(&report)))?;
+    output.answer(&report, || format!("{}\n{}", dir.text, closing(&report)))?;
     if let Cubins::Missing { reason } = &report.cubins {
         output.finish()?;
         failure::message(
@@ -184,6 +177,20 @@ fn cubins(
         nvrtc: toolchain.info().nvrtc.version.to_string(),
     };
     Ok((Some(artifacts), cubins))
+}
+
+/// The cubins under the names of their kernels; none if nothing was compiled.
+fn by_kernel(
+    manifest: &Manifest,
+    arch: Arch,
+    artifacts: Option<Vec<Artifact>>,
+) -> plan_dir::Cubins {
+    let images = |artifacts: Vec<Artifact>| {
+        let names = manifest.kernels.iter().map(|kernel| kernel.name.clone());
+        let images = names.zip(artifacts.into_iter().map(|artifact| artifact.cubin));
+        (arch.to_string(), images.collect())
+    };
+    artifacts.map(images).into_iter().collect()
 }
 
 fn missing(error: ToolchainError) -> Result<(Option<Vec<Artifact>>, Cubins), Failure> {

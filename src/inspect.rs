@@ -1,11 +1,13 @@
 //! `fusec inspect`: what one kernel is made of, or all of them side by side.
 
 use std::fmt::Write as _;
+use std::path::Path;
 
 use fusec_codegen::{KernelImage, Manifest, Regime};
 use fusec_fuse::{Kernel, Plan, Shape};
-use fusec_runtime::cubin::Resources;
-use fusec_runtime::toolchain::{Toolchain, ToolchainError};
+use fusec_runtime::cubin::{self, Resources};
+use fusec_runtime::plan_dir::PlanDir;
+use fusec_runtime::toolchain::{Arch, Toolchain, ToolchainError};
 use serde::Serialize;
 
 use crate::exit::Exit;
@@ -123,17 +125,7 @@ pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
 fn compiled(args: &Args) -> Result<Compiled, Failure> {
     let model = match model::open_any(&args.model)? {
         Opened::Model(model) => model,
-        Opened::Compiled(dir) => {
-            return Ok(Compiled {
-                resources: match dir.cubins {
-                    Some(cubins) => cubins.resources,
-                    None => vec![None; dir.manifest.kernels.len()],
-                },
-                missing: None,
-                manifest: dir.manifest,
-                plans: dir.plans,
-            });
-        }
+        Opened::Compiled(dir) => return carried(*dir, &args.model.model, args.arch.arch),
     };
     let planner = Planner::new(&args.plan)?;
     let arch = planner.arch(&args.arch)?;
@@ -160,6 +152,33 @@ fn compiled(args: &Args) -> Result<Compiled, Failure> {
         plans,
         resources,
         missing,
+    })
+}
+
+/// What a plan directory carries, for one of its architectures.
+fn carried(dir: PlanDir, path: &Path, arch: Option<Arch>) -> Result<Compiled, Failure> {
+    let wanted = arch.map(|arch| arch.to_string());
+    let images = match (wanted, dir.cubins.first_key_value()) {
+        (Some(arch), _) => Some(dir.cubins_for(&arch, path).map_err(failure::input)?),
+        (None, Some((_, images))) => Some(images),
+        (None, None) => None,
+    };
+    let resources = (dir.manifest.kernels.iter())
+        .map(
+            |kernel| match images.and_then(|images| images.get(&kernel.name)) {
+                Some(image) => {
+                    let mut all = cubin::resources(image).map_err(failure::input)?;
+                    Ok(all.remove(&kernel.entry))
+                }
+                None => Ok(None),
+            },
+        )
+        .collect::<Result<_, Failure>>()?;
+    Ok(Compiled {
+        resources,
+        missing: None,
+        manifest: dir.manifest,
+        plans: dir.plans,
     })
 }
 

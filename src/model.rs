@@ -33,7 +33,7 @@ pub fn open_any(args: &ModelArgs) -> Result<Opened, Failure> {
             "leave --preset, --axis and --set out, or give the model it was compiled from",
         ));
     }
-    let dir = plan_dir::open(&args.model).map_err(failure::input)?;
+    let dir = plan_dir::read_plan_dir(&args.model).map_err(failure::input)?;
     Ok(Opened::Compiled(Box::new(dir)))
 }
 

@@ -1,6 +1,7 @@
 //! Executing a manifest: memory, arguments, states, and results against the interpreter.
 
 mod memory;
+mod plan_dir;
 mod run;
 mod sample;
 mod state;
