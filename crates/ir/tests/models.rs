@@ -26,7 +26,20 @@ fn layer(name: &str, preset: Option<&str>, layer: u32) -> String {
 
 #[test]
 fn layers_of_the_zoo() {
-    for (name, preset, l) in [("rwkv6", None, 1), ("mamba2", None, 1), ("hybrid", None, 1)] {
+    for (name, preset, l) in [
+        ("rwkv6", None, 1),
+        ("rwkv7", None, 1),
+        ("mamba1", None, 1),
+        ("mamba2", None, 1),
+        ("gla", None, 1),
+        ("retnet", None, 1),
+        ("deltanet", None, 1),
+        ("gated-deltanet", None, 1),
+        ("kda", None, 1),
+        ("hgrn", None, 1),
+        ("hgrn2", None, 1),
+        ("hybrid", None, 1),
+    ] {
         insta::assert_snapshot!(format!("layer_{name}"), layer(name, preset, l));
     }
 }

@@ -557,7 +557,10 @@ impl<'a> Lowering<'a> {
                         "the number of elements of `{name}`{}",
                         self.axes.describe(axes)
                     ),
-                    size: "more".into(),
+                    size: format!(
+                        "{:.3e}",
+                        axes.iter().fold(1.0, |n, a| n * self.axes.size(*a) as f64)
+                    ),
                     limit: "2^40".into(),
                 },
                 span,
