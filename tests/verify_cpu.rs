@@ -120,16 +120,9 @@ fn no_parameter_can_be_off_without_being_noticed() {
 
 #[test]
 fn without_a_golden_case_the_f64_interpreter_is_the_reference() {
-    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/mamba2.toml");
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/hybrid.toml");
     let model = model.display().to_string();
-    let args = [
-        "verify",
-        &model,
-        "--preset",
-        "tiny",
-        "--weights",
-        "random:3",
-    ];
+    let args = ["verify", &model, "--axis", "L=2", "--weights", "random:3"];
     let out = fusec(&args);
     assert_eq!(out.status.code(), Some(0), "{}", text(&out.stderr));
     assert!(text(&out.stdout).contains("against the f64 interpreter"));
@@ -137,7 +130,7 @@ fn without_a_golden_case_the_f64_interpreter_is_the_reference() {
 
 #[test]
 fn what_cannot_be_verified_is_named_with_exit_status_2() {
-    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/mamba2.toml");
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/hybrid.toml");
     let model = model.display().to_string();
     let case = golden("mamba2-hf").display().to_string();
     let edited = tempfile::tempdir().expect("a directory");
@@ -164,7 +157,7 @@ fn what_cannot_be_verified_is_named_with_exit_status_2() {
         (vec!["verify", "no-such-directory"], "no-such-directory"),
         (vec!["verify", &model], "--weights"),
         (vec!["verify", &case, "--device", "tpu"], "tpu"),
-        (vec!["verify", &case, "--axis", "N=64"], "does not fit"),
+        (vec!["verify", &case, "--axis", "Ns=64"], "does not fit"),
         (
             vec!["verify", &case, "--golden", "gone.safetensors"],
             "about.json",

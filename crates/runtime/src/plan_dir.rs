@@ -12,8 +12,9 @@
 
 use crate::executor::{ManifestError, check_manifest};
 use fusec_codegen::Manifest;
-use fusec_fuse::Plan;
 use fusec_fuse::plan::PLAN_VERSION;
+use fusec_fuse::{Kernel, Plan};
+use fusec_ir::Graph;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
@@ -118,6 +119,11 @@ impl PlanDir {
             have: self.cubins.keys().cloned().collect(),
         })
     }
+}
+
+/// Whether a path looks like a directory that [`write_plan_dir`] made.
+pub fn is_plan_dir(path: &Path) -> bool {
+    path.join(MANIFEST).is_file()
 }
 
 /// The SHA-256 of some bytes, hexadecimal.
@@ -350,6 +356,7 @@ pub fn read_plan_dir(dir: &Path) -> Result<PlanDir, PlanDirError> {
             ),
         });
     }
+    check_plans(&manifest, &plans).map_err(|reason| PlanDirError::Damaged { path, reason })?;
     let path = dir.join(PLAN_TEXT);
     let text = std::fs::read_to_string(&path).map_err(io_error("read", &path))?;
     Ok(PlanDir {
@@ -358,6 +365,49 @@ pub fn read_plan_dir(dir: &Path) -> Result<PlanDir, PlanDirError> {
         plans,
         text,
     })
+}
+
+/// Indices of the plans point into the graphs, and launches of the manifest into the plans.
+fn check_plans(manifest: &Manifest, plans: &[Plan]) -> Result<(), String> {
+    if plans.len() != manifest.regimes.len() {
+        return Err(format!(
+            "it has {} plans, the manifest has {} regimes",
+            plans.len(),
+            manifest.regimes.len()
+        ));
+    }
+    for (regime, plan) in manifest.regimes.iter().zip(plans) {
+        fusec_fuse::validate(&regime.graph).map_err(|error| error.to_string())?;
+        if let Some(step) = (regime.steps.iter()).find(|s| s.plan_kernel >= plan.kernels.len()) {
+            return Err(format!(
+                "a step of regime `{}` is kernel {} of a plan that has {}",
+                regime.name,
+                step.plan_kernel,
+                plan.kernels.len()
+            ));
+        }
+        if let Some(kernel) = plan.kernels.iter().find(|k| !inside(k, &regime.graph)) {
+            return Err(format!(
+                "kernel `{}` has operations or values that the model of regime `{}` has not",
+                kernel.name, regime.name
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn inside(kernel: &Kernel, graph: &Graph) -> bool {
+    let lanes = || kernel.phases.iter().flat_map(|phase| &phase.lanes);
+    let mut ops = lanes()
+        .flat_map(|lane| lane.ops.iter().chain(&lane.anchors))
+        .chain(&kernel.ops);
+    let mut values = lanes().flat_map(|lane| &lane.stores);
+    let mut tails = lanes().flat_map(|lane| &lane.tails);
+    let mut axes = lanes().flat_map(|lane| &lane.grid);
+    ops.all(|op| op.index() < graph.ops.len())
+        && values.all(|value| value.index() < graph.values.len())
+        && tails.all(|state| state.index() < graph.states.len())
+        && axes.all(|grid| (grid.axis.0 as usize) < graph.axes.len())
 }
 
 fn read_cubins(dir: &Path, manifest: &Manifest) -> Result<Cubins, PlanDirError> {

@@ -76,6 +76,11 @@ pub(super) fn mamba2(config: &Config<'_>, tensors: &Tensors<'_>) -> Result<Layou
     };
     let eps = config.number(eps, 1e-5)?;
     let (dt_min, dt_max) = config.range(limit, (0.0, f64::INFINITY))?;
+    // A step size is a softplus: a limit at or below 0 is none.
+    let dt_min = match dt_min > 0.0 {
+        true => dt_min,
+        false => f64::NEG_INFINITY,
+    };
     Ok(Layout::new(
         "mamba2",
         [
@@ -85,7 +90,7 @@ pub(super) fn mamba2(config: &Config<'_>, tensors: &Tensors<'_>) -> Result<Layou
             ("G", groups),
             ("Hg", group),
             ("P", p),
-            ("N", n),
+            ("Ns", n),
             ("K", taps),
         ],
         [
@@ -93,7 +98,7 @@ pub(super) fn mamba2(config: &Config<'_>, tensors: &Tensors<'_>) -> Result<Layou
             ("mixer_eps", number(eps)),
             ("dt_min", number(dt_min)),
             ("dt_max", number(dt_max)),
-            ("group_norm", flag(fla)),
+            ("norm_per_group", flag(fla)),
             ("tied", flag(!tensors.has("lm_head.weight"))),
         ],
     ))
