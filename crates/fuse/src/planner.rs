@@ -212,7 +212,10 @@ fn emit(
                 name: names.name(ctx, ops, &lanes),
                 cost: crate::cost::cost(ctx, &lanes),
                 phases: vec![Phase { lanes }],
-                names: ops.iter().map(|id| ctx.graph.op(*id).name.clone()).collect(),
+                names: ops
+                    .iter()
+                    .map(|id| ctx.graph.op(*id).name.clone())
+                    .collect(),
                 ops: ops.clone(),
                 layer: ops.first().and_then(|id| ctx.graph.op(*id).layer),
                 forms: vec![],

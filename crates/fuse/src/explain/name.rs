@@ -57,11 +57,7 @@ pub fn computed(ctx: &Context<'_>) -> BTreeSet<String> {
 
 /// The one name among `names` that is meant: as typed, or what alone ends in `.typed`.
 /// `graph` tells what a name that is not computed stands for.
-pub fn resolve(
-    names: &BTreeSet<String>,
-    graph: &Graph,
-    typed: &str,
-) -> Result<String, NameError> {
+pub fn resolve(names: &BTreeSet<String>, graph: &Graph, typed: &str) -> Result<String, NameError> {
     if names.contains(typed) {
         return Ok(typed.to_string());
     }
@@ -78,7 +74,11 @@ pub fn resolve(
         });
     }
     let ending = format!(".{typed}");
-    let candidates: Vec<String> = names.iter().filter(|n| n.ends_with(&ending)).cloned().collect();
+    let candidates: Vec<String> = names
+        .iter()
+        .filter(|n| n.ends_with(&ending))
+        .cloned()
+        .collect();
     match candidates.len() {
         0 => Err(NameError::Unknown {
             name: typed.into(),
@@ -104,10 +104,15 @@ fn nearest(names: &BTreeSet<String>, typed: &str) -> Vec<String> {
             .iter()
             .any(|(n, of)| *n <= of.chars().count().div_ceil(3));
         if near {
-            by_edits.entry(whole.min(end)).or_default().push(name);
+            by_edits.entry(whole + end).or_default().push(name);
         }
     }
-    by_edits.into_values().flatten().take(OFFERED).cloned().collect()
+    by_edits
+        .into_values()
+        .flatten()
+        .take(OFFERED)
+        .cloned()
+        .collect()
 }
 
 /// Insertions, deletions, replacements and exchanges of neighbours between two words.

@@ -5,6 +5,7 @@ use super::ground::{Ground, Joint};
 use super::name::{computed, resolve};
 use super::why::{home, value_names};
 use super::{ExplainError, Reason, op_names};
+use crate::candidates::nanoseconds;
 use crate::context::Context;
 use crate::forms;
 use crate::planner::{Options, PlanError, Planned, plan};
@@ -109,7 +110,7 @@ pub enum Price {
         launches: (usize, usize),
         /// Forms of the new plan, where they are others.
         forms: Option<Vec<String>>,
-        /// What else changes in the layers that the answer is for.
+        /// What changes in the layers that the answer is for, swaps of equals left out.
         changes: Vec<Change>,
     },
     /// There is none.
@@ -262,7 +263,9 @@ impl Asked<'_> {
 
     fn at(&self, op: OpId) -> Option<(usize, At)> {
         let kernels = &self.planned.plan.kernels;
-        let k = kernels.iter().position(|k| k.ops.binary_search(&op).is_ok())?;
+        let k = kernels
+            .iter()
+            .position(|k| k.ops.binary_search(&op).is_ok())?;
         let kernel = &kernels[k];
         let at = At {
             kernel: kernel.name.clone(),
@@ -279,6 +282,14 @@ impl Asked<'_> {
             values,
             span: None,
         }
+    }
+
+    /// Whether a change has a price or moves the two values; others swap equals.
+    fn concerns(&self, change: &Change) -> bool {
+        let sides = [&change.before, &change.after];
+        let us = sides.map(|side| side.iter().map(|part| part.us).sum::<f64>());
+        let holds = |part: &diff::Part| part.ops.iter().any(|op| op == self.a || op == self.b);
+        nanoseconds(us[0] - us[1]) != 0 || change.before.iter().any(holds)
     }
 
     /// Plans again with one more pin. `layer` is the one whose changes are told.
@@ -300,13 +311,10 @@ impl Asked<'_> {
             from_us: now.total_us,
             to_us: forced.total_us,
             launches: (now.kernels.len(), forced.kernels.len()),
-            changes: match layer {
-                Some(layer) => {
-                    let here = changes.into_iter();
-                    here.filter(|c| c.layers.contains(&layer)).collect()
-                }
-                None => changes,
-            },
+            changes: (changes.into_iter())
+                .filter(|c| layer.is_none_or(|layer| c.layers.contains(&layer)))
+                .filter(|c| self.concerns(c))
+                .collect(),
             forms: (now.forms != forced.forms).then_some(forced.forms),
         })
     }

@@ -78,11 +78,32 @@ fn count(n: usize, what: &str) -> String {
 /// The terms that are not nothing, the deciding one first.
 fn terms(cost: &Cost) -> String {
     let mut terms = [
-        (cost.memory_us, format!("memory {} ({} and {} from L2)", time(cost.memory_us), amount(cost.bytes), amount(cost.l2_bytes))),
-        (cost.tensor_us, format!("tensor cores {}", time(cost.tensor_us))),
+        (
+            cost.memory_us,
+            format!(
+                "memory {} ({}, and {} from L2)",
+                time(cost.memory_us),
+                amount(cost.bytes),
+                amount(cost.l2_bytes)
+            ),
+        ),
+        (
+            cost.tensor_us,
+            format!("tensor cores {}", time(cost.tensor_us)),
+        ),
         (cost.simt_us, format!("arithmetic {}", time(cost.simt_us))),
-        (cost.special_us, format!("special functions {}", time(cost.special_us))),
-        (cost.serial_us, format!("{:.0} serial steps {}", cost.serial_steps, time(cost.serial_us))),
+        (
+            cost.special_us,
+            format!("special functions {}", time(cost.special_us)),
+        ),
+        (
+            cost.serial_us,
+            format!(
+                "{:.0} serial steps {}",
+                cost.serial_steps,
+                time(cost.serial_us)
+            ),
+        ),
     ];
     terms.sort_by(|a, b| b.0.total_cmp(&a.0));
     let shown: Vec<String> = terms
@@ -116,7 +137,11 @@ impl fmt::Display for Why {
                 false => form.rules.join(", "),
             };
             let mark = if form.chosen { "chosen" } else { "dearer" };
-            paragraph(f, 0, &format!("form {mark}: {}, {rules}", time(form.total_us)))?;
+            paragraph(
+                f,
+                0,
+                &format!("form {mark}: {}, {rules}", time(form.total_us)),
+            )?;
         }
         let us: f64 = self.kernels.iter().map(|k| k.cost.total_us).sum();
         let what = match self.layers.is_empty() {
@@ -124,7 +149,12 @@ impl fmt::Display for Why {
             false => layers(&self.layers),
         };
         let each = if self.layers.len() > 1 { " each" } else { "" };
-        writeln!(f, "\n{what}: {}{each}, {}{each}", count(self.kernels.len(), "launch"), time(us))?;
+        writeln!(
+            f,
+            "\n{what}: {}{each}, {}{each}",
+            count(self.kernels.len(), "launch"),
+            time(us)
+        )?;
         for kernel in &self.kernels {
             writeln!(f)?;
             write_chosen(f, kernel)?;
@@ -162,12 +192,19 @@ fn saved(kernel: &Chosen) -> String {
         b => format!("-{}", amount(-b)),
     };
     let launches = count(saved.launches, "launch");
-    format!("{}, {bytes} of traffic and {launches} against one kernel per operation", time(saved.us))
+    format!(
+        "{}, {bytes} of traffic and {launches} against one kernel per operation",
+        time(saved.us)
+    )
 }
 
 impl Why {
     fn write_savings(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut by: Vec<&Chosen> = self.kernels.iter().filter(|k| k.saved.launches > 0).collect();
+        let mut by: Vec<&Chosen> = self
+            .kernels
+            .iter()
+            .filter(|k| k.saved.launches > 0)
+            .collect();
         by.sort_by(|a, b| b.saved.us.total_cmp(&a.saved.us));
         if by.is_empty() {
             return writeln!(f, "\nnothing is fused");
@@ -184,18 +221,31 @@ impl Why {
             Verdict::Dearer { by_us } => Some(by_us),
             _ => None,
         };
-        let mut priced: Vec<(f64, &Edge)> =
-            self.edges.iter().filter_map(|e| Some((price(e)?, e))).collect();
+        let mut priced: Vec<(f64, &Edge)> = self
+            .edges
+            .iter()
+            .filter_map(|e| Some((price(e)?, e)))
+            .collect();
         priced.sort_by(|a, b| a.0.total_cmp(&b.0));
         if !priced.is_empty() {
-            let unit = if self.layers.is_empty() { "model" } else { "layer" };
-            writeln!(f, "\nclosest calls, legal in one kernel (what the {unit} would then take):")?;
+            let unit = if self.layers.is_empty() {
+                "model"
+            } else {
+                "layer"
+            };
+            writeln!(
+                f,
+                "\nclosest calls, legal in one kernel (what the {unit} would then take):"
+            )?;
             for (us, edge) in priced {
                 paragraph(f, 2, &format!("{}: {}", more(us), way(edge)))?;
             }
         }
         for (what, wanted) in [
-            ("legal in one kernel, not priced here (name two values to price them):", true),
+            (
+                "legal in one kernel, not priced here (name two values to price them):",
+                true,
+            ),
             ("kept apart by pins:", false),
         ] {
             let mut first = true;
@@ -274,7 +324,11 @@ impl fmt::Display for Pair {
             } => {
                 writeln!(f, "`{a}` and `{b}`: apart, by cost{whence}")?;
                 write_places(f, self, at_a, at_b)?;
-                paragraph(f, 2, &format!("one kernel is legal; it holds at least {}", quoted(group)))?;
+                paragraph(
+                    f,
+                    2,
+                    &format!("one kernel is legal; it holds at least {}", quoted(group)),
+                )?;
                 write_price(f, "together", together)?;
             }
             Answer::Illegal {
@@ -298,7 +352,11 @@ impl fmt::Display for Pair {
                         reason.rule, reason.limit, reason.got
                     ),
                 )?;
-                paragraph(f, 2, &format!("the smallest group with both is {}", quoted(group)))?;
+                paragraph(
+                    f,
+                    2,
+                    &format!("the smallest group with both is {}", quoted(group)),
+                )?;
                 let larger = match complete {
                     true => "no larger group with both is legal either",
                     false => "no legal group with both was found, and not all were examined",
@@ -309,14 +367,22 @@ impl fmt::Display for Pair {
                 writeln!(f, "`{a}` and `{b}`: apart, in different parts of the model")?;
                 paragraph(f, 2, &format!("`{a}`: {}", places(in_a)))?;
                 paragraph(f, 2, &format!("`{b}`: {}", places(in_b)))?;
-                paragraph(f, 2, "no kernel spans two layers, or a layer and what is outside")?;
+                paragraph(
+                    f,
+                    2,
+                    "no kernel spans two layers, or a layer and what is outside",
+                )?;
             }
             Answer::Folded {
                 values,
                 rules,
                 together,
             } => {
-                writeln!(f, "`{a}` and `{b}`: the chosen form does not compute {}", quoted(values))?;
+                writeln!(
+                    f,
+                    "`{a}` and `{b}`: the chosen form does not compute {}",
+                    quoted(values)
+                )?;
                 let rules = match rules.is_empty() {
                     true => "the model as written".to_string(),
                     false => rules.join(", "),
@@ -401,7 +467,11 @@ impl fmt::Display for PlanDiff {
             return writeln!(f, "  no difference");
         }
         for setting in &self.settings {
-            paragraph(f, 2, &format!("{}: {} -> {}", setting.name, setting.before, setting.after))?;
+            paragraph(
+                f,
+                2,
+                &format!("{}: {} -> {}", setting.name, setting.before, setting.after),
+            )?;
         }
         for form in &self.forms_gone {
             paragraph(f, 2, &format!("form no longer taken: {form}"))?;
@@ -445,7 +515,9 @@ fn write_change(
     let (before, after) = (&change.before, &change.after);
     let times = format!("{} -> {}", time(us(before)), time(us(after)));
     let text = match (change.kind, &before[..], &after[..]) {
-        (ChangeKind::Merged, ..) => format!("merged {} into {}: {times}", list(before), list(after)),
+        (ChangeKind::Merged, ..) => {
+            format!("merged {} into {}: {times}", list(before), list(after))
+        }
         (ChangeKind::Split, ..) => format!("split {} into {}: {times}", list(before), list(after)),
         (ChangeKind::Regrouped, ..) => {
             format!("regrouped {} into {}: {times}", list(before), list(after))
@@ -467,10 +539,17 @@ fn write_change(
     paragraph(f, margin, &format!("{whence}{text}"))?;
     let mut by_way: BTreeMap<(&str, &str), Vec<String>> = BTreeMap::new();
     for of in &change.moved {
-        by_way.entry((&of.from, &of.to)).or_default().push(of.op.clone());
+        by_way
+            .entry((&of.from, &of.to))
+            .or_default()
+            .push(of.op.clone());
     }
     for ((from, to), ops) in by_way {
-        paragraph(f, margin + 2, &format!("moved {} from {from} to {to}", quoted(&ops)))?;
+        paragraph(
+            f,
+            margin + 2,
+            &format!("moved {} from {from} to {to}", quoted(&ops)),
+        )?;
     }
     Ok(())
 }

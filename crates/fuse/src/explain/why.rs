@@ -18,7 +18,7 @@ use serde::Serialize;
 use std::collections::BTreeMap;
 
 /// Wishes for which a layer is selected anew; further edges are judged by their rule alone.
-const RESOLVES: usize = 12;
+const RESOLVES: usize = 24;
 
 /// The kernels of an interior layer and the decisions between them.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -198,7 +198,9 @@ fn crossings(ctx: &Context<'_>, kernels: &[Kernel]) -> Vec<Crossing> {
             for value in &ctx.graph.op(*maker).outputs {
                 let mut into: BTreeMap<usize, OpId> = BTreeMap::new();
                 for reader in ctx.readers(*value) {
-                    let to = kernels.iter().position(|k| k.ops.binary_search(reader).is_ok());
+                    let to = kernels
+                        .iter()
+                        .position(|k| k.ops.binary_search(reader).is_ok());
                     if let Some(to) = to.filter(|to| *to != from) {
                         into.entry(to).or_insert(*reader);
                     }
@@ -251,20 +253,14 @@ fn edges(
     }
     // The edges whose kernels, made one, cost least more are likely the closest calls.
     legal.sort_by_key(|(guess, i, _)| (*guess, *i));
-    let mut asked: BTreeMap<(usize, usize), Verdict> = BTreeMap::new();
+    let mut asked: BTreeMap<Vec<OpId>, Verdict> = BTreeMap::new();
     let now: f64 = kernels.iter().map(|k| k.cost.total_us).sum();
     for (_, i, group) in legal {
-        let between = (crossings[i].from, crossings[i].to);
-        let verdict = match asked.get(&between) {
-            Some(known) => known.clone(),
-            None if asked.len() == RESOLVES => Verdict::Legal,
-            None => forced(&ground, options.mode, &pins, segment, &group, now),
-        };
-        // One price for a pair of kernels: the first is that of the likeliest edge.
-        if verdict != Verdict::Legal {
-            asked.insert(between, verdict.clone());
+        if asked.len() < RESOLVES && !asked.contains_key(&group) {
+            let verdict = forced(&ground, options.mode, &pins, segment, &group, now);
+            asked.insert(group.clone(), verdict);
         }
-        verdicts[i] = Some(verdict);
+        verdicts[i] = Some(asked.get(&group).cloned().unwrap_or(Verdict::Legal));
     }
     let mut out: Vec<Edge> = Vec::new();
     for (crossing, verdict) in crossings.iter().zip(verdicts) {
@@ -272,9 +268,9 @@ fn edges(
         let name = ctx.graph.value(crossing.value).name.clone();
         let bytes = ctx.value_bytes(crossing.value);
         let (from, to) = (&kernels[crossing.from].name, &kernels[crossing.to].name);
-        let known = out.iter_mut().find(|e| {
-            e.from == *from && e.to == *to && alike(&e.verdict, &verdict)
-        });
+        let known = out
+            .iter_mut()
+            .find(|e| e.from == *from && e.to == *to && alike(&e.verdict, &verdict));
         match known {
             Some(edge) => {
                 edge.values.push(name);
@@ -345,7 +341,12 @@ fn forced(
     let us: f64 = selection
         .groups
         .iter()
-        .filter_map(|g| ground.board.price(&Bits::of(ground.board.len(), g.iter().copied())).ok())
+        .filter_map(|g| {
+            ground
+                .board
+                .price(&Bits::of(ground.board.len(), g.iter().copied()))
+                .ok()
+        })
         .sum();
     Verdict::Dearer { by_us: us - now }
 }
