@@ -50,7 +50,8 @@ fn golden_cases_pass_within_their_bound() {
         for part in ["prefill", "steps"] {
             let error = answer[part]["relative"].as_f64().expect("a number");
             // Exactly 0 would mean that nothing was compared.
-            assert!(error > 0.0 && error <= 5e-5, "{path} {part}: {error}");
+            let bound = answer["bound"].as_f64().expect("a number");
+            assert!(bound <= 2e-3 && error > 0.0 && error <= bound, "{path} {part}: {error}");
             assert!(answer[part]["compared"].as_u64() > Some(1000));
         }
     }
@@ -92,11 +93,16 @@ fn compare(model: &Model, params: Vec<Vec<f64>>, case: &GoldenCase) -> Compariso
     verify::golden(&mut session, case).expect("a comparison")
 }
 
-/// The cases would not pass with slightly wrong mathematics: each parameter matters.
+/// The cases would not pass with slightly wrong mathematics: each parameter matters. Left out are
+/// those whose reference ran in a lower precision, which have a wider bound and blind spots
+/// (tests/golden/README.md).
 #[test]
 fn no_parameter_can_be_off_without_being_noticed() {
     for path in cases() {
         let case = GoldenCase::open(&path).expect("a case");
+        if case.bound > 5e-5 {
+            continue;
+        }
         let model = Model::open(&path, &Overrides::default()).expect("a model");
         let params = model.weights(None).expect("weights").to_f64();
         let exact = compare(&model, params.clone(), &case);
