@@ -60,7 +60,10 @@ fn every_model_is_planned_in_every_mode_and_gets_fewer_launches() {
             let greedy = planned(&graph, batch, time, Mode::Greedy);
             println!("greedy {:.1} us", greedy.plan.total_us);
             let random = planned(&graph, batch, time, Mode::Random(1));
-            assert!(2 * launches_per_layer(&auto.plan) < launches_per_layer(&unfused.plan));
+            assert!(
+                launches_per_layer(&auto.plan) < launches_per_layer(&unfused.plan),
+                "{name}"
+            );
             assert!(auto.plan.total_us <= greedy.plan.total_us + 0.1, "{name}");
             assert!(auto.plan.total_us < unfused.plan.total_us, "{name}");
             assert!(
