@@ -2,7 +2,6 @@
 
 use std::error::Error;
 use std::io::{self, IsTerminal, Write};
-use std::path::Path;
 
 use miette::{Diagnostic, MietteHandlerOpts, Report};
 
@@ -63,11 +62,6 @@ pub fn stdout(error: io::Error) -> Failure {
             "redirect it to where there is room",
         )
     }
-}
-
-/// The failure of a file operation.
-pub fn io(action: &str, path: &Path, error: &io::Error, help: &str) -> Failure {
-    message(format!("cannot {action} {}: {error}", path.display()), help)
 }
 
 impl Failure {

@@ -5,12 +5,19 @@
 #![warn(missing_docs)]
 #![forbid(unsafe_code)]
 
+mod compile;
 mod device;
 mod exit;
 mod failure;
 mod flags;
+mod inspect;
+mod kernels;
 mod model;
 mod output;
+mod overview;
+mod pipeline;
+mod plan;
+mod progress;
 mod run;
 mod table;
 mod toolchain;
@@ -40,6 +47,12 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    /// Compiles a model into a directory of plans, CUDA sources and cubins.
+    Compile(compile::Args),
+    /// Shows the kernels that a model becomes, what each fuses, and what each costs.
+    Plan(plan::Args),
+    /// Shows what kernels use and what they cost, and their source.
+    Inspect(inspect::Args),
     /// Runs a model and compares its logits with recorded or reference ones.
     Verify(verify::Args),
     /// Runs a model on token ids.
@@ -68,6 +81,9 @@ fn main() -> ExitCode {
 
 fn dispatch(verb: Verb, output: &mut Output) -> Result<Exit, Failure> {
     match verb {
+        Verb::Compile(args) => compile::run(&args, output),
+        Verb::Plan(args) => plan::run(&args, output),
+        Verb::Inspect(args) => inspect::run(&args, output),
         Verb::Verify(args) => verify::run(&args, output),
         Verb::Run(args) => run::run(&args, output),
         Verb::Toolchain(args) => toolchain::run(&args, output),

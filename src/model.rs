@@ -1,16 +1,57 @@
-//! Opening what the command line calls MODEL, with its overrides.
+//! Opening what the user names as MODEL.
+
+use std::collections::BTreeMap;
+use std::path::Path;
 
 use fusec_ir::language::{Overrides, Setting};
 use fusec_runtime::model::{Model, ModelError};
+use fusec_runtime::plan_dir::{self, PlanDir};
 
 use crate::failure::{self, Failure};
 use crate::flags::ModelArgs;
 
-/// Opens the model; what its text looks mistaken in is logged.
+/// What MODEL is.
+#[derive(Debug)]
+pub enum Opened {
+    /// A model text, or a checkpoint whose model is known.
+    Model(Box<Model>),
+    /// A directory that `fusec compile` wrote.
+    Compiled(Box<PlanDir>),
+}
+
+/// Opens MODEL, whatever it is.
+pub fn open_any(args: &ModelArgs) -> Result<Opened, Failure> {
+    if !plan_dir::is_plan_dir(&args.model) {
+        return Ok(Opened::Model(Box::new(open(args)?)));
+    }
+    if args.preset.is_some() || !args.axes.is_empty() || !args.settings.is_empty() {
+        return Err(failure::message(
+            format!(
+                "{} is compiled: its sizes and settings are fixed",
+                args.model.display()
+            ),
+            "leave --preset, --axis and --set out, or give the model it was compiled from",
+        ));
+    }
+    let dir = plan_dir::read_plan_dir(&args.model).map_err(failure::input)?;
+    Ok(Opened::Compiled(Box::new(dir)))
+}
+
+/// Opens a MODEL that still is to be planned.
 pub fn open(args: &ModelArgs) -> Result<Model, Failure> {
-    let model = Model::open(&args.model, &overrides(args)).map_err(report)?;
+    if plan_dir::is_plan_dir(&args.model) {
+        return Err(failure::message(
+            format!("{} is compiled already", args.model.display()),
+            "give the model it was compiled from",
+        ));
+    }
+    let model = Model::open(&args.model, &overrides(args)?).map_err(report)?;
     for warning in &model.warnings {
-        tracing::warn!("{}", warning.message);
+        let place = model.sources.locate(warning.span).map(|(file, range)| {
+            let before = file.text.get(..range.start).unwrap_or_default();
+            format!("{}:{}: ", file.name, before.matches('\n').count() + 1)
+        });
+        tracing::warn!("{}{}", place.unwrap_or_default(), warning.message);
     }
     Ok(model)
 }
@@ -23,21 +64,49 @@ pub fn report(error: ModelError) -> Failure {
     }
 }
 
-fn overrides(args: &ModelArgs) -> Overrides {
-    let axes = args.axes.iter().map(|a| (a.axis.clone(), a.size));
-    let settings = args.settings.iter();
-    Overrides {
-        preset: args.preset.clone(),
-        axes: axes.collect(),
-        settings: settings
-            .map(|s| (s.name.clone(), setting(&s.value)))
-            .collect(),
-    }
+/// A name for a model's directory: that of its file or directory, without an ending.
+pub fn short_name(path: &Path) -> String {
+    let path = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
+    let name = match path.is_dir() {
+        true => path.file_name(),
+        false => path.file_stem(),
+    };
+    let name = name.map(|name| name.to_string_lossy().into_owned());
+    name.unwrap_or_else(|| "model".into())
 }
 
-/// A switch, a number, or else a word.
+/// What the command line sets in the model text.
+fn overrides(args: &ModelArgs) -> Result<Overrides, Failure> {
+    let mut axes = BTreeMap::new();
+    for given in &args.axes {
+        if axes.insert(given.axis.clone(), given.size).is_some() {
+            return Err(twice("--axis", &given.axis));
+        }
+    }
+    let mut settings = BTreeMap::new();
+    for given in &args.settings {
+        let value = setting(&given.value);
+        if settings.insert(given.name.clone(), value).is_some() {
+            return Err(twice("--set", &given.name));
+        }
+    }
+    Ok(Overrides {
+        preset: args.preset.clone(),
+        axes,
+        settings,
+    })
+}
+
+fn twice(flag: &str, name: &str) -> Failure {
+    failure::message(
+        format!("{flag} gives `{name}` twice"),
+        "leave one of them out",
+    )
+}
+
+/// A setting as written on the command line: a switch, a number, or else a word.
 fn setting(text: &str) -> Setting {
-    match (text, text.parse()) {
+    match (text, text.parse::<f64>()) {
         ("true", _) => Setting::Bool(true),
         ("false", _) => Setting::Bool(false),
         (_, Ok(number)) => Setting::Number(number),

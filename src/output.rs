@@ -24,11 +24,6 @@ impl Output {
         }
     }
 
-    /// Whether JSON is wanted.
-    pub fn is_json(&self) -> bool {
-        self.json
-    }
-
     /// Writes a line (or several) of text.
     pub fn line(&mut self, text: impl Display) -> Result<(), Failure> {
         writeln!(self.stdout, "{text}").map_err(failure::stdout)

@@ -130,7 +130,11 @@ pub fn generate(
     let body = text.finish();
     let shared_floats = lanes.iter().map(|l| l.shared_floats).max().unwrap_or(0);
     let position = lanes.iter().any(|l| l.position);
-    let names_used = prelude::primitives_in(&body);
+    let mut names_used = prelude::primitives_in(&body);
+    if shared_floats > 0 {
+        // Named by the frame around the body.
+        names_used.insert("FUSEC_DYNAMIC_SMEM");
+    }
     let mut params: Vec<ParamLine> = pointers
         .list()
         .iter()

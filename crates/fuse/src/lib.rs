@@ -32,3 +32,4 @@ pub use plan::{
 };
 pub use planner::{Launch, Options, PlanError, Planned, plan};
 pub use print::{interior, launches_per_layer, limit};
+pub use validate::validate;

@@ -56,13 +56,21 @@ fn difference(a: &[f32], b: &[f32]) -> f64 {
     worst / scale
 }
 
-fn check(name: &str, graph: &Graph, mode: Mode, batch: usize, times: &[usize], bound: f64) {
+fn check(
+    name: &str,
+    graph: &Graph,
+    storage: Storage,
+    mode: Mode,
+    batch: usize,
+    times: &[usize],
+    bound: f64,
+) {
     let weights = Weights::random(graph, 7).expect("weights");
     let device = Device::find("h200").expect("profile");
     let planned = |time| {
         let options = Options {
             shape: Shape { batch, time },
-            storage: Storage::F32,
+            storage,
             mode,
             device: &device,
             launch: Launch::Graph,
@@ -73,7 +81,7 @@ fn check(name: &str, graph: &Graph, mode: Mode, batch: usize, times: &[usize], b
     let (decode, prefill) = (planned(1), planned(times[0]));
     let manifest = generate(
         name,
-        Storage::F32,
+        storage,
         90,
         &[
             Planned {
@@ -111,8 +119,13 @@ fn check(name: &str, graph: &Graph, mode: Mode, batch: usize, times: &[usize], b
     let mut state = State::zero(graph, batch);
     let mut references = BTreeMap::new();
     for regime in &manifest.regimes {
+        // Half storages: the same rounded weights, f32 arithmetic; what is left is the rounding of
+        // stored activations.
+        let rounded = weights
+            .rounded(&regime.graph, storage.into())
+            .expect("weights");
         let interpreter =
-            Interpreter::new(&regime.graph, weights.params().to_vec()).expect("interpreter");
+            Interpreter::new(&regime.graph, rounded.into_params()).expect("interpreter");
         references.insert(regime.name.clone(), interpreter);
     }
     for (run, time) in times.iter().enumerate() {
@@ -179,14 +192,64 @@ fn token_shift_and_outer_product() {
         ],
     );
     for mode in MODES {
-        check("rwkv6", &graph, mode, 2, &[19, 1, 1, 5], 2e-4);
+        check("rwkv6", &graph, Storage::F32, mode, 2, &[19, 1, 1, 5], 2e-4);
     }
 }
 
 #[test]
 fn convolution_and_state_space() {
-    let graph = model("mamba2.toml", &[("V", 64), ("L", 2)]);
+    let graph = model(
+        "mamba2.toml",
+        &[
+            ("V", 64),
+            ("L", 2),
+            ("C", 64),
+            ("Hg", 4),
+            ("P", 32),
+            ("Ns", 32),
+        ],
+    );
     for mode in MODES {
-        check("mamba2", &graph, mode, 2, &[19, 1, 1, 5], 2e-4);
+        check(
+            "mamba2",
+            &graph,
+            Storage::F32,
+            mode,
+            2,
+            &[19, 1, 1, 5],
+            2e-4,
+        );
+    }
+}
+
+#[test]
+fn half_precision_on_tensor_cores() {
+    let rwkv6 = model(
+        "rwkv6.toml",
+        &[
+            ("V", 64),
+            ("L", 1),
+            ("H", 2),
+            ("N", 32),
+            ("R", 8),
+            ("Rd", 16),
+        ],
+    );
+    let mamba2 = model(
+        "mamba2.toml",
+        &[
+            ("V", 64),
+            ("L", 1),
+            ("C", 64),
+            ("Hg", 4),
+            ("P", 32),
+            ("Ns", 32),
+        ],
+    );
+    for storage in [Storage::Bf16, Storage::F16] {
+        for mode in [Mode::Auto, Mode::Unfused] {
+            check("rwkv6", &rwkv6, storage, mode, 1, &[37, 1], 4e-2);
+            check("mamba2", &mamba2, storage, mode, 1, &[37, 1], 4e-2);
+        }
     }
 }

@@ -238,7 +238,9 @@ fn errors_carry_the_place_and_stay_with_their_source() {
         .zip(&texts)
         .map(|(name, text)| Source { name, text })
         .collect();
-    let results = toolchain.compile_all(&sources, arch("sm_80")).unwrap();
+    let results = toolchain
+        .compile_all(&sources, arch("sm_80"), || {})
+        .unwrap();
     assert_eq!(results.len(), sources.len());
     for (index, result) in results.into_iter().enumerate() {
         match (index, result) {

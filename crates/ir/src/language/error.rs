@@ -15,7 +15,7 @@ struct Report {
     problem: Box<Problem>,
     text: NamedSource<String>,
     labels: Vec<LabeledSpan>,
-    help: Option<String>,
+    help: String,
 }
 
 impl LanguageError {
@@ -30,10 +30,7 @@ impl Diagnostic for LanguageError {
         Some(Box::new(format!("model::{}", self.0.problem.code())))
     }
     fn help<'a>(&'a self) -> Option<Box<dyn std::fmt::Display + 'a>> {
-        self.0
-            .help
-            .as_ref()
-            .map(|h| Box::new(h) as Box<dyn std::fmt::Display>)
+        Some(Box::new(&self.0.help))
     }
     fn source_code(&self) -> Option<&dyn SourceCode> {
         Some(&self.0.text)
@@ -313,9 +310,9 @@ impl Problem {
     }
 
     /// The way out.
-    fn help(&self) -> Option<String> {
-        Some(match self {
-            Problem::Toml { .. } => return None,
+    fn help(&self) -> String {
+        match self {
+            Problem::Toml { .. } => "the rest of the file cannot be read before this is".into(),
             Problem::WrongType { expected, .. } => format!("write {expected} here"),
             Problem::UnknownKey { key, known, .. } => suggest(key, known, "keys are"),
             Problem::UnknownAxis { name, known } => match nearest(name, known) {
@@ -340,7 +337,11 @@ impl Problem {
             Problem::Include { .. } => {
                 "include files by a path below the directory of this file".into()
             }
-            Problem::Syntax { .. } => return None,
+            Problem::Syntax { .. } => {
+                "statements are `name = expression`, one to a line; a line goes on inside ( ) and \
+                 [ ] and after an operator"
+                    .into()
+            }
             Problem::TooDeep { .. } => "give a part of it a name of its own".into(),
             Problem::ReadBeforeSet { name } => {
                 format!("move the statement that sets `{name}` above this one")
@@ -368,7 +369,7 @@ impl Problem {
             Problem::NotStatic { .. } => {
                 "use numbers, axis sizes, settings and the layer index".into()
             }
-        })
+        }
     }
 }
 

@@ -30,7 +30,7 @@ impl Bases {
 
 /// Which of a tail's two copies is meant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Copy {
+pub enum TailCopy {
     /// The one read in this run.
     Old,
     /// The one filled in this run.
@@ -56,7 +56,7 @@ pub struct Binding<'a> {
 
 impl Binding<'_> {
     /// Where a buffer lies. `None` if it has no place: scratch that no step uses.
-    pub fn place(&self, buffer: usize, copy: Copy) -> Option<Place> {
+    pub fn place(&self, buffer: usize, copy: TailCopy) -> Option<Place> {
         let kind = self
             .manifest
             .regimes
@@ -76,8 +76,8 @@ impl Binding<'_> {
             BufferKind::State(id) | BufferKind::Tail(id) => {
                 let slot = self.states.slots.get(&id)?;
                 let which = match copy {
-                    Copy::Old => self.parity,
-                    Copy::New => 1 - self.parity,
+                    TailCopy::Old => self.parity,
+                    TailCopy::New => 1 - self.parity,
                 };
                 Some(Place {
                     region: Region::States,
@@ -121,8 +121,8 @@ impl Binding<'_> {
                 Arg::Batch => return Ok(ArgValue::Integer(shape.batch as i64)),
                 Arg::Time => return Ok(ArgValue::Integer(shape.time as i64)),
                 Arg::Position => return Ok(ArgValue::Position),
-                Arg::Buffer(buffer) | Arg::OldTail(buffer) => (buffer, Copy::Old),
-                Arg::NewTail(buffer) => (buffer, Copy::New),
+                Arg::Buffer(buffer) | Arg::OldTail(buffer) => (buffer, TailCopy::Old),
+                Arg::NewTail(buffer) => (buffer, TailCopy::New),
             };
             let place = self
                 .place(buffer, copy)
@@ -172,7 +172,7 @@ impl Binding<'_> {
         written
             .filter(|buffer| matches!(regime.buffers[*buffer].kind, BufferKind::Tail(_)))
             .filter(|buffer| !before.iter().any(|step| step.writes.contains(buffer)))
-            .filter_map(|buffer| self.place(buffer, Copy::New))
+            .filter_map(|buffer| self.place(buffer, TailCopy::New))
     }
 }
 

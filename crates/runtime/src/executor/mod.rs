@@ -15,7 +15,7 @@ mod input;
 mod recent;
 mod state;
 
-pub use bind::{Bases, Binding, Copy};
+pub use bind::{Bases, Binding, TailCopy};
 pub use check::check as check_manifest;
 pub use constants::Constants;
 pub use device::{ArgValue, Device, Launch, Place, Region, RunKey, Submission};
@@ -212,14 +212,16 @@ impl<D: Device> Executor<D> {
         state.check(self.graph())?;
         if state.batch != self.states.batch {
             let states = StatesPlan::new(&self.manifest.regimes[0], state.batch)?;
-            self.launches.clear();
-            self.interrupted = Some("the states were being allocated anew".into());
             self.check_free(
                 self.states.bytes(),
                 states.bytes(),
                 self.arena_bytes,
                 &states,
             )?;
+            self.launches.clear();
+            // Should the allocation fail, there are no states, for any number of sequences.
+            self.interrupted = Some("the states could not be allocated".into());
+            self.states.batch = 0;
             self.bases.states = self.device.allocate(Region::States, states.bytes())?;
             self.states = states;
         }
@@ -304,7 +306,7 @@ impl<D: Device> Executor<D> {
                 continue;
             };
             let bytes = input::encode(&buffer.name, input, buffer.element)?;
-            if let Some(place) = self.binding(key, &arena).place(index, Copy::Old) {
+            if let Some(place) = self.binding(key, &arena).place(index, TailCopy::Old) {
                 self.device.write(place, &bytes)?;
             }
         }
@@ -355,8 +357,12 @@ impl<D: Device> Executor<D> {
             let regime = &self.manifest.regimes[run.key.regime];
             let holds = |kind| kind == BufferKind::Output(id);
             let found = regime.buffers.iter().position(|buffer| holds(buffer.kind));
-            let place = found
-                .and_then(|at| Some((at, self.binding(run.key, &run.arena).place(at, Copy::Old)?)));
+            let place = found.and_then(|at| {
+                Some((
+                    at,
+                    self.binding(run.key, &run.arena).place(at, TailCopy::Old)?,
+                ))
+            });
             let Some((at, place)) = place else {
                 return Err(ManifestError::Damaged {
                     place: format!("regime `{}`", regime.name),
@@ -399,7 +405,7 @@ impl<D: Device> Executor<D> {
                 continue;
             };
             let element = buffer.element;
-            if let Some(place) = self.binding(run.key, &run.arena).place(at, Copy::Old) {
+            if let Some(place) = self.binding(run.key, &run.arena).place(at, TailCopy::Old) {
                 let bytes = self.device.read(place)?;
                 stored.insert(id, tensor(&bytes, element));
             }

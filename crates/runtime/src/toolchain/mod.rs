@@ -304,11 +304,12 @@ impl Toolchain {
     }
 
     /// Compiles several sources in parallel; the results are in the order of the sources, each
-    /// with its own error.
+    /// with its own error. `finished` is called, from any thread, after each of them.
     pub fn compile_all(
         &self,
         sources: &[Source<'_>],
         arch: Arch,
+        finished: impl Fn() + Sync,
     ) -> Result<Vec<Result<Artifact, ToolchainError>>, ToolchainError> {
         let processors = thread::available_parallelism().map_or(1, usize::from);
         let pool = rayon::ThreadPoolBuilder::new()
@@ -319,7 +320,11 @@ impl Toolchain {
         Ok(pool.install(|| {
             sources
                 .par_iter()
-                .map(|source| self.compile(source, arch))
+                .map(|source| {
+                    let artifact = self.compile(source, arch);
+                    finished();
+                    artifact
+                })
                 .collect()
         }))
     }

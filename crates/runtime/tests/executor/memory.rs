@@ -4,7 +4,7 @@ use crate::sample;
 use fusec_codegen::{Buffer, BufferKind, Element, Extent, Regime, Step};
 use fusec_fuse::{Shape, Storage};
 use fusec_ir::ValueId;
-use fusec_runtime::memory::{ALIGNMENT, ArenaPlan, Footprint, MemoryError, StatesPlan};
+use fusec_runtime::memory::{ALIGNMENT, ArenaPlan, Footprint, MemoryError, Slot, StatesPlan};
 use proptest::prelude::*;
 
 /// A regime with these buffers (elements of a row) and, per step, the buffers read and written.
@@ -95,12 +95,12 @@ proptest! {
             }
         }
         // At least what one step needs at once, at most everything side by side.
-        let padded = |slot: &&fusec_runtime::memory::Slot| slot.bytes.next_multiple_of(ALIGNMENT);
+        let padded = |slot: &&Slot| slot.bytes.next_multiple_of(ALIGNMENT);
         let at_once = (0..regime.steps.len())
-            .map(|at| slots.iter().filter(|s| s.lifetime.first <= at && at <= s.lifetime.last).map(|s| padded(s)).sum::<usize>())
+            .map(|at| slots.iter().filter(|s| s.lifetime.first <= at && at <= s.lifetime.last).map(&padded).sum::<usize>())
             .max();
         prop_assert!(Some(plan.bytes) >= at_once);
-        prop_assert!(plan.bytes <= slots.iter().map(|s| padded(s)).sum());
+        prop_assert!(plan.bytes <= slots.iter().map(padded).sum());
         prop_assert_eq!(plan, ArenaPlan::new(&regime, &[], SHAPE).expect("a plan"));
     }
 }

@@ -1,6 +1,7 @@
 //! What can go wrong on a GPU.
 
 use crate::memory::format_bytes;
+use cudarc::driver::DriverError;
 
 /// Why a GPU cannot be used, or what it did wrong.
 #[derive(Debug, thiserror::Error)]
@@ -98,6 +99,16 @@ pub enum GpuError {
         /// The limit and what was found.
         limit: String,
     },
+    /// The driver does not take a launch.
+    #[error("kernel `{kernel}` with {launch}: the driver refuses the launch: {cause}")]
+    Refused {
+        /// The kernel.
+        kernel: String,
+        /// Grid, block, shared memory.
+        launch: String,
+        /// The driver's words.
+        cause: String,
+    },
     /// A kernel failed.
     #[error(
         "kernel `{kernel}` failed with {launch}: {cause}. The device is not used any further; start again"
@@ -153,4 +164,16 @@ pub enum GpuError {
         /// The driver's words.
         cause: String,
     },
+}
+
+/// The driver's name and description of an error.
+pub(super) fn words(error: DriverError) -> String {
+    let text = |found: Result<&std::ffi::CStr, DriverError>| {
+        found.map_or_else(|_| "?".into(), |text| text.to_string_lossy().into_owned())
+    };
+    format!(
+        "{} ({})",
+        text(error.error_name()),
+        text(error.error_string())
+    )
 }

@@ -1,0 +1,225 @@
+//! A compiled kernel, loaded and checked against the device's limits.
+
+use super::error::{GpuError, words};
+use super::info::{GpuInfo, failed};
+use crate::executor::{ArgValue, Launch};
+use cudarc::driver::sys::{self, CUfunction_attribute as Attribute, CUresult};
+use cudarc::driver::{CudaContext, CudaStream, DriverError, result};
+use fusec_codegen::KernelImage;
+use std::ffi::{CString, c_void};
+use std::sync::Arc;
+
+/// Dynamic shared memory that every kernel may use without asking, bytes.
+const SHARED_BYTES_UNASKED: u32 = 48 * 1024;
+
+/// A kernel that can be launched.
+#[derive(Debug)]
+pub(super) struct LoadedKernel {
+    function: sys::CUfunction,
+    module: sys::CUmodule,
+    context: Arc<CudaContext>,
+    /// Blocks that the device holds at once.
+    pub(super) resident_blocks: u32,
+}
+
+// SAFETY: the handles are the driver's, whose calls may come from any thread; each call binds
+// the context to its thread first.
+unsafe impl Send for LoadedKernel {}
+
+impl LoadedKernel {
+    /// Loads a cubin and asks for the resources that the kernel's launches take.
+    pub(super) fn new(
+        context: &Arc<CudaContext>,
+        info: &GpuInfo,
+        kernel: &KernelImage,
+        cubin: &[u8],
+    ) -> Result<Self, GpuError> {
+        let (major, minor) = info.compute_capability;
+        if kernel.min_arch > 10 * major + minor {
+            return Err(GpuError::TooOld {
+                kernel: kernel.name.clone(),
+                ordinal: info.ordinal,
+                needs: kernel.min_arch,
+                capability: info.compute_capability,
+            });
+        }
+        let load = |error: DriverError| match error.0 {
+            CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU => GpuError::Architecture {
+                kernel: kernel.name.clone(),
+                ordinal: info.ordinal,
+                capability: info.compute_capability,
+            },
+            _ => GpuError::Load {
+                kernel: kernel.name.clone(),
+                cause: words(error),
+            },
+        };
+        // The driver reads as far as the image's own header says; a damaged one must not make it
+        // read beyond the bytes there are.
+        if crate::cubin::resources(cubin).is_err() {
+            return Err(GpuError::Load {
+                kernel: kernel.name.clone(),
+                cause: "it is no cubin".into(),
+            });
+        }
+        let entry = CString::new(kernel.entry.as_str()).map_err(|_| GpuError::Load {
+            kernel: kernel.name.clone(),
+            cause: "its entry has a NUL".into(),
+        })?;
+        context.bind_to_thread().map_err(load)?;
+        // SAFETY: the image is a whole ELF file, checked above, and is copied by the call.
+        let module = unsafe { result::module::load_data(cubin.as_ptr().cast()) }.map_err(load)?;
+        let mut loaded = Self {
+            function: std::ptr::null_mut(),
+            module,
+            context: context.clone(),
+            resident_blocks: 0,
+        };
+        // SAFETY: the module was just loaded and is unloaded only when `loaded` is dropped.
+        loaded.function = unsafe { result::module::get_function(module, entry) }.map_err(load)?;
+        loaded.fit(info, kernel)?;
+        Ok(loaded)
+    }
+
+    /// Asks for the shared memory, and checks the block against what the kernel's registers allow.
+    fn fit(&mut self, info: &GpuInfo, kernel: &KernelImage) -> Result<(), GpuError> {
+        let limit = |limit: String| GpuError::Limit {
+            kernel: kernel.name.clone(),
+            launch: format!(
+                "blocks of {} threads and {} bytes of dynamic shared memory",
+                kernel.threads, kernel.shared_bytes
+            ),
+            limit,
+        };
+        let ask = |error| failed(info.ordinal, "cannot read a kernel's properties", error);
+        // SAFETY: `self.function` belongs to `self.module`, which is loaded.
+        let attribute =
+            |what| unsafe { result::function::get_function_attribute(self.function, what) };
+        let threads = attribute(Attribute::CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK).map_err(ask)?;
+        if kernel.threads > u32::try_from(threads).unwrap_or(0) {
+            return Err(limit(format!("its registers allow {threads} threads")));
+        }
+        let fixed = attribute(Attribute::CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES).map_err(ask)?;
+        let shared = usize::try_from(fixed).unwrap_or(0) + kernel.shared_bytes as usize;
+        if shared > info.shared_bytes_per_block {
+            return Err(limit(format!(
+                "with {fixed} bytes of static shared memory, {shared} bytes are wanted, a block has {}",
+                info.shared_bytes_per_block
+            )));
+        }
+        let dynamic = i32::try_from(kernel.shared_bytes).unwrap_or(i32::MAX);
+        if kernel.shared_bytes > SHARED_BYTES_UNASKED {
+            let what = Attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            // SAFETY: `self.function` belongs to `self.module`, which is loaded.
+            unsafe { result::function::set_function_attribute(self.function, what, dynamic) }
+                .map_err(|error| limit(words(error)))?;
+        }
+        // SAFETY: as above.
+        let blocks = unsafe {
+            result::occupancy::max_active_block_per_multiprocessor(
+                self.function,
+                i32::try_from(kernel.threads).unwrap_or(i32::MAX),
+                kernel.shared_bytes as usize,
+            )
+        }
+        .map_err(ask)?;
+        let blocks = u32::try_from(blocks).unwrap_or(0);
+        self.resident_blocks = blocks.saturating_mul(info.multiprocessors);
+        Ok(())
+    }
+
+    /// Puts a launch on a stream.
+    pub(super) fn enqueue(
+        &self,
+        launch: &Launch,
+        position: i64,
+        stream: &CudaStream,
+    ) -> Result<(), DriverError> {
+        self.context.bind_to_thread()?;
+        let mut values = values(launch, position);
+        let mut params = pointers(&mut values);
+        let (grid, block) = ((launch.grid, 1, 1), (launch.block, 1, 1));
+        let (shared, stream) = (launch.shared_bytes, stream.cu_stream());
+        // SAFETY: the function is loaded, the parameters are one 8-byte value per parameter of the
+        // kernel, as the manifest's check has shown, and are copied by the call. The addresses
+        // were resolved inside the device's regions, which are freed only after the stream was
+        // waited for.
+        unsafe {
+            if launch.cooperative {
+                let f = self.function;
+                result::launch_cooperative_kernel(f, grid, block, shared, stream, &mut params)
+            } else {
+                result::launch_kernel(self.function, grid, block, shared, stream, &mut params)
+            }
+        }
+    }
+
+    /// The parameters of a graph node. `params` must outlive their use.
+    pub(super) fn node(
+        &self,
+        launch: &Launch,
+        params: &mut [*mut c_void],
+    ) -> sys::CUDA_KERNEL_NODE_PARAMS {
+        sys::CUDA_KERNEL_NODE_PARAMS {
+            func: self.function,
+            gridDimX: launch.grid,
+            gridDimY: 1,
+            gridDimZ: 1,
+            blockDimX: launch.block,
+            blockDimY: 1,
+            blockDimZ: 1,
+            sharedMemBytes: launch.shared_bytes,
+            kernelParams: params.as_mut_ptr(),
+            extra: std::ptr::null_mut(),
+            kern: std::ptr::null_mut(),
+            ctx: std::ptr::null_mut(),
+        }
+    }
+}
+
+impl Drop for LoadedKernel {
+    fn drop(&mut self) {
+        let unload = || {
+            self.context.bind_to_thread()?;
+            // SAFETY: loaded by `new`, unloaded only here.
+            unsafe { result::module::unload(self.module) }
+        };
+        if let Err(error) = unload() {
+            tracing::debug!("unloading a kernel: {error:?}");
+        }
+    }
+}
+
+/// The arguments of a launch as 8-byte values: addresses and integers are both that wide.
+pub(super) fn values(launch: &Launch, position: i64) -> Vec<u64> {
+    let args = launch.args.iter();
+    args.map(|arg| match *arg {
+        ArgValue::Address(address) => address,
+        ArgValue::Integer(value) => value.cast_unsigned(),
+        ArgValue::Position => position.cast_unsigned(),
+    })
+    .collect()
+}
+
+/// A pointer to each value, as the driver takes arguments.
+pub(super) fn pointers(values: &mut [u64]) -> Vec<*mut c_void> {
+    let values = values.iter_mut();
+    values
+        .map(|value| std::ptr::from_mut(value).cast())
+        .collect()
+}
+
+/// Grid, block and shared memory, for messages.
+pub(super) fn describe(launch: &Launch) -> String {
+    format!(
+        "{} blocks of {} threads and {} bytes of shared memory{}",
+        launch.grid,
+        launch.block,
+        launch.shared_bytes,
+        if launch.cooperative {
+            ", all resident"
+        } else {
+            ""
+        }
+    )
+}

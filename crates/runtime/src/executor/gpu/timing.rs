@@ -1,0 +1,195 @@
+//! Device times of runs and of kernels, taken with events on the stream.
+
+use super::info::failed;
+use super::region::DeviceMemory;
+use super::{GpuDevice, GpuError, run_fault};
+use crate::executor::{ExecuteError, Executor, PreparedRun, Submission};
+use cudarc::driver::CudaEvent;
+use cudarc::driver::sys::CUevent_flags;
+use fusec_ir::interpret::Input;
+
+/// Runs before the first timed one: each of the two parities is tried stepwise, then recorded.
+const LEAST_WARMUPS: usize = 4;
+
+/// Device times of whole runs.
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+pub struct RunTimes {
+    /// Milliseconds of each run, in order. Runs are submitted back to back, so that the time
+    /// to submit one is hidden behind the one before unless it is the longer of the two.
+    pub milliseconds: Vec<f32>,
+    /// Kernel launches of each.
+    pub launches: usize,
+    /// How they were submitted.
+    pub submission: Submission,
+}
+
+/// Device time of one step.
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+pub struct StepTime {
+    /// Index of the step in its regime.
+    pub step: usize,
+    /// Its kernel.
+    pub kernel: String,
+    /// Mean milliseconds of one launch.
+    pub milliseconds: f32,
+}
+
+impl Executor<GpuDevice> {
+    /// Times `runs` runs after `warmups` (at least four) untimed ones. Inputs are copied once;
+    /// the state is afterwards what it was.
+    pub fn time_run(
+        &mut self,
+        time: usize,
+        inputs: &[Input<'_, f32>],
+        warmups: usize,
+        runs: usize,
+    ) -> Result<RunTimes, ExecuteError> {
+        let saved = self.save_state()?;
+        let measured = self.measure_runs(time, inputs, warmups, runs);
+        self.after_timing(measured, |executor| executor.load_state(&saved))
+    }
+
+    /// Times each step of a run by itself, over `launches` launches each, in order, so that each
+    /// finds what the steps before it left. With `cold`, the L2 cache is overwritten before each
+    /// launch; otherwise a step finds there what its last launch left. The state is afterwards
+    /// what it was.
+    pub fn time_steps(
+        &mut self,
+        time: usize,
+        inputs: &[Input<'_, f32>],
+        launches: usize,
+        cold: bool,
+    ) -> Result<Vec<StepTime>, ExecuteError> {
+        let saved = self.save_state()?;
+        let measured = self.measure_steps(time, inputs, launches.max(1), cold);
+        self.after_timing(measured, |executor| executor.load_state(&saved))
+    }
+
+    fn after_timing<T>(
+        &mut self,
+        measured: Result<T, ExecuteError>,
+        restore: impl FnOnce(&mut Self) -> Result<(), ExecuteError>,
+    ) -> Result<T, ExecuteError> {
+        match measured {
+            Ok(measured) => restore(self).map(|()| measured),
+            Err(error) => {
+                self.interrupted = Some(error.to_string());
+                // The error that came first is the one worth reading.
+                restore(self).ok();
+                Err(error)
+            }
+        }
+    }
+
+    fn measure_runs(
+        &mut self,
+        time: usize,
+        inputs: &[Input<'_, f32>],
+        warmups: usize,
+        runs: usize,
+    ) -> Result<RunTimes, ExecuteError> {
+        let mut submission = Submission::Stepwise;
+        let mut launches = 0;
+        for _ in 0..warmups.max(LEAST_WARMUPS) {
+            let run = self.prepare(time, inputs)?;
+            launches = run.launches.len();
+            self.device
+                .run_and_wait(run.key, &run.launches, self.position)?;
+            self.advance(&run);
+        }
+        // The two parities' launches, prepared before the clock starts.
+        let first = self.prepare(time, inputs)?;
+        self.advance(&first);
+        let second = self.prepare(time, inputs)?;
+        self.parity = first.key.parity;
+        self.position -= time as i64;
+        let mut events = vec![self.device.event()?];
+        for at in 0..runs {
+            let run: &PreparedRun = if at % 2 == 0 { &first } else { &second };
+            submission = self.device.submit(run.key, &run.launches, self.position)?;
+            events.push(self.device.event()?);
+            self.advance(run);
+        }
+        let cause = |cause| run_fault(&first.launches, cause);
+        self.device.wait(cause)?;
+        let between = events
+            .windows(2)
+            .map(|pair| self.device.elapsed(&pair[0], &pair[1]));
+        Ok(RunTimes {
+            milliseconds: between.collect::<Result<_, _>>()?,
+            launches,
+            submission,
+        })
+    }
+
+    fn measure_steps(
+        &mut self,
+        time: usize,
+        inputs: &[Input<'_, f32>],
+        launches: usize,
+        cold: bool,
+    ) -> Result<Vec<StepTime>, ExecuteError> {
+        let run = self.prepare(time, inputs)?;
+        let position = self.position;
+        let device = &mut self.device;
+        // Twice the cache: whatever was in it is gone.
+        let flush = match cold {
+            true => Some(DeviceMemory::new(
+                &device.context,
+                "cache flush",
+                2 * device.info.l2_bytes.max(1),
+            )?),
+            false => None,
+        };
+        let mut times = Vec::new();
+        for launch in run.launches.iter() {
+            device.step_and_wait(launch, position)?;
+            let mut pairs = Vec::new();
+            match &flush {
+                None => {
+                    let start = device.event()?;
+                    for _ in 0..launches {
+                        device.enqueue(launch, position)?;
+                    }
+                    pairs.push((start, device.event()?));
+                }
+                Some(flush) => {
+                    for _ in 0..launches {
+                        flush
+                            .fill(&device.stream, 0)
+                            .map_err(|e| failed(device.info.ordinal, "cannot fill memory", e))?;
+                        let start = device.event()?;
+                        device.enqueue(launch, position)?;
+                        pairs.push((start, device.event()?));
+                    }
+                }
+            }
+            device.wait(|cause| run_fault(std::slice::from_ref(launch), cause))?;
+            let mut total = 0.0;
+            for (start, end) in &pairs {
+                total += device.elapsed(start, end)?;
+            }
+            times.push(StepTime {
+                step: launch.step,
+                kernel: launch.name.clone(),
+                milliseconds: total / launches as f32,
+            });
+        }
+        Ok(times)
+    }
+}
+
+impl GpuDevice {
+    /// An event at the end of what is on the stream.
+    fn event(&self) -> Result<CudaEvent, GpuError> {
+        self.stream
+            .record_event(Some(CUevent_flags::CU_EVENT_DEFAULT))
+            .map_err(|error| failed(self.info.ordinal, "cannot record an event", error))
+    }
+
+    fn elapsed(&self, start: &CudaEvent, end: &CudaEvent) -> Result<f32, GpuError> {
+        start
+            .elapsed_ms(end)
+            .map_err(|error| failed(self.info.ordinal, "cannot read an event", error))
+    }
+}

@@ -1,0 +1,242 @@
+//! `fusec compile`: plans, sources, cubins and a manifest in a directory.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use fusec_codegen::Manifest;
+use fusec_fuse::Plan;
+use fusec_runtime::plan_dir::{self, PlanDir, write_plan_dir};
+use fusec_runtime::toolchain::{Arch, Artifact, Toolchain, ToolchainError};
+use serde::Serialize;
+
+use crate::exit::Exit;
+use crate::failure::{self, Failure};
+use crate::flags::{ArchArgs, ModelArgs, PlanArgs, ToolchainArgs};
+use crate::output::Output;
+use crate::overview::{self, Overview};
+use crate::pipeline::{Planner, Regime};
+use crate::{kernels, model};
+
+/// Compiles a model into a directory: plan.txt and plan.json (the kernels and what each fuses),
+/// manifest.json (every launch with its arguments), kernels/*.cu and kernels/*.cubin.
+///
+/// Two plans are made: one for single steps (decode, T = 1) and one for everything longer
+/// (prefill), at the batch of --shape. With T = 1 in --shape the plan for single steps serves all
+/// lengths. Without a CUDA compiler the cubins are missing and the exit status is 3.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  fusec compile models/hybrid.toml
+  fusec compile models/hybrid.toml --shape B=1,T=512 --dtype bf16 --out out/small
+  fusec compile models/rwkv6.toml --arch sm_80 --device-profile a100
+  fusec compile models/hybrid.toml --axis L=2 --split time_mix.y,mamba.y --offline")]
+pub struct Args {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// The directory to write; by default out/ and the model's name.
+    #[arg(short, long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    #[command(flatten)]
+    plan: PlanArgs,
+    #[command(flatten)]
+    arch: ArchArgs,
+    #[command(flatten)]
+    toolchain: ToolchainArgs,
+}
+
+/// The answer as JSON.
+#[derive(Serialize)]
+struct Report<'a> {
+    out: PathBuf,
+    arch: Arch,
+    regimes: Vec<RegimeReport<'a>>,
+    /// Distinct kernels of all regimes.
+    kernels: usize,
+    cubins: Cubins,
+    seconds: Seconds,
+}
+
+#[derive(Serialize)]
+struct RegimeReport<'a> {
+    regime: &'a str,
+    #[serde(flatten)]
+    plan: Overview<'a>,
+}
+
+/// What became of the sources.
+#[derive(Serialize)]
+#[serde(rename_all = "snake_case", tag = "state")]
+enum Cubins {
+    /// They are compiled.
+    Written {
+        /// By this call.
+        compiled: usize,
+        /// Before, and kept.
+        cached: usize,
+        /// The compiler.
+        nvrtc: String,
+    },
+    /// There is no compiler.
+    Missing {
+        /// Why not, and how to get one.
+        reason: String,
+    },
+}
+
+/// Where the time went.
+#[derive(Serialize)]
+struct Seconds {
+    plan: f64,
+    generate: f64,
+    compile: f64,
+}
+
+/// Runs the verb.
+pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
+    let began = Instant::now();
+    let model = model::open(&args.model)?;
+    let planner = Planner::new(&args.plan)?;
+    let arch = planner.arch(&args.arch)?;
+    let regimes = planner.regimes(&model.graph)?;
+    let unfused = regimes
+        .iter()
+        .map(|regime| planner.unfused(&model.graph, regime.planned.plan.shape))
+        .collect::<Result<Vec<Plan>, _>>()?;
+    let planned = began.elapsed();
+    let manifest = planner.manifest(&model.graph.name, arch, &regimes)?;
+    let generated = began.elapsed();
+    let (artifacts, cubins) = cubins(args, &manifest, arch)?;
+    let compiled = began.elapsed();
+
+    let out = match &args.out {
+        Some(out) => out.clone(),
+        None => PathBuf::from("out").join(model::short_name(&args.model.model)),
+    };
+    let dir = PlanDir {
+        plans: regimes.iter().map(|r| r.planned.plan.clone()).collect(),
+        text: plan_text(&regimes, &unfused),
+        cubins: by_kernel(&manifest, arch, artifacts),
+        manifest,
+    };
+    write_plan_dir(&out, &dir).map_err(failure::input)?;
+
+    let exit = match &cubins {
+        Cubins::Written { .. } => Exit::Success,
+        Cubins::Missing { .. } => Exit::NoToolchain,
+    };
+    let report = Report {
+        out,
+        arch,
+        regimes: regimes
+            .iter()
+            .zip(&unfused)
+            .map(|(regime, unfused)| RegimeReport {
+                regime: regime.name,
+                plan: Overview::new(&regime.planned, unfused),
+            })
+            .collect(),
+        kernels: dir.manifest.kernels.len(),
+        cubins,
+        seconds: Seconds {
+            plan: planned.as_secs_f64(),
+            generate: (generated - planned).as_secs_f64(),
+            compile: (compiled - generated).as_secs_f64(),
+        },
+    };
+    output.answer(&report, || format!("{}\n{}", dir.text, closing(&report)))?;
+    if let Cubins::Missing { reason } = &report.cubins {
+        output.finish()?;
+        failure::message(
+            format!("no cubins were written: {reason}"),
+            format!(
+                "plan, sources and manifest are in {}; run the same command again once there is \
+                 a compiler",
+                report.out.display()
+            ),
+        )
+        .print();
+    }
+    Ok(exit)
+}
+
+/// Compiles, unless there is nothing to compile with.
+fn cubins(
+    args: &Args,
+    manifest: &Manifest,
+    arch: Arch,
+) -> Result<(Option<Vec<Artifact>>, Cubins), Failure> {
+    let toolchain = match Toolchain::discover(&args.toolchain.options()) {
+        Ok(toolchain) => toolchain,
+        Err(error) => return missing(error),
+    };
+    let artifacts = kernels::compile(&toolchain, manifest, arch)?;
+    let cached = artifacts.iter().filter(|artifact| artifact.cached).count();
+    let cubins = Cubins::Written {
+        compiled: artifacts.len() - cached,
+        cached,
+        nvrtc: toolchain.info().nvrtc.version.to_string(),
+    };
+    Ok((Some(artifacts), cubins))
+}
+
+/// The cubins under the names of their kernels; none if nothing was compiled.
+fn by_kernel(
+    manifest: &Manifest,
+    arch: Arch,
+    artifacts: Option<Vec<Artifact>>,
+) -> plan_dir::Cubins {
+    let images = |artifacts: Vec<Artifact>| {
+        let names = manifest.kernels.iter().map(|kernel| kernel.name.clone());
+        let images = names.zip(artifacts.into_iter().map(|artifact| artifact.cubin));
+        (arch.to_string(), images.collect())
+    };
+    artifacts.map(images).into_iter().collect()
+}
+
+fn missing(error: ToolchainError) -> Result<(Option<Vec<Artifact>>, Cubins), Failure> {
+    if !error.is_unavailable() {
+        return Err(failure::input(error));
+    }
+    let reason = error.to_string();
+    Ok((None, Cubins::Missing { reason }))
+}
+
+/// The readable plan of all regimes.
+fn plan_text(regimes: &[Regime], unfused: &[Plan]) -> String {
+    regimes
+        .iter()
+        .zip(unfused)
+        .map(|(regime, unfused)| {
+            format!(
+                "{}: {}",
+                regime.name,
+                overview::text(&regime.planned, unfused)
+            )
+        })
+        .collect::<Vec<_>>()
+        .join("\n")
+}
+
+/// The last lines: what was written, and how long it took.
+fn closing(report: &Report<'_>) -> String {
+    let cubins = match &report.cubins {
+        Cubins::Written {
+            compiled,
+            cached,
+            nvrtc,
+        } => format!("{compiled} cubins compiled, {cached} from the cache (NVRTC {nvrtc})"),
+        Cubins::Missing { .. } => "no cubins".to_string(),
+    };
+    let Seconds {
+        plan,
+        generate,
+        compile,
+    } = report.seconds;
+    format!(
+        "{}: {} kernels for {}; {cubins}\nplanned in {plan:.2} s, generated in {generate:.2} s, \
+         compiled in {compile:.2} s\n",
+        report.out.display(),
+        report.kernels,
+        report.arch,
+    )
+}

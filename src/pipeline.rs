@@ -1,0 +1,121 @@
+//! From a graph to plans, and from plans to a manifest: the stages every compiling verb goes
+//! through.
+
+use fusec_codegen::{self as codegen, Manifest, generate};
+use fusec_fuse::{Device, Launch, Mode, Options, Plan, Planned, Shape, plan};
+use fusec_ir::{Graph, Pin, PinKind};
+use fusec_runtime::toolchain::{Arch, UnknownArch};
+
+use crate::failure::{self, Failure};
+use crate::flags::{ArchArgs, Names, PlanArgs};
+
+/// A plan and the lengths of run it is for.
+#[derive(Debug)]
+pub struct Regime {
+    /// `decode` or `prefill`.
+    pub name: &'static str,
+    /// Smallest T.
+    pub min_time: usize,
+    /// Largest T, if there is one.
+    pub max_time: Option<usize>,
+    /// The plan and the graph it is for.
+    pub planned: Planned,
+}
+
+/// What is wanted of the planner, looked up and checked.
+pub struct Planner {
+    device: Device,
+    options: PlanArgs,
+}
+
+impl Planner {
+    /// Looks up the device profile.
+    pub fn new(args: &PlanArgs) -> Result<Self, Failure> {
+        let device = Device::find(&args.device_profile).map_err(failure::input)?;
+        Ok(Planner {
+            device,
+            options: args.clone(),
+        })
+    }
+
+    /// The architecture to compile for: the one given, or that of the device profile.
+    pub fn arch(&self, args: &ArchArgs) -> Result<Arch, Failure> {
+        match args.arch {
+            Some(arch) => Ok(arch),
+            None => (self.device.arch.parse()).map_err(|e: UnknownArch| failure::input(e)),
+        }
+    }
+
+    /// A plan for one shape.
+    pub fn plan(&self, graph: &Graph, shape: Shape, mode: Mode) -> Result<Planned, Failure> {
+        let options = Options {
+            shape,
+            storage: self.options.dtype,
+            mode,
+            device: &self.device,
+            launch: Launch::Graph,
+            pins: pins(&self.options),
+        };
+        plan(graph, &options).map_err(failure::input)
+    }
+
+    /// The plan without fusion, to compare with. The model's own pins are obeyed in it too.
+    pub fn unfused(&self, graph: &Graph, shape: Shape) -> Result<Plan, Failure> {
+        Ok(self.plan(graph, shape, Mode::Unfused)?.plan)
+    }
+
+    /// Plans for all lengths of run: single steps, and everything longer as if it had the length
+    /// asked for. Where that is a single step, its plan serves every length.
+    pub fn regimes(&self, graph: &Graph) -> Result<Vec<Regime>, Failure> {
+        let shape = self.options.shape.0;
+        let step = Shape { time: 1, ..shape };
+        let ranges = if shape.time == 1 {
+            vec![("decode", step, 1, None)]
+        } else {
+            vec![("decode", step, 1, Some(1)), ("prefill", shape, 2, None)]
+        };
+        ranges
+            .into_iter()
+            .map(|(name, shape, min_time, max_time)| {
+                Ok(Regime {
+                    name,
+                    min_time,
+                    max_time,
+                    planned: self.plan(graph, shape, self.options.plan)?,
+                })
+            })
+            .collect()
+    }
+
+    /// The kernels' sources and everything needed to launch them.
+    pub fn manifest(
+        &self,
+        model: &str,
+        arch: Arch,
+        regimes: &[Regime],
+    ) -> Result<Manifest, Failure> {
+        let planned: Vec<codegen::Planned<'_>> = regimes
+            .iter()
+            .map(|regime| codegen::Planned {
+                name: regime.name,
+                min_time: regime.min_time,
+                max_time: regime.max_time,
+                graph: &regime.planned.graph,
+                plan: &regime.planned.plan,
+            })
+            .collect();
+        generate(model, self.options.dtype, arch.number().into(), &planned).map_err(failure::input)
+    }
+}
+
+/// The pins of the command line.
+fn pins(args: &PlanArgs) -> Vec<Pin> {
+    let pin = |kind, names: &Names| Pin {
+        kind,
+        values: names.0.clone(),
+        span: None,
+    };
+    let fuse = args.fuse.iter().map(|names| pin(PinKind::Fuse, names));
+    let split = args.split.iter().map(|names| pin(PinKind::Split, names));
+    fuse.chain(split).collect()
+}

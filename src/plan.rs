@@ -1,0 +1,37 @@
+//! `fusec plan`: which kernels, what each fuses, and what each costs.
+
+use crate::exit::Exit;
+use crate::failure::Failure;
+use crate::flags::{ModelArgs, PlanArgs};
+use crate::model;
+use crate::output::Output;
+use crate::overview::{self, Overview};
+use crate::pipeline::Planner;
+
+/// Plans a model for one shape and shows the kernels: what each fuses, its bytes, its predicted
+/// time, beside the plan with one kernel per operation. Nothing is written.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  fusec plan models/hybrid.toml
+  fusec plan models/hybrid.toml --shape B=1,T=1 --dtype bf16
+  fusec plan models/rwkv6.toml --plan greedy --device-profile a100
+  fusec plan models/hybrid.toml --shape B=8,T=2048 --json | jq .launches_per_layer")]
+pub struct Args {
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    plan: PlanArgs,
+}
+
+/// Runs the verb.
+pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
+    let model = model::open(&args.model)?;
+    let planner = Planner::new(&args.plan)?;
+    let shape = args.plan.shape.0;
+    let planned = planner.plan(&model.graph, shape, args.plan.plan)?;
+    let unfused = planner.unfused(&model.graph, shape)?;
+    let overview = Overview::new(&planned, &unfused);
+    output.answer(&overview, || overview::text(&planned, &unfused))?;
+    Ok(Exit::Success)
+}
