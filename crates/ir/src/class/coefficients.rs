@@ -54,7 +54,10 @@ impl<'a> Coefficients<'a> {
             && c.0 == 1.0
             && let [Atom::Input(input, index)] = monomial.factors.as_slice()
             && let Some(formal) = self.step.inputs.get(*input)
-            && index.iter().copied().eq(formal.axes.iter().map(|a| Var::Axis(*a)))
+            && index
+                .iter()
+                .copied()
+                .eq(formal.axes.iter().map(|a| Var::Axis(*a)))
         {
             return Ok(StepRef::Input(*input));
         }
@@ -75,9 +78,10 @@ impl<'a> Coefficients<'a> {
         reads: Reads,
     ) -> StepRef {
         let inputs = reads.inputs;
-        let same = self.ops.iter().position(|o| {
-            o.axes == axes && o.kind == kind && o.expr == expr && o.inputs == inputs
-        });
+        let same = self
+            .ops
+            .iter()
+            .position(|o| o.axes == axes && o.kind == kind && o.expr == expr && o.inputs == inputs);
         StepRef::Op(same.unwrap_or_else(|| {
             self.ops.push(StepOp {
                 name: name.to_owned(),
@@ -166,12 +170,10 @@ impl<'a> Coefficients<'a> {
         for size in sizes {
             // Axes of the states first: the sum then runs along one that people know.
             let all = (0..self.graph.axes.len()).map(|i| AxisId(i as u32));
-            let chosen = self
-                .order
-                .iter()
-                .copied()
-                .chain(all)
-                .find(|a| self.graph.size(*a) == *size && !free.contains(a) && !over.contains(a));
+            let chosen =
+                self.order.iter().copied().chain(all).find(|a| {
+                    self.graph.size(*a) == *size && !free.contains(a) && !over.contains(a)
+                });
             over.push(chosen.ok_or(Reason::NoAxis { size: *size })?);
         }
         let named = of.rename(&|v| match v {

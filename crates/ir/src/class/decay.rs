@@ -234,7 +234,9 @@ impl Trace<'_> {
         let half = |e: Expr, c: f64| Expr::binary(Binary::Mul, e, Expr::Const(c));
         match expr {
             Expr::Unary(Unary::Exp, x) => Ok(x.as_ref().clone()),
-            Expr::Unary(Unary::Sigmoid, x) => Ok(Expr::unary(Unary::LogSigmoid, x.as_ref().clone())),
+            Expr::Unary(Unary::Sigmoid, x) => {
+                Ok(Expr::unary(Unary::LogSigmoid, x.as_ref().clone()))
+            }
             Expr::Unary(Unary::Sqrt, x) => Ok(half(self.log(x)?, 0.5)),
             Expr::Unary(Unary::Rsqrt, x) => Ok(half(self.log(x)?, -0.5)),
             Expr::Unary(Unary::Recip, x) => Ok(Expr::unary(Unary::Neg, self.log(x)?)),
@@ -321,6 +323,9 @@ impl Trace<'_> {
         });
         let place = |i: usize| used.iter().position(|u| *u == i).unwrap_or(i);
         let inputs = used.iter().filter_map(|i| self.inputs.get(*i).cloned());
-        (expr.substitute(&|i| Expr::Input(place(i))), inputs.collect())
+        (
+            expr.substitute(&|i| Expr::Input(place(i))),
+            inputs.collect(),
+        )
     }
 }

@@ -86,7 +86,10 @@ impl Subject<'_> {
     }
 
     fn is_mine(&self, monomial: &Monomial) -> bool {
-        monomial.state.as_ref().is_some_and(|r| r.state == self.state)
+        monomial
+            .state
+            .as_ref()
+            .is_some_and(|r| r.state == self.state)
     }
 
     /// The terms in this state, sorted by what they contract.
@@ -245,7 +248,13 @@ impl Subject<'_> {
         let of_decayed = match (exact(&a, &update.diagonal), exact(&b, &update.diagonal)) {
             (Some(a), _) => Some((a, b.clone())),
             // A decay per head may stand on either side of the product.
-            (None, Some(b)) if !update.diagonal.axes().iter().any(|x| layout.key.contains(x)) => {
+            (None, Some(b))
+                if !update
+                    .diagonal
+                    .axes()
+                    .iter()
+                    .any(|x| layout.key.contains(x)) =>
+            {
                 Some((a.clone(), b))
             }
             _ => None,
@@ -281,12 +290,7 @@ impl Subject<'_> {
     }
 
     /// Takes the read of this state out of `y`.
-    fn read(
-        &self,
-        output: usize,
-        y: &mut Polynomial,
-        decay: &Polynomial,
-    ) -> Result<Found, Reason> {
+    fn read(&self, output: usize, y: &mut Polynomial, decay: &Polynomial) -> Result<Found, Reason> {
         let parts = self.parts(y)?;
         let along_contracted = parts
             .slots
@@ -345,9 +349,10 @@ impl Subject<'_> {
         let open = |order: &[usize]| {
             let mut out = Polynomial::default();
             for (monomial, c) in &of.terms {
-                let at = monomial.factors.iter().position(
-                    |a| matches!(a, Atom::Sum { sizes, .. } if sizes.len() == key.len()),
-                );
+                let at = monomial
+                    .factors
+                    .iter()
+                    .position(|a| matches!(a, Atom::Sum { sizes, .. } if sizes.len() == key.len()));
                 let Some(at) = at else { continue };
                 let mut factors = monomial.factors.clone();
                 if let Atom::Sum { first, body, .. } = factors.remove(at) {

@@ -75,19 +75,25 @@ impl Interval {
                 Interval::new(1.0 / high.sqrt(), 1.0 / low.max(0.0).sqrt())
             }
             Unary::Recip if low >= 0.0 && high > 0.0 => Interval::new(1.0 / high, 1.0 / low.abs()),
-            Unary::Recip if high <= 0.0 && low < 0.0 => {
-                Interval::new(-1.0 / high.abs(), 1.0 / low)
-            }
+            Unary::Recip if high <= 0.0 && low < 0.0 => Interval::new(-1.0 / high.abs(), 1.0 / low),
             Unary::Silu if low >= 0.0 => Interval::new(f.eval(low), f.eval(high)),
             // The minimum of x * sigmoid(x) is -0.27846...
             Unary::Silu => Interval::new(-0.2785, high.max(0.0)),
             Unary::Square => {
-                let least = if low <= 0.0 && high >= 0.0 { 0.0 } else { f64::INFINITY };
+                let least = if low <= 0.0 && high >= 0.0 {
+                    0.0
+                } else {
+                    f64::INFINITY
+                };
                 let ends = Interval::hull(&[low * low, high * high]);
                 Interval::new(ends.low.min(least), ends.high)
             }
             Unary::Abs => {
-                let least = if low <= 0.0 && high >= 0.0 { 0.0 } else { f64::INFINITY };
+                let least = if low <= 0.0 && high >= 0.0 {
+                    0.0
+                } else {
+                    f64::INFINITY
+                };
                 let ends = Interval::hull(&[low.abs(), high.abs()]);
                 Interval::new(ends.low.min(least), ends.high)
             }

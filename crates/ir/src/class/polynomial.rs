@@ -185,7 +185,9 @@ fn numbered_sum(variables: Vec<(Var, usize)>, body: Vec<Atom>, first: u32) -> At
         };
         let sizes: Vec<usize> = order.iter().map(|o| variables[*o].1).collect();
         let renamed = sorted(body.iter().map(|a| a.rename(&place)).collect());
-        let better = best.as_ref().is_none_or(|(s, b)| (&sizes, &renamed) < (s, b));
+        let better = best
+            .as_ref()
+            .is_none_or(|(s, b)| (&sizes, &renamed) < (s, b));
         if better {
             best = Some((sizes, renamed));
         }
@@ -398,10 +400,9 @@ impl Polynomial {
             (Unary::Recip, [(m, c)]) => {
                 let factors = m.factors.iter().map(|atom| match atom {
                     Atom::Unary(Unary::Recip, of) => of.clone(),
-                    _ => Polynomial::atom(Atom::Unary(
-                        Unary::Recip,
-                        Polynomial::atom(atom.clone()),
-                    )),
+                    _ => {
+                        Polynomial::atom(Atom::Unary(Unary::Recip, Polynomial::atom(atom.clone())))
+                    }
                 });
                 let mut out = Polynomial::constant(1.0 / c.0);
                 for factor in factors {

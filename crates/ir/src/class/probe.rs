@@ -296,10 +296,7 @@ pub(super) fn rewritten(found: &Classified, step: &Recurrence) -> Option<Recurre
                 let over = layout.key.clone();
                 let seen = format!("{name}.seen");
                 let seen = out.statement(seen, kept, over, &[before, *a], product(&[0, 1]))?;
-                let expr = plus(
-                    plus(product(&[0, 1]), product(&[2, 3])),
-                    product(&[4, 5]),
-                );
+                let expr = plus(plus(product(&[0, 1]), product(&[2, 3])), product(&[4, 5]));
                 let operands = [*decay, before, seen, *b, *k, *v];
                 let after = out.statement(name, axes, vec![], &operands, expr)?;
                 (after, Some((*k, *v)))

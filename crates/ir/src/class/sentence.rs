@@ -20,7 +20,7 @@ impl Classified {
             Class::General { why } => return format!("{why}"),
             Class::Elementwise { decay, add, .. } => {
                 let kept = match self.number(*decay) {
-                    Some(c) if c == 1.0 => format!("{name} is kept"),
+                    Some(1.0) => format!("{name} is kept"),
                     Some(c) => format!("{name} is multiplied by {c}"),
                     None => {
                         let names = names(graph, axes(*decay));
@@ -28,7 +28,7 @@ impl Classified {
                     }
                 };
                 match self.number(*add) {
-                    Some(c) if c == 0.0 => kept,
+                    Some(0.0) => kept,
                     _ => format!("{kept} and a term is added, element by element"),
                 }
             }

@@ -16,8 +16,10 @@ fn decayed(settings: &str, flow: &str) -> Result<(String, Option<f64>), NoLogDec
          outputs = \"y[H, i]\"\nstep = \"\"\"\nS = d * S + q * v\ny = sum(q * S, j)\n\"\"\"\n\
          [model]\nflow = \"\"\"\nx = gather(emb, ids)\nz = x @ w\n{flow}\nreturn y\n\"\"\"\n"
     );
-    let graph = match compile(&ModelSource::from_text("decay", text.clone()), &Overrides::default())
-    {
+    let graph = match compile(
+        &ModelSource::from_text("decay", text.clone()),
+        &Overrides::default(),
+    ) {
         Ok(graph) => graph,
         Err(error) => panic!("{text}\n{:?}", miette::Report::new(error)),
     };
@@ -31,10 +33,14 @@ fn decayed(settings: &str, flow: &str) -> Result<(String, Option<f64>), NoLogDec
 }
 
 fn scan(graph: &Graph) -> (OpId, fusec_ir::RecurrenceId) {
-    let mut scans = graph.ops.iter().enumerate().filter_map(|(i, op)| match op.kind {
-        OpKind::Scan { recurrence, .. } => Some((OpId(i as u32), recurrence)),
-        _ => None,
-    });
+    let mut scans = graph
+        .ops
+        .iter()
+        .enumerate()
+        .filter_map(|(i, op)| match op.kind {
+            OpKind::Scan { recurrence, .. } => Some((OpId(i as u32), recurrence)),
+            _ => None,
+        });
     scans.next().expect("the model has a scan")
 }
 
@@ -42,11 +48,31 @@ fn scan(graph: &Graph) -> (OpId, fusec_ir::RecurrenceId) {
 fn logarithms_of_decays() {
     let unbounded = None;
     let cases = [
-        ("d = f32(exp(-exp(z)))\ny = r(x, x, d)", "-exp(z)", unbounded),
-        ("d = sigmoid(z + b)\ny = r(x, x, d)", "logsigmoid(z + b)", unbounded),
-        ("d = 1 - sigmoid(z)\ny = r(x, x, d)", "logsigmoid(-z)", unbounded),
-        ("d = exp(logsigmoid(z) / 16)\ny = r(x, x, d)", "logsigmoid(z) / 16", unbounded),
-        ("d = exp(-0.5 * sigmoid(z))\ny = r(x, x, d)", "-0.5 * sigmoid(z)", Some(-0.5)),
+        (
+            "d = f32(exp(-exp(z)))\ny = r(x, x, d)",
+            "-exp(z)",
+            unbounded,
+        ),
+        (
+            "d = sigmoid(z + b)\ny = r(x, x, d)",
+            "logsigmoid(z + b)",
+            unbounded,
+        ),
+        (
+            "d = 1 - sigmoid(z)\ny = r(x, x, d)",
+            "logsigmoid(-z)",
+            unbounded,
+        ),
+        (
+            "d = exp(logsigmoid(z) / 16)\ny = r(x, x, d)",
+            "logsigmoid(z) / 16",
+            unbounded,
+        ),
+        (
+            "d = exp(-0.5 * sigmoid(z))\ny = r(x, x, d)",
+            "-0.5 * sigmoid(z)",
+            Some(-0.5),
+        ),
         (
             "d = exp(-softplus(z)) * sigmoid(z)\ny = r(x, x, d)",
             "-softplus(z) + logsigmoid(z)",
@@ -69,7 +95,7 @@ fn logarithms_of_decays() {
     }
 }
 
-/// RetNet's decays are constants per head: their logarithm is taken once.
+/// Decays that depend on the head alone: their logarithm is taken once.
 #[test]
 fn logarithm_of_a_constant() {
     let flow = "d = 1 - pow(2, -5 - index(H))\ny = h(x, x, d)";

@@ -45,8 +45,14 @@ fn model(step: &Step) -> Graph {
         let name = name.trim_start_matches([',', ' ']);
         params += &format!("p_{name} = {{ shape = \"{axes}\" }}\n");
     }
-    let arguments: Vec<String> = names(step.inputs).iter().map(|n| format!("p_{n}")).collect();
-    let results: Vec<String> = names(step.outputs).iter().map(|n| format!("y_{n}")).collect();
+    let arguments: Vec<String> = names(step.inputs)
+        .iter()
+        .map(|n| format!("p_{n}"))
+        .collect();
+    let results: Vec<String> = names(step.outputs)
+        .iter()
+        .map(|n| format!("y_{n}"))
+        .collect();
     let text = format!(
         "name = \"one\"\n[axes]\nH = 2\nJ = 3\nI = 4\nI2 = 4\nJ2 = 3\nD = 5\nN = 2\n[param]\n{params}\n\
          [recurrence.r]\ninputs = \"{}\"\nstate = \"{}\"\noutputs = \"{}\"\n\
@@ -59,7 +65,10 @@ fn model(step: &Step) -> Graph {
         arguments.join(", "),
         results[0],
     );
-    match compile(&ModelSource::from_text("one", text.clone()), &Overrides::default()) {
+    match compile(
+        &ModelSource::from_text("one", text.clone()),
+        &Overrides::default(),
+    ) {
         Ok(graph) => graph,
         Err(error) => panic!("{text}\n{:?}", miette::Report::new(error)),
     }
@@ -76,17 +85,24 @@ fn described(step: &Step) -> Vec<String> {
     let (graph, found) = class_of(step);
     let sentences = found.sentences(&graph, &graph.recurrences[0]);
     let classes = found.states.iter().map(Class::name);
-    classes.zip(sentences).map(|(c, s)| format!("{c}: {s}")).collect()
+    classes
+        .zip(sentences)
+        .map(|(c, s)| format!("{c}: {s}"))
+        .collect()
 }
 
-const WKV6: (&str, &str, &str) = (
+const BONUS: (&str, &str, &str) = (
     "r[H, J], k[H, J], v[H, I], d[H, J], u[H, J]",
     "S[H, J, I]",
     "y[H, I]",
 );
-const OUTER: (&str, &str, &str) = ("q[H, J], k[H, J], v[H, I], d[H, J]", "S[H, J, I]", "y[H, I]");
+const OUTER: (&str, &str, &str) = (
+    "q[H, J], k[H, J], v[H, I], d[H, J]",
+    "S[H, J, I]",
+    "y[H, I]",
+);
 const PER_HEAD: (&str, &str, &str) = ("q[H, J], k[H, J], v[H, I], d[H]", "S[H, J, I]", "y[H, I]");
-const WKV7: (&str, &str, &str) = (
+const REPLACED: (&str, &str, &str) = (
     "r[H, J], w[H, J], k[H, J], v[H, I], a[H, J], b[H, J]",
     "S[H, I, J]",
     "y[H, I]",
@@ -113,36 +129,39 @@ fn of((inputs, state, outputs): (&'static str, &'static str, &'static str), text
 }
 
 #[test]
-fn families() {
+fn equations() {
     let delta_update = "S = S + k * (beta * (v - sum(S * k, J)))\ny = sum(q * S, J)";
     let cases = [
         (
-            "RWKV-6",
-            of(WKV6, "kv = k * v\ny = sum(r * (S + u * kv), J)\nS = d * S + kv"),
+            "bonus on the current token",
+            of(
+                BONUS,
+                "kv = k * v\ny = sum(r * (S + u * kv), J)\nS = d * S + kv",
+            ),
             "diagonal-outer: S is multiplied by a decay per key channel and a key-value outer \
              product is added; read before the update, summed over [J], with a bonus on the \
              current token",
         ),
         (
-            "GLA",
+            "decay per key channel",
             of(OUTER, "S = d * S + k * v\ny = sum(q * S, J)"),
             "diagonal-outer: S is multiplied by a decay per key channel and a key-value outer \
              product is added; read after the update, summed over [J]",
         ),
         (
-            "GLA, gate in the step",
+            "exponential in the step",
             of(OUTER, "S = exp(d) * S + k * v\ny = sum(q * S, J)"),
             "diagonal-outer: S is multiplied by a decay per key channel and a key-value outer \
              product is added; read after the update, summed over [J]",
         ),
         (
-            "RetNet and Mamba-2",
+            "decay per head",
             of(PER_HEAD, "S = d * S + k * v\ny = sum(q * S, J)"),
             "diagonal-outer: S is multiplied by a decay per head and a key-value outer product \
              is added; read after the update, summed over [J]",
         ),
         (
-            "HGRN-2",
+            "key is what the decay leaves",
             step(
                 "q[H, J], v[H, I], f[H, J]",
                 "S[H, J, I]",
@@ -154,7 +173,10 @@ fn families() {
         ),
         (
             "linear attention",
-            of(PER_HEAD, "S = S + k * v\ny = sum(q * S, J) + sum(d * q * k, J) * v"),
+            of(
+                PER_HEAD,
+                "S = S + k * v\ny = sum(q * S, J) + sum(d * q * k, J) * v",
+            ),
             "diagonal-outer: S is kept and a key-value outer product is added; read after the \
              update, summed over [J], with a bonus on the current token",
         ),
@@ -181,7 +203,7 @@ fn families() {
              is added; read after the update, summed over [J]",
         ),
         (
-            "Mamba-1",
+            "decay per channel and state",
             step(
                 "x[D], dt[D], A[D, N], B[N], C[N]",
                 "S[D, N]",
@@ -192,7 +214,7 @@ fn families() {
              element; read after the update, summed over [N]",
         ),
         (
-            "HGRN, minGRU, gated scan",
+            "gated mean",
             of(GATED, "S = f * S + (1 - f) * x\ny = S"),
             "elementwise: S is multiplied by a decay over [D] and a term is added, element by \
              element; read after the update",
@@ -204,27 +226,30 @@ fn families() {
              after the update",
         ),
         (
-            "RWKV-7",
-            of(WKV7, "sa = sum(S * a, J)\nS = S * w + sa * b + v * k\ny = sum(S * r, J)"),
+            "in-context replacement",
+            of(
+                REPLACED,
+                "sa = sum(S * a, J)\nS = S * w + sa * b + v * k\ny = sum(S * r, J)",
+            ),
             "diagonal-rank-one: S is multiplied by a decay per key channel, corrected by a \
              rank-one matrix along the key, and a key-value outer product is added; read after \
              the update, summed over [J]",
         ),
         (
-            "DeltaNet",
+            "delta rule",
             of(DELTA, delta_update),
             "diagonal-rank-one: S is kept, corrected by a rank-one matrix along the key, and a \
              key-value outer product is added; read after the update, summed over [J]",
         ),
         (
-            "Gated DeltaNet",
+            "delta rule after a decay per head",
             of(GATED_DELTA, &format!("S = d * S\n{delta_update}")),
             "diagonal-rank-one: S is multiplied by a decay per head, corrected by a rank-one \
              matrix along the key, and a key-value outer product is added; read after the \
              update, summed over [J]",
         ),
         (
-            "KDA",
+            "delta rule after a decay per channel",
             of(CHANNEL_DELTA, &format!("S = d * S\n{delta_update}")),
             "diagonal-rank-one: S is multiplied by a decay per key channel, corrected by a \
              rank-one matrix along the key, and a key-value outer product is added; read after \
@@ -241,8 +266,8 @@ fn families() {
              key-value outer product is added; read after the update, summed over [J]",
         ),
     ];
-    for (family, step, expected) in cases {
-        assert_eq!(described(&step), [expected], "{family}");
+    for (case, step, expected) in cases {
+        assert_eq!(described(&step), [expected], "{case}");
     }
 }
 
@@ -258,12 +283,17 @@ fn without_a_class_there_is_a_reason() {
             "a state is multiplied by a state, so the step is not linear",
         ),
         (
-            step("x[D], f[D]", "S[D], R[D]", "y[D]", "R = f * R + S\nS = f * S + x\ny = R"),
+            step(
+                "x[D], f[D]",
+                "S[D], R[D]",
+                "y[D]",
+                "R = f * R + S\nS = f * S + x\ny = R",
+            ),
             "state `R` reads state `S`: the two are coupled",
         ),
         (
             of(
-                WKV7,
+                REPLACED,
                 "S = S * w + sum(S * a, J) * b + sum(S * r, J) * k + v * k\ny = sum(S * r, J)",
             ),
             "the update of state `S` multiplies it by more than a diagonal plus rank one",
@@ -317,19 +347,24 @@ fn delta_rule_after_its_decay() {
         "S = d * S\nS = S + k * (beta * (v - sum(S * k, J)))\ny = sum(q * S, J)",
     );
     let (_, found) = class_of(&step);
-    let [Class::DiagonalRankOne {
-        layout,
-        decay,
-        of_decayed: Some((a, _)),
-        k,
-        reads,
-        ..
-    }] = found.states.as_slice()
+    let [
+        Class::DiagonalRankOne {
+            layout,
+            decay,
+            of_decayed: Some((a, _)),
+            k,
+            reads,
+            ..
+        },
+    ] = found.states.as_slice()
     else {
         panic!("{found:?}");
     };
     // q, k, v, beta, d are inputs 0 to 4: contracted with k after the decay.
-    assert_eq!((*decay, *a, *k), (StepRef::Input(4), StepRef::Input(1), StepRef::Input(1)));
+    assert_eq!(
+        (*decay, *a, *k),
+        (StepRef::Input(4), StepRef::Input(1), StepRef::Input(1))
+    );
     assert_eq!(reads[0].query, StepRef::Input(0));
     assert!(!reads[0].before);
     let lengths = (layout.heads.len(), layout.key.len(), layout.value.len());
@@ -340,7 +375,9 @@ fn delta_rule_after_its_decay() {
 fn what_outputs_add_beside_the_read() {
     let step = of(OUTER, "S = d * S + k * v\ny = sum(q * S, J) + 2 * v");
     let (_, found) = class_of(&step);
-    let rest = found.rest[0].and_then(|r| found.statement(r)).expect("2 * v is left");
+    let rest = found.rest[0]
+        .and_then(|r| found.statement(r))
+        .expect("2 * v is left");
     assert_eq!(rest.inputs.len(), 1);
     assert_eq!(rest.inputs[0].item, StepRef::Input(2));
     assert_eq!(found.states[0].reads()[0].bonus, None);
@@ -354,7 +391,10 @@ fn reads_before_and_after() {
         ("y = sum(q * S, J)\nS = d * S + k * v", true),
         ("S = d * S\ny = sum(q * S, J)\nS = S + k * v", true),
         ("y = sum(q * (d * S + k * v), J)\nS = d * S + k * v", false),
-        ("S = d * S + k * v\ny = sum(q * S, J) - sum(q * k, J) * v", true),
+        (
+            "S = d * S + k * v\ny = sum(q * S, J) - sum(q * k, J) * v",
+            true,
+        ),
     ];
     for (text, before) in cases {
         let (_, found) = class_of(&of(OUTER, text));
@@ -369,7 +409,7 @@ fn rewritings() -> Vec<(Step, Vec<&'static str>)> {
     let delta = of(CHANNEL_DELTA, "");
     vec![
         (
-            of(WKV6, ""),
+            of(BONUS, ""),
             vec![
                 "kv = k * v\ny = sum(r * (S + u * kv), J)\nS = d * S + kv",
                 "y = sum(S * r, J) + sum(u * r * k, J) * v\nS = v * k + S * d",
@@ -434,7 +474,11 @@ fn rewritings_have_one_class() {
 /// A sum of products as text, in a random order and grouping.
 fn sum_text() -> impl Strategy<Value = (Vec<usize>, Vec<bool>, bool)> {
     let order = Just(vec![0usize, 1, 2]).prop_shuffle();
-    (order, proptest::collection::vec(any::<bool>(), 6), any::<bool>())
+    (
+        order,
+        proptest::collection::vec(any::<bool>(), 6),
+        any::<bool>(),
+    )
 }
 
 proptest! {
@@ -482,7 +526,12 @@ fn rewriting_is_stable() {
             ..frame
         };
         let (graph, found) = class_of(&step);
-        let rewritten = found.rewritten(&graph.recurrences[0]).expect("it has a class");
-        assert_eq!(classify(&graph, &rewritten).states[0].name(), found.states[0].name());
+        let rewritten = found
+            .rewritten(&graph.recurrences[0])
+            .expect("it has a class");
+        assert_eq!(
+            classify(&graph, &rewritten).states[0].name(),
+            found.states[0].name()
+        );
     }
 }
