@@ -6,7 +6,7 @@
 
 use fusec_ir::{
     Access, AxisId, Binary, Combine, Expr, Graph, IndexExpr, NormKind, Op, OpId, OpKind, StateId,
-    StateKind, StepAccess, StepKind, StepRef, Unary, ValueId,
+    StateKind, StepAccess, StepKind, StepOp, StepRef, Unary, ValueId,
 };
 use std::collections::BTreeMap;
 
@@ -484,6 +484,31 @@ impl Lowering<'_> {
                 next: usize::MAX,
             });
         }
+        // A state lives in the registers of the threads that own its elements. Whoever needs other
+        // elements, or needs them along other axes too, reads a copy, which is shared as any
+        // result is.
+        let copies: Vec<Option<usize>> = (0..rec.states.len())
+            .map(|i| {
+                let state = &rec.states[i];
+                let elsewhere = rec.ops.iter().any(|step| {
+                    let mut reads = step.inputs.iter();
+                    reads.any(|read| {
+                        read.item == StepRef::State(i)
+                            && (read.axes != state.axes || !runs_over(step, &state.axes))
+                    })
+                });
+                elsewhere.then(|| {
+                    let read = Read {
+                        src: Src::State(first_state + i),
+                        axes: state.axes.clone(),
+                        index: state.axes.iter().map(|a| IndexExpr::axis(*a)).collect(),
+                        delay: 0,
+                    };
+                    let name = format!("{}_before", state.name);
+                    self.push(copy_of(name, state.axes.clone(), read, id))
+                })
+            })
+            .collect();
         let mut results: Vec<usize> = Vec::new();
         let read_item = |item: StepRef, axes: &[AxisId], results: &[usize]| match item {
             StepRef::Input(i) => {
@@ -506,7 +531,7 @@ impl Lowering<'_> {
                 }
             }
             StepRef::State(i) => Read {
-                src: Src::State(first_state + i),
+                src: copies[i].map_or(Src::State(first_state + i), Src::Statement),
                 axes: rec.states[i].axes.clone(),
                 index: axes.iter().map(|a| IndexExpr::axis(*a)).collect(),
                 delay: 0,
@@ -568,6 +593,16 @@ impl Lowering<'_> {
             self.out.value.insert(*output, statement);
         }
     }
+}
+
+/// Whether a statement of a step goes through exactly these axes, in whatever order.
+fn runs_over(step: &StepOp, axes: &[AxisId]) -> bool {
+    let reduced = match &step.kind {
+        StepKind::Map => &[][..],
+        StepKind::Reduce { axes, .. } => axes,
+    };
+    step.axes.len() + reduced.len() == axes.len()
+        && step.axes.iter().chain(reduced).all(|a| axes.contains(a))
 }
 
 fn statement_read(statement: usize, axes: &[AxisId]) -> Read {

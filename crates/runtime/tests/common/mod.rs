@@ -1,0 +1,289 @@
+//! Emulated kernels against the interpreter: prefill, then runs from the carried state. Every
+//! value that a kernel stores is compared, so that a failure names the first one that is wrong.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use fusec_codegen::{Planned, generate};
+use fusec_fuse::{Device, Launch, Mode, Options, Shape, Storage, plan};
+use fusec_ir::interpret::{Input, Interpreter, Keep, Real, State, Tensor};
+use fusec_ir::{Graph, Precision, ValueId};
+use fusec_runtime::emulator::{Emulator, EmulatorOptions};
+use fusec_runtime::executor::{EmulatedDevice, Executor, Fetch};
+use fusec_runtime::weights::Weights;
+
+/// The repository.
+pub fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+/// A model run as kernels under one plan.
+#[derive(Clone, Copy)]
+pub struct Case<'a> {
+    /// For messages.
+    pub name: &'a str,
+    /// The model.
+    pub graph: &'a Graph,
+    /// Storage type.
+    pub storage: Storage,
+    /// How kernels are chosen.
+    pub mode: Mode,
+    /// Sequences.
+    pub batch: usize,
+    /// Tokens of each run; the state is carried from one to the next.
+    pub times: &'a [usize],
+    /// Largest difference, relative to the largest magnitude of a value.
+    pub bound: f64,
+}
+
+/// xorshift64*: equal on every machine.
+pub struct Dice(u64);
+
+impl Dice {
+    /// A sequence of its own for every seed.
+    pub fn new(seed: u64) -> Self {
+        let mut dice = Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0xd1b5_4a32_d192_ed03);
+        dice.next();
+        dice.next();
+        dice
+    }
+
+    fn next(&mut self) -> u64 {
+        if self.0 == 0 {
+            self.0 = 1;
+        }
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 11
+    }
+
+    /// A number below `n`, which is not 0.
+    pub fn below(&mut self, n: usize) -> usize {
+        (self.next() % n as u64) as usize
+    }
+
+    /// From -1 to 1.
+    pub fn number(&mut self) -> f32 {
+        (self.next() % 20_001) as f32 / 10_000.0 - 1.0
+    }
+}
+
+/// One input of a run.
+pub enum Given {
+    /// Token ids.
+    Ids(Vec<i32>),
+    /// Numbers over the input's axes.
+    Numbers(Vec<f32>),
+}
+
+impl Given {
+    /// As the executor takes it.
+    pub fn input(&self) -> Input<'_, f32> {
+        match self {
+            Given::Ids(ids) => Input::Ids(ids),
+            Given::Numbers(x) => Input::Numbers(x),
+        }
+    }
+}
+
+/// Random inputs for one run, in the order of the graph's. Token ids index the first parameter.
+pub fn inputs(graph: &Graph, batch: usize, time: usize, seed: u64) -> Vec<Given> {
+    let mut dice = Dice::new(seed);
+    let rows = batch * time;
+    let draw = graph.inputs.iter().map(|id| {
+        let value = graph.value(*id);
+        if value.precision == Precision::Index {
+            let vocabulary = graph.size(graph.value(graph.params[0].value).axes[0]);
+            Given::Ids((0..rows).map(|_| dice.below(vocabulary) as i32).collect())
+        } else {
+            let elements: usize = value.axes.iter().map(|a| graph.size(*a)).product();
+            Given::Numbers((0..rows * elements).map(|_| dice.number()).collect())
+        }
+    });
+    draw.collect()
+}
+
+/// Runs the interpreter in `F`, keeping what `keep` says.
+pub fn interpret<F: Real>(
+    interpreter: &Interpreter<'_, F>,
+    state: &mut State<F>,
+    batch: usize,
+    time: usize,
+    given: &[Given],
+    keep: Keep,
+) -> BTreeMap<ValueId, Tensor<F>> {
+    let graph = interpreter.graph();
+    let numbers: Vec<Vec<F>> = given
+        .iter()
+        .map(|given| match given {
+            Given::Ids(_) => vec![],
+            Given::Numbers(x) => x.iter().map(|x| F::from_f64(f64::from(*x))).collect(),
+        })
+        .collect();
+    let inputs = graph.inputs.iter().zip(given).zip(&numbers);
+    let inputs = inputs.map(|((id, given), numbers)| {
+        let input = match given {
+            Given::Ids(ids) => Input::Ids(&ids[..]),
+            Given::Numbers(_) => Input::Numbers(&numbers[..]),
+        };
+        (*id, input)
+    });
+    let inputs: BTreeMap<_, _> = inputs.collect();
+    let outputs = interpreter.run(state, batch, time, &inputs, keep);
+    outputs.expect("the interpreter runs").values
+}
+
+/// The largest difference relative to the largest magnitude; NaN if either holds one.
+pub fn difference<F: Real>(a: &[f32], b: &[F]) -> f64 {
+    assert_eq!(a.len(), b.len());
+    let scale = b.iter().fold(0f64, |m, x| m.max(x.to_f64().abs()));
+    let mut worst = 0f64;
+    for (x, y) in a.iter().zip(b) {
+        let d = (f64::from(*x) - y.to_f64()).abs();
+        if d.is_nan() {
+            return f64::NAN;
+        }
+        worst = worst.max(d);
+    }
+    worst / scale.max(1e-30)
+}
+
+/// An executor of the model's kernels, in the emulator: one plan for single steps, one for
+/// everything longer.
+pub fn emulate(case: &Case<'_>, weights: &Weights) -> Result<Executor<EmulatedDevice>, String> {
+    let device = Device::find("h200").expect("profile");
+    let first = case.times.iter().copied().max().unwrap_or(1);
+    let planned = |time| {
+        let options = Options {
+            shape: Shape {
+                batch: case.batch,
+                time,
+            },
+            storage: case.storage,
+            mode: case.mode,
+            device: &device,
+            launch: Launch::Graph,
+            pins: vec![],
+        };
+        plan(case.graph, &options).map_err(|e| format!("planning: {e}"))
+    };
+    let (decode, prefill) = (planned(1)?, planned(first)?);
+    let regimes = [
+        Planned {
+            name: "decode",
+            min_time: 1,
+            max_time: Some(1),
+            graph: &decode.graph,
+            plan: &decode.plan,
+        },
+        Planned {
+            name: "prefill",
+            min_time: 2,
+            max_time: None,
+            graph: &prefill.graph,
+            plan: &prefill.plan,
+        },
+    ];
+    let manifest =
+        generate(case.name, case.storage, 90, &regimes).map_err(|e| format!("generating: {e}"))?;
+    let cache = root().join("target/emulator-cache");
+    let emulator = Emulator::new(&cache, EmulatorOptions::default()).expect("g++");
+    let device =
+        EmulatedDevice::new(&emulator, &manifest, 11).map_err(|e| format!("compiling: {e}"))?;
+    let shape = Shape {
+        batch: case.batch,
+        time: first,
+    };
+    Executor::new(device, manifest, weights, shape).map_err(|e| format!("loading: {e}"))
+}
+
+/// Compares every run with the interpreter: stored values in f32 on the plan's own graph, outputs
+/// also in f64 on the model's.
+pub fn check(case: &Case<'_>) -> Result<(), String> {
+    compare(case).map_err(|why| format!("{} {}: {why}", case.name, case.mode))
+}
+
+fn compare(case: &Case<'_>) -> Result<(), String> {
+    let graph = case.graph;
+    let weights = Weights::random(graph, 7).expect("weights");
+    let mut executor = emulate(case, &weights)?;
+    executor
+        .reset(case.batch)
+        .map_err(|e| format!("reset: {e}"))?;
+    let manifest = executor.manifest().clone();
+    // Half storages: the same rounded weights, f32 arithmetic; what is left is the rounding of
+    // stored activations.
+    let rounded = |graph| {
+        let rounded = weights.rounded(graph, case.storage.into());
+        rounded.expect("weights")
+    };
+    let references: Vec<_> = manifest
+        .regimes
+        .iter()
+        .map(|regime| {
+            let params = rounded(&regime.graph).into_params();
+            Interpreter::<f32>::new(&regime.graph, params).expect("interpreter")
+        })
+        .collect();
+    let exact = Interpreter::<f64>::new(graph, rounded(graph).to_f64()).expect("interpreter");
+    let mut state = State::zero(graph, case.batch);
+    let mut exact_state = State::zero(graph, case.batch);
+    for (run, time) in case.times.iter().enumerate() {
+        let given = inputs(graph, case.batch, *time, run as u64 + 1);
+        let as_inputs: Vec<_> = given.iter().map(Given::input).collect();
+        let result = executor
+            .run(*time, &as_inputs, Fetch::Stored)
+            .map_err(|e| format!("T={time}: {e}"))?;
+        let regime = &manifest.regimes[result.regime];
+        let expected = interpret(
+            &references[result.regime],
+            &mut state,
+            case.batch,
+            *time,
+            &given,
+            Keep::All,
+        );
+        for (id, value) in &result.stored {
+            let (Some(got), Some(want)) =
+                (value.numbers(), expected.get(id).and_then(|t| t.numbers()))
+            else {
+                continue;
+            };
+            let d = difference(got, want);
+            let v = regime.graph.value(*id);
+            // NaN is not within any bound.
+            if !(d <= case.bound) {
+                return Err(format!(
+                    "run {run}, B={} T={time}: `{}` of layer {:?} differs by {d:.2e}",
+                    case.batch, v.name, v.layer
+                ));
+            }
+        }
+        let exact = interpret(
+            &exact,
+            &mut exact_state,
+            case.batch,
+            *time,
+            &given,
+            Keep::Outputs,
+        );
+        let outputs = graph.outputs.iter().zip(&regime.graph.outputs);
+        for ((id, here), got) in outputs.zip(&result.outputs) {
+            let got = got.numbers().expect("an output");
+            let in_f32 = expected[here].numbers().expect("an output");
+            let want = exact[id].numbers().expect("an output");
+            for (who, got) in [("f32 interpreter", in_f32), ("kernels", got)] {
+                let d = difference(got, want);
+                if !(d <= case.bound) {
+                    return Err(format!(
+                        "run {run}, B={} T={time}: output `{}` of the {who} differs by {d:.2e}",
+                        case.batch,
+                        graph.value(*id).name
+                    ));
+                }
+            }
+        }
+    }
+    Ok(())
+}
