@@ -1,6 +1,5 @@
 //! `fusec run`: token ids in, logits out, the state in and out of files.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -9,7 +8,6 @@ use fusec_ir::interpret::{Input, Tensor};
 use fusec_ir::{Graph, Precision, ValueId};
 use fusec_runtime::checkpoint::Checkpoint;
 use fusec_runtime::executor::HostState;
-use fusec_runtime::session::Session;
 use fusec_runtime::tensor_file;
 use fusec_runtime::verify;
 use fusec_runtime::weights::WeightSpec;
@@ -18,7 +16,7 @@ use serde::Serialize;
 use crate::device::{self, Device};
 use crate::exit::Exit;
 use crate::failure::{self, Failure};
-use crate::flags::{ModelArgs, ShapeArg};
+use crate::flags::{KernelArgs, ModelArgs, ShapeArg};
 use crate::model;
 use crate::output::Output;
 use crate::table::{Align, Table};
@@ -48,9 +46,11 @@ pub struct Args {
     /// Where the state goes after the run.
     #[arg(long, value_name = "FILE")]
     state_out: Option<PathBuf>,
-    /// Where it runs: auto, cpu.
+    /// Where it runs: auto, cpu, emulator, cuda:N.
     #[arg(long, default_value_t = Device::Auto)]
     device: Device,
+    #[command(flatten)]
+    kernels: KernelArgs,
     /// Without --input: sequences, and tokens of each.
     #[arg(
         long,
@@ -104,7 +104,8 @@ pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
         Some(path) => read_inputs(graph, path)?,
         None => random_inputs(graph, args)?,
     };
-    let mut session = device::start(args.device, graph, weights)?;
+    let started = device::start(args.device, graph, weights, &args.kernels, shape)?;
+    let mut session = started.session;
     match &args.state_in {
         None => session.reset(shape.batch).map_err(failure::input)?,
         Some(path) => {

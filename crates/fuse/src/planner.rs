@@ -37,6 +37,20 @@ pub struct Options<'a> {
     pub pins: Vec<Pin>,
 }
 
+impl<'d> Options<'d> {
+    /// What the planner asks about a graph.
+    pub(crate) fn context<'a>(&self, graph: &'a Graph) -> Context<'a>
+    where
+        'd: 'a,
+    {
+        let launch_us = match self.launch {
+            Launch::Graph => self.device.graph_launch_us.value,
+            Launch::Stream => self.device.stream_launch_us.value,
+        };
+        Context::new(graph, self.shape, self.storage, self.device, launch_us)
+    }
+}
+
 /// The result of planning.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Planned {
@@ -118,17 +132,7 @@ pub fn plan(graph: &Graph, options: &Options<'_>) -> Result<Planned, PlanError> 
         return Err(PlanError::Shape { batch, time });
     }
     let graph = crate::forms::canonical(graph);
-    let launch_us = match options.launch {
-        Launch::Graph => options.device.graph_launch_us.value,
-        Launch::Stream => options.device.stream_launch_us.value,
-    };
-    let ctx = Context::new(
-        &graph,
-        options.shape,
-        options.storage,
-        options.device,
-        launch_us,
-    );
+    let ctx = options.context(&graph);
     let pins: Vec<Pin> = graph.pins.iter().chain(&options.pins).cloned().collect();
     check_pin_names(&ctx, &pins)?;
     let (plan, decisions) = plan_form(&ctx, options.mode, &pins)?;
@@ -208,6 +212,10 @@ fn emit(
                 name: names.name(ctx, ops, &lanes),
                 cost: crate::cost::cost(ctx, &lanes),
                 phases: vec![Phase { lanes }],
+                names: ops
+                    .iter()
+                    .map(|id| ctx.graph.op(*id).name.clone())
+                    .collect(),
                 ops: ops.clone(),
                 layer: ops.first().and_then(|id| ctx.graph.op(*id).layer),
                 forms: vec![],

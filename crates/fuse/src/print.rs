@@ -177,7 +177,7 @@ fn write_kernels(f: &mut fmt::Formatter<'_>, graph: &Graph, kernels: &[Kernel]) 
     Ok(())
 }
 
-fn template(kernel: &Kernel) -> String {
+pub(crate) fn template(kernel: &Kernel) -> String {
     let mut names: Vec<String> = Vec::new();
     for phase in &kernel.phases {
         let of = phase.lanes.first().map(|b| b.template.to_string());
@@ -222,7 +222,7 @@ fn op_name(graph: &Graph, id: OpId) -> &str {
 }
 
 /// Breaks a text at spaces.
-fn wrap(text: &str, width: usize) -> Vec<String> {
+pub(crate) fn wrap(text: &str, width: usize) -> Vec<String> {
     let mut lines = vec![String::new()];
     for word in text.split(' ') {
         if let Some(line) = lines.last_mut() {
@@ -262,7 +262,7 @@ pub fn limit(cost: &Cost) -> &'static str {
 }
 
 /// Bytes with a unit.
-fn amount(bytes: f64) -> String {
+pub(crate) fn amount(bytes: f64) -> String {
     match bytes {
         b if b >= 1e9 => format!("{:.2} GB", b / 1e9),
         b if b >= 1e6 => format!("{:.1} MB", b / 1e6),
@@ -272,7 +272,7 @@ fn amount(bytes: f64) -> String {
 }
 
 /// Microseconds with a unit.
-fn time(us: f64) -> String {
+pub(crate) fn time(us: f64) -> String {
     if us >= 1e3 {
         format!("{:.2} ms", us / 1e3)
     } else {
