@@ -1,30 +1,52 @@
 //! The `--device` argument, and starting a model on what it names.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
+use fusec_codegen::Manifest;
+use fusec_fuse::{Shape, Storage};
 use fusec_ir::Graph;
+use fusec_runtime::cache::user_cache_dir;
 use fusec_runtime::cpu::CpuSession;
+use fusec_runtime::emulator::{Emulator, EmulatorOptions};
+use fusec_runtime::executor::gpu::{GpuDevice, GpuInfo, GpuOptions, gpu, gpus};
+use fusec_runtime::executor::{EmulatedDevice, Executor};
+use fusec_runtime::plan_dir::{PlanDir, read_plan_dir};
 use fusec_runtime::session::Session;
+use fusec_runtime::toolchain::{Arch, Toolchain, UnknownArch};
 use fusec_runtime::weights::Weights;
 
 use crate::failure::{self, Failure};
+use crate::flags::KernelArgs;
+use crate::kernels;
+use crate::pipeline::Planner;
+
+/// The emulator runs what is generated for this compute capability: tensor cores and
+/// asynchronous copies, nothing that only one architecture has.
+const EMULATED_ARCH: &str = "sm_90";
 
 /// Where a model runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Device {
-    /// The first GPU if there is one, else the interpreter.
+    /// The first GPU if there is one, else the interpreter. The answer says which.
     Auto,
     /// The interpreter.
     Cpu,
+    /// The generated kernels, on the CPU.
+    Emulator,
+    /// A GPU by number.
+    Cuda(usize),
 }
 
 impl fmt::Display for Device {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Device::Auto => "auto",
-            Device::Cpu => "cpu",
-        })
+        match self {
+            Device::Auto => f.write_str("auto"),
+            Device::Cpu => f.write_str("cpu"),
+            Device::Emulator => f.write_str("emulator"),
+            Device::Cuda(n) => write!(f, "cuda:{n}"),
+        }
     }
 }
 
@@ -35,21 +57,197 @@ impl FromStr for Device {
         match text {
             "auto" => Ok(Device::Auto),
             "cpu" => Ok(Device::Cpu),
-            _ => Err(format!("`{text}` is none of auto, cpu")),
+            "emulator" => Ok(Device::Emulator),
+            "cuda" => Ok(Device::Cuda(0)),
+            _ => text
+                .strip_prefix("cuda:")
+                .and_then(|n| n.parse().ok())
+                .map(Device::Cuda)
+                .ok_or_else(|| format!("`{text}` is none of auto, cpu, emulator, cuda:N")),
         }
     }
 }
 
-/// Starts a model on a device.
+/// A model started on a device.
+pub struct Started<'g> {
+    /// It.
+    pub session: Box<dyn Session + 'g>,
+    /// The storage type its kernels use; f32 for the interpreter.
+    pub storage: Storage,
+}
+
+/// Starts a model on a device. `shape` is that of the longest run to come.
 pub fn start<'g>(
     device: Device,
     graph: &'g Graph,
     weights: Weights,
-) -> Result<Box<dyn Session + 'g>, Failure> {
+    args: &KernelArgs,
+    shape: Shape,
+) -> Result<Started<'g>, Failure> {
+    let device = match device {
+        // Without a driver there is no GPU; that is what `auto` is for.
+        Device::Auto => match gpus() {
+            Ok(list) if !list.is_empty() => Device::Cuda(0),
+            _ => Device::Cpu,
+        },
+        device => device,
+    };
     match device {
         Device::Auto | Device::Cpu => {
+            if args.dtype != Storage::F32 || args.plan_dir.is_some() {
+                return Err(failure::message(
+                    "the interpreter computes in f32 and runs no kernels",
+                    "leave --dtype and --plan-dir out, or choose --device emulator or cuda:N",
+                ));
+            }
             let session = CpuSession::<f32>::new(graph, weights).map_err(failure::input)?;
-            Ok(Box::new(session))
+            Ok(Started {
+                session: Box::new(session),
+                storage: Storage::F32,
+            })
         }
+        Device::Emulator => emulated(graph, &weights, args, shape),
+        Device::Cuda(ordinal) => on_gpu(ordinal, graph, &weights, args, shape),
     }
+}
+
+fn emulated<'g>(
+    graph: &Graph,
+    weights: &Weights,
+    args: &KernelArgs,
+    shape: Shape,
+) -> Result<Started<'g>, Failure> {
+    let manifest = match &args.plan_dir {
+        Some(path) => compiled(path, graph)?.manifest,
+        None => {
+            let arch = EMULATED_ARCH
+                .parse()
+                .map_err(|e: UnknownArch| failure::input(e))?;
+            generated(graph, args, shape, arch)?
+        }
+    };
+    let options = args.toolchain.options();
+    let cache = user_cache_dir(options.cache_dir.as_deref()).map_err(failure::input)?;
+    let cache = cache.join("emulator");
+    let emulator = Emulator::new(&cache, EmulatorOptions::default()).map_err(failure::input)?;
+    let device =
+        EmulatedDevice::new(&emulator, &manifest, args.emulator_seed).map_err(failure::input)?;
+    let storage = manifest.storage;
+    let executor = Executor::new(device, manifest, weights, shape).map_err(failure::input)?;
+    Ok(Started {
+        session: Box::new(executor),
+        storage,
+    })
+}
+
+fn on_gpu<'g>(
+    ordinal: usize,
+    graph: &Graph,
+    weights: &Weights,
+    args: &KernelArgs,
+    shape: Shape,
+) -> Result<Started<'g>, Failure> {
+    let info = gpu(ordinal).map_err(failure::input)?;
+    let (manifest, cubins) = match &args.plan_dir {
+        Some(path) => {
+            let dir = compiled(path, graph)?;
+            let cubins = carried_cubins(&dir, &info, path)?;
+            (dir.manifest, cubins)
+        }
+        None => {
+            let toolchain =
+                Toolchain::discover(&args.toolchain.options()).map_err(failure::input)?;
+            let arch = arch_of(&info)?;
+            let manifest = generated(graph, args, shape, arch)?;
+            let artifacts = kernels::compile(&toolchain, &manifest, arch)?;
+            let cubins: BTreeMap<String, Vec<u8>> = manifest
+                .kernels
+                .iter()
+                .zip(artifacts)
+                .map(|(kernel, artifact)| (kernel.name.clone(), artifact.cubin))
+                .collect();
+            (manifest, cubins)
+        }
+    };
+    let device = GpuDevice::open(ordinal, &manifest, &cubins, GpuOptions::default())
+        .map_err(failure::input)?;
+    let storage = manifest.storage;
+    let executor = Executor::new(device, manifest, weights, shape).map_err(failure::input)?;
+    Ok(Started {
+        session: Box::new(executor),
+        storage,
+    })
+}
+
+/// Plans and generates for runs up to `shape`.
+fn generated(
+    graph: &Graph,
+    args: &KernelArgs,
+    shape: Shape,
+    arch: Arch,
+) -> Result<Manifest, Failure> {
+    let planner = Planner::new(&args.plan_args(shape))?;
+    let regimes = planner.regimes(graph)?;
+    planner.manifest(&graph.name, arch, &regimes)
+}
+
+/// A plan directory, checked to be of this model at these sizes.
+fn compiled(path: &std::path::Path, graph: &Graph) -> Result<PlanDir, Failure> {
+    let dir = read_plan_dir(path).map_err(failure::input)?;
+    let same = dir.manifest.regimes.iter().all(|regime| {
+        let other = &regime.graph;
+        other.params.len() == graph.params.len()
+            && other.params.iter().zip(&graph.params).all(|(a, b)| {
+                a.name == b.name && other.row_elements(a.value) == graph.row_elements(b.value)
+            })
+    });
+    if same {
+        return Ok(dir);
+    }
+    Err(failure::message(
+        format!(
+            "{} was compiled from another model, or from other sizes, than `{}`",
+            path.display(),
+            graph.name
+        ),
+        "compile this model into a directory of its own and give that one",
+    ))
+}
+
+/// The architectures whose cubins a GPU runs, best first.
+fn arch_names(info: &GpuInfo) -> Vec<String> {
+    let (major, minor) = info.compute_capability;
+    let mut names = vec![format!("sm_{major}{minor}a"), format!("sm_{major}{minor}")];
+    // A cubin runs on later minor versions of the same major one.
+    names.extend((0..minor).rev().map(|minor| format!("sm_{major}{minor}")));
+    names
+}
+
+fn arch_of(info: &GpuInfo) -> Result<Arch, Failure> {
+    let names = arch_names(info);
+    names
+        .iter()
+        .find_map(|name| name.parse().ok())
+        .ok_or_else(|| {
+            failure::message(
+                format!(
+                    "{} (compute capability {:?}) is not a GPU that fusec compiles for",
+                    info.name, info.compute_capability
+                ),
+                "GPUs from sm_75 on are supported",
+            )
+        })
+}
+
+fn carried_cubins(
+    dir: &PlanDir,
+    info: &GpuInfo,
+    path: &std::path::Path,
+) -> Result<BTreeMap<String, Vec<u8>>, Failure> {
+    let names = arch_names(info);
+    let arch = names
+        .iter()
+        .find(|name| dir.cubins.contains_key(*name))
+        .unwrap_or(&names[0]);
+    dir.cubins_for(arch, path).cloned().map_err(failure::input)
 }

@@ -49,6 +49,43 @@ pub struct PlanArgs {
     pub split: Vec<Names>,
 }
 
+/// How a model that is run on the emulator or a GPU is turned into kernels.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Kernels (--device emulator, cuda:N)")]
+pub struct KernelArgs {
+    /// Storage type of activations and matrices: f32, bf16 or f16.
+    #[arg(long, value_name = "TYPE", default_value_t = Storage::F32)]
+    pub dtype: Storage,
+    /// How kernels are chosen: auto (least cost), greedy, unfused, random:SEED.
+    #[arg(long, value_name = "HOW", default_value_t = Mode::Auto)]
+    pub plan: Mode,
+    /// The device whose costs are used: a profile's name, or the path of one.
+    #[arg(long, value_name = "NAME", default_value = "h200")]
+    pub device_profile: String,
+    /// A directory that `fusec compile` wrote: its kernels are run, none is compiled.
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["dtype", "plan", "device_profile"])]
+    pub plan_dir: Option<PathBuf>,
+    /// Seed of the order in which the emulator runs blocks and threads.
+    #[arg(long, value_name = "SEED", default_value_t = 0)]
+    pub emulator_seed: u64,
+    #[command(flatten)]
+    pub toolchain: ToolchainArgs,
+}
+
+impl KernelArgs {
+    /// The planner's arguments, for costs at a shape.
+    pub fn plan_args(&self, shape: Shape) -> PlanArgs {
+        PlanArgs {
+            shape: ShapeArg(shape),
+            dtype: self.dtype,
+            plan: self.plan,
+            device_profile: self.device_profile.clone(),
+            fuse: Vec::new(),
+            split: Vec::new(),
+        }
+    }
+}
+
 /// Where the CUDA compiler comes from.
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Compiler")]

@@ -157,6 +157,7 @@ fn compiled(args: &Args) -> Result<Compiled, Failure> {
 
 /// What a plan directory carries, for one of its architectures.
 fn carried(dir: PlanDir, path: &Path, arch: Option<Arch>) -> Result<Compiled, Failure> {
+    dir.check_plans(path).map_err(failure::input)?;
     let wanted = arch.map(|arch| arch.to_string());
     let images = match (wanted, dir.cubins.first_key_value()) {
         (Some(arch), _) => Some(dir.cubins_for(&arch, path).map_err(failure::input)?),

@@ -1,21 +1,306 @@
-//! `fusec run`: token ids in, logits out.
+//! `fusec run`: token ids in, logits out, the state in and out of files.
 
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use fusec_fuse::Shape;
+use fusec_ir::interpret::{Input, Tensor};
+use fusec_ir::{Graph, Precision, ValueId};
+use fusec_runtime::checkpoint::Checkpoint;
+use fusec_runtime::executor::HostState;
+use fusec_runtime::tensor_file;
+use fusec_runtime::verify;
+use fusec_runtime::weights::WeightSpec;
+use serde::Serialize;
+
+use crate::device::{self, Device};
 use crate::exit::Exit;
 use crate::failure::{self, Failure};
-use crate::flags::ModelArgs;
+use crate::flags::{KernelArgs, ModelArgs, ShapeArg};
+use crate::model;
 use crate::output::Output;
+use crate::table::{Align, Table};
 
 /// Runs a model on token ids.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  fusec run models/hybrid.toml --weights random:0 --shape B=1,T=256
+  fusec run checkpoints/rwkv6 --input ids.safetensors --output logits.safetensors --state-out s.safetensors")]
 pub struct Args {
     #[command(flatten)]
     model: ModelArgs,
+    /// A checkpoint, or random:SEED; by default those of the checkpoint that MODEL is.
+    #[arg(long, value_name = "WEIGHTS")]
+    weights: Option<WeightSpec>,
+    /// The model's inputs by name, [B, T, ...] (safetensors; token ids also as `input_ids`).
+    /// Without it, random tokens.
+    #[arg(long, value_name = "FILE")]
+    input: Option<PathBuf>,
+    /// Where the model's outputs go, by name, f32 (safetensors).
+    #[arg(long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// The state to go on from, as --state-out wrote it.
+    #[arg(long, value_name = "FILE")]
+    state_in: Option<PathBuf>,
+    /// Where the state goes after the run.
+    #[arg(long, value_name = "FILE")]
+    state_out: Option<PathBuf>,
+    /// Where it runs: auto, cpu, emulator, cuda:N.
+    #[arg(long, default_value_t = Device::Auto)]
+    device: Device,
+    #[command(flatten)]
+    kernels: KernelArgs,
+    /// Without --input: sequences, and tokens of each.
+    #[arg(
+        long,
+        value_name = "B=N,T=N",
+        default_value = "B=1,T=256",
+        conflicts_with = "input"
+    )]
+    shape: ShapeArg,
+    /// Without --input: seed of the tokens.
+    #[arg(long, default_value_t = 0, conflicts_with = "input")]
+    seed: u64,
+}
+
+#[derive(Serialize)]
+struct Answer {
+    model: String,
+    device: String,
+    batch: usize,
+    time: usize,
+    /// Position of the next token.
+    position: i64,
+    milliseconds: f64,
+    outputs: Vec<Summary>,
+}
+
+/// An output in a few numbers.
+#[derive(Serialize)]
+struct Summary {
+    name: String,
+    shape: Vec<usize>,
+    mean: f64,
+    deviation: f64,
+    smallest: f64,
+    largest: f64,
+}
+
+/// An input of the model, read or drawn.
+enum Given {
+    Ids(Vec<i32>),
+    Numbers(Vec<f32>),
 }
 
 /// Runs the verb.
-pub fn run(args: &Args, _output: &mut Output) -> Result<Exit, Failure> {
-    Err(failure::message(
-        format!("{} cannot be run yet", args.model.model.display()),
-        "this verb is being written",
-    ))
+pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
+    let model = model::open(&args.model)?;
+    let weights = model
+        .weights(args.weights.as_ref())
+        .map_err(model::report)?;
+    let graph = &model.graph;
+    let (shape, given) = match &args.input {
+        Some(path) => read_inputs(graph, path)?,
+        None => random_inputs(graph, args)?,
+    };
+    let started = device::start(args.device, graph, weights, &args.kernels, shape)?;
+    let mut session = started.session;
+    match &args.state_in {
+        None => session.reset(shape.batch).map_err(failure::input)?,
+        Some(path) => {
+            let state = HostState::load(graph, path).map_err(failure::input)?;
+            if state.batch != shape.batch {
+                return Err(failure::message(
+                    format!(
+                        "{} holds {} sequences, the input has {}",
+                        path.display(),
+                        state.batch,
+                        shape.batch
+                    ),
+                    "give an input with as many sequences as the state",
+                ));
+            }
+            session.set_state(&state).map_err(failure::input)?;
+        }
+    }
+    let inputs: Vec<Input<'_, f32>> = given
+        .iter()
+        .map(|given| match given {
+            Given::Ids(ids) => Input::Ids(ids),
+            Given::Numbers(numbers) => Input::Numbers(numbers),
+        })
+        .collect();
+    let start = Instant::now();
+    let outputs = session.run(shape.time, &inputs).map_err(failure::input)?;
+    let milliseconds = start.elapsed().as_secs_f64() * 1e3;
+    let state = session.state().map_err(failure::input)?;
+    if let Some(path) = &args.output {
+        write_outputs(graph, shape, &outputs, path)?;
+    }
+    if let Some(path) = &args.state_out {
+        state.save(graph, path).map_err(failure::input)?;
+    }
+    let named = graph.outputs.iter().zip(&outputs);
+    let answer = Answer {
+        model: graph.name.clone(),
+        device: session.device(),
+        batch: shape.batch,
+        time: shape.time,
+        position: state.position,
+        milliseconds,
+        outputs: named
+            .map(|(id, tensor)| summary(graph, shape, *id, tensor))
+            .collect(),
+    };
+    output.answer(&answer, || text(&answer))?;
+    Ok(Exit::Success)
+}
+
+fn random_inputs(graph: &Graph, args: &Args) -> Result<(Shape, Vec<Given>), Failure> {
+    let ShapeArg(shape) = args.shape;
+    let vocabulary = verify::vocabulary(graph).map_err(|_| {
+        failure::message(
+            format!("`{}` does not take token ids alone", graph.name),
+            "give its inputs with --input FILE",
+        )
+    })?;
+    let count = shape.batch.saturating_mul(shape.time);
+    let ids = verify::tokens(args.seed, count, vocabulary);
+    let ids = ids.into_iter().filter_map(|id| i32::try_from(id).ok());
+    Ok((shape, vec![Given::Ids(ids.collect())]))
+}
+
+/// Reads every input of the model; they have to agree on B and T.
+fn read_inputs(graph: &Graph, path: &Path) -> Result<(Shape, Vec<Given>), Failure> {
+    let file = Checkpoint::open(path).map_err(failure::input)?;
+    let mut shape: Option<Shape> = None;
+    let mut given = Vec::new();
+    for id in &graph.inputs {
+        let value = graph.value(*id);
+        let is_ids = value.precision == Precision::Index;
+        let alone = is_ids && graph.inputs.len() == 1;
+        let name = match file.tensor(&value.name) {
+            None if alone && file.tensor("input_ids").is_some() => "input_ids",
+            _ => value.name.as_str(),
+        };
+        if is_ids {
+            let ids = file.read_i64(name).map_err(failure::input)?;
+            let narrow = ids
+                .iter()
+                .map(|id| i32::try_from(*id))
+                .collect::<Result<_, _>>();
+            given.push(Given::Ids(narrow.map_err(|_| {
+                failure::message(
+                    format!("{}: '{name}' holds ids beyond 32 bits", path.display()),
+                    "token ids are indices into the embedding table",
+                )
+            })?));
+        } else {
+            let numbers = file.read_f32(name).map_err(failure::input)?;
+            given.push(Given::Numbers(numbers));
+        }
+        let extents = file.tensor(name).map(|view| view.shape.to_vec());
+        let extents = extents.unwrap_or_default();
+        let [batch, time, ..] = extents[..] else {
+            return Err(wrong_shape(
+                path,
+                name,
+                &extents,
+                "[batch, time, ...]".into(),
+            ));
+        };
+        let first = *shape.get_or_insert(Shape { batch, time });
+        if (first.batch, first.time) != (batch, time) {
+            let expected = format!("[{}, {}, ...] as the first input", first.batch, first.time);
+            return Err(wrong_shape(path, name, &extents, expected));
+        }
+    }
+    match shape {
+        Some(shape) => Ok((shape, given)),
+        None => Err(failure::message(
+            format!("`{}` has no inputs", graph.name),
+            "run it without --input",
+        )),
+    }
+}
+
+fn wrong_shape(path: &Path, name: &str, got: &[usize], expected: String) -> Failure {
+    failure::message(
+        format!("{}: '{name}' has shape {got:?}", path.display()),
+        format!("expected {expected}"),
+    )
+}
+
+fn extents(graph: &Graph, shape: Shape, id: ValueId) -> Vec<usize> {
+    let axes = graph.value(id).axes.iter().map(|axis| graph.size(*axis));
+    [shape.batch, shape.time].into_iter().chain(axes).collect()
+}
+
+fn write_outputs(
+    graph: &Graph,
+    shape: Shape,
+    outputs: &[Tensor<f32>],
+    path: &Path,
+) -> Result<(), Failure> {
+    let named = graph.outputs.iter().zip(outputs);
+    let tensors = named.filter_map(|(id, tensor)| {
+        Some((
+            graph.value(*id).name.as_str(),
+            extents(graph, shape, *id),
+            tensor.numbers()?,
+        ))
+    });
+    tensor_file::write(path, tensors).map_err(failure::input)
+}
+
+fn summary(graph: &Graph, shape: Shape, id: ValueId, tensor: &Tensor<f32>) -> Summary {
+    let numbers = tensor.numbers().unwrap_or_default();
+    let n = numbers.len().max(1) as f64;
+    let mean = numbers.iter().map(|x| f64::from(*x)).sum::<f64>() / n;
+    let square = |x: &f32| (f64::from(*x) - mean).powi(2);
+    let fold = |start: f64, f: fn(f64, f64) -> f64| {
+        let all = numbers.iter().map(|x| f64::from(*x));
+        all.reduce(f).unwrap_or(start)
+    };
+    Summary {
+        name: graph.value(id).name.clone(),
+        shape: extents(graph, shape, id),
+        mean,
+        deviation: (numbers.iter().map(square).sum::<f64>() / n).sqrt(),
+        smallest: fold(0.0, f64::min),
+        largest: fold(0.0, f64::max),
+    }
+}
+
+fn text(answer: &Answer) -> String {
+    let mut table = Table::new([
+        ("output", Align::Left),
+        ("shape", Align::Left),
+        ("mean", Align::Right),
+        ("deviation", Align::Right),
+        ("smallest", Align::Right),
+        ("largest", Align::Right),
+    ]);
+    for output in &answer.outputs {
+        let number = |x: f64| format!("{x:.4}");
+        table.row([
+            output.name.clone(),
+            format!("{:?}", output.shape),
+            number(output.mean),
+            number(output.deviation),
+            number(output.smallest),
+            number(output.largest),
+        ]);
+    }
+    format!(
+        "{} on {}: B={}, T={} in {:.1} ms, next position {}\n{}",
+        answer.model,
+        answer.device,
+        answer.batch,
+        answer.time,
+        answer.milliseconds,
+        answer.position,
+        table.text()
+    )
 }

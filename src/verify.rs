@@ -2,16 +2,17 @@
 
 use std::path::PathBuf;
 
-use fusec_fuse::Shape;
+use fusec_fuse::{Shape, Storage};
+use fusec_ir::interpret::StorageType;
 use fusec_runtime::golden::{self, GoldenCase};
-use fusec_runtime::verify::{self, Comparison, Worst};
+use fusec_runtime::verify::{self, Comparison, HalfComparison, Worst};
 use fusec_runtime::weights::WeightSpec;
 use serde::Serialize;
 
 use crate::device::{self, Device};
 use crate::exit::Exit;
 use crate::failure::{self, Failure};
-use crate::flags::{ModelArgs, ShapeArg};
+use crate::flags::{KernelArgs, ModelArgs, ShapeArg};
 use crate::model;
 use crate::output::Output;
 use crate::table::{Align, Table};
@@ -33,9 +34,11 @@ pub struct Args {
     /// A checkpoint, or random:SEED.
     #[arg(long, value_name = "WEIGHTS")]
     weights: Option<WeightSpec>,
-    /// Where it runs: auto, cpu.
+    /// Where it runs: auto, cpu, emulator, cuda:N.
     #[arg(long, default_value_t = Device::Auto)]
     device: Device,
+    #[command(flatten)]
+    kernels: KernelArgs,
     /// Without a golden case: sequences, and tokens of the first run.
     #[arg(long, value_name = "B=N,T=N", default_value = "B=2,T=37")]
     shape: ShapeArg,
@@ -80,7 +83,19 @@ pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
             (case.map_err(failure::input)?, "the f64 interpreter".into())
         }
     };
-    let mut session = device::start(args.device, &model.graph, weights)?;
+    let shape = Shape {
+        batch: case.batch,
+        time: case.length,
+    };
+    let (device, kernels) = (args.device, &args.kernels);
+    let started = device::start(device, &model.graph, weights.clone(), kernels, shape)?;
+    let mut session = started.session;
+    if let Some(storage) = half(started.storage) {
+        let graph = &model.graph;
+        let comparison = verify::half(session.as_mut(), graph, &weights, &case, storage)
+            .map_err(failure::input)?;
+        return half_answer(&model.graph.name, comparison, output);
+    }
     let comparison = verify::golden(session.as_mut(), &case).map_err(failure::input)?;
     let passed = comparison.passed();
     let answer = Answer {
@@ -90,6 +105,66 @@ pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
         comparison,
     };
     output.answer(&answer, || text(&answer))?;
+    Ok(match passed {
+        true => Exit::Success,
+        false => Exit::ToleranceExceeded,
+    })
+}
+
+fn half(storage: Storage) -> Option<StorageType> {
+    match storage {
+        Storage::F32 => None,
+        Storage::Bf16 => Some(StorageType::Bf16),
+        Storage::F16 => Some(StorageType::F16),
+    }
+}
+
+#[derive(Serialize)]
+struct HalfAnswer {
+    model: String,
+    expected: &'static str,
+    passed: bool,
+    #[serde(flatten)]
+    comparison: HalfComparison,
+}
+
+fn half_answer(
+    model: &str,
+    comparison: HalfComparison,
+    output: &mut Output,
+) -> Result<Exit, Failure> {
+    let passed = comparison.passed();
+    let answer = HalfAnswer {
+        model: model.into(),
+        expected: "the f64 interpreter",
+        passed,
+        comparison,
+    };
+    output.answer(&answer, || {
+        let mut table = Table::new([
+            ("", Align::Left),
+            ("relative L2 error", Align::Right),
+            ("unfused, rounded", Align::Right),
+            ("ratio", Align::Right),
+        ]);
+        let comparison = &answer.comparison;
+        for (i, name) in ["prefill", "steps"].into_iter().enumerate() {
+            let (error, unfused) = (comparison.error[i], comparison.unfused_error[i]);
+            table.row([
+                name.into(),
+                format!("{error:.2e}"),
+                format!("{unfused:.2e}"),
+                format!("{:.2}", error / unfused),
+            ]);
+        }
+        let verdict = if passed { "passed" } else { "FAILED" };
+        format!(
+            "{model} on {} in half precision against the f64 interpreter\n{}{verdict}: accepted is {} times the error of the unfused plan\n",
+            comparison.device,
+            table.text(),
+            comparison.factor,
+        )
+    })?;
     Ok(match passed {
         true => Exit::Success,
         false => Exit::ToleranceExceeded,

@@ -50,7 +50,8 @@ fn golden_cases_pass_within_their_bound() {
         for part in ["prefill", "steps"] {
             let error = answer[part]["relative"].as_f64().expect("a number");
             // Exactly 0 would mean that nothing was compared.
-            assert!(error > 0.0 && error <= 5e-5, "{path} {part}: {error}");
+            let bound = answer["bound"].as_f64().expect("a number");
+            assert!(bound <= 2e-3 && error > 0.0 && error <= bound, "{path} {part}: {error}");
             assert!(answer[part]["compared"].as_u64() > Some(1000));
         }
     }
@@ -92,11 +93,16 @@ fn compare(model: &Model, params: Vec<Vec<f64>>, case: &GoldenCase) -> Compariso
     verify::golden(&mut session, case).expect("a comparison")
 }
 
-/// The cases would not pass with slightly wrong mathematics: each parameter matters.
+/// The cases would not pass with slightly wrong mathematics: each parameter matters. Left out are
+/// those whose reference ran in a lower precision, which have a wider bound and blind spots
+/// (tests/golden/README.md).
 #[test]
 fn no_parameter_can_be_off_without_being_noticed() {
     for path in cases() {
         let case = GoldenCase::open(&path).expect("a case");
+        if case.bound > 5e-5 {
+            continue;
+        }
         let model = Model::open(&path, &Overrides::default()).expect("a model");
         let params = model.weights(None).expect("weights").to_f64();
         let exact = compare(&model, params.clone(), &case);
@@ -120,16 +126,9 @@ fn no_parameter_can_be_off_without_being_noticed() {
 
 #[test]
 fn without_a_golden_case_the_f64_interpreter_is_the_reference() {
-    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/mamba2.toml");
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/hybrid.toml");
     let model = model.display().to_string();
-    let args = [
-        "verify",
-        &model,
-        "--preset",
-        "tiny",
-        "--weights",
-        "random:3",
-    ];
+    let args = ["verify", &model, "--axis", "L=2", "--weights", "random:3"];
     let out = fusec(&args);
     assert_eq!(out.status.code(), Some(0), "{}", text(&out.stderr));
     assert!(text(&out.stdout).contains("against the f64 interpreter"));
@@ -137,7 +136,7 @@ fn without_a_golden_case_the_f64_interpreter_is_the_reference() {
 
 #[test]
 fn what_cannot_be_verified_is_named_with_exit_status_2() {
-    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/mamba2.toml");
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/hybrid.toml");
     let model = model.display().to_string();
     let case = golden("mamba2-hf").display().to_string();
     let edited = tempfile::tempdir().expect("a directory");
@@ -164,7 +163,7 @@ fn what_cannot_be_verified_is_named_with_exit_status_2() {
         (vec!["verify", "no-such-directory"], "no-such-directory"),
         (vec!["verify", &model], "--weights"),
         (vec!["verify", &case, "--device", "tpu"], "tpu"),
-        (vec!["verify", &case, "--axis", "N=64"], "does not fit"),
+        (vec!["verify", &case, "--axis", "Ns=64"], "does not fit"),
         (
             vec!["verify", &case, "--golden", "gone.safetensors"],
             "about.json",

@@ -61,8 +61,11 @@ fn mergeable(
             // have moved to its only reader, so one entry still means one reader.
             && consumers[access.value.index()].len() == 1
             && !graph.outputs.contains(&access.value);
+        let mut uses = 0;
+        expr.walk(&mut |e| uses += usize::from(*e == Expr::Input(i)));
         let delays = graph.op(producer).inputs.iter().any(|a| a.delay != 0);
         let fits = read_once
+            && uses == 1
             && access.delay == 0
             && !(reduces && delays)
             && value.rows == result.rows

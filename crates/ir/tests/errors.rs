@@ -1,6 +1,6 @@
 //! What people get to read when a model is wrong: the message, the place, and the way out.
 
-use fusec_ir::language::{LanguageError, ModelSource, Overrides, Setting, compile};
+use fusec_ir::language::{LanguageError, ModelSource, Overrides, Problem, Setting, compile};
 use miette::{Diagnostic, NarratableReportHandler};
 use proptest::prelude::*;
 use std::path::PathBuf;
@@ -325,6 +325,46 @@ fn mistakes_in_overrides_name_what_there_is() {
         report.push_str(&format!("{error}\n  {help}\n"));
     }
     insta::assert_snapshot!(report);
+}
+
+/// Nesting is refused long before it could exhaust the stack of a thread.
+#[test]
+fn deep_nesting_is_refused() {
+    let n = 5000;
+    let chain: String = (0..n).map(|i| format!("A{i} = \"A{}\"\n", i + 1)).collect();
+    for (from, to) in [
+        (
+            "x @ head",
+            format!("{}x{} @ head", "(".repeat(n), ")".repeat(n)),
+        ),
+        ("x @ head", format!("x{}", " + x".repeat(n))),
+        ("x @ head", format!("{}x", "-".repeat(n))),
+        (
+            "x @ head",
+            format!("{}x{}", "exp(".repeat(n), ")".repeat(n)),
+        ),
+        ("x @ head", format!("x{}", "[H = 0]".repeat(n))),
+        (
+            "return logits",
+            format!("{}{}", "if true {".repeat(n), "}".repeat(n)),
+        ),
+        (
+            "return logits",
+            format!("if false {{ }} {}", "else if false { } ".repeat(n)),
+        ),
+        (
+            "return logits",
+            format!("if {}true {{ }}", "not ".repeat(n)),
+        ),
+        ("V = 16", format!("{chain}A{n} = 1")),
+    ] {
+        let source = ModelSource::from_text("deep.toml", edited(from, &to));
+        let error = compile(&source, &Overrides::default()).expect_err("too deep");
+        assert!(
+            matches!(error.problem(), Problem::TooDeep { .. }),
+            "{error}"
+        );
+    }
 }
 
 /// Texts to break: all models of the repository.

@@ -39,7 +39,37 @@ fn layers_of_the_zoo() {
         ("hgrn", None, 1),
         ("hgrn2", None, 1),
         ("hybrid", None, 1),
+        ("hybrid-gf", None, 1),
+        ("hybrid-rf", None, 1),
+        ("hybrid-ws", None, 1),
     ] {
         insta::assert_snapshot!(format!("layer_{name}"), layer(name, preset, l));
     }
+}
+
+/// Every file of the zoo compiles, with every preset it names.
+#[test]
+fn presets_of_the_zoo() {
+    let directory = model("rwkv6").with_file_name("");
+    let mut count = 0;
+    for entry in std::fs::read_dir(directory).expect("the zoo") {
+        let path = entry.expect("a directory entry").path();
+        if path.extension().is_none_or(|e| e != "toml") {
+            continue;
+        }
+        let open = || ModelSource::from_path(&path).expect("a model is readable");
+        let names =
+            fusec_ir::language::presets(&open()).unwrap_or_else(|e| panic!("{path:?}: {e}"));
+        for preset in names.into_iter().map(Some).chain([None]) {
+            let options = Overrides {
+                preset: preset.clone(),
+                ..Overrides::default()
+            };
+            let compiled = compile_with_warnings(&open(), &options);
+            let compiled = compiled.unwrap_or_else(|e| panic!("{path:?} {preset:?}: {e}"));
+            assert_eq!(compiled.warnings, [], "{path:?}");
+            count += 1;
+        }
+    }
+    assert!(count >= 15, "only {count} models were found");
 }

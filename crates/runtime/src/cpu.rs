@@ -1,7 +1,8 @@
 //! The interpreter as a device: f32 on all threads for running, f64 for reference.
 
 use fusec_ir::interpret::{
-    Input, InterpretError, Interpreter, Keep, Params, Real, State, Tensor, first_non_finite,
+    Input, InterpretError, Interpreter, Keep, Params, Real, Rounding, State, Tensor,
+    first_non_finite,
 };
 use fusec_ir::{Graph, ValueId};
 use std::collections::BTreeMap;
@@ -23,6 +24,20 @@ impl<'g, F: Real> CpuSession<'g, F> {
     pub fn new(graph: &'g Graph, weights: Weights) -> Result<Self, InterpretError> {
         let params = weights.into_params().into_iter();
         Self::from_params(graph, params.map(|x| convert(&x)).collect())
+    }
+
+    /// As [`CpuSession::new`], rounding values and parameters between operations.
+    pub fn rounded(
+        graph: &'g Graph,
+        weights: Weights,
+        rounding: Rounding,
+    ) -> Result<Self, InterpretError> {
+        let params = weights.into_params().into_iter();
+        let params = params.map(|x| convert(&x)).collect();
+        Ok(CpuSession {
+            interpreter: Interpreter::with_rounding(graph, params, rounding)?,
+            state: State::zero(graph, 1),
+        })
     }
 
     /// As [`CpuSession::new`], with parameters that need not be f32.

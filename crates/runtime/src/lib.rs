@@ -18,6 +18,7 @@ pub mod memory;
 pub mod model;
 pub mod plan_dir;
 pub mod session;
+pub mod tensor_file;
 pub mod toolchain;
 pub mod verify;
 pub mod weights;

@@ -119,6 +119,15 @@ impl PlanDir {
             have: self.cubins.keys().cloned().collect(),
         })
     }
+
+    /// Checks what running does not need: that the plans' indices point into the graphs, and the
+    /// launches into the plans. `path` is for the message.
+    pub fn check_plans(&self, path: &Path) -> Result<(), PlanDirError> {
+        check_plans(&self.manifest, &self.plans).map_err(|reason| PlanDirError::Damaged {
+            path: path.join(PLANS),
+            reason,
+        })
+    }
 }
 
 /// Whether a path looks like a directory that [`write_plan_dir`] made.
@@ -356,7 +365,6 @@ pub fn read_plan_dir(dir: &Path) -> Result<PlanDir, PlanDirError> {
             ),
         });
     }
-    check_plans(&manifest, &plans).map_err(|reason| PlanDirError::Damaged { path, reason })?;
     let path = dir.join(PLAN_TEXT);
     let text = std::fs::read_to_string(&path).map_err(io_error("read", &path))?;
     Ok(PlanDir {

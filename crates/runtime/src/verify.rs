@@ -5,7 +5,7 @@
 
 use std::path::PathBuf;
 
-use fusec_ir::interpret::Input;
+use fusec_ir::interpret::{Input, Rounding, StorageType};
 use fusec_ir::{Graph, OpKind, Precision};
 use serde::Serialize;
 
@@ -150,6 +150,78 @@ pub fn tokens(seed: u64, count: usize, vocab: usize) -> Vec<i64> {
     };
     let vocab = vocab.max(1) as u64;
     (0..count).map(|_| (next() % vocab) as i64).collect()
+}
+
+/// How far a session in half precision is from exact arithmetic, beside an unfused plan.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct HalfComparison {
+    /// What did the work.
+    pub device: String,
+    /// Relative L2 error of the session's logits against the f64 interpreter: prefill, steps.
+    pub error: [f64; 2],
+    /// The same of an unfused plan that rounds every stored value.
+    pub unfused_error: [f64; 2],
+    /// How many times the unfused error is accepted.
+    pub factor: f64,
+}
+
+/// Half precision passes at up to this many times the error of the unfused plan.
+const HALF_FACTOR: f64 = 1.5;
+
+impl HalfComparison {
+    /// Whether both errors are accepted; one that is not a number is not.
+    pub fn passed(&self) -> bool {
+        let pairs = self.error.iter().zip(&self.unfused_error);
+        pairs.into_iter().all(|(e, u)| *e <= self.factor * u)
+    }
+}
+
+/// Runs a case's tokens in half precision, against the f64 interpreter, and the same for the
+/// interpreter that rounds after every operation. The case's logits are not used: they are of
+/// f32 arithmetic.
+pub fn half(
+    session: &mut dyn Session,
+    graph: &Graph,
+    weights: &Weights,
+    case: &GoldenCase,
+    storage: StorageType,
+) -> Result<HalfComparison, VerifyError> {
+    let mut exact = CpuSession::<f64>::new(graph, weights.clone()).map_err(SessionError::from)?;
+    let mut unfused = CpuSession::<f64>::rounded(graph, weights.clone(), Rounding::Op(storage))
+        .map_err(SessionError::from)?;
+    exact.reset(case.batch)?;
+    unfused.reset(case.batch)?;
+    session.reset(case.batch)?;
+    let expected = replay(&mut exact, case)?;
+    let rounded = replay(&mut unfused, case)?;
+    let got = replay(session, case)?;
+    Ok(HalfComparison {
+        device: session.device(),
+        error: [
+            relative_l2(&got.0, &expected.0),
+            relative_l2(&got.1, &expected.1),
+        ],
+        unfused_error: [
+            relative_l2(&rounded.0, &expected.0),
+            relative_l2(&rounded.1, &expected.1),
+        ],
+        factor: HALF_FACTOR,
+    })
+}
+
+/// `|got - expected| / |expected|`, L2 norms; NaN if anything is not a number.
+fn relative_l2(got: &[f32], expected: &[f32]) -> f64 {
+    let mut error = 0f64;
+    let mut norm = 0f64;
+    for (got, expected) in got.iter().zip(expected) {
+        let (got, expected) = (f64::from(*got), f64::from(*expected));
+        error += (got - expected).powi(2);
+        norm += expected.powi(2);
+    }
+    match norm {
+        0.0 => error.sqrt(),
+        norm => (error / norm).sqrt(),
+    }
 }
 
 impl VerifyError {

@@ -9,10 +9,7 @@ use super::scope::Axes;
 use super::syntax::{Call, Ident, Node, Statement, Target};
 use super::tensor::Tensor;
 use crate::graph::GRAPH_VERSION;
-use crate::{
-    Access, AxisId, Combine, Def, Expr, Graph, Op, OpId, OpKind, Pin, Precision, Span, Value,
-    ValueId,
-};
+use crate::{AxisId, Def, Graph, OpId, Precision, Span, Value, ValueId};
 use indexmap::IndexMap;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -20,15 +17,13 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 pub(super) const MAX_LAYERS: i64 = 4096;
 /// Most operations and statements a model may unroll into.
 const MAX_WORK: usize = 1 << 20;
-/// Deepest nesting of blocks and expressions together.
-const MAX_NESTING: usize = 160;
 
 /// A block being executed, or the model itself.
 pub(super) struct Frame<'a> {
     /// Name of the block; `None` for the model.
     pub block: Option<(&'a str, &'a BlockDecl)>,
     pub names: IndexMap<String, Tensor>,
-    program: &'a [Statement],
+    pub program: &'a [Statement],
     /// Name for what the current statement computes.
     pub statement: String,
 }
@@ -46,13 +41,13 @@ pub(super) struct Lowering<'a> {
     pub precision: Precision,
     pub params: HashMap<(Option<u32>, Option<String>, String), Tensor>,
     /// Values that have no name of the user's yet.
-    anonymous: HashSet<ValueId>,
-    same: HashMap<String, OpId>,
-    taken: HashMap<(Option<u32>, String), u32>,
+    pub anonymous: HashSet<ValueId>,
+    pub same: HashMap<String, OpId>,
+    pub taken: HashMap<(Option<u32>, String), u32>,
     /// Names given to a value that has another name already.
-    aliases: BTreeMap<String, String>,
+    pub aliases: BTreeMap<String, String>,
     work: usize,
-    nesting: usize,
+    pub nesting: usize,
 }
 
 /// The graph of a document, operations in the order of the text.
@@ -190,7 +185,7 @@ impl<'a> Lowering<'a> {
         }
     }
 
-    fn spend(&mut self, span: Span) -> Result<()> {
+    pub fn spend(&mut self, span: Span) -> Result<()> {
         self.work += 1;
         if self.work > MAX_WORK {
             return refuse(
@@ -439,135 +434,6 @@ impl<'a> Lowering<'a> {
         Ok(Tensor::value(id, &tensor.axes, tensor.rows))
     }
 
-    /// The value that holds a tensor; computes it by an operation unless it is one already.
-    pub fn store(&mut self, tensor: &Tensor, span: Span) -> Result<ValueId> {
-        if let Some(access) = tensor.as_access() {
-            let value = self.graph.value(access.value);
-            let kept = self.precision == Precision::Storage
-                || value.precision == Precision::F32
-                || value.precision == Precision::Index;
-            if kept && value.axes == tensor.axes && access.is_plain(&value.axes) {
-                return Ok(access.value);
-            }
-        }
-        self.emit(
-            OpKind::Map {
-                expr: tensor.expr.clone(),
-            },
-            tensor.inputs.clone(),
-            tensor.axes.clone(),
-            tensor.rows,
-            span,
-        )
-    }
-
-    /// A read of a tensor at the current row: a view of a value stays a view, anything else
-    /// is stored first.
-    pub fn access(&mut self, tensor: &Tensor, span: Span) -> Result<Access> {
-        if let Some(access) = tensor.as_access()
-            && access.delay == 0
-        {
-            return Ok(access.clone());
-        }
-        let id = self.store(tensor, span)?;
-        Ok(Access::plain(id, &tensor.axes))
-    }
-
-    /// Adds an operation with one result, or finds the equal one that is there.
-    pub fn emit(
-        &mut self,
-        kind: OpKind,
-        inputs: Vec<Access>,
-        axes: Vec<AxisId>,
-        rows: bool,
-        span: Span,
-    ) -> Result<ValueId> {
-        let key = format!("{kind:?} {inputs:?} {axes:?} {:?}", self.precision);
-        if let Some(op) = self.same.get(&key).copied() {
-            let id = self.graph.op(op).outputs[0];
-            if self.graph.op(op).layer != self.layer_number() {
-                // Shared by layers: belongs to none.
-                self.graph.ops[op.index()].layer = None;
-                self.graph.values[id.index()].layer = None;
-            }
-            return Ok(id);
-        }
-        let op = self.add(kind, inputs, vec![axes], rows, span)?;
-        self.same.insert(key, op);
-        Ok(self.graph.op(op).outputs[0])
-    }
-
-    /// Adds an operation.
-    pub fn add(
-        &mut self,
-        kind: OpKind,
-        inputs: Vec<Access>,
-        results: Vec<Vec<AxisId>>,
-        rows: bool,
-        span: Span,
-    ) -> Result<OpId> {
-        self.spend(span)?;
-        let op = OpId(self.graph.ops.len() as u32);
-        let layer = self.layer_number();
-        let base = self.qualified(
-            &self
-                .frames
-                .last()
-                .map_or(String::new(), |f| f.statement.clone()),
-        );
-        let count = self.taken.entry((layer, format!("{base}."))).or_insert(0);
-        *count += 1;
-        let name = format!("{base}.{count}");
-        let mut outputs = Vec::new();
-        for (i, axes) in results.into_iter().enumerate() {
-            self.check_elements(&axes, &name, span)?;
-            let id = self.value(Value {
-                name: if i == 0 {
-                    name.clone()
-                } else {
-                    format!("{name}.{i}")
-                },
-                rows,
-                axes,
-                precision: self.precision,
-                def: Def::Op(op, i as u32),
-                layer,
-            });
-            self.anonymous.insert(id);
-            outputs.push(id);
-        }
-        self.graph.ops.push(Op {
-            name,
-            kind,
-            inputs,
-            outputs,
-            tails: Vec::new(),
-            layer,
-            span: Some(span),
-        });
-        Ok(op)
-    }
-
-    pub fn check_elements(&self, axes: &[AxisId], name: &str, span: Span) -> Result<()> {
-        match self.axes.elements(axes) {
-            Some(_) => Ok(()),
-            None => fail(
-                Problem::BadSize {
-                    what: format!(
-                        "the number of elements of `{name}`{}",
-                        self.axes.describe(axes)
-                    ),
-                    size: format!(
-                        "{:.3e}",
-                        axes.iter().fold(1.0, |n, a| n * self.axes.size(*a) as f64)
-                    ),
-                    limit: "2^40".into(),
-                },
-                span,
-            ),
-        }
-    }
-
     /// Executes a block.
     pub fn call_block(
         &mut self,
@@ -632,66 +498,6 @@ impl<'a> Lowering<'a> {
             ),
         }
     }
-
-    /// Resolves pins to names of values.
-    fn pins(&mut self) -> Result<()> {
-        let document = self.document;
-        let model = document.pins.iter().map(|p| (None, p));
-        let blocks = document
-            .blocks
-            .iter()
-            .flat_map(|(name, block)| block.pins.iter().map(move |p| (Some(name), p)));
-        for (block, pin) in model.chain(blocks) {
-            let mut values = Vec::new();
-            for name in &pin.names {
-                let local = block.map(|b| format!("{b}.{}", name.value));
-                let found = local.iter().chain([&name.value]).find_map(|candidate| {
-                    if self.graph.values.iter().any(|v| v.name == *candidate) {
-                        Some(candidate.clone())
-                    } else {
-                        self.aliases.get(candidate).cloned()
-                    }
-                });
-                let used = block.is_none_or(|b| {
-                    self.graph
-                        .values
-                        .iter()
-                        .any(|v| v.name.starts_with(&format!("{b}.")))
-                });
-                match found {
-                    Some(found) => values.push(found),
-                    // A block that this model does not call has nothing to pin.
-                    None if !used => {}
-                    None => {
-                        let mut known: Vec<String> = self
-                            .graph
-                            .values
-                            .iter()
-                            .filter(|v| matches!(v.def, Def::Op(..)))
-                            .map(|v| v.name.clone())
-                            .collect();
-                        known.sort();
-                        known.dedup();
-                        return fail(
-                            Problem::UnknownName {
-                                name: name.value.clone(),
-                                known,
-                            },
-                            name.span,
-                        );
-                    }
-                }
-            }
-            if values.len() >= 2 {
-                self.graph.pins.push(Pin {
-                    kind: pin.kind,
-                    values,
-                    span: Some(pin.span),
-                });
-            }
-        }
-        Ok(())
-    }
 }
 
 /// Which axis is lost or left over, if the sets differ.
@@ -716,148 +522,6 @@ pub(super) fn axes_differ(table: &Axes, found: &[AxisId], wanted: &[AxisId]) -> 
     Some(parts.join("; "))
 }
 
-impl Host for Lowering<'_> {
-    fn axes(&mut self) -> &mut Axes {
-        &mut self.axes
-    }
-
-    fn axis(&mut self, name: &Ident) -> Result<Vec<AxisId>> {
-        self.axes.atoms(name)
-    }
-
-    fn constant(&self, name: &str, _span: Span) -> Result<Option<Setting>> {
-        if let Some((l, variable)) = self.layer
-            && variable == name
-        {
-            return Ok(Some(Setting::Number(f64::from(l))));
-        }
-        if let Some(frame) = self.frames.last() {
-            match frame.names.get(name) {
-                Some(tensor) if tensor.as_number().is_none() => return Ok(None),
-                Some(tensor) => return Ok(tensor.as_number().map(Setting::Number)),
-                None => {}
-            }
-        }
-        if let Some(setting) = self.settings.get(name) {
-            return Ok(Some(setting.clone()));
-        }
-        Ok(self
-            .axes
-            .size_by_name(name)
-            .map(|size| Setting::Number(size as f64)))
-    }
-
-    fn read(&mut self, name: &str, span: Span) -> Result<Tensor> {
-        if let Some(tensor) = self.frame().names.get(name) {
-            return Ok(tensor.clone());
-        }
-        if let Some(param) = self.parameter(name)? {
-            return Ok(param);
-        }
-        match self.constant(name, span)? {
-            Some(Setting::Number(n)) => return pointwise::finite(n, span),
-            Some(other) => {
-                return fail(
-                    Problem::WrongType {
-                        key: name.to_owned(),
-                        expected: "a number",
-                        found: other.type_name().to_owned(),
-                    },
-                    span,
-                );
-            }
-            None => {}
-        }
-        let frame = self.frame();
-        let mut later = None;
-        Statement::targets(frame.program, &mut |target| {
-            if target.text == name && later.is_none() {
-                later = Some(target.span);
-            }
-        });
-        if let Some(later) = later {
-            return Err(Fault::new(
-                Problem::ReadBeforeSet {
-                    name: name.to_owned(),
-                },
-                span,
-            )
-            .also(span, "read here")
-            .also(later, "set here"));
-        }
-        let mut known: Vec<String> = frame.names.keys().cloned().collect();
-        match frame.block {
-            Some((_, block)) => known.extend(block.params.keys().cloned()),
-            None => known.extend(self.document.params.keys().cloned()),
-        }
-        known.extend(self.settings.keys().cloned());
-        fail(
-            Problem::UnknownName {
-                name: name.to_owned(),
-                known,
-            },
-            span,
-        )
-    }
-
-    fn reduce(
-        &mut self,
-        of: Tensor,
-        combine: Combine,
-        axes: Vec<AxisId>,
-        span: Span,
-    ) -> Result<Tensor> {
-        // Stencils are element-wise operations, nothing else looks back.
-        let of = if of.inputs.iter().any(|i| i.delay != 0) {
-            self.view(of, span)?
-        } else {
-            of
-        };
-        let rest: Vec<AxisId> = of
-            .axes
-            .iter()
-            .filter(|a| !axes.contains(a))
-            .copied()
-            .collect();
-        let id = self.emit(
-            OpKind::Reduce {
-                expr: of.expr,
-                combine,
-                axes,
-            },
-            of.inputs,
-            rest.clone(),
-            of.rows,
-            span,
-        )?;
-        Ok(Tensor::value(id, &rest, of.rows))
-    }
-
-    fn contract(&mut self, a: (Tensor, &Node), b: (Tensor, &Node), span: Span) -> Result<Tensor> {
-        self.project(a, b, span)
-    }
-
-    fn apply(&mut self, call: &Call, span: Span) -> Result<Vec<Tensor>> {
-        self.call(call, span)
-    }
-
-    fn outer_products(&self) -> bool {
-        false
-    }
-
-    fn enter(&mut self, span: Span) -> Result<()> {
-        self.nesting += 1;
-        if self.nesting > MAX_NESTING {
-            return fail(Problem::TooDeep { limit: MAX_NESTING }, span);
-        }
-        Ok(())
-    }
-
-    fn leave(&mut self) {
-        self.nesting -= 1;
-    }
-}
-
 /// Parameters and names that no text mentions.
 fn unused(document: &Document) -> Vec<Warning> {
     let mut out = Vec::new();
@@ -880,18 +544,4 @@ fn unused(document: &Document) -> Vec<Warning> {
         check(&block.params, &block.flow);
     }
     out
-}
-
-impl Lowering<'_> {
-    /// A tensor that only reads, stored if it has to be.
-    pub fn view(&mut self, tensor: Tensor, span: Span) -> Result<Tensor> {
-        let access = self.access(&tensor, span)?;
-        Ok(Tensor {
-            expr: Expr::Input(0),
-            inputs: vec![access],
-            axes: tensor.axes,
-            rows: tensor.rows,
-            dimensions: tensor.dimensions,
-        })
-    }
 }

@@ -5,18 +5,23 @@
 //! lives here: reading the file, the expression language, binding of axes, and
 //! cutting flows into operations. What never will: knowledge of any one model.
 
+mod bind;
 mod constant;
 mod document;
+mod emit;
 mod error;
+mod flow;
 mod grammar;
 mod lower;
 mod operations;
 mod parameters;
+mod pins;
 mod pointwise;
 mod scope;
 mod source;
 mod step;
 mod syntax;
+mod table;
 mod tensor;
 mod token;
 

@@ -11,6 +11,9 @@ use std::collections::BTreeMap;
 /// Largest size of one axis and of one tensor, in elements.
 pub(super) const MAX_ELEMENTS: usize = 1 << 40;
 
+/// Longest chain of formulas that need each other.
+const MAX_CHAIN: usize = 64;
+
 /// What a declared name stands for.
 #[derive(Clone, Debug)]
 struct Declared {
@@ -54,7 +57,10 @@ impl Axes {
         if self.declared.contains_key(name) {
             return Ok(());
         }
-        if path.len() >= 64 || path.iter().any(|p| p == name) {
+        if path.len() >= MAX_CHAIN {
+            return fail(Problem::TooDeep { limit: MAX_CHAIN }, decl.span);
+        }
+        if path.iter().any(|p| p == name) {
             path.push(name.to_owned());
             return fail(
                 Problem::Recursion {

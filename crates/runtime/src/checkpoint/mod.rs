@@ -362,5 +362,9 @@ fn read_entries(path: &Path, bytes: &[u8]) -> Result<Contents, Problem> {
     if matches!(bytes, [0x80, 0..=5, ..]) {
         return Err(Problem::LegacyTorch);
     }
+    // A safetensors file under another name: the length of a JSON object, and the object.
+    if bytes.get(8) == Some(&b'{') {
+        return safetensors::entries(bytes);
+    }
     Err(Problem::UnknownFormat)
 }

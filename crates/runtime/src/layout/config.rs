@@ -149,6 +149,16 @@ impl<'a> Config<'a> {
         pair.ok_or_else(|| self.bad(option, value, "two numbers"))
     }
 
+    /// A switch, with the default of the public implementation.
+    pub fn flag(&self, option: &str, default: bool) -> Result<bool, LayoutError> {
+        match self.get(option) {
+            None => Ok(default),
+            Some(value) => value
+                .as_bool()
+                .ok_or_else(|| self.bad(option, value, "true or false")),
+        }
+    }
+
     /// An option that may only be absent, null or one of the implemented values (JSON texts).
     pub fn only(&self, option: &str, implemented: &[&str]) -> Result<(), LayoutError> {
         let fits = |value: &Value| {

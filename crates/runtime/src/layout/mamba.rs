@@ -1,4 +1,4 @@
-//! Mamba 2: the Hugging Face class, and fla's.
+//! Mamba 1 and 2: the Hugging Face classes, and for 2 also fla's.
 
 use super::config::Config;
 use super::tensors::Tensors;
@@ -36,6 +36,37 @@ const MIXER: &str = "backbone.layers.0.mixer.";
 
 fn mixer(name: &str) -> String {
     format!("{MIXER}{name}")
+}
+
+/// Mamba 1 of Hugging Face.
+pub(super) fn mamba1(config: &Config<'_>, tensors: &Tensors<'_>) -> Result<Layout, LayoutError> {
+    let [v, c, layers] = frame(config, tensors)?;
+    let [d, n] = tensors.shape(&mixer("A_log"), "inner width and state size")?;
+    let [_, r] = tensors.shape(&mixer("dt_proj.weight"), "rank of the time step")?;
+    let [_, _, taps] = tensors.shape(&mixer("conv1d.weight"), "width of the convolution")?;
+    config.only("state_size", &[&n.to_string()])?;
+    config.only("intermediate_size", &[&d.to_string()])?;
+    config.only("time_step_rank", &[&r.to_string(), "\"auto\""])?;
+    config.only("conv_kernel", &[&taps.to_string()])?;
+    // The inner width is that of the tensors.
+    config.ignore(&["expand"]);
+    let eps = config.number("layer_norm_epsilon", 1e-5)?;
+    Ok(Layout::new(
+        "mamba1",
+        [
+            ("V", v),
+            ("C", c),
+            ("L", layers),
+            ("Di", d),
+            ("Ns", n),
+            ("R", r),
+            ("K", taps),
+        ],
+        [
+            ("norm_eps", number(eps)),
+            ("tied", flag(!tensors.has("lm_head.weight"))),
+        ],
+    ))
 }
 
 /// Mamba 2 of Hugging Face or fla, whose files look the same: they differ in the names of
@@ -76,6 +107,11 @@ pub(super) fn mamba2(config: &Config<'_>, tensors: &Tensors<'_>) -> Result<Layou
     };
     let eps = config.number(eps, 1e-5)?;
     let (dt_min, dt_max) = config.range(limit, (0.0, f64::INFINITY))?;
+    // A step size is a softplus: a limit at or below 0 is none.
+    let dt_min = match dt_min > 0.0 {
+        true => dt_min,
+        false => f64::NEG_INFINITY,
+    };
     Ok(Layout::new(
         "mamba2",
         [
@@ -85,7 +121,7 @@ pub(super) fn mamba2(config: &Config<'_>, tensors: &Tensors<'_>) -> Result<Layou
             ("G", groups),
             ("Hg", group),
             ("P", p),
-            ("N", n),
+            ("Ns", n),
             ("K", taps),
         ],
         [
@@ -93,7 +129,7 @@ pub(super) fn mamba2(config: &Config<'_>, tensors: &Tensors<'_>) -> Result<Layou
             ("mixer_eps", number(eps)),
             ("dt_min", number(dt_min)),
             ("dt_max", number(dt_max)),
-            ("group_norm", flag(fla)),
+            ("norm_per_group", flag(fla)),
             ("tied", flag(!tensors.has("lm_head.weight"))),
         ],
     ))

@@ -5,6 +5,10 @@
 //! name. Which tensor becomes which parameter is written in the model text, not here.
 
 mod config;
+mod delta;
+mod frame;
+mod gla;
+mod hgrn;
 mod mamba;
 mod models;
 mod rwkv;
@@ -117,7 +121,19 @@ pub enum LayoutError {
 }
 
 /// Every `model_type` that a family claims.
-const KNOWN: [&str; 1] = ["mamba2"];
+const KNOWN: [&str; 11] = [
+    "delta_net",
+    "gated_deltanet",
+    "gla",
+    "hgrn",
+    "hgrn2",
+    "kda",
+    "mamba",
+    "mamba2",
+    "retnet",
+    "rwkv6",
+    "rwkv7",
+];
 
 impl Layout {
     /// Recognises a checkpoint.
@@ -129,7 +145,17 @@ impl Layout {
         let config = Config::new(checkpoint.path(), options);
         let kind = options.get("model_type").and_then(|v| v.as_str());
         let layout = match kind.unwrap_or_default() {
+            "rwkv6" => rwkv::rwkv6(&config, &tensors),
+            "rwkv7" => rwkv::rwkv7(&config, &tensors),
+            "mamba" => mamba::mamba1(&config, &tensors),
             "mamba2" => mamba::mamba2(&config, &tensors),
+            "gla" => gla::gla(&config, &tensors),
+            "retnet" => gla::retnet(&config, &tensors),
+            "delta_net" => delta::deltanet(&config, &tensors),
+            "gated_deltanet" => delta::gated_deltanet(&config, &tensors),
+            "kda" => delta::kda(&config, &tensors),
+            "hgrn" => hgrn::hgrn(&config, &tensors),
+            "hgrn2" => hgrn::hgrn2(&config, &tensors),
             found => {
                 return Err(LayoutError::UnknownType {
                     file: checkpoint.path().join("config.json"),
@@ -164,6 +190,10 @@ impl Layout {
             },
         }
     }
+}
+
+fn text(value: &str) -> Setting {
+    Setting::Text(value.to_string())
 }
 
 fn flag(value: bool) -> Setting {

@@ -12,11 +12,24 @@ macro_rules! texts {
 }
 
 /// Path below `models/`, and text.
-const TEXTS: [(&str, &str); 4] = texts![
+const TEXTS: [(&str, &str); 17] = texts![
+    "blocks/frame.toml",
     "blocks/mamba2.toml",
     "blocks/rwkv6.toml",
+    "blocks/swiglu.toml",
+    "deltanet.toml",
+    "gated-deltanet.toml",
+    "gated-scan.toml",
+    "gla.toml",
+    "hgrn.toml",
+    "hgrn2.toml",
+    "hybrid.toml",
+    "kda.toml",
+    "mamba1.toml",
     "mamba2.toml",
+    "retnet.toml",
     "rwkv6.toml",
+    "rwkv7.toml",
 ];
 
 fn find(path: &str) -> Option<&'static str> {
@@ -49,4 +62,27 @@ pub fn embedded(name: &str) -> Option<ModelSource<'static>> {
 pub fn embedded_names() -> impl Iterator<Item = &'static str> {
     let tops = TEXTS.iter().filter(|(name, _)| !name.contains('/'));
     tops.filter_map(|(name, _)| name.strip_suffix(".toml"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn no_model_text_is_left_out() {
+        let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models");
+        let mut there = BTreeSet::new();
+        for below in ["", "blocks/"] {
+            for entry in std::fs::read_dir(models.join(below)).expect("a directory") {
+                let name = entry.expect("an entry").file_name();
+                let name = name.to_str().expect("a name in UTF-8").to_string();
+                if name.ends_with(".toml") {
+                    there.insert(format!("{below}{name}"));
+                }
+            }
+        }
+        let built_in: BTreeSet<String> = TEXTS.iter().map(|t| t.0.to_string()).collect();
+        assert_eq!(built_in, there);
+    }
 }

@@ -1,7 +1,8 @@
-//! RWKV 6: the authors' `.pth` files.
+//! RWKV 6 and 7: the authors' `.pth` files, and the layout of fla.
 
+use super::config::Config;
 use super::tensors::Tensors;
-use super::{Layout, LayoutError, number};
+use super::{Layout, LayoutError, flag, number, text};
 
 /// What the authors' code divides the output of a head by; its square multiplies the epsilon of
 /// the norm over heads. Not stored in the file.
@@ -36,13 +37,47 @@ pub(super) fn native(tensors: &Tensors<'_>) -> Result<Layout, LayoutError> {
                 ("Rd", rd),
             ],
             [
+                ("layout", text("native")),
                 ("ln_eps", number(NATIVE_EPS)),
                 ("gn_eps", number(NATIVE_EPS * HEAD_SIZE_DIVISOR.powi(2))),
             ],
         ));
     }
+    if tensors.has("blocks.0.att.r_k") {
+        let [h, n] = tensors.shape("blocks.0.att.r_k", "heads and their width")?;
+        let rank = |name: &str| -> Result<usize, LayoutError> {
+            let [_, r] = tensors.shape(name, "rank of a low-rank pair")?;
+            Ok(r)
+        };
+        let rv = match layers {
+            1 => 1,
+            _ => rank("blocks.1.att.v1")?,
+        };
+        same_width(tensors, c, h * n)?;
+        return Ok(Layout::new(
+            "rwkv7",
+            [
+                ("V", v),
+                ("L", layers),
+                ("H", h),
+                ("N", n),
+                ("F", f),
+                ("Rw", rank("blocks.0.att.w1")?),
+                ("Ra", rank("blocks.0.att.a1")?),
+                ("Rg", rank("blocks.0.att.g1")?),
+                ("Rv", rv),
+            ],
+            [
+                ("layout", text("native")),
+                ("ln_eps", number(NATIVE_EPS)),
+                ("gn_eps", number(NATIVE_EPS * HEAD_SIZE_DIVISOR.powi(2))),
+                ("kk_floor", flag(true)),
+            ],
+        ));
+    }
     Err(tensors.unrecognised(
-        "it looks like RWKV, but is not version 6 (no 'att.time_maa_w1'); other versions are not implemented",
+        "it looks like RWKV, but is neither version 6 ('att.time_maa_w1') nor 7 ('att.r_k'); \
+         earlier versions are not implemented",
     ))
 }
 
@@ -53,4 +88,116 @@ fn same_width(tensors: &Tensors<'_>, width: usize, heads: usize) -> Result<(), L
     Err(tensors.unrecognised(format!(
         "the width of 'emb.weight' is {width}, heads times head width is {heads}"
     )))
+}
+
+/// What both versions have in fla: V, number of layers, C.
+fn fla(config: &Config<'_>, tensors: &Tensors<'_>) -> Result<[usize; 3], LayoutError> {
+    let [v, c] = tensors.shape("model.embeddings.weight", "vocabulary and width")?;
+    let layers = config.size("num_hidden_layers")?;
+    config.only("hidden_size", &[&c.to_string()])?;
+    config.only("attn", &[])?;
+    config.only("hidden_act", &["\"sqrelu\""])?;
+    config.only("norm_bias", &["true"])?;
+    config.only("norm_first", &["true"])?;
+    config.only("tie_word_embeddings", &["true", "false"])?;
+    // The width of the channel mix is that of its matrix.
+    config.ignore(&["hidden_ratio", "intermediate_size"]);
+    Ok([v, layers, c])
+}
+
+/// RWKV 6 of fla.
+pub(super) fn rwkv6(config: &Config<'_>, tensors: &Tensors<'_>) -> Result<Layout, LayoutError> {
+    let [v, layers, c] = fla(config, tensors)?;
+    let [h, n] = tensors.shape("model.layers.0.attn.bonus", "heads and their width")?;
+    let [f, _] = tensors.shape(
+        "model.layers.0.ffn.key.linear.weight",
+        "width of the channel mix",
+    )?;
+    let [rd, _] = tensors.shape(
+        "model.layers.0.attn.w_proj.linear.lora.0.weight",
+        "rank of the decay",
+    )?;
+    const SHIFT: &str = "model.layers.0.attn.x_proj.0.linear.weight";
+    let [r5, _] = tensors.shape(SHIFT, "five times the rank of the shift")?;
+    let r = tensors.divided(SHIFT, r5, 5, "five inputs are mixed")?;
+    config.only("num_heads", &[&h.to_string()])?;
+    config.only("proj_low_rank_dim", &[&r.to_string()])?;
+    config.only("gate_low_rank_dim", &[&rd.to_string()])?;
+    config.only("expand_k", &["1"])?;
+    config.only("expand_v", &["1"])?;
+    config.only("fuse_norm", &["true", "false"])?;
+    same_width(tensors, c, h * n)?;
+    let eps = config.number("norm_eps", 1e-5)?;
+    Ok(Layout::new(
+        "rwkv6",
+        [
+            ("V", v),
+            ("L", layers),
+            ("H", h),
+            ("N", n),
+            ("F", f),
+            ("R", r),
+            ("Rd", rd),
+        ],
+        [
+            ("layout", text("fla")),
+            ("ln_eps", number(eps)),
+            ("gn_eps", number(eps)),
+        ],
+    ))
+}
+
+/// RWKV 7 of fla.
+pub(super) fn rwkv7(config: &Config<'_>, tensors: &Tensors<'_>) -> Result<Layout, LayoutError> {
+    let [v, layers, c] = fla(config, tensors)?;
+    let [h, n] = tensors.shape("model.layers.0.attn.r_k", "heads and their width")?;
+    let [f, _] = tensors.shape("model.layers.0.ffn.key.weight", "width of the channel mix")?;
+    let rank = |layer: usize, which: &str| -> Result<usize, LayoutError> {
+        let name = format!("model.layers.{layer}.attn.{which}_lora.lora.0.weight");
+        let [r, _] = tensors.shape(&name, "rank of a low-rank pair")?;
+        Ok(r)
+    };
+    let (rw, ra, rg) = (rank(0, "w")?, rank(0, "a")?, rank(0, "g")?);
+    let rv = match layers {
+        1 => 1,
+        _ => rank(1, "v")?,
+    };
+    config.only("num_heads", &[&h.to_string()])?;
+    config.only("head_dim", &[&n.to_string()])?;
+    for (option, rank) in [
+        ("decay_low_rank_dim", rw),
+        ("a_low_rank_dim", ra),
+        ("gate_low_rank_dim", rg),
+        ("v_low_rank_dim", rv),
+    ] {
+        config.only(option, &[&rank.to_string()])?;
+    }
+    // One width of the values for all layers, that of the model.
+    config.only(
+        "value_dim",
+        &[&c.to_string(), &format!("{:?}", vec![c; layers])],
+    )?;
+    same_width(tensors, c, h * n)?;
+    let eps = config.number("norm_eps", 1e-5)?;
+    let fused = config.flag("fuse_norm", true)?;
+    Ok(Layout::new(
+        "rwkv7",
+        [
+            ("V", v),
+            ("L", layers),
+            ("H", h),
+            ("N", n),
+            ("F", f),
+            ("Rw", rw),
+            ("Ra", ra),
+            ("Rg", rg),
+            ("Rv", rv),
+        ],
+        [
+            ("layout", text("fla")),
+            ("ln_eps", number(eps)),
+            ("gn_eps", number(eps * n as f64)),
+            ("kk_floor", flag(!fused)),
+        ],
+    ))
 }

@@ -1,0 +1,49 @@
+//! The frame that fla's attention-like families share: embedding, two norms, a gated MLP, head.
+
+use super::LayoutError;
+use super::config::Config;
+use super::tensors::Tensors;
+
+/// Sizes of the frame.
+pub(super) struct Frame {
+    /// Entries of the vocabulary.
+    pub v: usize,
+    /// Width.
+    pub c: usize,
+    /// Layers.
+    pub layers: usize,
+    /// Width of the MLP.
+    pub i: usize,
+    /// Epsilon of every norm.
+    pub eps: f64,
+}
+
+/// Name of a tensor of layer 0's mixer.
+pub(super) fn attn(name: &str) -> String {
+    format!("model.layers.0.attn.{name}")
+}
+
+impl Frame {
+    /// Reads the frame and deals with the options that all its families have.
+    pub fn read(config: &Config<'_>, tensors: &Tensors<'_>) -> Result<Self, LayoutError> {
+        let [v, c] = tensors.shape("model.embeddings.weight", "vocabulary and width")?;
+        let [i, _] = tensors.shape("model.layers.0.mlp.gate_proj.weight", "width of the MLP")?;
+        config.only("hidden_size", &[&c.to_string()])?;
+        config.only("intermediate_size", &[&i.to_string()])?;
+        config.only("hidden_act", &["\"swish\"", "\"silu\""])?;
+        config.only("elementwise_affine", &["true"])?;
+        config.only("fuse_norm", &["true", "false"])?;
+        config.only("tie_word_embeddings", &["true", "false"])?;
+        config.only("attn", &[])?;
+        config.only("attnres_block_size", &[])?;
+        // The widths are those of the matrices.
+        config.ignore(&["hidden_ratio"]);
+        Ok(Frame {
+            v,
+            c,
+            layers: config.size("num_hidden_layers")?,
+            i,
+            eps: config.number("norm_eps", 1e-6)?,
+        })
+    }
+}
