@@ -12,10 +12,14 @@ pub fn floor_bytes(regime: &Regime, shape: Shape) -> f64 {
         match buffer.kind {
             BufferKind::Input(_) | BufferKind::Output(_) | BufferKind::LoadTime(_) => all,
             BufferKind::Param(id) => {
-                let value = regime.graph.values.iter().position(|value| match value.def {
-                    Def::Param(param) => param == id,
-                    _ => false,
-                });
+                let value = regime
+                    .graph
+                    .values
+                    .iter()
+                    .position(|value| match value.def {
+                        Def::Param(param) => param == id,
+                        _ => false,
+                    });
                 match value {
                     Some(at) if only_looked_up(&regime.graph, ValueId(at as u32)) => {
                         all.min(looked_up(&regime.graph, ValueId(at as u32), buffer, shape))
@@ -40,12 +44,7 @@ fn only_looked_up(graph: &Graph, value: ValueId) -> bool {
 }
 
 /// Bytes of one entry of a table for every token.
-fn looked_up(
-    graph: &Graph,
-    table: ValueId,
-    buffer: &fusec_codegen::Buffer,
-    shape: Shape,
-) -> f64 {
+fn looked_up(graph: &Graph, table: ValueId, buffer: &fusec_codegen::Buffer, shape: Shape) -> f64 {
     let entries = graph
         .value(table)
         .axes

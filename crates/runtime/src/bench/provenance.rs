@@ -57,9 +57,8 @@ pub fn now() -> String {
 /// A Unix time as a date of the Gregorian calendar.
 fn utc(seconds: u64) -> String {
     const DAY: u64 = 24 * 60 * 60;
-    let leap = |year: u64| {
-        year.is_multiple_of(4) && !year.is_multiple_of(100) || year.is_multiple_of(400)
-    };
+    let leap =
+        |year: u64| year.is_multiple_of(4) && !year.is_multiple_of(100) || year.is_multiple_of(400);
     let (mut year, mut days) = (1970, seconds / DAY);
     loop {
         let length = if leap(year) { 366 } else { 365 };
