@@ -8,7 +8,9 @@
 mod bench;
 mod compile;
 mod device;
+mod diff;
 mod exit;
+mod explain;
 mod failure;
 mod flags;
 mod inspect;
@@ -52,6 +54,10 @@ enum Verb {
     Compile(compile::Args),
     /// Shows the kernels that a model becomes, what each fuses, and what each costs.
     Plan(plan::Args),
+    /// Says why these kernels and no others, or why two values are together or apart.
+    Explain(explain::Args),
+    /// Shows what changed between two plans.
+    Diff(diff::Args),
     /// Shows what kernels use and what they cost, and their source.
     Inspect(inspect::Args),
     /// Runs a model and compares its logits with recorded or reference ones.
@@ -86,6 +92,8 @@ fn dispatch(verb: Verb, output: &mut Output) -> Result<Exit, Failure> {
     match verb {
         Verb::Compile(args) => compile::run(&args, output),
         Verb::Plan(args) => plan::run(&args, output),
+        Verb::Explain(args) => explain::run(&args, output),
+        Verb::Diff(args) => diff::run(&args, output),
         Verb::Inspect(args) => inspect::run(&args, output),
         Verb::Verify(args) => verify::run(&args, output),
         Verb::Run(args) => run::run(&args, output),

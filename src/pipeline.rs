@@ -48,15 +48,19 @@ impl Planner {
 
     /// A plan for one shape.
     pub fn plan(&self, graph: &Graph, shape: Shape, mode: Mode) -> Result<Planned, Failure> {
-        let options = Options {
+        plan(graph, &self.options(shape, mode)).map_err(failure::input)
+    }
+
+    /// What the planner is told.
+    pub fn options(&self, shape: Shape, mode: Mode) -> Options<'_> {
+        Options {
             shape,
             storage: self.options.dtype,
             mode,
             device: &self.device,
             launch: Launch::Graph,
             pins: pins(&self.options),
-        };
-        plan(graph, &options).map_err(failure::input)
+        }
     }
 
     /// The plan without fusion, to compare with. The model's own pins are obeyed in it too.

@@ -13,6 +13,7 @@ pub mod context;
 pub mod cost;
 pub mod decisions;
 pub mod device;
+pub mod explain;
 pub mod fit;
 pub mod forms;
 mod name;

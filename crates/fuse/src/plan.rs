@@ -12,7 +12,7 @@ use std::fmt;
 use std::str::FromStr;
 
 /// Version of the serialised form; raised whenever a field changes meaning.
-pub const PLAN_VERSION: u32 = 1;
+pub const PLAN_VERSION: u32 = 2;
 
 /// The kernels of one run, in launch order.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -84,6 +84,9 @@ pub struct Kernel {
     pub phases: Vec<Phase>,
     /// All operations, ascending.
     pub ops: Vec<OpId>,
+    /// Their names, in the same order: a plan can be read, and compared with another, without
+    /// the graph.
+    pub names: Vec<String>,
     /// Layer of its first operation, if any.
     pub layer: Option<u32>,
     /// Names of the local forms (rewrite rules) it realises.

@@ -1,5 +1,6 @@
 //! The plan as a table for people.
 
+use crate::decisions::Decisions;
 use crate::plan::{Body, Cost, Kernel, Mode, Plan};
 use crate::planner::Planned;
 use fusec_ir::{Graph, OpId};
@@ -70,12 +71,12 @@ impl fmt::Display for Planned {
         for runs in runs(plan).chunk_by(same) {
             let Some(first) = runs.first() else { continue };
             writeln!(f)?;
-            write_heading(f, runs)?;
+            write_heading(f, runs, &self.decisions)?;
             write_kernels(f, graph, first.kernels)?;
         }
         writeln!(f)?;
         let bytes: f64 = plan.kernels.iter().map(|k| k.cost.bytes).sum();
-        let operations: usize = plan.kernels.iter().map(|k| k.ops.len()).sum();
+        let operations = self.decisions.unfused_launches();
         writeln!(
             f,
             "total: {} launches ({operations} unfused), {} of memory traffic, {} predicted",
@@ -84,7 +85,8 @@ impl fmt::Display for Planned {
             time(plan.total_us),
         )?;
         let inside = interior(plan);
-        let unfused: usize = inside.iter().map(|k| k.ops.len()).sum();
+        let layer = inside.first().and_then(|k| k.layer);
+        let unfused = self.decisions.unfused_launches_of(layer);
         writeln!(
             f,
             "per layer: {} launches ({unfused} unfused)",
@@ -97,7 +99,11 @@ impl fmt::Display for Planned {
     }
 }
 
-fn write_heading(f: &mut fmt::Formatter<'_>, runs: &[Run<'_>]) -> fmt::Result {
+fn write_heading(
+    f: &mut fmt::Formatter<'_>,
+    runs: &[Run<'_>],
+    decisions: &Decisions,
+) -> fmt::Result {
     let (Some(first), Some(last)) = (runs.first(), runs.last()) else {
         return Ok(());
     };
@@ -106,12 +112,15 @@ fn write_heading(f: &mut fmt::Formatter<'_>, runs: &[Run<'_>]) -> fmt::Result {
         (Some(a), _) => write!(f, "layer {a}")?,
         (None, _) => write!(f, "outside the layers")?,
     }
+    let unfused = match first.layer {
+        Some(_) => format!(" ({} unfused)", decisions.unfused_launches_of(first.layer)),
+        None => String::new(),
+    };
     let us: f64 = first.kernels.iter().map(|k| k.cost.total_us).sum();
-    let unfused: usize = first.kernels.iter().map(|k| k.ops.len()).sum();
     let each = if runs.len() > 1 { " each" } else { "" };
     writeln!(
         f,
-        ": {} launches{each} ({unfused} unfused), {}{each}",
+        ": {} launches{each}{unfused}, {}{each}",
         first.kernels.len(),
         time(us)
     )
@@ -177,7 +186,7 @@ fn write_kernels(f: &mut fmt::Formatter<'_>, graph: &Graph, kernels: &[Kernel]) 
     Ok(())
 }
 
-fn template(kernel: &Kernel) -> String {
+pub(crate) fn template(kernel: &Kernel) -> String {
     let mut names: Vec<String> = Vec::new();
     for phase in &kernel.phases {
         let of = phase.lanes.first().map(|b| b.template.to_string());
@@ -222,7 +231,7 @@ fn op_name(graph: &Graph, id: OpId) -> &str {
 }
 
 /// Breaks a text at spaces.
-fn wrap(text: &str, width: usize) -> Vec<String> {
+pub(crate) fn wrap(text: &str, width: usize) -> Vec<String> {
     let mut lines = vec![String::new()];
     for word in text.split(' ') {
         if let Some(line) = lines.last_mut() {
@@ -262,7 +271,7 @@ pub fn limit(cost: &Cost) -> &'static str {
 }
 
 /// Bytes with a unit.
-fn amount(bytes: f64) -> String {
+pub(crate) fn amount(bytes: f64) -> String {
     match bytes {
         b if b >= 1e9 => format!("{:.2} GB", b / 1e9),
         b if b >= 1e6 => format!("{:.1} MB", b / 1e6),
@@ -272,7 +281,7 @@ fn amount(bytes: f64) -> String {
 }
 
 /// Microseconds with a unit.
-fn time(us: f64) -> String {
+pub(crate) fn time(us: f64) -> String {
     if us >= 1e3 {
         format!("{:.2} ms", us / 1e3)
     } else {

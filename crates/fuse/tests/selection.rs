@@ -2,121 +2,12 @@
 
 mod common;
 
-use common::{Build, h200, options};
+use common::random::{exhaustive, random_graph};
+use common::{h200, options};
 use fusec_fuse::context::Context;
-use fusec_fuse::cost::cost;
-use fusec_fuse::fit::fit;
 use fusec_fuse::{Mode, Plan, Storage, Template, plan};
 use fusec_ir::*;
 use std::collections::BTreeSet;
-
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, n: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 % n as u64) as usize
-    }
-}
-
-/// A random graph of `n` operations over two widths, with stencils, norms, products, scans.
-fn random_graph(seed: u64, n: usize) -> Graph {
-    let mut dice = Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
-    for _ in 0..8 {
-        dice.below(2);
-    }
-    let mut b = Build::new();
-    let widths = [b.axis("C", 64), b.axis("F", 512)];
-    let mut pools: [Vec<ValueId>; 2] = [vec![b.input("x", &[widths[0]])], vec![]];
-    for i in 0..n {
-        let name = format!("v{i}");
-        let side = match (pools[0].is_empty(), pools[1].is_empty()) {
-            (false, true) => 0,
-            _ => dice.below(2),
-        };
-        let of = pools[side][dice.below(pools[side].len())];
-        let with = pools[side][dice.below(pools[side].len())];
-        let axis = widths[side];
-        let (out, v) = match dice.below(12) {
-            0..=2 => (side, b.unary(&name, Unary::Silu, of)),
-            3 | 4 => (side, b.add(&name, &[of, with])),
-            5 => (side, b.norm(&name, of, &[axis])),
-            6 => {
-                let late = b.late(of, 1 + dice.below(3) as i32);
-                let now = b.read(with);
-                (side, b.sum(&name, vec![now, late], &[axis]))
-            }
-            7..=9 => {
-                let out = dice.below(2);
-                (out, b.project(&name, of, &[widths[out]]))
-            }
-            _ => (side, b.ema(&name, of, with)),
-        };
-        pools[out].push(v);
-    }
-    // Whatever nobody reads is an output, and so is the occasional value that somebody reads.
-    let read: BTreeSet<ValueId> = b
-        .graph
-        .ops
-        .iter()
-        .flat_map(|op| op.inputs.iter().map(|a| a.value))
-        .collect();
-    let outputs: Vec<ValueId> = b
-        .graph
-        .ops
-        .iter()
-        .map(|op| op.outputs[0])
-        .filter(|v| !read.contains(v) || dice.below(8) == 0)
-        .collect();
-    b.output(&outputs)
-}
-
-/// The least total cost over all partitions into legal groups that can be launched in some
-/// order: a shortest path over the sets of operations that may be done first.
-fn exhaustive(ctx: &Context<'_>) -> f64 {
-    let ops = ctx.planned();
-    let n = ops.len();
-    assert!(n <= 12);
-    let before: Vec<usize> = ops
-        .iter()
-        .map(|id| {
-            let producers = ctx.graph.op(*id).inputs.iter();
-            producers
-                .filter_map(|a| ctx.graph.producer(a.value))
-                .filter_map(|p| ops.binary_search(&p).ok())
-                .fold(0, |mask, p| mask | 1 << p)
-        })
-        .collect();
-    let legal: Vec<(usize, usize, f64)> = (1..1usize << n)
-        .filter_map(|mask| {
-            let of: Vec<OpId> = (0..n)
-                .filter(|i| mask >> i & 1 == 1)
-                .map(|i| ops[i])
-                .collect();
-            let needs = (0..n)
-                .filter(|i| mask >> i & 1 == 1)
-                .fold(0, |needs, i| needs | before[i]);
-            fit(ctx, &of)
-                .ok()
-                .map(|lanes| (mask, needs & !mask, cost(ctx, &lanes).total_us))
-        })
-        .collect();
-    let mut best = vec![f64::INFINITY; 1 << n];
-    best[0] = 0.0;
-    for done in 0..best.len() {
-        if best[done].is_finite() {
-            for (mask, needs, us) in &legal {
-                if mask & done == 0 && needs & !done == 0 {
-                    let next = best[done] + us;
-                    best[done | mask] = best[done | mask].min(next);
-                }
-            }
-        }
-    }
-    best[(1 << n) - 1]
-}
 
 /// Every planned operation in exactly one kernel; kernels after what they read; each value
 /// that is needed elsewhere stored exactly once, each tail kept exactly once.
@@ -185,7 +76,7 @@ fn exact_selection_equals_exhaustive_enumeration() {
             "{}",
             planned.plan.claim
         );
-        let least = exhaustive(&ctx);
+        let least = exhaustive(&ctx, &|_| true);
         let got = planned.plan.total_us;
         assert!(
             (got - least).abs() < 2e-3 * ctx.planned().len() as f64,

@@ -8,6 +8,7 @@
 #![deny(unsafe_code)]
 
 pub mod axis;
+pub mod class;
 pub mod coalesce;
 pub mod expr;
 pub mod graph;
@@ -17,6 +18,7 @@ pub mod print;
 pub mod recurrence;
 
 pub use axis::{Axis, AxisId};
+pub use class::{Class, Classified, classify};
 pub use expr::{Binary, Expr, Unary};
 pub use graph::{
     Access, Combine, Def, Graph, IndexExpr, Init, LoadStep, NormKind, Op, OpId, OpKind, Param,

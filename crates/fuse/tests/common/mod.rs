@@ -1,6 +1,8 @@
 //! A small builder of graphs for tests.
 #![allow(dead_code, reason = "each test binary uses its part")]
 
+pub mod random;
+
 use fusec_fuse::context::Context;
 use fusec_fuse::{Device, Launch, Mode, Options, Shape, Storage};
 use fusec_ir::*;

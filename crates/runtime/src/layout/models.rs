@@ -12,7 +12,7 @@ macro_rules! texts {
 }
 
 /// Path below `models/`, and text.
-const TEXTS: [(&str, &str); 17] = texts![
+const TEXTS: [(&str, &str); 20] = texts![
     "blocks/frame.toml",
     "blocks/mamba2.toml",
     "blocks/rwkv6.toml",
@@ -23,6 +23,9 @@ const TEXTS: [(&str, &str); 17] = texts![
     "gla.toml",
     "hgrn.toml",
     "hgrn2.toml",
+    "hybrid-gf.toml",
+    "hybrid-rf.toml",
+    "hybrid-ws.toml",
     "hybrid.toml",
     "kda.toml",
     "mamba1.toml",

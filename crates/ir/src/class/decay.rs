@@ -1,0 +1,331 @@
+//! The logarithm of a decay, from the expression that produces the decay, and the proof that the
+//! decay is in (0, 1].
+//!
+//! Chunked algorithms work on sums of logarithms. Taking `log` of a rounded decay at run time
+//! loses what the model knew (`exp(-exp(w))` is 1 where its logarithm is -1e-9), so the logarithm
+//! is derived symbolically and there is none where that is not possible.
+
+use super::interval::Ranges;
+use super::{Class, Classified};
+use crate::{
+    Access, AxisId, Binary, Def, Expr, Graph, IndexExpr, Op, OpId, OpKind, StepKind, StepRef,
+    Unary, ValueId,
+};
+use serde::{Deserialize, Serialize};
+
+/// Most producers followed on the way to a logarithm.
+const MAX_FOLLOWED: usize = 64;
+
+/// `ln(decay)` of a scan, over the axes of the decay.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LogDecay {
+    /// Axes of the decay, a subset of the recurrence's own.
+    pub axes: Vec<AxisId>,
+    /// The logarithm, natural, over `inputs`. Never above 0.
+    pub expr: Expr,
+    /// Values of the graph, indexed by `axes`.
+    pub inputs: Vec<Access>,
+    /// A proven lower bound of `expr`, if there is one.
+    pub lowest: Option<f64>,
+}
+
+/// Why there is no logarithm.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum NoLogDecay {
+    /// The operation is no scan of a recurrence with a decay.
+    #[error("`{op}` is no recurrence with a decay")]
+    NoDecay {
+        /// The operation.
+        op: String,
+    },
+    /// The step computes the decay by a reduction.
+    #[error("the step computes its decay by a sum; compute it outside and pass it in")]
+    Reduced,
+    /// The expression is no product of exponentials and sigmoids.
+    #[error(
+        "the logarithm of {what} is not known symbolically; write the decay as exp(...), \
+         sigmoid(...) or a product of such"
+    )]
+    Unknown {
+        /// Which part.
+        what: String,
+    },
+    /// The decay may exceed 1.
+    #[error(
+        "the decay is not proven to be at most 1: its logarithm lies in [{low}, {high}] as far as \
+         the expression shows; write it as exp(-exp(...)), exp(-softplus(...)) or sigmoid(...)"
+    )]
+    NotProven {
+        /// Lower bound of the logarithm.
+        low: f64,
+        /// Upper bound of the logarithm.
+        high: f64,
+    },
+}
+
+/// The logarithm of the decay of state number `state` of the scan `op`, whose recurrence was
+/// classified as `found`.
+pub fn log_decay(
+    graph: &Graph,
+    op: OpId,
+    found: &Classified,
+    state: usize,
+) -> Result<LogDecay, NoLogDecay> {
+    let scan = graph.op(op);
+    let decay = found.states.get(state).and_then(Class::decay);
+    let (OpKind::Scan { recurrence, .. }, Some(decay)) = (&scan.kind, decay) else {
+        return Err(NoLogDecay::NoDecay {
+            op: scan.name.clone(),
+        });
+    };
+    let formals = &graph.recurrence(*recurrence).inputs;
+    let axes = match decay {
+        StepRef::Input(i) => formals.get(i).map(|f| f.axes.clone()),
+        StepRef::Op(i) => found.coefficients.get(i).map(|op| op.axes.clone()),
+        StepRef::State(_) => None,
+    };
+    let Some(axes) = axes else {
+        return Err(NoLogDecay::NoDecay {
+            op: scan.name.clone(),
+        });
+    };
+    let mut trace = Trace {
+        graph,
+        inputs: vec![],
+        ranges: Ranges::new(graph),
+        followed: 0,
+    };
+    let expr = trace.coefficient(scan, found, formals, decay, &axes)?;
+    let expr = trace.log(&expr)?;
+    let range = trace.range(&expr);
+    if range.high > 0.0 {
+        return Err(NoLogDecay::NotProven {
+            low: range.low,
+            high: range.high,
+        });
+    }
+    let (expr, inputs) = trace.pruned(&expr);
+    Ok(LogDecay {
+        axes,
+        expr,
+        inputs,
+        lowest: range.low.is_finite().then_some(range.low),
+    })
+}
+
+/// An expression being followed to its producers; `Input(i)` is `inputs[i]`.
+struct Trace<'g> {
+    graph: &'g Graph,
+    inputs: Vec<Access>,
+    ranges: Ranges<'g>,
+    followed: usize,
+}
+
+impl Trace<'_> {
+    fn read(&mut self, access: Access) -> Expr {
+        let at = self.inputs.iter().position(|a| *a == access);
+        Expr::Input(at.unwrap_or_else(|| {
+            self.inputs.push(access);
+            self.inputs.len() - 1
+        }))
+    }
+
+    /// A coefficient of the step, over values of the graph. `by` says which variables index the
+    /// item's axes.
+    fn coefficient(
+        &mut self,
+        scan: &Op,
+        found: &Classified,
+        formals: &[crate::StepInput],
+        item: StepRef,
+        by: &[AxisId],
+    ) -> Result<Expr, NoLogDecay> {
+        let missing = || NoLogDecay::NoDecay {
+            op: scan.name.clone(),
+        };
+        let renamed = |own: &[AxisId], by: &[AxisId], axis: AxisId| {
+            let at = own.iter().position(|a| *a == axis);
+            at.and_then(|at| by.get(at)).copied().unwrap_or(axis)
+        };
+        match item {
+            StepRef::State(_) => Err(missing()),
+            StepRef::Input(i) => {
+                let formal = formals.get(i).ok_or_else(missing)?;
+                let access = scan.inputs.get(i).ok_or_else(missing)?;
+                let to = |a: AxisId| IndexExpr::axis(renamed(&formal.axes, by, a));
+                let index = access.index.iter().map(|e| e.substitute(&to)).collect();
+                Ok(self.read(Access {
+                    index,
+                    ..access.clone()
+                }))
+            }
+            StepRef::Op(i) => {
+                let op = found.coefficients.get(i).ok_or_else(missing)?;
+                if op.kind != StepKind::Map {
+                    return Err(NoLogDecay::Reduced);
+                }
+                let mut reads = Vec::new();
+                for access in &op.inputs {
+                    let by: Vec<AxisId> = access
+                        .axes
+                        .iter()
+                        .map(|a| renamed(&op.axes, by, *a))
+                        .collect();
+                    reads.push(self.coefficient(scan, found, formals, access.item, &by)?);
+                }
+                let to = |a: AxisId| IndexExpr::axis(renamed(&op.axes, by, a));
+                let expr = op.expr.substitute_axes(&to);
+                Ok(expr.substitute(&|i| reads.get(i).cloned().unwrap_or(Expr::Input(i))))
+            }
+        }
+    }
+
+    fn range(&mut self, expr: &Expr) -> super::interval::Interval {
+        let values: Vec<ValueId> = self.inputs.iter().map(|a| a.value).collect();
+        self.ranges.of(expr, &values)
+    }
+
+    /// The expression that produces input `i`, in the same index variables.
+    fn producer(&mut self, i: usize) -> Option<Expr> {
+        let access = self.inputs.get(i)?.clone();
+        let Def::Op(op, _) = self.graph.value(access.value).def else {
+            return None;
+        };
+        let op = self.graph.op(op);
+        let OpKind::Map { expr } = &op.kind else {
+            return None;
+        };
+        self.followed += 1;
+        if access.delay != 0 || self.followed > MAX_FOLLOWED {
+            return None;
+        }
+        let own = &self.graph.value(access.value).axes;
+        let to = |a: AxisId| {
+            let at = own.iter().position(|o| *o == a);
+            let index = at.and_then(|at| access.index.get(at));
+            index.cloned().unwrap_or_else(|| IndexExpr::axis(a))
+        };
+        let mut reads = Vec::new();
+        for inner in &op.inputs {
+            let index = inner.index.iter().map(|e| e.substitute(&to)).collect();
+            reads.push(self.read(Access {
+                index,
+                ..inner.clone()
+            }));
+        }
+        let expr = expr.substitute_axes(&to);
+        Some(expr.substitute(&|i| reads.get(i).cloned().unwrap_or(Expr::Input(i))))
+    }
+
+    /// `ln(expr)`, without a logarithm of anything that changes with T.
+    fn log(&mut self, expr: &Expr) -> Result<Expr, NoLogDecay> {
+        let derived = self.derived(expr);
+        if derived.is_ok() {
+            return derived;
+        }
+        // What is computed once, at load, may be taken the logarithm of there.
+        match self.is_fixed(expr) && self.range(expr).low > 0.0 {
+            true => Ok(Expr::unary(Unary::Log, expr.clone())),
+            false => derived,
+        }
+    }
+
+    fn derived(&mut self, expr: &Expr) -> Result<Expr, NoLogDecay> {
+        let half = |e: Expr, c: f64| Expr::binary(Binary::Mul, e, Expr::Const(c));
+        match expr {
+            Expr::Unary(Unary::Exp, x) => Ok(x.as_ref().clone()),
+            Expr::Unary(Unary::Sigmoid, x) => {
+                Ok(Expr::unary(Unary::LogSigmoid, x.as_ref().clone()))
+            }
+            Expr::Unary(Unary::Sqrt, x) => Ok(half(self.log(x)?, 0.5)),
+            Expr::Unary(Unary::Rsqrt, x) => Ok(half(self.log(x)?, -0.5)),
+            Expr::Unary(Unary::Recip, x) => Ok(Expr::unary(Unary::Neg, self.log(x)?)),
+            // The logarithm below exists for positive x only, which is what makes this right.
+            Expr::Unary(Unary::Square, x) => Ok(half(self.log(x)?, 2.0)),
+            Expr::Const(c) if *c > 0.0 => Ok(Expr::Const(c.ln())),
+            Expr::Binary(Binary::Mul, a, b) => {
+                let a = self.log(a)?;
+                Ok(Expr::binary(Binary::Add, a, self.log(b)?))
+            }
+            Expr::Binary(Binary::Div, a, b) => {
+                let a = self.log(a)?;
+                Ok(Expr::binary(Binary::Sub, a, self.log(b)?))
+            }
+            Expr::Binary(Binary::Pow, a, b) => {
+                let a = self.log(a)?;
+                Ok(Expr::binary(Binary::Mul, b.as_ref().clone(), a))
+            }
+            Expr::Binary(op @ (Binary::Min | Binary::Max), a, b) => {
+                let a = self.log(a)?;
+                Ok(Expr::binary(*op, a, self.log(b)?))
+            }
+            // 1 - sigmoid(x) = sigmoid(-x)
+            Expr::Binary(Binary::Sub, one, b) if **one == Expr::Const(1.0) => {
+                match self.sigmoid_argument(b) {
+                    Some(x) => Ok(Expr::unary(Unary::LogSigmoid, Expr::unary(Unary::Neg, x))),
+                    None => Err(self.unknown(expr)),
+                }
+            }
+            Expr::Input(i) => match self.producer(*i) {
+                Some(inner) => self.log(&inner),
+                None => Err(self.unknown(expr)),
+            },
+            _ => Err(self.unknown(expr)),
+        }
+    }
+
+    /// `x` if the expression is `sigmoid(x)`, here or where it is produced.
+    fn sigmoid_argument(&mut self, expr: &Expr) -> Option<Expr> {
+        match expr {
+            Expr::Unary(Unary::Sigmoid, x) => Some(x.as_ref().clone()),
+            Expr::Input(i) => {
+                let inner = self.producer(*i)?;
+                self.sigmoid_argument(&inner)
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether the expression is computed once, at load.
+    fn is_fixed(&self, expr: &Expr) -> bool {
+        let mut fixed = true;
+        expr.walk(&mut |e| match e {
+            Expr::Input(i) => {
+                let rows = self.inputs.get(*i).map(|a| self.graph.value(a.value).rows);
+                fixed &= rows == Some(false);
+            }
+            Expr::Position => fixed = false,
+            _ => {}
+        });
+        fixed
+    }
+
+    fn unknown(&self, expr: &Expr) -> NoLogDecay {
+        let name = |i: usize| match self.inputs.get(i) {
+            Some(access) => self.graph.value(access.value).name.clone(),
+            None => format!("?{i}"),
+        };
+        let axis = |a: AxisId| self.graph.axis_name(a).to_owned();
+        NoLogDecay::Unknown {
+            what: format!("`{}`", crate::print::expression(expr, &name, &axis)),
+        }
+    }
+
+    /// The expression over the inputs that it reads, in order of first use.
+    fn pruned(&self, expr: &Expr) -> (Expr, Vec<Access>) {
+        let mut used: Vec<usize> = Vec::new();
+        expr.walk(&mut |e| {
+            if let Expr::Input(i) = e
+                && !used.contains(i)
+            {
+                used.push(*i);
+            }
+        });
+        let place = |i: usize| used.iter().position(|u| *u == i).unwrap_or(i);
+        let inputs = used.iter().filter_map(|i| self.inputs.get(*i).cloned());
+        (
+            expr.substitute(&|i| Expr::Input(place(i))),
+            inputs.collect(),
+        )
+    }
+}

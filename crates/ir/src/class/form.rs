@@ -1,0 +1,480 @@
+//! Matching a normal form against the classes.
+
+use super::coefficients::Coefficients;
+use super::normal::Normal;
+use super::polynomial::{Atom, Monomial, Polynomial, Var, orders};
+use super::{Class, Classified, Layout, Read, Reason};
+use crate::{AxisId, Graph, Recurrence};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// A state's part of a polynomial: `diagonal * S + sum over slots of contracted * S`.
+#[derive(Default)]
+struct Parts {
+    /// The coefficient of the element itself.
+    diagonal: Polynomial,
+    /// The coefficients of contractions, with [`Var::Slot`]s, and the contracted places.
+    contracted: Polynomial,
+    slots: BTreeSet<usize>,
+}
+
+/// A state under analysis.
+struct Subject<'a> {
+    graph: &'a Graph,
+    step: &'a Recurrence,
+    state: usize,
+    axes: &'a [AxisId],
+    update: &'a Polynomial,
+    /// What the update adds.
+    added: Polynomial,
+}
+
+/// A read before its coefficients are written out.
+struct Found {
+    output: usize,
+    query: Polynomial,
+    slots: BTreeSet<usize>,
+    before: bool,
+    bonus: Option<Polynomial>,
+}
+
+pub(super) fn classify(
+    graph: &Graph,
+    step: &Recurrence,
+    normal: &Normal,
+) -> Result<Classified, Reason> {
+    let mut rest = normal.outputs.clone();
+    let mut coefficients = Coefficients::new(graph, step);
+    let mut states = Vec::new();
+    for (state, update) in normal.next.iter().enumerate() {
+        for (monomial, _) in &update.terms {
+            if let Some(read) = &monomial.state
+                && read.state != state
+            {
+                return Err(Reason::Coupled {
+                    state: step.states[state].name.clone(),
+                    other: step.states[read.state].name.clone(),
+                });
+            }
+        }
+        let subject = Subject {
+            graph,
+            step,
+            state,
+            axes: &step.states[state].axes,
+            update,
+            added: update.free(),
+        };
+        states.push(subject.classify(&mut rest, &mut coefficients)?);
+    }
+    let mut sums = Vec::new();
+    for (i, value) in rest.iter().enumerate() {
+        sums.push(match value.is_zero() {
+            true => None,
+            false => Some(coefficients.emit(&format!("rest{i}"), value)?),
+        });
+    }
+    Ok(Classified {
+        coefficients: coefficients.ops,
+        states,
+        rest: sums,
+    })
+}
+
+impl Subject<'_> {
+    fn name(&self) -> String {
+        self.step.states[self.state].name.clone()
+    }
+
+    fn is_mine(&self, monomial: &Monomial) -> bool {
+        monomial
+            .state
+            .as_ref()
+            .is_some_and(|r| r.state == self.state)
+    }
+
+    /// The terms in this state, sorted by what they contract.
+    fn parts(&self, of: &Polynomial) -> Result<Parts, Reason> {
+        let mut out = Parts::default();
+        let mut patterns: BTreeMap<BTreeSet<usize>, Polynomial> = BTreeMap::new();
+        for (monomial, c) in &of.terms {
+            let Some(read) = monomial.state.as_ref().filter(|r| r.state == self.state) else {
+                continue;
+            };
+            let mut slots = BTreeSet::new();
+            for (at, (v, axis)) in read.index.iter().zip(self.axes).enumerate() {
+                match v {
+                    Var::Slot(p) if *p == at => {
+                        slots.insert(at);
+                    }
+                    v if *v == Var::Axis(*axis) => {}
+                    _ => return Err(Reason::Permuted { state: self.name() }),
+                }
+            }
+            let factors = monomial.factors.clone();
+            let coefficient = Monomial {
+                state: None,
+                factors,
+            };
+            let term = Polynomial::of(coefficient).scale(c.0);
+            let sum = patterns.entry(slots).or_default();
+            *sum = sum.plus(&term);
+        }
+        for (slots, sum) in patterns {
+            match (slots.is_empty(), out.contracted.is_zero()) {
+                (true, _) => out.diagonal = sum,
+                (false, true) => (out.slots, out.contracted) = (slots, sum),
+                (false, false) => return Err(Reason::SeveralContractions { state: self.name() }),
+            }
+        }
+        Ok(out)
+    }
+
+    /// Axes of this state that a polynomial depends on.
+    fn touched(&self, of: &Polynomial) -> BTreeSet<AxisId> {
+        let all = of.axes();
+        all.into_iter().filter(|a| self.axes.contains(a)).collect()
+    }
+
+    /// A coefficient of a contraction, with the state's axes in the place of slots.
+    fn unslotted(&self, of: &Polynomial) -> Polynomial {
+        of.rename(&|v| match v {
+            Var::Slot(p) => Var::Axis(self.axes[p]),
+            v => v,
+        })
+    }
+
+    fn classify(
+        &self,
+        rest: &mut [Polynomial],
+        out: &mut Coefficients<'_>,
+    ) -> Result<Class, Reason> {
+        let update = self.parts(self.update)?;
+        let mut reads = Vec::new();
+        for (output, y) in rest.iter_mut().enumerate() {
+            if y.terms.iter().any(|(m, _)| self.is_mine(m)) {
+                reads.push(self.read(output, y, &update.diagonal)?);
+            }
+        }
+        if !update.contracted.is_zero() {
+            return self.rank_one(&update, reads, rest, out);
+        }
+        let key = match reads.split_first() {
+            Some((first, others)) if others.iter().all(|r| r.slots == first.slots) => {
+                first.slots.clone()
+            }
+            _ => BTreeSet::new(),
+        };
+        if let Some(class) = self.outer(&key, &update, &mut reads, rest, out)? {
+            return Ok(class);
+        }
+        Ok(Class::Elementwise {
+            decay: out.emit("decay", &update.diagonal)?,
+            add: out.emit("add", &self.added)?,
+            reads: self.emit_reads(reads, out)?,
+        })
+    }
+
+    /// The head, key and value axes, given what depends on head and key axes only.
+    fn layout(&self, slots: &BTreeSet<usize>, per_key: &[&Polynomial], reads: &[Found]) -> Layout {
+        let key: Vec<AxisId> = slots.iter().map(|p| self.axes[*p]).collect();
+        let mut heads = BTreeSet::new();
+        let queries = reads.iter().map(|r| &r.query);
+        for of in per_key.iter().copied().chain(queries) {
+            heads.extend(self.touched(of));
+        }
+        for atom in self.added.terms.iter().flat_map(|(m, _)| &m.factors) {
+            if mentions(atom, &key) {
+                heads.extend(self.touched(&Polynomial::atom(atom.clone())));
+            }
+        }
+        heads.retain(|a| !key.contains(a));
+        let (heads, value) = self
+            .axes
+            .iter()
+            .filter(|a| !key.contains(a))
+            .partition(|a| heads.contains(a));
+        Layout { heads, key, value }
+    }
+
+    fn outer(
+        &self,
+        slots: &BTreeSet<usize>,
+        update: &Parts,
+        reads: &mut [Found],
+        rest: &mut [Polynomial],
+        out: &mut Coefficients<'_>,
+    ) -> Result<Option<Class>, Reason> {
+        if slots.is_empty() || update.diagonal.is_zero() {
+            return Ok(None);
+        }
+        let layout = self.layout(slots, &[&update.diagonal], reads);
+        if layout.value.is_empty() {
+            return Ok(None);
+        }
+        let Some((k, v)) = split(&self.added, |a| mentions(a, &layout.key))? else {
+            return Ok(None);
+        };
+        self.bonuses(&layout, (&k, &v), reads, rest)?;
+        Ok(Some(Class::DiagonalOuter {
+            decay: out.emit("decay", &update.diagonal)?,
+            k: out.emit("k", &k)?,
+            v: out.emit("v", &v)?,
+            reads: self.emit_reads(reads, out)?,
+            layout,
+        }))
+    }
+
+    fn rank_one(
+        &self,
+        update: &Parts,
+        mut reads: Vec<Found>,
+        rest: &mut [Polynomial],
+        out: &mut Coefficients<'_>,
+    ) -> Result<Class, Reason> {
+        let state = || self.name();
+        if reads.iter().any(|r| r.slots != update.slots) {
+            return Err(Reason::OtherRead { state: state() });
+        }
+        let slot = |a: &Atom| a.mentions(|v| matches!(v, Var::Slot(_)));
+        let Some((a, b)) = split(&update.contracted, slot)? else {
+            return Err(Reason::NotRankOne { state: state() });
+        };
+        let a = self.unslotted(&a);
+        let layout = self.layout(&update.slots, &[&update.diagonal, &a, &b], &reads);
+        let Some((k, v)) = split(&self.added, |a| mentions(a, &layout.key))? else {
+            return Err(Reason::NotOuter { state: state() });
+        };
+        self.bonuses(&layout, (&k, &v), &mut reads, rest)?;
+        let of_decayed = match (exact(&a, &update.diagonal), exact(&b, &update.diagonal)) {
+            (Some(a), _) => Some((a, b.clone())),
+            // A decay per head may stand on either side of the product.
+            (None, Some(b))
+                if !update
+                    .diagonal
+                    .axes()
+                    .iter()
+                    .any(|x| layout.key.contains(x)) =>
+            {
+                Some((a.clone(), b))
+            }
+            _ => None,
+        };
+        let of_decayed = match of_decayed {
+            Some((a, b)) => Some((out.emit("a.decayed", &a)?, out.emit("b.decayed", &b)?)),
+            None => None,
+        };
+        Ok(Class::DiagonalRankOne {
+            decay: out.emit("decay", &update.diagonal)?,
+            a: out.emit("a", &a)?,
+            b: out.emit("b", &b)?,
+            of_decayed,
+            k: out.emit("k", &k)?,
+            v: out.emit("v", &v)?,
+            reads: self.emit_reads(&reads, out)?,
+            layout,
+        })
+    }
+
+    /// `sum over slots of coefficient * with`, both over the state's axes.
+    fn contract(
+        &self,
+        coefficient: &Polynomial,
+        with: &Polynomial,
+        slots: &BTreeSet<usize>,
+    ) -> Result<Polynomial, Reason> {
+        let over: Vec<(AxisId, usize)> = slots
+            .iter()
+            .map(|p| (self.axes[*p], self.graph.size(self.axes[*p])))
+            .collect();
+        coefficient.times(with)?.sum(&over)
+    }
+
+    /// Takes the read of this state out of `y`.
+    fn read(&self, output: usize, y: &mut Polynomial, decay: &Polynomial) -> Result<Found, Reason> {
+        let parts = self.parts(y)?;
+        let along_contracted = parts
+            .slots
+            .iter()
+            .any(|p| parts.contracted.axes().contains(&self.axes[*p]));
+        let (direct, slots) = match (parts.diagonal.is_zero(), parts.contracted.is_zero()) {
+            (false, true) => (parts.diagonal, BTreeSet::new()),
+            (true, false) => (self.unslotted(&parts.contracted), parts.slots),
+            // Both an element and a sum: what a rank-one update looks like when read as it is.
+            _ => return Err(Reason::OtherRead { state: self.name() }),
+        };
+        if along_contracted {
+            return Err(Reason::OtherRead { state: self.name() });
+        }
+        // A read after the step shows twice: what it multiplies the old state by is divisible by
+        // the decay, and what it adds is divisible by what the update adds.
+        let mut candidates: Vec<Polynomial> = exact(&direct, decay).into_iter().collect();
+        for opened in self.opened(&y.free(), &slots) {
+            let (quotient, _) = opened.divide(&self.added);
+            if !quotient.is_zero() {
+                candidates.push(quotient);
+            }
+        }
+        for query in candidates {
+            let after = self.contract(&query, self.update, &slots)?;
+            let left = y.minus(&after);
+            let fewer = left.free().terms.len() < y.free().terms.len() || self.added.is_zero();
+            if fewer && !left.terms.iter().any(|(m, _)| self.is_mine(m)) {
+                *y = left;
+                return Ok(Found {
+                    output,
+                    query,
+                    slots,
+                    before: false,
+                    bonus: None,
+                });
+            }
+        }
+        *y = y.filtered(|m| !self.is_mine(m));
+        Ok(Found {
+            output,
+            query: direct,
+            slots,
+            before: true,
+            bonus: None,
+        })
+    }
+
+    /// A polynomial in no state seen as a contraction over the places `slots`: what is under the
+    /// sum, over the state's axes. One per way to name the bound variables.
+    fn opened(&self, of: &Polynomial, slots: &BTreeSet<usize>) -> Vec<Polynomial> {
+        if slots.is_empty() {
+            return vec![of.clone()];
+        }
+        let key: Vec<AxisId> = slots.iter().map(|p| self.axes[*p]).collect();
+        let open = |order: &[usize]| {
+            let mut out = Polynomial::default();
+            for (monomial, c) in &of.terms {
+                let at = monomial
+                    .factors
+                    .iter()
+                    .position(|a| matches!(a, Atom::Sum { sizes, .. } if sizes.len() == key.len()));
+                let Some(at) = at else { continue };
+                let mut factors = monomial.factors.clone();
+                if let Atom::Sum { first, body, .. } = factors.remove(at) {
+                    let place = |v: Var| match v {
+                        Var::Bound(n) if n >= first => order
+                            .get((n - first) as usize)
+                            .map_or(v, |o| Var::Axis(key[*o])),
+                        v => v,
+                    };
+                    factors.extend(body.iter().map(|a| a.rename(&place)));
+                }
+                let monomial = Monomial {
+                    state: None,
+                    factors,
+                };
+                // Renaming sorts.
+                let term = Polynomial::of(monomial.rename(&|v| v)).scale(c.0);
+                out = out.plus(&term);
+            }
+            out
+        };
+        orders(key.len()).iter().map(|o| open(o)).collect()
+    }
+
+    /// Finds `bonus * k * v` in what outputs add to their reads.
+    fn bonuses(
+        &self,
+        layout: &Layout,
+        (k, v): (&Polynomial, &Polynomial),
+        reads: &mut [Found],
+        rest: &mut [Polynomial],
+    ) -> Result<(), Reason> {
+        for read in reads {
+            let y = &mut rest[read.output];
+            let current = read.query.times(&k.times(v)?)?;
+            for opened in self.opened(&y.free(), &read.slots) {
+                let (bonus, _) = opened.divide(&current);
+                if bonus.is_zero() || bonus.axes().iter().any(|a| layout.value.contains(a)) {
+                    continue;
+                }
+                let part = self.contract(&bonus, &current, &read.slots)?;
+                let left = y.minus(&part);
+                if left.terms.len() < y.terms.len() {
+                    *y = left;
+                    read.bonus = Some(bonus);
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn emit_reads(
+        &self,
+        reads: impl IntoIterator<Item = impl std::borrow::Borrow<Found>>,
+        out: &mut Coefficients<'_>,
+    ) -> Result<Vec<Read>, Reason> {
+        let mut list = Vec::new();
+        for read in reads {
+            let read: &Found = read.borrow();
+            list.push(Read {
+                output: read.output,
+                query: out.emit("query", &read.query)?,
+                over: read.slots.iter().map(|p| self.axes[*p]).collect(),
+                before: read.before,
+                bonus: match &read.bonus {
+                    Some(bonus) => Some(out.emit("bonus", bonus)?),
+                    None => None,
+                },
+            });
+        }
+        Ok(list)
+    }
+}
+
+fn mentions(atom: &Atom, axes: &[AxisId]) -> bool {
+    atom.mentions(|v| matches!(v, Var::Axis(a) if axes.contains(&a)))
+}
+
+/// The quotient if there is no remainder.
+fn exact(of: &Polynomial, by: &Polynomial) -> Option<Polynomial> {
+    let (quotient, remainder) = of.divide(by);
+    (remainder.is_zero() && !quotient.is_zero()).then_some(quotient)
+}
+
+/// `left * right = of`, with every factor for which `is_left` on the left and no other.
+/// `None` if it is a sum of several such products.
+fn split(
+    of: &Polynomial,
+    is_left: impl Fn(&Atom) -> bool,
+) -> Result<Option<(Polynomial, Polynomial)>, Reason> {
+    let mut groups: BTreeMap<Monomial, Polynomial> = BTreeMap::new();
+    for (monomial, c) in &of.terms {
+        let (left, right): (Vec<Atom>, Vec<Atom>) =
+            monomial.factors.iter().cloned().partition(&is_left);
+        let of = |factors| Monomial {
+            state: None,
+            factors,
+        };
+        let sum = groups.entry(of(right)).or_default();
+        *sum = sum.plus(&Polynomial::of(of(left)).scale(c.0));
+    }
+    let mut groups = groups.into_iter();
+    let Some((right, left)) = groups.next() else {
+        return Ok(Some((Polynomial::default(), Polynomial::default())));
+    };
+    // The number goes to the right, so that `k` stays `k` in `-k`.
+    let scale = match left.terms.last() {
+        Some((_, c)) if left.terms.iter().all(|(_, other)| *other == *c) => c.0,
+        _ => 1.0,
+    };
+    let left = left.scale(1.0 / scale);
+    let mut right = Polynomial::of(right).scale(scale);
+    for (other, coefficient) in groups {
+        let (quotient, remainder) = coefficient.divide(&left);
+        match quotient.as_number() {
+            Some(ratio) if remainder.is_zero() && ratio != 0.0 => {
+                right = right.plus(&Polynomial::of(other).scale(ratio));
+            }
+            _ => return Ok(None),
+        }
+    }
+    // The number of terms on each side is at most that of the product.
+    Ok(Some((left, right)))
+}

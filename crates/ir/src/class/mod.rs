@@ -1,0 +1,182 @@
+//! Classes of recurrences, found by analysis of the step and never by name.
+//!
+//! The statements of a step are composed into one polynomial in the state (`normal`,
+//! `polynomial`), matched against the forms for which fast algorithms are known (`form`), written
+//! out again as coefficients that a kernel can compute (`coefficients`), and compared with the
+//! step itself on random numbers (`probe`). `decay` gives the logarithm of a decay, with a proof
+//! of its range. What never lives here: kernels, costs, and which algorithm to use.
+
+mod coefficients;
+mod decay;
+mod form;
+mod interval;
+mod normal;
+mod polynomial;
+mod probe;
+mod reason;
+mod sentence;
+
+pub use decay::{LogDecay, NoLogDecay, log_decay};
+pub use reason::Reason;
+
+use crate::{AxisId, Graph, Recurrence, StepOp, StepRef};
+use serde::{Deserialize, Serialize};
+
+/// What the analysis of a recurrence found.
+///
+/// Coefficients are [`StepRef`]s: `Input(i)` is an input of the recurrence, `Op(i)` is
+/// `coefficients[i]`. None is a `State`. Their axes are those of the item.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Classified {
+    /// Statements that compute the coefficients from the inputs alone, in order.
+    pub coefficients: Vec<StepOp>,
+    /// One class per state; all are [`Class::General`] if one is.
+    pub states: Vec<Class>,
+    /// Per output of the step, what is added to the reads of states, if anything.
+    pub rest: Vec<Option<StepRef>>,
+}
+
+/// How a state `S` is brought up to date. `S'` is the state after the step.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Class {
+    /// `S' = decay * S + add`, element by element.
+    Elementwise {
+        /// Over some of the state's axes.
+        decay: StepRef,
+        /// Over some of the state's axes.
+        add: StepRef,
+        /// How the outputs read the state.
+        reads: Vec<Read>,
+    },
+    /// `S'[head, key, value] = decay[head, key] * S + k[head, key] * v[head, value]`, read by
+    /// contracting the key axes.
+    DiagonalOuter {
+        /// Which axis of the state is what.
+        layout: Layout,
+        /// Over head and key axes (some or all); does not depend on the value axes.
+        decay: StepRef,
+        /// Over key axes, and perhaps head axes.
+        k: StepRef,
+        /// Over value axes, and perhaps head axes.
+        v: StepRef,
+        /// How the outputs read the state.
+        reads: Vec<Read>,
+    },
+    /// `S' = S (diag(decay) + a b^T) + v k^T`:
+    /// `S'[value, key] = decay[key] * S + (sum over key of S * a) * b[key] + v[value] * k[key]`,
+    /// all of it per head.
+    DiagonalRankOne {
+        /// Which axis of the state is what.
+        layout: Layout,
+        /// As above.
+        decay: StepRef,
+        /// Contracted with the state before its decay.
+        a: StepRef,
+        /// What that contraction is multiplied by.
+        b: StepRef,
+        /// `(a', b')` with `a b^T = diag(decay) a' b'^T`, if there is such a pair without a
+        /// division: the state is then decayed first and contracted after.
+        of_decayed: Option<(StepRef, StepRef)>,
+        /// As above.
+        k: StepRef,
+        /// As above.
+        v: StepRef,
+        /// How the outputs read the state.
+        reads: Vec<Read>,
+    },
+    /// None of these.
+    General {
+        /// Why not.
+        why: Reason,
+    },
+}
+
+/// The roles of a state's axes. Each is in one list, in the state's order.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Layout {
+    /// Independent recurrences.
+    pub heads: Vec<AxisId>,
+    /// Contracted by reads.
+    pub key: Vec<AxisId>,
+    /// Share one decay.
+    pub value: Vec<AxisId>,
+}
+
+/// A read of a state: `sum over [over] of query * S`, where `S` is the state before or after the
+/// step, plus `bonus * k * v` if there is a bonus.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Read {
+    /// Number of the step's output that it is added to.
+    pub output: usize,
+    /// Multiplies the state.
+    pub query: StepRef,
+    /// Contracted axes of the state; those of `Layout::key` where there is a layout.
+    pub over: Vec<AxisId>,
+    /// Whether it reads the state before the step.
+    pub before: bool,
+    /// Weight of the current token, over key and head axes.
+    pub bonus: Option<StepRef>,
+}
+
+/// The class of every state of a recurrence of `graph`.
+pub fn classify(graph: &Graph, recurrence: &Recurrence) -> Classified {
+    let attempt = probe::Probe::new(graph, recurrence).and_then(|probe| {
+        let normal = normal::Normal::of(graph, recurrence)?;
+        let found = form::classify(graph, recurrence, &normal)?;
+        probe.compare(&found)?;
+        Ok(found)
+    });
+    attempt.unwrap_or_else(|why| Classified {
+        coefficients: vec![],
+        states: vec![Class::General { why }; recurrence.states.len()],
+        rest: vec![None; recurrence.outputs.len()],
+    })
+}
+
+impl Class {
+    /// Short name: `elementwise`, `diagonal-outer`, `diagonal-rank-one`, `general`.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Class::Elementwise { .. } => "elementwise",
+            Class::DiagonalOuter { .. } => "diagonal-outer",
+            Class::DiagonalRankOne { .. } => "diagonal-rank-one",
+            Class::General { .. } => "general",
+        }
+    }
+
+    /// How the outputs read the state; none for [`Class::General`].
+    pub fn reads(&self) -> &[Read] {
+        match self {
+            Class::Elementwise { reads, .. }
+            | Class::DiagonalOuter { reads, .. }
+            | Class::DiagonalRankOne { reads, .. } => reads,
+            Class::General { .. } => &[],
+        }
+    }
+
+    /// What the state is multiplied by, element by element; none for [`Class::General`].
+    pub fn decay(&self) -> Option<StepRef> {
+        match self {
+            Class::Elementwise { decay, .. }
+            | Class::DiagonalOuter { decay, .. }
+            | Class::DiagonalRankOne { decay, .. } => Some(*decay),
+            Class::General { .. } => None,
+        }
+    }
+}
+
+impl Classified {
+    /// The statement of a coefficient that is not an input.
+    pub fn statement(&self, coefficient: StepRef) -> Option<&StepOp> {
+        match coefficient {
+            StepRef::Op(i) => self.coefficients.get(i),
+            StepRef::Input(_) | StepRef::State(_) => None,
+        }
+    }
+
+    /// The same recurrence, written in the form of its classes. `None` if one is general.
+    pub fn rewritten(&self, recurrence: &Recurrence) -> Option<Recurrence> {
+        probe::rewritten(self, recurrence)
+    }
+}

@@ -1,0 +1,129 @@
+//! Logarithms of decays.
+
+use fusec_ir::class::{NoLogDecay, classify, log_decay};
+use fusec_ir::language::{ModelSource, Overrides, compile};
+use fusec_ir::{Graph, OpId, OpKind};
+
+/// A model with one diagonal recurrence whose decay is `d`, made from a row `x` by `flow`.
+fn decayed(settings: &str, flow: &str) -> Result<(String, Option<f64>), NoLogDecay> {
+    let text = format!(
+        "name = \"decay\"\n[axes]\nV = 7\nH = 4\nJ = 3\nI = 3\nC = \"H * J\"\n[settings]\n{settings}\n[param]\n\
+         emb = {{ shape = \"V, C\" }}\nw = {{ shape = \"C, C\" }}\nb = {{ shape = \"C\" }}\n\
+         A_log = {{ shape = \"H\" }}\n\
+         [recurrence.r]\ninputs = \"q[H, j], v[H, i], d[H, j]\"\nstate = \"S[H, j = J, i = I]\"\n\
+         outputs = \"y[H, i]\"\nstep = \"\"\"\nS = d * S + q * v\ny = sum(q * S, j)\n\"\"\"\n\
+         [recurrence.h]\ninputs = \"q[H, j], v[H, i], d[H]\"\nstate = \"S[H, j = J, i = I]\"\n\
+         outputs = \"y[H, i]\"\nstep = \"\"\"\nS = d * S + q * v\ny = sum(q * S, j)\n\"\"\"\n\
+         [model]\nflow = \"\"\"\nx = gather(emb, ids)\nz = x @ w\n{flow}\nreturn y\n\"\"\"\n"
+    );
+    let graph = match compile(
+        &ModelSource::from_text("decay", text.clone()),
+        &Overrides::default(),
+    ) {
+        Ok(graph) => graph,
+        Err(error) => panic!("{text}\n{:?}", miette::Report::new(error)),
+    };
+    let (id, recurrence) = scan(&graph);
+    let found = classify(&graph, graph.recurrence(recurrence));
+    let log = log_decay(&graph, id, &found, 0)?;
+    let name = |i: usize| graph.value(log.inputs[i].value).name.clone();
+    let axis = |a| graph.axis_name(a).to_owned();
+    let text = fusec_ir::print::expression(&log.expr, &name, &axis);
+    Ok((text, log.lowest))
+}
+
+fn scan(graph: &Graph) -> (OpId, fusec_ir::RecurrenceId) {
+    let mut scans = graph
+        .ops
+        .iter()
+        .enumerate()
+        .filter_map(|(i, op)| match op.kind {
+            OpKind::Scan { recurrence, .. } => Some((OpId(i as u32), recurrence)),
+            _ => None,
+        });
+    scans.next().expect("the model has a scan")
+}
+
+#[test]
+fn logarithms_of_decays() {
+    let unbounded = None;
+    let cases = [
+        (
+            "d = f32(exp(-exp(z)))\ny = r(x, x, d)",
+            "-exp(z)",
+            unbounded,
+        ),
+        (
+            "d = sigmoid(z + b)\ny = r(x, x, d)",
+            "logsigmoid(z + b)",
+            unbounded,
+        ),
+        (
+            "d = 1 - sigmoid(z)\ny = r(x, x, d)",
+            "logsigmoid(-z)",
+            unbounded,
+        ),
+        (
+            "d = exp(logsigmoid(z) / 16)\ny = r(x, x, d)",
+            "logsigmoid(z) / 16",
+            unbounded,
+        ),
+        (
+            "d = exp(-0.5 * sigmoid(z))\ny = r(x, x, d)",
+            "-0.5 * sigmoid(z)",
+            Some(-0.5),
+        ),
+        (
+            "d = exp(-softplus(z)) * sigmoid(z)\ny = r(x, x, d)",
+            "-softplus(z) + logsigmoid(z)",
+            unbounded,
+        ),
+        (
+            "A = -exp(A_log)\nd = exp(softplus(sum(z, J)) * A)\ny = h(x, x, d)",
+            "softplus(d.1) * A",
+            unbounded,
+        ),
+    ];
+    for (flow, expected, lowest) in cases {
+        match decayed("", flow) {
+            Ok((text, low)) => {
+                let text = text.replace("model.", "");
+                assert_eq!((text.as_str(), low), (expected, lowest), "{flow}");
+            }
+            Err(why) => panic!("{flow}: {why}"),
+        }
+    }
+}
+
+/// Decays that depend on the head alone: their logarithm is taken once.
+#[test]
+fn logarithm_of_a_constant() {
+    let flow = "d = 1 - pow(2, -5 - index(H))\ny = h(x, x, d)";
+    let (_, lowest) = decayed("", flow).expect("it is below 1");
+    let (lowest, first) = (lowest.expect("it is bounded"), (1.0_f64 - 1.0 / 32.0).ln());
+    assert!((lowest - first).abs() < 1e-12, "{lowest} is not {first}");
+}
+
+#[test]
+fn no_logarithm() {
+    let unknown = |what: &str| NoLogDecay::Unknown { what: what.into() };
+    let not_proven = |low, high| NoLogDecay::NotProven { low, high };
+    let cases = [
+        ("y = r(x, x, z)", unknown("`z`")),
+        (
+            "d = 0.5 + 0.5 * sigmoid(z)\ny = r(x, x, d)",
+            unknown("`0.5 + 0.5 * sigmoid(z)`"),
+        ),
+        (
+            "d = exp(z)\ny = r(x, x, d)",
+            not_proven(f64::NEG_INFINITY, f64::INFINITY),
+        ),
+        (
+            "d = 2 * sigmoid(z)\ny = r(x, x, d)",
+            not_proven(f64::NEG_INFINITY, 2.0_f64.ln()),
+        ),
+    ];
+    for (flow, expected) in cases {
+        assert_eq!(decayed("", flow), Err(expected), "{flow}");
+    }
+}
