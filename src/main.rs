@@ -5,6 +5,7 @@
 #![warn(missing_docs)]
 #![forbid(unsafe_code)]
 
+mod classes;
 mod compile;
 mod device;
 mod diff;
