@@ -5,6 +5,7 @@
 #![warn(missing_docs)]
 #![forbid(unsafe_code)]
 
+mod classes;
 mod bench;
 mod compile;
 mod device;
