@@ -1,5 +1,8 @@
 //! `fusec plan`: which kernels, what each fuses, and what each costs.
 
+use serde::Serialize;
+
+use crate::classes::{self, RecurrenceClass};
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::flags::{ModelArgs, PlanArgs};
@@ -24,6 +27,14 @@ pub struct Args {
     plan: PlanArgs,
 }
 
+#[derive(Serialize)]
+struct Answer<'a> {
+    #[serde(flatten)]
+    overview: Overview<'a>,
+    /// What the analysis of the recurrences found.
+    recurrences: Vec<RecurrenceClass>,
+}
+
 /// Runs the verb.
 pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
     let model = model::open(&args.model)?;
@@ -31,7 +42,13 @@ pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
     let shape = args.plan.shape.0;
     let planned = planner.plan(&model.graph, shape, args.plan.plan)?;
     let unfused = planner.unfused(&model.graph, shape)?;
-    let overview = Overview::new(&planned, &unfused);
-    output.answer(&overview, || overview::text(&planned, &unfused))?;
+    let answer = Answer {
+        overview: Overview::new(&planned, &unfused),
+        recurrences: classes::of(&model.graph),
+    };
+    output.answer(&answer, || {
+        let plan = overview::text(&planned, &unfused);
+        format!("{plan}\n{}", classes::text(&answer.recurrences))
+    })?;
     Ok(Exit::Success)
 }
