@@ -5,8 +5,8 @@
 #![warn(missing_docs)]
 #![forbid(unsafe_code)]
 
-mod classes;
 mod bench;
+mod classes;
 mod compile;
 mod device;
 mod diff;
@@ -14,6 +14,7 @@ mod exit;
 mod explain;
 mod failure;
 mod flags;
+mod import;
 mod inspect;
 mod kernels;
 mod model;
@@ -61,6 +62,8 @@ enum Verb {
     Diff(diff::Args),
     /// Shows what kernels use and what they cost, and their source.
     Inspect(inspect::Args),
+    /// Writes a checkpoint's model as a text with the sizes found, and its weight map.
+    Import(import::Args),
     /// Runs a model and compares its logits with recorded or reference ones.
     Verify(verify::Args),
     /// Runs a model on token ids.
@@ -96,6 +99,7 @@ fn dispatch(verb: Verb, output: &mut Output) -> Result<Exit, Failure> {
         Verb::Explain(args) => explain::run(&args, output),
         Verb::Diff(args) => diff::run(&args, output),
         Verb::Inspect(args) => inspect::run(&args, output),
+        Verb::Import(args) => import::run(&args, output),
         Verb::Verify(args) => verify::run(&args, output),
         Verb::Run(args) => run::run(&args, output),
         Verb::Bench(args) => bench::run(&args, output),

@@ -13,6 +13,7 @@ pub mod element;
 pub mod emulator;
 pub mod executor;
 pub mod golden;
+pub mod import;
 pub mod layout;
 pub mod memory;
 pub mod model;

@@ -20,6 +20,9 @@ pub struct Model {
     pub warnings: Vec<Warning>,
     /// The texts that spans of the graph point into.
     pub sources: SourceMap,
+    /// Preset, sizes and settings that differ from the text's own: those of the checkpoint, and
+    /// over them those asked for.
+    pub overrides: Overrides,
     /// The checkpoint, unless a model text was given.
     pub checkpoint: Option<Checkpoint>,
     path: PathBuf,
@@ -82,6 +85,7 @@ impl Model {
             graph: compiled.graph,
             warnings: compiled.warnings,
             sources: compiled.sources,
+            overrides,
             checkpoint,
             path: path.to_path_buf(),
         })

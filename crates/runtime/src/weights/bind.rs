@@ -1,4 +1,5 @@
 //! Parameters from a checkpoint: which tensor, which part of it, does it fit, is anything left.
+//! Reading the elements is the last step, so that a survey can be had without it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,52 +7,106 @@ use fusec_ir::{Graph, Param};
 use rayon::prelude::*;
 
 use super::{
+    Mapped,
     arrange::{Arranged, Footprint},
     error::{BindProblem, WeightsError},
     glob,
 };
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, TensorView};
 
 /// One parameter found.
-struct Bound<'g> {
+struct Bound<'g, T> {
     tensor: &'g str,
     /// What it reads of the tensor; `None` for all of it.
     part: Option<Footprint>,
-    values: Vec<f32>,
+    /// What the caller made of it.
+    made: T,
+}
+
+/// Where a parameter was found.
+struct Found<'g, 'c> {
+    tensor: &'g str,
+    stored: TensorView<'c>,
+    arranged: Arranged<'c>,
 }
 
 /// Binds every parameter, in order, or says everything that stands against it.
 pub(super) fn bind(graph: &Graph, checkpoint: &Checkpoint) -> Result<Vec<Vec<f32>>, WeightsError> {
+    survey(graph, checkpoint, |param, _, found| {
+        let bad = |why: String| BindProblem::Values {
+            param: param.name.clone(),
+            tensor: found.tensor.to_string(),
+            why,
+        };
+        let values = found.arranged.to_f32().map_err(bad)?;
+        match values.iter().enumerate().find(|(_, x)| !x.is_finite()) {
+            None => Ok(values),
+            Some((at, value)) => Err(bad(format!("element {at} of the parameter is {value}"))),
+        }
+    })
+}
+
+/// Where every parameter is found, in order, or everything that stands against it. Elements are
+/// not read.
+pub(super) fn map(graph: &Graph, checkpoint: &Checkpoint) -> Result<Vec<Mapped>, WeightsError> {
+    survey(graph, checkpoint, |param, axes, found| {
+        let steps = param.source.iter().flat_map(|source| source.steps.clone());
+        Ok(Mapped {
+            param: param.name.clone(),
+            shape: (axes.iter())
+                .map(|(name, size)| (name.to_string(), *size))
+                .collect(),
+            tensor: found.tensor.to_string(),
+            dtype: found.stored.dtype.to_string(),
+            stored: found.stored.shape.to_vec(),
+            load: steps.collect(),
+        })
+    })
+}
+
+/// Finds every parameter and makes something of it; what is missing, does not fit or is left over
+/// comes in one error.
+fn survey<'g, T: Send>(
+    graph: &'g Graph,
+    checkpoint: &Checkpoint,
+    make: impl Fn(&Param, &[(&str, usize)], &Found<'g, '_>) -> Result<T, BindProblem> + Sync,
+) -> Result<Vec<T>, WeightsError> {
     let axes = graph
         .params
         .iter()
         .map(|p| axes(graph, p))
         .collect::<Result<Vec<_>, _>>()?;
-    let bound: Vec<_> = graph
+    let bound: Vec<Result<Bound<'g, T>, BindProblem>> = graph
         .params
         .par_iter()
         .zip(&axes)
-        .map(|(param, axes)| bind_one(param, axes, checkpoint))
+        .map(|(param, axes)| {
+            let found = find(param, axes, checkpoint)?;
+            let made = make(param, axes, &found)?;
+            let arranged = &found.arranged;
+            let whole = arranged.shape().iter().product::<usize>() == found.stored.numel();
+            Ok(Bound {
+                tensor: found.tensor,
+                part: if whole { None } else { arranged.footprint() },
+                made,
+            })
+        })
         .collect();
 
     let mut problems = Vec::new();
-    let mut params = Vec::with_capacity(bound.len());
+    let mut params = Vec::with_capacity(graph.params.len());
     let mut used: BTreeMap<&str, Option<BTreeSet<Footprint>>> = BTreeMap::new();
     // A tensor whose reader failed for another reason is not reported again as unused.
     let mut excused = BTreeSet::new();
     for (result, param) in bound.into_iter().zip(&graph.params) {
         match result {
-            Ok(Bound {
-                tensor,
-                part,
-                values,
-            }) => {
+            Ok(Bound { tensor, part, made }) => {
                 let parts = used.entry(tensor).or_insert_with(|| Some(BTreeSet::new()));
                 match (parts.as_mut(), part) {
                     (Some(parts), Some(part)) => drop(parts.insert(part)),
                     _ => *parts = None,
                 }
-                params.push(values);
+                params.push(made);
             }
             Err(problem) => {
                 problems.push(problem);
@@ -139,11 +194,12 @@ pub(super) fn axes<'g>(
     Ok(axes)
 }
 
-fn bind_one<'g>(
+/// Finds the tensor of a parameter and arranges it; its shape is then the parameter's.
+fn find<'g, 'c>(
     param: &'g Param,
     axes: &[(&str, usize)],
-    checkpoint: &Checkpoint,
-) -> Result<Bound<'g>, BindProblem> {
+    checkpoint: &'c Checkpoint,
+) -> Result<Found<'g, 'c>, BindProblem> {
     let name = || param.name.clone();
     let Some(source) = &param.source else {
         return Err(BindProblem::NoSource { param: name() });
@@ -196,24 +252,10 @@ fn bind_one<'g>(
             got: arranged.shape().to_vec(),
         });
     }
-    let bad = |why: String| BindProblem::Values {
-        param: name(),
-        tensor: tensor.clone(),
-        why,
-    };
-    let values = arranged.to_f32().map_err(bad)?;
-    if let Some((at, value)) = values
-        .iter()
-        .enumerate()
-        .find(|(_, value)| !value.is_finite())
-    {
-        return Err(bad(format!("element {at} of the parameter is {value}")));
-    }
-    let whole = arranged.shape().iter().product::<usize>() == view.numel();
-    Ok(Bound {
+    Ok(Found {
         tensor,
-        part: if whole { None } else { arranged.footprint() },
-        values,
+        stored: view,
+        arranged,
     })
 }
 

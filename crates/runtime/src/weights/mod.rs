@@ -14,9 +14,10 @@ mod random;
 mod spec;
 
 use fusec_codegen::Element;
-use fusec_ir::{Graph, ParamId, Precision};
+use fusec_ir::{Graph, LoadStep, ParamId, Precision};
 use half::{bf16, f16};
 use rayon::prelude::*;
+use serde::Serialize;
 
 use crate::checkpoint::Checkpoint;
 
@@ -29,6 +30,29 @@ pub use self::{
 #[derive(Debug, Clone, PartialEq)]
 pub struct Weights {
     params: Vec<Vec<f32>>,
+}
+
+/// Where one parameter of a model is found in a checkpoint.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Mapped {
+    /// The parameter, with its layer (`layers.3.time_mix.receptance`).
+    pub param: String,
+    /// Its axes and their sizes, in storage order.
+    pub shape: Vec<(String, usize)>,
+    /// The tensor.
+    pub tensor: String,
+    /// Type of the tensor's elements, as the checkpoint spells it.
+    pub dtype: String,
+    /// Extents of the tensor.
+    pub stored: Vec<usize>,
+    /// What is done with the tensor, in order, to get the parameter.
+    pub load: Vec<LoadStep>,
+}
+
+/// Where every parameter is found, in [`ParamId`] order. What [`Weights::from_checkpoint`] refuses
+/// because of names and shapes is refused here too; no element is read.
+pub fn map(graph: &Graph, checkpoint: &Checkpoint) -> Result<Vec<Mapped>, WeightsError> {
+    bind::map(graph, checkpoint)
 }
 
 impl Weights {
