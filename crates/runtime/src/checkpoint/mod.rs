@@ -359,12 +359,16 @@ fn read_entries(path: &Path, bytes: &[u8]) -> Result<Contents, Problem> {
         return pth::entries(bytes);
     }
     // PROTO with a version: how every bare pickle of torch starts.
-    if matches!(bytes, [0x80, 0..=5, ..]) {
-        return Err(Problem::LegacyTorch);
-    }
-    // A safetensors file under another name: the length of a JSON object, and the object.
-    if bytes.get(8) == Some(&b'{') {
+    let pickle = matches!(bytes, [0x80, 0..=5, ..]);
+    // A safetensors file under another name: the length of a JSON object, and the object. The
+    // length may begin as a pickle does, and then has to fit the file.
+    let header = bytes.first_chunk().map(|n| u64::from_le_bytes(*n));
+    let fits = header.is_some_and(|n| n < bytes.len() as u64);
+    if bytes.get(8) == Some(&b'{') && (fits || !pickle) {
         return safetensors::entries(bytes);
+    }
+    if pickle {
+        return Err(Problem::LegacyTorch);
     }
     Err(Problem::UnknownFormat)
 }

@@ -259,3 +259,19 @@ fn conversions_are_exact_or_refused() {
         "no tensor 'ii' (nearest name: 'i')",
     );
 }
+
+#[test]
+fn a_safetensors_file_needs_no_ending_whatever_the_length_of_its_header() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("state");
+    // The first bytes are the length; 0x0280 begins as a pickle of protocol 2 does.
+    for length in [0x60usize, 0x80, 0x180, 0x280, 0x480] {
+        let header = r#"{"x":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}"#;
+        let padding = " ".repeat(length - header.len());
+        let bytes = safetensors(&format!("{header}{padding}"), &floats(&[1.0, 2.0]));
+        assert_eq!(bytes[..8], (length as u64).to_le_bytes());
+        std::fs::write(&path, bytes).unwrap();
+        let checkpoint = Checkpoint::open(&path).unwrap();
+        assert_eq!(checkpoint.read_f32("x").unwrap(), [1.0, 2.0]);
+    }
+}
