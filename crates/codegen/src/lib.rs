@@ -8,6 +8,7 @@
 
 mod affine;
 mod cexpr;
+pub mod chunked;
 mod error;
 mod generate;
 mod kernel;

@@ -55,6 +55,11 @@ impl Bits {
         self.0.iter().zip(&other.0).any(|(a, b)| a & b != 0)
     }
 
+    /// Whether every member is a member of another set.
+    pub fn is_within(&self, other: &Bits) -> bool {
+        self.0.iter().zip(&other.0).all(|(a, b)| a & !b == 0)
+    }
+
     /// Whether there is no member.
     pub fn is_empty(&self) -> bool {
         self.0.iter().all(|w| *w == 0)
@@ -90,7 +95,7 @@ mod tests {
         assert_eq!(a.iter().collect::<Vec<_>>(), [0, 64, 129]);
         assert_eq!(a.len(), 3);
         let mut b = Bits::of(130, [64, 65]);
-        assert!(a.meets(&b));
+        assert!(a.meets(&b) && !b.is_within(&a));
         b.intersect(&a);
         assert!(b.contains(64) && !b.contains(65));
         b.subtract(&a);

@@ -15,8 +15,10 @@ use fusec_ir::{OpId, OpKind, ValueId};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashSet};
 
-/// Groups examined per segment before growth stops.
-pub const CAP: usize = 4000;
+/// Legal groups examined per segment before growth stops.
+pub const CAP: usize = 1200;
+/// Illegal groups examined for each legal one allowed.
+const ILLEGAL_PER_LEGAL: usize = 4;
 
 /// A legal group and its predicted time.
 #[derive(Clone, Debug, PartialEq)]
@@ -223,7 +225,15 @@ impl<'a> Board<'a> {
             });
         }
         match anchors {
-            Some(anchors) => out.union(anchors),
+            Some(anchors) => {
+                let others = if set.meets(&self.scans) {
+                    &self.contracts
+                } else {
+                    &self.scans
+                };
+                out.subtract(others);
+                out.union(anchors);
+            }
             None => {
                 // Groups with an anchor grow from the anchor.
                 out.subtract(&self.scans);
@@ -232,6 +242,27 @@ impl<'a> Board<'a> {
         }
         out.subtract(set);
         out
+    }
+
+    /// Everything before a set that is not in it.
+    pub fn operands(&self, set: &Bits) -> Bits {
+        let mut out = Bits::empty(self.len());
+        for i in set.iter() {
+            out.union(&self.before[i]);
+        }
+        out.subtract(set);
+        out
+    }
+
+    /// Whether no template can ever execute a group, seen from its anchors alone: it holds
+    /// products and recurrences, or products that depend on each other.
+    fn is_hopeless(&self, set: &Bits) -> bool {
+        if !set.meets(&self.contracts) {
+            return false;
+        }
+        let mut contracts = set.clone();
+        contracts.intersect(&self.contracts);
+        set.meets(&self.scans) || contracts.iter().any(|i| self.before[i].meets(&contracts))
     }
 
     /// Whether edges lead from one set into another.
@@ -272,6 +303,7 @@ impl<'a> Board<'a> {
             queue.push((0, Reverse(atom.clone())));
         }
         pool.legal = pool.candidates.len();
+        let mut illegal = 0;
         while let Some((_, Reverse(set))) = queue.pop() {
             let base = prices.get(&set).copied().unwrap_or(f64::INFINITY);
             for i in self.frontier(&set).iter() {
@@ -281,7 +313,10 @@ impl<'a> Board<'a> {
                 if !seen.insert(grown.clone()) {
                     continue;
                 }
-                if seen.len() > cap {
+                if self.is_hopeless(&grown) {
+                    continue;
+                }
+                if pool.legal >= cap || illegal >= cap * ILLEGAL_PER_LEGAL {
                     pool.complete = false;
                     return Ok(pool);
                 }
@@ -289,6 +324,7 @@ impl<'a> Board<'a> {
                     Ok(us) => us,
                     Err(reject) => {
                         *pool.rejected.entry(reject.rule).or_default() += 1;
+                        illegal += 1;
                         continue;
                     }
                 };

@@ -42,21 +42,7 @@ impl<'a> Context<'a> {
         for v in &graph.outputs {
             is_output[v.index()] = true;
         }
-        let mut needed = is_output.clone();
-        let mut planned = Vec::new();
-        for i in (0..graph.ops.len()).rev() {
-            let (id, op) = (OpId(i as u32), &graph.ops[i]);
-            let live = !op.tails.is_empty() || op.outputs.iter().any(|v| needed[v.index()]);
-            if live {
-                for access in &op.inputs {
-                    needed[access.value.index()] = true;
-                }
-                if !graph.is_load_time(id) {
-                    planned.push(id);
-                }
-            }
-        }
-        planned.reverse();
+        let planned = live_operations(graph);
         let mut consumers = vec![Vec::new(); graph.values.len()];
         for id in &planned {
             for access in &graph.op(*id).inputs {
@@ -120,6 +106,28 @@ impl<'a> Context<'a> {
         };
         (self.graph.row_elements(value) * rows * self.element_bytes(value)) as f64
     }
+}
+
+/// The operations with rows whose results reach an output or a carried tail, ascending.
+pub fn live_operations(graph: &Graph) -> Vec<OpId> {
+    let mut needed = vec![false; graph.values.len()];
+    for v in &graph.outputs {
+        needed[v.index()] = true;
+    }
+    let mut live = Vec::new();
+    for i in (0..graph.ops.len()).rev() {
+        let (id, op) = (OpId(i as u32), &graph.ops[i]);
+        if !op.tails.is_empty() || op.outputs.iter().any(|v| needed[v.index()]) {
+            for access in &op.inputs {
+                needed[access.value.index()] = true;
+            }
+            if !graph.is_load_time(id) {
+                live.push(id);
+            }
+        }
+    }
+    live.reverse();
+    live
 }
 
 /// Whether an operation can be part of a row body: it needs no tensor cores, no state.

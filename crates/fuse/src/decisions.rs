@@ -7,6 +7,9 @@ use std::fmt;
 /// What was examined, beside what was chosen.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Decisions {
+    /// Launches of the model as written with one kernel per operation: for each run of
+    /// operations of one layer (or of none), in order.
+    pub unfused: Vec<(Option<u32>, usize)>,
     /// One entry per class of equal segments.
     pub segments: Vec<Segment>,
     /// The forms of the model that were planned, the chosen one among them.
@@ -41,6 +44,19 @@ pub struct Form {
     pub total_us: f64,
     /// Whether it was chosen.
     pub chosen: bool,
+}
+
+impl Decisions {
+    /// Launches of the unfused plan of the model as written.
+    pub fn unfused_launches(&self) -> usize {
+        self.unfused.iter().map(|(_, n)| n).sum()
+    }
+
+    /// Those of a layer, or of the first run outside the layers.
+    pub fn unfused_launches_of(&self, layer: Option<u32>) -> usize {
+        let run = self.unfused.iter().find(|(of, _)| *of == layer);
+        run.map_or(0, |(_, n)| *n)
+    }
 }
 
 impl fmt::Display for Decisions {

@@ -1,6 +1,6 @@
 //! The entry point: from a graph to a plan.
 
-use crate::context::Context;
+use crate::context::{Context, live_operations};
 use crate::decisions::{self, Decisions};
 use crate::fit::fit;
 use crate::name::Names;
@@ -8,8 +8,12 @@ use crate::order::launch_order;
 use crate::plan::{Kernel, Mode, PLAN_VERSION, Phase, Plan, Reject, Shape, Storage};
 use crate::segment::{Segment, segments};
 use crate::validate::validate;
-use crate::{Device, select};
+use crate::{Device, forms, select};
 use fusec_ir::{Graph, OpId, Pin, PinKind};
+
+/// What a form must save, as a part of the total, to take the place of one with fewer rules:
+/// less than this is less than the cost model knows, and every rule moves rounding errors.
+const FORM_MARGIN: f64 = 0.005;
 
 /// How kernels are started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,6 +123,9 @@ pub enum PlanError {
         /// The rule that forbids it.
         reject: Box<Reject>,
     },
+    /// The rules contradict each other.
+    #[error("the search for forms failed: {0}; use `--plan greedy`, and report it")]
+    Forms(String),
     /// The solver gave up.
     #[error("the selection of kernels failed: {0}; use `--plan greedy`, and report it")]
     Selection(String),
@@ -131,16 +138,106 @@ pub fn plan(graph: &Graph, options: &Options<'_>) -> Result<Planned, PlanError> 
     if batch == 0 || time == 0 {
         return Err(PlanError::Shape { batch, time });
     }
-    let graph = crate::forms::canonical(graph);
+    let written = forms::canonical(graph);
+    let unfused = unfused_launches(&written);
+    let (forms, stop) = match options.mode {
+        Mode::Auto | Mode::Random(_) => {
+            forms::enumerate(&written, options.storage).map_err(PlanError::Forms)?
+        }
+        Mode::Greedy | Mode::Unfused => (vec![written_form(written)], String::new()),
+    };
+    // A random plan is one of a random form; otherwise the cheapest form wins, the earliest
+    // of equals, which is the model as written.
+    let forms: Vec<forms::Form> = match options.mode {
+        Mode::Random(seed) => {
+            let pick = seed as usize % forms.len().max(1);
+            forms.into_iter().skip(pick).take(1).collect()
+        }
+        _ => forms,
+    };
+    let mut best: Option<Planned> = None;
+    let mut tried = Vec::new();
+    for form in forms {
+        let (rules, of_form) = (form.rules.clone(), plan_graph(form, options));
+        let planned = match (of_form, &best) {
+            (Ok(planned), _) => planned,
+            // A rule may do away with a value that a pin names, or make an operation too large;
+            // the model as written stands.
+            (Err(_), Some(_)) => continue,
+            (Err(error), None) => return Err(error),
+        };
+        let total_us = planned.plan.total_us;
+        let least = best.as_ref().map(|b| b.plan.total_us);
+        let better = least.is_none_or(|least| total_us < least * (1.0 - FORM_MARGIN));
+        if better {
+            tried
+                .iter_mut()
+                .for_each(|f: &mut decisions::Form| f.chosen = false);
+            best = Some(planned);
+        }
+        tried.push(decisions::Form {
+            rules,
+            total_us,
+            chosen: better,
+        });
+    }
+    let mut planned = best.ok_or_else(|| PlanError::Selection("there is no form".into()))?;
+    planned.decisions.unfused = unfused;
+    planned.decisions.forms = tried;
+    planned.decisions.stop = stop;
+    label(&mut planned, options.storage)?;
+    Ok(planned)
+}
+
+/// Launches of the model as written with one kernel per operation, by layer.
+fn unfused_launches(graph: &Graph) -> Vec<(Option<u32>, usize)> {
+    let mut out: Vec<(Option<u32>, usize)> = Vec::new();
+    for id in live_operations(graph) {
+        let layer = graph.op(id).layer;
+        match out.last_mut() {
+            Some((last, n)) if *last == layer => *n += 1,
+            _ => out.push((layer, 1)),
+        }
+    }
+    out
+}
+
+fn written_form(graph: Graph) -> forms::Form {
+    forms::Form {
+        graph,
+        rules: vec![],
+    }
+}
+
+/// Plans one form.
+fn plan_graph(form: forms::Form, options: &Options<'_>) -> Result<Planned, PlanError> {
+    let graph = form.graph;
+    // A rule that makes a malformed graph is a mistake of this crate; say so where it is made.
+    validate(&graph)?;
     let ctx = options.context(&graph);
     let pins: Vec<Pin> = graph.pins.iter().chain(&options.pins).cloned().collect();
     check_pin_names(&ctx, &pins)?;
-    let (plan, decisions) = plan_form(&ctx, options.mode, &pins)?;
+    let (mut plan, decisions) = plan_form(&ctx, options.mode, &pins)?;
+    plan.forms = form.rules;
     Ok(Planned {
         plan,
         decisions,
         graph,
     })
+}
+
+/// Names the local forms that each kernel realises.
+fn label(planned: &mut Planned, storage: Storage) -> Result<(), PlanError> {
+    let found = forms::local(&planned.graph, storage).map_err(PlanError::Forms)?;
+    for kernel in &mut planned.plan.kernels {
+        for (rule, members) in &found {
+            let inside = members.iter().all(|m| kernel.ops.binary_search(m).is_ok());
+            if inside && !kernel.forms.iter().any(|f| f == rule) {
+                kernel.forms.push(rule.to_string());
+            }
+        }
+    }
+    Ok(())
 }
 
 fn plan_form(ctx: &Context<'_>, mode: Mode, pins: &[Pin]) -> Result<(Plan, Decisions), PlanError> {

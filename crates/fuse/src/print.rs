@@ -1,5 +1,6 @@
 //! The plan as a table for people.
 
+use crate::decisions::Decisions;
 use crate::plan::{Body, Cost, Kernel, Mode, Plan};
 use crate::planner::Planned;
 use fusec_ir::{Graph, OpId};
@@ -70,12 +71,12 @@ impl fmt::Display for Planned {
         for runs in runs(plan).chunk_by(same) {
             let Some(first) = runs.first() else { continue };
             writeln!(f)?;
-            write_heading(f, runs)?;
+            write_heading(f, runs, &self.decisions)?;
             write_kernels(f, graph, first.kernels)?;
         }
         writeln!(f)?;
         let bytes: f64 = plan.kernels.iter().map(|k| k.cost.bytes).sum();
-        let operations: usize = plan.kernels.iter().map(|k| k.ops.len()).sum();
+        let operations = self.decisions.unfused_launches();
         writeln!(
             f,
             "total: {} launches ({operations} unfused), {} of memory traffic, {} predicted",
@@ -84,7 +85,8 @@ impl fmt::Display for Planned {
             time(plan.total_us),
         )?;
         let inside = interior(plan);
-        let unfused: usize = inside.iter().map(|k| k.ops.len()).sum();
+        let layer = inside.first().and_then(|k| k.layer);
+        let unfused = self.decisions.unfused_launches_of(layer);
         writeln!(
             f,
             "per layer: {} launches ({unfused} unfused)",
@@ -97,7 +99,11 @@ impl fmt::Display for Planned {
     }
 }
 
-fn write_heading(f: &mut fmt::Formatter<'_>, runs: &[Run<'_>]) -> fmt::Result {
+fn write_heading(
+    f: &mut fmt::Formatter<'_>,
+    runs: &[Run<'_>],
+    decisions: &Decisions,
+) -> fmt::Result {
     let (Some(first), Some(last)) = (runs.first(), runs.last()) else {
         return Ok(());
     };
@@ -106,12 +112,15 @@ fn write_heading(f: &mut fmt::Formatter<'_>, runs: &[Run<'_>]) -> fmt::Result {
         (Some(a), _) => write!(f, "layer {a}")?,
         (None, _) => write!(f, "outside the layers")?,
     }
+    let unfused = match first.layer {
+        Some(_) => format!(" ({} unfused)", decisions.unfused_launches_of(first.layer)),
+        None => String::new(),
+    };
     let us: f64 = first.kernels.iter().map(|k| k.cost.total_us).sum();
-    let unfused: usize = first.kernels.iter().map(|k| k.ops.len()).sum();
     let each = if runs.len() > 1 { " each" } else { "" };
     writeln!(
         f,
-        ": {} launches{each} ({unfused} unfused), {}{each}",
+        ": {} launches{each}{unfused}, {}{each}",
         first.kernels.len(),
         time(us)
     )

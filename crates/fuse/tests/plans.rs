@@ -99,9 +99,16 @@ fn pin(kind: PinKind, values: &[&str]) -> Pin {
 fn pins_are_obeyed_in_every_mode() {
     let device = h200();
     let graph = model(2);
-    let kernel_of = |plan: &fusec_fuse::Plan, name: &str, layer: u32| -> usize {
-        let makes = |id: &OpId| graph.op(*id).name == name && graph.op(*id).layer == Some(layer);
-        let found = plan.kernels.iter().position(|k| k.ops.iter().any(makes));
+    let kernel_of = |planned: &fusec_fuse::Planned, name: &str, layer: u32| -> usize {
+        let makes = |id: &OpId| {
+            let op = planned.graph.op(*id);
+            op.name == name && op.layer == Some(layer)
+        };
+        let found = planned
+            .plan
+            .kernels
+            .iter()
+            .position(|k| k.ops.iter().any(makes));
         found.expect("planned")
     };
     for mode in [Mode::Unfused, Mode::Greedy, Mode::Auto, Mode::Random(3)] {
@@ -111,7 +118,7 @@ fn pins_are_obeyed_in_every_mode() {
                 pin(PinKind::Fuse, &["mix.gate", "mix.act"]),
                 pin(PinKind::Split, &["mix.n", "mix.s"]),
             ];
-            let plan = plan(&graph, &options).unwrap().plan;
+            let plan = plan(&graph, &options).unwrap();
             for layer in 0..2 {
                 let at = |name| kernel_of(&plan, name, layer);
                 assert_eq!(at("mix.gate"), at("mix.act"), "{mode}");

@@ -1,20 +1,22 @@
 //! Exact selection: every operation in exactly one kernel, at the least total cost.
 //!
-//! A set partitioning problem over the pool of candidates, solved as an integer program.
-//! Groups that are each convex can still wait for each other; such a cycle is forbidden by
-//! a constraint and the program is solved again.
+//! A set partitioning problem over the pool of candidates, with the condition that kernels
+//! can be put in launch order: groups that are each convex can still wait for each other. So
+//! the search launches kernels one by one. A state is the set of operations done; the next
+//! kernel is any candidate whose operands are done. Best-first search with an admissible
+//! bound (feasible dual prices of the linear relaxation) ends at an optimum. All costs are
+//! whole nanoseconds, so that nothing depends on the order of additions.
 
 use super::greedy::greedy;
+use super::prices::prices;
 use crate::PlanError;
 use crate::bits::Bits;
 use crate::candidates::{Board, Candidate, Pool, nanoseconds};
-use good_lp::{
-    Expression, Solution, SolverModel, Variable, constraint, microlp, variable, variables,
-};
-use std::collections::BTreeMap;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap, HashMap};
 
-/// Cycles forbidden before the search is given up.
-const CUTS: usize = 200;
+/// States visited before the search is given up.
+const STATES: usize = 40_000;
 /// Rounds of refinement of an incomplete pool.
 const ROUNDS: usize = 4;
 
@@ -22,100 +24,131 @@ const ROUNDS: usize = 4;
 /// groups that greedy merging passes through, from single operations and from the best
 /// partition found so far, are added until they no longer help.
 pub fn exact(board: &Board<'_>, pool: &mut Pool) -> Result<Vec<Bits>, PlanError> {
-    if pool.complete {
-        return solve(board, &pool.candidates);
+    let mut known: BTreeMap<Bits, i64> = BTreeMap::new();
+    for c in &pool.candidates {
+        known.insert(c.members.clone(), nanoseconds(c.us));
     }
-    let mut known: BTreeMap<Bits, usize> = BTreeMap::new();
-    for (i, c) in pool.candidates.iter().enumerate() {
-        known.insert(c.members.clone(), i);
-    }
-    let mut start = board.atoms().to_vec();
-    let mut best: Option<(i64, Vec<Bits>)> = None;
-    for _ in 0..ROUNDS {
-        let (_, passed) = greedy(board, start);
+    let mut best = board.atoms().to_vec();
+    for round in 0..ROUNDS {
+        let (merged, passed) = greedy(board, best.clone());
         for members in passed {
             if let Ok(us) = board.price(&members)
                 && !known.contains_key(&members)
             {
-                known.insert(members.clone(), pool.candidates.len());
+                known.insert(members.clone(), nanoseconds(us));
                 pool.candidates.push(Candidate { members, us });
-                pool.legal += 1;
+                // Of a complete pool it is a dominated group, which counts already.
+                pool.legal += usize::from(!pool.complete);
             }
         }
-        let groups = solve(board, &pool.candidates)?;
-        let total: f64 = groups
-            .iter()
-            .filter_map(|g| known.get(g))
-            .map(|i| pool.candidates[*i].us)
-            .sum();
-        let total = nanoseconds(total);
-        if best.as_ref().is_some_and(|(least, _)| total >= *least) {
+        let total = |groups: &[Bits]| -> i64 { groups.iter().filter_map(|g| known.get(g)).sum() };
+        let mut found = merged;
+        match solve(board, &pool.candidates, total(&found)) {
+            Outcome::Optimal(groups) => found = groups,
+            Outcome::NothingBetter => {}
+            Outcome::GaveUp => pool.complete = false,
+        }
+        let improved = total(&found) < total(&best);
+        if improved {
+            best = found;
+        }
+        if pool.complete || (round > 0 && !improved) {
             break;
         }
-        best = Some((total, groups.clone()));
-        start = groups;
     }
-    best.map(|(_, groups)| groups)
-        .ok_or_else(|| PlanError::Selection("no partition found".into()))
+    if !board.is_ordered(&best) {
+        return Err(PlanError::Selection("kernels wait for each other".into()));
+    }
+    Ok(best)
 }
 
-fn solve(board: &Board<'_>, candidates: &[Candidate]) -> Result<Vec<Bits>, PlanError> {
-    let mut cuts: Vec<Vec<usize>> = Vec::new();
-    loop {
-        let chosen = integer_program(board.len(), candidates, &cuts)?;
-        let groups: Vec<Vec<_>> = chosen
-            .iter()
-            .map(|c| board.ops_of(&candidates[*c].members))
-            .collect();
-        match crate::order::launch_order(board.ctx, &groups) {
-            Ok(_) => {
-                return Ok(chosen
-                    .into_iter()
-                    .map(|c| candidates[c].members.clone())
-                    .collect());
-            }
-            Err(_) if cuts.len() == CUTS => {
-                return Err(PlanError::Selection(format!(
-                    "{CUTS} sets of kernels that wait for each other"
-                )));
-            }
-            Err(cycle) => cuts.push(cycle.into_iter().map(|g| chosen[g]).collect()),
-        }
-    }
+enum Outcome {
+    /// The cheapest partition, cheaper than the one known.
+    Optimal(Vec<Bits>),
+    /// The one known is the cheapest.
+    NothingBetter,
+    /// A cap was reached.
+    GaveUp,
 }
 
-/// The chosen candidates, ascending.
-fn integer_program(
-    n: usize,
-    candidates: &[Candidate],
-    cuts: &[Vec<usize>],
-) -> Result<Vec<usize>, PlanError> {
-    let mut vars = variables!();
-    let pick: Vec<Variable> = candidates
+fn solve(board: &Board<'_>, candidates: &[Candidate], known: i64) -> Outcome {
+    let costs: Vec<i64> = candidates.iter().map(|c| nanoseconds(c.us)).collect();
+    let prices = prices(board.len(), candidates, &costs);
+    let needs: Vec<Bits> = candidates
         .iter()
-        .map(|_| vars.add(variable().binary()))
+        .map(|c| board.operands(&c.members))
         .collect();
-    let mut rows = vec![Expression::default(); n];
-    let mut total = Expression::default();
-    for (candidate, var) in candidates.iter().zip(&pick) {
-        // Whole nanoseconds: noise in the last digits must not decide between equals.
-        total += nanoseconds(candidate.us) as f64 / 1e3 * *var;
-        for i in candidate.members.iter() {
-            rows[i] += *var;
+    let ahead = |done: &Bits| -> i64 {
+        (0..board.len())
+            .filter(|i| !done.contains(*i))
+            .map(|i| prices[i])
+            .sum()
+    };
+    let mut states = vec![State {
+        done: Bits::empty(board.len()),
+        cost: 0,
+        parent: usize::MAX,
+        candidate: usize::MAX,
+    }];
+    let mut least: HashMap<Bits, i64> = HashMap::new();
+    let mut queue = BinaryHeap::new();
+    // Least bound first; of equals the one that is furthest, then the oldest.
+    queue.push((Reverse(0i64), 0i64, Reverse(0usize)));
+    while let Some((_, _, Reverse(at))) = queue.pop() {
+        let (done, cost) = (states[at].done.clone(), states[at].cost);
+        if least.get(&done).is_some_and(|known| *known < cost) {
+            continue;
+        }
+        if done.len() == board.len() {
+            let members = |c: usize| candidates[c].members.clone();
+            return Outcome::Optimal(path(&states, at).into_iter().map(members).collect());
+        }
+        for (c, candidate) in candidates.iter().enumerate() {
+            if candidate.members.meets(&done) || !needs[c].is_within(&done) {
+                continue;
+            }
+            let mut done = done.clone();
+            done.union(&candidate.members);
+            let cost = cost + costs[c];
+            let bound = cost + ahead(&done);
+            if bound >= known {
+                continue;
+            }
+            let best = least.entry(done.clone()).or_insert(i64::MAX);
+            if cost >= *best {
+                continue;
+            }
+            *best = cost;
+            if states.len() == STATES {
+                return Outcome::GaveUp;
+            }
+            queue.push((Reverse(bound), cost, Reverse(states.len())));
+            states.push(State {
+                done,
+                cost,
+                parent: at,
+                candidate: c,
+            });
         }
     }
-    let mut model = vars.minimise(total).using(microlp);
-    for row in rows {
-        model = model.with(constraint!(row == 1.0));
+    Outcome::NothingBetter
+}
+
+/// The beginning of a run.
+struct State {
+    done: Bits,
+    cost: i64,
+    parent: usize,
+    candidate: usize,
+}
+
+fn path(states: &[State], mut at: usize) -> Vec<usize> {
+    let mut chosen = vec![];
+    while let Some(state) = states.get(at)
+        && state.candidate != usize::MAX
+    {
+        chosen.push(state.candidate);
+        at = state.parent;
     }
-    for cut in cuts {
-        let sum: Expression = cut.iter().map(|c| Expression::from(pick[*c])).sum();
-        model = model.with(constraint!(sum <= (cut.len() - 1) as f64));
-    }
-    let solution = model
-        .solve()
-        .map_err(|e| PlanError::Selection(e.to_string()))?;
-    Ok((0..candidates.len())
-        .filter(|c| solution.value(pick[*c]) > 0.5)
-        .collect())
+    chosen
 }

@@ -5,6 +5,7 @@
 
 mod exact;
 mod greedy;
+mod prices;
 mod random;
 
 use crate::PlanError;
@@ -150,7 +151,7 @@ pub fn claim(mode: Mode, chosen: &[Selection]) -> String {
                 format!("optimal over all legal groups ({legal})")
             } else {
                 format!(
-                    "best of {legal} legal groups: the cap of {CAP} groups examined per segment was reached"
+                    "best of {legal} legal groups: the cap of {CAP} groups per segment was reached"
                 )
             }
         }

@@ -11,6 +11,10 @@ use std::collections::BTreeMap;
 
 /// Most terms of a polynomial.
 const MAX_TERMS: usize = 64;
+/// Most work of renaming a polynomial, in atoms.
+const MAX_WORK: usize = 1 << 14;
+/// Deepest nesting of functions and sums.
+const MAX_NESTING: usize = 48;
 /// Most variables of one sum for which every order is tried.
 const MAX_ORDERS: usize = 4;
 
@@ -96,6 +100,36 @@ pub(super) struct Polynomial {
     pub terms: Vec<(Monomial, Number)>,
 }
 
+fn too_large(what: &str, limit: usize) -> Reason {
+    Reason::TooLarge {
+        what: what.to_owned(),
+        limit,
+    }
+}
+
+/// How large a polynomial is: what it costs to rename it, and how deep it is.
+#[derive(Clone, Copy, Debug, Default)]
+struct Extent {
+    work: usize,
+    nesting: usize,
+}
+
+impl Extent {
+    fn beside(self, other: Extent) -> Extent {
+        Extent {
+            work: self.work.saturating_add(other.work),
+            nesting: self.nesting.max(other.nesting),
+        }
+    }
+
+    fn inside(self, times: usize) -> Extent {
+        Extent {
+            work: self.work.saturating_mul(times).saturating_add(1),
+            nesting: self.nesting + 1,
+        }
+    }
+}
+
 fn sorted(mut factors: Vec<Atom>) -> Vec<Atom> {
     factors.sort_by(|a, b| b.cmp(a));
     factors
@@ -114,6 +148,20 @@ impl Atom {
                 b.variables(visit);
             }
             Atom::Sum { body, .. } => body.iter().for_each(|a| a.variables(visit)),
+        }
+    }
+
+    fn extent(&self) -> Extent {
+        match self {
+            Atom::Input(..) | Atom::Index(_) | Atom::Position => Extent::default().inside(1),
+            Atom::Unary(_, of) | Atom::Max { of, .. } => of.extent().inside(1),
+            Atom::Binary(_, a, b) => a.extent().beside(b.extent()).inside(1),
+            // Renaming tries every order.
+            Atom::Sum { sizes, body, .. } => body
+                .iter()
+                .map(Atom::extent)
+                .fold(Extent::default(), Extent::beside)
+                .inside(orders(sizes.len()).len()),
         }
     }
 
@@ -271,11 +319,26 @@ impl Polynomial {
         self.terms.iter().map(|(m, c)| (m.clone(), c.0))
     }
 
+    fn extent(&self) -> Extent {
+        let factors = self.terms.iter().flat_map(|(m, _)| &m.factors);
+        factors
+            .map(Atom::extent)
+            .fold(Extent::default(), Extent::beside)
+    }
+
+    /// Itself, if it is small enough to go on with: sizes can double with every statement.
     fn capped(self) -> Result<Polynomial, Reason> {
-        match self.terms.len() {
-            n if n > MAX_TERMS => Err(Reason::TooManyTerms { limit: MAX_TERMS }),
-            _ => Ok(self),
+        let Extent { work, nesting } = self.extent();
+        if self.terms.len() > MAX_TERMS {
+            return Err(too_large("terms", MAX_TERMS));
         }
+        if work > MAX_WORK {
+            return Err(too_large("factors", MAX_WORK));
+        }
+        if nesting > MAX_NESTING {
+            return Err(too_large("functions inside each other", MAX_NESTING));
+        }
+        Ok(self)
     }
 
     pub fn constant(c: f64) -> Polynomial {
@@ -361,7 +424,7 @@ impl Polynomial {
     /// The product; a product of two states is no polynomial of degree 1.
     pub fn times(&self, other: &Polynomial) -> Result<Polynomial, Reason> {
         if self.terms.len().saturating_mul(other.terms.len()) > MAX_TERMS * MAX_TERMS {
-            return Err(Reason::TooManyTerms { limit: MAX_TERMS });
+            return Err(too_large("terms", MAX_TERMS));
         }
         let mut terms = Vec::new();
         for (a, x) in &self.terms {
@@ -410,7 +473,7 @@ impl Polynomial {
                 }
                 Ok(out)
             }
-            _ => Ok(Polynomial::atom(Atom::Unary(f, self))),
+            _ => Polynomial::atom(Atom::Unary(f, self)).capped(),
         }
     }
 
@@ -439,7 +502,7 @@ impl Polynomial {
         {
             return Ok(Polynomial::constant(op.eval(a, b)));
         }
-        Ok(Polynomial::atom(symmetric(op, self, other)))
+        Polynomial::atom(symmetric(op, self, other)).capped()
     }
 
     /// The sum over axes of the given sizes.
@@ -464,11 +527,9 @@ impl Polynomial {
             Some(at) => Var::Bound(first + at as u32),
             None => v,
         };
-        Ok(Polynomial::atom(Atom::Max {
-            sizes: over.iter().map(|(_, size)| *size).collect(),
-            first,
-            of: self.rename(&place),
-        }))
+        let of = self.rename(&place);
+        let sizes = over.iter().map(|(_, size)| *size).collect();
+        Polynomial::atom(Atom::Max { sizes, first, of }).capped()
     }
 
     /// Quotient and remainder: no term of the remainder is divisible by the divisor's leading

@@ -16,8 +16,10 @@ pub enum Reason {
     #[error("a state is multiplied by a state, so the step is not linear")]
     StateProduct,
     /// The polynomial grew too long.
-    #[error("written out, the step has more than {limit} terms")]
-    TooManyTerms {
+    #[error("written out as a sum of products, the step has more than {limit} {what}")]
+    TooLarge {
+        /// What there is too much of.
+        what: String,
         /// The most there may be.
         limit: usize,
     },

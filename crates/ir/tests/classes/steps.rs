@@ -1,6 +1,6 @@
 //! Steps of recurrences and their classes.
 
-use fusec_ir::class::{Class, Classified, classify};
+use fusec_ir::class::{Class, Classified, Reason, classify};
 use fusec_ir::language::{ModelSource, Overrides, compile};
 use fusec_ir::{Graph, StepRef};
 use proptest::prelude::*;
@@ -533,5 +533,78 @@ fn rewriting_is_stable() {
             classify(&graph, &rewritten).states[0].name(),
             found.states[0].name()
         );
+    }
+}
+
+/// Texts whose polynomials double with every statement are given up, not written out.
+#[test]
+fn large_steps_are_given_up() {
+    let squares: String = (0..60).map(|_| "a = a * a\n").collect();
+    let nested: String = (0..200).map(|_| "a = exp(a) - 1\n").collect();
+    let wide: String = (0..20).map(|_| "a = exp(a) * sigmoid(a)\n").collect();
+    let sums: String = (0..20).map(|_| "a = (a + 1) * (f + x)\n").collect();
+    for (statements, what) in [
+        (squares, "16384 factors"),
+        (nested, "48 functions inside each other"),
+        (wide, "16384 factors"),
+        (sums, "64 terms"),
+    ] {
+        let text = format!("a = f\n{statements}S = a * S + x\ny = S");
+        let expected =
+            format!("general: written out as a sum of products, the step has more than {what}");
+        assert_eq!(described(&of(GATED, &text)), [expected]);
+    }
+}
+
+/// A term of an update that runs over all axes of the state.
+fn update_term() -> impl Strategy<Value = String> {
+    let factor = prop::sample::select(vec!["", "d * ", "exp(d) * ", "beta * ", "-0.5 * ", "q * "]);
+    let term = prop::sample::select(vec![
+        "S",
+        "S * k",
+        "k * v",
+        "(k + q) * v",
+        "k * (v - sum(S * k, J))",
+        "q * sum(S * d * k, J)",
+        "sum(k * q, J) * S",
+        "k * sum(S * v, I)",
+    ]);
+    (factor, term).prop_map(|(factor, term)| format!("{factor}{term}"))
+}
+
+/// A term of an output over heads and values.
+fn output_term() -> impl Strategy<Value = String> {
+    prop::sample::select(vec![
+        "sum(q * S, J)",
+        "beta * sum(S * k, J)",
+        "sum(q * d * k, J) * v",
+        "sum(q * k, J) * v",
+        "beta * v",
+    ])
+    .prop_map(str::to_owned)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(256))]
+
+    /// Whatever the step, a form that is found is the step: probing never has to refuse one.
+    #[test]
+    fn found_forms_hold(
+        update in prop::collection::vec(update_term(), 1..4),
+        output in prop::collection::vec(output_term(), 1..3),
+        before in any::<bool>(),
+    ) {
+        let (update, output) = (update.join(" + "), output.join(" + "));
+        let text = match before {
+            true => format!("y = {output}\nS = {update} + 0 * k * v * S"),
+            false => format!("S = {update} + 0 * k * v * S\ny = {output}"),
+        };
+        let (_, found) = class_of(&of(CHANNEL_DELTA, &text));
+        for class in &found.states {
+            if let Class::General { why } = class {
+                let refused = matches!(why, Reason::Probe { .. } | Reason::Malformed { .. });
+                prop_assert!(!refused, "{text}: {why}");
+            }
+        }
     }
 }

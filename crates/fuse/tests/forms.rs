@@ -1,0 +1,350 @@
+//! Each rule is an equality: both sides, evaluated in f64 on random tensors, agree. And it
+//! applies where its condition holds, and nowhere else.
+
+mod common;
+
+use common::{Build, h200, options};
+use fusec_fuse::forms::{self, RULES, Scope};
+use fusec_fuse::{Mode, Storage, plan};
+use fusec_ir::interpret::{Input, Interpreter, Keep, State};
+use fusec_ir::*;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Numbers in (-1, 1), the same for the same seed.
+fn numbers(seed: u64, n: usize) -> Vec<f64> {
+    let mut x = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    (0..n)
+        .map(|_| {
+            x ^= x << 13;
+            x ^= x >> 7;
+            x ^= x << 17;
+            (x >> 11) as f64 / (1u64 << 52) as f64 - 1.0
+        })
+        .collect()
+}
+
+/// The outputs of a prefill of 5 rows and a step from the carried state.
+fn evaluate(graph: &Graph) -> Vec<f64> {
+    let params = (0..graph.params.len())
+        .map(|i| numbers(100 + i as u64, graph.row_elements(graph.params[i].value)))
+        .collect();
+    let interpreter = Interpreter::<f64>::new(graph, params).expect("a sound graph");
+    let batch = 2;
+    let mut state = State::zero(graph, batch);
+    let mut out = vec![];
+    for (run, time) in [5, 1].into_iter().enumerate() {
+        let data: Vec<Vec<f64>> = graph
+            .inputs
+            .iter()
+            .enumerate()
+            .map(|(i, v)| {
+                numbers(
+                    (7 + i + 50 * run) as u64,
+                    batch * time * graph.row_elements(*v),
+                )
+            })
+            .collect();
+        let inputs: BTreeMap<ValueId, Input<'_, f64>> = graph
+            .inputs
+            .iter()
+            .zip(&data)
+            .map(|(v, x)| (*v, Input::Numbers(x)))
+            .collect();
+        let outputs = interpreter
+            .run(&mut state, batch, time, &inputs, Keep::Outputs)
+            .expect("a run");
+        for v in &graph.outputs {
+            out.extend(outputs.values[v].numbers().expect("numbers"));
+        }
+    }
+    out
+}
+
+fn close(a: &[f64], b: &[f64]) -> bool {
+    let scale = a.iter().fold(1e-3f64, |m, x| m.max(x.abs()));
+    a.len() == b.len() && a.iter().zip(b).all(|(x, y)| (x - y).abs() <= 1e-9 * scale)
+}
+
+fn norm(
+    b: &mut Build,
+    name: &str,
+    of: ValueId,
+    over: &[AxisId],
+    kind: NormKind,
+    gain: bool,
+    bias: bool,
+) -> ValueId {
+    let axes = b.graph.value(of).axes.clone();
+    let mut inputs = vec![b.read(of)];
+    for (wanted, what) in [(gain, "gain"), (bias, "bias")] {
+        if wanted {
+            let p = b.param(&format!("{name}.{what}"), &axes);
+            inputs.push(b.read(p));
+        }
+    }
+    let kind = OpKind::Norm {
+        kind,
+        axes: over.to_vec(),
+        eps: 1e-3,
+        gain,
+        bias,
+    };
+    b.op(name, kind, inputs, &axes)
+}
+
+fn times(b: &mut Build, name: &str, x: ValueId, y: ValueId) -> ValueId {
+    let axes = b.graph.value(x).axes.clone();
+    let inputs = vec![b.read(x), b.read(y)];
+    let expr = Expr::binary(Binary::Mul, Expr::Input(0), Expr::Input(1));
+    b.op(name, OpKind::Map { expr }, inputs, &axes)
+}
+
+const KINDS: [NormKind; 4] = [
+    NormKind::Layer,
+    NormKind::Rms,
+    NormKind::L2,
+    NormKind::L2Max,
+];
+
+/// Rule, what it is about, graph, whether it applies.
+fn cases() -> Vec<(&'static str, String, Graph, bool)> {
+    let mut out: Vec<(&'static str, String, Graph, bool)> = vec![];
+    for kind in KINDS {
+        for (gain, bias) in [(false, false), (true, false), (true, true)] {
+            let mut b = Build::new();
+            let (h, n, f) = (b.axis("H", 2), b.axis("N", 6), b.axis("F", 5));
+            let x = b.input("x", &[h, n]);
+            let y = norm(&mut b, "y", x, &[h, n], kind, gain, bias);
+            let p = b.project("p", y, &[f]);
+            let g = b.output(&[p]);
+            out.push((
+                "ln-projection",
+                format!("{kind:?} gain {gain} bias {bias}"),
+                g,
+                true,
+            ));
+
+            let mut b = Build::new();
+            let (h, n) = (b.axis("H", 2), b.axis("N", 6));
+            let x = b.input("x", &[h, n]);
+            let y = norm(&mut b, "y", x, &[n], kind, gain, bias);
+            let w = b.param("w", &[n]);
+            let z = times(&mut b, "z", y, w);
+            let g = b.output(&[z]);
+            out.push((
+                "norm-gain",
+                format!("{kind:?} gain {gain} bias {bias}"),
+                g,
+                true,
+            ));
+        }
+    }
+    {
+        // A norm per head before a product over all heads: the rate differs inside the sum.
+        let mut b = Build::new();
+        let (h, n, f) = (b.axis("H", 2), b.axis("N", 6), b.axis("F", 5));
+        let x = b.input("x", &[h, n]);
+        let y = norm(&mut b, "y", x, &[n], NormKind::Layer, true, true);
+        let p = b.project("p", y, &[f]);
+        let g = b.output(&[p]);
+        out.push((
+            "ln-projection",
+            "a norm per head, a sum over heads".into(),
+            g,
+            false,
+        ));
+    }
+    {
+        // A product per head of a norm per head: heads are a batch axis.
+        let mut b = Build::new();
+        let (h, n, f) = (b.axis("H", 3), b.axis("N", 4), b.axis("F", 5));
+        let x = b.input("x", &[h, n]);
+        let y = norm(&mut b, "y", x, &[n], NormKind::Layer, true, true);
+        let w = b.param("w", &[h, n, f]);
+        let inputs = vec![b.read(y), b.read(w)];
+        let p = b.op("p", OpKind::Contract { axes: vec![n] }, inputs, &[h, f]);
+        let g = b.output(&[p]);
+        out.push((
+            "ln-projection",
+            "a norm and a product per head".into(),
+            g,
+            true,
+        ));
+    }
+    {
+        let mut b = Build::new();
+        let (c, f) = (b.axis("C", 6), b.axis("F", 5));
+        let x = b.input("x", &[c]);
+        let y = norm(&mut b, "y", x, &[c], NormKind::Rms, true, false);
+        let late = b.late(y, 1);
+        let p = b.project_access("p", late, &[f]);
+        let g = b.output(&[p]);
+        out.push(("ln-projection", "an earlier row of a norm".into(), g, false));
+    }
+    {
+        // Two branches: gains on both norms inside one weighted sum.
+        let mut b = Build::new();
+        let c = b.axis("C", 6);
+        let (x, y) = (b.input("x", &[c]), b.input("y", &[c]));
+        let p = norm(&mut b, "p", x, &[c], NormKind::Rms, true, false);
+        let q = norm(&mut b, "q", y, &[c], NormKind::Rms, false, false);
+        let (v, w) = (b.param("v", &[c]), b.param("w", &[c]));
+        let inputs = [p, v, q, w].map(|x| b.read(x)).to_vec();
+        let mul = |i, j| Expr::binary(Binary::Mul, Expr::Input(i), Expr::Input(j));
+        let expr = Expr::binary(Binary::Add, mul(1, 0), mul(2, 3));
+        let s = b.op("s", OpKind::Map { expr }, inputs, &[c]);
+        let g = b.output(&[s]);
+        out.push((
+            "norm-gain-fold",
+            "a weighted sum of two norms".into(),
+            g,
+            true,
+        ));
+    }
+    {
+        // The norm's value is also used without the factor.
+        let mut b = Build::new();
+        let c = b.axis("C", 6);
+        let x = b.input("x", &[c]);
+        let p = norm(&mut b, "p", x, &[c], NormKind::Rms, false, false);
+        let v = b.param("v", &[c]);
+        let inputs = [p, v].map(|x| b.read(x)).to_vec();
+        let mul = Expr::binary(Binary::Mul, Expr::Input(0), Expr::Input(1));
+        let expr = Expr::binary(Binary::Add, mul, Expr::Input(0));
+        let s = b.op("s", OpKind::Map { expr }, inputs, &[c]);
+        let g = b.output(&[s]);
+        out.push((
+            "norm-gain-fold",
+            "a factor on one of two uses".into(),
+            g,
+            false,
+        ));
+    }
+    {
+        let mut b = Build::new();
+        let c = b.axis("C", 6);
+        let (x, y) = (b.input("x", &[c]), b.input("y", &[c]));
+        let p = norm(&mut b, "p", x, &[c], NormKind::Rms, false, false);
+        let s = times(&mut b, "s", p, y);
+        let g = b.output(&[s]);
+        out.push((
+            "norm-gain",
+            "a factor that changes per row".into(),
+            g,
+            false,
+        ));
+    }
+    for (what, fixed) in [("gains of two norms", true), ("a gain per row", false)] {
+        let mut b = Build::new();
+        let c = b.axis("C", 6);
+        let (x, y) = (b.input("x", &[c]), b.input("y", &[c]));
+        let p = norm(&mut b, "p", x, &[c], NormKind::Rms, true, false);
+        let q = norm(&mut b, "q", x, &[c], NormKind::Rms, true, false);
+        let (v, w) = match fixed {
+            true => (b.param("v", &[c]), b.param("w", &[c])),
+            false => (x, y),
+        };
+        let inputs = [p, v, q, w].map(|x| b.read(x)).to_vec();
+        let mul = |i, j| Expr::binary(Binary::Mul, Expr::Input(i), Expr::Input(j));
+        let expr = Expr::binary(Binary::Add, mul(0, 1), mul(2, 3));
+        let s = b.op("s", OpKind::Map { expr }, inputs, &[c]);
+        let g = b.output(&[s]);
+        out.push(("norm-gain", what.into(), g, fixed));
+    }
+    for (what, delayed) in [("a stencil before a scan", true), ("no stencil", false)] {
+        let mut b = Build::new();
+        let c = b.axis("C", 6);
+        let x = b.input("x", &[c]);
+        let first = if delayed { b.late(x, 3) } else { b.read(x) };
+        let now = b.read(x);
+        let conv = b.sum("conv", vec![now, first], &[c]);
+        let act = b.unary("act", Unary::Silu, conv);
+        let gate = b.unary("gate", Unary::Sigmoid, x);
+        let h = b.ema("h", gate, act);
+        let g = b.output(&[h]);
+        out.push(("conv-ssm", what.into(), g, delayed));
+    }
+    for (what, chained) in [
+        ("two scans side by side", false),
+        ("a scan of a scan", true),
+    ] {
+        let mut b = Build::new();
+        let c = b.axis("C", 6);
+        let x = b.input("x", &[c]);
+        let gate = b.unary("gate", Unary::Sigmoid, x);
+        let h = b.ema("h", gate, x);
+        let k = b.ema("k", gate, if chained { h } else { gate });
+        let g = b.output(&[h, k]);
+        out.push(("wkv-scan", what.into(), g, !chained));
+    }
+    out
+}
+
+#[test]
+fn rules_apply_where_their_condition_holds_and_both_sides_agree() {
+    for (rule, what, graph, applies) in cases() {
+        let expected = evaluate(&graph);
+        assert!(expected.iter().any(|x| x.abs() > 1e-3), "{what}: all zero");
+        let scope = RULES.iter().find(|r| r.name() == rule).expect(rule).scope();
+        for storage in [Storage::F32, Storage::Bf16] {
+            let applied = match scope {
+                Scope::Global => {
+                    let (found, stop) = forms::enumerate(&graph, storage).unwrap();
+                    assert_eq!(stop, "saturated");
+                    for form in &found {
+                        assert!(close(&expected, &evaluate(&form.graph)), "{rule}: {what}");
+                    }
+                    found
+                        .iter()
+                        .any(|f| f.rules.iter().any(|r| r.starts_with(&format!("{rule} "))))
+                }
+                Scope::Local => {
+                    let found = forms::local(&graph, storage).unwrap();
+                    found.iter().any(|(r, _)| *r == rule)
+                }
+            };
+            assert_eq!(applied, applies, "{rule}: {what}");
+        }
+    }
+}
+
+#[test]
+fn every_rule_has_cases_on_both_sides_of_its_condition() {
+    let covered: BTreeSet<(&str, bool)> = cases().iter().map(|c| (c.0, c.3)).collect();
+    for rule in RULES {
+        for applies in [true, false] {
+            assert!(covered.contains(&(rule.name(), applies)), "{}", rule.name());
+        }
+        assert!(!rule.reason().is_empty() && !rule.condition().is_empty());
+    }
+}
+
+#[test]
+fn sixteen_bit_matrices_are_not_rounded_again() {
+    let (_, _, graph, _) = cases().swap_remove(2);
+    for (storage, folded) in [(Storage::F32, true), (Storage::Bf16, false)] {
+        let (found, _) = forms::enumerate(&graph, storage).unwrap();
+        let matrices = found.iter().flat_map(|f| &f.graph.values);
+        let has = matrices.into_iter().any(|v| v.name == "p.matrix");
+        assert_eq!(has, folded);
+    }
+}
+
+#[test]
+fn local_forms_label_the_kernels_that_realise_them() {
+    for (rule, what, graph, applies) in cases() {
+        let of = RULES.iter().find(|r| r.name() == rule).expect(rule);
+        if of.scope() == Scope::Global || !applies {
+            continue;
+        }
+        let planned = plan(&graph, &options(&h200(), 1, 2048, Mode::Auto)).unwrap();
+        let labelled = planned
+            .plan
+            .kernels
+            .iter()
+            .any(|k| k.forms.iter().any(|f| f == rule));
+        assert!(labelled, "{rule}: {what}");
+        let unfused = plan(&graph, &options(&h200(), 1, 2048, Mode::Unfused)).unwrap();
+        assert!(unfused.plan.kernels.iter().all(|k| k.forms.is_empty()));
+    }
+}
