@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod bench;
+mod classes;
 mod compile;
 mod device;
 mod diff;

@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use fusec_fuse::explain;
+use serde::Serialize;
 
+use crate::classes::{self, RecurrenceClass};
 use crate::exit::Exit;
 use crate::failure::{self, Failure};
 use crate::flags::{ModelArgs, PlanArgs};
@@ -36,6 +38,14 @@ pub struct Args {
     dot: Option<PathBuf>,
 }
 
+#[derive(Serialize)]
+struct Answer<'a> {
+    #[serde(flatten)]
+    overview: Overview<'a>,
+    /// What the analysis of the recurrences found.
+    recurrences: Vec<RecurrenceClass>,
+}
+
 /// Runs the verb.
 pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
     let model = model::open(&args.model)?;
@@ -43,14 +53,20 @@ pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
     let shape = args.plan.shape.0;
     let planned = planner.plan(&model.graph, shape, args.plan.plan)?;
     let unfused = planner.unfused(&model.graph, shape)?;
-    let overview = Overview::new(&planned, &unfused);
     if let Some(path) = &args.svg {
         draw(path, &explain::svg(&planned))?;
     }
     if let Some(path) = &args.dot {
         draw(path, &explain::dot(&planned))?;
     }
-    output.answer(&overview, || overview::text(&planned, &unfused))?;
+    let answer = Answer {
+        overview: Overview::new(&planned, &unfused),
+        recurrences: classes::of(&model.graph),
+    };
+    output.answer(&answer, || {
+        let plan = overview::text(&planned, &unfused);
+        format!("{plan}\n{}", classes::text(&answer.recurrences))
+    })?;
     Ok(Exit::Success)
 }
 
