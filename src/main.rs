@@ -5,9 +5,9 @@
 #![warn(missing_docs)]
 #![forbid(unsafe_code)]
 
-mod classes;
 mod bench;
 mod calibrate;
+mod classes;
 mod compile;
 mod device;
 mod diff;
