@@ -78,7 +78,7 @@ pub fn check(
             };
             // Not a number is never accepted.
             let accept = error <= accepted;
-            let further = !(error / accepted <= worst.error / worst.accepted);
+            let further = error / accepted > worst.error / worst.accepted;
             if worst.passed && (further || !accept) {
                 let name = graph
                     .outputs
