@@ -18,6 +18,7 @@ fn help() {
         "inspect",
         "verify",
         "run",
+        "bench",
         "toolchain",
     ] {
         let arguments: Vec<&str> = [verb, "--help"]
