@@ -19,6 +19,7 @@ fn help() {
         "verify",
         "run",
         "bench",
+        "calibrate",
         "toolchain",
     ] {
         let arguments: Vec<&str> = [verb, "--help"]
