@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod affine;
+mod attend;
 mod cexpr;
 mod error;
 mod generate;
