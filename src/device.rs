@@ -68,6 +68,20 @@ impl FromStr for Device {
     }
 }
 
+impl Device {
+    /// What `auto` stands for on this machine; anything else is itself.
+    pub fn resolved(self) -> Self {
+        match self {
+            // Without a driver there is no GPU; that is what `auto` is for.
+            Device::Auto => match gpus() {
+                Ok(list) if !list.is_empty() => Device::Cuda(0),
+                _ => Device::Cpu,
+            },
+            device => device,
+        }
+    }
+}
+
 /// A model started on a device.
 pub struct Started<'g> {
     /// It.
@@ -84,15 +98,7 @@ pub fn start<'g>(
     args: &KernelArgs,
     shape: Shape,
 ) -> Result<Started<'g>, Failure> {
-    let device = match device {
-        // Without a driver there is no GPU; that is what `auto` is for.
-        Device::Auto => match gpus() {
-            Ok(list) if !list.is_empty() => Device::Cuda(0),
-            _ => Device::Cpu,
-        },
-        device => device,
-    };
-    match device {
+    match device.resolved() {
         Device::Auto | Device::Cpu => {
             if args.dtype != Storage::F32 || args.plan_dir.is_some() {
                 return Err(failure::message(
@@ -147,7 +153,12 @@ fn on_gpu<'g>(
     args: &KernelArgs,
     shape: Shape,
 ) -> Result<Started<'g>, Failure> {
-    let info = gpu(ordinal).map_err(failure::input)?;
+    let info = gpu(ordinal).map_err(|error| {
+        failure::message(
+            format!("cannot run on cuda:{ordinal}: {error}"),
+            "--device auto takes what there is, and says what it took",
+        )
+    })?;
     let (manifest, cubins) = match &args.plan_dir {
         Some(path) => {
             let dir = compiled(path, graph)?;
@@ -214,17 +225,9 @@ fn compiled(path: &std::path::Path, graph: &Graph) -> Result<PlanDir, Failure> {
     ))
 }
 
-/// The architectures whose cubins a GPU runs, best first.
-fn arch_names(info: &GpuInfo) -> Vec<String> {
-    let (major, minor) = info.compute_capability;
-    let mut names = vec![format!("sm_{major}{minor}a"), format!("sm_{major}{minor}")];
-    // A cubin runs on later minor versions of the same major one.
-    names.extend((0..minor).rev().map(|minor| format!("sm_{major}{minor}")));
-    names
-}
-
-fn arch_of(info: &GpuInfo) -> Result<Arch, Failure> {
-    let names = arch_names(info);
+/// The most specific architecture that a GPU runs and fusec compiles for.
+pub fn arch_of(info: &GpuInfo) -> Result<Arch, Failure> {
+    let names = info.architectures();
     names
         .iter()
         .find_map(|name| name.parse().ok())
@@ -239,12 +242,13 @@ fn arch_of(info: &GpuInfo) -> Result<Arch, Failure> {
         })
 }
 
-fn carried_cubins(
+/// The cubins of a plan directory that a GPU runs, by kernel name.
+pub fn carried_cubins(
     dir: &PlanDir,
     info: &GpuInfo,
     path: &std::path::Path,
 ) -> Result<BTreeMap<String, Vec<u8>>, Failure> {
-    let names = arch_names(info);
+    let names = info.architectures();
     let arch = names
         .iter()
         .find(|name| dir.cubins.contains_key(*name))

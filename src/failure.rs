@@ -75,6 +75,11 @@ impl Failure {
         self.exit
     }
 
+    /// What happened, in one line, for a record.
+    pub fn message(&self) -> String {
+        self.report.to_string()
+    }
+
     /// Whether the reader of stdout went away.
     pub fn is_reader_gone(&self) -> bool {
         self.reader_gone

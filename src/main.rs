@@ -5,6 +5,8 @@
 #![warn(missing_docs)]
 #![forbid(unsafe_code)]
 
+mod bench;
+mod classes;
 mod compile;
 mod device;
 mod diff;
@@ -63,6 +65,8 @@ enum Verb {
     Verify(verify::Args),
     /// Runs a model on token ids.
     Run(run::Args),
+    /// Times models and plans.
+    Bench(bench::Args),
     /// Shows the CUDA compiler that is used, and fetches it where there is none.
     Toolchain(toolchain::Args),
 }
@@ -94,6 +98,7 @@ fn dispatch(verb: Verb, output: &mut Output) -> Result<Exit, Failure> {
         Verb::Inspect(args) => inspect::run(&args, output),
         Verb::Verify(args) => verify::run(&args, output),
         Verb::Run(args) => run::run(&args, output),
+        Verb::Bench(args) => bench::run(&args, output),
         Verb::Toolchain(args) => toolchain::run(&args, output),
     }
 }

@@ -51,7 +51,10 @@ fn golden_cases_pass_within_their_bound() {
             let error = answer[part]["relative"].as_f64().expect("a number");
             // Exactly 0 would mean that nothing was compared.
             let bound = answer["bound"].as_f64().expect("a number");
-            assert!(bound <= 2e-3 && error > 0.0 && error <= bound, "{path} {part}: {error}");
+            assert!(
+                bound <= 2e-3 && error > 0.0 && error <= bound,
+                "{path} {part}: {error}"
+            );
             assert!(answer[part]["compared"].as_u64() > Some(1000));
         }
     }

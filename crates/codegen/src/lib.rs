@@ -9,6 +9,7 @@
 mod affine;
 mod attend;
 mod cexpr;
+pub mod chunked;
 mod error;
 mod generate;
 mod kernel;

@@ -181,29 +181,36 @@ static TEMPLATES: LazyLock<Tera> = LazyLock::new(|| {
 /// parameters, above all) must not be among them, or a local of the template would hide them.
 /// Exceptions are what the hooks are told to use: see [`Product`] and [`Projection`].
 pub fn reserved_identifiers() -> BTreeSet<&'static str> {
+    TEMPLATE_FILES
+        .iter()
+        .flat_map(|(_, text)| identifiers(text))
+        .collect()
+}
+
+/// The identifiers of a template's text that are not inside the template language's braces.
+pub(crate) fn identifiers(text: &'static str) -> BTreeSet<&'static str> {
     let mut words = BTreeSet::new();
-    for (_, text) in TEMPLATE_FILES {
-        for line in text.lines() {
-            let code = line.split("//").next().unwrap_or("");
-            // What lies between the braces of the template language is not part of the result.
-            for (i, piece) in code
-                .split("{{")
-                .flat_map(|part| part.split("{%"))
-                .enumerate()
-            {
-                let piece = match (i, piece.find(['}', '%'])) {
-                    (0, _) => piece,
-                    (_, Some(end)) => &piece[end..],
-                    (_, None) => "",
-                };
-                // A member's name (`threadIdx.x`) hides nothing: only what precedes the point counts.
-                let words_of = piece
-                    .split(|c: char| c != '_' && c != '.' && !c.is_ascii_alphanumeric())
-                    .filter_map(|word| word.split('.').next());
-                words.extend(words_of.filter(|word| {
+    for line in text.lines() {
+        let code = line.split("//").next().unwrap_or("");
+        // What lies between the braces of the template language is not part of the result.
+        for (i, piece) in code
+            .split("{{")
+            .flat_map(|part| part.split("{%"))
+            .enumerate()
+        {
+            let piece = match (i, piece.find(['}', '%'])) {
+                (0, _) => piece,
+                (_, Some(end)) => &piece[end..],
+                (_, None) => "",
+            };
+            // A member's name (`threadIdx.x`) hides nothing: only what precedes the point counts.
+            let words_of = piece
+                .split(|c: char| c != '_' && c != '.' && !c.is_ascii_alphanumeric())
+                .filter_map(|word| word.split('.').next());
+            words
+                .extend(words_of.filter(|word| {
                     word.starts_with(|c: char| c == '_' || c.is_ascii_alphabetic())
                 }));
-            }
         }
     }
     words

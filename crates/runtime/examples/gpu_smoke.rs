@@ -12,7 +12,7 @@ mod sample;
 use fusec_codegen::{Element, Manifest};
 use fusec_fuse::{Shape, Storage};
 use fusec_ir::interpret::{Input, Interpreter, Keep, State};
-use fusec_runtime::executor::gpu::{GpuDevice, GpuError, GpuOptions, gpus};
+use fusec_runtime::executor::gpu::{GpuDevice, GpuError, GpuOptions, Timing, gpus};
 use fusec_runtime::executor::{Device, ExecuteError, Executor, Fetch, HostState};
 use fusec_runtime::plan_dir::{Cubins, PlanDir, read_plan_dir, write_plan_dir};
 use fusec_runtime::toolchain::{Options, Source, Toolchain};
@@ -231,7 +231,12 @@ fn timing(dir: &Path) -> Outcome {
     let before = executor.save_state()?;
     for time in [1, 512] {
         let ids = sample::ids(shape.batch, time, 0);
-        let times = executor.time_run(time, &[Input::Ids(&ids)], 10, 20)?;
+        let timing = Timing {
+            warmups: 10,
+            runs: 20,
+            cold: false,
+        };
+        let times = executor.time_run(time, &[Input::Ids(&ids)], timing)?;
         let mut ms = times.milliseconds.clone();
         ms.sort_by(f32::total_cmp);
         println!(

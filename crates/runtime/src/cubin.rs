@@ -154,6 +154,19 @@ fn attributes<'a>(section: &str, data: &'a [u8]) -> Result<Vec<Attribute<'a>>, C
     Ok(entries)
 }
 
+/// The version of the assembler that made a cubin (`13.5.37`), from the note it leaves in it.
+pub fn tool(cubin: &[u8]) -> Option<String> {
+    let elf: ElfFile64<'_, LittleEndian> = ElfFile64::parse(cubin).ok()?;
+    let note = elf.section_by_name(".note.nv.tkinfo")?.data().ok()?;
+    // `Cuda compilation tools, release 13.5, V13.5.37`, ended by a NUL.
+    let mut strings = note.split(|byte| *byte == 0);
+    strings.find_map(|text| {
+        let text = std::str::from_utf8(text).ok()?;
+        let (before, version) = text.rsplit_once(", V")?;
+        before.contains("release").then(|| version.to_owned())
+    })
+}
+
 /// The resources of every kernel in a cubin, by kernel name. [`Resources::spills`] stays empty.
 pub fn resources(cubin: &[u8]) -> Result<BTreeMap<String, Resources>, CubinError> {
     let not_a_cubin = |reason: String| CubinError::NotACubin { reason };

@@ -4,6 +4,7 @@
 //! which operations share a kernel, or writing kernel text.
 #![warn(missing_docs)]
 
+pub mod bench;
 pub mod cache;
 pub mod checkpoint;
 pub mod cpu;

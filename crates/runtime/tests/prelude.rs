@@ -26,6 +26,7 @@ extern "C" __global__ void uses(const float* x, float* y, const bf16_t* b, bf16_
     u32 a[2] = {r[0], r[1]}, w[1] = {s[0]};
     mma_m16n8k8_f16(acc, a, w);
 #if __CUDA_ARCH__ >= 800
+    r[0] = pack_bf16x2(x[10], x[11]);
     mma_k16<bf16_t>(acc, r, s), mma_k16<f16_t>(acc, r, s);
     cp_async_16(smem, x, true), cp_async_4(smem, x, x[0] > 0.0f), cp_async_commit(), cp_async_wait<1>();
 #endif

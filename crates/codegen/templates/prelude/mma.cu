@@ -31,6 +31,14 @@ __device__ __forceinline__ void ldmatrix_x2_trans(u32 (&r)[2], const void* row) 
                  : "=r"(r[0]), "=r"(r[1]) : "r"(smem_u32(row)) : "memory");
 }
 
+//@ pack_bf16x2 needs u32 arch 80
+// Two f32 numbers rounded to bf16 (nearest even) in one word: `low` in bits 0..15.
+__device__ __forceinline__ u32 pack_bf16x2(float low, float high) {
+    u32 packed;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
+    return packed;
+}
+
 //@ mma_m16n8k16_bf16 needs u32 arch 80
 // c[16,8] += a[16,16] b[16,8], bf16 in, f32 accumulate. With g = lane/4, t = lane%4:
 // a0 (g, 2t..) a1 (g+8, 2t..) a2 (g, 2t+8..) a3 (g+8, 2t+8..); b0 (k 2t.., n g) b1 (k 2t+8.., n g);

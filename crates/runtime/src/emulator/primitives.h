@@ -222,6 +222,9 @@ template <class T, int K> static inline void mma(float (&c)[4], const u32* a, co
 }
 }  // namespace fusec_emu
 
+static inline u32 pack_bf16x2(float low, float high) {
+    return u32(from_f32<bf16_t>(low).bits) | u32(from_f32<bf16_t>(high).bits) << 16;
+}
 static inline u32 smem_u32(const void* p) { return u32(static_cast<const char*>(p) - fusec_emu::W->launch->smem); }
 static inline void ldmatrix_x4(u32 (&r)[4], const void* row, int line = __builtin_LINE()) { fusec_emu::ldmatrix<4, false>(r, row, "ldmatrix_x4", line); }
 static inline void ldmatrix_x2(u32 (&r)[2], const void* row, int line = __builtin_LINE()) { fusec_emu::ldmatrix<2, false>(r, row, "ldmatrix_x2", line); }

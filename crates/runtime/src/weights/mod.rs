@@ -7,6 +7,7 @@
 
 mod arrange;
 mod bind;
+pub(crate) mod draws;
 mod error;
 mod glob;
 mod random;

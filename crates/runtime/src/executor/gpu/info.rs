@@ -29,6 +29,18 @@ pub struct GpuInfo {
     pub driver: String,
 }
 
+impl GpuInfo {
+    /// The architectures whose cubins it runs, the most specific first: `sm_90a`, `sm_90`. A
+    /// cubin runs on GPUs of its major version that are not older.
+    pub fn architectures(&self) -> Vec<String> {
+        let (major, minor) = self.compute_capability;
+        let plain = (0..=minor).rev().map(|minor| format!("sm_{major}{minor}"));
+        std::iter::once(format!("sm_{major}{minor}a"))
+            .chain(plain)
+            .collect()
+    }
+}
+
 /// All GPUs that the driver sees. Creates no context.
 pub fn gpus() -> Result<Vec<GpuInfo>, GpuError> {
     let driver = load_driver()?;

@@ -8,11 +8,12 @@ mod info;
 mod kernel;
 mod recorded;
 mod region;
+mod sequence;
 mod timing;
 
 pub use error::GpuError;
 pub use info::{GpuInfo, gpu, gpus};
-pub use timing::{RunTimes, StepTime};
+pub use timing::{RunTimes, StepTime, Timing};
 
 use super::device::{Device, Launch, Place, Region, RunKey, Submission};
 use super::recent::Recent;

@@ -11,11 +11,22 @@ use fusec_ir::interpret::Input;
 /// Runs before the first timed one: each of the two parities is tried stepwise, then recorded.
 const LEAST_WARMUPS: usize = 4;
 
+/// What to time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timing {
+    /// Untimed runs before the first timed one; at least four are made.
+    pub warmups: usize,
+    /// Timed runs.
+    pub runs: usize,
+    /// Overwrite the L2 cache before each timed run. Otherwise runs are submitted back to back.
+    pub cold: bool,
+}
+
 /// Device times of whole runs.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
 pub struct RunTimes {
-    /// Milliseconds of each run, in order. Runs are submitted back to back, so that the time
-    /// to submit one is hidden behind the one before unless it is the longer of the two.
+    /// Milliseconds of each run, in order. The time to submit one is hidden behind the one
+    /// before (or, when cold, the overwriting of the cache), unless it is the longer of the two.
     pub milliseconds: Vec<f32>,
     /// Kernel launches of each.
     pub launches: usize,
@@ -30,22 +41,21 @@ pub struct StepTime {
     pub step: usize,
     /// Its kernel.
     pub kernel: String,
-    /// Mean milliseconds of one launch.
+    /// Milliseconds of one launch.
     pub milliseconds: f32,
 }
 
 impl Executor<GpuDevice> {
-    /// Times `runs` runs after `warmups` (at least four) untimed ones. Inputs are copied once;
-    /// the state is afterwards what it was.
+    /// Times runs of `time` tokens. Inputs are copied before the first; the state is afterwards
+    /// what it was.
     pub fn time_run(
         &mut self,
         time: usize,
         inputs: &[Input<'_, f32>],
-        warmups: usize,
-        runs: usize,
+        timing: Timing,
     ) -> Result<RunTimes, ExecuteError> {
         let saved = self.save_state()?;
-        let measured = self.measure_runs(time, inputs, warmups, runs);
+        let measured = self.measure_runs(time, inputs, timing);
         self.after_timing(measured, |executor| executor.load_state(&saved))
     }
 
@@ -65,7 +75,7 @@ impl Executor<GpuDevice> {
         self.after_timing(measured, |executor| executor.load_state(&saved))
     }
 
-    fn after_timing<T>(
+    pub(super) fn after_timing<T>(
         &mut self,
         measured: Result<T, ExecuteError>,
         restore: impl FnOnce(&mut Self) -> Result<(), ExecuteError>,
@@ -85,12 +95,11 @@ impl Executor<GpuDevice> {
         &mut self,
         time: usize,
         inputs: &[Input<'_, f32>],
-        warmups: usize,
-        runs: usize,
+        timing: Timing,
     ) -> Result<RunTimes, ExecuteError> {
         let mut submission = Submission::Stepwise;
         let mut launches = 0;
-        for _ in 0..warmups.max(LEAST_WARMUPS) {
+        for _ in 0..timing.warmups.max(LEAST_WARMUPS) {
             let run = self.prepare(time, inputs)?;
             launches = run.launches.len();
             self.device
@@ -103,20 +112,23 @@ impl Executor<GpuDevice> {
         let second = self.prepare(time, inputs)?;
         self.parity = first.key.parity;
         self.position -= time as i64;
-        let mut events = vec![self.device.event()?];
-        for at in 0..runs {
+        let flush = self.device.flush(timing.cold)?;
+        let mut events = Vec::new();
+        for at in 0..timing.runs {
             let run: &PreparedRun = if at % 2 == 0 { &first } else { &second };
+            self.device.overwrite(flush.as_ref())?;
+            let start = self.device.event()?;
             submission = self.device.submit(run.key, &run.launches, self.position)?;
-            events.push(self.device.event()?);
+            events.push((start, self.device.event()?));
             self.advance(run);
         }
         let cause = |cause| run_fault(&first.launches, cause);
         self.device.wait(cause)?;
-        let between = events
-            .windows(2)
-            .map(|pair| self.device.elapsed(&pair[0], &pair[1]));
+        let times = events
+            .iter()
+            .map(|(start, end)| self.device.elapsed(start, end));
         Ok(RunTimes {
-            milliseconds: between.collect::<Result<_, _>>()?,
+            milliseconds: times.collect::<Result<_, _>>()?,
             launches,
             submission,
         })
@@ -132,15 +144,7 @@ impl Executor<GpuDevice> {
         let run = self.prepare(time, inputs)?;
         let position = self.position;
         let device = &mut self.device;
-        // Twice the cache: whatever was in it is gone.
-        let flush = match cold {
-            true => Some(DeviceMemory::new(
-                &device.context,
-                "cache flush",
-                2 * device.info.l2_bytes.max(1),
-            )?),
-            false => None,
-        };
+        let flush = device.flush(cold)?;
         let mut times = Vec::new();
         for launch in run.launches.iter() {
             device.step_and_wait(launch, position)?;
@@ -153,11 +157,9 @@ impl Executor<GpuDevice> {
                     }
                     pairs.push((start, device.event()?));
                 }
-                Some(flush) => {
+                Some(_) => {
                     for _ in 0..launches {
-                        flush
-                            .fill(&device.stream, 0)
-                            .map_err(|e| failed(device.info.ordinal, "cannot fill memory", e))?;
+                        device.overwrite(flush.as_ref())?;
                         let start = device.event()?;
                         device.enqueue(launch, position)?;
                         pairs.push((start, device.event()?));
@@ -180,14 +182,32 @@ impl Executor<GpuDevice> {
 }
 
 impl GpuDevice {
+    /// Memory whose filling leaves nothing else in the L2 cache: twice its size.
+    pub(super) fn flush(&self, wanted: bool) -> Result<Option<DeviceMemory>, GpuError> {
+        let bytes = 2 * self.info.l2_bytes.max(1);
+        wanted
+            .then(|| DeviceMemory::new(&self.context, "cache flush", bytes))
+            .transpose()
+    }
+
+    /// Puts the filling of that memory on the stream.
+    pub(super) fn overwrite(&self, flush: Option<&DeviceMemory>) -> Result<(), GpuError> {
+        match flush {
+            None => Ok(()),
+            Some(memory) => memory
+                .fill(&self.stream, 0)
+                .map_err(|error| failed(self.info.ordinal, "cannot fill memory", error)),
+        }
+    }
+
     /// An event at the end of what is on the stream.
-    fn event(&self) -> Result<CudaEvent, GpuError> {
+    pub(super) fn event(&self) -> Result<CudaEvent, GpuError> {
         self.stream
             .record_event(Some(CUevent_flags::CU_EVENT_DEFAULT))
             .map_err(|error| failed(self.info.ordinal, "cannot record an event", error))
     }
 
-    fn elapsed(&self, start: &CudaEvent, end: &CudaEvent) -> Result<f32, GpuError> {
+    pub(super) fn elapsed(&self, start: &CudaEvent, end: &CudaEvent) -> Result<f32, GpuError> {
         start
             .elapsed_ms(end)
             .map_err(|error| failed(self.info.ordinal, "cannot read an event", error))

@@ -1,0 +1,265 @@
+//! The chunked form of a recurrence with a diagonal decay and an outer-product update, as kernel text:
+//! S[j, i] = decay_t[j] S[j, i] + k_t[j] v_t[i], read by y_t[i] = sum over j of q_t[j] S[j, i].
+//!
+//! Lives here: the template `chunked.cu`, the sizes it can take, and what follows from them: threads,
+//! shared memory. Never here: which operations of a graph have this form, and what the hooks compute.
+//!
+//! The text is one lane's body, a `{ ... }` block: one block works through one sequence, one head and
+//! one tile of value columns, [`Chunked::chunk`] tokens at a time. Around it the kernel must define
+//! `smem` (128-byte aligned dynamic shared memory) and whatever the hooks name. Inside a chunk the
+//! scores q k^T and the products with v and S run on the tensor cores. A decay enters as the product
+//! over a run of tokens only, from a reference point at the border of a sub-chunk of 16, so nothing is
+//! divided by a decay, nothing overflows that would not in the step-by-step form, and no logarithm is
+//! needed.
+
+use std::collections::BTreeSet;
+use std::sync::LazyLock;
+
+use serde::Serialize;
+use tera::{Context, Tera};
+
+/// Tokens of a sub-chunk: rows of one tensor-core tile.
+const SUB: usize = 16;
+
+/// What a decay is indexed by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Decay {
+    /// Its own number for every key channel.
+    PerKey,
+    /// One number for all of them.
+    PerToken,
+}
+
+/// A chunked recurrence. Hooks are C statements; they see `i64 t` (the token's number), and assign to
+/// f32 variables that the template has defined.
+#[derive(Debug, Clone)]
+pub struct Chunked {
+    /// Number of key channels, 1 to 256.
+    pub key: usize,
+    /// Value columns of a block, 1 to 64.
+    pub value: usize,
+    /// Tokens of a chunk: 16, 32 or 64.
+    pub chunk: usize,
+    /// Warps of a block: 1, 2 or 4 per 16 tokens of the chunk.
+    pub warps: usize,
+    /// How many bf16 numbers an operand is split into: 1 for bf16 storage, 2 for f16, 3 keeps f32.
+    pub pieces: usize,
+    /// Shape of the decay.
+    pub decay: Decay,
+    /// Whether y reads the state before its update.
+    pub before: bool,
+    /// Integer expression: number of tokens.
+    pub steps: String,
+    /// Statements at the start: definitions that hooks use. They see `tid`, `lane`, `warp`.
+    pub setup: String,
+    /// Of element (t, `int j`): assigns `q_element`, `k_element` and, per key, `decay_element`.
+    pub keys: String,
+    /// Of token t, for [`Decay::PerToken`]: assigns `decay_element`.
+    pub token_decay: String,
+    /// Of element (t, `int i`): assigns `v_element`.
+    pub values: String,
+    /// Of element (t, `int j`): assigns `bonus_element`, an additional weight of the current token's
+    /// k v in y; `None` if there is no bonus.
+    pub bonus: Option<String>,
+    /// Of element (`int j`, `int i`): assigns the initial `s`.
+    pub load_state: String,
+    /// Of element (`int j`, `int i`): stores the final `s`.
+    pub store_state: String,
+    /// Of token t, run by a whole warp: does something with `float* y_row`, its value columns in shared
+    /// memory, which it may overwrite.
+    pub epilogue: String,
+}
+
+/// Why a chunked recurrence cannot be written.
+#[derive(Debug, thiserror::Error)]
+pub enum ChunkedError {
+    /// The template does not take these sizes.
+    #[error("chunked.cu does not take {what} = {got}: {limit}")]
+    Size {
+        /// Which one.
+        what: &'static str,
+        /// Its value.
+        got: usize,
+        /// What is required.
+        limit: &'static str,
+    },
+    /// The template engine refused.
+    #[error("template chunked.cu: {0}")]
+    Template(#[source] Box<tera::Error>),
+}
+
+const TEMPLATE: &str = include_str!("../templates/chunked.cu");
+
+static TEMPLATES: LazyLock<Tera> = LazyLock::new(|| {
+    let mut tera = Tera::default();
+    tera.add_raw_templates([("chunked.cu", TEMPLATE)])
+        .expect("the template is part of this crate and tests render it");
+    tera
+});
+
+/// Every identifier of the template's text. What hooks refer to must not be among them, but for the
+/// names that hooks are told to use.
+pub fn reserved_identifiers() -> BTreeSet<&'static str> {
+    crate::projection::identifiers(TEMPLATE)
+}
+
+/// Places in shared memory, f32 elements.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+struct Places {
+    k_rows: usize,
+    v_rows: usize,
+    state: usize,
+    decays: usize,
+    totals: usize,
+    local: usize,
+    q_weights: usize,
+    k_weights: usize,
+    bonuses: usize,
+    end: usize,
+}
+
+impl Chunked {
+    /// Threads of a block.
+    pub fn threads(&self) -> usize {
+        32 * self.warps
+    }
+
+    /// Dynamic shared memory of a block, bytes.
+    pub fn shared_bytes(&self) -> usize {
+        4 * self.places().end
+    }
+
+    /// The lane's body.
+    pub fn render(&self) -> Result<String, ChunkedError> {
+        self.check()?;
+        let mut context = Context::new();
+        context.insert("key", &self.key);
+        context.insert("value", &self.value);
+        context.insert("chunk", &self.chunk);
+        context.insert("warps", &self.warps);
+        context.insert("pieces", &self.pieces);
+        context.insert("key_padded", &self.key_padded());
+        context.insert("value_padded", &self.value_padded());
+        context.insert("state_parts", &self.state_parts());
+        context.insert("per_key", &(self.decay == Decay::PerKey));
+        context.insert("before", &self.before);
+        context.insert("places", &self.places());
+        context.insert("steps", &self.steps);
+        for (name, text) in [
+            ("setup", self.setup.as_str()),
+            ("keys", &self.keys),
+            ("decay", &self.token_decay),
+            ("values", &self.values),
+            ("bonus", self.bonus.as_deref().unwrap_or("")),
+            ("load_state", &self.load_state),
+            ("store_state", &self.store_state),
+            ("epilogue", &self.epilogue),
+        ] {
+            context.insert(name, text.trim_end());
+        }
+        TEMPLATES
+            .render("chunked.cu", &context)
+            .map_err(|source| ChunkedError::Template(Box::new(source)))
+    }
+
+    /// Whether the template takes these sizes.
+    pub fn check(&self) -> Result<(), ChunkedError> {
+        let parts = self.parts();
+        let whole = parts * self.chunk == self.warps * SUB;
+        let checks = [
+            (
+                "chunk",
+                self.chunk,
+                [16, 32, 64].contains(&self.chunk),
+                "a chunk is 16, 32 or 64 tokens",
+            ),
+            (
+                "warps",
+                self.warps,
+                whole && [1, 2, 4].contains(&parts),
+                "there are 1, 2 or 4 warps per 16 tokens",
+            ),
+            (
+                "key",
+                self.key,
+                (1..=256).contains(&self.key),
+                "there are 1 to 256 key channels",
+            ),
+            (
+                "value",
+                self.value,
+                (1..=64).contains(&self.value),
+                "a block has 1 to 64 value columns",
+            ),
+            (
+                "pieces",
+                self.pieces,
+                (1..=3).contains(&self.pieces),
+                "operands are split into 1 to 3 numbers",
+            ),
+        ];
+        for (what, got, fits, limit) in checks {
+            if !fits {
+                return Err(ChunkedError::Size { what, got, limit });
+            }
+        }
+        Ok(())
+    }
+
+    /// Warps that share 16 tokens.
+    fn parts(&self) -> usize {
+        self.warps * SUB / self.chunk.max(1)
+    }
+
+    fn key_padded(&self) -> usize {
+        self.key.next_multiple_of(16)
+    }
+
+    fn value_padded(&self) -> usize {
+        self.value.next_multiple_of(8 * self.parts().max(1))
+    }
+
+    /// Column ranges of the state's update: as many as keep all warps busy.
+    fn state_parts(&self) -> usize {
+        let tiles = self.value_padded() / 8;
+        let mut parts = (self.warps * 16 / self.key_padded()).max(1);
+        while !tiles.is_multiple_of(parts) {
+            parts -= 1;
+        }
+        parts
+    }
+
+    fn places(&self) -> Places {
+        let (k, v, subs) = (
+            self.key_padded(),
+            self.value_padded(),
+            self.chunk.div_ceil(SUB),
+        );
+        let mut end = 0;
+        let mut take = |floats: usize| {
+            let start = end;
+            // 16-byte alignment for vector accesses.
+            end += floats.next_multiple_of(4);
+            start
+        };
+        // The rows of q make room for those of y.
+        take(self.chunk * (k.max(v) + 8));
+        let per_key = self.decay == Decay::PerKey;
+        let weights = if per_key { 0 } else { self.chunk };
+        let mut places = Places {
+            k_rows: take(self.chunk * (k + 8)),
+            v_rows: take(self.chunk * (v + 4)),
+            state: take(k * (v + 4)),
+            decays: take(self.chunk * if per_key { k + 8 } else { 1 }),
+            totals: take(subs * if per_key { k } else { 1 }),
+            local: take(self.chunk * (SUB + 8)),
+            q_weights: take(weights),
+            k_weights: take(weights),
+            bonuses: take(if self.bonus.is_some() { self.chunk } else { 0 }),
+            end: 0,
+        };
+        places.end = end;
+        places
+    }
+}

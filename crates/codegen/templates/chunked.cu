@@ -1,0 +1,387 @@
+{
+    // S[j, i] = decay_t[j] S[j, i] + k_t[j] v_t[i], y_t[i] = sum over j of q_t[j] S[j, i] (S {% if before %}before{% else %}after{% endif %} the update{% if bonus %},
+    // plus bonus_t[j] k_t[j] v_t[i]{% endif %}): {{ chunk }} tokens at a time, the products on the tensor cores (mma.sync m16n8k16), the
+    // state in f32 in shared memory. Decays only ever enter as products over runs of tokens, at most 16 per
+    // factor, never as quotients: a decay of 0 is as good as any.
+    constexpr int KEYS = {{ key }}, VALUES = {{ value }}, CHUNK = {{ chunk }}, SUB = 16, SUBS = CHUNK / SUB;
+    constexpr int K_SIZE = {{ key_padded }}, V_SIZE = {{ value_padded }};       // up to whole tiles of the tensor cores
+    constexpr int WARPS = {{ warps }}, PARTS = WARPS / SUBS, THREADS = 32 * WARPS;
+    constexpr int N_TILES = V_SIZE / 8 / PARTS;                     // of y, per warp
+    constexpr int M_TILES = K_SIZE / 16, STATE_PARTS = {{ state_parts }}, STATE_TILES = V_SIZE / 8 / STATE_PARTS;
+    constexpr int PIECES = {{ pieces }};                                        // bf16 numbers that an operand is split into
+    constexpr int K_PITCH = K_SIZE + 8, V_PITCH = V_SIZE + 4, Y_PITCH = V_SIZE + 8, LOCAL_PITCH = SUB + 8;
+    const int tid = threadIdx.x, lane = tid % 32, warp = tid / 32;
+    const int sub = warp % SUBS, part = warp / SUBS;                // 16 tokens and some value columns per warp
+    const int lane_row = lane / 4, lane_pair = lane % 4 * 2;        // places in an mma fragment
+    const i64 steps = {{ steps }};
+    float* const q_rows = reinterpret_cast<float*>(smem);           // [CHUNK][K_PITCH], later y
+    float* const y_rows = q_rows;                                   // [CHUNK][Y_PITCH]
+    float* const k_rows = q_rows + {{ places.k_rows }};             // [CHUNK][K_PITCH]
+    float* const v_rows = q_rows + {{ places.v_rows }};             // [CHUNK][V_PITCH]
+    float* const state = q_rows + {{ places.state }};               // [K_SIZE][V_PITCH]
+    float* const decays = q_rows + {{ places.decays }};             // {% if per_key %}[CHUNK][K_PITCH]{% else %}[CHUNK]{% endif %}
+    float* const totals = q_rows + {{ places.totals }};             // {% if per_key %}[SUBS][K_SIZE]{% else %}[SUBS]{% endif %}: product over a sub-chunk
+    float* const local = q_rows + {{ places.local }};               // [CHUNK][LOCAL_PITCH]: {% if per_key %}scores{% else %}decay{% endif %} inside a sub-chunk
+{%- if not per_key %}
+    float* const q_weights = q_rows + {{ places.q_weights }};       // [CHUNK]: from the start of the sub-chunk to the token
+    float* const k_weights = q_rows + {{ places.k_weights }};       // [CHUNK]: from the token to the end of the sub-chunk
+{%- endif %}
+{%- if bonus %}
+    float* const bonuses = q_rows + {{ places.bonuses }};           // [CHUNK]: sum over j of bonus q k
+{%- endif %}
+    // Fragments of f32 numbers as sums of PIECES bf16 numbers, and products of such fragments: the terms that
+    // are left out are as small as the last piece's rounding.
+    auto split_a = [](float (&values)[8], u32 (&pieces)[PIECES][4]) {
+#pragma unroll
+        for (int p = 0; p < PIECES; ++p)
+#pragma unroll
+            for (int word = 0; word < 4; ++word) {
+                const u32 packed = pack_bf16x2(values[2 * word], values[2 * word + 1]);
+                values[2 * word] -= __uint_as_float(packed << 16);
+                values[2 * word + 1] -= __uint_as_float(packed & 0xffff0000u);
+                pieces[p][word] = packed;
+            }
+    };
+    auto split_b = [](float (&values)[4], u32 (&pieces)[PIECES][2]) {
+#pragma unroll
+        for (int p = 0; p < PIECES; ++p)
+#pragma unroll
+            for (int word = 0; word < 2; ++word) {
+                const u32 packed = pack_bf16x2(values[2 * word], values[2 * word + 1]);
+                values[2 * word] -= __uint_as_float(packed << 16);
+                values[2 * word + 1] -= __uint_as_float(packed & 0xffff0000u);
+                pieces[p][word] = packed;
+            }
+    };
+    auto multiply = [](float (&sums)[4], const u32 (&a_pieces)[PIECES][4], const u32 (&b_pieces)[PIECES][2]) {
+        // Smallest terms first.
+#pragma unroll
+        for (int order = PIECES - 1; order >= 0; --order)
+#pragma unroll
+            for (int p = 0; p <= order; ++p) mma_m16n8k16_bf16(sums, a_pieces[p], b_pieces[order - p]);
+    };
+{%- if setup %}
+    {{ setup | indent }}
+{%- endif %}
+    for (int element = tid; element < K_SIZE * V_SIZE; element += THREADS) {
+        const int j = element / V_SIZE, i = element % V_SIZE;
+        float s = 0.0f;
+        if (j < KEYS && i < VALUES) {
+            // ---- initial state: s = S[j, i]
+            {{ load_state | indent(width=12) }}
+            // ----
+        }
+        state[j * V_PITCH + i] = s;
+    }
+    for (i64 chunk0 = 0; chunk0 < steps; chunk0 += CHUNK) {
+        // Tokens past the end change nothing: no key, no value, no decay.
+        for (int element = tid; element < CHUNK * K_SIZE; element += THREADS) {
+            const int token = element / K_SIZE, j = element % K_SIZE;
+            const i64 t = chunk0 + token;
+            float q_element = 0.0f, k_element = 0.0f{% if per_key %}, decay_element = 1.0f{% endif %};
+            if (t < steps && j < KEYS) {
+                // ---- q_element, k_element{% if per_key %}, decay_element{% endif %} of key (t, j)
+                {{ keys | indent(width=16) }}
+                // ----
+            }
+            q_rows[token * K_PITCH + j] = q_element;
+            k_rows[token * K_PITCH + j] = k_element;
+{%- if per_key %}
+            decays[token * K_PITCH + j] = decay_element;
+{%- endif %}
+        }
+        for (int element = tid; element < CHUNK * V_SIZE; element += THREADS) {
+            const int token = element / V_SIZE, i = element % V_SIZE;
+            const i64 t = chunk0 + token;
+            float v_element = 0.0f;
+            if (t < steps && i < VALUES) {
+                // ---- v_element of value (t, i)
+                {{ values | indent(width=16) }}
+                // ----
+            }
+            v_rows[token * V_PITCH + i] = v_element;
+        }
+{%- if not per_key %}
+        for (int token = tid; token < CHUNK; token += THREADS) {
+            const i64 t = chunk0 + token;
+            float decay_element = 1.0f;
+            if (t < steps) {
+                // ---- decay_element of token t
+                {{ decay | indent(width=16) }}
+                // ----
+            }
+            decays[token] = decay_element;
+        }
+{%- endif %}
+        __syncthreads();
+{%- if bonus %}
+        for (int token = warp; token < CHUNK; token += WARPS) {
+            const i64 t = chunk0 + token;
+            float sum = 0.0f;
+            for (int j = lane; t < steps && j < KEYS; j += 32) {
+                float bonus_element = 0.0f;
+                // ---- bonus_element of key (t, j)
+                {{ bonus | indent(width=16) }}
+                // ----
+                sum += bonus_element * q_rows[token * K_PITCH + j] * k_rows[token * K_PITCH + j];
+            }
+            sum = warp_sum(sum);
+            if (lane == 0) bonuses[token] = sum;
+        }
+        __syncthreads();
+{%- endif %}
+{%- if per_key %}
+        {
+            // Scores inside a sub-chunk: a group of lanes takes one token's key on through the tokens after it.
+            constexpr int GROUP = 2 * PARTS;
+            const int own = lane / GROUP * PARTS + part;
+            const int first = sub * SUB;
+            float scores[SUB] = {};
+            for (int j = lane % GROUP * 4; j < K_SIZE; j += GROUP * 4) {
+                float carried[4];
+                load_vec(k_rows + (first + own) * K_PITCH + j, carried);
+#pragma unroll
+                for (int token = 0; token < SUB; ++token) {
+                    if (token >= own) {
+                        float q_vec[4], decay_vec[4];
+                        load_vec(q_rows + (first + token) * K_PITCH + j, q_vec);
+                        load_vec(decays + (first + token) * K_PITCH + j, decay_vec);
+#pragma unroll
+                        for (int v = 0; v < 4; ++v) {
+{%- if before %}
+                            if (token > own) {
+                                scores[token] += q_vec[v] * carried[v];
+                                carried[v] *= decay_vec[v];
+                            }
+{%- else %}
+                            if (token > own) carried[v] *= decay_vec[v];
+                            scores[token] += q_vec[v] * carried[v];
+{%- endif %}
+                        }
+                    }
+                }
+            }
+#pragma unroll
+            for (int token = 0; token < SUB; ++token) {
+                float score = lane_sum<GROUP>(scores[token]);
+{%- if bonus %}
+                if (token == own) score += bonuses[first + token];
+{%- endif %}
+                if (lane % GROUP == 0) local[(first + token) * LOCAL_PITCH + own] = score;
+            }
+        }
+        __syncthreads();
+        // From here on q carries the decay since the start of its sub-chunk, k that to the end of its own.
+        for (int element = tid; element < SUBS * K_SIZE; element += THREADS) {
+            const int first = element / K_SIZE * SUB, j = element % K_SIZE;
+            float forward = 1.0f, backward = 1.0f;
+            for (int token = first; token < first + SUB; ++token) {
+{%- if before %}
+                q_rows[token * K_PITCH + j] *= forward;
+                forward *= decays[token * K_PITCH + j];
+{%- else %}
+                forward *= decays[token * K_PITCH + j];
+                q_rows[token * K_PITCH + j] *= forward;
+{%- endif %}
+            }
+            totals[element] = forward;
+            for (int token = first + SUB - 1; token >= first; --token) {
+                k_rows[token * K_PITCH + j] *= backward;
+                backward *= decays[token * K_PITCH + j];
+            }
+        }
+        __syncthreads();
+{%- else %}
+        for (int token = tid; token < CHUNK; token += THREADS) {
+            const int own = token % SUB, first = token - own;
+            float carried = 1.0f;
+            for (int later = 0; later < SUB; ++later) {
+                const float decay = later > own ? decays[first + later] : 1.0f;
+{%- if before %}
+                local[(first + later) * LOCAL_PITCH + own] = later > own ? carried : 0.0f;
+                carried *= decay;
+{%- else %}
+                carried *= decay;
+                local[(first + later) * LOCAL_PITCH + own] = later >= own ? carried : 0.0f;
+{%- endif %}
+            }
+            k_weights[token] = carried;
+            float since = 1.0f;
+            for (int earlier = 0; earlier < own; ++earlier) since *= decays[first + earlier];
+            const float through = since * decays[token];
+            q_weights[token] = {% if before %}since{% else %}through{% endif %};
+            if (own == SUB - 1) totals[token / SUB] = through;
+        }
+        __syncthreads();
+{%- endif %}
+        float y_sums[N_TILES][4] = {};
+        {
+            const int row_low = sub * SUB + lane_row, row_high = row_low + 8;
+            float scores[SUBS][2][4] = {};  // with the sub-chunk `distance` before this one
+            for (int j0 = 0; j0 < K_SIZE; j0 += 16) {
+                const int column = j0 + lane_pair;
+                float q_part[8];
+#pragma unroll
+                for (int v = 0; v < 8; ++v)
+                    q_part[v] = q_rows[(v / 2 % 2 ? row_high : row_low) * K_PITCH + column + v / 4 * 8 + v % 2];
+                u32 q_pieces[PIECES][4];
+{%- if not per_key %}
+                split_a(q_part, q_pieces);
+{%- endif %}
+#pragma unroll
+                for (int distance = {% if per_key %}1{% else %}0{% endif %}; distance < SUBS; ++distance) {
+                    if (distance <= sub) {
+                        const int first = (sub - distance) * SUB;
+{%- if per_key %}
+                        float q_copy[8];
+#pragma unroll
+                        for (int v = 0; v < 8; ++v) q_copy[v] = q_part[v];
+                        split_a(q_copy, q_pieces);
+{%- endif %}
+#pragma unroll
+                        for (int n = 0; n < 2; ++n) {
+                            const float* const k_row = k_rows + (first + n * 8 + lane_row) * K_PITCH + column;
+                            float k_part[4] = {k_row[0], k_row[1], k_row[8], k_row[9]};
+                            u32 k_pieces[PIECES][2];
+                            split_b(k_part, k_pieces);
+                            multiply(scores[distance][n], q_pieces, k_pieces);
+                        }
+{%- if per_key %}
+                        // On to the start of that sub-chunk.
+#pragma unroll
+                        for (int v = 0; v < 8; ++v) q_part[v] *= totals[(sub - distance) * K_SIZE + column + v / 4 * 8 + v % 2];
+{%- endif %}
+                    }
+                }
+{%- if per_key %}
+                split_a(q_part, q_pieces);
+{%- endif %}
+#pragma unroll
+                for (int n = 0; n < N_TILES; ++n) {
+                    const float* const s_row = state + column * V_PITCH + (part * N_TILES + n) * 8 + lane_row;
+                    float s_part[4] = {s_row[0], s_row[V_PITCH], s_row[8 * V_PITCH], s_row[9 * V_PITCH]};
+                    u32 s_pieces[PIECES][2];
+                    split_b(s_part, s_pieces);
+                    multiply(y_sums[n], q_pieces, s_pieces);
+                }
+            }
+{%- if not per_key %}
+            float low_weight = q_weights[row_low], high_weight = q_weights[row_high];
+#pragma unroll
+            for (int distance = 0; distance < SUBS; ++distance) {
+                if (distance <= sub) {
+                    const int first = (sub - distance) * SUB;
+#pragma unroll
+                    for (int v = 0; v < 8; ++v) {
+                        const int column = v / 4 * 8 + lane_pair + v % 2;
+                        const float weight = distance == 0 ? local[(v / 2 % 2 ? row_high : row_low) * LOCAL_PITCH + column]
+                                                           : (v / 2 % 2 ? high_weight : low_weight) * k_weights[first + column];
+                        scores[distance][v / 4][v % 4] *= weight;
+                    }
+                    if (distance > 0) {
+                        low_weight *= totals[sub - distance];
+                        high_weight *= totals[sub - distance];
+                    }
+                }
+            }
+#pragma unroll
+            for (int n = 0; n < N_TILES; ++n)
+#pragma unroll
+                for (int v = 0; v < 4; ++v) y_sums[n][v] *= v / 2 ? high_weight : low_weight;
+{%- if bonus %}
+#pragma unroll
+            for (int v = 0; v < 8; ++v) {
+                const int row = lane_row + v / 2 % 2 * 8, column = v / 4 * 8 + lane_pair + v % 2;
+                if (row == column) scores[0][v / 4][v % 4] += bonuses[sub * SUB + row];
+            }
+{%- endif %}
+{%- else %}
+#pragma unroll
+            for (int v = 0; v < 8; ++v)
+                scores[0][v / 4][v % 4] = local[(v / 2 % 2 ? row_high : row_low) * LOCAL_PITCH + v / 4 * 8 + lane_pair + v % 2];
+{%- endif %}
+            // y = scores v: two tiles of scores side by side are one fragment of 16 columns.
+#pragma unroll
+            for (int distance = 0; distance < SUBS; ++distance) {
+                if (distance <= sub) {
+                    const int first = (sub - distance) * SUB;
+                    float score_part[8];
+#pragma unroll
+                    for (int v = 0; v < 8; ++v) score_part[v] = scores[distance][v / 4][v % 4];
+                    u32 score_pieces[PIECES][4];
+                    split_a(score_part, score_pieces);
+#pragma unroll
+                    for (int n = 0; n < N_TILES; ++n) {
+                        const float* const v_row = v_rows + (first + lane_pair) * V_PITCH + (part * N_TILES + n) * 8 + lane_row;
+                        float v_part[4] = {v_row[0], v_row[V_PITCH], v_row[8 * V_PITCH], v_row[9 * V_PITCH]};
+                        u32 v_pieces[PIECES][2];
+                        split_b(v_part, v_pieces);
+                        multiply(y_sums[n], score_pieces, v_pieces);
+                    }
+                }
+            }
+        }
+        __syncthreads();  // nobody reads q or the old state any more
+#pragma unroll
+        for (int n = 0; n < N_TILES; ++n)
+#pragma unroll
+            for (int v = 0; v < 4; ++v)
+                y_rows[(sub * SUB + lane_row + v / 2 * 8) * Y_PITCH + (part * N_TILES + n) * 8 + lane_pair + v % 2] = y_sums[n][v];
+        for (int task = warp; task < M_TILES * STATE_PARTS; task += WARPS) {
+            const int j_low = task % M_TILES * 16 + lane_row, n0 = task / M_TILES * STATE_TILES;
+            float s_sums[STATE_TILES][4] = {};
+            float low_weight = 1.0f, high_weight = 1.0f;  // decay from the end of the sub-chunk to that of the chunk
+            for (int at = SUBS - 1; at >= 0; --at) {
+                float k_part[8];
+#pragma unroll
+                for (int v = 0; v < 8; ++v) {
+                    const int token = at * SUB + lane_pair + v / 4 * 8 + v % 2;
+                    k_part[v] = k_rows[token * K_PITCH + j_low + v / 2 % 2 * 8] * (v / 2 % 2 ? high_weight : low_weight){% if not per_key %} * k_weights[token]{% endif %};
+                }
+{%- if per_key %}
+                low_weight *= totals[at * K_SIZE + j_low];
+                high_weight *= totals[at * K_SIZE + j_low + 8];
+{%- else %}
+                low_weight *= totals[at];
+                high_weight = low_weight;
+{%- endif %}
+                u32 k_pieces[PIECES][4];
+                split_a(k_part, k_pieces);
+#pragma unroll
+                for (int n = 0; n < STATE_TILES; ++n) {
+                    const float* const v_row = v_rows + (at * SUB + lane_pair) * V_PITCH + (n0 + n) * 8 + lane_row;
+                    float v_part[4] = {v_row[0], v_row[V_PITCH], v_row[8 * V_PITCH], v_row[9 * V_PITCH]};
+                    u32 v_pieces[PIECES][2];
+                    split_b(v_part, v_pieces);
+                    multiply(s_sums[n], k_pieces, v_pieces);
+                }
+            }
+#pragma unroll
+            for (int n = 0; n < STATE_TILES; ++n)
+#pragma unroll
+                for (int v = 0; v < 4; ++v) {
+                    float* const s = state + (j_low + v / 2 * 8) * V_PITCH + (n0 + n) * 8 + lane_pair + v % 2;
+                    *s = *s * (v / 2 ? high_weight : low_weight) + s_sums[n][v];
+                }
+        }
+        __syncthreads();
+        // A warp per token: the epilogue may sum over the value columns.
+        for (int token = warp; token < CHUNK && chunk0 + token < steps; token += WARPS) {
+            const i64 t = chunk0 + token;
+            float* const y_row = y_rows + token * Y_PITCH;
+            // ---- epilogue of token t
+            {{ epilogue | indent(width=12) }}
+            // ----
+        }
+        __syncthreads();
+    }
+    for (int element = tid; element < K_SIZE * V_SIZE; element += THREADS) {
+        const int j = element / V_SIZE, i = element % V_SIZE;
+        const float s = state[j * V_PITCH + i];
+        if (j < KEYS && i < VALUES) {
+            // ---- final state
+            {{ store_state | indent(width=12) }}
+            // ----
+        }
+    }
+}

@@ -1,0 +1,55 @@
+//! The fewest bytes that a run can move through device memory.
+
+use fusec_codegen::{BufferKind, Regime};
+use fusec_fuse::Shape;
+use fusec_ir::{Def, Graph, OpKind, ValueId};
+
+/// Weights, inputs and outputs once, states and stencil tails read and written once; of a table
+/// only the rows that are looked up.
+pub fn floor_bytes(regime: &Regime, shape: Shape) -> f64 {
+    let bytes = |buffer: &fusec_codegen::Buffer| {
+        let all = buffer.bytes(shape).unwrap_or(0) as f64;
+        match buffer.kind {
+            BufferKind::Input(_) | BufferKind::Output(_) | BufferKind::LoadTime(_) => all,
+            BufferKind::Param(id) => {
+                let value = regime
+                    .graph
+                    .values
+                    .iter()
+                    .position(|value| match value.def {
+                        Def::Param(param) => param == id,
+                        _ => false,
+                    });
+                match value {
+                    Some(at) if only_looked_up(&regime.graph, ValueId(at as u32)) => {
+                        all.min(looked_up(&regime.graph, ValueId(at as u32), buffer, shape))
+                    }
+                    _ => all,
+                }
+            }
+            BufferKind::State(_) | BufferKind::Tail(_) => 2.0 * all,
+            BufferKind::Scratch(_) => 0.0,
+        }
+    };
+    regime.buffers.iter().map(bytes).sum()
+}
+
+/// Whether every use of a value is as the table of a look-up.
+fn only_looked_up(graph: &Graph, value: ValueId) -> bool {
+    graph.ops.iter().all(|op| {
+        let uses = op.inputs.iter().enumerate();
+        uses.filter(|(_, access)| access.value == value)
+            .all(|(at, _)| at == 0 && matches!(op.kind, OpKind::Gather))
+    })
+}
+
+/// Bytes of one entry of a table for every token.
+fn looked_up(graph: &Graph, table: ValueId, buffer: &fusec_codegen::Buffer, shape: Shape) -> f64 {
+    let entries = graph
+        .value(table)
+        .axes
+        .first()
+        .map_or(1, |axis| graph.size(*axis).max(1));
+    let entry = (buffer.elements / entries * buffer.element.bytes()) as f64;
+    entry * (shape.batch * shape.time) as f64
+}

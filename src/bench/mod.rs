@@ -1,0 +1,266 @@
+//! `fusec bench`: how fast is it, and how far from the prediction and from the memory's speed?
+
+mod report;
+mod subject;
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use fusec_fuse::{Mode, Shape, Storage};
+use fusec_runtime::bench::{Protocol, Provenance};
+use fusec_runtime::executor::gpu::gpu;
+use fusec_runtime::weights::WeightSpec;
+
+use crate::device::Device;
+use crate::exit::Exit;
+use crate::failure::{self, Failure};
+use crate::flags::{Assignment, AxisSize, ModelArgs, ShapeArg, ToolchainArgs};
+use crate::output::Output;
+use crate::progress::Progress;
+use report::Report;
+use subject::{Subject, Weighed};
+
+/// Times a model: the planner's choice, other plans beside it, or directories that were compiled
+/// before. Device times are taken with events; the protocol is that of bench/README.md.
+///
+/// On the CPU the interpreter is timed, which runs no kernels; the first line says so.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  fusec bench models/rwkv7.toml --preset 1.5b --dtype bf16 --shape B=8,T=2048 --per-kernel
+  fusec bench models/gla.toml --preset 1.3b --dtype bf16 --mode decode --shape B=1 --against unfused,greedy,random:8
+  fusec bench --plan-dir out/a --plan-dir out/b --flush-l2 --out result.json")]
+pub struct Args {
+    /// A model.toml, one of bench/cases, a checkpoint, or a directory that `fusec compile` wrote.
+    #[arg(required_unless_present = "plan_dir")]
+    model: Option<PathBuf>,
+    /// A preset of the model text, such as one of its sizes.
+    #[arg(long, value_name = "NAME", help_heading = "Model")]
+    preset: Option<String>,
+    /// Another size for an axis of the model. May be repeated.
+    #[arg(long = "axis", value_name = "AXIS=SIZE", help_heading = "Model")]
+    axes: Vec<AxisSize>,
+    /// Another value for a setting of the model. May be repeated.
+    #[arg(long = "set", value_name = "SETTING=VALUE", help_heading = "Model")]
+    settings: Vec<Assignment>,
+    /// A checkpoint, or random:SEED; by default those of the checkpoint that MODEL is, else
+    /// random:1.
+    #[arg(long, value_name = "WEIGHTS", help_heading = "Model")]
+    weights: Option<WeightSpec>,
+    /// A compiled directory to time. May be repeated; all are timed in one run.
+    #[arg(long, value_name = "DIR")]
+    plan_dir: Vec<PathBuf>,
+    /// The runs to time; by default the one a directory was compiled for, and B=8,T=2048 for a
+    /// model. May be repeated.
+    #[arg(long, value_name = "B=N,T=N")]
+    shape: Vec<ShapeArg>,
+    /// decode: single steps (T = 1), whatever T the shape has; prefill: the shape as it is.
+    #[arg(long, value_name = "MODE")]
+    mode: Option<RunMode>,
+    /// Plans of MODEL to time beside the planner's choice: unfused, greedy, random:N (N plans).
+    #[arg(long, value_name = "PLANS", value_delimiter = ',')]
+    against: Vec<Against>,
+    /// Storage type of activations and matrices of MODEL: f32, bf16 or f16.
+    #[arg(long, value_name = "TYPE", default_value_t = Storage::F32)]
+    dtype: Storage,
+    /// The profile of the GPU: its costs are planned with, its bandwidth is what fractions are of.
+    #[arg(long, value_name = "NAME", default_value = "h200")]
+    device_profile: String,
+    /// Where it runs: auto, cpu, cuda:N.
+    #[arg(long, default_value_t = Device::Auto)]
+    device: Device,
+    /// Untimed runs before the first timed one.
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 10,
+        help_heading = "Protocol"
+    )]
+    warmup: usize,
+    /// Timed runs.
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 100,
+        help_heading = "Protocol"
+    )]
+    runs: usize,
+    /// Time fewer runs where they would take longer than this in all; never fewer than five.
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        default_value_t = 60.0,
+        help_heading = "Protocol"
+    )]
+    most_seconds: f64,
+    /// Overwrite the L2 cache before each run.
+    #[arg(long, help_heading = "Protocol")]
+    flush_l2: bool,
+    /// Time each kernel too, beside its prediction.
+    #[arg(long, help_heading = "Protocol")]
+    per_kernel: bool,
+    /// Before the first timed run, compare a short run with the f64 interpreter. The exit status
+    /// is 1 where they differ. Slow for large models.
+    #[arg(long, help_heading = "Protocol")]
+    check: bool,
+    /// Write the results as JSON to a file too.
+    #[arg(short, long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    /// The commit to record; by default the one this program was built from, if that is known.
+    #[arg(long, value_name = "HASH")]
+    commit: Option<String>,
+    #[command(flatten)]
+    toolchain: ToolchainArgs,
+}
+
+/// What a run is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum RunMode {
+    Prefill,
+    Decode,
+}
+
+impl FromStr for RunMode {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "prefill" => Ok(RunMode::Prefill),
+            "decode" => Ok(RunMode::Decode),
+            _ => Err(format!("`{text}` is neither prefill nor decode")),
+        }
+    }
+}
+
+/// Plans to compare with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Against {
+    One(Mode),
+    /// So many random ones.
+    Random(u64),
+}
+
+impl FromStr for Against {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.parse() {
+            Ok(Mode::Random(count)) if (1..=1000).contains(&count) => Ok(Against::Random(count)),
+            Ok(mode @ (Mode::Unfused | Mode::Greedy)) => Ok(Against::One(mode)),
+            _ => Err(format!(
+                "`{text}` is none of unfused, greedy, random:N with N from 1 to 1000"
+            )),
+        }
+    }
+}
+
+impl Args {
+    fn model_args(&self, model: PathBuf) -> ModelArgs {
+        ModelArgs {
+            model,
+            preset: self.preset.clone(),
+            axes: self.axes.clone(),
+            settings: self.settings.clone(),
+        }
+    }
+
+    fn protocol(&self) -> Protocol {
+        Protocol {
+            warmups: self.warmup,
+            runs: self.runs.max(1),
+            most_seconds: self.most_seconds,
+            flush_l2: self.flush_l2,
+            per_kernel: self.per_kernel,
+            seed: 1,
+        }
+    }
+
+    /// The plans of MODEL to time, the planner's choice first.
+    fn modes(&self) -> Vec<Mode> {
+        let mut modes = vec![Mode::Auto];
+        for against in &self.against {
+            match *against {
+                Against::One(mode) => modes.push(mode),
+                Against::Random(count) => modes.extend((1..=count).map(Mode::Random)),
+            }
+        }
+        modes
+    }
+
+    /// The shapes asked for, or `usual`.
+    fn shapes(&self, usual: Shape) -> Vec<Shape> {
+        let mut shapes: Vec<Shape> = self.shape.iter().map(|shape| shape.0).collect();
+        if shapes.is_empty() {
+            shapes.push(usual);
+        }
+        if self.mode == Some(RunMode::Decode) {
+            shapes.iter_mut().for_each(|shape| shape.time = 1);
+        }
+        let mut seen = Vec::new();
+        shapes.retain(|shape| {
+            let new = !seen.contains(shape);
+            seen.push(*shape);
+            new
+        });
+        shapes
+    }
+}
+
+/// Runs the verb.
+pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
+    let ordinal = match args.device.resolved() {
+        Device::Cuda(ordinal) => Some(ordinal),
+        Device::Emulator => {
+            return Err(failure::message(
+                "times of the emulator say nothing about a GPU",
+                "choose --device cuda:N, or cpu for the interpreter",
+            ));
+        }
+        Device::Cpu | Device::Auto => None,
+    };
+    let info = ordinal.map(gpu).transpose().map_err(failure::input)?;
+    let subjects = subject::subjects(args, info.as_ref())?;
+    let commit = args.commit.clone();
+    let built = option_env!("FUSEC_COMMIT").filter(|commit| !commit.is_empty());
+    let mut report = Report {
+        protocol: args.protocol(),
+        provenance: Provenance::new(info, commit.or(built.map(str::to_owned))),
+        subjects: Vec::new(),
+    };
+    let parts = subjects.iter().map(|subject| subject.shapes.len()).sum();
+    let progress = Progress::new("timing", parts);
+    let mut weighed = Weighed::default();
+    let (mut failed, mut wrong) = (false, false);
+    for subject in &subjects {
+        let timed = time(args, subject, &mut weighed, &progress);
+        failed |= timed.error.is_some();
+        wrong |= timed.check.as_ref().is_some_and(|check| !check.passed);
+        report.subjects.push(timed);
+    }
+    drop(progress);
+    if let Some(path) = &args.out {
+        report.save(path)?;
+    }
+    output.answer(&report, || report.text())?;
+    // What could be timed is reported; that something could not is the status.
+    Ok(match (failed, wrong) {
+        (true, _) => Exit::Input,
+        (false, true) => Exit::ToleranceExceeded,
+        (false, false) => Exit::Success,
+    })
+}
+
+/// Times one subject. A failure is part of the report: the other subjects are timed all the same.
+fn time(
+    args: &Args,
+    subject: &Subject,
+    weighed: &mut Weighed,
+    progress: &Progress,
+) -> report::SubjectReport {
+    let mut timed = subject.report();
+    if let Err(failure) = subject.time(args, weighed, progress, &mut timed) {
+        timed.error = Some(failure.message());
+        failure.print();
+    }
+    timed
+}

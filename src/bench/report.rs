@@ -1,0 +1,190 @@
+//! The results: a table for people, JSON for records.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::Path;
+
+use fusec_fuse::Storage;
+use fusec_runtime::bench::{Check, Measurement, Protocol, Provenance};
+use serde::Serialize;
+
+use crate::failure::{self, Failure};
+use crate::table::{Align, Table, bytes, count, microseconds};
+
+/// All results of one run of the program.
+#[derive(Serialize)]
+pub struct Report {
+    /// How it was measured.
+    pub protocol: Protocol,
+    /// On what, by what, when.
+    pub provenance: Provenance,
+    /// What was measured.
+    pub subjects: Vec<SubjectReport>,
+}
+
+/// The results of one subject.
+#[derive(Serialize)]
+pub struct SubjectReport {
+    /// What the table calls it.
+    pub name: String,
+    /// The model.
+    pub model: String,
+    /// How its kernels were chosen.
+    pub plan: Option<String>,
+    /// Storage type of its kernels; none for the interpreter.
+    pub storage: Option<Storage>,
+    /// Where the weights are from.
+    pub weights: String,
+    /// Version of the assembler, part of NVRTC, that made the cubins.
+    pub assembler: Vec<String>,
+    /// The source hash of each kernel.
+    pub kernels: BTreeMap<String, String>,
+    /// A short run against the f64 interpreter, if one was asked for.
+    pub check: Option<Check>,
+    /// One per shape.
+    pub measurements: Vec<Measurement>,
+    /// Why there are not as many as asked for.
+    pub error: Option<String>,
+}
+
+impl Report {
+    /// Writes it to a file.
+    pub fn save(&self, path: &Path) -> Result<(), Failure> {
+        let write = || {
+            let mut file = BufWriter::new(File::create(path)?);
+            serde_json::to_writer_pretty(&mut file, self)?;
+            writeln!(file)?;
+            file.flush()
+        };
+        write().map_err(|error: std::io::Error| {
+            failure::message(
+                format!("cannot write {}: {error}", path.display()),
+                "give --out another place",
+            )
+        })
+    }
+
+    /// The tables.
+    pub fn text(&self) -> String {
+        let mut out = match &self.provenance.gpu {
+            Some(gpu) => format!("cuda:{} {}", gpu.ordinal, gpu.name),
+            None => "on the CPU: the interpreter is timed, no kernels are run".into(),
+        };
+        let Protocol {
+            warmups,
+            runs,
+            flush_l2,
+            ..
+        } = self.protocol;
+        let cache = match flush_l2 {
+            true => "the L2 cache overwritten before each",
+            false => "back to back",
+        };
+        out.push_str(&format!(
+            "\n{warmups} warm-ups, at most {runs} timed runs, {cache}\n"
+        ));
+        out.push_str(&self.runs());
+        for subject in &self.subjects {
+            for measured in &subject.measurements {
+                out.push_str(&kernels(subject, measured));
+            }
+            if let Some(check) = &subject.check {
+                out.push_str(&format!(
+                    "{}: {} against the f64 interpreter: relative L2 error {:.2e} of `{}`, accepted {:.2e}\n",
+                    subject.name,
+                    if check.passed { "right" } else { "WRONG" },
+                    check.error,
+                    check.output,
+                    check.accepted,
+                ));
+            }
+            if let Some(error) = &subject.error {
+                out.push_str(&format!("{}: FAILED: {error}\n", subject.name));
+            }
+        }
+        out
+    }
+
+    fn runs(&self) -> String {
+        let mut table = Table::new([
+            ("", Align::Left),
+            ("run", Align::Left),
+            ("type", Align::Left),
+            ("launches", Align::Right),
+            ("median", Align::Right),
+            ("p10", Align::Right),
+            ("p90", Align::Right),
+            ("tokens/s", Align::Right),
+            ("peak", Align::Right),
+            ("of memory speed", Align::Right),
+            ("predicted", Align::Right),
+            ("pred./meas.", Align::Right),
+        ]);
+        for subject in &self.subjects {
+            for measured in &subject.measurements {
+                let ms = measured.milliseconds;
+                let ratio = measured.predicted_ms.map(|predicted| predicted / ms.median);
+                table.row([
+                    subject.name.clone(),
+                    format!("B{} T{}", measured.shape.batch, measured.shape.time),
+                    or_dash(subject.storage, |storage| storage.to_string()),
+                    measured.launches.to_string(),
+                    microseconds(ms.median * 1e3),
+                    microseconds(ms.p10 * 1e3),
+                    microseconds(ms.p90 * 1e3),
+                    count(measured.tokens_per_second),
+                    or_dash(measured.peak_bytes, |peak| bytes(peak as f64)),
+                    or_dash(measured.memory_fraction, percent),
+                    or_dash(measured.predicted_ms, |ms| microseconds(ms * 1e3)),
+                    or_dash(ratio, |ratio| format!("{ratio:.2}")),
+                ]);
+            }
+        }
+        table.text()
+    }
+}
+
+/// The kernels of one measurement; nothing if none were timed.
+fn kernels(subject: &SubjectReport, measured: &Measurement) -> String {
+    if measured.kernels.is_empty() {
+        return String::new();
+    }
+    let mut table = Table::new([
+        ("kernel", Align::Left),
+        ("launches", Align::Right),
+        ("each", Align::Right),
+        ("all", Align::Right),
+        ("of memory speed", Align::Right),
+        ("predicted", Align::Right),
+        ("pred./meas.", Align::Right),
+    ]);
+    for kernel in &measured.kernels {
+        let us = kernel.milliseconds * 1e3;
+        table.row([
+            kernel.kernel.clone(),
+            kernel.launches.to_string(),
+            microseconds(us),
+            microseconds(us * kernel.launches as f64),
+            or_dash(kernel.memory_fraction, percent),
+            or_dash(kernel.predicted_ms, |ms| microseconds(ms * 1e3)),
+            or_dash(kernel.ratio, |ratio| format!("{ratio:.2}")),
+        ]);
+    }
+    let shape = measured.shape;
+    format!(
+        "\n{} B{} T{}\n{}",
+        subject.name,
+        shape.batch,
+        shape.time,
+        table.text()
+    )
+}
+
+fn percent(part: f64) -> String {
+    format!("{:.0} %", part * 100.0)
+}
+
+fn or_dash<T>(value: Option<T>, text: impl FnOnce(T) -> String) -> String {
+    value.map_or_else(|| "-".into(), text)
+}

@@ -1,0 +1,79 @@
+//! The classes of a model's recurrences, as `fusec plan` shows them.
+
+use fusec_ir::class::{classify, log_decay};
+use fusec_ir::{Graph, OpId, OpKind, RecurrenceId};
+use serde::Serialize;
+
+/// A recurrence of the model and what the analysis found.
+#[derive(Debug, Serialize)]
+pub struct RecurrenceClass {
+    /// Name of the operation, without the layer number.
+    op: String,
+    /// Name of its definition.
+    recurrence: String,
+    /// One per state.
+    states: Vec<StateClass>,
+}
+
+#[derive(Debug, Serialize)]
+struct StateClass {
+    state: String,
+    class: &'static str,
+    /// Why it is of this class.
+    reason: String,
+    /// Whether the logarithm of its decay is known and at most 0, as chunked forms need it; if
+    /// not, why.
+    log_decay: Result<(), String>,
+}
+
+/// The recurrences of a graph, each definition once per name of its operation.
+pub fn of(graph: &Graph) -> Vec<RecurrenceClass> {
+    let mut seen: Vec<(RecurrenceId, &str)> = Vec::new();
+    let mut out = Vec::new();
+    for (i, op) in graph.ops.iter().enumerate() {
+        let OpKind::Scan { recurrence, .. } = &op.kind else {
+            continue;
+        };
+        if seen.contains(&(*recurrence, &op.name)) {
+            continue;
+        }
+        seen.push((*recurrence, &op.name));
+        let step = graph.recurrence(*recurrence);
+        let found = classify(graph, step);
+        let sentences = found.sentences(graph, step);
+        let states = step.states.iter().zip(&found.states).zip(sentences);
+        out.push(RecurrenceClass {
+            op: op.name.clone(),
+            recurrence: step.name.clone(),
+            states: states
+                .enumerate()
+                .map(|(s, ((state, class), reason))| StateClass {
+                    state: state.name.clone(),
+                    class: class.name(),
+                    reason,
+                    log_decay: log_decay(graph, OpId(i as u32), &found, s)
+                        .map(|_| ())
+                        .map_err(|why| why.to_string()),
+                })
+                .collect(),
+        });
+    }
+    out
+}
+
+/// The same for people.
+pub fn text(classes: &[RecurrenceClass]) -> String {
+    let mut out = String::new();
+    for class in classes {
+        for state in &class.states {
+            out.push_str(&format!(
+                "recurrence {} (state {} of {}): {}\n    {}\n",
+                class.op, state.state, class.recurrence, state.class, state.reason
+            ));
+            if let (Err(why), true) = (&state.log_decay, state.class != "general") {
+                out.push_str(&format!("    no logarithm of its decay: {why}\n"));
+            }
+        }
+    }
+    out
+}
