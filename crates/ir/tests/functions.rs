@@ -236,7 +236,7 @@ const CASES: &[(&str, Formula)] = &[
         hn(|t, h, n| d.x(t, h, n) + total(h + 1, |h| d.p("b", h * N + n).powi(2)))
     }),
     (
-        "return attention(x, x * g, x * b, N, window = 3, scale = 0.5)",
+        "return attention(x, x * g, x * b, N, window = 3, scale = rsqrt(H * H))",
         |d| {
             hn(|t, h, n| {
                 let weight = |s: isize| {
