@@ -38,7 +38,7 @@ struct Answer<'a> {
     file: String,
     /// The weight map.
     weights_file: String,
-    /// Sizes of the axes.
+    /// Sizes found.
     axes: BTreeMap<&'a str, usize>,
     #[serde(flatten)]
     weights: &'a WeightMap,
@@ -70,7 +70,7 @@ pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
     for (path, bytes) in [(&file, imported.text.as_bytes()), (&map_file, &map)] {
         write_whole(path, bytes).map_err(|e| cannot_write(path, &e))?;
     }
-    let axes = model.graph.axes.iter().map(|a| (a.name.as_str(), a.size));
+    let axes = model.overrides.axes.iter().map(|(a, n)| (a.as_str(), *n));
     let answer = Answer {
         file: file.display().to_string(),
         weights_file: map_file.display().to_string(),

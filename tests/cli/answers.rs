@@ -17,7 +17,10 @@ fn help() {
         "diff",
         "inspect",
         "verify",
+        "import",
         "run",
+        "bench",
+        "calibrate",
         "toolchain",
     ] {
         let arguments: Vec<&str> = [verb, "--help"]
