@@ -252,8 +252,7 @@ fn compare(case: &Case<'_>) -> Result<(), String> {
             };
             let d = difference(got, want);
             let v = regime.graph.value(*id);
-            // NaN is not within any bound.
-            if !(d <= case.bound) {
+            if d.is_nan() || d > case.bound {
                 return Err(format!(
                     "run {run}, B={} T={time}: `{}` of layer {:?} differs by {d:.2e}",
                     case.batch, v.name, v.layer
@@ -275,7 +274,7 @@ fn compare(case: &Case<'_>) -> Result<(), String> {
             let want = exact[id].numbers().expect("an output");
             for (who, got) in [("f32 interpreter", in_f32), ("kernels", got)] {
                 let d = difference(got, want);
-                if !(d <= case.bound) {
+                if d.is_nan() || d > case.bound {
                     return Err(format!(
                         "run {run}, B={} T={time}: output `{}` of the {who} differs by {d:.2e}",
                         case.batch,
