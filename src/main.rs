@@ -5,8 +5,8 @@
 #![warn(missing_docs)]
 #![forbid(unsafe_code)]
 
-mod classes;
 mod bench;
+mod classes;
 mod compile;
 mod device;
 mod diff;
