@@ -153,7 +153,12 @@ fn on_gpu<'g>(
     args: &KernelArgs,
     shape: Shape,
 ) -> Result<Started<'g>, Failure> {
-    let info = gpu(ordinal).map_err(failure::input)?;
+    let info = gpu(ordinal).map_err(|error| {
+        failure::message(
+            format!("cannot run on cuda:{ordinal}: {error}"),
+            "--device auto takes what there is, and says what it took",
+        )
+    })?;
     let (manifest, cubins) = match &args.plan_dir {
         Some(path) => {
             let dir = compiled(path, graph)?;

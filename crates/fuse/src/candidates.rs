@@ -4,7 +4,9 @@
 //! between it and the group) such that each step is legal: anchors first, then what is
 //! before and after them, nearest first. So growth expands legal groups only: along edges,
 //! between anchors of one kind, and, for groups without an anchor, along shared operands.
-//! It goes best first; when the cap is reached, the groups that save most are known.
+//! It goes best first; when the cap is reached, the groups that save most are known. Groups of
+//! each kind (recurrences, products, rows only) have a cap of their own, so that the many ways
+//! to put independent products side by side do not crowd out the others.
 
 use crate::bits::Bits;
 use crate::context::Context;
@@ -15,7 +17,8 @@ use fusec_ir::{OpId, OpKind, ValueId};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashSet};
 
-/// Legal groups examined per segment before growth stops.
+/// Legal groups of each kind (recurrences, products, rows) examined per segment before their
+/// growth stops.
 pub const CAP: usize = 1200;
 /// Illegal groups examined for each legal one allowed.
 const ILLEGAL_PER_LEGAL: usize = 4;
@@ -254,6 +257,48 @@ impl<'a> Board<'a> {
         out
     }
 
+    /// 0 for groups of rows only, 1 with a recurrence, 2 with a product. Rows come first: a
+    /// group of rows that pins or paths extend by an anchor is queued for later.
+    fn kind(&self, set: &Bits) -> usize {
+        if set.meets(&self.scans) {
+            1
+        } else if set.meets(&self.contracts) {
+            2
+        } else {
+            0
+        }
+    }
+
+    /// The groups of a partition with one operation moved into a neighbouring group, wherever
+    /// that leaves two legal groups.
+    pub fn neighbours(&self, groups: &[Bits]) -> Vec<Bits> {
+        let mut out = Vec::new();
+        for (a, from) in groups.iter().enumerate() {
+            for i in from.iter() {
+                let atom = &self.atoms[self.atom_of[i]];
+                let mut rest = from.clone();
+                rest.subtract(atom);
+                if !rest.is_empty() && self.closed(rest.clone()) != rest {
+                    continue;
+                }
+                for (b, into) in groups.iter().enumerate() {
+                    if a == b || !self.frontier(into).meets(atom) {
+                        continue;
+                    }
+                    let mut more = into.clone();
+                    more.union(atom);
+                    if self.closed(more.clone()) == more {
+                        out.push(more);
+                        if !rest.is_empty() {
+                            out.push(rest.clone());
+                        }
+                    }
+                }
+            }
+        }
+        out
+    }
+
     /// Whether no template can ever execute a group, seen from its anchors alone: it holds
     /// products and recurrences, or products that depend on each other.
     fn is_hopeless(&self, set: &Bits) -> bool {
@@ -285,7 +330,9 @@ impl<'a> Board<'a> {
         let mut seen: HashSet<Bits> = HashSet::new();
         let mut prices: BTreeMap<Bits, f64> = BTreeMap::new();
         // Most saving first; among equals the smaller set, so that the order is the same everywhere.
-        let mut queue: BinaryHeap<(i64, Reverse<Bits>)> = BinaryHeap::new();
+        let mut queues: [BinaryHeap<(i64, Reverse<Bits>)>; 3] = Default::default();
+        let mut legal = [0usize; 3];
+        let mut illegal = [0usize; 3];
         let mut alone = vec![0.0; self.len()];
         for atom in &self.atoms {
             let us = self
@@ -300,47 +347,50 @@ impl<'a> Board<'a> {
                 members: atom.clone(),
                 us,
             });
-            queue.push((0, Reverse(atom.clone())));
+            legal[self.kind(atom)] += 1;
+            queues[self.kind(atom)].push((0, Reverse(atom.clone())));
         }
-        pool.legal = pool.candidates.len();
-        let mut illegal = 0;
-        while let Some((_, Reverse(set))) = queue.pop() {
-            let base = prices.get(&set).copied().unwrap_or(f64::INFINITY);
-            for i in self.frontier(&set).iter() {
-                let mut grown = set.clone();
-                grown.union(&self.atoms[self.atom_of[i]]);
-                let grown = self.closed(grown);
-                if !seen.insert(grown.clone()) {
-                    continue;
-                }
-                if self.is_hopeless(&grown) {
-                    continue;
-                }
-                if pool.legal >= cap || illegal >= cap * ILLEGAL_PER_LEGAL {
-                    pool.complete = false;
-                    return Ok(pool);
-                }
-                let us = match self.price(&grown) {
-                    Ok(us) => us,
-                    Err(reject) => {
-                        *pool.rejected.entry(reject.rule).or_default() += 1;
-                        illegal += 1;
+        for kind in 0..queues.len() {
+            'kind: while let Some((_, Reverse(set))) = queues[kind].pop() {
+                let base = prices.get(&set).copied().unwrap_or(f64::INFINITY);
+                for i in self.frontier(&set).iter() {
+                    let mut grown = set.clone();
+                    grown.union(&self.atoms[self.atom_of[i]]);
+                    let grown = self.closed(grown);
+                    if !seen.insert(grown.clone()) || self.is_hopeless(&grown) {
                         continue;
                     }
-                };
-                pool.legal += 1;
-                prices.insert(grown.clone(), us);
-                let apart: f64 = grown.iter().map(|i| alone[i]).sum();
-                queue.push((nanoseconds(apart - us), Reverse(grown.clone())));
-                let mut added = grown.clone();
-                added.subtract(&set);
-                let dominated = prices.get(&added).is_some_and(|rest| base + rest <= us)
-                    && !(self.leads(&set, &added) && self.leads(&added, &set));
-                if !dominated {
-                    pool.candidates.push(Candidate { members: grown, us });
+                    let of = self.kind(&grown);
+                    if legal[of] >= cap || illegal[of] >= cap * ILLEGAL_PER_LEGAL {
+                        pool.complete = false;
+                        if of == kind {
+                            break 'kind;
+                        }
+                        continue;
+                    }
+                    let us = match self.price(&grown) {
+                        Ok(us) => us,
+                        Err(reject) => {
+                            *pool.rejected.entry(reject.rule).or_default() += 1;
+                            illegal[of] += 1;
+                            continue;
+                        }
+                    };
+                    legal[of] += 1;
+                    prices.insert(grown.clone(), us);
+                    let apart: f64 = grown.iter().map(|i| alone[i]).sum();
+                    queues[of].push((nanoseconds(apart - us), Reverse(grown.clone())));
+                    let mut added = grown.clone();
+                    added.subtract(&set);
+                    let dominated = prices.get(&added).is_some_and(|rest| base + rest <= us)
+                        && !(self.leads(&set, &added) && self.leads(&added, &set));
+                    if !dominated {
+                        pool.candidates.push(Candidate { members: grown, us });
+                    }
                 }
             }
         }
+        pool.legal = legal.iter().sum();
         Ok(pool)
     }
 }

@@ -42,6 +42,8 @@ pub struct Form {
     pub rules: Vec<String>,
     /// Predicted time of its plan, microseconds.
     pub total_us: f64,
+    /// Whether the plan is of exact selection; a form that promises nothing is planned greedily.
+    pub exact: bool,
     /// Whether it was chosen.
     pub chosen: bool,
 }
@@ -52,10 +54,10 @@ impl Decisions {
         self.unfused.iter().map(|(_, n)| n).sum()
     }
 
-    /// Those of a layer, or of the first run outside the layers.
+    /// Those of a layer, or of everything outside the layers.
     pub fn unfused_launches_of(&self, layer: Option<u32>) -> usize {
-        let run = self.unfused.iter().find(|(of, _)| *of == layer);
-        run.map_or(0, |(_, n)| *n)
+        let runs = self.unfused.iter().filter(|(of, _)| *of == layer);
+        runs.map(|(_, n)| n).sum()
     }
 }
 
@@ -83,7 +85,8 @@ impl fmt::Display for Decisions {
             } else {
                 form.rules.join(", ")
             };
-            writeln!(f, "form {mark}: {:.1} us, {what}", form.total_us)?;
+            let how = if form.exact { "" } else { " (greedy)" };
+            writeln!(f, "form {mark}: {:.1} us{how}, {what}", form.total_us)?;
         }
         if !self.stop.is_empty() {
             writeln!(f, "search for forms: {}", self.stop)?;

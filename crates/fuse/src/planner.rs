@@ -157,8 +157,36 @@ pub fn plan(graph: &Graph, options: &Options<'_>) -> Result<Planned, PlanError> 
     };
     let mut best: Option<Planned> = None;
     let mut tried = Vec::new();
+    let mut as_written = None;
     for form in forms {
-        let (rules, of_form) = (form.rules.clone(), plan_graph(form, options));
+        let rules = form.rules.clone();
+        if options.mode == Mode::Auto {
+            // Exact selection is for forms that promise to be chosen.
+            let quick = Options {
+                mode: Mode::Greedy,
+                ..options.clone()
+            };
+            let quick = match plan_graph(form.clone(), &quick) {
+                Ok(quick) => quick,
+                Err(_) if best.is_some() => continue,
+                Err(error) => return Err(error),
+            };
+            let total_us = quick.plan.total_us;
+            let target = *as_written.get_or_insert(f64::INFINITY) * (1.0 - FORM_MARGIN);
+            if total_us >= target {
+                tried.push(decisions::Form {
+                    rules,
+                    total_us,
+                    exact: false,
+                    chosen: false,
+                });
+                continue;
+            }
+            if as_written == Some(f64::INFINITY) {
+                as_written = Some(total_us);
+            }
+        }
+        let of_form = plan_graph(form, options);
         let planned = match (of_form, &best) {
             (Ok(planned), _) => planned,
             // A rule may do away with a value that a pin names, or make an operation too large;
@@ -178,6 +206,7 @@ pub fn plan(graph: &Graph, options: &Options<'_>) -> Result<Planned, PlanError> 
         tried.push(decisions::Form {
             rules,
             total_us,
+            exact: options.mode == Mode::Auto,
             chosen: better,
         });
     }

@@ -23,16 +23,22 @@ pub struct Segment {
     pub class: usize,
 }
 
-/// Cuts the planned operations into segments.
+/// Cuts the planned operations into segments: what no layer is needed for, the layers in
+/// order, and what comes after them. Where the model does not allow that order (a layer that
+/// depends on a later one), segments are the runs of operations of one layer as they come.
 pub fn segments(ctx: &Context<'_>) -> Vec<Segment> {
+    let mut order: Vec<OpId> = ctx.planned().to_vec();
+    if let Some(ranks) = ranks(ctx) {
+        order.sort_by_key(|id| ranks.get(id).copied());
+    }
     let mut out: Vec<Segment> = Vec::new();
-    for id in ctx.planned() {
-        let layer = ctx.graph.op(*id).layer;
+    for id in order {
+        let layer = ctx.graph.op(id).layer;
         match out.last_mut() {
-            Some(last) if last.layer == layer => last.ops.push(*id),
+            Some(last) if last.layer == layer => last.ops.push(id),
             _ => out.push(Segment {
                 layer,
-                ops: vec![*id],
+                ops: vec![id],
                 class: 0,
             }),
         }
@@ -43,6 +49,31 @@ pub fn segments(ctx: &Context<'_>) -> Vec<Segment> {
         segment.class = *classes.entry(signature(ctx, &segment.ops)).or_insert(next);
     }
     out
+}
+
+/// 0 for what no layer is needed for, the number of the layer plus 1, and the largest number
+/// for what comes after the layers; `None` if an operation depends on one of a higher rank.
+fn ranks(ctx: &Context<'_>) -> Option<BTreeMap<OpId, u64>> {
+    let mut ranks: BTreeMap<OpId, u64> = BTreeMap::new();
+    for id in ctx.planned() {
+        let op = ctx.graph.op(*id);
+        let operands = op.inputs.iter();
+        let highest = operands
+            .filter_map(|a| ctx.graph.producer(a.value))
+            .filter_map(|p| ranks.get(&p).copied())
+            .max()
+            .unwrap_or(0);
+        let rank = match op.layer {
+            Some(layer) => u64::from(layer) + 1,
+            None if highest == 0 => 0,
+            None => u64::MAX,
+        };
+        if highest > rank {
+            return None;
+        }
+        ranks.insert(*id, rank);
+    }
+    Some(ranks)
 }
 
 /// A canonical text of a group of operations: equal exactly when the groups compute the same

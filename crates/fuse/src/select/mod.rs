@@ -151,7 +151,7 @@ pub fn claim(mode: Mode, chosen: &[Selection]) -> String {
                 format!("optimal over all legal groups ({legal})")
             } else {
                 format!(
-                    "best of {legal} legal groups: the cap of {CAP} groups per segment was reached"
+                    "best of {legal} legal groups: the cap of {CAP} groups of a kind per segment was reached"
                 )
             }
         }

@@ -9,7 +9,9 @@ const ATTEMPTS: usize = 6;
 
 /// Merges random pairs of groups, as long as the result is legal, a random number of times.
 pub fn random(board: &Board<'_>, seed: u64) -> Vec<Bits> {
-    let mut rng = SplitMix(seed);
+    // Segments of one plan differ.
+    let first = board.ops.first().map_or(0, |id| u64::from(id.0));
+    let mut rng = SplitMix(seed.wrapping_add(first.rotate_left(32)));
     let mut groups = board.atoms().to_vec();
     let attempts = rng.below(ATTEMPTS * board.len() + 1);
     for _ in 0..attempts {

@@ -164,6 +164,16 @@ fn bind_one<'g>(
                 .and_then(|tensor| checkpoint.nearest(tensor)),
         });
     };
+    if !view.dtype.is_float() {
+        return Err(BindProblem::Values {
+            param: name(),
+            tensor: tensor.clone(),
+            why: format!(
+                "it is stored as {}, and a parameter is made of floating-point numbers",
+                view.dtype
+            ),
+        });
+    }
     let mut arranged = Arranged::new(view);
     for step in &source.steps {
         let shape = arranged.shape().to_vec();

@@ -1,0 +1,75 @@
+//! The plans and the CUDA text that the models of models/ become, as snapshots in tests/plans/.
+//!
+//! A change in them is a change of what users run: read it, then `cargo xtask bless`.
+
+mod command;
+
+use std::fs;
+use std::path::Path;
+
+use command::fusec;
+
+/// Compiles a model for the standard shape into `dir`.
+fn compile(model: &str, dir: &Path, arguments: &[&str]) {
+    let model = format!("models/{model}.toml");
+    let mut all = vec![
+        "compile",
+        model.as_str(),
+        "--out",
+        dir.to_str().expect("UTF-8"),
+    ];
+    all.extend(arguments);
+    let answer = fusec(&all);
+    // There is no compiler in these tests: sources and plans are what they look at.
+    assert_eq!(answer.status, Some(3), "{answer:?}");
+}
+
+fn snapshot(name: &str, text: &str) {
+    insta::with_settings!({
+        snapshot_path => "plans",
+        prepend_module_to_snapshot => false,
+        omit_expression => true,
+    }, {
+        insta::assert_snapshot!(name, text);
+    });
+}
+
+#[test]
+fn plans() {
+    let dir = tempfile::tempdir().expect("a directory");
+    for model in ["hybrid", "rwkv6", "mamba2"] {
+        let out = dir.path().join(model);
+        compile(model, &out, &[]);
+        let plan = fs::read_to_string(out.join("plan.txt")).expect("plan.txt");
+        snapshot(&format!("{model}.plan"), &plan);
+    }
+}
+
+/// Everything after the prelude, which is the same in all kernels that use the same primitives.
+fn own_text(source: &str) -> &str {
+    let start = source.find("extern \"C\" __global__").expect("a kernel");
+    &source[start..]
+}
+
+#[test]
+fn kernels() {
+    let dir = tempfile::tempdir().expect("a directory");
+    for dtype in ["f32", "bf16"] {
+        let out = dir.path().join(dtype);
+        compile("gated-scan", &out, &["--dtype", dtype]);
+        let mut files: Vec<_> = fs::read_dir(out.join("kernels"))
+            .expect("kernels")
+            .map(|entry| entry.expect("an entry").path())
+            .collect();
+        files.sort();
+        let texts: Vec<String> = files
+            .iter()
+            .map(|file| {
+                let name = file.file_name().expect("a name").to_string_lossy();
+                let source = fs::read_to_string(file).expect("a source");
+                format!("==> {name}\n{}", own_text(&source))
+            })
+            .collect();
+        snapshot(&format!("gated-scan.{dtype}.cu"), &texts.join("\n"));
+    }
+}
