@@ -1,10 +1,13 @@
 //! `fusec plan`: which kernels, what each fuses, and what each costs.
 
+use std::path::{Path, PathBuf};
+
+use fusec_fuse::explain;
 use serde::Serialize;
 
 use crate::classes::{self, RecurrenceClass};
 use crate::exit::Exit;
-use crate::failure::Failure;
+use crate::failure::{self, Failure};
 use crate::flags::{ModelArgs, PlanArgs};
 use crate::model;
 use crate::output::Output;
@@ -12,19 +15,27 @@ use crate::overview::{self, Overview};
 use crate::pipeline::Planner;
 
 /// Plans a model for one shape and shows the kernels: what each fuses, its bytes, its predicted
-/// time, beside the plan with one kernel per operation. Nothing is written.
+/// time, beside the plan with one kernel per operation. Nothing is written but the pictures asked
+/// for.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   fusec plan models/hybrid.toml
   fusec plan models/hybrid.toml --shape B=1,T=1 --dtype bf16
   fusec plan models/rwkv6.toml --plan greedy --device-profile a100
-  fusec plan models/hybrid.toml --shape B=8,T=2048 --json | jq .launches_per_layer")]
+  fusec plan models/hybrid.toml --shape B=8,T=2048 --json | jq .launches_per_layer
+  fusec plan models/hybrid.toml --svg plan.svg")]
 pub struct Args {
     #[command(flatten)]
     model: ModelArgs,
     #[command(flatten)]
     plan: PlanArgs,
+    /// Draws the kernels of an interior layer into an SVG file.
+    #[arg(long, value_name = "FILE", help_heading = "Pictures")]
+    svg: Option<PathBuf>,
+    /// Writes the same graph for Graphviz.
+    #[arg(long, value_name = "FILE", help_heading = "Pictures")]
+    dot: Option<PathBuf>,
 }
 
 #[derive(Serialize)]
@@ -42,6 +53,12 @@ pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
     let shape = args.plan.shape.0;
     let planned = planner.plan(&model.graph, shape, args.plan.plan)?;
     let unfused = planner.unfused(&model.graph, shape)?;
+    if let Some(path) = &args.svg {
+        draw(path, &explain::svg(&planned))?;
+    }
+    if let Some(path) = &args.dot {
+        draw(path, &explain::dot(&planned))?;
+    }
     let answer = Answer {
         overview: Overview::new(&planned, &unfused),
         recurrences: classes::of(&model.graph),
@@ -51,4 +68,13 @@ pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
         format!("{plan}\n{}", classes::text(&answer.recurrences))
     })?;
     Ok(Exit::Success)
+}
+
+fn draw(path: &Path, picture: &str) -> Result<(), Failure> {
+    std::fs::write(path, picture).map_err(|error| {
+        failure::message(
+            format!("cannot write {}: {error}", path.display()),
+            "give the path of a file in a directory that exists",
+        )
+    })
 }

@@ -99,6 +99,10 @@ pub struct Args {
     /// Time each kernel too, beside its prediction.
     #[arg(long, help_heading = "Protocol")]
     per_kernel: bool,
+    /// Before the first timed run, compare a short run with the f64 interpreter. The exit status
+    /// is 1 where they differ. Slow for large models.
+    #[arg(long, help_heading = "Protocol")]
+    check: bool,
     /// Write the results as JSON to a file too.
     #[arg(short, long, value_name = "FILE")]
     out: Option<PathBuf>,
@@ -226,10 +230,11 @@ pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
     let parts = subjects.iter().map(|subject| subject.shapes.len()).sum();
     let progress = Progress::new("timing", parts);
     let mut weighed = Weighed::default();
-    let mut failed = false;
+    let (mut failed, mut wrong) = (false, false);
     for subject in &subjects {
         let timed = time(args, subject, &mut weighed, &progress);
         failed |= timed.error.is_some();
+        wrong |= timed.check.as_ref().is_some_and(|check| !check.passed);
         report.subjects.push(timed);
     }
     drop(progress);
@@ -238,9 +243,10 @@ pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
     }
     output.answer(&report, || report.text())?;
     // What could be timed is reported; that something could not is the status.
-    Ok(match failed {
-        true => Exit::Input,
-        false => Exit::Success,
+    Ok(match (failed, wrong) {
+        (true, _) => Exit::Input,
+        (false, true) => Exit::ToleranceExceeded,
+        (false, false) => Exit::Success,
     })
 }
 

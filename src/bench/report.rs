@@ -6,7 +6,7 @@ use std::io::{BufWriter, Write};
 use std::path::Path;
 
 use fusec_fuse::Storage;
-use fusec_runtime::bench::{Measurement, Protocol, Provenance};
+use fusec_runtime::bench::{Check, Measurement, Protocol, Provenance};
 use serde::Serialize;
 
 use crate::failure::{self, Failure};
@@ -40,6 +40,8 @@ pub struct SubjectReport {
     pub assembler: Vec<String>,
     /// The source hash of each kernel.
     pub kernels: BTreeMap<String, String>,
+    /// A short run against the f64 interpreter, if one was asked for.
+    pub check: Option<Check>,
     /// One per shape.
     pub measurements: Vec<Measurement>,
     /// Why there are not as many as asked for.
@@ -86,6 +88,16 @@ impl Report {
         for subject in &self.subjects {
             for measured in &subject.measurements {
                 out.push_str(&kernels(subject, measured));
+            }
+            if let Some(check) = &subject.check {
+                out.push_str(&format!(
+                    "{}: {} against the f64 interpreter: relative L2 error {:.2e} of `{}`, accepted {:.2e}\n",
+                    subject.name,
+                    if check.passed { "right" } else { "WRONG" },
+                    check.error,
+                    check.output,
+                    check.accepted,
+                ));
             }
             if let Some(error) = &subject.error {
                 out.push_str(&format!("{}: FAILED: {error}\n", subject.name));

@@ -7,7 +7,7 @@ use std::time::Instant;
 use fusec_codegen::Manifest;
 use fusec_fuse::{Device as Profile, Mode, Plan, Shape};
 use fusec_ir::Graph;
-use fusec_runtime::bench::{compiler_of, on_cpu, on_gpu};
+use fusec_runtime::bench::{check, compiler_of, on_cpu, on_gpu};
 use fusec_runtime::cpu::CpuSession;
 use fusec_runtime::executor::Executor;
 use fusec_runtime::executor::gpu::{GpuDevice, GpuInfo, GpuOptions};
@@ -160,6 +160,7 @@ impl Subject {
             weights: String::new(),
             assembler: Vec::new(),
             kernels: BTreeMap::new(),
+            check: None,
             measurements: Vec::new(),
             error: None,
         }
@@ -222,8 +223,13 @@ impl Subject {
         let device = device.map_err(failure::input)?;
         let largest = self.shapes.iter().max_by_key(|s| s.batch * s.time);
         let shape = largest.copied().unwrap_or(USUAL);
+        let storage = manifest.storage;
         let mut executor =
             Executor::new(device, manifest, weights, shape).map_err(failure::input)?;
+        if args.check {
+            let checked = check(&mut executor, weights, storage, args.protocol().seed);
+            report.check = Some(checked.map_err(failure::input)?);
+        }
         let roof = Profile::find(&args.device_profile).map_err(failure::input)?;
         let roof = Some(roof.memory_tbs.value);
         for shape in &self.shapes {

@@ -42,7 +42,7 @@ impl Names {
     }
 }
 
-/// Block name, then the names of the results that leave the kernel, as many as fit.
+/// The names of the results that leave the kernel, as many as fit, each block said once.
 fn base_name(ctx: &Context<'_>, ops: &[OpId], lanes: &[Body]) -> String {
     let graph = ctx.graph;
     let mut values: Vec<ValueId> = lanes.iter().flat_map(|lane| lane.stores.clone()).collect();
@@ -52,32 +52,31 @@ fn base_name(ctx: &Context<'_>, ops: &[OpId], lanes: &[Body]) -> String {
             .flat_map(|id| graph.op(*id).outputs.clone())
             .collect();
     }
-    let split = |name: &str| -> (String, String) {
-        match name.rsplit_once('.') {
-            Some((block, last)) => (identifier(block), identifier(last)),
-            None => (String::new(), identifier(name)),
-        }
-    };
     let mut name = String::new();
-    let mut block = String::new();
+    let mut previous: Vec<String> = vec![];
     for value in values {
-        let (of, last) = split(&graph.value(value).name);
-        let mut part = String::new();
-        if name.is_empty() || of != block {
-            part.push_str(&of);
-        }
-        if !part.is_empty() && !last.is_empty() {
-            part.push('_');
-        }
-        part.push_str(&last);
-        if !name.is_empty() && name.len() + 1 + part.len() > MAX {
-            break;
-        }
+        let path: Vec<String> = graph
+            .value(value)
+            .name
+            .split('.')
+            .map(identifier)
+            .filter(|part| !part.is_empty())
+            .collect();
+        // What this name has in common with the one before is not said again.
+        let said = path
+            .iter()
+            .zip(&previous)
+            .take_while(|(a, b)| a == b)
+            .count();
+        let part = path[said.min(path.len().saturating_sub(1))..].join("_");
         if !name.is_empty() {
+            if name.len() + 1 + part.len() > MAX {
+                break;
+            }
             name.push('_');
         }
         name.push_str(&part);
-        block = of;
+        previous = path;
     }
     name.truncate(MAX);
     match name.chars().next() {

@@ -7,9 +7,11 @@ use common::{Build, h200, options};
 use fusec_fuse::context::Context;
 use fusec_fuse::explain::diff::ChangeKind;
 use fusec_fuse::explain::pair::{Answer, Price};
-use fusec_fuse::explain::{ExplainError, NameError, PlanDiff, compare, compare_all, pair, why};
+use fusec_fuse::explain::{
+    ExplainError, NameError, PlanDiff, compare, compare_all, dot, pair, svg, why,
+};
 use fusec_fuse::fit::fit;
-use fusec_fuse::{Mode, Options, Planned, plan};
+use fusec_fuse::{Mode, Options, Planned, interior, plan};
 use fusec_ir::language::{ModelSource, Overrides, compile};
 use fusec_ir::*;
 use std::path::Path;
@@ -290,4 +292,33 @@ fn plans_of_equal_shape_are_compared_with_each_other() {
     let (diffs, lonely) = compare_all(&[of(1), of(64)], &[of(64), of(1), of(7)]);
     assert!(diffs.iter().all(PlanDiff::is_empty));
     assert_eq!((diffs.len(), lonely), (2, (0, 1)));
+}
+
+/// Pictures name every kernel and every operation, and are the same every time.
+#[test]
+fn pictures_are_complete() {
+    let device = h200();
+    for (graph, time) in [(model(), 1), (model(), 2048), (hybrid(), 2048)] {
+        let planned = plan(&graph, &options(&device, 8, time, Mode::Auto)).unwrap();
+        let (svg, dot) = (svg(&planned), dot(&planned));
+        assert_eq!(svg, fusec_fuse::explain::svg(&planned));
+        let opened = svg.matches("<g>").count() + svg.matches("<svg").count();
+        let closed = svg.matches("</g>").count() + svg.matches("</svg>").count();
+        assert_eq!(opened, closed);
+        assert!(!svg.contains("NaN") && !svg.contains("inf"), "{svg}");
+        for kernel in interior(&planned.plan) {
+            assert!(
+                svg.contains(&format!("<title>{}: ", kernel.name)),
+                "{}",
+                kernel.name
+            );
+            assert!(dot.contains(&format!("\"{}\\n", kernel.name)), "{dot}");
+            for name in &kernel.names {
+                assert!(svg.contains(&format!("<title>{name}</title>")), "{name}");
+                assert!(dot.contains(&format!("tooltip=\"{name}\"")), "{name}");
+            }
+        }
+    }
+    let planned = plan(&model(), &options(&device, 8, 2048, Mode::Auto)).unwrap();
+    insta::assert_snapshot!("small_dot", dot(&planned));
 }

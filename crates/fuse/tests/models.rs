@@ -3,9 +3,11 @@
 mod common;
 
 use common::{h200, options};
-use fusec_fuse::{Mode, Planned, launches_per_layer, plan};
-use fusec_ir::Graph;
-use fusec_ir::language::{ModelSource, Overrides, compile};
+use fusec_fuse::{Mode, Planned, Storage, forms, launches_per_layer, plan};
+use fusec_ir::interpret::{Input, Interpreter, Keep, State};
+use fusec_ir::language::{ModelSource, Overrides, compile, presets};
+use fusec_ir::{Graph, Precision, ValueId};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 fn models() -> PathBuf {
@@ -71,6 +73,64 @@ fn every_model_is_planned_in_every_mode_and_gets_fewer_launches() {
                 random.any(|p| p.plan.kernels.len() < unfused.plan.kernels.len()),
                 "{name}"
             );
+        }
+    }
+}
+
+/// What a graph computes in f64 from fixed token ids and parameters: a prefill and a step.
+fn outputs(graph: &Graph) -> Vec<f64> {
+    let numbers = |seed: usize, n: usize| -> Vec<f64> {
+        (0..n)
+            .map(|i| (((seed * 7919 + i * 104_729) % 2003) as f64 / 1001.5 - 1.0) * 0.5)
+            .collect()
+    };
+    let params = (0..graph.params.len())
+        .map(|i| numbers(i, graph.row_elements(graph.params[i].value)))
+        .collect();
+    let interpreter = Interpreter::<f64>::new(graph, params).expect("a sound graph");
+    let mut state = State::zero(graph, 2);
+    let mut out = vec![];
+    for (run, time) in [6, 1].into_iter().enumerate() {
+        let ids: Vec<i32> = (0..2 * time).map(|i| ((i * 5 + run) % 7) as i32).collect();
+        let inputs: BTreeMap<ValueId, Input<'_, f64>> = graph
+            .inputs
+            .iter()
+            .map(|v| (*v, Input::Ids(&ids)))
+            .collect();
+        let got = interpreter
+            .run(&mut state, 2, time, &inputs, Keep::Outputs)
+            .expect("a run");
+        for v in &graph.outputs {
+            out.extend(got.values[v].numbers().expect("numbers"));
+        }
+    }
+    out
+}
+
+#[test]
+fn every_form_of_every_model_computes_the_same() {
+    for name in zoo() {
+        let path = models().join(format!("{name}.toml"));
+        let source = ModelSource::from_path(&path).expect("a model of the repository");
+        let has_tiny = presets(&source).is_ok_and(|p| p.iter().any(|p| p == "tiny"));
+        let graph = model(&name, has_tiny.then_some("tiny"));
+        let takes_ids = |v: &ValueId| graph.value(*v).precision == Precision::Index;
+        if !graph.inputs.iter().all(takes_ids) {
+            continue;
+        }
+        let expected = outputs(&graph);
+        let scale = expected.iter().fold(0f64, |m, x| m.max(x.abs()));
+        assert!(scale > 0.0 && scale.is_finite(), "{name}");
+        for storage in [Storage::F32, Storage::Bf16] {
+            let (found, _) = forms::enumerate(&graph, storage).expect("forms");
+            for form in found {
+                let got = outputs(&form.graph);
+                let worst = expected
+                    .iter()
+                    .zip(&got)
+                    .fold(0f64, |m, (a, b)| m.max((a - b).abs()));
+                assert!(worst <= 1e-9 * scale, "{name} {:?}: {worst}", form.rules);
+            }
         }
     }
 }

@@ -18,7 +18,7 @@ mod text;
 pub mod why;
 
 pub use diff::{PlanDiff, compare, compare_all};
-//pub use draw::{dot, svg};
+pub use draw::{dot, svg};
 pub use name::NameError;
 pub use pair::{Pair, pair};
 pub use why::{Why, why};

@@ -1,7 +1,9 @@
 //! Inputs for timing: numbers and token ids from a seed. Never zeros, on which kernels run faster
 //! than on real data.
 
+use crate::element::{decode, encode};
 use crate::weights::draws::Draws;
+use fusec_codegen::Element;
 use fusec_fuse::Shape;
 use fusec_ir::interpret::Input;
 use fusec_ir::{Graph, OpKind, Precision, ValueId};
@@ -46,6 +48,19 @@ impl RunInputs {
             }
         });
         RunInputs(inputs.collect())
+    }
+
+    /// The same as a device holds them: numbers rounded to `element`.
+    pub fn stored_as(mut self, element: Element) -> Self {
+        for data in &mut self.0 {
+            if let Data::Numbers(numbers) = data {
+                // Numbers of a normal distribution fit every element type for numbers.
+                if let Ok(bytes) = encode("input", numbers, element) {
+                    *numbers = decode(&bytes, element);
+                }
+            }
+        }
+        self
     }
 
     /// The inputs as runs take them.

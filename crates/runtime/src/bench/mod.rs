@@ -3,12 +3,14 @@
 //! Lives here: what is run, how often, and what is made of the times. Never here: choosing
 //! kernels, compiling them, tables for people.
 
+mod check;
 mod floor;
 mod inputs;
 mod kernels;
 mod provenance;
 mod spread;
 
+pub use check::{Check, check};
 pub use floor::floor_bytes;
 pub use inputs::RunInputs;
 pub use kernels::KernelTime;

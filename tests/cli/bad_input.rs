@@ -1,41 +1,17 @@
-//! The command line as a user meets it: help, answers, exit statuses, and bad input of every kind.
-
-mod command;
+//! Bad input of every kind: a message that names the thing and the place, no panic, nothing
+//! half-written.
 
 use std::fs;
 use std::io::Write;
 use std::path::Path;
 
-use command::{Answer, fusec, fusec_with, repository};
 use serde_json::Value;
 
-const MODEL: &str = "models/gated-scan.toml";
+use crate::MODEL;
+use crate::command::{Answer, fusec, fusec_with, repository};
+
 const MAMBA: &str = "tests/golden/mamba2-hf";
 const RWKV: &str = "tests/golden/rwkv6-native/model.pth";
-
-#[test]
-fn help() {
-    for verb in [
-        "",
-        "compile",
-        "plan",
-        "explain",
-        "diff",
-        "inspect",
-        "verify",
-        "run",
-        "toolchain",
-    ] {
-        let arguments: Vec<&str> = [verb, "--help"]
-            .into_iter()
-            .filter(|a| !a.is_empty())
-            .collect();
-        let Answer { status, stdout, .. } = fusec(&arguments);
-        assert_eq!(status, Some(0), "{verb}");
-        let name = if verb.is_empty() { "fusec" } else { verb };
-        insta::assert_snapshot!(format!("help_{name}"), stdout);
-    }
-}
 
 /// A call that fails with this status, whose message holds all of these.
 struct Bad<'a> {
@@ -306,31 +282,6 @@ fn nothing_is_written_where_it_cannot_be_or_should_not() {
 }
 
 #[test]
-fn without_a_compiler_plans_and_sources_are_written_and_the_status_is_3() {
-    let dir = tempfile::tempdir().unwrap();
-    let out = dir.path().join("gated");
-    let out_text = out.to_str().unwrap();
-    let answer = fusec(&["compile", MODEL, "--out", out_text]);
-    assert_eq!(answer.status, Some(3), "{answer:?}");
-    for says in ["FUSEC_NVRTC=/no/such/libnvrtc.so.13", "or .12", out_text] {
-        assert!(answer.stderr.contains(says), "{}", answer.stderr);
-    }
-    for file in ["plan.txt", "plan.json", "manifest.json"] {
-        assert!(out.join(file).metadata().unwrap().len() > 0, "{file}");
-    }
-    let kernels: Vec<String> = fs::read_dir(out.join("kernels"))
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .collect();
-    assert!(!kernels.is_empty() && kernels.iter().all(|name| name.ends_with(".cu")));
-    // A second time, in its own place.
-    let again = fusec(&["compile", MODEL, "--out", out_text]);
-    assert_eq!(again.status, Some(3), "{again:?}");
-    assert_eq!(fusec(&["inspect", out_text]).status, Some(0));
-    assert_eq!(fusec(&["toolchain"]).status, Some(3));
-}
-
-#[test]
 fn an_unwritable_cache_is_named_and_stops_nothing_that_can_go_on() {
     if std::env::var("FUSEC_OFFLINE_TESTS").is_ok_and(|value| value == "1") {
         // Not `eprintln!`: the test harness would keep it to itself.
@@ -384,83 +335,4 @@ fn an_unwritable_cache_is_named_and_stops_nothing_that_can_go_on() {
             "{kernel}"
         );
     }
-}
-
-#[test]
-fn a_plan_as_json_adds_up() {
-    for (model, shape) in [
-        ("models/hybrid.toml", "B=8,T=2048"),
-        ("models/hybrid.toml", "B=1,T=1"),
-        ("models/mamba2.toml", "B=8,T=2048"),
-    ] {
-        let answer = fusec(&["plan", model, "--shape", shape, "--json"]);
-        assert_eq!(answer.status, Some(0), "{answer:?}");
-        let plan: Value = serde_json::from_str(&answer.stdout).unwrap();
-        let number = |value: &Value| value.as_f64().unwrap();
-        let kernels = plan["kernels"].as_array().unwrap();
-        assert_eq!(number(&plan["launches"]) as usize, kernels.len());
-        let total: f64 = kernels.iter().map(|k| number(&k["cost"]["total_us"])).sum();
-        assert!((number(&plan["total_us"]) / total - 1.0).abs() < 1e-9);
-        let second_layer = kernels.iter().filter(|k| k["layer"] == 1).count();
-        assert_eq!(number(&plan["launches_per_layer"]) as usize, second_layer);
-        assert!(
-            number(&plan["launches_per_layer"]) < number(&plan["unfused"]["launches_per_layer"])
-        );
-        assert!(number(&plan["bytes"]) <= number(&plan["unfused"]["bytes"]));
-        assert!(
-            kernels
-                .iter()
-                .all(|k| !k["ops"].as_array().unwrap().is_empty())
-        );
-    }
-}
-
-#[test]
-fn the_same_command_gives_the_same_bytes() {
-    let dir = tempfile::tempdir().unwrap();
-    let read = |name: &str| {
-        let out = dir.path().join(name);
-        let answer = fusec(&[
-            "compile",
-            "models/hybrid.toml",
-            "--out",
-            out.to_str().unwrap(),
-        ]);
-        assert_eq!(answer.status, Some(3), "{answer:?}");
-        let mut files: Vec<_> = fs::read_dir(out.join("kernels"))
-            .unwrap()
-            .map(|entry| entry.unwrap().path())
-            .collect();
-        files.extend(["plan.txt", "plan.json", "manifest.json"].map(|file| out.join(file)));
-        files.sort();
-        files
-            .into_iter()
-            .map(|path| {
-                let name = path.file_name().unwrap().to_owned();
-                (name, fs::read(path).unwrap())
-            })
-            .collect::<Vec<_>>()
-    };
-    assert!(read("one") == read("two"));
-}
-
-#[test]
-fn output_that_is_not_a_terminal_has_no_colours_and_may_be_cut_off() {
-    let answer = fusec(&["plan", "models/none.toml"]);
-    assert!(!answer.stderr.contains('\x1b'));
-    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_fusec"))
-        .args(["plan", "models/hybrid.toml", "--json"])
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .stdout(std::process::Stdio::piped())
-        .stderr(std::process::Stdio::piped())
-        .spawn()
-        .unwrap();
-    drop(child.stdout.take());
-    let output = child.wait_with_output().unwrap();
-    assert_eq!(output.status.code(), Some(0));
-    assert!(
-        output.stderr.is_empty(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
 }

@@ -2,12 +2,10 @@
 //!
 //! A change in them is a change of what users run: read it, then `cargo xtask bless`.
 
-mod command;
-
 use std::fs;
 use std::path::Path;
 
-use command::fusec;
+use crate::command::fusec;
 
 /// Compiles a model for the standard shape into `dir`.
 fn compile(model: &str, dir: &Path, arguments: &[&str]) {
@@ -26,7 +24,7 @@ fn compile(model: &str, dir: &Path, arguments: &[&str]) {
 
 fn snapshot(name: &str, text: &str) {
     insta::with_settings!({
-        snapshot_path => "plans",
+        snapshot_path => "../plans",
         prepend_module_to_snapshot => false,
         omit_expression => true,
     }, {

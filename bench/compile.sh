@@ -1,0 +1,51 @@
+# Sourced by prepare.sh and gpu.sh: compiles what bench/plans.txt lists and DIR lacks.
+#
+#   compile_plans FUSEC DIR JOBS [PATTERN]     PATTERN: an extended regular expression of names
+
+# The list, with @golden replaced by one line per case: NAME ARGS...
+list_plans() {
+    local name rest about case
+    grep -v -e '^#' -e '^$' bench/plans.txt | while read -r name rest; do
+        if [ "$name" = @golden ]; then
+            for about in tests/golden/*/about.json; do
+                case=$(basename "$(dirname "$about")")
+                echo "golden-$case-$rest $(golden_model "$case") --dtype $rest --shape B=2,T=64"
+            done
+        else
+            echo "$name $rest"
+        fi
+    done
+}
+
+# What a golden case is opened as: its directory, or the .pth in it.
+golden_model() {
+    local pth
+    for pth in tests/golden/"$1"/*.pth; do
+        if [ -e "$pth" ]; then
+            echo "$pth"
+            return
+        fi
+    done
+    echo "tests/golden/$1"
+}
+
+compile_plans() {
+    local fusec=$1 dir=$2 jobs=$3 pattern=${4:-.}
+    mkdir -p "$dir"
+    list_plans | grep -E "^[^ ]*($pattern)" | while read -r name rest; do
+        [ -f "$dir/$name/manifest.json" ] || echo "$name $rest"
+    done | xargs -P "$jobs" -d '\n' -I LINE sh -c '
+        set -- $3 "$1" "$2"
+        name=$1
+        shift
+        # The last two are the program and the directory; the others go to `fusec compile`.
+        count=$(($# - 2))
+        args=""
+        while [ $count -gt 0 ]; do args="$args $1"; shift; count=$((count - 1)); done
+        if ! "$1" compile $args --out "$2/$name" >"$2/$name.log" 2>&1; then
+            echo "FAILED: compile $name" >&2
+            tail -n 5 "$2/$name.log" >&2
+        fi
+        rm -f "$2/$name.log"
+    ' compile "$fusec" "$dir" LINE
+}

@@ -1,0 +1,107 @@
+#!/usr/bin/env bash
+# Everything that needs a GPU, in one go, in under ten minutes: correctness first, then times.
+# Runs in the repository's root, with .carry/ as bench/prepare.sh left it; writes to $OUT.
+#
+#   bench/gpu.sh [STAGE..]     verify calibrate ops models against; by default the first four
+#
+# SECONDS_PER_RUN: most seconds of timed runs of one subject at one shape (2).
+set -uo pipefail
+cd "$(dirname "$0")/.."
+. bench/compile.sh
+
+OUT=${OUT:-bench/results/unsorted}
+mkdir -p "$OUT"
+WORK=$(mktemp -d)
+trap 'rm -rf "$WORK"' EXIT
+FUSEC=$WORK/fusec
+cp .carry/fusec "$FUSEC"
+chmod +x "$FUSEC"
+export FUSEC_CACHE_DIR=$WORK/cache
+[ -f .carry/plans.tar.gz ] && tar -C "$WORK" -xzf .carry/plans.tar.gz
+PLANS=$WORK/plans
+MOST=${SECONDS_PER_RUN:-2}
+STAGES=("${@:-}")
+[ -z "${STAGES[0]}" ] && STAGES=(verify calibrate ops models)
+
+say() { echo "== [${SECONDS} s] $*"; }
+
+# Plans that were not carried are compiled here, where the toolkit brings NVRTC.
+need() {
+    compile_plans "$FUSEC" "$PLANS" "$(nproc)" "$1"
+}
+
+verify() {
+    need '^golden-'
+    local passed=0 failed=0 dtype about case log
+    for dtype in f32 bf16; do
+        for about in tests/golden/*/about.json; do
+            case=$(basename "$(dirname "$about")")
+            log=$WORK/verify.log
+            if timeout 60 "$FUSEC" verify "$(golden_model "$case")" --golden "tests/golden/$case/golden.safetensors" \
+                --device cuda:0 --plan-dir "$PLANS/golden-$case-$dtype" >"$log" 2>&1; then
+                passed=$((passed + 1))
+                echo "ok   $case $dtype: $(awk '/prefill|steps/ { printf "%s %s %s  ", $1, $2, $3 }' "$log")"
+            else
+                failed=$((failed + 1))
+                echo "FAIL $case $dtype"
+                sed 's/^/     /' "$log" | head -n 12
+            fi
+            cat "$log" >>"$OUT/verify.txt"
+        done
+    done
+    say "verify: $passed passed, $failed failed"
+}
+
+calibrate() {
+    timeout 120 "$FUSEC" calibrate --device cuda:0 --out "$OUT/device.toml" || echo "FAIL calibrate"
+}
+
+ops() {
+    need '^op-'
+    timeout 240 python3 bench/peers/ops.py --fusec "$FUSEC" --plans "$PLANS" --out "$OUT/ops.json" || echo "FAIL ops"
+}
+
+models() {
+    need '^model-'
+    local name
+    for name in rwkv7 rwkv6 mamba2 mamba1 gla; do
+        # The plan for B = 8 and the one for B = 1, each with its single steps; B = 64 decodes
+        # with the former.
+        timeout 120 "$FUSEC" bench --plan-dir "$PLANS/model-$name-b8" --shape B=8,T=2048 --shape B=8,T=1 --shape B=64,T=1 \
+            --device cuda:0 --per-kernel --runs 30 --warmup 4 --most-seconds "$MOST" --out "$OUT/$name-b8.json" || echo "FAIL $name b8"
+        timeout 120 "$FUSEC" bench --plan-dir "$PLANS/model-$name-b1" --shape B=1,T=2048 --shape B=1,T=1 \
+            --device cuda:0 --per-kernel --runs 50 --warmup 4 --most-seconds "$MOST" --out "$OUT/$name-b1.json" || echo "FAIL $name b1"
+        say "$name"
+    done
+    pack models '*-b[18].json'
+}
+
+# The chosen plan beside others, compiled here. Long: name it to have it.
+against() {
+    local line
+    for line in 'rwkv7 1.5b' 'rwkv6 1.6b' 'mamba2 1.3b' 'mamba1 1.4b' 'gla 1.3b'; do
+        # shellcheck disable=SC2086
+        set -- $line
+        timeout 150 "$FUSEC" bench "models/$1.toml" --preset "$2" --dtype bf16 --device cuda:0 --runs 10 --warmup 4 \
+            --shape B=8,T=2048 --shape B=1,T=2048 --shape B=1,T=1 --most-seconds 1 \
+            --against unfused,greedy,random:8 --out "$OUT/$1-against.json" || echo "FAIL $1 against"
+        say "$1 against"
+    done
+    pack against '*-against.json'
+}
+
+# Few files come back from some machines: those of a stage become one.
+pack() {
+    # shellcheck disable=SC2086
+    (cd "$OUT" && tar -czf "$1.tar.gz" $2 && rm -f $2)
+}
+
+nvidia-smi --query-gpu=name,driver_version,clocks.sm,clocks.mem,temperature.gpu --format=csv,noheader || true
+for stage in "${STAGES[@]}"; do
+    say "$stage"
+    case $stage in
+        verify | calibrate | ops | models | against) "$stage" ;;
+        *) echo "no stage is called $stage"; exit 2 ;;
+    esac
+done
+say done

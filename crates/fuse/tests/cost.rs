@@ -1,0 +1,168 @@
+//! The cost model says what is known of GPUs, and plans follow.
+
+mod common;
+
+use common::{Build, h200, options};
+use fusec_fuse::context::Context;
+use fusec_fuse::cost::cost;
+use fusec_fuse::fit::fit;
+use fusec_fuse::{Cost, Device, Kernel, Mode, Options, Shape, Storage, Template, plan};
+use fusec_ir::language::{ModelSource, Overrides, compile};
+use fusec_ir::*;
+use std::path::Path;
+
+/// The cost of one operation as a kernel.
+fn alone(
+    graph: &Graph,
+    name: &str,
+    device: &Device,
+    storage: Storage,
+    shape: (usize, usize),
+) -> Cost {
+    let (batch, time) = shape;
+    let ctx = Context::new(graph, Shape { batch, time }, storage, device, 1.0);
+    let of = |id: &&OpId| graph.op(**id).name == name;
+    let op = ctx.planned().iter().find(of).expect("planned");
+    cost(&ctx, &fit(&ctx, &[*op]).expect("legal"))
+}
+
+fn kernel_of<'a>(kernels: &'a [Kernel], name: &str) -> &'a Kernel {
+    let holds = |k: &&Kernel| k.names.iter().any(|n| n == name);
+    kernels.iter().find(holds).expect("planned")
+}
+
+#[test]
+fn a_large_map_takes_the_time_of_its_bytes() {
+    let mut b = Build::new();
+    let c = b.axis("C", 2048);
+    let x = b.input("x", &[c]);
+    let y = b.unary("y", Unary::Relu, x);
+    let g = b.output(&[y]);
+    let device = h200();
+    let cost = alone(&g, "y", &device, Storage::F32, (8, 2048));
+    let bytes = 2.0 * 4.0 * 8.0 * 2048.0 * 2048.0;
+    assert_eq!(cost.bytes, bytes);
+    assert!((cost.memory_us - bytes / 4.24e6).abs() < 1e-6);
+    assert_eq!(cost.total_us, cost.memory_us + cost.launch_us);
+}
+
+#[test]
+fn an_activation_that_fits_the_l2_is_read_there() {
+    let mut b = Build::new();
+    let c = b.axis("C", 2048);
+    let x = b.input("x", &[c]);
+    let y = b.unary("y", Unary::Relu, x);
+    let g = b.output(&[y]);
+    let device = h200();
+    for (batch, cached) in [(1, true), (8, false)] {
+        let cost = alone(&g, "y", &device, Storage::Bf16, (batch, 2048));
+        assert_eq!(cost.l2_bytes > 0.0, cached, "B={batch}");
+    }
+}
+
+#[test]
+fn products_of_f32_pay_the_simt_rate() {
+    let mut b = Build::new();
+    let (c, f) = (b.axis("C", 2048), b.axis("F", 2048));
+    let x = b.input("x", &[c]);
+    let y = b.project("y", x, &[f]);
+    let g = b.output(&[y]);
+    let device = h200();
+    let slow = alone(&g, "y", &device, Storage::F32, (8, 2048));
+    let fast = alone(&g, "y", &device, Storage::Bf16, (8, 2048));
+    assert_eq!((slow.tensor_flops, fast.simt_flops), (0.0, 0.0));
+    assert_eq!(slow.simt_flops, fast.tensor_flops);
+    assert!(slow.total_us > 4.0 * fast.total_us);
+}
+
+#[test]
+fn a_scan_waits_for_its_steps_and_a_lone_block_for_itself() {
+    let mut b = Build::new();
+    let c = b.axis("C", 64);
+    let x = b.input("x", &[c]);
+    let h = b.ema("h", x, x);
+    let g = b.output(&[h]);
+    let device = h200();
+    let long = alone(&g, "h", &device, Storage::Bf16, (1, 2048));
+    assert_eq!(long.serial_steps, 2048.0);
+    assert!(long.serial_us >= 2048.0 * device.step_us.value);
+    let mut b = Build::new();
+    let c = b.axis("C", 64);
+    let x = b.input("x", &[c]);
+    let y = b.unary("y", Unary::Exp, x);
+    let g = b.output(&[y]);
+    assert!(alone(&g, "y", &device, Storage::Bf16, (1, 1)).underfill_us > 0.0);
+}
+
+#[test]
+fn a_norm_and_its_six_shifts_are_one_kernel() {
+    let mut b = Build::new();
+    let c = b.axis("C", 2048);
+    let x = b.input("x", &[c]);
+    let n = b.norm("n", x, &[c]);
+    let mut out = vec![];
+    for i in 0..6 {
+        let mu = b.param(&format!("mu{i}"), &[c]);
+        let late = b.late(n, 1);
+        let inputs = vec![b.read(n), late, b.read(mu)];
+        let shifted = Expr::binary(Binary::Sub, Expr::Input(1), Expr::Input(0));
+        let expr = Expr::binary(
+            Binary::Add,
+            Expr::Input(0),
+            Expr::binary(Binary::Mul, shifted, Expr::Input(2)),
+        );
+        out.push(b.op(&format!("s{i}"), OpKind::Map { expr }, inputs, &[c]));
+    }
+    let g = b.output(&out);
+    let device = h200();
+    let planned = plan(&g, &options(&device, 8, 2048, Mode::Auto)).unwrap();
+    assert_eq!(planned.plan.kernels.len(), 1);
+}
+
+#[test]
+fn a_projection_of_one_row_takes_its_norm_as_a_prologue_and_one_of_many_rows_does_not() {
+    let mut b = Build::new();
+    let (c, f) = (b.axis("C", 2048), b.axis("F", 2048));
+    let x = b.input("x", &[c]);
+    let n = b.norm("n", x, &[c]);
+    let y = b.project("y", n, &[f]);
+    let z = b.unary("z", Unary::Silu, y);
+    let g = b.output(&[z]);
+    let device = h200();
+    let one = plan(&g, &options(&device, 1, 1, Mode::Auto)).unwrap();
+    assert_eq!(one.plan.kernels.len(), 1);
+    let many = plan(&g, &options(&device, 8, 2048, Mode::Auto)).unwrap();
+    let gemm = kernel_of(&many.plan.kernels, "y");
+    assert_eq!(gemm.phases[0].lanes[0].template, Template::Gemm);
+    assert!(gemm.names.contains(&"z".to_string()));
+    assert!(!gemm.names.contains(&"n".to_string()));
+}
+
+#[test]
+fn the_product_stays_outside_the_loop_and_the_gate_goes_into_it() {
+    let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models");
+    let source = ModelSource::from_path(&models.join("gated-scan.toml")).expect("a model");
+    let graph = match compile(&source, &Overrides::default()) {
+        Ok(graph) => graph,
+        Err(error) => panic!("{error}"),
+    };
+    for name in ["t4", "h200"] {
+        let device = Device::find(name).unwrap();
+        for batch in [1, 4, 8, 16] {
+            for time in [512, 1024, 2048] {
+                let options = Options {
+                    storage: Storage::F16,
+                    ..options(&device, batch, time, Mode::Auto)
+                };
+                let kernels = plan(&graph, &options).unwrap().plan.kernels;
+                let templates: Vec<Template> = kernels
+                    .iter()
+                    .map(|k| k.phases[0].lanes[0].template)
+                    .collect();
+                // One launch of products, one of the recurrence with everything pointwise.
+                let expected = [Template::Gemm, Template::Scan];
+                assert_eq!(templates, expected, "{name} B={batch} T={time}");
+            }
+        }
+    }
+}

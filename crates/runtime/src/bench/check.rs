@@ -1,0 +1,116 @@
+//! Are the numbers right that are computed so fast? A short run against the f64 interpreter, so
+//! that no time is reported of kernels that compute something else.
+
+use super::RunInputs;
+use crate::cpu::CpuSession;
+use crate::session::{Session, SessionError};
+use crate::weights::Weights;
+use fusec_fuse::{Shape, Storage};
+use fusec_ir::interpret::{Rounding, StorageType, Tensor};
+use serde::Serialize;
+
+/// Sequences, and tokens of the first run: neither a multiple of anything.
+const SHAPE: Shape = Shape { batch: 2, time: 37 };
+/// Single steps after it.
+const STEPS: usize = 3;
+/// Largest relative L2 error in f32.
+const F32_BOUND: f64 = 5e-5;
+/// In half precision: how many times the error of a plan that rounds after every operation.
+const HALF_FACTOR: f64 = 1.5;
+
+/// How far a device's results are from the f64 interpreter's.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Check {
+    /// Largest relative L2 error of any output of any run.
+    pub error: f64,
+    /// The same output's accepted error.
+    pub accepted: f64,
+    /// Name of the output.
+    pub output: String,
+    /// Whether every output of every run is accepted.
+    pub passed: bool,
+}
+
+/// Runs a session and the interpreter side by side: a short run and single steps.
+pub fn check(
+    session: &mut dyn Session,
+    weights: &Weights,
+    storage: Storage,
+    seed: u64,
+) -> Result<Check, SessionError> {
+    let graph = session.graph().clone();
+    let mut exact = CpuSession::<f64>::new(&graph, weights.clone())?;
+    let mut rounded = match storage {
+        Storage::F32 => None,
+        Storage::Bf16 => Some(StorageType::Bf16),
+        Storage::F16 => Some(StorageType::F16),
+    }
+    .map(|storage| CpuSession::<f64>::rounded(&graph, weights.clone(), Rounding::Op(storage)))
+    .transpose()?;
+    session.reset(SHAPE.batch)?;
+    exact.reset(SHAPE.batch)?;
+    if let Some(rounded) = &mut rounded {
+        rounded.reset(SHAPE.batch)?;
+    }
+    let mut worst = Check {
+        error: 0.0,
+        accepted: F32_BOUND,
+        output: String::new(),
+        passed: true,
+    };
+    for run in 0..=STEPS {
+        let time = if run == 0 { SHAPE.time } else { 1 };
+        let shape = Shape { time, ..SHAPE };
+        let inputs = RunInputs::random(&graph, shape, seed.wrapping_add(run as u64));
+        let inputs = inputs.stored_as(storage.into());
+        let given = inputs.given();
+        let got = session.run(time, &given)?;
+        let want = exact.run(time, &given)?;
+        let unfused = rounded
+            .as_mut()
+            .map(|rounded| rounded.run(time, &given))
+            .transpose()?;
+        for (at, (got, want)) in got.iter().zip(&want).enumerate() {
+            let error = relative_l2(got, want);
+            let accepted = match unfused.as_ref().and_then(|unfused| unfused.get(at)) {
+                Some(unfused) => HALF_FACTOR * relative_l2(unfused, want),
+                None => F32_BOUND,
+            };
+            // Not a number is never accepted.
+            let accept = error <= accepted;
+            let further = !(error / accepted <= worst.error / worst.accepted);
+            if worst.passed && (further || !accept) {
+                let name = graph
+                    .outputs
+                    .get(at)
+                    .map(|id| graph.value(*id).name.clone());
+                worst = Check {
+                    error,
+                    accepted,
+                    output: name.unwrap_or_default(),
+                    passed: accept,
+                };
+            }
+        }
+    }
+    Ok(worst)
+}
+
+/// `|got - want| / |want|`, L2 norms.
+fn relative_l2(got: &Tensor<f32>, want: &Tensor<f32>) -> f64 {
+    let (Some(got), Some(want)) = (got.numbers(), want.numbers()) else {
+        return f64::NAN;
+    };
+    if got.len() != want.len() {
+        return f64::NAN;
+    }
+    let (mut error, mut norm) = (0.0, 0.0);
+    for (got, want) in got.iter().zip(want) {
+        error += (f64::from(*got) - f64::from(*want)).powi(2);
+        norm += f64::from(*want).powi(2);
+    }
+    match norm {
+        0.0 => error.sqrt(),
+        norm => (error / norm).sqrt(),
+    }
+}

@@ -1,0 +1,9 @@
+//! The command line as a user meets it.
+
+mod answers;
+mod bad_input;
+mod command;
+mod plans;
+
+/// A small model.
+const MODEL: &str = "models/gated-scan.toml";
