@@ -32,7 +32,7 @@ golden_model() {
 compile_plans() {
     local fusec=$1 dir=$2 jobs=$3 pattern=${4:-.}
     mkdir -p "$dir"
-    list_plans | grep -E "^[^ ]*($pattern)" | while read -r name rest; do
+    list_plans | awk -v pattern="$pattern" '$1 ~ pattern' | while read -r name rest; do
         [ -f "$dir/$name/manifest.json" ] || echo "$name $rest"
     done | xargs -P "$jobs" -d '\n' -I LINE sh -c '
         set -- $3 "$1" "$2"

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod bench;
+mod calibrate;
 mod classes;
 mod compile;
 mod device;
@@ -67,6 +68,8 @@ enum Verb {
     Run(run::Args),
     /// Times models and plans.
     Bench(bench::Args),
+    /// Measures a GPU and writes a device profile.
+    Calibrate(calibrate::Args),
     /// Shows the CUDA compiler that is used, and fetches it where there is none.
     Toolchain(toolchain::Args),
 }
@@ -99,6 +102,7 @@ fn dispatch(verb: Verb, output: &mut Output) -> Result<Exit, Failure> {
         Verb::Verify(args) => verify::run(&args, output),
         Verb::Run(args) => run::run(&args, output),
         Verb::Bench(args) => bench::run(&args, output),
+        Verb::Calibrate(args) => calibrate::run(&args, output),
         Verb::Toolchain(args) => toolchain::run(&args, output),
     }
 }

@@ -18,6 +18,8 @@ fn help() {
         "inspect",
         "verify",
         "run",
+        "bench",
+        "calibrate",
         "toolchain",
     ] {
         let arguments: Vec<&str> = [verb, "--help"]

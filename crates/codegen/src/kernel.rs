@@ -2,6 +2,7 @@
 
 use crate::CodegenError;
 use crate::affine::Grid;
+use crate::attend;
 use crate::layout::{self, Layouts};
 use crate::manifest::{KernelParam, LaneGrid, ParamKind, RowUnits};
 use crate::matmul::{self, Target};
@@ -107,6 +108,7 @@ pub fn generate(
             Template::Gemv | Template::Gemm => {
                 matmul::lane(graph, target, kernel, body, &mut pointers, &mut names)?
             }
+            Template::Attend => attend::lane(graph, kernel, body, &mut pointers, &mut names)?,
         });
     }
     let mut text = Text::at(1);
@@ -238,6 +240,7 @@ fn threads_of(graph: &Graph, target: Target, body: &Body) -> usize {
             layout::threads_for(&grid, &micro::lower(graph, &body.ops, &body.tails))
         }
         Template::Gemv | Template::Gemm => matmul::threads(graph, target, body),
+        Template::Attend => attend::THREADS,
     }
 }
 
@@ -370,12 +373,7 @@ fn header(graph: &Graph, kernel: &Kernel, storage: Storage) -> Vec<String> {
     let mut out = Vec::new();
     for phase in &kernel.phases {
         for (i, body) in phase.lanes.iter().enumerate() {
-            let template = match body.template {
-                Template::Row => "row",
-                Template::Scan => "scan",
-                Template::Gemv => "gemv",
-                Template::Gemm => "gemm",
-            };
+            let template = body.template;
             if phase.lanes.len() > 1 {
                 out.push(format!("lane {i}, template {template}, storage {storage}:"));
             } else {
@@ -416,6 +414,7 @@ pub fn op_text(graph: &Graph, id: OpId) -> String {
         OpKind::Contract { .. } => "contract",
         OpKind::Gather => "gather",
         OpKind::Scan { recurrence, .. } => graph.recurrence(*recurrence).name.as_str(),
+        OpKind::Attend { .. } => "attention",
         OpKind::CumSum { .. } => "cumsum",
     };
     let results: Vec<String> = op

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod affine;
+mod attend;
 mod cexpr;
 pub mod chunked;
 mod error;

@@ -218,8 +218,8 @@ impl Lowering<'_> {
                 );
             }
             OpKind::Scan { recurrence, states } => self.scan(id, op, recurrence.index(), states),
-            // Contractions belong to other templates, cumulative sums to load time.
-            OpKind::Contract { .. } | OpKind::CumSum { .. } => {}
+            // Contractions and attention belong to other templates, cumulative sums to load time.
+            OpKind::Contract { .. } | OpKind::Attend { .. } | OpKind::CumSum { .. } => {}
         }
     }
 

@@ -8,6 +8,7 @@ use std::sync::LazyLock;
 use tera::{Context, Tera};
 
 const TEMPLATES: &[(&str, &str)] = &[
+    ("attend.cu", include_str!("../templates/attend.cu")),
     ("kernel.cu", include_str!("../templates/kernel.cu")),
     ("walk.cu", include_str!("../templates/walk.cu")),
 ];

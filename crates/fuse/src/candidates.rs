@@ -63,6 +63,8 @@ pub struct Board<'a> {
     edges: Vec<Bits>,
     scans: Bits,
     contracts: Bits,
+    /// Operations that share no kernel.
+    alone: Bits,
     /// Groups that pins keep together, disjoint; every operation is in exactly one.
     atoms: Vec<Bits>,
     atom_of: Vec<usize>,
@@ -84,11 +86,13 @@ impl<'a> Board<'a> {
         let mut edges = vec![Bits::empty(n); n];
         let mut readers: BTreeMap<ValueId, Bits> = BTreeMap::new();
         let (mut scans, mut contracts) = (Bits::empty(n), Bits::empty(n));
+        let mut alone = Bits::empty(n);
         for (i, id) in ops.iter().enumerate() {
             let op = ctx.graph.op(*id);
             match op.kind {
                 OpKind::Scan { .. } => scans.insert(i),
                 OpKind::Contract { .. } => contracts.insert(i),
+                OpKind::Attend { .. } => alone.insert(i),
                 _ => {}
             }
             for access in &op.inputs {
@@ -134,6 +138,7 @@ impl<'a> Board<'a> {
             edges,
             scans,
             contracts,
+            alone,
             atoms: (0..n).map(|i| Bits::of(n, [i])).collect(),
             atom_of: (0..n).collect(),
             apart,
@@ -212,6 +217,9 @@ impl<'a> Board<'a> {
 
     /// Operations with which a legal group may grow.
     pub fn frontier(&self, set: &Bits) -> Bits {
+        if set.meets(&self.alone) {
+            return Bits::empty(self.len());
+        }
         let anchors = if set.meets(&self.scans) {
             Some(&self.scans)
         } else if set.meets(&self.contracts) {
@@ -243,6 +251,7 @@ impl<'a> Board<'a> {
                 out.subtract(&self.contracts);
             }
         }
+        out.subtract(&self.alone);
         out.subtract(set);
         out
     }

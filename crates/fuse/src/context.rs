@@ -141,7 +141,10 @@ pub fn is_row_op(op: &Op) -> bool {
 /// The index variables over which an operation combines elements.
 pub fn reduced_axes(op: &Op) -> &[AxisId] {
     match &op.kind {
-        OpKind::Reduce { axes, .. } | OpKind::Norm { axes, .. } | OpKind::Contract { axes } => axes,
+        OpKind::Reduce { axes, .. }
+        | OpKind::Norm { axes, .. }
+        | OpKind::Contract { axes }
+        | OpKind::Attend { axes, .. } => axes,
         OpKind::CumSum { axis } => std::slice::from_ref(axis),
         OpKind::Map { .. } | OpKind::Gather | OpKind::Scan { .. } => &[],
     }

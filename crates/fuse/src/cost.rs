@@ -124,6 +124,10 @@ impl<'a> Lane<'a> {
                 let runs = ctx.shape.time.div_ceil(body.rows_per_block.max(1) as usize);
                 (ctx.shape.batch * runs * tiles, 1)
             }
+            Template::Attend => {
+                let runs = ctx.shape.time.div_ceil(body.rows_per_block.max(1) as usize);
+                (ctx.shape.batch * runs * tiles, 1)
+            }
             Template::Scan => (ctx.shape.batch * tiles, 1),
             Template::Gemv => {
                 let blocks = columns.div_ceil(GEMV_COLUMNS);
@@ -197,6 +201,15 @@ impl<'a> Lane<'a> {
                 entry.0 = (entry.0 + self.touched(op, access)).min(1.0);
                 entry.1 |= by_all && graph.value(access.value).rows;
             }
+            if let (OpKind::Attend { .. }, [_, key, value]) = (&op.kind, op.inputs.as_slice()) {
+                // Each run of rows reads what it sees again.
+                let rows = f64::from(self.body.rows_per_block.max(1));
+                let runs = (ctx.shape.time as f64 / rows).ceil() - 1.0;
+                for access in [key, value] {
+                    let bytes = graph.row_elements(access.value) * ctx.element_bytes(access.value);
+                    work.l2_bytes += (bytes * ctx.shape.batch) as f64 * runs * self.seen(op);
+                }
+            }
             if let OpKind::Scan { states, .. } = &op.kind {
                 for state in states {
                     work.bytes += 2.0 * self.state_bytes(*state);
@@ -225,6 +238,16 @@ impl<'a> Lane<'a> {
         }
         for state in &self.body.tails {
             work.bytes += self.state_bytes(*state);
+        }
+    }
+
+    /// Rows that a row of attention sees on average: all that are kept when one token is added,
+    /// else the earlier ones of a run that starts the sequence.
+    fn seen(&self, op: &fusec_ir::Op) -> f64 {
+        match (&op.kind, self.ctx.shape.time) {
+            (OpKind::Attend { window, .. }, 1) => f64::from(*window),
+            (OpKind::Attend { window, .. }, time) => f64::from(*window).min(time as f64) / 2.0,
+            _ => 0.0,
         }
     }
 
@@ -312,6 +335,15 @@ impl<'a> Lane<'a> {
                     work.simt_flops += flops * times;
                     work.special += special * times;
                 }
+                OpKind::Attend { axes, .. } => {
+                    // A product, an exponential and a sum for each pair of rows.
+                    let heads = graph.elements(&graph.attention_heads(op)) as f64;
+                    let results = op.outputs.first().map_or(0, |v| graph.row_elements(*v));
+                    let pairs = times * self.seen(op);
+                    let depth = graph.elements(axes) as f64;
+                    work.simt_flops += 2.0 * pairs * (heads * depth + results as f64);
+                    work.special += pairs * heads;
+                }
                 OpKind::Gather | OpKind::CumSum { .. } => {}
             }
         }
@@ -326,7 +358,8 @@ impl<'a> Lane<'a> {
             .iter()
             .filter(|id| {
                 let op = graph.op(**id);
-                !reduced_axes(op).is_empty() && !matches!(op.kind, OpKind::Contract { .. })
+                !reduced_axes(op).is_empty()
+                    && !matches!(op.kind, OpKind::Contract { .. } | OpKind::Attend { .. })
             })
             .count() as f64;
         let exchange_us = exchanges * device.barrier_us.value;
@@ -340,7 +373,7 @@ impl<'a> Lane<'a> {
                 (steps, steps * (device.step_us.value + exchange_us))
             }
             Template::Gemv => (self.ctx.rows() as f64, self.ctx.rows() as f64 * exchange_us),
-            Template::Gemm => (0.0, 0.0),
+            Template::Gemm | Template::Attend => (0.0, 0.0),
         }
     }
 }

@@ -115,6 +115,9 @@ pub enum Template {
     Gemv,
     /// Matrix products: tiles of rows by columns.
     Gemm,
+    /// A block owns a run of consecutive rows of one sequence and one head of softmax
+    /// attention, and walks the keys and values that these rows see.
+    Attend,
 }
 
 /// What a body is built around.
@@ -127,6 +130,8 @@ pub enum Anchor {
     Contract,
     /// A recurrence.
     Scan,
+    /// Softmax attention.
+    Attend,
 }
 
 /// A group of operations that one template executes.
@@ -134,7 +139,7 @@ pub enum Anchor {
 pub struct Body {
     /// The template.
     pub template: Template,
-    /// The contractions or scans it is built around; empty for [`Template::Row`].
+    /// The contractions, scans or attention it is built around; empty for [`Template::Row`].
     pub anchors: Vec<OpId>,
     /// Everything it computes, ascending: prologue, anchors, epilogue.
     pub ops: Vec<OpId>,
@@ -144,7 +149,7 @@ pub struct Body {
     pub tails: Vec<StateId>,
     /// Axes spread over the grid (beside batch, and time for rows), outermost first.
     pub grid: Vec<GridAxis>,
-    /// Row template: consecutive rows one block walks. Otherwise 1.
+    /// Row and attend templates: consecutive rows of one block. Otherwise 1.
     pub rows_per_block: u32,
 }
 
@@ -217,6 +222,7 @@ impl fmt::Display for Template {
             Template::Scan => "scan",
             Template::Gemv => "gemv",
             Template::Gemm => "gemm",
+            Template::Attend => "attend",
         })
     }
 }

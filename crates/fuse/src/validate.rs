@@ -104,6 +104,15 @@ impl Checker<'_> {
         }
     }
 
+    /// Whether a state holds the rows that an access reads from before the first one.
+    fn holds(&self, state: StateId, access: &fusec_ir::Access) -> bool {
+        matches!(
+            self.graph.state(state).kind,
+            fusec_ir::StateKind::Tail { value, width }
+                if value == access.value && i64::from(width) >= i64::from(access.delay)
+        )
+    }
+
     fn expr(&self, expr: &Expr, inputs: usize, place: &str) -> Result<(), PlanError> {
         let mut bad = false;
         expr.walk(&mut |e| match e {
@@ -142,6 +151,28 @@ impl Checker<'_> {
             OpKind::Contract { axes } => {
                 self.axes(axes, place)?;
                 operands(2..=2)
+            }
+            OpKind::Attend {
+                axes,
+                window,
+                scale,
+            } => {
+                self.axes(axes, place)?;
+                operands(3..=3)?;
+                let rows = |v: &ValueId| self.graph.value(*v).rows;
+                let cached = |access: &fusec_ir::Access| {
+                    let delay = i64::from(access.delay);
+                    rows(&access.value)
+                        && delay + 1 == i64::from(*window)
+                        && (delay == 0 || access.tail.is_some_and(|s| self.holds(s, access)))
+                };
+                let fits = scale.is_finite()
+                    && op.inputs[1..].iter().all(cached)
+                    && matches!(op.outputs.as_slice(), [v] if rows(v));
+                if !fits {
+                    return self.fail(place, "its window differs from the rows it keeps");
+                }
+                Ok(())
             }
             OpKind::Gather => operands(2..=2),
             OpKind::CumSum { axis } => {

@@ -528,6 +528,34 @@ fn cases() -> Vec<(Case, &'static str)> {
             64,
         );
     }
+    // Attend
+    {
+        let mut b = Build::new();
+        let (h, n, i) = (b.axis("H", 4), b.axis("N", 64), b.axis("I", 64));
+        let (q, k, v) = (
+            b.input("q", &[h, n]),
+            b.input("k", &[n]),
+            b.input("v", &[h, i]),
+        );
+        let a = b.attend("a", (q, k, v), &[n], &[h, i]);
+        let y = b.unary("y", Unary::Exp, a);
+        let g = b.output(&[y]);
+        case(
+            "attend-alone",
+            "attention and a map",
+            g.clone(),
+            &["a", "y"],
+            1,
+            64,
+        );
+        case("legal", "attention", g, &["a"], 1, 64);
+        let mut b = Build::new();
+        let (n, i) = (b.axis("N", 2048), b.axis("I", 2049));
+        let (q, k, v) = (b.input("q", &[n]), b.input("k", &[n]), b.input("v", &[i]));
+        let a = b.attend("a", (q, k, v), &[n], &[i]);
+        let g = b.output(&[a]);
+        case("attend-width", "one wide head", g, &["a"], 1, 64);
+    }
     {
         let mut b = Build::new();
         let (c, f) = (b.axis("C", 64), b.axis("F", 32));
@@ -649,4 +677,30 @@ fn a_prologue_without_the_head_axis_is_computed_by_every_head() {
     // A norm over heads needs all of them in one block.
     let body = &fit_at(&g, &["all", "t"], 1, 64).unwrap()[0];
     assert_eq!(body.grid, []);
+}
+
+#[test]
+fn attention_gives_a_head_to_a_block_and_as_many_rows_as_it_can_hold() {
+    for (heads, width, time, rows) in [
+        (4, 64, 1, 1),
+        (4, 64, 3, 4),
+        (4, 64, 64, 16),
+        (1, 1024, 64, 4),
+    ] {
+        let mut b = Build::new();
+        let (h, n, i) = (b.axis("H", heads), b.axis("N", 64), b.axis("I", width));
+        let (q, k, v) = (
+            b.input("q", &[h, n]),
+            b.input("k", &[n]),
+            b.input("v", &[h, i]),
+        );
+        let a = b.attend("a", (q, k, v), &[n], &[h, i]);
+        let g = b.output(&[a]);
+        let body = &fit_at(&g, &["a"], 1, time).unwrap()[0];
+        let grid = [GridAxis { axis: h, tile: 1 }];
+        assert_eq!(body.template, Template::Attend);
+        assert_eq!(body.rows_per_block, rows, "{width} T={time}");
+        assert_eq!(body.grid, grid[..usize::from(heads > 1)]);
+        assert_eq!((body.stores.len(), body.tails.len()), (1, 2));
+    }
 }

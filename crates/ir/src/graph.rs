@@ -272,6 +272,21 @@ pub enum OpKind {
         /// One per state of the definition.
         states: Vec<StateId>,
     },
+    /// Causal softmax attention over a window of rows. Inputs are queries, keys and values;
+    /// with `p` the absolute position of row `t` and `s` from `max(0, p - window + 1)` to `p`,
+    /// `out[t, axes] = sum over s of softmax over s (scale * sum over reduce of in0[t] * in1[s]) * in2[s]`.
+    /// Keys and values are read with delay `window - 1`: their tails are the cache. The axes of
+    /// the output that queries or keys run over are heads; the values do not run over the
+    /// summed ones.
+    Attend {
+        /// The index variables that queries and keys are multiplied along (primed where the
+        /// name is also an output's).
+        axes: Vec<AxisId>,
+        /// Rows seen, the current one included; at least 1.
+        window: u32,
+        /// Factor of the products.
+        scale: f64,
+    },
     /// Inclusive sum along an axis. At load only.
     CumSum {
         /// The axis.
@@ -471,6 +486,17 @@ impl Graph {
             StateKind::Tail { width, .. } => width as usize,
         };
         width * self.elements(&state.axes)
+    }
+
+    /// Of an operation that attends, the axes of the result along which the weights of rows
+    /// differ: its heads. Along the others only the values differ.
+    pub fn attention_heads(&self, op: &Op) -> Vec<AxisId> {
+        let weighs = |axis: AxisId| {
+            let mut indices = op.inputs.iter().take(2).flat_map(|access| &access.index);
+            indices.any(|index| index.terms.iter().any(|term| term.0 == axis))
+        };
+        let axes = op.outputs.first().map_or(&[][..], |v| &self.value(*v).axes);
+        axes.iter().copied().filter(|axis| weighs(*axis)).collect()
     }
 
     /// Whether an operation is evaluated once at load (its results have no rows).

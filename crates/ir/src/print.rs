@@ -194,6 +194,17 @@ pub fn operation(graph: &Graph, op: &Op) -> String {
         OpKind::Scan { recurrence, .. } => {
             format!("{}({})", graph.recurrence(*recurrence).name, all())
         }
+        OpKind::Attend {
+            axes: over,
+            window,
+            scale,
+        } => format!(
+            "attend {} to {} over {}, scale {scale}, window {window}: {}",
+            operand(0),
+            operand(1),
+            axes(graph, over),
+            operand(2)
+        ),
         OpKind::CumSum { axis: a } => format!("cumsum over {} of {}", axis(*a), operand(0)),
     };
     let mut out = format!("{} = {right}", results.join(", "));

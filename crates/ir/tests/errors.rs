@@ -235,6 +235,26 @@ const EDITS: &[(&str, &str, &str)] = &[
     ),
     ("delay of a parameter", "shift(x) - x", "shift(mu) - x"),
     ("constant overflow", "d * mu", "d * 1e400"),
+    (
+        "attention without a window",
+        "y = ema(c, a)",
+        "y = attention(c, a, x, N)",
+    ),
+    (
+        "attention over no token",
+        "y = ema(c, a)",
+        "y = attention(c, a, x, N, window = 0)",
+    ),
+    (
+        "attention between other heads",
+        "y = ema(c, a)",
+        "y = attention(c, rename(a, H -> L), x, N, window = 8)",
+    ),
+    (
+        "attention to a parameter",
+        "y = ema(c, a)",
+        "y = attention(c, mu, x, N, window = 8)",
+    ),
 ];
 
 fn edited(from: &str, to: &str) -> String {

@@ -236,6 +236,35 @@ const CASES: &[(&str, Formula)] = &[
         hn(|t, h, n| d.x(t, h, n) + total(h + 1, |h| d.p("b", h * N + n).powi(2)))
     }),
     (
+        "return attention(x, x * g, x * b, N, window = 3, scale = rsqrt(H * H))",
+        |d| {
+            hn(|t, h, n| {
+                let weight = |s: isize| {
+                    let product = |m: usize| d.x(t, h, m) * d.x(s, h, m) * d.p("g", m);
+                    (0.5 * total(N, product)).exp()
+                };
+                let seen = || (t - 2).max(0)..=t;
+                let value = |s: isize| d.x(s, h, n) * d.p("b", h * N + n);
+                seen().map(|s| weight(s) * value(s)).sum::<f64>() / seen().map(weight).sum::<f64>()
+            })
+        },
+    ),
+    // Heads that share keys; keys and values of different axes; a window of everything.
+    (
+        "return attention(x, x[H = 1], rename(shift(x)[H = 0], N -> M), N, window = 5)",
+        |d| {
+            hn(|t, h, n| {
+                let weight =
+                    |s: isize| (total(N, |m| d.x(t, h, m) * d.x(s, 1, m)) / 3f64.sqrt()).exp();
+                let values = (0..=t).map(|s| weight(s) * d.x(s - 1, 0, n));
+                values.sum::<f64>() / (0..=t).map(weight).sum::<f64>()
+            })
+        },
+    ),
+    ("return attention(x, x, x[N = 1], H, N, window = 1)", |d| {
+        each(&[H], |t, i| d.x(t, i[0], 1))
+    }),
+    (
         "y = f32(x * x); z[C] = y + x; if N == 3 && eps < 1 { z = z * y } else { z = x }; return z",
         |d| {
             hn(|t, h, n| {
@@ -301,6 +330,18 @@ fn functions_mean_their_formulas() {
                 .run(&mut state, 1, T, &inputs, Keep::Outputs)
                 .unwrap_or_else(|e| panic!("{flow}: {e}"));
             let got = run.values[&graph.outputs[0]].numbers().expect("numbers");
+            let mut state = State::zero(&graph, 1);
+            let mut pieces = Vec::new();
+            for (from, to) in [(0, 1), (1, 3), (3, T)] {
+                let piece = &data.x[from * H * N..to * H * N];
+                let inputs = [(graph.inputs[0], Input::Numbers(piece))].into();
+                let run = interpreter
+                    .run(&mut state, 1, to - from, &inputs, Keep::Outputs)
+                    .unwrap_or_else(|e| panic!("{flow}: {e}"));
+                let numbers = run.values[&graph.outputs[0]].numbers();
+                pieces.extend_from_slice(numbers.expect("numbers"));
+            }
+            assert_eq!(got, pieces, "{flow}: cut in three");
             let want = formula(&data);
             assert_eq!(got.len(), want.len(), "{flow}");
             for (i, (g, w)) in got.iter().zip(&want).enumerate() {

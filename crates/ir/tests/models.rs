@@ -39,6 +39,7 @@ fn layers_of_the_zoo() {
         ("hgrn", None, 1),
         ("hgrn2", None, 1),
         ("hybrid", None, 1),
+        ("hybrid-cp", None, 1),
         ("hybrid-gf", None, 1),
         ("hybrid-rf", None, 1),
         ("hybrid-ws", None, 1),

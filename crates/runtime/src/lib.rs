@@ -6,6 +6,7 @@
 
 pub mod bench;
 pub mod cache;
+pub mod calibrate;
 pub mod checkpoint;
 pub mod cpu;
 pub mod cubin;

@@ -6,7 +6,7 @@ use fusec_codegen::{Planned, generate};
 use fusec_fuse::{Device, Launch, Mode, Options, Shape, Storage, plan};
 use fusec_ir::Graph;
 use fusec_ir::interpret::{Input, Interpreter, Keep, State, Tensor};
-use fusec_ir::language::{ModelSource, Overrides, compile};
+use fusec_ir::language::{ModelSource, Overrides, Setting, compile};
 use fusec_runtime::emulator::{Emulator, EmulatorOptions};
 use fusec_runtime::executor::{EmulatedDevice, Executor, Fetch};
 use fusec_runtime::weights::Weights;
@@ -18,9 +18,17 @@ fn root() -> PathBuf {
 }
 
 fn model(file: &str, axes: &[(&str, usize)]) -> Graph {
+    model_with(file, axes, &[])
+}
+
+fn model_with(file: &str, axes: &[(&str, usize)], settings: &[(&str, f64)]) -> Graph {
     let source = ModelSource::from_path(&root().join("models").join(file)).expect("model file");
     let overrides = Overrides {
         axes: axes.iter().map(|(n, s)| (n.to_string(), *s)).collect(),
+        settings: settings
+            .iter()
+            .map(|(n, v)| (n.to_string(), Setting::Number(*v)))
+            .collect(),
         ..Overrides::default()
     };
     compile(&source, &overrides).unwrap_or_else(|e| panic!("{file}: {e:?}"))
@@ -218,6 +226,41 @@ fn convolution_and_state_space() {
             2,
             &[19, 1, 1, 5],
             2e-4,
+        );
+    }
+}
+
+/// Two branches that meet in attention over a cache shorter than the sequence: prefill and
+/// steps read rows of the run, rows before it, and drop rows out of the window.
+#[test]
+fn attention_over_a_bounded_cache() {
+    let axes = [
+        ("V", 64),
+        ("L", 1),
+        ("H", 2),
+        ("N", 32),
+        ("R", 8),
+        ("Rd", 16),
+        ("P", 32),
+        ("Ns", 16),
+    ];
+    let graph = model_with("hybrid-cp.toml", &axes, &[("cache", 48.0)]);
+    for times in [&[37, 1, 1, 65, 1][..], &[65, 1, 37, 1], &[1, 1, 65, 1, 3]] {
+        for mode in [Mode::Unfused, Mode::Auto] {
+            check("hybrid-cp", &graph, Storage::F32, mode, 2, times, 2e-4);
+        }
+    }
+    // Unfused: a fused plan stores row means, which are near 0 and so have a large relative error.
+    let times = [65, 1, 5];
+    for storage in [Storage::Bf16, Storage::F16] {
+        check(
+            "hybrid-cp",
+            &graph,
+            storage,
+            Mode::Unfused,
+            1,
+            &times,
+            4e-2,
         );
     }
 }

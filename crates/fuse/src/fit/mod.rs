@@ -29,9 +29,12 @@
 //! | `epilogue-tail` | gemv, gemm | an epilogue keeps a stencil tail |
 //! | `epilogue-reads-prologue` | gemv, gemm | a value of the prologue is needed after the product |
 //! | `prologue-size` | gemv | elements of one row of the prologue |
+//! | `attend-alone` | attend | attention shares no kernel with other operations |
+//! | `attend-width` | attend | elements of a key and a value of one head held by one block |
 //! | `prologue-op`, `prologue-axes`, `prologue-access`, `prologue-delay`, `prologue-tail`, `prologue-stored` | gemm | the prologue is a chain of maps over the activation's axes that stays on the chip |
 //! | `lane-contracts`, `lane-operands` | gemm | at most two products of one activation share accumulators |
 
+mod attend;
 mod contract;
 mod gemm;
 mod gemv;
@@ -66,6 +69,17 @@ pub fn fit(ctx: &Context<'_>, ops: &[OpId]) -> Result<Vec<Body>, Reject> {
         match &op.kind {
             OpKind::Scan { .. } => scans.push(*id),
             OpKind::Contract { .. } => contracts.push(*id),
+            OpKind::Attend { .. } => match ops {
+                [_] => return attend::fit(&group, *id).map(|body| vec![body]),
+                _ => {
+                    return Err(group.reject(
+                        "attend-alone",
+                        [*id],
+                        "attention by itself",
+                        format!("{} operations", ops.len()),
+                    ));
+                }
+            },
             OpKind::CumSum { .. } => {
                 return Err(group.reject(
                     "load-only",

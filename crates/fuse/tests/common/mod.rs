@@ -182,6 +182,23 @@ impl Build {
         self.op(name, kind, inputs, &axes)
     }
 
+    /// Attention over 8 rows, with products along `of`; the result is over `axes`.
+    pub fn attend(
+        &mut self,
+        name: &str,
+        (q, k, v): (ValueId, ValueId, ValueId),
+        of: &[AxisId],
+        axes: &[AxisId],
+    ) -> ValueId {
+        let inputs = vec![self.read(q), self.late(k, 7), self.late(v, 7)];
+        let kind = OpKind::Attend {
+            axes: of.to_vec(),
+            window: 8,
+            scale: 0.5,
+        };
+        self.op(name, kind, inputs, axes)
+    }
+
     /// `of[k] * W[k, out]` with a new matrix.
     pub fn project(&mut self, name: &str, of: ValueId, out: &[AxisId]) -> ValueId {
         let of = self.read(of);

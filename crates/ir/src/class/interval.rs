@@ -177,6 +177,11 @@ impl<'g> Ranges<'g> {
             Interval::new(n, n)
         };
         let range = match &op.kind {
+            // A weighted mean of rows that were computed: none from before the first is seen.
+            OpKind::Attend { .. } => match inputs.get(2) {
+                Some(values) => self.value(*values, depth + 1),
+                None => Interval::ALL,
+            },
             _ if delayed => Interval::ALL,
             OpKind::Map { expr } => self.expression(expr, &inputs, depth + 1),
             OpKind::Reduce {

@@ -352,6 +352,15 @@ fn check_op(graph: &Graph, id: OpId, op: &Op, owners: &mut [usize]) -> Checked {
                 || "its table is not indexed by 0 along its first axis".into(),
             )?;
         }
+        OpKind::Attend {
+            axes: over,
+            window,
+            scale,
+        } => {
+            wants(3, 1)?;
+            check_attention(graph, op, over, *window, *scale)?;
+            variables.extend(over);
+        }
         OpKind::CumSum { axis } => {
             wants(1, 1)?;
             ensure(axes.contains(axis), || "sums along an axis it lacks".into())?;
@@ -366,6 +375,33 @@ fn check_op(graph: &Graph, id: OpId, op: &Op, owners: &mut [usize]) -> Checked {
     }
     check_operands(graph, op, rows)?;
     check_tails(graph, op, owners)
+}
+
+fn check_attention(graph: &Graph, op: &Op, over: &[AxisId], window: u32, scale: f64) -> Checked {
+    ensure(window >= 1 && scale.is_finite(), || {
+        format!("attends to {window} rows, with a scale of {scale}")
+    })?;
+    let delays = [0, i64::from(window) - 1, i64::from(window) - 1];
+    for (access, delay) in op.inputs.iter().zip(delays) {
+        ensure(i64::from(access.delay) == delay, || {
+            format!(
+                "reads an operand delayed by {}, wants {delay}",
+                access.delay
+            )
+        })?;
+    }
+    let cached = op.inputs.iter().skip(1).map(|a| a.value);
+    for value in cached.chain(op.outputs.iter().copied()) {
+        let value = graph.values.get(value.index());
+        ensure(value.is_some_and(|v| v.rows), || {
+            "attends to, or gives, something without rows".into()
+        })?;
+    }
+    let values = op.inputs.get(2).map_or(&[][..], |a| &a.index);
+    let summed = values
+        .iter()
+        .any(|index| index.terms.iter().any(|term| over.contains(&term.0)));
+    ensure(!summed, || "its values run over a summed axis".into())
 }
 
 fn check_operands(graph: &Graph, op: &Op, rows: bool) -> Checked {

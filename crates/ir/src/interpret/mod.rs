@@ -8,6 +8,7 @@
 //! iteration space (`operand`, `view`), scalar expressions run as straight-line programs over
 //! chunks (`program`), and one file holds each kind of operation.
 
+mod attend;
 mod check;
 mod contract;
 mod delay;
@@ -32,7 +33,7 @@ pub use real::{Real, StorageType};
 pub use tensor::{Input, Outputs, Params, State, Tensor};
 
 use crate::{
-    Def, Graph, Op, OpKind, ParamId, Precision, RecurrenceId, StateId, StateKind, ValueId,
+    Access, Def, Graph, Op, OpKind, ParamId, Precision, RecurrenceId, StateId, StateKind, ValueId,
 };
 use operand::{Affine, Dim, Space};
 use program::{Operand, Program};
@@ -357,16 +358,16 @@ impl<'g, F: Real> Interpreter<'g, F> {
         let Size { batch, time, .. } = size;
         // `check` has shown that operands are computed first and are of the right type.
         let numbers = |id: ValueId| get(id).and_then(Tensor::numbers).unwrap_or(&[]);
-        let operands: Vec<(Cow<'_, [F]>, Affine)> = op
-            .inputs
-            .iter()
-            .map(|access| {
+        let tail_of = |access: &Access| access.tail.map(|s| states[s.index()].as_slice());
+        let bound = || -> Vec<(Cow<'_, [F]>, Affine)> {
+            let bind = |access: &Access| {
                 let row = graph.row_elements(access.value);
-                let tail = access.tail.map(|s| states[s.index()].as_slice());
-                let data = delay::rows(access, numbers(access.value), tail, (batch, time, row));
+                let data = numbers(access.value);
+                let data = delay::rows(access, data, tail_of(access), (batch, time, row));
                 (data, Affine::of_access(graph, access, time))
-            })
-            .collect();
+            };
+            op.inputs.iter().map(bind).collect()
+        };
         let mut results: Vec<Vec<F>> = op
             .outputs
             .iter()
@@ -386,6 +387,7 @@ impl<'g, F: Real> Interpreter<'g, F> {
             states: own,
         } = &op.kind
         {
+            let operands = bound();
             let scan = Scan {
                 graph,
                 recurrence: graph.recurrence(*recurrence),
@@ -398,8 +400,32 @@ impl<'g, F: Real> Interpreter<'g, F> {
             };
             let after = scan.run(&mut results);
             carried.extend(own.iter().copied().zip(after));
+        } else if let (
+            OpKind::Attend {
+                axes,
+                window,
+                scale,
+            },
+            [query, key, value],
+        ) = (&op.kind, op.inputs.as_slice())
+        {
+            let read = |access| attend::Rows::new(graph, access, numbers, tail_of, (batch, time));
+            let heads = graph.attention_heads(op);
+            let attend = attend::Attend {
+                graph,
+                query: read(query),
+                key: read(key),
+                value: read(value),
+                heads: &heads,
+                summed: axes,
+                window: *window as usize,
+                scale: F::from_f64(*scale),
+                position: size.position,
+            };
+            let axes = &graph.value(op.outputs[0]).axes;
+            attend.run((batch, time), axes, &mut results[0]);
         } else {
-            self.pure(at, op, size, &operands, get, &mut results[0])?;
+            self.pure(at, op, size, &bound(), get, &mut results[0])?;
         }
         for tail in &op.tails {
             if let StateKind::Tail { value, width } = graph.state(*tail).kind {
@@ -419,7 +445,7 @@ impl<'g, F: Real> Interpreter<'g, F> {
         &self.recurrences[id.index()]
     }
 
-    /// Evaluates an operation that is no scan.
+    /// Evaluates an operation that reads one row of each operand.
     fn pure<'v>(
         &self,
         at: usize,
@@ -497,7 +523,7 @@ impl<'g, F: Real> Interpreter<'g, F> {
                 contract::contract((a, a_affine), (b, b_affine), &space, &reduce, out);
             }
             OpKind::Gather => self.gather(op, size, operands, get, &space, &row, out)?,
-            OpKind::Scan { .. } => {}
+            OpKind::Scan { .. } | OpKind::Attend { .. } => {}
         }
         Ok(())
     }

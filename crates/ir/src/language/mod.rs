@@ -5,6 +5,7 @@
 //! lives here: reading the file, the expression language, binding of axes, and
 //! cutting flows into operations. What never will: knowledge of any one model.
 
+mod attention;
 mod bind;
 mod constant;
 mod document;

@@ -17,7 +17,8 @@ const MAX_DELAY: i64 = 4096;
 const MAX_TAPS: usize = 64;
 
 /// Names of the functions of a flow.
-const FUNCTIONS: [&str; 19] = [
+const FUNCTIONS: [&str; 20] = [
+    "attention",
     "layer_norm",
     "rms_norm",
     "l2_norm",
@@ -162,6 +163,7 @@ impl<'a> Lowering<'a> {
                 let b = pointwise::tensor(self, args.at(1, "a second tensor")?)?;
                 Tensor::binary(Binary::Mul, a, b)
             }
+            "attention" => self.attention(call, span)?,
             "softmax" => self.softmax(call, span)?,
             "cumsum" => self.cumsum(call, span)?,
             "f32" => {
@@ -197,7 +199,8 @@ impl<'a> Lowering<'a> {
         Ok(vec![one])
     }
 
-    fn integer(&mut self, node: &Node, what: &str) -> Result<i64> {
+    /// A whole number that is known when the model is compiled.
+    pub fn integer(&mut self, node: &Node, what: &str) -> Result<i64> {
         let lookup = |n: &str, s: Span| self.constant(n, s);
         constant::integer(node, what, &lookup)
     }

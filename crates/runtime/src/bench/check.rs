@@ -78,7 +78,7 @@ pub fn check(
             };
             // Not a number is never accepted.
             let accept = error <= accepted;
-            let further = !(error / accepted <= worst.error / worst.accepted);
+            let further = error / accepted > worst.error / worst.accepted;
             if worst.passed && (further || !accept) {
                 let name = graph
                     .outputs
@@ -112,5 +112,42 @@ fn relative_l2(got: &Tensor<f32>, want: &Tensor<f32>) -> f64 {
     match norm {
         0.0 => error.sqrt(),
         norm => (error / norm).sqrt(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use fusec_ir::language::{ModelSource, Overrides, compile};
+
+    const MODEL: &str = r#"
+name = "sum"
+[axes]
+C = 8
+[input]
+x = "C"
+[param]
+w = { shape = "C", init = "normal(1)" }
+[model]
+flow = """
+  y = x * w
+  return y, shift(y) + y
+"""
+"#;
+
+    #[test]
+    fn a_device_passes_with_its_weights_and_not_with_others() {
+        let source = ModelSource::from_text("test", MODEL);
+        let graph = compile(&source, &Overrides::default()).expect("a model");
+        let weights = |seed| Weights::random(&graph, seed).expect("weights");
+        for (seed, passes) in [(1, true), (2, false)] {
+            let mut session = CpuSession::<f32>::new(&graph, weights(seed)).expect("a session");
+            let found = check(&mut session, &weights(1), Storage::F32, 3).expect("a check");
+            assert_eq!(found.passed, passes, "{found:?}");
+        }
+        // f32 is closer than what bf16 may be.
+        let mut session = CpuSession::<f32>::new(&graph, weights(1)).expect("a session");
+        let found = check(&mut session, &weights(1), Storage::Bf16, 3).expect("a check");
+        assert!(found.passed && found.error < found.accepted, "{found:?}");
     }
 }

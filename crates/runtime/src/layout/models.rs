@@ -12,7 +12,7 @@ macro_rules! texts {
 }
 
 /// Path below `models/`, and text.
-const TEXTS: [(&str, &str); 20] = texts![
+const TEXTS: [(&str, &str); 21] = texts![
     "blocks/frame.toml",
     "blocks/mamba2.toml",
     "blocks/rwkv6.toml",
@@ -23,6 +23,7 @@ const TEXTS: [(&str, &str); 20] = texts![
     "gla.toml",
     "hgrn.toml",
     "hgrn2.toml",
+    "hybrid-cp.toml",
     "hybrid-gf.toml",
     "hybrid-rf.toml",
     "hybrid-ws.toml",

@@ -144,6 +144,7 @@ impl Naive<'_> {
                 })
                 .sum(),
             OpKind::Scan { .. } => unreachable!("scans are evaluated row by row"),
+            OpKind::Attend { .. } => unreachable!("not in these graphs"),
         }
     }
 

@@ -6,6 +6,7 @@
 mod error;
 mod info;
 mod kernel;
+mod probe;
 mod recorded;
 mod region;
 mod sequence;
@@ -13,6 +14,7 @@ mod timing;
 
 pub use error::GpuError;
 pub use info::{GpuInfo, gpu, gpus};
+pub use probe::Probe;
 pub use timing::{RunTimes, StepTime, Timing};
 
 use super::device::{Device, Launch, Place, Region, RunKey, Submission};
