@@ -154,7 +154,7 @@ fn check(
             let Some(want) = expected.values.get(id).and_then(|t| t.numbers()) else {
                 continue;
             };
-            let d = difference(&value, want);
+            let d = difference(value, want);
             let v = regime.graph.value(*id);
             assert!(
                 d <= bound,
@@ -165,7 +165,7 @@ fn check(
         }
         let logits = result.outputs[0].numbers().expect("logits");
         let d = difference(
-            &logits,
+            logits,
             expected.values[&regime.graph.outputs[0]]
                 .numbers()
                 .expect("logits"),
@@ -253,15 +253,7 @@ fn attention_over_a_bounded_cache() {
     // Unfused: a fused plan stores row means, which are near 0 and so have a large relative error.
     let times = [65, 1, 5];
     for storage in [Storage::Bf16, Storage::F16] {
-        check(
-            "hybrid-cp",
-            &graph,
-            storage,
-            Mode::Unfused,
-            1,
-            &times,
-            4e-2,
-        );
+        check("hybrid-cp", &graph, storage, Mode::Unfused, 1, &times, 4e-2);
     }
 }
 
