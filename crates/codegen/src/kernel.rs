@@ -277,6 +277,7 @@ fn walk_lane<'g>(
         writer: None,
         first_index,
         halo: is_row,
+        prefetch: !is_row,
         shared_base: 0,
     };
     let walked = walk::emit(&walk, pointers, names);

@@ -24,6 +24,11 @@ pub struct Layout {
     pub exact: bool,
 }
 
+/// Lanes of a warp.
+const WARP: usize = 32;
+/// Most elements per lane of a space that one warp handles alone.
+const SMALL: usize = 4;
+
 /// How a reduction is carried out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reduction {
@@ -195,6 +200,22 @@ impl Layouts {
 fn layout(space: Space, threads: usize, vector: usize, stateful: bool) -> Layout {
     let n = space.len();
     let mut v = 1;
+    // A small space goes to one warp, whose reductions need no barrier.
+    let per_lane = n.div_ceil(WARP);
+    if !stateful
+        && per_lane <= SMALL
+        && space
+            .innermost()
+            .is_multiple_of(per_lane.next_power_of_two())
+    {
+        let v = per_lane.next_power_of_two();
+        return Layout {
+            exact: n == threads * v,
+            space,
+            vector: v,
+            strips: 1,
+        };
+    }
     let limit = if stateful { 32 } else { vector };
     // The smallest vector that covers the space in one strip: states are held whole, rows are
     // moved in accesses of at most 16 bytes.
@@ -256,7 +277,12 @@ fn reduction(
     results: usize,
     threads: usize,
 ) -> Reduction {
-    if results == 1 {
+    let fallback = if results == 1 {
+        Reduction::Block
+    } else {
+        Reduction::Shared
+    };
+    if results == 1 && (space.len() == 1 || space.len() > WARP * layout.vector) {
         return Reduction::Block;
     }
     let inner = space
@@ -268,13 +294,13 @@ fn reduction(
     let total = space.axes.iter().filter(|a| reduced.contains(a)).count();
     let extent: usize = space.extents.iter().rev().take(inner).product();
     if inner != total || !extent.is_multiple_of(layout.vector) {
-        return Reduction::Shared;
+        return fallback;
     }
     let lanes = extent / layout.vector;
     if lanes.is_power_of_two() && lanes <= 32 && threads.is_multiple_of(lanes) {
         Reduction::Lanes(lanes)
     } else {
-        Reduction::Shared
+        fallback
     }
 }
 

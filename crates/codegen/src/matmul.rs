@@ -34,6 +34,9 @@ pub struct Target {
 
 /// Warps of a matrix-vector block.
 const GEMV_WARPS: usize = 8;
+/// Most f32 of activations that a matrix-vector block stages: 128 KiB of shared memory, which
+/// leaves room for the prologue's own.
+const GEMV_STAGED_FLOATS: usize = 32 * 1024;
 /// Fewest blocks that keep a large GPU busy; narrower tiles are taken to reach it.
 const GEMV_WANTED_BLOCKS: usize = 264;
 
@@ -53,6 +56,8 @@ struct LaneAxes {
     columns: Vec<AxisId>,
     /// Elements of one row of the output.
     row: usize,
+    /// Lengths of the sums of all products, added up.
+    depths: usize,
 }
 
 fn shape_of(graph: &Graph, body: &Body) -> Option<LaneAxes> {
@@ -78,7 +83,16 @@ fn shape_of(graph: &Graph, body: &Body) -> Option<LaneAxes> {
         batch: out[..leading].to_vec(),
         columns: out[leading..].to_vec(),
         row: graph.elements(out),
+        depths: body.anchors.iter().map(|id| depth(graph, *id)).sum(),
     })
+}
+
+/// Length of a contraction's sum.
+fn depth(graph: &Graph, id: OpId) -> usize {
+    match &graph.op(id).kind {
+        OpKind::Contract { axes } => graph.elements(axes),
+        _ => 0,
+    }
 }
 
 fn tile(target: Target, body: &Body, axes: &LaneAxes) -> ProjectionTile {
@@ -89,8 +103,12 @@ fn tile(target: Target, body: &Body, axes: &LaneAxes) -> ProjectionTile {
         while split < GEMV_WARPS && columns * split / GEMV_WARPS < GEMV_WANTED_BLOCKS {
             split *= 2;
         }
+        let mut tile_rows = rows.next_power_of_two().clamp(1, 8);
+        while tile_rows > 1 && tile_rows * axes.depths > GEMV_STAGED_FLOATS {
+            tile_rows /= 2;
+        }
         return ProjectionTile::Gemv(GemvTile {
-            rows: rows.next_power_of_two().clamp(1, 8),
+            rows: tile_rows,
             columns: GEMV_WARPS / split,
             warps: GEMV_WARPS,
             split,
@@ -615,6 +633,7 @@ impl<'g> ProductLane<'_, 'g> {
             writer: Some(conditions.join(" && ")),
             first_index: BTreeMap::new(),
             halo: true,
+            prefetch: false,
             shared_base: base,
         };
         let walked = walk::emit(&walk, self.pointers, self.names);

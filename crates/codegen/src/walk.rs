@@ -34,6 +34,9 @@ pub struct Walk<'a, 'g> {
     pub first_index: BTreeMap<AxisId, String>,
     /// Whether rows before the first one of the block have to be walked again to fill histories.
     pub halo: bool,
+    /// Whether the rows of the next token are loaded while the current one is computed. For long
+    /// walks, whose steps would otherwise each wait for memory.
+    pub prefetch: bool,
     /// First free f32 of the block's shared memory.
     pub shared_base: usize,
 }
@@ -171,6 +174,7 @@ impl<'g> Emitter<'_, 'g, '_> {
             "t_begin"
         };
         self.load_histories(first);
+        self.load_first_rows();
         self.text
             .open(format!("for (i64 t = {first}; t < t_end; ++t)"));
         if walk.halo && depth > 0 {
@@ -344,14 +348,14 @@ impl<'g> Emitter<'_, 'g, '_> {
                             .open(format!("for (int v = 0; v < {}; ++v)", layout.vector));
                     }
                     open = true;
-                    self.text.line(line);
+                    self.text.lines(line);
                 }
                 Piece::Vector(line) => {
                     if open && layout.vector > 1 {
                         self.text.close();
                     }
                     open = false;
-                    self.text.line(line);
+                    self.text.lines(line);
                 }
             }
         }
@@ -419,11 +423,16 @@ impl<'g> Emitter<'_, 'g, '_> {
             self.flush();
         }
         self.stage(placed.layout);
+        if self.prefetched(i) {
+            self.take_prefetched(i);
+            return;
+        }
         if let (Expr::Input(0), [read], Place::Registers) =
             (&s.expr, s.reads.as_slice(), placed.place)
             && matches!(read.src, Src::Row(_) | Src::Fixed(_) | Src::Table { .. })
         {
-            let line = self.direct_load(placed.layout, i, read);
+            let name = self.ident[i].clone();
+            let line = self.direct_load(placed.layout, &name, read, "row");
             let declaration = self.declaration(placed.layout, &self.ident[i]);
             let stage = self.stage(placed.layout);
             stage.declarations.push(declaration);
@@ -507,8 +516,69 @@ impl<'g> Emitter<'_, 'g, '_> {
         }
     }
 
-    /// Loads rows straight into the registers of statement `i`.
-    fn direct_load(&mut self, layout: usize, i: usize, read: &Read) -> String {
+    /// Whether a statement is the load of a row that the previous step has started.
+    fn prefetched(&self, i: usize) -> bool {
+        let s = &self.walk.program.statements[i];
+        self.walk.prefetch
+            && s.reduce.is_none()
+            && s.expr == Expr::Input(0)
+            && matches!(
+                s.reads.as_slice(),
+                [Read {
+                    src: Src::Row(_),
+                    ..
+                }]
+            )
+    }
+
+    fn ahead(name: &str) -> String {
+        format!("{name}_ahead")
+    }
+
+    /// Starts the loads of the first row, before the walk.
+    fn load_first_rows(&mut self) {
+        for i in 0..self.walk.program.statements.len() {
+            if !self.prefetched(i) {
+                continue;
+            }
+            let layout = self.walk.layouts.placed[i].layout;
+            let name = Self::ahead(&self.ident[i]);
+            let read = self.walk.program.statements[i].reads[0].clone();
+            let line = self.direct_load(layout, &name, &read, "(b * T + t_begin)");
+            let declaration = self.declaration(layout, &name);
+            self.text.line(declaration);
+            let l = self.layout(layout).clone();
+            self.open_elements(&l);
+            self.text.lines(&line);
+            self.close_elements(&l, &[]);
+        }
+    }
+
+    /// Takes over the row that was loaded ahead, and starts the load of the next one.
+    fn take_prefetched(&mut self, i: usize) {
+        let layout = self.walk.layouts.placed[i].layout;
+        let name = self.ident[i].clone();
+        let ahead = Self::ahead(&name);
+        let read = self.walk.program.statements[i].reads[0].clone();
+        let load = self.direct_load(layout, &ahead, &read, "(row + 1)");
+        let (declaration, register) = (
+            self.declaration(layout, &name),
+            self.register(layout, &name),
+        );
+        let taken = format!("{register} = {};", self.register(layout, &ahead));
+        let next = match load.contains('\n') {
+            true => format!("if (t + 1 < t_end) {{\n{load}\n}}"),
+            false => format!("if (t + 1 < t_end) {load}"),
+        };
+        let stage = self.stage(layout);
+        stage.declarations.push(declaration);
+        stage.body.push(Piece::Element(taken));
+        stage.body.push(Piece::Vector(next));
+        self.publish(i);
+    }
+
+    /// Loads a row straight into the registers called `name`.
+    fn direct_load(&mut self, layout: usize, name: &str, read: &Read, row: &str) -> String {
         let (value, row) = match read.src {
             Src::Table { table, ids } => {
                 let width = self
@@ -516,9 +586,9 @@ impl<'g> Emitter<'_, 'g, '_> {
                     .grid
                     .elements_after_first(&self.walk.grid.graph().value(table).axes);
                 let ids = self.pointers.read(memory::Place::Value(ids), self.names);
-                (table, Some(format!("(i64){ids}[row] * {width}")))
+                (table, Some(format!("(i64){ids}[{row}] * {width}")))
             }
-            Src::Row(value) => (value, self.row_part(value, "row")),
+            Src::Row(value) => (value, self.row_part(value, row)),
             Src::Fixed(value) => (value, None),
             // Only reads of memory come here.
             Src::Statement(_) | Src::State(_) => return String::new(),
@@ -529,20 +599,19 @@ impl<'g> Emitter<'_, 'g, '_> {
         let offset = self.walk.grid.global(&read.axes, &read.index);
         let l = self.layout(layout).clone();
         let address = self.address(&pointer, row.clone(), &offset, &l.space);
-        let name = self.ident[i].clone();
         let (step, v) = (offset.step(&l.space), l.vector);
         if v == 1 {
-            return format!("{} = to_f32(*({address}));", self.register(layout, &name));
+            return format!("{} = to_f32(*({address}));", self.register(layout, name));
         }
         if step == 1 && offset.aligned(&l.space, v as i64) && row_alignment(row.as_deref(), v) {
             return format!(
                 "load_vec<{element}, {v}>({address}, {});",
-                self.vector(layout, &name)
+                self.vector(layout, name)
             );
         }
         format!(
             "#pragma unroll\nfor (int v = 0; v < {v}; ++v) {} = to_f32(({address})[v * {step}]);",
-            self.register(layout, &name)
+            self.register(layout, name)
         )
     }
 
