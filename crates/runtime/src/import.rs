@@ -249,7 +249,7 @@ mod tests {
     fn a_value_is_replaced_and_its_comment_stays() {
         for (line, value, expected) in [
             ("C = 64", "128", "C = 128"),
-            ("C = \"a # b\"  # why", "7", "C = 7          # why"),
+            ("C = \"a # b\"  # why", "7", "C = 7        # why"),
             ("eps = 1e-5 # why", "0.0000015", "eps = 0.0000015 # why"),
         ] {
             assert_eq!(with_value(line, value), expected);
