@@ -1,5 +1,5 @@
 //! The chunked form of a recurrence with a diagonal decay and an outer-product update, as kernel text:
-//! S[j, i] = decay_t[j] S[j, i] + k_t[j] v_t[i], read by y_t[i] = sum over j of q_t[j] S[j, i].
+//! `S[j, i] = decay_t[j] S[j, i] + k_t[j] v_t[i]`, read by `y_t[i] = sum over j of q_t[j] S[j, i]`.
 //!
 //! Lives here: the template `chunked.cu`, the sizes it can take, and what follows from them: threads,
 //! shared memory. Never here: which operations of a graph have this form, and what the hooks compute.

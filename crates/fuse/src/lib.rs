@@ -2,7 +2,7 @@
 //! may compute, what each kernel costs, and which set of kernels is the cheapest.
 //!
 //! What lives here: rewrites, candidates, legality, the cost model, exact
-//! selection, explanation, and the [`plan`] they result in. What never will:
+//! selection, explanation, and the [`mod@plan`] they result in. What never will:
 //! CUDA text (see `fusec-codegen`) and drivers (see `fusec-runtime`).
 #![warn(missing_docs)]
 #![forbid(unsafe_code)]

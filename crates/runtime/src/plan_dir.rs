@@ -1,11 +1,13 @@
 //! A compiled model as a directory: plans for people, the manifest, sources and cubins.
 //!
-//!     NAME/plan.txt           the plans, readable
-//!     NAME/plan.json          the plans, one per regime
-//!     NAME/manifest.json      what to launch
-//!     NAME/cubins.json        which cubins there are, with their hashes
-//!     NAME/kernels/K.cu       the source of each kernel
-//!     NAME/kernels/K.ARCH.cubin
+//! ```text
+//! NAME/plan.txt           the plans, readable
+//! NAME/plan.json          the plans, one per regime
+//! NAME/manifest.json      what to launch
+//! NAME/cubins.json        which cubins there are, with their hashes
+//! NAME/kernels/K.cu       the source of each kernel
+//! NAME/kernels/K.ARCH.cubin
+//! ```
 //!
 //! Lives here: writing it whole or not at all, reading it with every hash checked. Never here:
 //! compiling, running.

@@ -4,8 +4,8 @@
 //! [`crate::cost`]: a decision is explained by taking it again with another wish. Nothing here
 //! decides anything.
 //!
-//! - [`why`]: the kernels of an interior layer, what each saves, and the edges between them;
-//! - [`pair`]: two values, together or apart, and the price of the contrary;
+//! - [`mod@why`]: the kernels of an interior layer, what each saves, and the edges between them;
+//! - [`mod@pair`]: two values, together or apart, and the price of the contrary;
 //! - [`diff`]: what changed between two plans;
 //! - [`draw`]: the plan as a picture.
 

@@ -1,6 +1,6 @@
 //! The kernels of an interior layer as a picture: coloured groups of operations.
 //!
-//! [`Picture`] says what is in it; [`svg`] and [`dot`] write it.
+//! `Picture` says what is in it; [`svg`] and [`dot`] write it.
 
 mod dot;
 mod layered;
