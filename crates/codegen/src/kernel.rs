@@ -97,14 +97,9 @@ pub fn generate(
     let mut lanes = Vec::new();
     for body in &bodies {
         lanes.push(match body.template {
-            Template::Row | Template::Scan => walk_lane(
-                graph,
-                target.storage,
-                body,
-                threads,
-                &mut pointers,
-                &mut names,
-            )?,
+            Template::Row | Template::Scan => {
+                walk_lane(graph, target, body, threads, &mut pointers, &mut names)?
+            }
             Template::Gemv | Template::Gemm => {
                 matmul::lane(graph, target, kernel, body, &mut pointers, &mut names)?
             }
@@ -246,12 +241,13 @@ fn threads_of(graph: &Graph, target: Target, body: &Body) -> usize {
 
 fn walk_lane<'g>(
     graph: &'g Graph,
-    storage: Storage,
+    target: Target,
     body: &Body,
     threads: usize,
     pointers: &mut Pointers<'g>,
     names: &mut Names,
 ) -> Result<Lane, CodegenError> {
+    let storage = target.storage;
     let grid = Grid::new(graph, &body.grid);
     let program = micro::lower(graph, &body.ops, &body.tails);
     let layouts = Layouts::new(&grid, &program, threads, 16 / storage.bytes());
@@ -277,7 +273,8 @@ fn walk_lane<'g>(
         writer: None,
         first_index,
         halo: is_row,
-        prefetch: !is_row,
+        repeats: !is_row || body.rows_per_block > 1,
+        streams: &|value| streamed(graph, target, value),
         shared_base: 0,
     };
     let walked = walk::emit(&walk, pointers, names);
@@ -313,6 +310,16 @@ fn walk_lane<'g>(
         shared_floats: walked.shared_floats,
         position: walk::uses_position(&program),
     })
+}
+
+/// A value of this many bytes leaves every L2 cache before another kernel reads it.
+const STREAMED_BYTES: usize = 32 << 20;
+
+/// Whether a value is written past the caches, at the shape that the plan is for.
+fn streamed(graph: &Graph, target: Target, value: ValueId) -> bool {
+    let rows = target.shape.batch * target.shape.time;
+    graph.value(value).rows
+        && rows * graph.row_elements(value) * target.storage.bytes() > STREAMED_BYTES
 }
 
 fn declaration(p: &Pointer) -> String {

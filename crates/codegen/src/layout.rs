@@ -24,6 +24,13 @@ pub struct Layout {
     pub exact: bool,
 }
 
+impl Layout {
+    /// Elements of a thread: registers that a result takes.
+    pub fn registers(&self) -> usize {
+        self.vector * self.strips
+    }
+}
+
 /// Lanes of a warp.
 const WARP: usize = 32;
 /// Most elements per lane of a space that one warp handles alone.

@@ -633,7 +633,8 @@ impl<'g> ProductLane<'_, 'g> {
             writer: Some(conditions.join(" && ")),
             first_index: BTreeMap::new(),
             halo: true,
-            prefetch: false,
+            repeats: false,
+            streams: &|_| false,
             shared_base: base,
         };
         let walked = walk::emit(&walk, self.pointers, self.names);

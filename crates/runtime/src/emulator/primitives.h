@@ -53,6 +53,23 @@ template <class T, int V> static inline void store_vec(T* p, const float (&x)[V]
     if (alignment) fusec_emu::aligned(p, alignment, "store_vec");
     for (int i = 0; i < V; ++i) p[i] = from_f32<T>(x[i]);
 }
+template <class T, int V> static inline void store_vec_stream(T* p, const float (&x)[V]) { store_vec(p, x); }
+template <class T, int V> struct PendingEach {
+    T elements[V];
+    void load(const T* p, int step) {
+        for (int i = 0; i < V; ++i) elements[i] = p[i * step];
+    }
+    float f32(int i) const { return to_f32(elements[i]); }
+};
+template <class T, int V> struct Pending {
+    PendingEach<T, V> each;
+    void load(const T* p) {
+        constexpr int alignment = fusec_emu::vec_alignment(V * int(sizeof(T)));
+        if (alignment) fusec_emu::aligned(p, alignment, "Pending");
+        each.load(p, 1);
+    }
+    float f32(int i) const { return each.f32(i); }
+};
 template <class T> static inline float load_f32(const T* p) { return to_f32(*p); }
 template <class T> static inline void store_f32(T* p, float x) { *p = from_f32<T>(x); }
 
