@@ -135,9 +135,16 @@ fn tile(target: Target, body: &Body, axes: &LaneAxes) -> ProjectionTile {
             ProjectionTile::Mma(MmaTile {
                 rows: if large { 128 } else { 64 },
                 columns: if wide { 128 } else { 64 },
+                // Few warps with large tiles read each operand from shared memory the fewest times.
                 warps_m: 2,
-                warps_n: 4,
-                stages: 3,
+                warps_n: 2,
+                depth: 64,
+                // 108 KiB for the largest tile, two blocks at a time; 72 where a block gets less.
+                stages: if [80, 87, 90, 100].contains(&target.arch) {
+                    3
+                } else {
+                    2
+                },
                 operand,
             })
         }

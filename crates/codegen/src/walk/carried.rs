@@ -1,9 +1,21 @@
 //! What is carried along T: states, histories of stencils, tails.
 
 use super::Emitter;
-use crate::layout::Place;
+use super::operand::{row_alignment, strided};
+use crate::affine::Offset;
+use crate::layout::{Layout, Place};
 use crate::memory;
 use fusec_ir::{AxisId, IndexExpr, StateId, ValueId};
+
+/// Where a state lies: its registers, and the first element of a thread in memory.
+struct StatePlace {
+    layout: usize,
+    name: String,
+    address: String,
+    /// The part of the address that chooses the sequence.
+    row: String,
+    offset: Offset,
+}
 
 impl<'g> Emitter<'_, 'g, '_> {
     /// Emits one line per element of a layout, outside the stages.
@@ -38,50 +50,102 @@ impl<'g> Emitter<'_, 'g, '_> {
         let index: Vec<IndexExpr> = axes.iter().map(|a| IndexExpr::axis(*a)).collect();
         let offset = self.walk.grid.global(axes, &index);
         let address = self.address(pointer, Some(row), &offset, &l.space);
-        match (l.vector > 1, offset.step(&l.space)) {
-            (true, 1) => format!("({address})[v]"),
-            (true, step) => format!("({address})[v * {step}]"),
-            (false, _) => format!("*({address})"),
+        if l.vector > 1 {
+            format!("({address})[{}]", strided(l, offset.step(&l.space)))
+        } else {
+            format!("*({address})")
         }
     }
 
     pub(super) fn load_states(&mut self) {
         for i in 0..self.walk.program.states.len() {
-            let carried = &self.walk.program.states[i];
-            let layout = self.walk.layouts.states[i];
-            let name = self.state_ident[i].clone();
-            let pointer = self
-                .pointers
-                .write(memory::Place::State(carried.state), self.names);
-            let n = self.walk.grid.graph().state_elements(carried.state);
-            let axes = carried.axes.clone();
-            let declaration = self.declaration(layout, &name);
+            let place = self.state_place(i);
+            let l = self.layout(place.layout).clone();
+            let declaration = self.declaration(place.layout, &place.name);
             self.text.line(declaration);
-            self.each_element(layout, |s| {
-                let register = s.register(layout, &name);
-                let place = s.element(layout, &pointer, format!("b * {n}"), &axes);
-                vec![format!("{register} = {place};")]
-            });
+            self.open_elements(&l);
+            let load = match l.vector {
+                1 => {
+                    let register = self.register(place.layout, &place.name);
+                    format!("{register} = *({});", place.address)
+                }
+                _ => {
+                    let target = self.vector(place.layout, &place.name);
+                    let row = Some(place.row.as_str());
+                    self.load_vector(&l, row, &place.offset, "float", &place.address, &target)
+                }
+            };
+            self.text.lines(&load);
+            self.close_elements(&l, &[]);
         }
     }
 
     pub(super) fn save_states(&mut self) {
         for i in 0..self.walk.program.states.len() {
-            let carried = &self.walk.program.states[i];
-            let layout = self.walk.layouts.states[i];
-            let name = self.state_ident[i].clone();
-            let pointer = self
-                .pointers
-                .write(memory::Place::State(carried.state), self.names);
-            let n = self.walk.grid.graph().state_elements(carried.state);
-            let axes = carried.axes.clone();
-            let uniform = self.layout(layout).space.len() == 1;
-            self.each_element(layout, |s| {
-                let register = s.register(layout, &name);
-                let place = s.element(layout, &pointer, format!("b * {n}"), &axes);
-                let guard = if uniform { "if (tid == 0) " } else { "" };
-                vec![format!("{guard}{place} = {register};")]
-            });
+            let place = self.state_place(i);
+            let l = self.layout(place.layout).clone();
+            self.open_elements(&l);
+            let store = match l.vector {
+                1 => {
+                    let register = self.register(place.layout, &place.name);
+                    let uniform = l.space.len() == 1;
+                    let guard = if uniform { "if (tid == 0) " } else { "" };
+                    format!("{guard}*({}) = {register};", place.address)
+                }
+                _ => {
+                    let source = self.vector(place.layout, &place.name);
+                    self.store_vector(&l, &place.row, &place.offset, &place.address, &source)
+                }
+            };
+            self.text.lines(&store);
+            self.close_elements(&l, &[]);
+        }
+    }
+
+    /// Where a state lies in registers and in memory.
+    fn state_place(&mut self, i: usize) -> StatePlace {
+        let carried = &self.walk.program.states[i];
+        let graph = self.walk.grid.graph();
+        let layout = self.walk.layouts.states[i];
+        let state = memory::Place::State(carried.state);
+        let pointer = self.pointers.write(state, self.names);
+        let index: Vec<IndexExpr> = carried.axes.iter().map(|a| IndexExpr::axis(*a)).collect();
+        let offset = self.walk.grid.global(&carried.axes, &index);
+        let row = format!("b * {}", graph.state_elements(carried.state));
+        let space = &self.layout(layout).space;
+        StatePlace {
+            layout,
+            name: self.state_ident[i].clone(),
+            address: self.address(&pointer, Some(row.clone()), &offset, space),
+            row,
+            offset,
+        }
+    }
+
+    /// Writes the registers of one vector to f32 memory.
+    fn store_vector(
+        &self,
+        layout: &Layout,
+        row: &str,
+        offset: &Offset,
+        address: &str,
+        source: &str,
+    ) -> String {
+        let (step, v, chunk) = (offset.step(&layout.space), layout.vector, layout.chunk);
+        let aligned = offset.aligned(self.walk.grid, &layout.space, chunk as i64)
+            && row_alignment(Some(row), chunk);
+        match (step == 1 && aligned, layout.turns()) {
+            (true, None) => format!("store_vec<float, {v}>({address}, {source});"),
+            (true, Some(turns)) => {
+                let apart = turns * chunk;
+                format!("store_chunks<float, {v}, {chunk}>({address}, {apart}, {source});")
+            }
+            (false, _) => {
+                let at = strided(layout, step);
+                format!(
+                    "#pragma unroll\nfor (int v = 0; v < {v}; ++v) ({address})[{at}] = {source}[v];"
+                )
+            }
         }
     }
 

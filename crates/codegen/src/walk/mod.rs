@@ -194,8 +194,7 @@ impl<'g> Emitter<'_, 'g, '_> {
         }
         self.text.close();
         let rows = std::mem::replace(&mut self.text, before);
-        self.load_first_rows(first);
-        self.text.lines(&std::mem::take(&mut self.invariants.text));
+        self.load_before(first);
         self.text.lines(&rows.finish());
         self.save_states();
     }

@@ -15,8 +15,8 @@ const INVARIANT_REGISTERS: usize = 64;
 /// Operands that are the same for all tokens.
 #[derive(Default)]
 pub(super) struct Invariants {
-    /// Declarations and loads, before the walk.
-    pub(super) text: String,
+    /// Declarations and loads, by layout.
+    lines: BTreeMap<usize, (Vec<String>, Vec<String>)>,
     registers: usize,
     /// C text of an element, by layout and address.
     loaded: BTreeMap<(usize, String), String>,
@@ -81,6 +81,10 @@ impl<'g> Emitter<'_, 'g, '_> {
         let s = &self.walk.program.statements[i];
         self.walk.repeats
             && s.reduce.is_none()
+            && self
+                .layout(self.walk.layouts.placed[i].layout)
+                .turns()
+                .is_none()
             && s.expr == Expr::Input(0)
             && matches!(
                 s.reads.as_slice(),
@@ -95,18 +99,28 @@ impl<'g> Emitter<'_, 'g, '_> {
         format!("{name}_ahead")
     }
 
-    /// Starts the loads of the first row, before the walk.
-    pub(super) fn load_first_rows(&mut self, first: &str) {
+    /// Before the walk: starts the loads of its first row, and loads what is the same for all.
+    pub(super) fn load_before(&mut self, first: &str) {
+        let mut rows: BTreeMap<usize, (Vec<String>, Vec<String>)> = BTreeMap::new();
         for i in 0..self.walk.program.statements.len() {
-            if !self.prefetched(i) {
-                continue;
+            if self.prefetched(i) {
+                let pending = self.pending(i, &format!("(b * T + {first})"));
+                let layout = self.walk.layouts.placed[i].layout;
+                let lines = rows.entry(layout).or_default();
+                lines.0.push(pending.declaration);
+                lines.1.push(pending.load);
             }
-            let layout = self.walk.layouts.placed[i].layout;
-            let pending = self.pending(i, &format!("(b * T + {first})"));
-            self.text.line(pending.declaration);
+        }
+        let invariants = std::mem::take(&mut self.invariants.lines);
+        for (layout, (declarations, loads)) in rows.into_iter().chain(invariants) {
+            for declaration in declarations {
+                self.text.line(declaration);
+            }
             let l = self.layout(layout).clone();
             self.open_elements(&l);
-            self.text.line(pending.load);
+            for load in loads {
+                self.text.lines(&load);
+            }
             self.close_elements(&l, &[]);
         }
     }
@@ -256,7 +270,7 @@ impl<'g> Emitter<'_, 'g, '_> {
     }
 
     /// Fills the registers of one vector, `target`, with neighbours along the innermost axis.
-    fn load_vector(
+    pub(super) fn load_vector(
         &self,
         layout: &Layout,
         row: Option<&str>,
@@ -266,13 +280,22 @@ impl<'g> Emitter<'_, 'g, '_> {
         target: &str,
     ) -> String {
         let (step, v) = (offset.step(&layout.space), layout.vector);
-        let aligned = offset.aligned(self.walk.grid, &layout.space, v as i64);
-        if step == 1 && aligned && row_alignment(row, v) {
-            return format!("load_vec<{element}, {v}>({address}, {target});");
+        let aligned = offset.aligned(self.walk.grid, &layout.space, layout.chunk as i64);
+        let whole = step == 1 && aligned && row_alignment(row, layout.chunk);
+        match (whole, layout.turns()) {
+            (true, None) => format!("load_vec<{element}, {v}>({address}, {target});"),
+            (true, Some(turns)) => {
+                let chunk = layout.chunk;
+                let apart = turns * chunk;
+                format!("load_chunks<{element}, {v}, {chunk}>({address}, {apart}, {target});")
+            }
+            (false, _) => {
+                let at = strided(layout, step);
+                format!(
+                    "#pragma unroll\nfor (int v = 0; v < {v}; ++v) {target}[v] = to_f32(({address})[{at}]);"
+                )
+            }
         }
-        format!(
-            "#pragma unroll\nfor (int v = 0; v < {v}; ++v) {target}[v] = to_f32(({address})[v * {step}]);"
-        )
     }
 
     /// An operand without rows, loaded once before the walk; `None` when that takes too many
@@ -324,13 +347,9 @@ impl<'g> Emitter<'_, 'g, '_> {
                 own.clone(),
             )
         };
-        let rows = std::mem::take(&mut self.text);
-        self.text.line(declaration);
-        self.open_elements(&l);
-        self.text.lines(&load);
-        self.close_elements(&l, &[]);
-        let before = std::mem::replace(&mut self.text, rows);
-        self.invariants.text.push_str(&before.finish());
+        let lines = self.invariants.lines.entry(layout).or_default();
+        lines.0.push(declaration);
+        lines.1.push(load);
         self.invariants.loaded.insert(key, text.clone());
         Some(text)
     }
@@ -345,5 +364,15 @@ pub(super) fn row_alignment(row: Option<&str>, v: usize) -> bool {
             .next()
             .and_then(|n| n.parse::<usize>().ok())
             .is_some_and(|n| n % v == 0),
+    }
+}
+
+/// Index of element `v` of a vector whose innermost axis has stride `step`, as C text.
+pub(super) fn strided(layout: &Layout, step: i64) -> String {
+    let v = layout.step_text();
+    match (step, layout.turns()) {
+        (1, _) => v,
+        (step, None) => format!("{v} * {step}"),
+        (step, Some(_)) => format!("({v}) * {step}"),
     }
 }

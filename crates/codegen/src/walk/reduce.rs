@@ -118,7 +118,10 @@ impl<'g> Emitter<'_, 'g, '_> {
         let layout = self.layout(placed.layout).clone();
         let terms = self.names.fresh(&format!("{}_terms", self.ident[i]));
         self.declare_shared(&terms, layout.space.len());
-        let element = if layout.vector > 1 { "e + v" } else { "e" };
+        let element = match layout.vector {
+            1 => "e".to_string(),
+            _ => format!("e + {}", layout.step_text()),
+        };
         self.stage(placed.layout)
             .body
             .push(Piece::Element(format!("{terms}[{element}] = {value};")));

@@ -119,6 +119,14 @@ impl<'g> Emitter<'_, 'g, '_> {
 
 /// The line that defines `e`, the number of a thread's first element.
 fn element_number(layout: &Layout, threads: usize) -> String {
+    if let Some(turns) = layout.turns() {
+        let (row, chunk) = (layout.space.innermost(), layout.chunk);
+        let thread = match layout.strips {
+            1 => "tid".to_string(),
+            _ => format!("(k * {threads} + tid)"),
+        };
+        return format!("const int e = {thread} / {turns} * {row} + {thread} % {turns} * {chunk};");
+    }
     match (layout.strips > 1, layout.vector) {
         (false, 1) => "const int e = tid;".into(),
         (false, v) => format!("const int e = tid * {v};"),

@@ -1,7 +1,7 @@
 //! Statements: maps, and where their results go.
 
 use super::Emitter;
-use super::operand::row_alignment;
+use super::operand::{row_alignment, strided};
 use super::stage::Piece;
 use crate::affine::index_text;
 use crate::cexpr::{self, Leaves};
@@ -55,11 +55,15 @@ impl<'g> Emitter<'_, 'g, '_> {
             .iter()
             .map(|read| self.operand(i, placed.layout, read))
             .collect();
-        let space = self.layout(placed.layout).space.clone();
-        let vector = self.layout(placed.layout).vector;
-        let element = if vector > 1 { "e + v" } else { "e" };
+        let layout = self.layout(placed.layout).clone();
+        let (space, vector) = (layout.space.clone(), layout.vector);
+        let element = match vector {
+            1 => "e".to_string(),
+            _ if layout.turns().is_some() => format!("(e + {})", layout.step_text()),
+            _ => "e + v".to_string(),
+        };
         let index = |axis: AxisId| {
-            let local = index_text(&space, axis, element);
+            let local = index_text(&space, axis, &element);
             match self.walk.first_index.get(&axis) {
                 Some(first) if local == "0" => first.clone(),
                 Some(first) => format!("{first} + {local}"),
@@ -112,7 +116,8 @@ impl<'g> Emitter<'_, 'g, '_> {
             let line = if placed.place == Place::Uniform {
                 Piece::Vector(format!("if (tid == 0) {shared}[0] = {name};"))
             } else if vector > 1 {
-                Piece::Element(format!("{shared}[e + v] = {register};"))
+                let at = self.layout(placed.layout).step_text();
+                Piece::Element(format!("{shared}[e + {at}] = {register};"))
             } else {
                 Piece::Element(format!("{shared}[e] = {register};"))
             };
@@ -186,6 +191,7 @@ impl<'g> Emitter<'_, 'g, '_> {
             )),
             _ if v > 1
                 && step == 1
+                && layout.turns().is_none()
                 && offset.aligned(self.walk.grid, &layout.space, v as i64)
                 && row_alignment(row.as_deref(), v) =>
             {
@@ -197,9 +203,10 @@ impl<'g> Emitter<'_, 'g, '_> {
             }
             _ if v > 1 => {
                 let register = self.register(placed.layout, &name);
+                let at = strided(&layout, step);
                 Piece::Element(guard(
                     None,
-                    format!("({address})[v * {step}] = from_f32<{element}>({register});"),
+                    format!("({address})[{at}] = from_f32<{element}>({register});"),
                 ))
             }
             _ => {

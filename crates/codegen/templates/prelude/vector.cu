@@ -97,6 +97,30 @@ template <typename T, int V> __device__ __forceinline__ void load_vec(const T* p
     VecIo<T, V, VecIsRaw<T, V>::value>::load(p, out);
 }
 
+//@ load_chunks needs load_vec
+// out[0..V) = V/C chunks of C neighbours, `apart` elements from one to the next. Alignment as for load_vec.
+template <typename T, int V, int C> __device__ __forceinline__ void load_chunks(const T* p, int apart, float (&out)[V]) {
+#pragma unroll
+    for (int i = 0; i < V / C; ++i) {
+        float chunk[C];
+        load_vec<T, C>(p + i * apart, chunk);
+#pragma unroll
+        for (int j = 0; j < C; ++j) out[i * C + j] = chunk[j];
+    }
+}
+
+//@ store_chunks needs VecIo
+// The reverse of load_chunks, rounded to T.
+template <typename T, int V, int C> __device__ __forceinline__ void store_chunks(T* p, int apart, const float (&x)[V]) {
+#pragma unroll
+    for (int i = 0; i < V / C; ++i) {
+        float chunk[C];
+#pragma unroll
+        for (int j = 0; j < C; ++j) chunk[j] = x[i * C + j];
+        VecIo<T, C, VecIsRaw<T, C>::value>::store(p + i * apart, chunk);
+    }
+}
+
 //@ load_vec_stream needs VecIo
 // load_vec for data that is read once (weights of a GEMV): marked evict-first in the caches.
 template <typename T, int V> __device__ __forceinline__ void load_vec_stream(const T* p, float (&out)[V]) {

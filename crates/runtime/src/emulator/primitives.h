@@ -53,6 +53,20 @@ template <class T, int V> static inline void store_vec(T* p, const float (&x)[V]
     if (alignment) fusec_emu::aligned(p, alignment, "store_vec");
     for (int i = 0; i < V; ++i) p[i] = from_f32<T>(x[i]);
 }
+template <class T, int V, int C> static inline void load_chunks(const T* p, int apart, float (&out)[V]) {
+    for (int i = 0; i < V / C; ++i) {
+        float chunk[C];
+        load_vec<T, C>(p + i * apart, chunk);
+        for (int j = 0; j < C; ++j) out[i * C + j] = chunk[j];
+    }
+}
+template <class T, int V, int C> static inline void store_chunks(T* p, int apart, const float (&x)[V]) {
+    for (int i = 0; i < V / C; ++i) {
+        float chunk[C];
+        for (int j = 0; j < C; ++j) chunk[j] = x[i * C + j];
+        store_vec<T, C>(p + i * apart, chunk);
+    }
+}
 template <class T, int V> static inline void store_vec_stream(T* p, const float (&x)[V]) { store_vec(p, x); }
 template <class T, int V> struct PendingEach {
     T elements[V];
