@@ -89,9 +89,10 @@ pub fn generate(
         Names::default()
     };
     let mut pointers = Pointers::new(graph, elements);
+    let staged = matmul::staged(graph, &bodies);
     let threads = bodies
         .iter()
-        .map(|b| threads_of(graph, target, b))
+        .map(|b| threads_of(graph, target, staged, b))
         .max()
         .unwrap_or(128);
     let mut lanes = Vec::new();
@@ -100,9 +101,15 @@ pub fn generate(
             Template::Row | Template::Scan => {
                 walk_lane(graph, target, body, threads, &mut pointers, &mut names)?
             }
-            Template::Gemv | Template::Gemm => {
-                matmul::lane(graph, target, kernel, body, &mut pointers, &mut names)?
-            }
+            Template::Gemv | Template::Gemm => matmul::lane(
+                graph,
+                target,
+                staged,
+                kernel,
+                body,
+                &mut pointers,
+                &mut names,
+            )?,
             Template::Attend => attend::lane(graph, kernel, body, &mut pointers, &mut names)?,
         });
     }
@@ -228,13 +235,13 @@ fn tidy(source: &str) -> String {
     out
 }
 
-fn threads_of(graph: &Graph, target: Target, body: &Body) -> usize {
+fn threads_of(graph: &Graph, target: Target, staged: bool, body: &Body) -> usize {
     match body.template {
         Template::Row | Template::Scan => {
             let grid = Grid::new(graph, &body.grid);
             layout::threads_for(&grid, &micro::lower(graph, &body.ops, &body.tails))
         }
-        Template::Gemv | Template::Gemm => matmul::threads(graph, target, body),
+        Template::Gemv | Template::Gemm => matmul::threads(graph, target, staged, body),
         Template::Attend => attend::THREADS,
     }
 }
