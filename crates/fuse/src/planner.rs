@@ -2,18 +2,22 @@
 
 use crate::context::{Context, live_operations};
 use crate::decisions::{self, Decisions};
-use crate::fit::fit;
+use crate::fit;
 use crate::name::Names;
 use crate::order::launch_order;
-use crate::plan::{Kernel, Mode, PLAN_VERSION, Phase, Plan, Reject, Shape, Storage};
+use crate::plan::{
+    Body, Cost, Kernel, Mode, PLAN_VERSION, Phase, Plan, Reject, Shape, Storage, Template,
+};
 use crate::segment::{Segment, segments};
 use crate::validate::validate;
-use crate::{Device, forms, select};
+use crate::{Device, cost, forms, select};
 use fusec_ir::{Graph, OpId, Pin, PinKind};
 
 /// What a form must save, as a part of the total, to take the place of one with fewer rules:
 /// less than this is less than the cost model knows, and every rule moves rounding errors.
 const FORM_MARGIN: f64 = 0.005;
+/// Name of the local form of a recurrence that is computed some tokens at a time.
+pub(crate) const IN_CHUNKS: &str = "recurrent-chunked";
 
 /// How kernels are started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -278,7 +282,13 @@ fn plan_form(ctx: &Context<'_>, mode: Mode, pins: &[Pin]) -> Result<(Plan, Decis
         if segment.class == chosen.len() {
             chosen.push(select::select(ctx, &segment.ops, mode, pins)?);
         }
-        kernels.extend(emit(ctx, segment, &chosen[segment.class], &mut names)?);
+        kernels.extend(emit(
+            ctx,
+            segment,
+            &chosen[segment.class],
+            mode,
+            &mut names,
+        )?);
     }
     let decisions = Decisions {
         segments: (0..chosen.len())
@@ -320,6 +330,7 @@ fn emit(
     ctx: &Context<'_>,
     segment: &Segment,
     selection: &select::Selection,
+    mode: Mode,
     names: &mut Names,
 ) -> Result<Vec<Kernel>, PlanError> {
     let groups: Vec<Vec<OpId>> = selection
@@ -333,10 +344,12 @@ fn emit(
         .into_iter()
         .map(|g| {
             let ops = &groups[g];
-            let lanes = fit(ctx, ops).map_err(|reject| unplannable(ctx, ops, reject))?;
+            let forms = fit::forms(ctx, ops).map_err(|reject| unplannable(ctx, ops, reject))?;
+            let (lanes, cost) = implement(ctx, forms, mode, g);
+            let in_chunks = lanes.iter().any(|l| l.template == Template::Chunked);
             Ok(Kernel {
                 name: names.name(ctx, ops, &lanes),
-                cost: crate::cost::cost(ctx, &lanes),
+                cost,
                 phases: vec![Phase { lanes }],
                 names: ops
                     .iter()
@@ -344,10 +357,32 @@ fn emit(
                     .collect(),
                 ops: ops.clone(),
                 layer: ops.first().and_then(|id| ctx.graph.op(*id).layer),
-                forms: vec![],
+                forms: in_chunks
+                    .then(|| IN_CHUNKS.to_string())
+                    .into_iter()
+                    .collect(),
             })
         })
         .collect()
+}
+
+/// The local form in which a kernel is computed: the cheapest, or one drawn at random in a random
+/// plan, the same for equal segments.
+fn implement(
+    ctx: &Context<'_>,
+    forms: Vec<Vec<Body>>,
+    mode: Mode,
+    group: usize,
+) -> (Vec<Body>, Cost) {
+    let drawn = match mode {
+        Mode::Random(seed) => {
+            let mut draw = seed ^ (group as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            draw = (draw ^ (draw >> 31)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            (draw >> 33) as usize % forms.len().max(1)
+        }
+        _ => return cost::cheapest(ctx, forms),
+    };
+    cost::cheapest(ctx, forms.into_iter().skip(drawn).take(1).collect())
 }
 
 pub(crate) fn unplannable(ctx: &Context<'_>, ops: &[OpId], reject: Reject) -> PlanError {

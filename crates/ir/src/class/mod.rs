@@ -16,7 +16,7 @@ mod probe;
 mod reason;
 mod sentence;
 
-pub use decay::{LogDecay, NoLogDecay, log_decay};
+pub use decay::{LogDecay, NoLogDecay, decay_range, log_decay};
 pub use reason::Reason;
 
 use crate::{AxisId, Graph, Recurrence, StepOp, StepRef};
