@@ -24,6 +24,9 @@ use fusec_ir::{
 };
 use std::collections::{BTreeMap, BTreeSet};
 
+/// Names that the code around the template uses.
+pub const OWN_NAMES: [&str; 3] = ["share", "item", "kept"];
+
 /// Threads of a body of this template.
 pub fn threads(graph: &Graph, classes: &Classes, body: &Body) -> usize {
     Tile::of(graph, classes, body).map_or(32, |tile| 32 * tile.warps())

@@ -90,6 +90,7 @@ pub fn generate(
     }
     if uses(&[Template::Chunked]) {
         taken.extend(crate::chunked::reserved_identifiers());
+        taken.extend(crate::chunks::OWN_NAMES);
     }
     let mut names = Names::beside(taken);
     let mut pointers = Pointers::new(graph, elements);

@@ -308,6 +308,12 @@ impl Tile {
         2.0 * products * (pieces * (pieces + 1) / 2) as f64
     }
 
+    /// Elements of one chunk that come from and go to memory: queries, keys, decays, values, results.
+    pub fn elements(&self) -> f64 {
+        let per_key = if self.per_key { 3 } else { 2 };
+        (self.chunk * (per_key * self.key + 2 * self.value)) as f64
+    }
+
     /// Other work of one chunk: decays, and scores inside sub-chunks where a decay per key keeps
     /// them from the tensor cores.
     pub fn simt_flops(&self, pieces: usize) -> f64 {

@@ -65,30 +65,104 @@ fn check(name: &str, graph: &Graph, storage: Storage, batch: usize, times: &[usi
     common::check_for(&case, &slow_steps()).unwrap_or_else(|why| panic!("{storage}: {why}"));
 }
 
-#[test]
-fn token_shift_bonus_and_group_norm() {
-    let axes = [
-        ("V", 64),
-        ("L", 1),
-        ("H", 2),
-        ("N", 32),
-        ("R", 8),
-        ("Rd", 16),
-    ];
-    let graph = model("rwkv6.toml", &axes);
-    check("rwkv6", &graph, Storage::F32, 3, &[37, 300, 1, 5], 2e-4);
+/// A small model of each family whose class has the form, and the operations that are expected to
+/// share its lane.
+fn families() -> Vec<(&'static str, Graph, &'static [&'static str])> {
+    vec![
+        (
+            "rwkv6",
+            model(
+                "rwkv6.toml",
+                &[("V", 64), ("L", 1), ("N", 32), ("R", 8), ("Rd", 16)],
+            ),
+            &["time_mix.d", "time_mix.y", "time_mix.y#2"],
+        ),
+        (
+            "mamba2",
+            model(
+                "mamba2.toml",
+                &[
+                    ("V", 64),
+                    ("L", 1),
+                    ("C", 64),
+                    ("G", 2),
+                    ("Hg", 2),
+                    ("P", 32),
+                    ("Ns", 32),
+                ],
+            ),
+            &[
+                "mixer.x",
+                "mixer.B",
+                "mixer.C",
+                "mixer.dt",
+                "mixer.y",
+                "mixer.y#2",
+            ],
+        ),
+        (
+            "gla",
+            model("gla.toml", &[("V", 64), ("L", 1), ("C", 64), ("I", 64)]),
+            &["mix.q", "mix.o", "mix.o#2"],
+        ),
+        (
+            "retnet",
+            model(
+                "retnet.toml",
+                &[
+                    ("V", 64),
+                    ("L", 1),
+                    ("C", 64),
+                    ("Dr", 16),
+                    ("Dv", 96),
+                    ("I", 64),
+                ],
+            ),
+            &["mix.q", "mix.o"],
+        ),
+        (
+            "hgrn2",
+            model(
+                "hgrn2.toml",
+                &[
+                    ("V", 64),
+                    ("L", 2),
+                    ("C", 64),
+                    ("H", 2),
+                    ("Dk", 24),
+                    ("Dv", 40),
+                    ("I", 64),
+                ],
+            ),
+            &["mix.f", "mix.y"],
+        ),
+    ]
 }
 
 #[test]
-fn convolutions_and_shared_keys() {
-    let axes = [
-        ("V", 64),
-        ("L", 1),
-        ("C", 64),
-        ("Hg", 4),
-        ("P", 32),
-        ("Ns", 32),
-    ];
-    let graph = model("mamba2.toml", &axes);
-    check("mamba2", &graph, Storage::F32, 3, &[37, 300, 1, 5], 2e-4);
+fn every_family_with_the_form_in_f32() {
+    for (name, graph, _) in families() {
+        check(name, &graph, Storage::F32, 3, &[300, 1, 37], 2e-4);
+        check(name, &graph, Storage::F32, 1, &[37, 1, 1, 5], 2e-4);
+    }
+}
+
+#[test]
+fn every_family_with_the_form_in_bf16() {
+    for (name, graph, _) in families() {
+        check(name, &graph, Storage::Bf16, 1, &[300, 1, 37], 4e-2);
+        check(name, &graph, Storage::Bf16, 3, &[37, 1], 4e-2);
+    }
+}
+
+#[test]
+fn what_surrounds_the_recurrence_joins_its_lane() {
+    for (name, graph, expected) in families() {
+        let lanes = chunked_lanes(&graph, Storage::F32, 8, 2048);
+        let joined = |lane: &Vec<String>| expected.iter().all(|op| lane.contains(&op.to_string()));
+        assert!(
+            lanes.iter().any(joined),
+            "{name}: {expected:?} not in {lanes:?}"
+        );
+    }
 }

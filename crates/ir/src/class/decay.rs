@@ -205,8 +205,7 @@ impl Trace<'_> {
     }
 
     fn range(&mut self, expr: &Expr) -> super::interval::Interval {
-        let values: Vec<ValueId> = self.inputs.iter().map(|a| a.value).collect();
-        self.ranges.of(expr, &values)
+        self.ranges.of(expr, &self.inputs)
     }
 
     /// The expression that produces input `i`, in the same index variables.
