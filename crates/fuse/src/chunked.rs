@@ -8,7 +8,7 @@
 use crate::plan::{Body, Storage};
 use fusec_ir::class::{Class, Classified, Layout, Read};
 use fusec_ir::{
-    AxisId, Graph, OpId, OpKind, Recurrence, RecurrenceId, StepKind, StepRef, classify,
+    Axis, AxisId, Graph, OpId, OpKind, Recurrence, RecurrenceId, StepKind, StepRef, classify,
 };
 use std::sync::OnceLock;
 
@@ -22,6 +22,8 @@ pub const KEY_LIMIT: usize = 256;
 /// The classes of a graph's recurrences, each found when first asked for.
 #[derive(Debug, Default)]
 pub struct Classes {
+    recurrences: Vec<Recurrence>,
+    axes: Vec<Axis>,
     found: Vec<OnceLock<Classified>>,
 }
 
@@ -29,8 +31,15 @@ impl Classes {
     /// None found yet.
     pub fn new(graph: &Graph) -> Self {
         Classes {
+            recurrences: graph.recurrences.clone(),
+            axes: graph.axes.clone(),
             found: graph.recurrences.iter().map(|_| OnceLock::new()).collect(),
         }
+    }
+
+    /// Whether they are those of this graph, which may have more axes.
+    pub fn hold_for(&self, graph: &Graph) -> bool {
+        self.recurrences == graph.recurrences && graph.axes.starts_with(&self.axes)
     }
 
     /// The class of a recurrence of the graph. `None` if the graph has no such recurrence.

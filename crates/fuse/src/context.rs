@@ -69,11 +69,14 @@ impl<'a> Context<'a> {
         }
     }
 
-    /// The same, with classes that were found for another form of the graph.
+    /// The same, with classes that were found for another form of the graph, if they hold for it.
     pub fn with_classes(self, classes: &Arc<Classes>) -> Self {
-        Context {
-            classes: classes.clone(),
-            ..self
+        match classes.hold_for(self.graph) {
+            true => Context {
+                classes: classes.clone(),
+                ..self
+            },
+            false => self,
         }
     }
 

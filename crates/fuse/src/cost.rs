@@ -439,8 +439,10 @@ impl<'a> Lane<'a> {
         let waves = (self.blocks as f64 / resident).ceil();
         let chunks = self.ctx.shape.time.div_ceil(tile.chunk) as f64;
         let pieces = pieces(self.ctx.storage);
-        let cycles =
-            CHUNK_CYCLES + tile.simt_flops(pieces) / (32 * tile.warps()) as f64 * CYCLES_PER_FLOP;
+        let threads = (32 * tile.warps()) as f64;
+        let cycles = CHUNK_CYCLES
+            + tile.elements() / threads * CYCLES_PER_ELEMENT
+            + tile.simt_flops(pieces) / threads * CYCLES_PER_FLOP;
         let us = cycles / (device.clock_ghz.value * 1e3);
         (chunks * waves, chunks * waves * us)
     }

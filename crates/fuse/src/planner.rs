@@ -1,5 +1,6 @@
 //! The entry point: from a graph to a plan.
 
+use crate::chunked::Classes;
 use crate::context::{Context, live_operations};
 use crate::decisions::{self, Decisions};
 use crate::fit;
@@ -12,6 +13,7 @@ use crate::segment::{Segment, segments};
 use crate::validate::validate;
 use crate::{Device, cost, forms, select};
 use fusec_ir::{Graph, OpId, Pin, PinKind};
+use std::sync::Arc;
 
 /// What a form must save, as a part of the total, to take the place of one with fewer rules:
 /// less than this is less than the cost model knows, and every rule moves rounding errors.
@@ -144,6 +146,7 @@ pub fn plan(graph: &Graph, options: &Options<'_>) -> Result<Planned, PlanError> 
     }
     let written = forms::canonical(graph);
     let unfused = unfused_launches(&written);
+    let classes = Arc::new(Classes::new(&written));
     let (forms, stop) = match options.mode {
         Mode::Auto | Mode::Random(_) => {
             forms::enumerate(&written, options.storage).map_err(PlanError::Forms)?
@@ -170,7 +173,7 @@ pub fn plan(graph: &Graph, options: &Options<'_>) -> Result<Planned, PlanError> 
                 mode: Mode::Greedy,
                 ..options.clone()
             };
-            let quick = match plan_graph(form.clone(), &quick) {
+            let quick = match plan_graph(form.clone(), &quick, &classes) {
                 Ok(quick) => quick,
                 Err(_) if best.is_some() => continue,
                 Err(error) => return Err(error),
@@ -190,7 +193,7 @@ pub fn plan(graph: &Graph, options: &Options<'_>) -> Result<Planned, PlanError> 
                 as_written = Some(total_us);
             }
         }
-        let of_form = plan_graph(form, options);
+        let of_form = plan_graph(form, options, &classes);
         let planned = match (of_form, &best) {
             (Ok(planned), _) => planned,
             // A rule may do away with a value that a pin names, or make an operation too large;
@@ -243,11 +246,15 @@ fn written_form(graph: Graph) -> forms::Form {
 }
 
 /// Plans one form.
-fn plan_graph(form: forms::Form, options: &Options<'_>) -> Result<Planned, PlanError> {
+fn plan_graph(
+    form: forms::Form,
+    options: &Options<'_>,
+    classes: &Arc<Classes>,
+) -> Result<Planned, PlanError> {
     let graph = form.graph;
     // A rule that makes a malformed graph is a mistake of this crate; say so where it is made.
     validate(&graph)?;
-    let ctx = options.context(&graph);
+    let ctx = options.context(&graph).with_classes(classes);
     let pins: Vec<Pin> = graph.pins.iter().chain(&options.pins).cloned().collect();
     check_pin_names(&ctx, &pins)?;
     let (mut plan, decisions) = plan_form(&ctx, options.mode, &pins)?;

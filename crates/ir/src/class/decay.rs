@@ -8,8 +8,7 @@
 use super::interval::Ranges;
 use super::{Class, Classified};
 use crate::{
-    Access, AxisId, Binary, Def, Expr, Graph, IndexExpr, Op, OpId, OpKind, StepKind, StepRef,
-    Unary, ValueId,
+    Access, AxisId, Binary, Def, Expr, Graph, IndexExpr, Op, OpId, OpKind, StepKind, StepRef, Unary,
 };
 use serde::{Deserialize, Serialize};
 
