@@ -3,6 +3,7 @@
 use crate::CodegenError;
 use crate::affine::Grid;
 use crate::attend;
+use crate::chunks;
 use crate::layout::{self, Layouts};
 use crate::manifest::{KernelParam, LaneGrid, ParamKind, RowUnits};
 use crate::matmul::{self, Target};
@@ -13,10 +14,11 @@ use crate::prelude;
 use crate::render::render;
 use crate::text::Text;
 use crate::walk::{self, Walk};
+use fusec_fuse::chunked::Classes;
 use fusec_fuse::{Body, Kernel, Storage, Template};
 use fusec_ir::{Graph, Op, OpId, OpKind, ValueId};
 use serde::Serialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use tera::Context;
 
 /// A kernel's source with everything a launch needs, before it has its final entry name.
@@ -67,6 +69,7 @@ struct ParamLine {
 /// Generates one kernel of a plan.
 pub fn generate(
     graph: &Graph,
+    classes: &Classes,
     elements: &Elements,
     target: Target,
     kernel: &Kernel,
@@ -80,19 +83,21 @@ pub fn generate(
             });
         }
     };
-    let products = bodies
-        .iter()
-        .any(|b| matches!(b.template, Template::Gemv | Template::Gemm));
-    let mut names = if products {
-        Names::beside_projections()
-    } else {
-        Names::default()
-    };
+    let uses = |templates: &[Template]| bodies.iter().any(|b| templates.contains(&b.template));
+    let mut taken = BTreeSet::new();
+    if uses(&[Template::Gemv, Template::Gemm]) {
+        taken.extend(crate::projection::reserved_identifiers());
+    }
+    if uses(&[Template::Chunked]) {
+        taken.extend(crate::chunked::reserved_identifiers());
+        taken.extend(crate::chunks::OWN_NAMES);
+    }
+    let mut names = Names::beside(taken);
     let mut pointers = Pointers::new(graph, elements);
     let staged = matmul::staged(graph, &bodies);
     let threads = bodies
         .iter()
-        .map(|b| threads_of(graph, target, staged, b))
+        .map(|b| threads_of(graph, classes, target, staged, b))
         .max()
         .unwrap_or(128);
     let mut lanes = Vec::new();
@@ -111,6 +116,17 @@ pub fn generate(
                 &mut names,
             )?,
             Template::Attend => attend::lane(graph, kernel, body, &mut pointers, &mut names)?,
+            Template::Chunked => {
+                let request = chunks::Request {
+                    graph,
+                    classes,
+                    storage: target.storage,
+                    kernel,
+                    body,
+                    threads,
+                };
+                chunks::lane(&request, &mut pointers, &mut names)?
+            }
         });
     }
     let mut text = Text::at(1);
@@ -235,7 +251,13 @@ fn tidy(source: &str) -> String {
     out
 }
 
-fn threads_of(graph: &Graph, target: Target, staged: bool, body: &Body) -> usize {
+fn threads_of(
+    graph: &Graph,
+    classes: &Classes,
+    target: Target,
+    staged: bool,
+    body: &Body,
+) -> usize {
     match body.template {
         Template::Row | Template::Scan => {
             let grid = Grid::new(graph, &body.grid);
@@ -243,6 +265,7 @@ fn threads_of(graph: &Graph, target: Target, staged: bool, body: &Body) -> usize
         }
         Template::Gemv | Template::Gemm => matmul::threads(graph, target, staged, body),
         Template::Attend => attend::THREADS,
+        Template::Chunked => chunks::threads(graph, classes, body),
     }
 }
 

@@ -3,7 +3,8 @@
 //! Parameters and run-time inputs can be anything; what bounds a value is the functions it went
 //! through (`exp` is never negative, `sigmoid` between 0 and 1) and constants.
 
-use crate::{Binary, Combine, Def, Expr, Graph, NormKind, OpKind, Unary, ValueId};
+use super::relation;
+use crate::{Access, Binary, Combine, Def, Expr, Graph, NormKind, OpKind, Unary, ValueId};
 use std::collections::BTreeMap;
 
 /// Deepest chain of producers that is followed; beyond it a value can be anything.
@@ -38,6 +39,11 @@ impl Interval {
             low: points.iter().copied().fold(f64::INFINITY, f64::min),
             high: points.iter().copied().fold(f64::NEG_INFINITY, f64::max),
         }
+    }
+
+    /// What is in both.
+    pub fn and(self, other: Interval) -> Self {
+        Interval::new(self.low.max(other.low), self.high.min(other.high))
     }
 
     fn times(self, other: Interval) -> Interval {
@@ -136,15 +142,27 @@ impl<'g> Ranges<'g> {
         }
     }
 
-    /// The range of an expression over values.
-    pub fn of(&mut self, expr: &Expr, inputs: &[ValueId]) -> Interval {
-        self.expression(expr, inputs, 0)
+    /// The range of an expression over elements of values.
+    pub fn of(&mut self, expr: &Expr, inputs: &[Access]) -> Interval {
+        self.related(expr, inputs, 0)
     }
 
-    fn expression(&mut self, expr: &Expr, inputs: &[ValueId], depth: usize) -> Interval {
+    /// The range of an expression whose parts may depend on each other.
+    fn related(&mut self, expr: &Expr, inputs: &[Access], depth: usize) -> Interval {
+        let apart = self.expression(expr, inputs, depth);
+        let corners = relation::corners(expr, inputs, &mut |part| {
+            self.expression(part, inputs, depth)
+        });
+        match corners {
+            Some(corners) => apart.and(corners),
+            None => apart,
+        }
+    }
+
+    fn expression(&mut self, expr: &Expr, inputs: &[Access], depth: usize) -> Interval {
         match expr {
             Expr::Input(i) => match inputs.get(*i) {
-                Some(id) => self.value(*id, depth),
+                Some(access) => self.value(access.value, depth),
                 None => Interval::ALL,
             },
             Expr::Const(c) => Interval::new(*c, *c),
@@ -152,8 +170,15 @@ impl<'g> Ranges<'g> {
             Expr::Position => Interval::new(0.0, f64::INFINITY),
             Expr::Unary(f, a) => self.expression(a, inputs, depth).unary(*f),
             Expr::Binary(op, a, b) => {
-                let a = self.expression(a, inputs, depth);
-                a.binary(*op, self.expression(b, inputs, depth))
+                let left = self.expression(a, inputs, depth);
+                let range = left.binary(*op, self.expression(b, inputs, depth));
+                match relation::exceeds_first_term(self.graph, *op, (a, b), inputs) {
+                    // A sum of terms that are not negative is at least its first term.
+                    Some(term) if self.value(term, depth + 1).low >= 0.0 => {
+                        range.and(Interval::new(0.0, f64::INFINITY))
+                    }
+                    _ => range,
+                }
             }
         }
     }
@@ -171,7 +196,8 @@ impl<'g> Ranges<'g> {
         let op = self.graph.op(op);
         // A row before the first one reads the tail, which starts at zero.
         let delayed = op.inputs.iter().any(|a| a.delay != 0);
-        let inputs: Vec<ValueId> = op.inputs.iter().map(|a| a.value).collect();
+        let reads = &op.inputs;
+        let inputs: Vec<ValueId> = reads.iter().map(|a| a.value).collect();
         let count = |axes: &[crate::AxisId]| {
             let n = self.graph.elements(axes) as f64;
             Interval::new(n, n)
@@ -183,14 +209,14 @@ impl<'g> Ranges<'g> {
                 None => Interval::ALL,
             },
             _ if delayed => Interval::ALL,
-            OpKind::Map { expr } => self.expression(expr, &inputs, depth + 1),
+            OpKind::Map { expr } => self.related(expr, reads, depth + 1),
             OpKind::Reduce {
                 expr,
                 combine,
                 axes,
             } => {
                 let n = count(axes);
-                let one = self.expression(expr, &inputs, depth + 1);
+                let one = self.related(expr, reads, depth + 1);
                 match combine {
                     Combine::Sum => one.times(n),
                     Combine::Max => one,
@@ -209,7 +235,17 @@ impl<'g> Ranges<'g> {
             OpKind::CumSum { axis } => {
                 let n = Interval::new(1.0, self.graph.size(*axis) as f64);
                 match inputs.first() {
-                    Some(of) => self.value(*of, depth + 1).times(n),
+                    Some(of) => {
+                        let range = self.value(*of, depth + 1).times(n);
+                        let parts = relation::whole_of_shares(self.graph, *of, *axis);
+                        match parts {
+                            // Shares of a sum, added up, are at most one.
+                            Some(part) if self.value(part, depth + 1).low >= 0.0 => {
+                                range.and(Interval::new(0.0, 1.0))
+                            }
+                            _ => range,
+                        }
+                    }
                     None => Interval::ALL,
                 }
             }
