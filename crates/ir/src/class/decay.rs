@@ -255,26 +255,9 @@ impl Trace<'_> {
         let log = Expr::binary(Binary::Add, larger, more);
         let sum = Expr::binary(Binary::Add, a.clone(), b.clone());
         // Rounding must not lift what is proven to be at most 1 above it.
-        let at_most_one = self.range(&sum).high <= 1.0 || self.mixes_with_one(a, b);
-        Ok(match at_most_one {
+        Ok(match self.range(&sum).high <= 1.0 {
             true => Expr::binary(Binary::Min, log, Expr::Const(0.0)),
             false => log,
-        })
-    }
-
-    /// Whether `a + b` is `c + (1 - c) * y` with c and y from 0 to 1: between y and 1.
-    fn mixes_with_one(&mut self, a: &Expr, b: &Expr) -> bool {
-        let rest = |c: &Expr| Expr::binary(Binary::Sub, Expr::Const(1.0), c.clone());
-        [(a, b), (b, a)].into_iter().any(|(c, product)| {
-            let Expr::Binary(Binary::Mul, x, y) = product else {
-                return false;
-            };
-            let other = match (**x == rest(c), **y == rest(c)) {
-                (true, _) => y,
-                (_, true) => x,
-                _ => return false,
-            };
-            self.range(c).within(Interval::UNIT) && self.range(other).within(Interval::UNIT)
         })
     }
 

@@ -171,10 +171,33 @@ impl<'g> Ranges<'g> {
                 {
                     return Interval::UNIT;
                 }
+                if *op == Binary::Add && self.mixes_with_one(a, b, inputs, depth) {
+                    return Interval::UNIT;
+                }
                 let a = self.expression(a, inputs, depth);
                 a.binary(*op, self.expression(b, inputs, depth))
             }
         }
+    }
+
+    /// Whether `a + b` is `c + (1 - c) * y` with c and y from 0 to 1: it lies between y and 1.
+    fn mixes_with_one(&mut self, a: &Expr, b: &Expr, inputs: &[Access], depth: usize) -> bool {
+        let is_rest = |e: &Expr, c: &Expr| match e {
+            Expr::Binary(Binary::Sub, one, x) => **one == Expr::Const(1.0) && **x == *c,
+            _ => false,
+        };
+        [(a, b), (b, a)].into_iter().any(|(c, product)| {
+            let Expr::Binary(Binary::Mul, x, y) = product else {
+                return false;
+            };
+            let y = match (is_rest(x, c), is_rest(y, c)) {
+                (true, _) => y,
+                (_, true) => x,
+                _ => return false,
+            };
+            let c = self.expression(c, inputs, depth);
+            c.within(Interval::UNIT) && (self.expression(y, inputs, depth)).within(Interval::UNIT)
+        })
     }
 
     /// Whether `a op b` is a share of a whole, or a sum of some shares of one.
