@@ -196,9 +196,10 @@ impl<'a> Config<'a> {
             })
         };
         match self.get(option) {
-            Some(value) if !fits(value) => {
-                Err(self.unimplemented(option, implemented.join(" or ")))
-            }
+            Some(value) if !fits(value) => Err(match implemented {
+                [] => self.unimplemented(option, "null"),
+                _ => self.unimplemented(option, implemented.join(" or ")),
+            }),
             _ => Ok(()),
         }
     }
