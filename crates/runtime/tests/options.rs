@@ -638,3 +638,82 @@ fn options_left_by_a_conversion_are_checked() {
         .expect_err("another width");
     assert!(error.contains("'d_inner' is 256"), "{error}");
 }
+
+/// Whatever an option or the extents of a tensor become: a model or a message, never a panic.
+#[test]
+fn broken_checkpoints_never_panic() {
+    let mut seed = 1u64;
+    let mut below = |n: usize| {
+        // xorshift64
+        seed ^= seed << 13;
+        seed ^= seed >> 7;
+        seed ^= seed << 17;
+        (seed % n as u64) as usize
+    };
+    let values = [
+        json!(null),
+        json!(0),
+        json!(-1),
+        json!(1),
+        json!(3),
+        json!(1e30),
+        json!(0.5),
+        json!(u64::MAX),
+        json!(true),
+        json!(false),
+        json!(""),
+        json!("silu"),
+        json!("auto"),
+        json!("Infinity"),
+        json!([]),
+        json!([1, 2]),
+        json!([[]]),
+        json!({}),
+        json!({"__float__": "NaN"}),
+        json!(4096),
+        json!(1_000_000_007),
+    ];
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut accepted = 0;
+    for case in [
+        "deltanet-fla",
+        "gated-deltanet-fla",
+        "gla-fla",
+        "hgrn-fla",
+        "hgrn2-fla",
+        "kda-fla",
+        "mamba1-hf",
+        "mamba2-fla",
+        "mamba2-hf",
+        "retnet-fla",
+        "rwkv6-fla",
+        "rwkv7-fla",
+    ] {
+        let stored = Stored::golden(case);
+        let options: Vec<String> = stored.options.keys().cloned().collect();
+        let tensors: Vec<String> = stored.tensors.keys().cloned().collect();
+        for _ in 0..25 {
+            let mut broken = stored.clone();
+            for _ in 0..=below(2) {
+                let option = &options[below(options.len())];
+                broken = broken.set(option, values[below(values.len())].clone());
+            }
+            if below(2) == 0 {
+                let name = &tensors[below(tensors.len())];
+                let (shape, elements) = broken.tensors.get_mut(name).expect("it");
+                match below(4) {
+                    0 => shape.insert(0, 1),
+                    1 => *shape = vec![elements.len()],
+                    2 => (*shape, *elements) = (vec![], vec![1.0]),
+                    _ => (*shape, *elements) = (vec![0, 3], vec![]),
+                }
+            }
+            match broken.open(directory.path()) {
+                // Sizes that a tensor does not have are told when the weights are bound.
+                Ok(model) => accepted += usize::from(model.weights(None).is_ok()),
+                Err(message) => assert!(!message.is_empty()),
+            }
+        }
+    }
+    assert!(accepted > 20, "{accepted}");
+}
