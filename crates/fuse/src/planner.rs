@@ -287,6 +287,11 @@ fn plan_form(ctx: &Context<'_>, mode: Mode, pins: &[Pin]) -> Result<(Plan, Decis
         ..Decisions::default()
     };
     let total_us = kernels.iter().map(|k| k.cost.total_us).sum();
+    let counted: Vec<(&select::Selection, usize)> = chosen
+        .iter()
+        .enumerate()
+        .map(|(class, of)| (of, segments.iter().filter(|s| s.class == class).count()))
+        .collect();
     let plan = Plan {
         version: PLAN_VERSION,
         model: ctx.graph.name.clone(),
@@ -295,7 +300,7 @@ fn plan_form(ctx: &Context<'_>, mode: Mode, pins: &[Pin]) -> Result<(Plan, Decis
         storage: ctx.storage,
         mode,
         forms: vec![],
-        claim: select::claim(mode, &chosen),
+        claim: select::claim(mode, &counted),
         kernels,
         total_us,
     };
@@ -310,7 +315,7 @@ fn report(segments: &[Segment], class: usize, of: &select::Selection) -> decisio
         kernels: of.groups.len(),
         legal: of.legal,
         rejected: of.rejected.clone(),
-        complete: of.complete,
+        complete: of.bound.is_some_and(|bound| bound >= of.cost),
     }
 }
 

@@ -1,7 +1,7 @@
 //! Greedy selection: merge the pair that saves most until nothing saves.
 
 use crate::bits::Bits;
-use crate::candidates::{Board, nanoseconds};
+use crate::board::{Board, nanoseconds};
 use std::collections::BTreeMap;
 
 /// Merges from the atoms of a board. Also returns every group it passed through.
