@@ -10,6 +10,7 @@ use crate::segment::{Segment, segments};
 use crate::validate::validate;
 use crate::{Device, forms, select};
 use fusec_ir::{Graph, OpId, Pin, PinKind};
+use tracing::debug_span;
 
 /// What a form must save, as a part of the total, to take the place of one with fewer rules:
 /// less than this is less than the cost model knows, and every rule moves rounding errors.
@@ -133,6 +134,7 @@ pub enum PlanError {
 
 /// Plans a graph.
 pub fn plan(graph: &Graph, options: &Options<'_>) -> Result<Planned, PlanError> {
+    let _planning = debug_span!("other").entered();
     validate(graph)?;
     let Shape { batch, time } = options.shape;
     if batch == 0 || time == 0 {
@@ -142,6 +144,7 @@ pub fn plan(graph: &Graph, options: &Options<'_>) -> Result<Planned, PlanError> 
     let unfused = unfused_launches(&written);
     let (forms, stop) = match options.mode {
         Mode::Auto | Mode::Random(_) => {
+            let _span = debug_span!("forms").entered();
             forms::enumerate(&written, options.storage).map_err(PlanError::Forms)?
         }
         Mode::Greedy | Mode::Unfused => (vec![written_form(written)], String::new()),
@@ -257,6 +260,7 @@ fn plan_graph(form: forms::Form, options: &Options<'_>) -> Result<Planned, PlanE
 
 /// Names the local forms that each kernel realises.
 fn label(planned: &mut Planned, storage: Storage) -> Result<(), PlanError> {
+    let _span = debug_span!("local forms").entered();
     let found = forms::local(&planned.graph, storage).map_err(PlanError::Forms)?;
     for kernel in &mut planned.plan.kernels {
         for (rule, members) in &found {
@@ -270,7 +274,7 @@ fn label(planned: &mut Planned, storage: Storage) -> Result<(), PlanError> {
 }
 
 fn plan_form(ctx: &Context<'_>, mode: Mode, pins: &[Pin]) -> Result<(Plan, Decisions), PlanError> {
-    let segments = segments(ctx);
+    let segments = debug_span!("segments").in_scope(|| segments(ctx));
     let mut chosen: Vec<select::Selection> = Vec::new();
     let mut names = Names::default();
     let mut kernels = Vec::new();
@@ -327,6 +331,7 @@ fn emit(
     selection: &select::Selection,
     names: &mut Names,
 ) -> Result<Vec<Kernel>, PlanError> {
+    let _span = debug_span!("kernels").entered();
     let groups: Vec<Vec<OpId>> = selection
         .groups
         .iter()

@@ -67,6 +67,7 @@ pub struct Catch {
 impl<'b, 'a> Lanes<'b, 'a> {
     /// Grows the lanes from single products along edges.
     pub fn new(board: &'b Board<'a>) -> Lanes<'b, 'a> {
+        let _span = tracing::debug_span!("lanes of products").entered();
         let mut rejected = BTreeMap::new();
         let mut complete = true;
         let mut seen: BTreeSet<Bits> = BTreeSet::new();
@@ -171,6 +172,7 @@ impl<'b, 'a> Lanes<'b, 'a> {
     /// The legal groups with products whose cost less prices (picoseconds) is under `limit`, least
     /// first, among the `most` with the lowest bounds; and whether those are all there are.
     pub fn hunt(&mut self, prices: &Prices, limit: i64, most: usize) -> (Vec<Catch>, bool) {
+        let _span = tracing::debug_span!("hunts for kernels").entered();
         let all = Bits::of(self.lanes.len(), 0..self.lanes.len());
         let own = |lane: &Lane| us(lane.own.iter().map(|i| prices.of[i]).sum());
         let mut hunt = Hunt {

@@ -19,6 +19,7 @@ use crate::plan::{Mode, Reject};
 use crate::planner::{pin_kind, unplannable};
 use fusec_ir::{OpId, Pin, PinKind};
 use std::collections::BTreeMap;
+use tracing::debug_span;
 
 /// The kernels of a segment.
 #[derive(Clone, Debug, PartialEq)]
@@ -87,7 +88,9 @@ pub fn select(
         Mode::Greedy => greedy::greedy(&board, board.atoms().to_vec()).0,
         Mode::Random(seed) => random::random(&board, seed),
         Mode::Auto => {
-            let pool = grow(&board, CAP).map_err(|(ops, reject)| unplannable(ctx, &ops, reject))?;
+            let pool = debug_span!("rows and recurrences")
+                .in_scope(|| grow(&board, CAP))
+                .map_err(|(ops, reject)| unplannable(ctx, &ops, reject))?;
             let exact = exact::exact(&board, pool)?;
             selection.legal = exact.legal;
             selection.rejected = exact.rejected;

@@ -116,6 +116,7 @@ impl<'b, 'a> Programme<'b, 'a> {
     /// The feasible prices of highest sum. Where the solver fails they are feasible all the same,
     /// but lower.
     pub fn highest(&mut self) -> Prices {
+        let _span = tracing::debug_span!("prices").entered();
         let n = self.board.len();
         let mut price = self.solve().unwrap_or_else(|| self.first_guess());
         for kernel in &self.kernels {
@@ -193,6 +194,7 @@ impl<'b, 'a> Programme<'b, 'a> {
     /// A mixture takes parts of kernels, such that every operation is in kernels whose parts add up
     /// to one: the relaxation whose cost the prices add up to.
     pub fn cut(&mut self, prices: &Prices, slack: i64) -> bool {
+        let _span = tracing::debug_span!("cuts").entered();
         let near: Vec<&Known> = self
             .kernels
             .iter()

@@ -61,6 +61,7 @@ impl<'a> Problem<'a> {
     /// at `weight` hundredths of its bound when it decides where to go next: more than 100
     /// dives. Gives up after so many states.
     pub fn search(&self, weight: i64, known: i64, most: usize) -> Outcome {
+        let _span = tracing::debug_span!("search for partitions").entered();
         let mut states = vec![State {
             done: Bits::empty(self.n),
             cost: 0,
