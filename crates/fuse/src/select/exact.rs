@@ -47,7 +47,7 @@ struct Search {
     share: i64,
     /// How many kernels are listed.
     listed: usize,
-    /// Weights of the searches, in hundredths: more than 100 dives.
+    /// Weights of the searches, in hundredths: more than 0 dives.
     weights: &'static [i64],
     /// States of each.
     states: usize,
@@ -57,7 +57,7 @@ struct Search {
 const GLANCE: Search = Search {
     share: 1000,
     listed: 3_000,
-    weights: &[150, 105],
+    weights: &[100, 10],
     states: 4_000,
 };
 /// Those that follow. Only the last can prove.
@@ -65,19 +65,19 @@ const SEARCHES: [Search; 3] = [
     Search {
         share: 30,
         listed: 3_000,
-        weights: &[150, 105],
+        weights: &[100, 10],
         states: 4_000,
     },
     Search {
         share: 4,
         listed: 6_000,
-        weights: &[130, 105],
+        weights: &[50, 5],
         states: 8_000,
     },
     Search {
         share: 1,
         listed: 24_000,
-        weights: &[105, 100],
+        weights: &[10, 0],
         states: 60_000,
     },
 ];
@@ -248,7 +248,7 @@ impl<'b, 'a> Solver<'b, 'a> {
             match problem.search(*weight, self.cost, how.states) {
                 Outcome::Found(chosen) => {
                     self.take(chosen.iter().map(|c| near[*c].0.clone()).collect());
-                    if proves && *weight == 100 {
+                    if proves && *weight == 0 {
                         self.bound = Some(self.cost);
                     }
                 }

@@ -15,7 +15,7 @@ use std::collections::{BinaryHeap, HashMap};
 
 /// How one search ended.
 pub enum Outcome {
-    /// A partition cheaper than the one known (the cheapest, if the weight was 100).
+    /// A partition cheaper than the one known (the cheapest, if the weight was 0).
     Found(Vec<usize>),
     /// There is none cheaper than the one known.
     NothingBetter,
@@ -57,10 +57,12 @@ impl<'a> Problem<'a> {
         }
     }
 
-    /// Searches for a partition that costs less than `known` nanoseconds, taking what is ahead
-    /// at `weight` hundredths of its bound when it decides where to go next: more than 100
-    /// dives. Gives up after so many states.
+    /// Searches for a partition that costs less than `known` nanoseconds. What is left to do counts,
+    /// where the search decides where to go next, as if it exceeded its bound by `weight`
+    /// hundredths of the gap between that and the bound of all, in proportion to the operations
+    /// left: more than 0 dives. Gives up after so many states.
     pub fn search(&self, weight: i64, known: i64, most: usize) -> Outcome {
+        let expected = weight * (1000 * known - self.total).max(0);
         let _span = tracing::debug_span!("search for partitions").entered();
         let mut states = vec![State {
             done: Bits::empty(self.n),
@@ -118,7 +120,8 @@ impl<'a> Problem<'a> {
                 if states.len() >= most {
                     return Outcome::GaveUp;
                 }
-                let order = 100 * cost + weight * ahead;
+                let left = (self.n - done.len()) as i64;
+                let order = 100 * (cost + ahead) + expected * left / self.n as i64;
                 queue.push((Reverse(order), cost, Reverse(states.len())));
                 states.push(State {
                     done,
