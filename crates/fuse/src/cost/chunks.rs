@@ -16,9 +16,14 @@ const CHUNK_CYCLES: f64 = 4000.0;
 /// the elements in flight beside it.
 const CYCLES_PER_ELEMENT: f64 = 300.0;
 /// Clock cycles of one floating-point operation of a thread of a chunk, with the loads from shared
-/// memory that it waits for. With the two above, 64 x 64 states take what they take on an H200:
-/// 0.65 to 0.8 ms at B = 8, T = 2048, 32 heads.
+/// memory that it waits for. With the two above, and two blocks to a multiprocessor, 64 x 64 states
+/// take what they take on an H200: 0.65 to 0.8 ms at B = 8, T = 2048, 32 heads.
 const CYCLES_PER_FLOP: f64 = 18.0;
+/// Part of the time of two blocks that share a multiprocessor which is latency: it stays when there
+/// are more, or one.
+const LATENCY: f64 = 0.35;
+/// Most blocks whose registers fit one multiprocessor.
+const MOST_RESIDENT: f64 = 4.0;
 /// Clock cycles of an operation on registers around the recurrence, of a special function, and of
 /// one more load beside those of an operation's first operand.
 const CYCLES_AROUND: (f64, f64, f64) = (4.0, 20.0, 75.0);
@@ -74,15 +79,17 @@ impl Lane<'_> {
             return (0.0, 0.0);
         };
         let room = device.smem_kb.value * 1024.0 / tile.shared_bytes() as f64;
-        let resident = room.floor().max(1.0) * device.sms.value;
-        let waves = (self.blocks as f64 / resident).ceil();
+        let share = (self.blocks as f64 / device.sms.value).ceil();
+        let resident = room.floor().clamp(1.0, share.clamp(1.0, MOST_RESIDENT));
+        let waves = (self.blocks as f64 / (resident * device.sms.value)).ceil();
         let chunks = self.ctx.shape.time.div_ceil(tile.chunk) as f64;
         let pieces = pieces(self.ctx.storage);
         let threads = (32 * tile.warps()) as f64;
         let work = tile.elements() * CYCLES_PER_ELEMENT
             + tile.simt_flops(pieces) * CYCLES_PER_FLOP
             + self.around(&tile);
-        let us = (CHUNK_CYCLES + work / threads) / (device.clock_ghz.value * 1e3);
+        let cycles = (CHUNK_CYCLES + work / threads) * (LATENCY + (1.0 - LATENCY) / 2.0 * resident);
+        let us = cycles / (device.clock_ghz.value * 1e3);
         (chunks * waves, chunks * waves * us)
     }
 
