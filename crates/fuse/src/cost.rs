@@ -15,7 +15,8 @@
 //!   exchanges of its reductions;
 //! - under-filled GPU: work shared by fewer blocks than there are multiprocessors.
 
-use crate::chunked::{Tile, pieces};
+mod chunks;
+
 use crate::context::{Context, iteration_axes, reduced_axes, special_count, step_work};
 use crate::plan::{Body, Cost, Storage, Template};
 use fusec_ir::{Access, OpId, OpKind, StateKind, ValueId};
@@ -27,15 +28,6 @@ const GEMV_COLUMNS: usize = 8;
 const GEMM_TILE: usize = 128;
 /// Part of the L2 that activations may fill before they count as evicted.
 const L2_SHARE: f64 = 0.5;
-/// Clock cycles of the barriers of one chunk of a recurrence.
-const CHUNK_CYCLES: f64 = 4000.0;
-/// Clock cycles of one element that a thread loads or stores for a chunk, its latency shared with
-/// the elements in flight beside it.
-const CYCLES_PER_ELEMENT: f64 = 300.0;
-/// Clock cycles of one floating-point operation of a thread of a chunk, with the loads from shared
-/// memory that it waits for. With the two above, 64 x 64 states take what they take on an H200:
-/// 0.65 to 0.8 ms at B = 8, T = 2048, 32 heads.
-const CYCLES_PER_FLOP: f64 = 18.0;
 /// How many times its even share of the memory bandwidth one multiprocessor can draw.
 const MEMORY_REACH: f64 = 2.5;
 
@@ -458,66 +450,6 @@ impl<'a> Lane<'a> {
                 OpKind::Gather | OpKind::CumSum { .. } => {}
             }
         }
-    }
-
-    /// Chunked template: how often an element of a map before the recurrence is computed.
-    fn uses(&self) -> BTreeMap<OpId, f64> {
-        let graph = self.ctx.graph;
-        let mut uses: BTreeMap<OpId, f64> = BTreeMap::new();
-        for id in self.body.ops.iter().rev() {
-            let op = graph.op(*id);
-            let known = match op.kind {
-                OpKind::Map { .. } => uses.get(id).copied().unwrap_or(1.0),
-                _ => 1.0,
-            };
-            for access in &op.inputs {
-                if let Some(p) = graph.producer(access.value) {
-                    *uses.entry(p).or_insert(0.0) += known;
-                }
-            }
-        }
-        for anchor in &self.body.anchors {
-            // What follows the recurrence is computed once.
-            let mut after = vec![*anchor];
-            while let Some(id) = after.pop() {
-                uses.remove(&id);
-                let outputs = graph.op(id).outputs.iter();
-                let readers = outputs.flat_map(|v| self.ctx.readers(*v));
-                after.extend(readers.filter(|r| self.body.ops.binary_search(r).is_ok()));
-            }
-        }
-        uses
-    }
-
-    /// The work of a chunked recurrence.
-    fn add_chunks(&self, work: &mut Work) {
-        let Some(tile) = Tile::of(self.ctx.graph, self.ctx.classes(), self.body) else {
-            return;
-        };
-        let chunks = (self.blocks * self.ctx.shape.time.div_ceil(tile.chunk)) as f64;
-        let pieces = pieces(self.ctx.storage);
-        work.chunk_flops += chunks * tile.tensor_flops(pieces);
-        work.simt_flops += chunks * tile.simt_flops(pieces);
-    }
-
-    /// Chunks one block takes one after the other, and their time: while a block waits, others on
-    /// its multiprocessor work, as many as the shared memory has room for.
-    fn serial_chunks(&self) -> (f64, f64) {
-        let device = self.ctx.device;
-        let Some(tile) = Tile::of(self.ctx.graph, self.ctx.classes(), self.body) else {
-            return (0.0, 0.0);
-        };
-        let room = device.smem_kb.value * 1024.0 / tile.shared_bytes() as f64;
-        let resident = room.floor().max(1.0) * device.sms.value;
-        let waves = (self.blocks as f64 / resident).ceil();
-        let chunks = self.ctx.shape.time.div_ceil(tile.chunk) as f64;
-        let pieces = pieces(self.ctx.storage);
-        let threads = (32 * tile.warps()) as f64;
-        let cycles = CHUNK_CYCLES
-            + tile.elements() / threads * CYCLES_PER_ELEMENT
-            + tile.simt_flops(pieces) / threads * CYCLES_PER_FLOP;
-        let us = cycles / (device.clock_ghz.value * 1e3);
-        (chunks * waves, chunks * waves * us)
     }
 
     /// Steps one block takes one after the other, and their time in microseconds.

@@ -164,29 +164,40 @@ fn products(group: &Group<'_>, contracts: &[OpId]) -> Result<Vec<Body>, Reject> 
 /// The ways to compute `ops` in one kernel, the first that of [`fit`]: local forms of a group.
 pub fn forms(ctx: &Context<'_>, ops: &[OpId]) -> Result<Vec<Vec<Body>>, Reject> {
     let plain = fit(ctx, ops)?;
-    let chunked = in_chunks(ctx, ops, &plain);
-    let can: Vec<usize> = (0..plain.len()).filter(|i| chunked[*i].is_ok()).collect();
-    let mut out = vec![plain];
-    let with = |lanes: &[usize]| -> Vec<Body> {
-        let of = |(i, plain): (usize, &Body)| match &chunked[i] {
-            Ok(body) if lanes.contains(&i) => body.clone(),
-            _ => plain.clone(),
+    let chunked: Vec<Vec<Body>> = in_chunks(ctx, ops, &plain)
+        .into_iter()
+        .map(Result::unwrap_or_default)
+        .collect();
+    let can: Vec<usize> = (0..plain.len())
+        .filter(|i| !chunked[*i].is_empty())
+        .collect();
+    // Form number `n` of some lanes, or their last, beside the plain form of the others.
+    let with = |lanes: &[usize], n: usize| -> Vec<Body> {
+        let of = |(i, plain): (usize, &Body)| match lanes.contains(&i) {
+            true => chunked[i]
+                .get(n)
+                .or(chunked[i].last())
+                .unwrap_or(plain)
+                .clone(),
+            false => plain.clone(),
         };
-        out[0].iter().enumerate().map(of).collect()
+        plain.iter().enumerate().map(of).collect()
     };
-    let mut more = Vec::new();
-    if !can.is_empty() {
-        more.push(with(&can));
-    }
+    let most = chunked.iter().map(Vec::len).max().unwrap_or(0);
+    let mut out = vec![plain.clone()];
+    out.extend((0..most).map(|n| with(&can, n)));
     if can.len() > 1 {
-        more.extend(can.iter().map(|i| with(&[*i])));
+        out.extend(can.iter().map(|lane| with(&[*lane], 0)));
     }
-    out.extend(more);
     Ok(out)
 }
 
-/// The chunked form of each lane of a group, or why there is none.
-pub fn in_chunks(ctx: &Context<'_>, ops: &[OpId], lanes: &[Body]) -> Vec<Result<Body, Reject>> {
+/// The chunked forms of each lane of a group, or why there is none.
+pub fn in_chunks(
+    ctx: &Context<'_>,
+    ops: &[OpId],
+    lanes: &[Body],
+) -> Vec<Result<Vec<Body>, Reject>> {
     let group = Group {
         ctx,
         ops,
