@@ -19,7 +19,7 @@
 mod chunks;
 mod serial;
 
-use crate::context::{Context, iteration_axes, special_count, step_work};
+use crate::context::{Context, instructions, iteration_axes, special_count, step_work};
 use crate::plan::{Body, Cost, Storage, Template};
 use fusec_ir::{Access, OpId, OpKind, StateKind, ValueId};
 use std::collections::{BTreeMap, BTreeSet};
@@ -147,7 +147,8 @@ fn parts(ctx: &Context<'_>, work: &Work, serial_us: f64, blocks: usize) -> Parts
             + work.l2_bytes / device.l2_tbs.value / 1e6,
         tensor_us: tensor_us(work.tensor_flops + work.tensor_waste, ctx.storage)
             + tensor_us(work.chunk_flops, Storage::Bf16),
-        simt_us: work.simt_flops / device.fp32_tflops.value / 1e6,
+        // The rate counts two operations to an instruction, which only a multiply-add is.
+        simt_us: work.simt_flops.max(2.0 * work.instructions) / device.fp32_tflops.value / 1e6,
         special_us: work.special
             / (device.sms.value * device.sfu_per_sm.value * device.clock_ghz.value * 1e3),
         serial_us,
@@ -198,6 +199,8 @@ struct Work {
     /// Whether activations pass through registers on their way to the tensor cores.
     staged: bool,
     simt_flops: f64,
+    /// Instructions of maps and reductions.
+    instructions: f64,
     special: f64,
     serial_steps: f64,
     /// Tensor-core work of chunked recurrences, which takes bf16 numbers at any storage type.
@@ -426,10 +429,12 @@ impl<'a> Lane<'a> {
             match &op.kind {
                 OpKind::Map { expr } => {
                     work.simt_flops += space * expr.op_count().max(1) as f64;
+                    work.instructions += space * instructions(expr).max(1) as f64;
                     work.special += space * special_count(expr) as f64;
                 }
                 OpKind::Reduce { expr, .. } => {
                     work.simt_flops += space * (expr.op_count() + 1) as f64;
+                    work.instructions += space * (instructions(expr) + 1) as f64;
                     work.special += space * special_count(expr) as f64;
                 }
                 OpKind::Norm {

@@ -2,9 +2,9 @@
 //! each other.
 
 use super::Lane;
-use crate::context::reduced_axes;
+use crate::context::{reduced_axes, step_work};
 use crate::plan::Template;
-use fusec_ir::{OpKind, StateKind};
+use fusec_ir::{OpId, OpKind, StateKind};
 
 /// An access to memory that the next one waits for, with the work between the two, microseconds:
 /// small kernels of an H100 take this much more than their start for each.
@@ -14,6 +14,8 @@ const ROW_US: f64 = 0.8;
 /// State elements of a thread, and the registers that it has in all.
 const STATE_PER_THREAD: usize = 16;
 const REGISTERS: usize = 96;
+/// How much longer a step takes for each further block on the same multiprocessor.
+const SHARING: f64 = 0.25;
 /// Threads that a multiprocessor holds.
 const RESIDENT_THREADS: usize = 2048;
 
@@ -29,8 +31,11 @@ impl Lane<'_> {
                 (rows, (rows - 1.0) * ROW_US + rows * exchange_us)
             }
             Template::Scan => {
-                let steps = self.ctx.shape.time as f64 * self.waves();
-                (steps, steps * (device.step_us.value + exchange_us))
+                let (waves, sharing) = self.waves();
+                let steps = self.ctx.shape.time as f64 * waves;
+                let step_us =
+                    device.step_us.value + self.inner_exchanges() * device.barrier_us.value;
+                (steps, steps * (step_us + exchange_us) * sharing)
             }
             Template::Chunked => self.serial_chunks(),
             Template::Gemv => (self.ctx.rows() as f64, self.ctx.rows() as f64 * exchange_us),
@@ -63,9 +68,20 @@ impl Lane<'_> {
         exchanging.count() as f64
     }
 
-    /// How often the blocks of a scan fill the GPU: states live in registers, and blocks that find
-    /// none free wait until others have walked all of T.
-    fn waves(&self) -> f64 {
+    /// Reductions inside a step that follow another one: a step as it was measured has one.
+    fn inner_exchanges(&self) -> f64 {
+        let graph = self.ctx.graph;
+        let of = |id: &OpId| match &graph.op(*id).kind {
+            OpKind::Scan { recurrence, .. } => step_work(graph, graph.recurrence(*recurrence)).2,
+            _ => 0.0,
+        };
+        let most = self.body.anchors.iter().map(of).fold(0.0, f64::max);
+        (most - 1.0).max(0.0)
+    }
+
+    /// How often the blocks of a scan fill the GPU, and how much they slow each other: states live
+    /// in registers, and blocks that find none free wait until others have walked all of T.
+    fn waves(&self) -> (f64, f64) {
         let (device, graph) = (self.ctx.device, self.ctx.graph);
         let state: usize = self
             .body
@@ -92,7 +108,11 @@ impl Lane<'_> {
             .clamp(64, 512);
         let by_registers = device.registers.value as usize / (threads * REGISTERS);
         let resident = by_registers.min(RESIDENT_THREADS / threads).max(1);
-        (self.blocks as f64 / (device.sms.value * resident as f64)).ceil()
+        let waves = (self.blocks as f64 / (device.sms.value * resident as f64)).ceil();
+        let share = (self.blocks as f64 / device.sms.value)
+            .ceil()
+            .clamp(1.0, resident as f64);
+        (waves, 1.0 + SHARING * (share - 1.0))
     }
 
     /// Whether activations of a matrix product are computed on their way in.
