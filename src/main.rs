@@ -33,6 +33,7 @@ mod verify;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use fusec_runtime::partial;
 
 use crate::exit::Exit;
 use crate::failure::Failure;
@@ -88,6 +89,10 @@ fn main() -> ExitCode {
         // Reports are then printed without the source they point into, which is still a report.
         tracing::debug!("{error}");
     }
+    if let Err(error) = ctrlc::set_handler(interrupted) {
+        // An interrupt then ends the program as it would any other.
+        tracing::debug!("{error}");
+    }
     match dispatch(cli.verb, &mut output).and_then(|exit| output.finish().map(|()| exit)) {
         Ok(exit) => exit.into(),
         Err(failure) if failure.is_reader_gone() => Exit::Success.into(),
@@ -96,6 +101,12 @@ fn main() -> ExitCode {
             failure.exit().into()
         }
     }
+}
+
+/// Ends the program after Ctrl-C: nothing half-written stays.
+fn interrupted() {
+    partial::remove_all();
+    std::process::exit(exit::INTERRUPTED);
 }
 
 fn dispatch(verb: Verb, output: &mut Output) -> Result<Exit, Failure> {

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use fusec_fuse::explain;
+use fusec_runtime::plan_dir::write_whole;
 use serde::Serialize;
 use tracing::debug_span;
 
@@ -86,7 +87,7 @@ pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
 }
 
 fn draw(path: &Path, picture: &str) -> Result<(), Failure> {
-    std::fs::write(path, picture).map_err(|error| {
+    write_whole(path, picture.as_bytes()).map_err(|error| {
         failure::message(
             format!("cannot write {}: {error}", path.display()),
             "give the path of a file in a directory that exists",

@@ -9,12 +9,16 @@
 //!   block of a product computes for itself, scan prologues that lack a grid axis;
 //! - products on tensor cores where the template and the storage type have them, else at the
 //!   FP32 rate;
+//! - chunks of a recurrence: the products of its pieces on tensor cores, decays outside of them, and
+//!   the latency of a chunk, since each waits for the state of the one before;
 //! - serial steps: the rows a block walks one after the other, each with the block-wide
 //!   exchanges of its reductions;
 //! - under-filled GPU: work shared by fewer blocks than there are multiprocessors.
 
+mod chunks;
+
 use crate::context::{Context, iteration_axes, reduced_axes, special_count, step_work};
-use crate::plan::{Body, Cost, Template};
+use crate::plan::{Body, Cost, Storage, Template};
 use fusec_ir::{Access, OpId, OpKind, StateKind, ValueId};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -47,7 +51,7 @@ pub fn cost(ctx: &Context<'_>, lanes: &[Body]) -> Cost {
     Cost {
         bytes: work.bytes,
         l2_bytes: work.l2_bytes,
-        tensor_flops: work.tensor_flops,
+        tensor_flops: work.tensor_flops + work.chunk_flops,
         simt_flops: work.simt_flops,
         special: work.special,
         serial_steps: work.serial_steps,
@@ -60,6 +64,17 @@ pub fn cost(ctx: &Context<'_>, lanes: &[Body]) -> Cost {
         underfill_us: slowed - bound,
         total_us: slowed + ctx.launch_us,
     }
+}
+
+/// The cheapest of some forms of one kernel, the first of equals, with its cost.
+pub fn cheapest(ctx: &Context<'_>, forms: Vec<Vec<Body>>) -> (Vec<Body>, Cost) {
+    let priced = forms.into_iter().map(|lanes| {
+        let cost = cost(ctx, &lanes);
+        (lanes, cost)
+    });
+    priced
+        .min_by(|(_, a), (_, b)| a.total_us.total_cmp(&b.total_us))
+        .unwrap_or_default()
 }
 
 /// Times of the parts of a machine that a kernel uses, and the blocks that share the work.
@@ -110,12 +125,15 @@ impl Parts {
 
 fn parts(ctx: &Context<'_>, work: &Work, serial_us: f64, blocks: usize) -> Parts {
     let device = ctx.device;
+    let tensor_us = |flops: f64, storage| {
+        let rate = device.tensor_rate(storage);
+        rate.map_or(0.0, |rate| flops / rate / 1e6)
+    };
     Parts {
         memory_us: work.bytes / device.memory_tbs.value / 1e6
             + work.l2_bytes / device.l2_tbs.value / 1e6,
-        tensor_us: device
-            .tensor_rate(ctx.storage)
-            .map_or(0.0, |rate| work.tensor_flops / rate / 1e6),
+        tensor_us: tensor_us(work.tensor_flops, ctx.storage)
+            + tensor_us(work.chunk_flops, Storage::Bf16),
         simt_us: work.simt_flops / device.fp32_tflops.value / 1e6,
         special_us: work.special
             / (device.sms.value * device.sfu_per_sm.value * device.clock_ghz.value * 1e3),
@@ -164,6 +182,8 @@ struct Work {
     simt_flops: f64,
     special: f64,
     serial_steps: f64,
+    /// Tensor-core work of chunked recurrences, which takes bf16 numbers at any storage type.
+    chunk_flops: f64,
     /// Values already read by a lane: the next one finds them in L2.
     read: BTreeSet<ValueId>,
 }
@@ -201,7 +221,7 @@ impl<'a> Lane<'a> {
                 let runs = ctx.shape.time.div_ceil(body.rows_per_block.max(1) as usize);
                 (ctx.shape.batch * runs * tiles, 1)
             }
-            Template::Scan => (ctx.shape.batch * tiles, 1),
+            Template::Scan | Template::Chunked => (ctx.shape.batch * tiles, 1),
             Template::Gemv => {
                 let blocks = columns.div_ceil(GEMV_COLUMNS);
                 (blocks, blocks)
@@ -357,6 +377,10 @@ impl<'a> Lane<'a> {
         } else {
             BTreeMap::new()
         };
+        let uses = match self.body.template {
+            Template::Chunked => self.uses(),
+            _ => BTreeMap::new(),
+        };
         for id in &self.body.ops {
             let op = graph.op(*id);
             let axes = iteration_axes(graph, op);
@@ -365,12 +389,15 @@ impl<'a> Lane<'a> {
                 let rows = f64::from(self.body.rows_per_block.max(1));
                 times *= (rows + halo) / rows;
             }
-            if self.body.template == Template::Scan {
+            if matches!(self.body.template, Template::Scan | Template::Chunked) {
                 let missing = self.body.grid.iter().filter(|g| !axes.contains(&g.axis));
                 let copies: usize = missing.map(|g| graph.size(g.axis) / g.tile).product();
                 if !matches!(op.kind, OpKind::Scan { .. }) {
                     times *= copies as f64;
                 }
+            }
+            if let Some(uses) = uses.get(id) {
+                times *= uses;
             }
             if self.prologue.contains(id) {
                 times *= self.prologue_copies;
@@ -402,6 +429,9 @@ impl<'a> Lane<'a> {
                     } else {
                         work.simt_flops += flops;
                     }
+                }
+                OpKind::Scan { .. } if self.body.template == Template::Chunked => {
+                    self.add_chunks(work);
                 }
                 OpKind::Scan { recurrence, .. } => {
                     let (flops, special, _) = step_work(graph, graph.recurrence(*recurrence));
@@ -445,6 +475,7 @@ impl<'a> Lane<'a> {
                 let steps = self.ctx.shape.time as f64;
                 (steps, steps * (device.step_us.value + exchange_us))
             }
+            Template::Chunked => self.serial_chunks(),
             Template::Gemv => (self.ctx.rows() as f64, self.ctx.rows() as f64 * exchange_us),
             Template::Gemm | Template::Attend => (0.0, 0.0),
         }

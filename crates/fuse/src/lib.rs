@@ -10,6 +10,7 @@
 mod bits;
 mod board;
 mod candidates;
+pub mod chunked;
 pub mod context;
 pub mod cost;
 pub mod decisions;

@@ -6,8 +6,8 @@ mod common;
 use common::random::random_graph;
 use common::{h200, model, options, zoo};
 use fusec_fuse::context::Context;
-use fusec_fuse::cost::cost;
-use fusec_fuse::fit::fit;
+use fusec_fuse::cost::cheapest;
+use fusec_fuse::fit::forms;
 use fusec_fuse::segment::segments;
 use fusec_fuse::{Mode, plan};
 use fusec_ir::{Graph, OpId};
@@ -71,8 +71,8 @@ impl<'a> Block<'a> {
 
     fn price(&self, set: u64) -> Option<f64> {
         let ops: Vec<OpId> = self.members(set).map(|i| self.ops[i]).collect();
-        let lanes = fit(self.ctx, &ops).ok()?;
-        Some(cost(self.ctx, &lanes).total_us)
+        let forms = forms(self.ctx, &ops).ok()?;
+        Some(cheapest(self.ctx, forms).1.total_us)
     }
 
     /// Every legal group that is a legal group and any one operation more, near or far, with what

@@ -29,12 +29,20 @@
 //! | `epilogue-tail` | gemv, gemm | an epilogue keeps a stencil tail |
 //! | `epilogue-reads-prologue` | gemv, gemm | a value of the prologue is needed after the product |
 //! | `prologue-size` | gemv | elements of one row of the prologue |
+//! | `chunked-one-scan` | chunked | several recurrences that meet after their results |
+//! | `chunked-class`, `chunked-reads`, `chunked-coefficient` | chunked | a step that is no diagonal decay and outer product, read once, with coefficients computed element by element |
+//! | `chunked-decay` | chunked | a decay that is not proven to be in [0, 1] |
+//! | `chunked-device` | chunked | no tensor cores for bf16 |
+//! | `chunked-prologue-op`, `chunked-prologue-stored` | chunked | what comes before the recurrence is maps whose results stay on the chip |
+//! | `chunked-epilogue-op`, `chunked-epilogue-axes`, `chunked-epilogue-access`, `chunked-epilogue-tail` | chunked | what comes after it is computed for one row and one head by itself |
+//! | `chunked-key`, `chunked-value`, `chunked-shared` | chunked | key channels, value columns and shared memory of one block |
 //! | `attend-alone` | attend | attention shares no kernel with other operations |
 //! | `attend-width` | attend | elements of a key and a value of one head held by one block |
 //! | `prologue-op`, `prologue-axes`, `prologue-access`, `prologue-delay`, `prologue-tail`, `prologue-stored` | gemm | the prologue is a chain of maps over the activation's axes that stays on the chip |
 //! | `lane-contracts`, `lane-operands` | gemm | at most two products of one activation share accumulators |
 
 mod attend;
+mod chunked;
 mod contract;
 mod gemm;
 mod gemv;
@@ -151,6 +159,65 @@ fn products(group: &Group<'_>, contracts: &[OpId]) -> Result<Vec<Body>, Reject> 
     } else {
         gemm::fit(group, contracts)
     }
+}
+
+/// The ways to compute `ops` in one kernel, the first that of [`fit`]: local forms of a group.
+pub fn forms(ctx: &Context<'_>, ops: &[OpId]) -> Result<Vec<Vec<Body>>, Reject> {
+    let plain = fit(ctx, ops)?;
+    let chunked: Vec<Vec<Body>> = in_chunks(ctx, ops, &plain)
+        .into_iter()
+        .map(Result::unwrap_or_default)
+        .collect();
+    let can: Vec<usize> = (0..plain.len())
+        .filter(|i| !chunked[*i].is_empty())
+        .collect();
+    // Form number `n` of some lanes, or their last, beside the plain form of the others.
+    let with = |lanes: &[usize], n: usize| -> Vec<Body> {
+        let of = |(i, plain): (usize, &Body)| match lanes.contains(&i) {
+            true => chunked[i]
+                .get(n)
+                .or(chunked[i].last())
+                .unwrap_or(plain)
+                .clone(),
+            false => plain.clone(),
+        };
+        plain.iter().enumerate().map(of).collect()
+    };
+    let most = chunked.iter().map(Vec::len).max().unwrap_or(0);
+    let mut out = vec![plain.clone()];
+    out.extend((0..most).map(|n| with(&can, n)));
+    if can.len() > 1 {
+        out.extend(can.iter().map(|lane| with(&[*lane], 0)));
+    }
+    Ok(out)
+}
+
+/// The chunked forms of each lane of a group, or why there is none.
+pub fn in_chunks(
+    ctx: &Context<'_>,
+    ops: &[OpId],
+    lanes: &[Body],
+) -> Vec<Result<Vec<Body>, Reject>> {
+    let group = Group {
+        ctx,
+        ops,
+        part: false,
+    };
+    let no_scan = |lane: &Body| {
+        group.reject(
+            "chunked-class",
+            lane.ops.iter().copied(),
+            "a recurrence",
+            format!("a lane of the {} template", lane.template),
+        )
+    };
+    lanes
+        .iter()
+        .map(|lane| match lane.template {
+            crate::plan::Template::Scan => chunked::fit(&group, lane),
+            _ => Err(no_scan(lane)),
+        })
+        .collect()
 }
 
 impl Group<'_> {
