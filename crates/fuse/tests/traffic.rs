@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// Traffic of plans with a recurrence in chunks, as a multiple of the least: what keeps a stencil's
 /// tail or combines elements stays outside of its kernel, and what it makes goes through memory.
-const IN_CHUNKS: f64 = 9.0;
+const IN_CHUNKS: f64 = 1.45;
 
 /// Launches of an interior layer at T = 1, at most: model, preset, launches.
 ///
