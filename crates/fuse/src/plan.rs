@@ -31,7 +31,7 @@ pub struct Plan {
     pub mode: Mode,
     /// Global forms taken, by rule name, each with the values it concerns.
     pub forms: Vec<String>,
-    /// Whether the selection is optimal over all legal groups, or why it is not
+    /// Whether the selection is optimal over all legal groups, or how far from it at most
     /// ("best of N": a count cap was reached).
     pub claim: String,
     /// The kernels.

@@ -13,6 +13,7 @@ use crate::segment::{Segment, segments};
 use crate::validate::validate;
 use crate::{Device, cost, forms, select};
 use fusec_ir::{Graph, OpId, Pin, PinKind};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use tracing::debug_span;
 
@@ -273,12 +274,18 @@ fn plan_graph(
 fn label(planned: &mut Planned, storage: Storage) -> Result<(), PlanError> {
     let _span = debug_span!("local forms").entered();
     let found = forms::local(&planned.graph, storage).map_err(PlanError::Forms)?;
-    for kernel in &mut planned.plan.kernels {
-        for (rule, members) in &found {
-            let inside = members.iter().all(|m| kernel.ops.binary_search(m).is_ok());
-            if inside && !kernel.forms.iter().any(|f| f == rule) {
-                kernel.forms.push(rule.to_string());
-            }
+    let mut home: BTreeMap<OpId, usize> = BTreeMap::new();
+    for (k, kernel) in planned.plan.kernels.iter().enumerate() {
+        home.extend(kernel.ops.iter().map(|id| (*id, k)));
+    }
+    for (rule, members) in &found {
+        let of = members.first().and_then(|id| home.get(id));
+        let Some(k) = of.filter(|k| members.iter().all(|id| home.get(id) == Some(k))) else {
+            continue;
+        };
+        let labels = &mut planned.plan.kernels[*k].forms;
+        if !labels.iter().any(|f| f == rule) {
+            labels.push(rule.to_string());
         }
     }
     Ok(())

@@ -2,14 +2,12 @@
 
 mod common;
 
-use common::{Build, h200, options};
+use common::{Build, h200, model, options};
 use fusec_fuse::context::Context;
 use fusec_fuse::cost::cost;
 use fusec_fuse::fit::fit;
 use fusec_fuse::{Cost, Device, Kernel, Mode, Options, Shape, Storage, Template, plan};
-use fusec_ir::language::{ModelSource, Overrides, compile};
 use fusec_ir::*;
-use std::path::Path;
 
 /// The cost of one operation as a kernel.
 fn alone(
@@ -144,12 +142,7 @@ fn a_projection_of_one_row_takes_its_norm_as_a_prologue_and_one_of_many_rows_doe
 
 #[test]
 fn the_product_stays_outside_the_loop_and_the_gate_goes_into_it() {
-    let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models");
-    let source = ModelSource::from_path(&models.join("gated-scan.toml")).expect("a model");
-    let graph = match compile(&source, &Overrides::default()) {
-        Ok(graph) => graph,
-        Err(error) => panic!("{error}"),
-    };
+    let graph = model("gated-scan", None);
     for name in ["t4", "h200"] {
         let device = Device::find(name).unwrap();
         for batch in [1, 4, 8, 16] {
@@ -168,5 +161,134 @@ fn the_product_stays_outside_the_loop_and_the_gate_goes_into_it() {
                 assert_eq!(templates, expected, "{name} B={batch} T={time}");
             }
         }
+    }
+}
+
+/// `h = a * h + x W` with the product before the recurrence, or inside its step.
+fn recurrence_of_a_product(inside: bool) -> Graph {
+    let mut b = Build::new();
+    let (k, c) = (b.axis("K", 512), b.axis("C", 512));
+    let x = b.input("x", &[k]);
+    let gate = b.input("gate", &[c]);
+    let a = b.unary("a", Unary::Sigmoid, gate);
+    let h = if inside {
+        let w = b.param("w", &[k, c]);
+        let read = |item, axes: &[AxisId]| StepAccess {
+            item,
+            axes: axes.to_vec(),
+        };
+        let input = |name: &str, axes: &[AxisId]| StepInput {
+            name: name.into(),
+            axes: axes.to_vec(),
+        };
+        let mul = |x, y| Expr::binary(Binary::Mul, x, y);
+        let step = Recurrence {
+            name: "gemm_inside".into(),
+            inputs: vec![input("a", &[c]), input("x", &[k]), input("w", &[k, c])],
+            states: vec![StepState {
+                name: "h".into(),
+                axes: vec![c],
+                init: 0.0,
+            }],
+            ops: vec![
+                StepOp {
+                    name: "z".into(),
+                    axes: vec![c],
+                    kind: StepKind::Reduce {
+                        combine: Combine::Sum,
+                        axes: vec![k],
+                    },
+                    expr: mul(Expr::Input(0), Expr::Input(1)),
+                    inputs: vec![
+                        read(StepRef::Input(1), &[k]),
+                        read(StepRef::Input(2), &[k, c]),
+                    ],
+                },
+                StepOp {
+                    name: "h".into(),
+                    axes: vec![c],
+                    kind: StepKind::Map,
+                    expr: Expr::binary(
+                        Binary::Add,
+                        mul(Expr::Input(0), Expr::Input(1)),
+                        Expr::Input(2),
+                    ),
+                    inputs: vec![
+                        read(StepRef::Input(0), &[c]),
+                        read(StepRef::State(0), &[c]),
+                        read(StepRef::Op(0), &[c]),
+                    ],
+                },
+            ],
+            next: vec![StepRef::Op(1)],
+            outputs: vec![StepRef::Op(1)],
+        };
+        let inputs = vec![b.read(a), b.read(x), b.read(w)];
+        b.scan("h", step, inputs)
+    } else {
+        let z = b.project("z", x, &[c]);
+        b.ema("h", a, z)
+    };
+    let y = b.add("y", &[h, gate]);
+    b.output(&[y])
+}
+
+#[test]
+fn a_product_inside_the_loop_loses() {
+    let (inside, outside) = (
+        recurrence_of_a_product(true),
+        recurrence_of_a_product(false),
+    );
+    for name in ["t4", "h200"] {
+        let device = Device::find(name).unwrap();
+        for batch in [1, 4, 8, 16] {
+            for time in [512, 1024, 2048] {
+                let options = Options {
+                    storage: Storage::F16,
+                    ..options(&device, batch, time, Mode::Auto)
+                };
+                let us = |graph| plan(graph, &options).unwrap().plan.total_us;
+                let (lost, won) = (us(&inside), us(&outside));
+                println!("{name} B={batch} T={time}: {lost:.0} us inside, {won:.0} us outside");
+                assert!(lost > won, "{name} B={batch} T={time}: {lost} us, {won} us");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_shift_of_the_channel_mix_fused_alone_gains_nothing() {
+    let shift = ["channel_mix.xx", "channel_mix.xk", "channel_mix.xr"];
+    let graph = model("rwkv6", Some("1.6b"));
+    for name in ["t4", "h200"] {
+        let device = Device::find(name).unwrap();
+        let options = Options {
+            storage: Storage::F16,
+            ..options(&device, 8, 2048, Mode::Unfused)
+        };
+        let unfused = plan(&graph, &options).unwrap().plan;
+        let pinned = Options {
+            pins: vec![Pin {
+                kind: PinKind::Fuse,
+                values: shift.map(String::from).to_vec(),
+                span: None,
+            }],
+            ..options.clone()
+        };
+        let alone = plan(&graph, &pinned).unwrap().plan;
+        assert_eq!(
+            alone.kernels.len(),
+            unfused.kernels.len() - 2 * graph.layers as usize
+        );
+        let auto = Options {
+            mode: Mode::Auto,
+            ..options
+        };
+        let best = plan(&graph, &auto).unwrap().plan;
+        let gain = 1.0 - alone.total_us / unfused.total_us;
+        let of_all = (unfused.total_us - alone.total_us) / (unfused.total_us - best.total_us);
+        println!("{name}: {gain:.3} of the time, {of_all:.3} of what fusion gains");
+        assert!(gain < 0.03, "{name}: {gain}");
+        assert!(of_all < 0.15, "{name}: {of_all}");
     }
 }

@@ -44,12 +44,15 @@ fn evaluate(graph: &Graph) -> Vec<f64> {
                 )
             })
             .collect();
-        let inputs: BTreeMap<ValueId, Input<'_, f64>> = graph
-            .inputs
-            .iter()
-            .zip(&data)
-            .map(|(v, x)| (*v, Input::Numbers(x)))
-            .collect();
+        let ids: Vec<i32> = (0..(batch * time) as i32).map(|i| i * 5 % 7).collect();
+        let mut inputs: BTreeMap<ValueId, Input<'_, f64>> = BTreeMap::new();
+        for (v, x) in graph.inputs.iter().zip(&data) {
+            let input = match graph.value(*v).precision {
+                Precision::Index => Input::Ids(&ids),
+                _ => Input::Numbers(x),
+            };
+            inputs.insert(*v, input);
+        }
         let outputs = interpreter
             .run(&mut state, batch, time, &inputs, Keep::Outputs)
             .expect("a run");
@@ -277,6 +280,105 @@ fn cases() -> Vec<(&'static str, String, Graph, bool)> {
         let g = b.output(&[h, k]);
         out.push(("wkv-scan", what.into(), g, !chained));
     }
+    for (rule, applies, graph) in edges() {
+        out.push((rule, format!("an edge, {applies}"), graph, applies));
+    }
+    out
+}
+
+/// Rules about an operation and one that reads it.
+fn edges() -> Vec<(&'static str, bool, Graph)> {
+    let mut out = vec![];
+    for applies in [true, false] {
+        let mut b = Build::new();
+        let (c, f) = (b.axis("C", 6), b.axis("F", 5));
+        let (x, y) = (b.input("x", &[c]), b.input("y", &[c]));
+        let s = match applies {
+            true => b.add("s", &[x, y]),
+            false => times(&mut b, "s", x, y),
+        };
+        let n = norm(&mut b, "n", s, &[c], NormKind::Rms, false, false);
+        let g = b.output(&[s, n]);
+        out.push(("residual-norm", applies, g));
+
+        let mut b = Build::new();
+        b.axis("C", 6);
+        let v = b.axis("V", 7);
+        let ids = b.input("ids", &[]);
+        b.graph.values[ids.index()].precision = Precision::Index;
+        let table = b.param("table", &[v, c]);
+        let mut row = b.read(table);
+        row.index[0] = IndexExpr::at(0);
+        let inputs = vec![row, b.read(ids)];
+        let e = b.op("e", OpKind::Gather, inputs, &[c]);
+        let e = match applies {
+            true => e,
+            false => b.unary("act", Unary::Silu, e),
+        };
+        let n = norm(&mut b, "n", e, &[c], NormKind::Rms, false, false);
+        let g = b.output(&[n]);
+        out.push(("embed-norm", applies, g));
+
+        let mut b = Build::new();
+        let (x, y) = (b.input("x", &[c]), b.input("y", &[c]));
+        b.axis("C", 6);
+        b.axis("F", 5);
+        let p = b.project("p", x, &[f]);
+        let q = b.project("q", if applies { x } else { y }, &[f]);
+        let g = b.output(&[p, q]);
+        out.push(("sibling-products", applies, g));
+
+        let mut b = Build::new();
+        let x = b.input("x", &[c]);
+        b.axis("C", 6);
+        b.axis("F", 5);
+        let p = b.project("p", x, &[f]);
+        let read = if applies { b.read(p) } else { b.late(p, 1) };
+        let e = b.sum("e", vec![read], &[f]);
+        let g = b.output(&[e]);
+        out.push(("product-epilogue", applies, g));
+
+        let mut b = Build::new();
+        let x = b.input("x", &[c]);
+        b.axis("C", 6);
+        b.axis("F", 5);
+        let n = norm(&mut b, "n", x, &[c], NormKind::Rms, false, false);
+        let read = if applies { b.read(n) } else { b.late(n, 1) };
+        let p = b.project_access("p", read, &[f]);
+        let g = b.output(&[p]);
+        out.push(("norm-product", applies, g));
+
+        let mut b = Build::new();
+        let x = b.input("x", &[c]);
+        b.axis("C", 6);
+        b.axis("F", 5);
+        let p = if applies { b.project("p", x, &[f]) } else { x };
+        let e = b.unary("e", Unary::Silu, p);
+        let q = b.project("q", e, &[if applies { c } else { f }]);
+        let g = b.output(&[q]);
+        out.push(("product-chain", applies, g));
+
+        let mut b = Build::new();
+        b.axis("C", 6);
+        b.axis("F", 5);
+        let x = b.input("x", &[if applies { c } else { f }]);
+        let z = match applies {
+            true => b.unary("z", Unary::Sigmoid, x),
+            false => b.project("z", x, &[c]),
+        };
+        let h = b.ema("h", z, z);
+        let g = b.output(&[h]);
+        out.push(("scan-prologue", applies, g));
+
+        let mut b = Build::new();
+        let x = b.input("x", &[c]);
+        b.axis("C", 6);
+        let h = b.ema("h", x, x);
+        let read = if applies { b.read(h) } else { b.late(h, 1) };
+        let e = b.sum("e", vec![read], &[c]);
+        let g = b.output(&[e]);
+        out.push(("scan-epilogue", applies, g));
+    }
     out
 }
 
@@ -337,12 +439,11 @@ fn local_forms_label_the_kernels_that_realise_them() {
         if of.scope() == Scope::Global || !applies {
             continue;
         }
-        let planned = plan(&graph, &options(&h200(), 1, 2048, Mode::Auto)).unwrap();
-        let labelled = planned
-            .plan
-            .kernels
-            .iter()
-            .any(|k| k.forms.iter().any(|f| f == rule));
+        let labelled = [1, 2048].into_iter().any(|time| {
+            let planned = plan(&graph, &options(&h200(), 1, time, Mode::Auto)).unwrap();
+            let mut kernels = planned.plan.kernels.into_iter();
+            kernels.any(|k| k.forms.iter().any(|f| f == rule))
+        });
         assert!(labelled, "{rule}: {what}");
         let unfused = plan(&graph, &options(&h200(), 1, 2048, Mode::Unfused)).unwrap();
         assert!(unfused.plan.kernels.iter().all(|k| k.forms.is_empty()));

@@ -2,30 +2,12 @@
 
 mod common;
 
-use common::{h200, options};
+use common::{h200, model, models, options, zoo};
 use fusec_fuse::{Mode, Planned, Storage, forms, launches_per_layer, plan};
 use fusec_ir::interpret::{Input, Interpreter, Keep, State};
-use fusec_ir::language::{ModelSource, Overrides, compile, presets};
+use fusec_ir::language::{ModelSource, presets};
 use fusec_ir::{Graph, Precision, ValueId};
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-
-fn models() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models")
-}
-
-fn model(name: &str, preset: Option<&str>) -> Graph {
-    let path = models().join(format!("{name}.toml"));
-    let source = ModelSource::from_path(&path).expect("a model of the repository");
-    let overrides = Overrides {
-        preset: preset.map(String::from),
-        ..Overrides::default()
-    };
-    match compile(&source, &overrides) {
-        Ok(graph) => graph,
-        Err(error) => panic!("{name}: {error}"),
-    }
-}
 
 fn planned(graph: &Graph, batch: usize, time: usize, mode: Mode) -> Planned {
     let device = h200();
@@ -33,21 +15,6 @@ fn planned(graph: &Graph, batch: usize, time: usize, mode: Mode) -> Planned {
         Ok(planned) => planned,
         Err(error) => panic!("{}: {error}", graph.name),
     }
-}
-
-/// Every `.toml` of models/, by name.
-fn zoo() -> Vec<String> {
-    let mut names: Vec<String> = std::fs::read_dir(models())
-        .expect("models/")
-        .filter_map(|entry| {
-            let path = entry.expect("an entry").path();
-            let is_model = path.extension().is_some_and(|e| e == "toml");
-            let stem = path.file_stem()?.to_str()?.to_string();
-            is_model.then_some(stem)
-        })
-        .collect();
-    names.sort();
-    names
 }
 
 #[test]

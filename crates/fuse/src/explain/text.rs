@@ -218,6 +218,36 @@ fn saved(kernel: &Chosen) -> String {
 }
 
 impl Why {
+    /// See [`super::highlights`].
+    pub(super) fn highlights(&self) -> Vec<String> {
+        let fused = self.kernels.iter().filter(|k| k.saved.launches > 0);
+        let largest = fused.max_by(|a, b| a.saved.us.total_cmp(&b.saved.us));
+        let largest = largest.map(|k| format!("largest saving: {}: {}", k.name, saved(k)));
+        let priced = self.edges.iter().filter_map(|edge| match edge.verdict {
+            Verdict::Dearer { by_us } => Some((by_us, edge)),
+            _ => None,
+        });
+        let closest = priced.min_by(|a, b| a.0.total_cmp(&b.0));
+        let closest =
+            closest.map(|(us, edge)| format!("closest call: {}: {}", more(us), way(edge)));
+        let ruled = self.edges.iter().filter_map(|edge| match &edge.verdict {
+            Verdict::Illegal { reason, .. } => Some((edge, reason)),
+            _ => None,
+        });
+        // The first of equals.
+        let ruled = ruled.reduce(|a, b| if b.0.bytes > a.0.bytes { b } else { a });
+        let ruled = ruled.map(|(edge, reason)| {
+            format!(
+                "largest value that a rule sends through memory: {}: {}, allowed {}, got {}",
+                way(edge),
+                reason.rule,
+                reason.limit,
+                reason.got
+            )
+        });
+        [largest, closest, ruled].into_iter().flatten().collect()
+    }
+
     fn write_savings(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut by: Vec<&Chosen> = self
             .kernels

@@ -18,7 +18,9 @@ use serde::Serialize;
 use std::collections::BTreeMap;
 
 /// Wishes for which a layer is selected anew; further edges are judged by their rule alone.
-const RESOLVES: usize = 24;
+const RESOLVES: usize = 12;
+/// The same for the highlights: the first are likely the closest calls.
+const GLIMPSES: usize = 2;
 
 /// The kernels of an interior layer and the decisions between them.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -145,6 +147,17 @@ pub enum Verdict {
 
 /// Explains a plan that `options` resulted in.
 pub fn why(planned: &Planned, options: &Options<'_>) -> Result<Why, ExplainError> {
+    explain(planned, options, RESOLVES)
+}
+
+/// The three most interesting decisions of a plan, a sentence each: the largest saving, the closest
+/// call (legal, and dearer by least, of a few likely ones), and the largest value that a rule
+/// sends through memory. Fewer where there is no such decision.
+pub fn highlights(planned: &Planned, options: &Options<'_>) -> Result<Vec<String>, ExplainError> {
+    Ok(explain(planned, options, GLIMPSES)?.highlights())
+}
+
+fn explain(planned: &Planned, options: &Options<'_>, resolves: usize) -> Result<Why, ExplainError> {
     let plan = &planned.plan;
     let ctx = options.context(&planned.graph);
     let kernels = interior(plan);
@@ -166,7 +179,14 @@ pub fn why(planned: &Planned, options: &Options<'_>) -> Result<Why, ExplainError
         forms: planned.decisions.forms.clone(),
         kernels: kernels.iter().map(|k| chosen(&ctx, k)).collect(),
         edges: match segment {
-            Some(segment) => edges(&ctx, options, &planned.graph.pins, segment, kernels),
+            Some(segment) => edges(
+                &ctx,
+                options,
+                &planned.graph.pins,
+                segment,
+                kernels,
+                resolves,
+            ),
             None => vec![],
         },
     })
@@ -290,6 +310,7 @@ fn edges(
     pins: &[Pin],
     segment: &Segment,
     kernels: &[Kernel],
+    resolves: usize,
 ) -> Vec<Edge> {
     let pins: Vec<Pin> = pins.iter().chain(&options.pins).cloned().collect();
     let ground = Ground::new(ctx, &segment.ops);
@@ -322,7 +343,7 @@ fn edges(
     let mut asked: BTreeMap<Vec<OpId>, Verdict> = BTreeMap::new();
     let now: f64 = kernels.iter().map(|k| k.cost.total_us).sum();
     for (_, i, group) in legal {
-        if asked.len() < RESOLVES && !asked.contains_key(&group) {
+        if asked.len() < resolves && !asked.contains_key(&group) {
             let verdict = forced(&ground, options.mode, &pins, segment, &group, now);
             asked.insert(group.clone(), verdict);
         }

@@ -5,7 +5,9 @@
 //! forms have other operations: each combination of rules is a graph of its own that is
 //! planned by itself. What never will live here: costs and the choice between forms.
 
+mod adjacent;
 mod canonical;
+mod epilogue;
 mod extract;
 mod language;
 mod norm;
@@ -33,12 +35,20 @@ const NODES_PER_OP: usize = 40;
 const FORMS: usize = 8;
 
 /// Every rule.
-pub static RULES: [&dyn Rule; 5] = [
+pub static RULES: [&dyn Rule; 13] = [
     &norm::NormGain,
     &norm::NormGainFold,
+    &norm::RESIDUAL_NORM,
+    &norm::EMBED_NORM,
     &projection::LnProjection,
+    &projection::SiblingProducts,
+    &epilogue::PRODUCT_EPILOGUE,
+    &epilogue::NORM_PRODUCT,
+    &epilogue::PRODUCT_PROLOGUE,
     &stencil::ConvSsm,
     &recurrence::WkvScan,
+    &recurrence::SCAN_PROLOGUE,
+    &recurrence::SCAN_EPILOGUE,
 ];
 
 /// The forms of a model, as written first, and why the search ended.

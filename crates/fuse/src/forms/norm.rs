@@ -1,9 +1,39 @@
 //! Rules about normalisations.
 
+use super::adjacent::Adjacent;
 use super::language::{Attribute, Forms, Node, Operation, Read, make};
 use super::rule::{Maker, Rule, Scope, Site};
 use egg::Id;
 use fusec_ir::{AxisId, Binary, Expr, OpKind, Precision};
+
+/// A norm of a sum: the residual stream is updated and normalised in one pass.
+pub static RESIDUAL_NORM: Adjacent = Adjacent {
+    name: "residual-norm",
+    reason: "the row that a residual updates is normalised while it is on the chip",
+    condition: "the norm reads the current row of a sum",
+    reader: |kind| matches!(kind, OpKind::Norm { .. }),
+    holds: |edge| {
+        edge.operand == 0
+            && edge.read.delay == 0
+            && matches!(
+                &edge.maker.kind,
+                OpKind::Map {
+                    expr: Expr::Binary(Binary::Add, ..)
+                }
+            )
+    },
+};
+
+/// The norm of an embedding, computed as the rows of the table are looked up.
+pub static EMBED_NORM: Adjacent = Adjacent {
+    name: "embed-norm",
+    reason: "a row of the embedding is normalised as it is looked up",
+    condition: "the norm reads the current row of a look-up",
+    reader: |kind| matches!(kind, OpKind::Norm { .. }),
+    holds: |edge| {
+        edge.operand == 0 && edge.read.delay == 0 && matches!(edge.maker.kind, OpKind::Gather)
+    },
+};
 
 /// Norms and the map that scales them, in one launch.
 pub struct NormGain;

@@ -1,10 +1,36 @@
 //! Rules about recurrences.
 
+use super::adjacent::Adjacent;
 use super::language::{Attribute, Forms, Node, make};
 use super::rule::{Rule, Scope, Site, operations};
 use egg::{Id, Language};
 use fusec_ir::{OpId, OpKind};
 use std::collections::BTreeSet;
+
+fn is_row_work(kind: &OpKind) -> bool {
+    matches!(
+        kind,
+        OpKind::Map { .. } | OpKind::Norm { .. } | OpKind::Reduce { .. }
+    )
+}
+
+/// Decay, step size, normalised keys, updated keys: what a recurrence reads is made in its loop.
+pub static SCAN_PROLOGUE: Adjacent = Adjacent {
+    name: "scan-prologue",
+    reason: "what each step of a recurrence reads is made in the step, and never written",
+    condition: "an operand of the recurrence is a map, a norm or a reduction of the row",
+    reader: |kind| matches!(kind, OpKind::Scan { .. }),
+    holds: |edge| is_row_work(&edge.maker.kind),
+};
+
+/// Group norm, bonus, skip connection, gate: what follows a recurrence is done in its loop.
+pub static SCAN_EPILOGUE: Adjacent = Adjacent {
+    name: "scan-epilogue",
+    reason: "what each step of a recurrence gives is normalised and gated in the step",
+    condition: "a map, a norm or a reduction reads the recurrence's current row",
+    reader: is_row_work,
+    holds: |edge| edge.read.delay == 0 && matches!(edge.maker.kind, OpKind::Scan { .. }),
+};
 
 /// Two recurrences over the same rows as one launch.
 pub struct WkvScan;

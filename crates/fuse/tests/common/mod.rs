@@ -5,7 +5,9 @@ pub mod random;
 
 use fusec_fuse::context::Context;
 use fusec_fuse::{Device, Launch, Mode, Options, Shape, Storage};
+use fusec_ir::language::{ModelSource, Overrides, compile};
 use fusec_ir::*;
+use std::path::{Path, PathBuf};
 
 pub struct Build {
     pub graph: Graph,
@@ -403,4 +405,38 @@ pub fn options(device: &Device, batch: usize, time: usize, mode: Mode) -> Option
         launch: Launch::Graph,
         pins: vec![],
     }
+}
+
+/// The models of the repository.
+pub fn models() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models")
+}
+
+/// A model of the zoo.
+pub fn model(name: &str, preset: Option<&str>) -> Graph {
+    let path = models().join(format!("{name}.toml"));
+    let source = ModelSource::from_path(&path).expect("a model of the repository");
+    let overrides = Overrides {
+        preset: preset.map(String::from),
+        ..Overrides::default()
+    };
+    match compile(&source, &overrides) {
+        Ok(graph) => graph,
+        Err(error) => panic!("{name}: {error}"),
+    }
+}
+
+/// Every `.toml` of models/, by name.
+pub fn zoo() -> Vec<String> {
+    let mut names: Vec<String> = std::fs::read_dir(models())
+        .expect("models/")
+        .filter_map(|entry| {
+            let path = entry.expect("an entry").path();
+            let is_model = path.extension().is_some_and(|e| e == "toml");
+            let stem = path.file_stem()?.to_str()?.to_string();
+            is_model.then_some(stem)
+        })
+        .collect();
+    names.sort();
+    names
 }

@@ -2,8 +2,8 @@
 
 use super::Build;
 use fusec_fuse::context::Context;
-use fusec_fuse::cost::cost;
-use fusec_fuse::fit::fit;
+use fusec_fuse::cost::cheapest;
+use fusec_fuse::fit::forms;
 use fusec_ir::*;
 use std::collections::BTreeSet;
 
@@ -102,9 +102,8 @@ impl Groups {
                 let needs = (0..n)
                     .filter(|i| mask >> i & 1 == 1)
                     .fold(0, |needs, i| needs | before[i]);
-                fit(ctx, &of)
-                    .ok()
-                    .map(|lanes| (mask, needs & !mask, cost(ctx, &lanes).total_us))
+                let forms = forms(ctx, &of).ok()?;
+                Some((mask, needs & !mask, cheapest(ctx, forms).1.total_us))
             })
             .collect();
         Groups { n, legal }
