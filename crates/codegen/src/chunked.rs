@@ -15,11 +15,9 @@
 use std::collections::BTreeSet;
 use std::sync::LazyLock;
 
+use fusec_fuse::chunked::{KEY_LIMIT, Places, SUB, Tile, VALUE_LIMIT};
 use serde::Serialize;
 use tera::{Context, Tera};
-
-/// Tokens of a sub-chunk: rows of one tensor-core tile.
-const SUB: usize = 16;
 
 /// What a decay is indexed by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -37,12 +35,15 @@ pub enum Decay {
 pub struct Chunked {
     /// Number of key channels, 1 to 256.
     pub key: usize,
-    /// Value columns of a block, 1 to 64.
+    /// Value columns of a block, 1 to 128.
     pub value: usize,
     /// Tokens of a chunk: 16, 32 or 64.
     pub chunk: usize,
-    /// Warps of a block: 1, 2 or 4 per 16 tokens of the chunk.
+    /// Warps that work: 1, 2 or 4 per 16 tokens of the chunk.
     pub warps: usize,
+    /// Threads of a block, at least those of `warps`: beside a lane that needs more, the others
+    /// only take part in barriers.
+    pub block_threads: usize,
     /// How many bf16 numbers an operand is split into: 1 for bf16 storage, 2 for f16, 3 keeps f32.
     pub pieces: usize,
     /// Shape of the decay.
@@ -104,23 +105,8 @@ pub fn reserved_identifiers() -> BTreeSet<&'static str> {
     crate::projection::identifiers(TEMPLATE)
 }
 
-/// Places in shared memory, f32 elements.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-struct Places {
-    k_rows: usize,
-    v_rows: usize,
-    state: usize,
-    decays: usize,
-    totals: usize,
-    local: usize,
-    q_weights: usize,
-    k_weights: usize,
-    bonuses: usize,
-    end: usize,
-}
-
 impl Chunked {
-    /// Threads of a block.
+    /// Threads that work.
     pub fn threads(&self) -> usize {
         32 * self.warps
     }
@@ -144,6 +130,11 @@ impl Chunked {
         context.insert("state_parts", &self.state_parts());
         context.insert("per_key", &(self.decay == Decay::PerKey));
         context.insert("before", &self.before);
+        let own = match self.block_threads > self.threads() {
+            true => "if (tid < THREADS) ",
+            false => "",
+        };
+        context.insert("own", own);
         context.insert("places", &self.places());
         context.insert("steps", &self.steps);
         for (name, text) in [
@@ -183,14 +174,14 @@ impl Chunked {
             (
                 "key",
                 self.key,
-                (1..=256).contains(&self.key),
+                (1..=KEY_LIMIT).contains(&self.key),
                 "there are 1 to 256 key channels",
             ),
             (
                 "value",
                 self.value,
-                (1..=64).contains(&self.value),
-                "a block has 1 to 64 value columns",
+                (1..=VALUE_LIMIT).contains(&self.value),
+                "a block has 1 to 128 value columns",
             ),
             (
                 "pieces",
@@ -213,11 +204,11 @@ impl Chunked {
     }
 
     fn key_padded(&self) -> usize {
-        self.key.next_multiple_of(16)
+        self.tile().key_padded()
     }
 
     fn value_padded(&self) -> usize {
-        self.value.next_multiple_of(8 * self.parts().max(1))
+        self.tile().value_padded(self.parts())
     }
 
     /// Column ranges of the state's update: as many as keep all warps busy.
@@ -230,36 +221,17 @@ impl Chunked {
         parts
     }
 
+    fn tile(&self) -> Tile {
+        Tile {
+            key: self.key,
+            value: self.value,
+            chunk: self.chunk,
+            per_key: self.decay == Decay::PerKey,
+            bonus: self.bonus.is_some(),
+        }
+    }
+
     fn places(&self) -> Places {
-        let (k, v, subs) = (
-            self.key_padded(),
-            self.value_padded(),
-            self.chunk.div_ceil(SUB),
-        );
-        let mut end = 0;
-        let mut take = |floats: usize| {
-            let start = end;
-            // 16-byte alignment for vector accesses.
-            end += floats.next_multiple_of(4);
-            start
-        };
-        // The rows of q make room for those of y.
-        take(self.chunk * (k.max(v) + 8));
-        let per_key = self.decay == Decay::PerKey;
-        let weights = if per_key { 0 } else { self.chunk };
-        let mut places = Places {
-            k_rows: take(self.chunk * (k + 8)),
-            v_rows: take(self.chunk * (v + 4)),
-            state: take(k * (v + 4)),
-            decays: take(self.chunk * if per_key { k + 8 } else { 1 }),
-            totals: take(subs * if per_key { k } else { 1 }),
-            local: take(self.chunk * (SUB + 8)),
-            q_weights: take(weights),
-            k_weights: take(weights),
-            bonuses: take(if self.bonus.is_some() { self.chunk } else { 0 }),
-            end: 0,
-        };
-        places.end = end;
-        places
+        self.tile().places(self.parts())
     }
 }

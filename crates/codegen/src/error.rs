@@ -19,6 +19,9 @@ pub enum CodegenError {
     /// A projection template refuses its tile.
     #[error(transparent)]
     Projection(#[from] crate::projection::ProjectionError),
+    /// The template of chunked recurrences refuses its sizes.
+    #[error(transparent)]
+    Chunked(#[from] crate::chunked::ChunkedError),
     /// The plan asks for something no template can do.
     #[error("kernel `{kernel}` needs {what}, which no template offers; plan it apart (--split)")]
     Unsupported {

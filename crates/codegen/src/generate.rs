@@ -7,6 +7,7 @@ use crate::manifest::{
 };
 use crate::matmul::Target;
 use crate::memory::{Elements, Place};
+use fusec_fuse::chunked::Classes;
 use fusec_fuse::{Plan, Storage};
 use fusec_ir::{Def, Graph, StateId, StateKind, ValueId};
 use sha2::{Digest, Sha256};
@@ -56,6 +57,7 @@ fn generate_regime(
 ) -> Result<Regime, CodegenError> {
     let graph = planned.graph;
     let elements = Elements::new(graph, storage);
+    let classes = Classes::new(graph);
     let mut memory = Memory {
         graph,
         elements: &elements,
@@ -79,7 +81,7 @@ fn generate_regime(
     };
     let mut steps = Vec::new();
     for (plan_kernel, kernel) in planned.plan.kernels.iter().enumerate() {
-        let source = kernel::generate(graph, &elements, target, kernel)?;
+        let source = kernel::generate(graph, &classes, &elements, target, kernel)?;
         let image = add_kernel(kernels, &kernel.name, planned.name, &source)?;
         let mut args = Vec::new();
         let (mut reads, mut writes) = (Vec::new(), Vec::new());

@@ -3,6 +3,7 @@
 use crate::CodegenError;
 use crate::affine::Grid;
 use crate::attend;
+use crate::chunks;
 use crate::layout::{self, Layouts};
 use crate::manifest::{KernelParam, LaneGrid, ParamKind, RowUnits};
 use crate::matmul::{self, Target};
@@ -13,10 +14,11 @@ use crate::prelude;
 use crate::render::render;
 use crate::text::Text;
 use crate::walk::{self, Walk};
+use fusec_fuse::chunked::Classes;
 use fusec_fuse::{Body, Kernel, Storage, Template};
 use fusec_ir::{Graph, Op, OpId, OpKind, ValueId};
 use serde::Serialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use tera::Context;
 
 /// A kernel's source with everything a launch needs, before it has its final entry name.
@@ -67,6 +69,7 @@ struct ParamLine {
 /// Generates one kernel of a plan.
 pub fn generate(
     graph: &Graph,
+    classes: &Classes,
     elements: &Elements,
     target: Target,
     kernel: &Kernel,
@@ -80,35 +83,50 @@ pub fn generate(
             });
         }
     };
-    let products = bodies
-        .iter()
-        .any(|b| matches!(b.template, Template::Gemv | Template::Gemm));
-    let mut names = if products {
-        Names::beside_projections()
-    } else {
-        Names::default()
-    };
+    let uses = |templates: &[Template]| bodies.iter().any(|b| templates.contains(&b.template));
+    let mut taken = BTreeSet::new();
+    if uses(&[Template::Gemv, Template::Gemm]) {
+        taken.extend(crate::projection::reserved_identifiers());
+    }
+    if uses(&[Template::Chunked]) {
+        taken.extend(crate::chunked::reserved_identifiers());
+        taken.extend(crate::chunks::OWN_NAMES);
+    }
+    let mut names = Names::beside(taken);
     let mut pointers = Pointers::new(graph, elements);
+    let staged = matmul::staged(graph, &bodies);
     let threads = bodies
         .iter()
-        .map(|b| threads_of(graph, target, b))
+        .map(|b| threads_of(graph, classes, target, staged, b))
         .max()
         .unwrap_or(128);
     let mut lanes = Vec::new();
     for body in &bodies {
         lanes.push(match body.template {
-            Template::Row | Template::Scan => walk_lane(
+            Template::Row | Template::Scan => {
+                walk_lane(graph, target, body, threads, &mut pointers, &mut names)?
+            }
+            Template::Gemv | Template::Gemm => matmul::lane(
                 graph,
-                target.storage,
+                target,
+                staged,
+                kernel,
                 body,
-                threads,
                 &mut pointers,
                 &mut names,
             )?,
-            Template::Gemv | Template::Gemm => {
-                matmul::lane(graph, target, kernel, body, &mut pointers, &mut names)?
-            }
             Template::Attend => attend::lane(graph, kernel, body, &mut pointers, &mut names)?,
+            Template::Chunked => {
+                let request = chunks::Request {
+                    graph,
+                    classes,
+                    storage: target.storage,
+                    kernel,
+                    body,
+                    threads,
+                };
+                chunks::lane(&request, &mut pointers, &mut names)?
+            }
         });
     }
     let mut text = Text::at(1);
@@ -233,25 +251,33 @@ fn tidy(source: &str) -> String {
     out
 }
 
-fn threads_of(graph: &Graph, target: Target, body: &Body) -> usize {
+fn threads_of(
+    graph: &Graph,
+    classes: &Classes,
+    target: Target,
+    staged: bool,
+    body: &Body,
+) -> usize {
     match body.template {
         Template::Row | Template::Scan => {
             let grid = Grid::new(graph, &body.grid);
             layout::threads_for(&grid, &micro::lower(graph, &body.ops, &body.tails))
         }
-        Template::Gemv | Template::Gemm => matmul::threads(graph, target, body),
+        Template::Gemv | Template::Gemm => matmul::threads(graph, target, staged, body),
         Template::Attend => attend::THREADS,
+        Template::Chunked => chunks::threads(graph, classes, body),
     }
 }
 
 fn walk_lane<'g>(
     graph: &'g Graph,
-    storage: Storage,
+    target: Target,
     body: &Body,
     threads: usize,
     pointers: &mut Pointers<'g>,
     names: &mut Names,
 ) -> Result<Lane, CodegenError> {
+    let storage = target.storage;
     let grid = Grid::new(graph, &body.grid);
     let program = micro::lower(graph, &body.ops, &body.tails);
     let layouts = Layouts::new(&grid, &program, threads, 16 / storage.bytes());
@@ -277,7 +303,8 @@ fn walk_lane<'g>(
         writer: None,
         first_index,
         halo: is_row,
-        prefetch: !is_row,
+        repeats: !is_row || body.rows_per_block > 1,
+        streams: &|value| streamed(graph, target, value),
         shared_base: 0,
     };
     let walked = walk::emit(&walk, pointers, names);
@@ -313,6 +340,16 @@ fn walk_lane<'g>(
         shared_floats: walked.shared_floats,
         position: walk::uses_position(&program),
     })
+}
+
+/// A value of this many bytes leaves every L2 cache before another kernel reads it.
+const STREAMED_BYTES: usize = 32 << 20;
+
+/// Whether a value is written past the caches, at the shape that the plan is for.
+fn streamed(graph: &Graph, target: Target, value: ValueId) -> bool {
+    let rows = target.shape.batch * target.shape.time;
+    graph.value(value).rows
+        && rows * graph.row_elements(value) * target.storage.bytes() > STREAMED_BYTES
 }
 
 fn declaration(p: &Pointer) -> String {

@@ -10,6 +10,7 @@ mod affine;
 mod attend;
 mod cexpr;
 pub mod chunked;
+mod chunks;
 mod error;
 mod generate;
 mod kernel;

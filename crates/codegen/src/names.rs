@@ -117,13 +117,11 @@ pub fn identifier(name: &str) -> String {
 }
 
 impl Names {
-    /// Names for a kernel with projections.
-    pub fn beside_projections() -> Self {
+    /// Names for a kernel beside these identifiers of its templates.
+    pub fn beside<'a>(identifiers: impl IntoIterator<Item = &'a str>) -> Self {
+        let used = identifiers.into_iter().map(|n| (n.to_string(), 0));
         Names {
-            used: crate::projection::reserved_identifiers()
-                .iter()
-                .map(|n| (n.to_string(), 0))
-                .collect(),
+            used: used.collect(),
         }
     }
 

@@ -63,7 +63,7 @@
 {%- if setup %}
     {{ setup | indent }}
 {%- endif %}
-    for (int element = tid; element < K_SIZE * V_SIZE; element += THREADS) {
+    {{ own }}for (int element = tid; element < K_SIZE * V_SIZE; element += THREADS) {
         const int j = element / V_SIZE, i = element % V_SIZE;
         float s = 0.0f;
         if (j < KEYS && i < VALUES) {
@@ -75,7 +75,7 @@
     }
     for (i64 chunk0 = 0; chunk0 < steps; chunk0 += CHUNK) {
         // Tokens past the end change nothing: no key, no value, no decay.
-        for (int element = tid; element < CHUNK * K_SIZE; element += THREADS) {
+        {{ own }}for (int element = tid; element < CHUNK * K_SIZE; element += THREADS) {
             const int token = element / K_SIZE, j = element % K_SIZE;
             const i64 t = chunk0 + token;
             float q_element = 0.0f, k_element = 0.0f{% if per_key %}, decay_element = 1.0f{% endif %};
@@ -90,7 +90,7 @@
             decays[token * K_PITCH + j] = decay_element;
 {%- endif %}
         }
-        for (int element = tid; element < CHUNK * V_SIZE; element += THREADS) {
+        {{ own }}for (int element = tid; element < CHUNK * V_SIZE; element += THREADS) {
             const int token = element / V_SIZE, i = element % V_SIZE;
             const i64 t = chunk0 + token;
             float v_element = 0.0f;
@@ -102,7 +102,7 @@
             v_rows[token * V_PITCH + i] = v_element;
         }
 {%- if not per_key %}
-        for (int token = tid; token < CHUNK; token += THREADS) {
+        {{ own }}for (int token = tid; token < CHUNK; token += THREADS) {
             const i64 t = chunk0 + token;
             float decay_element = 1.0f;
             if (t < steps) {
@@ -115,7 +115,7 @@
 {%- endif %}
         __syncthreads();
 {%- if bonus %}
-        for (int token = warp; token < CHUNK; token += WARPS) {
+        {{ own }}for (int token = warp; token < CHUNK; token += WARPS) {
             const i64 t = chunk0 + token;
             float sum = 0.0f;
             for (int j = lane; t < steps && j < KEYS; j += 32) {
@@ -131,7 +131,7 @@
         __syncthreads();
 {%- endif %}
 {%- if per_key %}
-        {
+        {{ own }}{
             // Scores inside a sub-chunk: a group of lanes takes one token's key on through the tokens after it.
             constexpr int GROUP = 2 * PARTS;
             const int own = lane / GROUP * PARTS + part;
@@ -172,7 +172,7 @@
         }
         __syncthreads();
         // From here on q carries the decay since the start of its sub-chunk, k that to the end of its own.
-        for (int element = tid; element < SUBS * K_SIZE; element += THREADS) {
+        {{ own }}for (int element = tid; element < SUBS * K_SIZE; element += THREADS) {
             const int first = element / K_SIZE * SUB, j = element % K_SIZE;
             float forward = 1.0f, backward = 1.0f;
             for (int token = first; token < first + SUB; ++token) {
@@ -192,7 +192,7 @@
         }
         __syncthreads();
 {%- else %}
-        for (int token = tid; token < CHUNK; token += THREADS) {
+        {{ own }}for (int token = tid; token < CHUNK; token += THREADS) {
             const int own = token % SUB, first = token - own;
             float carried = 1.0f;
             for (int later = 0; later < SUB; ++later) {
@@ -215,7 +215,7 @@
         __syncthreads();
 {%- endif %}
         float y_sums[N_TILES][4] = {};
-        {
+        {{ own }}{
             const int row_low = sub * SUB + lane_row, row_high = row_low + 8;
             float scores[SUBS][2][4] = {};  // with the sub-chunk `distance` before this one
             for (int j0 = 0; j0 < K_SIZE; j0 += 16) {
@@ -322,12 +322,14 @@
             }
         }
         __syncthreads();  // nobody reads q or the old state any more
+        {{ own }}{
 #pragma unroll
-        for (int n = 0; n < N_TILES; ++n)
+            for (int n = 0; n < N_TILES; ++n)
 #pragma unroll
-            for (int v = 0; v < 4; ++v)
-                y_rows[(sub * SUB + lane_row + v / 2 * 8) * Y_PITCH + (part * N_TILES + n) * 8 + lane_pair + v % 2] = y_sums[n][v];
-        for (int task = warp; task < M_TILES * STATE_PARTS; task += WARPS) {
+                for (int v = 0; v < 4; ++v)
+                    y_rows[(sub * SUB + lane_row + v / 2 * 8) * Y_PITCH + (part * N_TILES + n) * 8 + lane_pair + v % 2] = y_sums[n][v];
+        }
+        {{ own }}for (int task = warp; task < M_TILES * STATE_PARTS; task += WARPS) {
             const int j_low = task % M_TILES * 16 + lane_row, n0 = task / M_TILES * STATE_TILES;
             float s_sums[STATE_TILES][4] = {};
             float low_weight = 1.0f, high_weight = 1.0f;  // decay from the end of the sub-chunk to that of the chunk
@@ -366,7 +368,7 @@
         }
         __syncthreads();
         // A warp per token: the epilogue may sum over the value columns.
-        for (int token = warp; token < CHUNK && chunk0 + token < steps; token += WARPS) {
+        {{ own }}for (int token = warp; token < CHUNK && chunk0 + token < steps; token += WARPS) {
             const i64 t = chunk0 + token;
             float* const y_row = y_rows + token * Y_PITCH;
             // ---- epilogue of token t
@@ -375,7 +377,7 @@
         }
         __syncthreads();
     }
-    for (int element = tid; element < K_SIZE * V_SIZE; element += THREADS) {
+    {{ own }}for (int element = tid; element < K_SIZE * V_SIZE; element += THREADS) {
         const int j = element / V_SIZE, i = element % V_SIZE;
         const float s = state[j * V_PITCH + i];
         if (j < KEYS && i < VALUES) {

@@ -10,8 +10,8 @@
 
 use crate::bits::Bits;
 use crate::context::Context;
-use crate::cost::cost;
-use crate::fit::fit;
+use crate::cost::cheapest;
+use crate::fit::forms;
 use crate::plan::Reject;
 use fusec_ir::{OpId, OpKind, ValueId};
 use std::cmp::Reverse;
@@ -212,7 +212,7 @@ impl<'a> Board<'a> {
                 });
             }
         }
-        fit(self.ctx, &ops).map(|lanes| cost(self.ctx, &lanes).total_us)
+        forms(self.ctx, &ops).map(|forms| cheapest(self.ctx, forms).1.total_us)
     }
 
     /// Operations with which a legal group may grow.

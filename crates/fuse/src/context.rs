@@ -4,8 +4,10 @@
 //! Answers only; decisions live in [`crate::fit`], [`crate::cost`] and [`crate::select`].
 
 use crate::Device;
+use crate::chunked::Classes;
 use crate::plan::{Shape, Storage};
 use fusec_ir::{AxisId, Graph, Op, OpId, OpKind, Precision, StepKind, ValueId};
+use std::sync::Arc;
 
 /// Everything that is fixed while one model is planned.
 #[derive(Debug)]
@@ -26,6 +28,8 @@ pub struct Context<'a> {
     is_output: Vec<bool>,
     /// The operations to plan, ascending.
     planned: Vec<OpId>,
+    /// The classes of the recurrences.
+    classes: Arc<Classes>,
 }
 
 impl<'a> Context<'a> {
@@ -61,7 +65,24 @@ impl<'a> Context<'a> {
             consumers,
             is_output,
             planned,
+            classes: Arc::new(Classes::new(graph)),
         }
+    }
+
+    /// The same, with classes that were found for another form of the graph, if they hold for it.
+    pub fn with_classes(self, classes: &Arc<Classes>) -> Self {
+        match classes.hold_for(self.graph) {
+            true => Context {
+                classes: classes.clone(),
+                ..self
+            },
+            false => self,
+        }
+    }
+
+    /// The classes of the graph's recurrences.
+    pub fn classes(&self) -> &Classes {
+        &self.classes
     }
 
     /// The operations to plan, ascending.

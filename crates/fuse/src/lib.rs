@@ -9,6 +9,7 @@
 
 mod bits;
 mod candidates;
+pub mod chunked;
 pub mod context;
 pub mod cost;
 pub mod decisions;

@@ -12,7 +12,7 @@ use std::fmt;
 use std::str::FromStr;
 
 /// Version of the serialised form; raised whenever a field changes meaning.
-pub const PLAN_VERSION: u32 = 2;
+pub const PLAN_VERSION: u32 = 3;
 
 /// The kernels of one run, in launch order.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -111,6 +111,9 @@ pub enum Template {
     Row,
     /// A block owns one sequence (and a tile of the grid axes) and walks along T.
     Scan,
+    /// A block owns one sequence, one head and a tile of value columns of a recurrence with a
+    /// diagonal decay and an outer product, and walks along T some tokens at a time.
+    Chunked,
     /// Matrix-vector products: few rows, one or more warps per output column.
     Gemv,
     /// Matrix products: tiles of rows by columns.
@@ -149,7 +152,8 @@ pub struct Body {
     pub tails: Vec<StateId>,
     /// Axes spread over the grid (beside batch, and time for rows), outermost first.
     pub grid: Vec<GridAxis>,
-    /// Row and attend templates: consecutive rows of one block. Otherwise 1.
+    /// Row and attend templates: consecutive rows of one block. Chunked template: tokens of a
+    /// chunk. Otherwise 1.
     pub rows_per_block: u32,
 }
 
@@ -220,6 +224,7 @@ impl fmt::Display for Template {
         f.write_str(match self {
             Template::Row => "row",
             Template::Scan => "scan",
+            Template::Chunked => "chunked",
             Template::Gemv => "gemv",
             Template::Gemm => "gemm",
             Template::Attend => "attend",

@@ -1,19 +1,25 @@
 //! The entry point: from a graph to a plan.
 
+use crate::chunked::Classes;
 use crate::context::{Context, live_operations};
 use crate::decisions::{self, Decisions};
-use crate::fit::fit;
+use crate::fit;
 use crate::name::Names;
 use crate::order::launch_order;
-use crate::plan::{Kernel, Mode, PLAN_VERSION, Phase, Plan, Reject, Shape, Storage};
+use crate::plan::{
+    Body, Cost, Kernel, Mode, PLAN_VERSION, Phase, Plan, Reject, Shape, Storage, Template,
+};
 use crate::segment::{Segment, segments};
 use crate::validate::validate;
-use crate::{Device, forms, select};
+use crate::{Device, cost, forms, select};
 use fusec_ir::{Graph, OpId, Pin, PinKind};
+use std::sync::Arc;
 
 /// What a form must save, as a part of the total, to take the place of one with fewer rules:
 /// less than this is less than the cost model knows, and every rule moves rounding errors.
 const FORM_MARGIN: f64 = 0.005;
+/// Name of the local form of a recurrence that is computed some tokens at a time.
+pub(crate) const IN_CHUNKS: &str = "recurrent-chunked";
 
 /// How kernels are started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -140,6 +146,7 @@ pub fn plan(graph: &Graph, options: &Options<'_>) -> Result<Planned, PlanError> 
     }
     let written = forms::canonical(graph);
     let unfused = unfused_launches(&written);
+    let classes = Arc::new(Classes::new(&written));
     let (forms, stop) = match options.mode {
         Mode::Auto | Mode::Random(_) => {
             forms::enumerate(&written, options.storage).map_err(PlanError::Forms)?
@@ -166,7 +173,7 @@ pub fn plan(graph: &Graph, options: &Options<'_>) -> Result<Planned, PlanError> 
                 mode: Mode::Greedy,
                 ..options.clone()
             };
-            let quick = match plan_graph(form.clone(), &quick) {
+            let quick = match plan_graph(form.clone(), &quick, &classes) {
                 Ok(quick) => quick,
                 Err(_) if best.is_some() => continue,
                 Err(error) => return Err(error),
@@ -186,7 +193,7 @@ pub fn plan(graph: &Graph, options: &Options<'_>) -> Result<Planned, PlanError> 
                 as_written = Some(total_us);
             }
         }
-        let of_form = plan_graph(form, options);
+        let of_form = plan_graph(form, options, &classes);
         let planned = match (of_form, &best) {
             (Ok(planned), _) => planned,
             // A rule may do away with a value that a pin names, or make an operation too large;
@@ -239,11 +246,15 @@ fn written_form(graph: Graph) -> forms::Form {
 }
 
 /// Plans one form.
-fn plan_graph(form: forms::Form, options: &Options<'_>) -> Result<Planned, PlanError> {
+fn plan_graph(
+    form: forms::Form,
+    options: &Options<'_>,
+    classes: &Arc<Classes>,
+) -> Result<Planned, PlanError> {
     let graph = form.graph;
     // A rule that makes a malformed graph is a mistake of this crate; say so where it is made.
     validate(&graph)?;
-    let ctx = options.context(&graph);
+    let ctx = options.context(&graph).with_classes(classes);
     let pins: Vec<Pin> = graph.pins.iter().chain(&options.pins).cloned().collect();
     check_pin_names(&ctx, &pins)?;
     let (mut plan, decisions) = plan_form(&ctx, options.mode, &pins)?;
@@ -278,7 +289,13 @@ fn plan_form(ctx: &Context<'_>, mode: Mode, pins: &[Pin]) -> Result<(Plan, Decis
         if segment.class == chosen.len() {
             chosen.push(select::select(ctx, &segment.ops, mode, pins)?);
         }
-        kernels.extend(emit(ctx, segment, &chosen[segment.class], &mut names)?);
+        kernels.extend(emit(
+            ctx,
+            segment,
+            &chosen[segment.class],
+            mode,
+            &mut names,
+        )?);
     }
     let decisions = Decisions {
         segments: (0..chosen.len())
@@ -320,6 +337,7 @@ fn emit(
     ctx: &Context<'_>,
     segment: &Segment,
     selection: &select::Selection,
+    mode: Mode,
     names: &mut Names,
 ) -> Result<Vec<Kernel>, PlanError> {
     let groups: Vec<Vec<OpId>> = selection
@@ -333,10 +351,12 @@ fn emit(
         .into_iter()
         .map(|g| {
             let ops = &groups[g];
-            let lanes = fit(ctx, ops).map_err(|reject| unplannable(ctx, ops, reject))?;
+            let forms = fit::forms(ctx, ops).map_err(|reject| unplannable(ctx, ops, reject))?;
+            let (lanes, cost) = implement(ctx, forms, mode, g);
+            let in_chunks = lanes.iter().any(|l| l.template == Template::Chunked);
             Ok(Kernel {
                 name: names.name(ctx, ops, &lanes),
-                cost: crate::cost::cost(ctx, &lanes),
+                cost,
                 phases: vec![Phase { lanes }],
                 names: ops
                     .iter()
@@ -344,10 +364,32 @@ fn emit(
                     .collect(),
                 ops: ops.clone(),
                 layer: ops.first().and_then(|id| ctx.graph.op(*id).layer),
-                forms: vec![],
+                forms: in_chunks
+                    .then(|| IN_CHUNKS.to_string())
+                    .into_iter()
+                    .collect(),
             })
         })
         .collect()
+}
+
+/// The local form in which a kernel is computed: the cheapest, or one drawn at random in a random
+/// plan, the same for equal segments.
+fn implement(
+    ctx: &Context<'_>,
+    forms: Vec<Vec<Body>>,
+    mode: Mode,
+    group: usize,
+) -> (Vec<Body>, Cost) {
+    let drawn = match mode {
+        Mode::Random(seed) => {
+            let mut draw = seed ^ (group as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            draw = (draw ^ (draw >> 31)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            (draw >> 33) as usize % forms.len().max(1)
+        }
+        _ => return cost::cheapest(ctx, forms),
+    };
+    cost::cheapest(ctx, forms.into_iter().skip(drawn).take(1).collect())
 }
 
 pub(crate) fn unplannable(ctx: &Context<'_>, ops: &[OpId], reject: Reject) -> PlanError {

@@ -32,6 +32,8 @@ struct Case {
     tile: usize,
     chunk: usize,
     warps: usize,
+    /// Threads of the block that do not work.
+    surplus: usize,
     decay: Decay,
     decays: Decays,
     before: bool,
@@ -46,6 +48,7 @@ const CASE: Case = Case {
     tile: 64,
     chunk: 64,
     warps: 4,
+    surplus: 0,
     decay: Decay::PerKey,
     decays: Decays::Mixed,
     before: false,
@@ -139,6 +142,7 @@ fn chunked(case: Case) -> Chunked {
         value: case.tile,
         chunk: case.chunk,
         warps: case.warps,
+        block_threads: 32 * case.warps + case.surplus,
         pieces: pieces(case.storage),
         decay: case.decay,
         before: case.before,
@@ -176,7 +180,7 @@ fn source(case: Case) -> String {
          const float* __restrict__ state_in, float* __restrict__ state_out, float* __restrict__ y, i64 T) {{\n    \
          FUSEC_DYNAMIC_SMEM(smem);\n    const int i0 = blockIdx.x % {tiles} * {tile};\n    \
          const int h = blockIdx.x / {tiles} % {HEADS};\n    const i64 b = blockIdx.x / {tiles} / {HEADS};\n{body}}}\n",
-        chunked(case).threads(),
+        chunked(case).block_threads,
         x = c_type(case.storage),
         tile = case.tile,
         tiles = case.value / case.tile,
@@ -269,7 +273,7 @@ fn check(emulator: &Emulator, case: Case, seed: u64) {
         .unwrap_or_else(|error| panic!("{case:?}: {error}"));
     let shape = LaunchShape {
         grid: [(BATCH * HEADS * case.value / case.tile) as u32, 1, 1],
-        block: [description.threads() as u32, 1, 1],
+        block: [description.block_threads as u32, 1, 1],
         smem_bytes: description.shared_bytes() as u32,
         seed,
     };
@@ -333,6 +337,7 @@ fn cases() -> Vec<Case> {
         cases.push(Case {
             steps: 70,
             bonus: true,
+            surplus: 96,
             ..case
         });
         for (key, value, tile, chunk, warps) in [
@@ -340,6 +345,7 @@ fn cases() -> Vec<Case> {
             (64, 128, 64, 32, 4),
             (128, 64, 64, 32, 4),
             (256, 32, 32, 32, 8),
+            (64, 128, 128, 32, 8),
             (16, 16, 16, 16, 4),
             (20, 12, 12, 32, 2),
             (48, 40, 40, 64, 4),
@@ -396,7 +402,7 @@ fn sizes_that_do_not_fit_are_refused() {
         ("warps", Case { warps: 2, ..CASE }),
         ("key", Case { key: 300, ..CASE }),
         ("key", Case { key: 0, ..CASE }),
-        ("value", Case { tile: 65, ..CASE }),
+        ("value", Case { tile: 129, ..CASE }),
     ] {
         let error = chunked(case).render().expect_err("does not fit");
         assert!(error.to_string().contains(what), "{error}");

@@ -2,7 +2,7 @@
 
 use super::diff::{Change, ChangeKind, Part, PlanDiff};
 use super::pair::{Answer, At, Pair, Price};
-use super::why::{Chosen, Edge, Verdict, Why};
+use super::why::{Chosen, Edge, Other, Verdict, Why};
 use crate::plan::Cost;
 use crate::print::{amount, time, wrap};
 use std::collections::BTreeMap;
@@ -179,6 +179,21 @@ fn write_chosen(f: &mut fmt::Formatter<'_>, kernel: &Chosen) -> fmt::Result {
         paragraph(f, 2, &format!("forms {}", kernel.forms.join(", ")))?;
     }
     paragraph(f, 2, &format!("takes {}", terms(&kernel.cost)))?;
+    for other in &kernel.others {
+        let text = match other {
+            Other::Dearer { template, by_us } => {
+                format!("as {template}, the same would take {}", more(*by_us))
+            }
+            Other::NotInChunks { scans, reason } => format!(
+                "{} not in chunks: {} allows {}, got {}",
+                quoted(scans),
+                reason.rule,
+                reason.limit,
+                reason.got
+            ),
+        };
+        paragraph(f, 2, &text)?;
+    }
     match kernel.saved.launches {
         0 => Ok(()),
         _ => paragraph(f, 2, &format!("saves {}", saved(kernel))),

@@ -5,10 +5,10 @@ use super::{ExplainError, Reason, op_names};
 use crate::bits::Bits;
 use crate::candidates::nanoseconds;
 use crate::context::Context;
-use crate::cost::cost;
+use crate::cost::{cheapest, cost};
 use crate::decisions::Form;
-use crate::fit::fit;
-use crate::plan::{Cost, Kernel, Mode, Shape, Storage};
+use crate::fit::{forms, in_chunks};
+use crate::plan::{Body, Cost, Kernel, Mode, Shape, Storage, Template};
 use crate::planner::{Options, Planned};
 use crate::print::{interior, limit, template};
 use crate::segment::{Segment, segments};
@@ -64,6 +64,28 @@ pub struct Chosen {
     pub limited_by: &'static str,
     /// What it saves against one kernel per operation.
     pub saved: Saved,
+    /// Other local forms of the same operations in one launch.
+    pub others: Vec<Other>,
+}
+
+/// A local form in which a kernel is not computed.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case", tag = "verdict")]
+pub enum Other {
+    /// It could be, at a price.
+    Dearer {
+        /// The templates of its lanes.
+        template: String,
+        /// What the kernel then takes more, microseconds.
+        by_us: f64,
+    },
+    /// A lane cannot go along T in chunks.
+    NotInChunks {
+        /// The recurrences of the lane.
+        scans: Vec<String>,
+        /// Why not.
+        reason: Reason,
+    },
 }
 
 /// The difference that fusion makes. Positive is saved.
@@ -165,8 +187,8 @@ fn chosen(ctx: &Context<'_>, kernel: &Kernel) -> Chosen {
     };
     for id in &kernel.ops {
         // An operation without a kernel of its own has no price alone; then there is no plan.
-        if let Ok(lanes) = fit(ctx, &[*id]) {
-            let alone = cost(ctx, &lanes);
+        if let Ok(forms) = forms(ctx, &[*id]) {
+            let (_, alone) = cheapest(ctx, forms);
             saved.us += alone.total_us;
             saved.bytes += traffic(&alone);
         }
@@ -179,7 +201,45 @@ fn chosen(ctx: &Context<'_>, kernel: &Kernel) -> Chosen {
         cost: kernel.cost,
         limited_by: limit(&kernel.cost),
         saved,
+        others: others(ctx, kernel),
     }
+}
+
+/// The local forms that a kernel does not have.
+fn others(ctx: &Context<'_>, kernel: &Kernel) -> Vec<Other> {
+    let Ok(forms) = forms(ctx, &kernel.ops) else {
+        return vec![];
+    };
+    let templates =
+        |lanes: &[Body]| -> Vec<Template> { lanes.iter().map(|l| l.template).collect() };
+    let own: Vec<Template> = kernel
+        .phases
+        .iter()
+        .flat_map(|p| templates(&p.lanes))
+        .collect();
+    let plain = forms.first().cloned().unwrap_or_default();
+    let dearer = forms
+        .iter()
+        .filter(|lanes| templates(lanes) != own)
+        .map(|lanes| {
+            let names: Vec<String> = templates(lanes).iter().map(Template::to_string).collect();
+            Other::Dearer {
+                template: names.join(" + "),
+                by_us: cost(ctx, lanes).total_us - kernel.cost.total_us,
+            }
+        });
+    let chunked = in_chunks(ctx, &kernel.ops, &plain);
+    let illegal = plain
+        .iter()
+        .zip(chunked)
+        .filter_map(|(lane, chunked)| match chunked {
+            Err(reject) if lane.template == Template::Scan => Some(Other::NotInChunks {
+                scans: op_names(ctx, &lane.anchors),
+                reason: Reason::new(ctx, reject),
+            }),
+            _ => None,
+        });
+    dearer.chain(illegal).collect()
 }
 
 /// A value that leaves its kernel, and who reads it.

@@ -29,12 +29,20 @@
 //! | `epilogue-tail` | gemv, gemm | an epilogue keeps a stencil tail |
 //! | `epilogue-reads-prologue` | gemv, gemm | a value of the prologue is needed after the product |
 //! | `prologue-size` | gemv | elements of one row of the prologue |
+//! | `chunked-one-scan` | chunked | several recurrences that meet after their results |
+//! | `chunked-class`, `chunked-reads`, `chunked-coefficient` | chunked | a step that is no diagonal decay and outer product, read once, with coefficients computed element by element |
+//! | `chunked-decay` | chunked | a decay that is not proven to be in [0, 1] |
+//! | `chunked-device` | chunked | no tensor cores for bf16 |
+//! | `chunked-prologue-op`, `chunked-prologue-stored` | chunked | what comes before the recurrence is maps whose results stay on the chip |
+//! | `chunked-epilogue-op`, `chunked-epilogue-axes`, `chunked-epilogue-access`, `chunked-epilogue-tail` | chunked | what comes after it is computed for one row and one head by itself |
+//! | `chunked-key`, `chunked-value`, `chunked-shared` | chunked | key channels, value columns and shared memory of one block |
 //! | `attend-alone` | attend | attention shares no kernel with other operations |
 //! | `attend-width` | attend | elements of a key and a value of one head held by one block |
 //! | `prologue-op`, `prologue-axes`, `prologue-access`, `prologue-delay`, `prologue-tail`, `prologue-stored` | gemm | the prologue is a chain of maps over the activation's axes that stays on the chip |
 //! | `lane-contracts`, `lane-operands` | gemm | at most two products of one activation share accumulators |
 
 mod attend;
+mod chunked;
 mod contract;
 mod gemm;
 mod gemv;
@@ -118,6 +126,50 @@ pub fn fit(ctx: &Context<'_>, ops: &[OpId]) -> Result<Vec<Body>, Reject> {
     } else {
         gemm::fit(&group, &contracts)
     }
+}
+
+/// The ways to compute `ops` in one kernel, the first that of [`fit`]: local forms of a group.
+pub fn forms(ctx: &Context<'_>, ops: &[OpId]) -> Result<Vec<Vec<Body>>, Reject> {
+    let plain = fit(ctx, ops)?;
+    let chunked = in_chunks(ctx, ops, &plain);
+    let can: Vec<usize> = (0..plain.len()).filter(|i| chunked[*i].is_ok()).collect();
+    let mut out = vec![plain];
+    let with = |lanes: &[usize]| -> Vec<Body> {
+        let of = |(i, plain): (usize, &Body)| match &chunked[i] {
+            Ok(body) if lanes.contains(&i) => body.clone(),
+            _ => plain.clone(),
+        };
+        out[0].iter().enumerate().map(of).collect()
+    };
+    let mut more = Vec::new();
+    if !can.is_empty() {
+        more.push(with(&can));
+    }
+    if can.len() > 1 {
+        more.extend(can.iter().map(|i| with(&[*i])));
+    }
+    out.extend(more);
+    Ok(out)
+}
+
+/// The chunked form of each lane of a group, or why there is none.
+pub fn in_chunks(ctx: &Context<'_>, ops: &[OpId], lanes: &[Body]) -> Vec<Result<Body, Reject>> {
+    let group = Group { ctx, ops };
+    let no_scan = |lane: &Body| {
+        group.reject(
+            "chunked-class",
+            lane.ops.iter().copied(),
+            "a recurrence",
+            format!("a lane of the {} template", lane.template),
+        )
+    };
+    lanes
+        .iter()
+        .map(|lane| match lane.template {
+            crate::plan::Template::Scan => chunked::fit(&group, lane),
+            _ => Err(no_scan(lane)),
+        })
+        .collect()
 }
 
 impl Group<'_> {

@@ -70,6 +70,44 @@ pub fn log_decay(
     found: &Classified,
     state: usize,
 ) -> Result<LogDecay, NoLogDecay> {
+    let (mut trace, expr, axes) = traced(graph, op, found, state)?;
+    let expr = trace.log(&expr)?;
+    let range = trace.range(&expr);
+    if range.high > 0.0 {
+        return Err(NoLogDecay::NotProven {
+            low: range.low,
+            high: range.high,
+        });
+    }
+    let (expr, inputs) = trace.pruned(&expr);
+    Ok(LogDecay {
+        axes,
+        expr,
+        inputs,
+        lowest: range.low.is_finite().then_some(range.low),
+    })
+}
+
+/// Proven bounds of the decay itself, lowest and highest. Unlike [`log_decay`] it asks for no
+/// logarithm, so a decay may be 0 and may be any expression.
+pub fn decay_range(
+    graph: &Graph,
+    op: OpId,
+    found: &Classified,
+    state: usize,
+) -> Result<(f64, f64), NoLogDecay> {
+    let (mut trace, expr, _) = traced(graph, op, found, state)?;
+    let range = trace.range(&expr);
+    Ok((range.low, range.high))
+}
+
+/// The decay of a scan over values of the graph, with its axes.
+fn traced<'g>(
+    graph: &'g Graph,
+    op: OpId,
+    found: &Classified,
+    state: usize,
+) -> Result<(Trace<'g>, Expr, Vec<AxisId>), NoLogDecay> {
     let scan = graph.op(op);
     let decay = found.states.get(state).and_then(Class::decay);
     let (OpKind::Scan { recurrence, .. }, Some(decay)) = (&scan.kind, decay) else {
@@ -96,21 +134,7 @@ pub fn log_decay(
         sums: 0,
     };
     let expr = trace.coefficient(scan, found, formals, decay, &axes)?;
-    let expr = trace.log(&expr)?;
-    let range = trace.range(&expr);
-    if range.high > 0.0 {
-        return Err(NoLogDecay::NotProven {
-            low: range.low,
-            high: range.high,
-        });
-    }
-    let (expr, inputs) = trace.pruned(&expr);
-    Ok(LogDecay {
-        axes,
-        expr,
-        inputs,
-        lowest: range.low.is_finite().then_some(range.low),
-    })
+    Ok((trace, expr, axes))
 }
 
 /// An expression being followed to its producers; `Input(i)` is `inputs[i]`.

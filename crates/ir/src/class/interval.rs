@@ -3,10 +3,9 @@
 //! Parameters and run-time inputs can be anything; what bounds a value is the functions it went
 //! through (`exp` is never negative, `sigmoid` between 0 and 1) and constants.
 
+use super::relation;
 use crate::{Access, Binary, Combine, Def, Expr, Graph, NormKind, OpKind, Unary, ValueId};
 use std::collections::BTreeMap;
-
-use super::shares;
 
 /// Deepest chain of producers that is followed; beyond it a value can be anything.
 const MAX_DEPTH: usize = 48;
@@ -24,17 +23,6 @@ impl Interval {
         high: f64::INFINITY,
     };
 
-    /// Where shares of a whole lie.
-    pub const UNIT: Interval = Interval {
-        low: 0.0,
-        high: 1.0,
-    };
-
-    /// Whether it lies in another.
-    pub fn within(self, other: Interval) -> bool {
-        self.low >= other.low && self.high <= other.high
-    }
-
     /// The interval; an end that is no number is unbounded.
     pub fn new(low: f64, high: f64) -> Self {
         Interval {
@@ -51,6 +39,11 @@ impl Interval {
             low: points.iter().copied().fold(f64::INFINITY, f64::min),
             high: points.iter().copied().fold(f64::NEG_INFINITY, f64::max),
         }
+    }
+
+    /// What is in both.
+    pub fn and(self, other: Interval) -> Self {
+        Interval::new(self.low.max(other.low), self.high.min(other.high))
     }
 
     fn times(self, other: Interval) -> Interval {
@@ -149,9 +142,21 @@ impl<'g> Ranges<'g> {
         }
     }
 
-    /// The range of an expression over reads of values.
+    /// The range of an expression over elements of values.
     pub fn of(&mut self, expr: &Expr, inputs: &[Access]) -> Interval {
-        self.expression(expr, inputs, 0)
+        self.related(expr, inputs, 0)
+    }
+
+    /// The range of an expression whose parts may depend on each other.
+    fn related(&mut self, expr: &Expr, inputs: &[Access], depth: usize) -> Interval {
+        let apart = self.expression(expr, inputs, depth);
+        let corners = relation::corners(expr, inputs, &mut |part| {
+            self.expression(part, inputs, depth)
+        });
+        match corners {
+            Some(corners) => apart.and(corners),
+            None => apart,
+        }
     }
 
     fn expression(&mut self, expr: &Expr, inputs: &[Access], depth: usize) -> Interval {
@@ -165,49 +170,17 @@ impl<'g> Ranges<'g> {
             Expr::Position => Interval::new(0.0, f64::INFINITY),
             Expr::Unary(f, a) => self.expression(a, inputs, depth).unary(*f),
             Expr::Binary(op, a, b) => {
-                if let (Expr::Input(a), Expr::Input(b)) = (a.as_ref(), b.as_ref())
-                    && let (Some(a), Some(b)) = (inputs.get(*a), inputs.get(*b))
-                    && self.is_part_of_a_whole(*op, a, b, depth)
-                {
-                    return Interval::UNIT;
+                let left = self.expression(a, inputs, depth);
+                let range = left.binary(*op, self.expression(b, inputs, depth));
+                match relation::exceeds_first_term(self.graph, *op, (a, b), inputs) {
+                    // A sum of terms that are not negative is at least its first term.
+                    Some(term) if self.value(term, depth + 1).low >= 0.0 => {
+                        range.and(Interval::new(0.0, f64::INFINITY))
+                    }
+                    _ => range,
                 }
-                if *op == Binary::Add && self.mixes_with_one(a, b, inputs, depth) {
-                    return Interval::UNIT;
-                }
-                let a = self.expression(a, inputs, depth);
-                a.binary(*op, self.expression(b, inputs, depth))
             }
         }
-    }
-
-    /// Whether `a + b` is `c + (1 - c) * y` with c and y from 0 to 1: it lies between y and 1.
-    fn mixes_with_one(&mut self, a: &Expr, b: &Expr, inputs: &[Access], depth: usize) -> bool {
-        let is_rest = |e: &Expr, c: &Expr| match e {
-            Expr::Binary(Binary::Sub, one, x) => **one == Expr::Const(1.0) && **x == *c,
-            _ => false,
-        };
-        [(a, b), (b, a)].into_iter().any(|(c, product)| {
-            let Expr::Binary(Binary::Mul, x, y) = product else {
-                return false;
-            };
-            let y = match (is_rest(x, c), is_rest(y, c)) {
-                (true, _) => y,
-                (_, true) => x,
-                _ => return false,
-            };
-            let c = self.expression(c, inputs, depth);
-            c.within(Interval::UNIT) && (self.expression(y, inputs, depth)).within(Interval::UNIT)
-        })
-    }
-
-    /// Whether `a op b` is a share of a whole, or a sum of some shares of one.
-    fn is_part_of_a_whole(&mut self, op: Binary, a: &Access, b: &Access, depth: usize) -> bool {
-        let part = match op {
-            Binary::Div => shares::numerator(self.graph, a, b),
-            Binary::Sub => shares::of_running_sum(self.graph, a, b),
-            _ => None,
-        };
-        part.is_some_and(|part| self.value(part, depth + 1).low >= 0.0)
     }
 
     fn value(&mut self, id: ValueId, depth: usize) -> Interval {
@@ -223,26 +196,27 @@ impl<'g> Ranges<'g> {
         let op = self.graph.op(op);
         // A row before the first one reads the tail, which starts at zero.
         let delayed = op.inputs.iter().any(|a| a.delay != 0);
-        let input = |i: usize| op.inputs.get(i).map(|a: &Access| a.value);
+        let reads = &op.inputs;
+        let inputs: Vec<ValueId> = reads.iter().map(|a| a.value).collect();
         let count = |axes: &[crate::AxisId]| {
             let n = self.graph.elements(axes) as f64;
             Interval::new(n, n)
         };
         let range = match &op.kind {
             // A weighted mean of rows that were computed: none from before the first is seen.
-            OpKind::Attend { .. } => match input(2) {
-                Some(values) => self.value(values, depth + 1),
+            OpKind::Attend { .. } => match inputs.get(2) {
+                Some(values) => self.value(*values, depth + 1),
                 None => Interval::ALL,
             },
             _ if delayed => Interval::ALL,
-            OpKind::Map { expr } => self.expression(expr, &op.inputs, depth + 1),
+            OpKind::Map { expr } => self.related(expr, reads, depth + 1),
             OpKind::Reduce {
                 expr,
                 combine,
                 axes,
             } => {
                 let n = count(axes);
-                let one = self.expression(expr, &op.inputs, depth + 1);
+                let one = self.related(expr, reads, depth + 1);
                 match combine {
                     Combine::Sum => one.times(n),
                     Combine::Max => one,
@@ -250,30 +224,33 @@ impl<'g> Ranges<'g> {
             }
             OpKind::Contract { axes } => {
                 let n = count(axes);
-                match (input(0), input(1)) {
-                    (Some(a), Some(b)) => {
-                        let a = self.value(a, depth + 1);
-                        a.times(self.value(b, depth + 1)).times(n)
+                match inputs.as_slice() {
+                    [a, b] => {
+                        let a = self.value(*a, depth + 1);
+                        a.times(self.value(*b, depth + 1)).times(n)
                     }
                     _ => Interval::ALL,
                 }
             }
             OpKind::CumSum { axis } => {
                 let n = Interval::new(1.0, self.graph.size(*axis) as f64);
-                match op.inputs.first() {
+                match inputs.first() {
                     Some(of) => {
-                        let range = self.value(of.value, depth + 1).times(n);
-                        match shares::of_a_whole(self.graph, of, *axis) {
-                            // The running sum of shares of one whole never exceeds it.
-                            true if range.low >= 0.0 => Interval::UNIT,
+                        let range = self.value(*of, depth + 1).times(n);
+                        let parts = relation::whole_of_shares(self.graph, *of, *axis);
+                        match parts {
+                            // Shares of a sum, added up, are at most one.
+                            Some(part) if self.value(part, depth + 1).low >= 0.0 => {
+                                range.and(Interval::new(0.0, 1.0))
+                            }
                             _ => range,
                         }
                     }
                     None => Interval::ALL,
                 }
             }
-            OpKind::Gather => match input(0) {
-                Some(table) => self.value(table, depth + 1),
+            OpKind::Gather => match inputs.first() {
+                Some(table) => self.value(*table, depth + 1),
                 None => Interval::ALL,
             },
             OpKind::Norm {

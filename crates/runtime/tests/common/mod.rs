@@ -151,8 +151,17 @@ pub fn difference<F: Real>(a: &[f32], b: &[F]) -> f64 {
 
 /// An executor of the model's kernels, in the emulator: one plan for single steps, one for
 /// everything longer.
+#[allow(dead_code, reason = "not every test binary needs it")]
 pub fn emulate(case: &Case<'_>, weights: &Weights) -> Result<Executor<EmulatedDevice>, String> {
-    let device = Device::find("h200").expect("profile");
+    emulate_for(case, weights, &Device::find("h200").expect("profile"))
+}
+
+/// The same with plans made for another device profile.
+pub fn emulate_for(
+    case: &Case<'_>,
+    weights: &Weights,
+    device: &Device,
+) -> Result<Executor<EmulatedDevice>, String> {
     let first = case.times.iter().copied().max().unwrap_or(1);
     let planned = |time| {
         let options = Options {
@@ -162,7 +171,7 @@ pub fn emulate(case: &Case<'_>, weights: &Weights) -> Result<Executor<EmulatedDe
             },
             storage: case.storage,
             mode: case.mode,
-            device: &device,
+            device,
             launch: Launch::Graph,
             pins: vec![],
         };
@@ -200,14 +209,20 @@ pub fn emulate(case: &Case<'_>, weights: &Weights) -> Result<Executor<EmulatedDe
 
 /// Compares every run with the interpreter: stored values in f32 on the plan's own graph, outputs
 /// also in f64 on the model's.
+#[allow(dead_code, reason = "not every test binary needs it")]
 pub fn check(case: &Case<'_>) -> Result<(), String> {
-    compare(case).map_err(|why| format!("{} {}: {why}", case.name, case.mode))
+    check_for(case, &Device::find("h200").expect("profile"))
 }
 
-fn compare(case: &Case<'_>) -> Result<(), String> {
+/// The same with plans made for another device profile.
+pub fn check_for(case: &Case<'_>, device: &Device) -> Result<(), String> {
+    compare(case, device).map_err(|why| format!("{} {}: {why}", case.name, case.mode))
+}
+
+fn compare(case: &Case<'_>, device: &Device) -> Result<(), String> {
     let graph = case.graph;
     let weights = Weights::random(graph, 7).expect("weights");
-    let mut executor = emulate(case, &weights)?;
+    let mut executor = emulate_for(case, &weights, device)?;
     executor
         .reset(case.batch)
         .map_err(|e| format!("reset: {e}"))?;

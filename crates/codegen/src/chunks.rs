@@ -1,0 +1,853 @@
+//! The lane of a chunked recurrence: what the hooks of its template compute.
+//!
+//! The arithmetic of chunks is in [`crate::chunked`]; here the operations around a recurrence become
+//! the elements of its operands and the epilogue of a row. An element of what comes before the
+//! recurrence is computed from memory wherever it is needed; an epilogue is run for one token by one
+//! warp, whose lanes share the value columns.
+
+use crate::CodegenError;
+use crate::affine::{Grid, Offset, Space, index_text};
+use crate::cexpr::{self, Leaves};
+use crate::chunked::{Chunked, Decay};
+use crate::kernel::Lane;
+use crate::layout::neutral;
+use crate::manifest::{LaneGrid, RowUnits};
+use crate::memory::{Place, Pointers, c_type};
+use crate::micro::{self, Program, Read, Src, Statement};
+use crate::names::Names;
+use crate::text::Text;
+use fusec_fuse::chunked::{Classes, Parts, Tile, pieces};
+use fusec_fuse::{Body, Kernel, Storage};
+use fusec_ir::{
+    Access, AxisId, Combine, Expr, Graph, IndexExpr, OpId, OpKind, StateId, StateKind, StepRef,
+    ValueId,
+};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Names that the code around the template uses.
+pub const OWN_NAMES: [&str; 3] = ["share", "item", "kept"];
+
+/// Threads of a body of this template.
+pub fn threads(graph: &Graph, classes: &Classes, body: &Body) -> usize {
+    Tile::of(graph, classes, body).map_or(32, |tile| 32 * tile.warps())
+}
+
+/// What the lane is made for.
+pub struct Request<'a, 'g> {
+    /// The graph.
+    pub graph: &'g Graph,
+    /// The classes of its recurrences.
+    pub classes: &'a Classes,
+    /// Storage type of activations.
+    pub storage: Storage,
+    /// The kernel, for messages.
+    pub kernel: &'a Kernel,
+    /// The body.
+    pub body: &'a Body,
+    /// Threads of the kernel's blocks.
+    pub threads: usize,
+}
+
+/// A lane of the chunked template.
+pub fn lane<'g>(
+    request: &Request<'_, 'g>,
+    pointers: &mut Pointers<'g>,
+    names: &mut Names,
+) -> Result<Lane, CodegenError> {
+    let Request {
+        graph,
+        classes,
+        body,
+        kernel,
+        ..
+    } = *request;
+    let unsupported = |what: String| CodegenError::Unsupported {
+        kernel: kernel.name.clone(),
+        what,
+    };
+    let [scan] = body.anchors[..] else {
+        return Err(unsupported("a chunk of several recurrences".into()));
+    };
+    let parts = Parts::of(graph, classes, scan)
+        .map_err(|not| unsupported(format!("a chunked recurrence with {}", not.got)))?;
+    let tile = Tile::of(graph, classes, body)
+        .ok_or_else(|| unsupported("a chunked recurrence without a tile".into()))?;
+    let grid = Grid::new(graph, &body.grid);
+    let mut first_index = BTreeMap::new();
+    let mut decode = Text::default();
+    let blocks = grid.blocks();
+    if !body.tails.is_empty() && blocks > 1 {
+        decode.line(format!("const i64 share = block % {blocks};"));
+    }
+    // Innermost first: it is the fastest to vary from block to block.
+    for g in body.grid.iter().rev() {
+        let name = names.fresh(&format!("{}0", graph.axis_name(g.axis).to_lowercase()));
+        let n = graph.size(g.axis) / g.tile;
+        let times = match g.tile {
+            1 => String::new(),
+            tile => format!(" * {tile}"),
+        };
+        decode.line(format!("const int {name} = (int)(block % {n}){times};"));
+        decode.line(format!("block /= {n};"));
+        first_index.insert(g.axis, name);
+    }
+    decode.line("const i64 b = block;");
+    let after = after(graph, body, scan);
+    let mut hooks = Hooks {
+        graph,
+        scan,
+        parts: &parts,
+        body,
+        key: grid.space(&parts.layout.key),
+        value: grid.space(&parts.layout.value),
+        grid,
+        first_index,
+        after,
+        pointers,
+        names,
+        position: false,
+    };
+    let per_key = tile.per_key;
+    let keys = hooks.keys(per_key);
+    let token_decay = match per_key {
+        true => String::new(),
+        false => hooks.token_decay(),
+    };
+    let values = hooks.values();
+    let bonus = parts.read.bonus.map(|bonus| hooks.bonus(bonus));
+    let (load_state, store_state) = hooks.state()?;
+    let epilogue = hooks.epilogue();
+    let tails = hooks.tails(request.threads, blocks);
+    let position = hooks.position;
+    let chunked = Chunked {
+        key: tile.key,
+        value: tile.value,
+        chunk: tile.chunk,
+        warps: tile.warps(),
+        block_threads: request.threads,
+        pieces: pieces(request.storage),
+        decay: match per_key {
+            true => Decay::PerKey,
+            false => Decay::PerToken,
+        },
+        before: parts.read.before,
+        steps: "T".into(),
+        setup: String::new(),
+        keys,
+        token_decay,
+        values,
+        bonus,
+        load_state,
+        store_state,
+        epilogue,
+    };
+    let mut code = decode.finish();
+    code.push_str(&chunked.render()?);
+    code.push_str(&tails);
+    Ok(Lane {
+        code,
+        grid: LaneGrid {
+            blocks: blocks as u64,
+            rows: RowUnits::Batch,
+        },
+        blocks: match blocks {
+            1 => "B".into(),
+            n => format!("B * {n}"),
+        },
+        shared_floats: tile.shared_bytes() / 4,
+        position,
+    })
+}
+
+/// The operations that depend on the recurrence, ascending.
+fn after(graph: &Graph, body: &Body, scan: OpId) -> Vec<OpId> {
+    let mut reached = BTreeSet::from([scan]);
+    for id in &body.ops {
+        let depends = graph.op(*id).inputs.iter().any(|access| {
+            graph
+                .producer(access.value)
+                .is_some_and(|p| reached.contains(&p))
+        });
+        if depends {
+            reached.insert(*id);
+        }
+    }
+    reached.remove(&scan);
+    reached.into_iter().collect()
+}
+
+/// The writer of a lane's hooks.
+struct Hooks<'a, 'g> {
+    graph: &'g Graph,
+    scan: OpId,
+    parts: &'a Parts<'a>,
+    body: &'a Body,
+    grid: Grid<'g>,
+    /// Key channels of the block: elements `j`.
+    key: Space,
+    /// Value columns of the block: elements `i`.
+    value: Space,
+    first_index: BTreeMap<AxisId, String>,
+    /// Operations after the recurrence.
+    after: Vec<OpId>,
+    pointers: &'a mut Pointers<'g>,
+    names: &'a mut Names,
+    position: bool,
+}
+
+/// A place in a hook: the element that is computed, and what is known there.
+#[derive(Clone)]
+struct Scope {
+    space: Space,
+    /// Its number, C text.
+    element: String,
+    grid_first: BTreeMap<AxisId, String>,
+    /// Rows before `t`; `t` is known to be at least that.
+    back: u32,
+    known: Vec<(Access, u32, String)>,
+}
+
+impl<'g> Hooks<'_, 'g> {
+    fn scope(&self, space: &Space, element: &str) -> Scope {
+        Scope {
+            space: space.clone(),
+            element: element.to_string(),
+            grid_first: self.first_index.clone(),
+            back: 0,
+            known: Vec::new(),
+        }
+    }
+
+    /// The elements of q and k, and the decay if every key has its own.
+    fn keys(&mut self, per_key: bool) -> String {
+        let mut scope = self.scope(&self.key, "j");
+        let mut text = Text::default();
+        let mut assign = vec![
+            ("q_element", self.parts.read.query),
+            ("k_element", self.parts.k),
+        ];
+        if per_key {
+            assign.push(("decay_element", self.parts.decay));
+        }
+        for (name, item) in assign {
+            let value = self.coefficient(item, &mut scope, &mut text);
+            text.line(format!("{name} = {value};"));
+        }
+        text.finish()
+    }
+
+    fn token_decay(&mut self) -> String {
+        let nothing = self.grid.space(&[]);
+        let mut scope = self.scope(&nothing, "0");
+        let mut text = Text::default();
+        let value = self.coefficient(self.parts.decay, &mut scope, &mut text);
+        text.line(format!("decay_element = {value};"));
+        text.finish()
+    }
+
+    fn values(&mut self) -> String {
+        let mut scope = self.scope(&self.value, "i");
+        let mut text = Text::default();
+        let value = self.coefficient(self.parts.v, &mut scope, &mut text);
+        text.line(format!("v_element = {value};"));
+        text.finish()
+    }
+
+    fn bonus(&mut self, bonus: StepRef) -> String {
+        let mut scope = self.scope(&self.key, "j");
+        let mut text = Text::default();
+        let value = self.coefficient(bonus, &mut scope, &mut text);
+        text.line(format!("bonus_element = {value};"));
+        text.finish()
+    }
+
+    /// Statements that load and store element (j, i) of the state.
+    fn state(&mut self) -> Result<(String, String), CodegenError> {
+        let states = match &self.graph.op(self.scan).kind {
+            OpKind::Scan { states, .. } => states.as_slice(),
+            _ => &[],
+        };
+        let [state] = states[..] else {
+            return Err(CodegenError::Unsupported {
+                kernel: self.graph.op(self.scan).name.clone(),
+                what: format!("a chunked recurrence with {} states", states.len()),
+            });
+        };
+        let axes = &self.graph.state(state).axes;
+        let index: Vec<IndexExpr> = axes.iter().map(|a| IndexExpr::axis(*a)).collect();
+        let offset = self.grid.global(axes, &index);
+        let mut places = vec![format!("b * {}", self.graph.state_elements(state))];
+        places.extend(offset.block_text(&|a| first(&self.first_index, a)));
+        places.extend(offset.local_text(&self.key, "j"));
+        places.extend(offset.local_text(&self.value, "i"));
+        let at = places.join(" + ");
+        let pointer = self.pointers.write(Place::State(state), self.names);
+        Ok((
+            format!("s = {pointer}[{at}];"),
+            format!("{pointer}[{at}] = s;"),
+        ))
+    }
+
+    /// A coefficient of the step at the element of a scope; its axes are read by themselves.
+    fn coefficient(&mut self, item: StepRef, scope: &mut Scope, text: &mut Text) -> String {
+        let by: Vec<IndexExpr> = self
+            .parts
+            .axes_of(item)
+            .iter()
+            .map(|a| IndexExpr::axis(*a))
+            .collect();
+        self.item(item, &by, scope, text)
+    }
+
+    /// An item of the step, its axes read at `by`.
+    fn item(
+        &mut self,
+        item: StepRef,
+        by: &[IndexExpr],
+        scope: &mut Scope,
+        text: &mut Text,
+    ) -> String {
+        let parts = self.parts;
+        let own = parts.axes_of(item);
+        let place = |axis: AxisId| -> IndexExpr {
+            let at = own.iter().position(|a| *a == axis);
+            at.and_then(|at| by.get(at))
+                .cloned()
+                .unwrap_or_else(|| IndexExpr::axis(axis))
+        };
+        match item {
+            StepRef::Input(i) => match self.graph.op(self.scan).inputs.get(i) {
+                Some(access) => {
+                    let index = access.index.iter().map(|e| e.substitute(&place)).collect();
+                    let access = Access {
+                        index,
+                        ..access.clone()
+                    };
+                    self.read(&access, scope, text)
+                }
+                None => String::new(),
+            },
+            StepRef::Op(i) => {
+                let Some(op) = parts.found.coefficients.get(i) else {
+                    return String::new();
+                };
+                let mut operands = Vec::new();
+                for access in &op.inputs {
+                    let by: Vec<IndexExpr> = access.axes.iter().map(|a| place(*a)).collect();
+                    operands.push(self.item(access.item, &by, scope, text));
+                }
+                let expr = op.expr.substitute_axes(&place);
+                self.expression(&expr, &operands, scope)
+            }
+            // The analysis gives no coefficient that depends on the state.
+            StepRef::State(_) => String::new(),
+        }
+    }
+
+    /// An element of a value: loaded, or computed from what can be loaded.
+    fn read(&mut self, access: &Access, scope: &mut Scope, text: &mut Text) -> String {
+        let graph = self.graph;
+        let back = scope.back + access.delay.unsigned_abs();
+        let known = scope
+            .known
+            .iter()
+            .find(|(a, b, _)| *b == back && a.value == access.value && a.index == access.index);
+        if let Some((_, _, name)) = known {
+            return name.clone();
+        }
+        let name = self.names.fresh(&graph.value(access.value).name);
+        match (self.producer(access.value), access.tail) {
+            (Some(id), None) => {
+                let value = self.computed(id, access, scope, text);
+                text.line(format!("const float {name} = {value};"));
+            }
+            (Some(id), Some(tail)) if access.delay > 0 => {
+                // Rows before the first one were kept; the others are computed again.
+                text.line(format!("float {name};"));
+                let old = self.old_row(tail, access, back, scope);
+                text.open(format!("if (t < {back})"));
+                text.line(format!("{name} = {old};"));
+                text.close();
+                text.open("else");
+                let mut inner = Scope {
+                    back,
+                    ..scope.clone()
+                };
+                let now = Access {
+                    delay: 0,
+                    tail: None,
+                    ..access.clone()
+                };
+                let value = self.computed(id, &now, &mut inner, text);
+                text.line(format!("{name} = {value};"));
+                text.close();
+            }
+            _ => {
+                let now = self.loaded(access, back, scope);
+                let value = match access.tail {
+                    Some(tail) if access.delay > 0 => {
+                        let old = self.old_row(tail, access, back, scope);
+                        format!("t < {back} ? {old} : {now}")
+                    }
+                    _ => now,
+                };
+                text.line(format!("const float {name} = {value};"));
+            }
+        }
+        scope.known.push((access.clone(), back, name.clone()));
+        name
+    }
+
+    /// The operation of the body, before the recurrence, that makes a value.
+    fn producer(&self, value: ValueId) -> Option<OpId> {
+        self.graph.producer(value).filter(|id| {
+            *id != self.scan
+                && self.body.ops.binary_search(id).is_ok()
+                && self.after.binary_search(id).is_err()
+        })
+    }
+
+    /// What a map makes of its operands, at the element that `access` reads.
+    fn computed(
+        &mut self,
+        id: OpId,
+        access: &Access,
+        scope: &mut Scope,
+        text: &mut Text,
+    ) -> String {
+        let graph = self.graph;
+        let op = graph.op(id);
+        let own = &graph.value(access.value).axes;
+        let place = |axis: AxisId| -> IndexExpr {
+            let at = own.iter().position(|a| *a == axis);
+            at.and_then(|at| access.index.get(at))
+                .cloned()
+                .unwrap_or_else(|| IndexExpr::axis(axis))
+        };
+        let OpKind::Map { expr } = &op.kind else {
+            return String::new();
+        };
+        let mut operands = Vec::new();
+        for inner in &op.inputs {
+            let index = inner.index.iter().map(|e| e.substitute(&place)).collect();
+            let inner = Access {
+                index,
+                ..inner.clone()
+            };
+            operands.push(self.read(&inner, scope, text));
+        }
+        let expr = expr.substitute_axes(&place);
+        self.expression(&expr, &operands, scope)
+    }
+
+    fn expression(&mut self, expr: &Expr, operands: &[String], scope: &Scope) -> String {
+        expr.walk(&mut |e| self.position |= matches!(e, Expr::Position));
+        let position = match scope.back {
+            0 => "position + t".to_string(),
+            back => format!("position + t - {back}"),
+        };
+        cexpr::text(
+            expr,
+            &Leaves {
+                input: &|i| operands.get(i).cloned().unwrap_or_default(),
+                index: &|axis| self.variable(axis, scope),
+                position: &position,
+            },
+        )
+    }
+
+    /// The index along an axis, C text.
+    fn variable(&self, axis: AxisId, scope: &Scope) -> String {
+        let local = index_text(&scope.space, axis, &scope.element);
+        match scope.grid_first.get(&axis) {
+            Some(first) if local == "0" => first.clone(),
+            Some(first) => format!("{first} + {local}"),
+            None => local,
+        }
+    }
+
+    /// The place of an element in a row, C text.
+    fn in_row(&self, value: ValueId, index: &[IndexExpr], scope: &Scope) -> Vec<String> {
+        let axes = &self.graph.value(value).axes;
+        let offset: Offset = match scope.grid_first.is_empty() {
+            true => Grid::new(self.graph, &[]).global(axes, index),
+            false => self.grid.global(axes, index),
+        };
+        let mut places: Vec<String> = Vec::new();
+        places.extend(offset.block_text(&|a| first(&scope.grid_first, a)));
+        places.extend(offset.local_text(&scope.space, &scope.element));
+        places
+    }
+
+    fn loaded(&mut self, access: &Access, back: u32, scope: &Scope) -> String {
+        let graph = self.graph;
+        let value = graph.value(access.value);
+        let pointer = self.pointers.read(Place::Value(access.value), self.names);
+        let mut places = Vec::new();
+        if value.rows {
+            let row = match back {
+                0 => "(b * T + t)".to_string(),
+                back => format!("(b * T + t - {back})"),
+            };
+            places.push(match graph.row_elements(access.value) {
+                1 => row,
+                n => format!("{row} * {n}"),
+            });
+        }
+        places.extend(self.in_row(access.value, &access.index, scope));
+        format!("to_f32({pointer}[{}])", sum(places))
+    }
+
+    /// A row that was kept: the last ones before this run, oldest first.
+    fn old_row(&mut self, tail: StateId, access: &Access, back: u32, scope: &Scope) -> String {
+        let width = width(self.graph, tail);
+        let pointer = self.pointers.read(Place::OldTail(tail), self.names);
+        // Row t - back of this run is row width + t - back of the tail.
+        let row = match i64::from(width) - i64::from(back) {
+            0 => format!("b * {width} + t"),
+            n if n > 0 => format!("b * {width} + t + {n}"),
+            n => format!("b * {width} + t - {}", -n),
+        };
+        let mut places = vec![match self.graph.row_elements(access.value) {
+            1 => row,
+            n => format!("({row}) * {n}"),
+        }];
+        places.extend(self.in_row(access.value, &access.index, scope));
+        format!("{pointer}[{}]", sum(places))
+    }
+
+    /// Brings stencil tails up to date; the blocks of a sequence share the work.
+    fn tails(&mut self, threads: usize, blocks: usize) -> String {
+        let graph = self.graph;
+        let mut text = Text::default();
+        for tail in &self.body.tails {
+            let StateKind::Tail { value, width } = graph.state(*tail).kind else {
+                continue;
+            };
+            let row = graph.row_elements(value);
+            let items = row * width as usize;
+            let old = self.pointers.read(Place::OldTail(*tail), self.names);
+            let new = self.pointers.write(Place::NewTail(*tail), self.names);
+            text.line("");
+            text.line(format!(
+                "// The last {width} rows of {}, for the next run.",
+                graph.value(value).name
+            ));
+            let (start, step) = match blocks {
+                1 => ("tid".to_string(), threads.to_string()),
+                n => (
+                    format!("share * {threads} + tid"),
+                    (n * threads).to_string(),
+                ),
+            };
+            text.open(format!(
+                "for (i64 item = {start}; item < {items}; item += {step})"
+            ));
+            text.line(format!("const int e = (int)(item % {row});"));
+            text.line(format!("const i64 t = T - {width} + item / {row};"));
+            text.line("float kept;");
+            text.open("if (t < 0)");
+            text.line(format!("kept = {old}[b * {items} + item + T * {row}];"));
+            text.close();
+            text.open("else");
+            let axes = graph.value(value).axes.clone();
+            let mut scope = Scope {
+                space: Grid::new(graph, &[]).space(&axes),
+                element: "e".into(),
+                grid_first: BTreeMap::new(),
+                back: 0,
+                known: Vec::new(),
+            };
+            let kept = self.read(&Access::plain(value, &axes), &mut scope, &mut text);
+            text.line(format!("kept = {kept};"));
+            text.close();
+            text.line(format!("{new}[b * {items} + item] = kept;"));
+            text.close();
+        }
+        text.finish()
+    }
+
+    /// What happens to the row `y_row` of token t.
+    fn epilogue(&mut self) -> String {
+        let program = micro::lower(self.graph, &self.after, &[]);
+        let names = program.statements.iter().map(|s| match s.op {
+            Some(_) => self.names.fresh(&s.name),
+            // Loads are done where they are needed.
+            None => String::new(),
+        });
+        let names: Vec<String> = names.collect();
+        let mut rows = Rows {
+            program: &program,
+            names,
+            values: self.value.len(),
+            text: Text::default(),
+            open: None,
+        };
+        if let Some(rest) = self.parts.rest {
+            let mut scope = self.scope(&self.value, "i");
+            let mut text = Text::default();
+            let value = self.coefficient(rest, &mut scope, &mut text);
+            text.line(format!("y_row[i] += {value};"));
+            rows.element("", &[], &text.finish(), &scope);
+        }
+        for value in self.graph.op(self.scan).outputs.clone() {
+            if self.body.stores.contains(&value) {
+                let scope = self.scope(&self.value, "i");
+                let store = self.store(value, "y_row[i]", &scope);
+                rows.element("", &[], &store, &scope);
+            }
+        }
+        for (n, statement) in program.statements.iter().enumerate() {
+            if statement.op.is_some() {
+                self.statement(&mut rows, n, statement);
+            }
+        }
+        rows.flush();
+        rows.text.finish()
+    }
+
+    fn statement(&mut self, rows: &mut Rows<'_>, n: usize, statement: &Statement) {
+        let along = |axes: &[AxisId]| {
+            let mut axes = axes.iter();
+            axes.any(|a| self.value.axes.contains(a))
+        };
+        let per_column = along(&statement.iteration_axes());
+        let waits: Vec<usize> = statement.reads.iter().filter_map(statement_of).collect();
+        rows.settle(&waits, per_column);
+        let mut scope = match (&rows.open, per_column) {
+            (Some(open), true) => open.scope.clone(),
+            (None, true) => self.scope(&self.value, "i"),
+            (_, false) => {
+                let nothing = self.grid.space(&[]);
+                self.scope(&nothing, "0")
+            }
+        };
+        let mut text = Text::default();
+        let mut operands = Vec::new();
+        for read in &statement.reads {
+            operands.push(self.operand(rows, read, &mut scope, &mut text, per_column));
+        }
+        let value = self.expression(&statement.expr, &operands, &scope);
+        let name = rows.names[n].clone();
+        match (&statement.reduce, per_column) {
+            (Some((combine, _)), true) => {
+                let lane = format!("{name}_lane");
+                text.line(match combine {
+                    Combine::Sum => format!("{lane} += {value};"),
+                    Combine::Max => format!("{lane} = fmax32({lane}, {value});"),
+                });
+                let declared = format!("float {lane} = {};", neutral(*combine));
+                rows.element(&declared, &waits, &text.finish(), &scope);
+                let whole = match combine {
+                    Combine::Sum => "warp_sum",
+                    Combine::Max => "warp_max",
+                };
+                rows.at_end(n, format!("const float {name} = {whole}({lane});"));
+            }
+            // A sum over axes of one element is that element.
+            (_, true) => {
+                text.line(format!("{name}[n] = {value};"));
+                self.stores(statement, n, rows, &format!("{name}[n]"), &scope, &mut text);
+                let declared = format!("float {name}[{}];", rows.columns());
+                rows.element(&declared, &waits, &text.finish(), &scope);
+            }
+            (_, false) => {
+                text.line(format!("const float {name} = {value};"));
+                let mut stores = Text::default();
+                self.stores(statement, n, rows, &name, &scope, &mut stores);
+                let stores = stores.finish();
+                if !stores.is_empty() {
+                    text.open("if (lane == 0)");
+                    text.lines(&stores);
+                    text.close();
+                }
+                rows.text.lines(&text.finish());
+            }
+        }
+    }
+
+    /// An operand of an epilogue statement, C text.
+    fn operand(
+        &mut self,
+        rows: &Rows<'_>,
+        read: &Read,
+        scope: &mut Scope,
+        text: &mut Text,
+        per_column: bool,
+    ) -> String {
+        let fixed = |value: ValueId, index: &[IndexExpr]| Access {
+            value,
+            delay: 0,
+            tail: None,
+            index: index.to_vec(),
+        };
+        match read.src {
+            Src::Statement(s) => {
+                let source = &rows.program.statements[s];
+                match (source.op, source.reads.first()) {
+                    (None, Some(load)) => match load.src {
+                        Src::Row(value) if self.graph.producer(value) == Some(self.scan) => {
+                            match per_column {
+                                true => "y_row[i]".into(),
+                                false => "y_row[0]".into(),
+                            }
+                        }
+                        Src::Row(value) => self.read(&fixed(value, &load.index), scope, text),
+                        _ => String::new(),
+                    },
+                    _ => {
+                        let wide = source.axes.iter().any(|a| self.value.axes.contains(a));
+                        match wide {
+                            true => format!("{}[n]", rows.names[s]),
+                            false => rows.names[s].clone(),
+                        }
+                    }
+                }
+            }
+            Src::Fixed(value) => self.read(&fixed(value, &read.index), scope, text),
+            // No operation of an epilogue reads a state, a row without a load, or a table.
+            Src::State(_) | Src::Row(_) | Src::Table { .. } => String::new(),
+        }
+    }
+
+    /// Writes the values that a statement computes and that are needed outside.
+    fn stores(
+        &mut self,
+        statement: &Statement,
+        n: usize,
+        rows: &Rows<'_>,
+        name: &str,
+        scope: &Scope,
+        text: &mut Text,
+    ) {
+        let Some(op) = statement.op else { return };
+        for value in self.graph.op(op).outputs.clone() {
+            if rows.program.value.get(&value) == Some(&n) && self.body.stores.contains(&value) {
+                text.lines(&self.store(value, name, scope));
+            }
+        }
+    }
+
+    fn store(&mut self, value: ValueId, name: &str, scope: &Scope) -> String {
+        let graph = self.graph;
+        let axes = &graph.value(value).axes;
+        let index: Vec<IndexExpr> = axes.iter().map(|a| IndexExpr::axis(*a)).collect();
+        let pointer = self.pointers.write(Place::Value(value), self.names);
+        let element = c_type(self.pointers.element(Place::Value(value)));
+        let mut places = vec![match graph.row_elements(value) {
+            1 => "(b * T + t)".to_string(),
+            n => format!("(b * T + t) * {n}"),
+        }];
+        places.extend(self.in_row(value, &index, scope));
+        format!(
+            "{pointer}[{}] = from_f32<{element}>({name});\n",
+            sum(places)
+        )
+    }
+}
+
+fn statement_of(read: &Read) -> Option<usize> {
+    match read.src {
+        Src::Statement(s) => Some(s),
+        _ => None,
+    }
+}
+
+fn first(of: &BTreeMap<AxisId, String>, axis: AxisId) -> String {
+    of.get(&axis).cloned().unwrap_or_else(|| "0".into())
+}
+
+fn sum(places: Vec<String>) -> String {
+    match places.is_empty() {
+        true => "0".into(),
+        false => places.join(" + "),
+    }
+}
+
+fn width(graph: &Graph, tail: StateId) -> u32 {
+    match graph.state(tail).kind {
+        StateKind::Tail { width, .. } => width,
+        StateKind::Scan { .. } => 0,
+    }
+}
+
+/// The epilogue under construction: loops over a lane's value columns, and what stands between them.
+struct Rows<'p> {
+    program: &'p Program,
+    names: Vec<String>,
+    /// Value columns of the block.
+    values: usize,
+    text: Text,
+    open: Option<Loop>,
+}
+
+/// A loop over a lane's columns that more statements may join.
+struct Loop {
+    declarations: Vec<String>,
+    body: String,
+    /// Reductions that are complete after it, and the statements that complete them.
+    ends: Vec<(usize, String)>,
+    scope: Scope,
+}
+
+impl Rows<'_> {
+    /// Columns of one lane.
+    fn columns(&self) -> usize {
+        self.values.div_ceil(32)
+    }
+
+    /// Ends the open loop if a statement cannot join it.
+    fn settle(&mut self, waits: &[usize], per_column: bool) {
+        let joins = match &self.open {
+            Some(open) => per_column && !open.ends.iter().any(|(n, _)| waits.contains(n)),
+            None => true,
+        };
+        if !joins {
+            self.flush();
+        }
+    }
+
+    /// Adds to the loop over columns.
+    fn element(&mut self, declared: &str, waits: &[usize], body: &str, scope: &Scope) {
+        self.settle(waits, true);
+        let open = self.open.get_or_insert_with(|| Loop {
+            declarations: vec![],
+            body: String::new(),
+            ends: vec![],
+            scope: scope.clone(),
+        });
+        if !declared.is_empty() {
+            open.declarations.push(declared.to_string());
+        }
+        open.body.push_str(body);
+        open.scope.known = scope.known.clone();
+    }
+
+    fn at_end(&mut self, n: usize, line: String) {
+        if let Some(open) = &mut self.open {
+            open.ends.push((n, line));
+        }
+    }
+
+    fn flush(&mut self) {
+        let Some(open) = self.open.take() else { return };
+        for line in &open.declarations {
+            self.text.line(line);
+        }
+        self.text.line("#pragma unroll");
+        self.text
+            .open(format!("for (int n = 0; n < {}; ++n)", self.columns()));
+        self.text.line("const int i = lane + n * 32;");
+        if self.values.is_multiple_of(32) {
+            self.text.lines(&open.body);
+        } else {
+            self.text.open(format!("if (i < {})", self.values));
+            self.text.lines(&open.body);
+            self.text.close();
+        }
+        self.text.close();
+        for (_, line) in &open.ends {
+            self.text.line(line);
+        }
+    }
+}

@@ -1,0 +1,351 @@
+//! The chunked form of a recurrence: what its parts are, and how much a block holds.
+//!
+//! A step `S' = diag(d) S + k v^T`, read by `q S`, can be computed some tokens at a time with
+//! matrix products. Lives here: which coefficient of a recurrence is what ([`Parts`]), and the
+//! sizes that follow from a tile ([`Tile`]). Never here: which groups of operations may be computed so
+//! (see [`crate::fit`]), and the text of a kernel.
+
+use crate::plan::{Body, Storage};
+use fusec_ir::class::{Class, Classified, Layout, Read};
+use fusec_ir::{
+    Axis, AxisId, Graph, OpId, OpKind, Recurrence, RecurrenceId, StepKind, StepRef, classify,
+};
+use std::sync::OnceLock;
+
+/// Tokens of a sub-chunk: the rows of one tensor-core tile. No factor is a product of more decays.
+pub const SUB: usize = 16;
+/// Value columns a block can have.
+pub const VALUE_LIMIT: usize = 128;
+/// Key channels a block can have.
+pub const KEY_LIMIT: usize = 256;
+
+/// The classes of a graph's recurrences, each found when first asked for.
+#[derive(Debug, Default)]
+pub struct Classes {
+    recurrences: Vec<Recurrence>,
+    axes: Vec<Axis>,
+    found: Vec<OnceLock<Classified>>,
+}
+
+impl Classes {
+    /// None found yet.
+    pub fn new(graph: &Graph) -> Self {
+        Classes {
+            recurrences: graph.recurrences.clone(),
+            axes: graph.axes.clone(),
+            found: graph.recurrences.iter().map(|_| OnceLock::new()).collect(),
+        }
+    }
+
+    /// Whether they are those of this graph, which may have more axes.
+    pub fn hold_for(&self, graph: &Graph) -> bool {
+        self.recurrences == graph.recurrences && graph.axes.starts_with(&self.axes)
+    }
+
+    /// The class of a recurrence of the graph. `None` if the graph has no such recurrence.
+    pub fn of(&self, graph: &Graph, recurrence: RecurrenceId) -> Option<&Classified> {
+        let step = graph.recurrences.get(recurrence.index())?;
+        let slot = self.found.get(recurrence.index())?;
+        Some(slot.get_or_init(|| classify(graph, step)))
+    }
+}
+
+/// The parts of a scan that has the chunked form. Coefficients are over the axes of `layout`.
+#[derive(Clone, Copy, Debug)]
+pub struct Parts<'a> {
+    /// The step.
+    pub step: &'a Recurrence,
+    /// The statements behind the coefficients.
+    pub found: &'a Classified,
+    /// Heads, key and value axes of the state.
+    pub layout: &'a Layout,
+    /// Over head and key axes.
+    pub decay: StepRef,
+    /// Over key axes, and perhaps head axes.
+    pub k: StepRef,
+    /// Over value axes, and perhaps head axes.
+    pub v: StepRef,
+    /// How the output reads the state.
+    pub read: &'a Read,
+    /// What is added to the read, over head and value axes.
+    pub rest: Option<StepRef>,
+}
+
+/// Why a scan has no chunked form: rule, limit and what was found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NotChunked {
+    /// Name of the rule.
+    pub rule: &'static str,
+    /// What it allows.
+    pub limit: &'static str,
+    /// What was found.
+    pub got: String,
+}
+
+impl<'a> Parts<'a> {
+    /// The parts of the scan `op`.
+    pub fn of(graph: &'a Graph, classes: &'a Classes, op: OpId) -> Result<Self, NotChunked> {
+        let scan = graph.op(op);
+        let not = |rule, limit, got: String| NotChunked { rule, limit, got };
+        let no_scan = || not("chunked-class", CLASS_LIMIT, format!("`{}`", scan.name));
+        let OpKind::Scan { recurrence, .. } = &scan.kind else {
+            return Err(no_scan());
+        };
+        let step = graph.recurrences.get(recurrence.index());
+        let (Some(step), Some(found)) = (step, classes.of(graph, *recurrence)) else {
+            return Err(no_scan());
+        };
+        let [class] = found.states.as_slice() else {
+            return Err(not(
+                "chunked-class",
+                CLASS_LIMIT,
+                format!("`{}` of {} states", step.name, found.states.len()),
+            ));
+        };
+        let Class::DiagonalOuter {
+            layout,
+            decay,
+            k,
+            v,
+            reads,
+        } = class
+        else {
+            return Err(not("chunked-class", CLASS_LIMIT, class.name().to_string()));
+        };
+        let ([read], [rest]) = (reads.as_slice(), found.rest.as_slice()) else {
+            return Err(not(
+                "chunked-reads",
+                "one result that reads the state once",
+                format!("{} results and {} reads", found.rest.len(), reads.len()),
+            ));
+        };
+        let parts = Parts {
+            step,
+            found,
+            layout,
+            decay: *decay,
+            k: *k,
+            v: *v,
+            read,
+            rest: *rest,
+        };
+        let used = [parts.decay, parts.k, parts.v, read.query];
+        let all = used.into_iter().chain(read.bonus).chain(parts.rest);
+        for item in all {
+            if let Some(name) = parts.sum_below(item) {
+                return Err(not(
+                    "chunked-coefficient",
+                    "a decay, key, value, query and bonus that are computed element by element",
+                    format!("`{name}` of `{}` is a sum", step.name),
+                ));
+            }
+        }
+        Ok(parts)
+    }
+
+    /// The axes of a coefficient.
+    pub fn axes_of(&self, item: StepRef) -> &'a [AxisId] {
+        match item {
+            StepRef::Op(i) => self.found.coefficients.get(i).map_or(&[], |op| &op.axes),
+            item => self.step.axes_of(item),
+        }
+    }
+
+    /// Whether every key channel has a decay of its own.
+    pub fn decays_per_key(&self, graph: &Graph) -> bool {
+        let axes = self.axes_of(self.decay);
+        let key = &self.layout.key;
+        axes.iter().any(|a| key.contains(a) && graph.size(*a) > 1)
+    }
+
+    /// The statement below a coefficient that combines elements, if there is one.
+    fn sum_below(&self, item: StepRef) -> Option<&'a str> {
+        let StepRef::Op(i) = item else { return None };
+        let op = self.found.coefficients.get(i)?;
+        if op.kind != StepKind::Map {
+            return Some(&op.name);
+        }
+        // Coefficients read earlier ones only.
+        op.inputs
+            .iter()
+            .filter(|access| access.item < item)
+            .find_map(|access| self.sum_below(access.item))
+    }
+}
+
+const CLASS_LIMIT: &str = "one state with a diagonal decay and an outer product";
+
+/// What one block holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tile {
+    /// Key channels, all of them.
+    pub key: usize,
+    /// Value columns of the block.
+    pub value: usize,
+    /// Tokens of a chunk.
+    pub chunk: usize,
+    /// Whether every key channel has a decay of its own.
+    pub per_key: bool,
+    /// Whether the current token has a bonus.
+    pub bonus: bool,
+}
+
+/// Places of a block's data in shared memory, f32 elements, each a multiple of 4.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[allow(missing_docs, reason = "the template says what each is")]
+pub struct Places {
+    pub k_rows: usize,
+    pub v_rows: usize,
+    pub state: usize,
+    pub decays: usize,
+    pub totals: usize,
+    pub local: usize,
+    pub q_weights: usize,
+    pub k_weights: usize,
+    pub bonuses: usize,
+    /// All of it.
+    pub end: usize,
+}
+
+impl Tile {
+    /// The tile of a body of the chunked template. `None` for any other body.
+    pub fn of(graph: &Graph, classes: &Classes, body: &Body) -> Option<Tile> {
+        let [scan] = body.anchors[..] else {
+            return None;
+        };
+        let parts = Parts::of(graph, classes, scan).ok()?;
+        let extent = |axis: &AxisId| {
+            let spread = body.grid.iter().find(|g| g.axis == *axis);
+            spread.map_or(graph.size(*axis), |g| g.tile)
+        };
+        Some(Tile {
+            key: graph.elements(&parts.layout.key),
+            value: parts.layout.value.iter().map(extent).product(),
+            chunk: body.rows_per_block as usize,
+            per_key: parts.decays_per_key(graph),
+            bonus: parts.read.bonus.is_some(),
+        })
+    }
+
+    /// The largest chunk of which two blocks share a multiprocessor with `bytes` of shared memory,
+    /// but not fewer than 32 tokens if one block can have those, and no more than twice the run.
+    /// `None` if not even 16 tokens fit.
+    pub fn fitting(self, bytes: usize, time: usize) -> Option<Tile> {
+        let of = |chunk| Tile { chunk, ..self };
+        let long = |tile: &Tile| tile.chunk > SUB && tile.chunk >= 2 * time;
+        let sizes = || [64, 32, 16].map(of).into_iter().filter(|t| !long(t));
+        let fits = |tile: &Tile, blocks: usize| tile.shared_bytes() * blocks <= bytes;
+        sizes()
+            .find(|t| fits(t, 2) && t.chunk >= 32)
+            .or_else(|| sizes().find(|t| fits(t, 1) && t.chunk <= 32))
+    }
+
+    /// Warps that share 16 tokens: eight in all, if each has value columns of its own.
+    pub fn parts(&self) -> usize {
+        let mut parts = (8 * SUB / self.chunk.max(1)).clamp(1, 4);
+        while parts > 1 && 8 * parts > self.value {
+            parts /= 2;
+        }
+        parts
+    }
+
+    /// Warps of a block.
+    pub fn warps(&self) -> usize {
+        self.chunk / SUB * self.parts()
+    }
+
+    /// Key channels, up to whole tensor-core tiles.
+    pub fn key_padded(&self) -> usize {
+        self.key.next_multiple_of(16)
+    }
+
+    /// Value columns, up to whole tensor-core tiles of every warp.
+    pub fn value_padded(&self, parts: usize) -> usize {
+        self.value.next_multiple_of(8 * parts.max(1))
+    }
+
+    /// Where everything lies, for a number of warps that share 16 tokens.
+    pub fn places(&self, parts: usize) -> Places {
+        let (k, v, subs) = (
+            self.key_padded(),
+            self.value_padded(parts),
+            self.chunk.div_ceil(SUB),
+        );
+        let mut end = 0;
+        let mut take = |floats: usize| {
+            let start = end;
+            // 16-byte alignment for vector accesses.
+            end += floats.next_multiple_of(4);
+            start
+        };
+        // The rows of q make room for those of y.
+        take(self.chunk * (k.max(v) + 8));
+        let weights = if self.per_key { 0 } else { self.chunk };
+        let mut places = Places {
+            k_rows: take(self.chunk * (k + 8)),
+            v_rows: take(self.chunk * (v + 4)),
+            state: take(k * (v + 4)),
+            decays: take(self.chunk * if self.per_key { k + 8 } else { 1 }),
+            totals: take(subs * if self.per_key { k } else { 1 }),
+            local: take(self.chunk * (SUB + 8)),
+            q_weights: take(weights),
+            k_weights: take(weights),
+            bonuses: take(if self.bonus { self.chunk } else { 0 }),
+            end: 0,
+        };
+        places.end = end;
+        places
+    }
+
+    /// Shared memory of a block, bytes.
+    pub fn shared_bytes(&self) -> usize {
+        4 * self.places(self.parts()).end
+    }
+
+    /// Tensor-core work of one chunk, floating-point operations.
+    pub fn tensor_flops(&self, pieces: usize) -> f64 {
+        let subs = (self.chunk / SUB) as f64;
+        let (chunk, k, v) = (
+            self.chunk as f64,
+            self.key_padded() as f64,
+            self.value_padded(self.parts()) as f64,
+        );
+        // Sub-chunks on and below the diagonal; every warp of 16 tokens computes their scores.
+        let pairs = subs * (subs + 1.0) / 2.0 * (SUB * SUB) as f64;
+        let scores = pairs * k * self.parts() as f64;
+        let products = scores + pairs * v + 2.0 * chunk * k * v;
+        2.0 * products * (pieces * (pieces + 1) / 2) as f64
+    }
+
+    /// Elements of one chunk that come from and go to memory: queries, keys, decays, values, results.
+    pub fn elements(&self) -> f64 {
+        let per_key = if self.per_key { 3 } else { 2 };
+        (self.chunk * (per_key * self.key + 2 * self.value)) as f64
+    }
+
+    /// Other work of one chunk: decays, and scores inside sub-chunks where a decay per key keeps
+    /// them from the tensor cores.
+    pub fn simt_flops(&self, pieces: usize) -> f64 {
+        let (chunk, k, v) = (
+            self.chunk as f64,
+            self.key_padded() as f64,
+            self.value_padded(self.parts()) as f64,
+        );
+        let inside = if self.per_key {
+            chunk * k * (1.5 * SUB as f64 + 6.0)
+        } else {
+            chunk * 2.0 * SUB as f64
+        };
+        let split = 3.0 * pieces as f64 * (chunk * (k + 2.0 * v) + k * v);
+        inside + split + 2.0 * k * v
+    }
+}
+
+/// bf16 numbers that an operand is split into: what the storage type keeps of it, and all of an f32.
+pub fn pieces(storage: Storage) -> usize {
+    match storage {
+        Storage::Bf16 => 1,
+        Storage::F16 => 2,
+        Storage::F32 => 3,
+    }
+}

@@ -1,0 +1,286 @@
+//! The chunked template: a scan some tokens at a time, with matrix products on tensor cores.
+//!
+//! Another form of a lane that the scan template can execute. A block has one head and a tile of
+//! value columns. What comes before the recurrence is computed again wherever an element is needed,
+//! so it is maps; what comes after it is computed for one token by one warp.
+
+use super::Group;
+use super::space::divisors;
+use crate::chunked::{KEY_LIMIT, Parts, Tile, VALUE_LIMIT};
+use crate::context::{iteration_axes, reduced_axes};
+use crate::plan::{Body, GridAxis, Reject, Storage, Template};
+use fusec_ir::class::decay_range;
+use fusec_ir::{AxisId, Graph, OpId, OpKind};
+
+/// Value columns of a block, where no operation needs more.
+const VALUE_TARGET: usize = 64;
+
+/// The chunked form of a lane of the scan template.
+pub fn fit(group: &Group<'_>, lane: &Body) -> Result<Body, Reject> {
+    let (ctx, graph) = (group.ctx, group.ctx.graph);
+    let [scan] = lane.anchors[..] else {
+        return Err(group.reject(
+            "chunked-one-scan",
+            lane.anchors.iter().copied(),
+            "one recurrence per lane",
+            format!("{}", lane.anchors.len()),
+        ));
+    };
+    let parts = Parts::of(graph, ctx.classes(), scan)
+        .map_err(|not| group.reject(not.rule, [scan], not.limit, not.got))?;
+    bounded(group, scan, &parts)?;
+    if ctx.device.tensor_rate(Storage::Bf16).is_none() {
+        return Err(group.reject(
+            "chunked-device",
+            [scan],
+            "tensor cores that take bf16 (sm_80 and later)",
+            ctx.device.arch.clone(),
+        ));
+    }
+    let roles = Roles::of(group, lane, scan);
+    prologue(group, lane, &roles)?;
+    let whole = epilogue(group, &roles, &parts)?;
+    let (tile, grid) = spread(group, scan, &parts, whole)?;
+    Ok(Body {
+        template: Template::Chunked,
+        grid,
+        rows_per_block: tile.chunk as u32,
+        ..lane.clone()
+    })
+}
+
+/// The operations of a lane by their place around the recurrence.
+struct Roles {
+    /// Those that do not depend on it.
+    before: Vec<OpId>,
+    /// Those that do.
+    after: Vec<OpId>,
+}
+
+impl Roles {
+    fn of(group: &Group<'_>, lane: &Body, scan: OpId) -> Roles {
+        let from: Vec<bool> = group.ops.iter().map(|id| *id == scan).collect();
+        let reached = group.descendants(&from);
+        let depends = |id: &OpId| group.position(*id).is_some_and(|i| reached[i]);
+        let others = lane.ops.iter().copied().filter(|id| *id != scan);
+        let (after, before) = others.partition(depends);
+        Roles { before, after }
+    }
+}
+
+/// The products over runs of tokens stay finite, and rounding errors of the past fade, if no decay
+/// is above 1.
+fn bounded(group: &Group<'_>, scan: OpId, parts: &Parts<'_>) -> Result<(), Reject> {
+    let range = decay_range(group.ctx.graph, scan, parts.found, 0);
+    match range {
+        Ok((low, high)) if low >= 0.0 && high <= 1.0 => Ok(()),
+        Ok((low, high)) => Err(group.reject(
+            "chunked-decay",
+            [scan],
+            "a decay proven to be in [0, 1]",
+            format!("as far as its expression shows, it is in [{low}, {high}]"),
+        )),
+        Err(why) => Err(group.reject(
+            "chunked-decay",
+            [scan],
+            "a decay proven to be in [0, 1]",
+            why.to_string(),
+        )),
+    }
+}
+
+fn prologue(group: &Group<'_>, lane: &Body, roles: &Roles) -> Result<(), Reject> {
+    for id in &roles.before {
+        let op = group.op(*id);
+        if !matches!(op.kind, OpKind::Map { .. }) {
+            return Err(group.reject(
+                "chunked-prologue-op",
+                [*id],
+                "maps before the recurrence",
+                format!("`{}`", group.name(*id)),
+            ));
+        }
+        // Each element is computed as often as it is needed, by whoever needs it.
+        if op.outputs.iter().any(|v| lane.stores.contains(v)) {
+            return Err(group.reject(
+                "chunked-prologue-stored",
+                [*id],
+                "operands that stay on the chip",
+                format!("`{}` is needed outside", group.name(*id)),
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Checks what follows the recurrence. Returns whether it combines over the value axes.
+fn epilogue(group: &Group<'_>, roles: &Roles, parts: &Parts<'_>) -> Result<bool, Reject> {
+    let graph = group.ctx.graph;
+    let sized = |axes: &[AxisId]| -> Vec<AxisId> {
+        let mut axes: Vec<AxisId> = axes.to_vec();
+        axes.retain(|a| graph.size(*a) > 1);
+        axes.sort();
+        axes
+    };
+    let value = sized(&parts.layout.value);
+    let heads = sized(&parts.layout.heads);
+    let mut whole = false;
+    for id in &roles.after {
+        let op = group.op(*id);
+        if !matches!(
+            op.kind,
+            OpKind::Map { .. } | OpKind::Reduce { .. } | OpKind::Norm { .. }
+        ) {
+            return Err(group.reject(
+                "chunked-epilogue-op",
+                [*id],
+                "maps, reductions and norms after the recurrence",
+                format!("`{}`", group.name(*id)),
+            ));
+        }
+        let reduced = sized(reduced_axes(op));
+        let (along, others): (Vec<AxisId>, Vec<AxisId>) = sized(&iteration_axes(graph, op))
+            .into_iter()
+            .partition(|a| value.contains(a));
+        let rows = |axes: &[AxisId]| axes.is_empty() || *axes == value;
+        if others != heads || !rows(&reduced) || !rows(&along) {
+            return Err(group.reject(
+                "chunked-epilogue-axes",
+                [*id],
+                format!(
+                    "one head at a time [{}], and all or none of its value columns [{}]",
+                    names(graph, &heads),
+                    names(graph, &value)
+                ),
+                format!(
+                    "`{}` over [{}]{}",
+                    group.name(*id),
+                    names(graph, &iteration_axes(graph, op)),
+                    match reduced.is_empty() {
+                        true => String::new(),
+                        false => format!(", combined over [{}]", names(graph, &reduced)),
+                    }
+                ),
+            ));
+        }
+        whole |= !reduced.is_empty();
+        if let Some(access) = op.inputs.iter().find(|access| access.delay != 0) {
+            return Err(group.reject(
+                "chunked-epilogue-access",
+                [*id],
+                "the row of the current token",
+                format!(
+                    "row t - {} of `{}`",
+                    access.delay,
+                    graph.value(access.value).name
+                ),
+            ));
+        }
+        for (access, producer) in group.in_body_accesses(*id) {
+            if roles.before.contains(&producer) {
+                continue;
+            }
+            let axes = &graph.value(access.value).axes;
+            let same = axes
+                .iter()
+                .zip(&access.index)
+                .all(|(axis, index)| graph.size(*axis) == 1 || index.as_axis() == Some(*axis));
+            if !same {
+                return Err(group.reject(
+                    "chunked-epilogue-access",
+                    [*id],
+                    "the same element of what follows the recurrence",
+                    format!("another one of `{}`", graph.value(access.value).name),
+                ));
+            }
+        }
+        // A tail of what follows the recurrence would have to be kept from row to row.
+        let kept = op.tails.iter().find(|tail| match graph.state(**tail).kind {
+            fusec_ir::StateKind::Tail { value, .. } => group
+                .in_body(value)
+                .is_some_and(|p| !roles.before.contains(&p)),
+            fusec_ir::StateKind::Scan { .. } => false,
+        });
+        if let Some(tail) = kept {
+            return Err(group.reject(
+                "chunked-epilogue-tail",
+                [*id],
+                "no stencil over what follows the recurrence",
+                format!("the tail `{}`", graph.state(*tail).name),
+            ));
+        }
+    }
+    Ok(whole)
+}
+
+/// One head per block, and as many value columns as are needed, or fit.
+fn spread(
+    group: &Group<'_>,
+    scan: OpId,
+    parts: &Parts<'_>,
+    whole: bool,
+) -> Result<(Tile, Vec<GridAxis>), Reject> {
+    let (ctx, graph) = (group.ctx, group.ctx.graph);
+    let layout = parts.layout;
+    let heads = layout.heads.iter().filter(|a| graph.size(**a) > 1);
+    let mut grid: Vec<GridAxis> = heads
+        .map(|axis| GridAxis {
+            axis: *axis,
+            tile: 1,
+        })
+        .collect();
+    let mut value = graph.elements(&layout.value);
+    if !whole {
+        for axis in layout.value.iter().copied() {
+            let size = graph.size(axis);
+            if value <= VALUE_TARGET || size == 1 {
+                continue;
+            }
+            let inner = value / size;
+            let tile = divisors(size)
+                .find(|tile| tile * inner <= VALUE_TARGET)
+                .unwrap_or(1);
+            grid.push(GridAxis { axis, tile });
+            value = tile * inner;
+        }
+    }
+    if value > VALUE_LIMIT {
+        return Err(group.reject(
+            "chunked-value",
+            [scan],
+            format!("{VALUE_LIMIT} value columns of a block"),
+            format!("{value}, all of which an operation after the recurrence combines"),
+        ));
+    }
+    let key = graph.elements(&layout.key);
+    if key > KEY_LIMIT {
+        return Err(group.reject(
+            "chunked-key",
+            [scan],
+            format!("{KEY_LIMIT} key channels"),
+            format!("{key}"),
+        ));
+    }
+    let tile = Tile {
+        key,
+        value,
+        chunk: 16,
+        per_key: parts.decays_per_key(graph),
+        bonus: parts.read.bonus.is_some(),
+    };
+    let bytes = (ctx.device.smem_kb.value * 1024.0) as usize;
+    match tile.fitting(bytes, ctx.shape.time) {
+        Some(tile) => Ok((tile, grid)),
+        None => Err(group.reject(
+            "chunked-shared",
+            [scan],
+            format!("{bytes} bytes of shared memory per block"),
+            format!("{} for {key} keys and {value} values", tile.shared_bytes()),
+        )),
+    }
+}
+
+fn names(graph: &Graph, axes: &[AxisId]) -> String {
+    let names: Vec<&str> = axes.iter().map(|a| graph.axis_name(*a)).collect();
+    names.join(", ")
+}

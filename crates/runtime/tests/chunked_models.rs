@@ -1,0 +1,266 @@
+//! Models whose recurrences have the chunked form, with the chunked form forced: emulated kernels
+//! against the interpreter, for a prefill and then runs from the state it leaves.
+
+use fusec_fuse::{Device, Launch, Mode, Options, Shape, Storage, Template, plan};
+use fusec_ir::Graph;
+use fusec_ir::language::{ModelSource, Overrides, compile};
+
+use common::{Case, root};
+
+mod common;
+
+/// A device on which a step takes so long that whatever can goes in chunks: all of it, or runs that
+/// are longer than a step.
+fn slow_steps(also_single_steps: bool) -> Device {
+    let mut device = Device::find("h200").expect("profile");
+    device.step_us.value = if also_single_steps { 1e6 } else { 3.0 };
+    device
+}
+
+fn model(file: &str, axes: &[(&str, usize)]) -> Graph {
+    let source = ModelSource::from_path(&root().join("models").join(file)).expect("model file");
+    let overrides = Overrides {
+        axes: axes.iter().map(|(n, s)| (n.to_string(), *s)).collect(),
+        ..Overrides::default()
+    };
+    compile(&source, &overrides).unwrap_or_else(|e| panic!("{file}: {e:?}"))
+}
+
+/// Operations of each lane of the chunked template in a plan.
+fn chunked_lanes(
+    graph: &Graph,
+    device: &Device,
+    storage: Storage,
+    (batch, time): (usize, usize),
+) -> Vec<Vec<String>> {
+    let options = Options {
+        shape: Shape { batch, time },
+        storage,
+        mode: Mode::Auto,
+        device,
+        launch: Launch::Graph,
+        pins: vec![],
+    };
+    let planned = plan(graph, &options).unwrap_or_else(|e| panic!("{e}"));
+    let kernels = planned.plan.kernels.iter();
+    let lanes = kernels.flat_map(|k| k.phases.iter().flat_map(|p| &p.lanes));
+    lanes
+        .filter(|lane| lane.template == Template::Chunked)
+        .map(|lane| {
+            let names = lane.ops.iter().map(|id| planned.graph.op(*id).name.clone());
+            names.collect()
+        })
+        .collect()
+}
+
+/// Prefill in chunks; single steps as well if `steps` says so, else one by one from its state.
+fn check(name: &str, graph: &Graph, storage: Storage, batch: usize, times: &[usize], steps: bool) {
+    let device = slow_steps(steps);
+    let longest = times.iter().copied().max().unwrap_or(1);
+    let long = chunked_lanes(graph, &device, storage, (batch, longest));
+    assert!(!long.is_empty(), "{name}: no lane goes in chunks");
+    let single = chunked_lanes(graph, &device, storage, (batch, 1));
+    assert_eq!(single.is_empty(), !steps, "{name}: {single:?}");
+    let case = Case {
+        name,
+        graph,
+        storage,
+        mode: Mode::Auto,
+        batch,
+        times,
+        bound: if storage == Storage::F32 { 2e-4 } else { 4e-2 },
+    };
+    common::check_for(&case, &device).unwrap_or_else(|why| panic!("{storage}: {why}"));
+}
+
+/// A small model of each family whose class has the form, and the operations that are expected to
+/// share its lane.
+fn families() -> Vec<(&'static str, Graph, &'static [&'static str])> {
+    vec![
+        (
+            "rwkv6",
+            model(
+                "rwkv6.toml",
+                &[("V", 64), ("L", 1), ("N", 32), ("R", 8), ("Rd", 16)],
+            ),
+            &["time_mix.d", "time_mix.y", "time_mix.y#2"],
+        ),
+        (
+            "mamba2",
+            model(
+                "mamba2.toml",
+                &[
+                    ("V", 64),
+                    ("L", 1),
+                    ("C", 64),
+                    ("G", 2),
+                    ("Hg", 2),
+                    ("P", 32),
+                    ("Ns", 32),
+                ],
+            ),
+            &[
+                "mixer.x",
+                "mixer.B",
+                "mixer.C",
+                "mixer.dt",
+                "mixer.y",
+                "mixer.y#2",
+            ],
+        ),
+        (
+            "gla",
+            model("gla.toml", &[("V", 64), ("L", 1), ("C", 64), ("I", 64)]),
+            &["mix.q", "mix.o", "mix.o#2"],
+        ),
+        (
+            "retnet",
+            model(
+                "retnet.toml",
+                &[
+                    ("V", 64),
+                    ("L", 1),
+                    ("C", 64),
+                    ("Dr", 16),
+                    ("Dv", 96),
+                    ("I", 64),
+                ],
+            ),
+            &["mix.q", "mix.o"],
+        ),
+        (
+            "hgrn2",
+            model(
+                "hgrn2.toml",
+                &[
+                    ("V", 64),
+                    ("L", 2),
+                    ("C", 64),
+                    ("H", 2),
+                    ("Dk", 24),
+                    ("Dv", 40),
+                    ("I", 64),
+                ],
+            ),
+            &["mix.f", "mix.y"],
+        ),
+    ]
+}
+
+#[test]
+fn every_family_with_the_form_in_f32() {
+    for (name, graph, _) in families() {
+        check(name, &graph, Storage::F32, 3, &[300, 1, 37, 1], false);
+    }
+}
+
+#[test]
+fn every_family_with_the_form_in_bf16() {
+    for (name, graph, _) in families() {
+        check(name, &graph, Storage::Bf16, 1, &[37, 1, 300], false);
+    }
+}
+
+#[test]
+fn what_surrounds_the_recurrence_joins_its_lane() {
+    let device = slow_steps(true);
+    for (name, graph, expected) in families() {
+        let lanes = chunked_lanes(&graph, &device, Storage::F32, (8, 2048));
+        let joined = |lane: &Vec<String>| expected.iter().all(|op| lane.contains(&op.to_string()));
+        assert!(
+            lanes.iter().any(joined),
+            "{name}: {expected:?} not in {lanes:?}"
+        );
+    }
+}
+
+/// Two recurrences with blocks of different sizes in one launch.
+#[test]
+fn lanes_side_by_side() {
+    let axes = [
+        ("V", 64),
+        ("L", 1),
+        ("N", 32),
+        ("R", 8),
+        ("Rd", 16),
+        ("P", 8),
+        ("Ns", 16),
+    ];
+    let graph = model("hybrid.toml", &axes);
+    let device = slow_steps(true);
+    for (times, storage) in [(&[37, 1, 70][..], Storage::F32), (&[70, 1], Storage::Bf16)] {
+        let lanes = chunked_lanes(&graph, &device, storage, (2, 70));
+        assert!(lanes.len() > 1, "{lanes:?}");
+        check("hybrid", &graph, storage, 2, times, true);
+    }
+}
+
+/// A model around a recurrence that no family has: what is added to the read, a bonus, coefficients
+/// that are computed in the step, a state stored value axis first, sizes that divide nothing.
+fn written(step: &str, decay: &str) -> Graph {
+    let text = format!(
+        "name = \"written\"\n[axes]\nV = 64\nH = 3\nJ = 20\nI = 36\nC = \"H * J\"\nD = \"H * I\"\n\
+         [param]\nemb = {{ shape = \"V, C\" }}\nw = {{ shape = \"C, C\" }}\nwv = {{ shape = \"D, C\" }}\n\
+         u = {{ shape = \"C\" }}\nout = {{ shape = \"V, D\" }}\n\
+         [recurrence.r]\ninputs = \"q[H, j], k[H, j], v[H, i], d[H, j], u[H, j], e[H]\"\n\
+         state = \"S[i = I, H, j = J]\"\noutputs = \"y[H, i]\"\nstep = \"\"\"\n{step}\n\"\"\"\n\
+         [model]\nflow = \"\"\"\nx = gather(emb, ids)\nz = x @ w\nv = shift(x @ wv)\ne = sum(x * z, J)\n\
+         d = {decay}\ny = r(silu(x), z, v, d, u, e)\n\
+         y = layer_norm(y, I, eps = 1e-5) * silu(v)\nreturn y @ out\n\"\"\"\n"
+    );
+    let source = ModelSource::from_text("written", text.clone());
+    compile(&source, &Overrides::default()).unwrap_or_else(|e| panic!("{text}\n{e:?}"))
+}
+
+#[test]
+fn a_recurrence_that_no_family_has_however_it_is_written() {
+    let gentle = "f32(sigmoid(4 + z))";
+    // Exactly 0 and exactly 1 occur, and all between.
+    let extreme = "f32(exp(-exp(60 * z)))";
+    let steps = [
+        "y = sum(q * (S + u * (sigmoid(k) * v)), j) + e * v\nS = d * S + sigmoid(k) * v",
+        "a = sigmoid(k)\nb = q * u\ny = sum(S * q, j) + sum(b * a, j) * v + v * e\nS = a * v + S * d",
+    ];
+    for step in steps {
+        check(
+            "written",
+            &written(step, gentle),
+            Storage::F32,
+            1,
+            &[37, 1, 130],
+            true,
+        );
+    }
+    check(
+        "extreme",
+        &written(steps[0], extreme),
+        Storage::F32,
+        3,
+        &[75, 1, 5],
+        true,
+    );
+    check(
+        "long",
+        &written(steps[0], gentle),
+        Storage::F32,
+        1,
+        &[2049, 1],
+        true,
+    );
+}
+
+/// 256 keys and 512 values of a head: value columns over the grid.
+#[test]
+fn wide_heads() {
+    let axes = [
+        ("V", 64),
+        ("L", 1),
+        ("C", 32),
+        ("H", 1),
+        ("Dk", 256),
+        ("Dv", 512),
+        ("I", 32),
+    ];
+    let graph = model("gla.toml", &axes);
+    check("gla wide", &graph, Storage::Bf16, 1, &[40, 1], false);
+}
