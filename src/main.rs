@@ -26,6 +26,7 @@ mod plan;
 mod progress;
 mod run;
 mod table;
+mod timings;
 mod toolchain;
 mod verify;
 
@@ -37,6 +38,7 @@ use fusec_runtime::partial;
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::output::Output;
+use crate::timings::Timings;
 
 /// Compiles linear-recurrent sequence models into fused CUDA kernels, and runs them.
 #[derive(Debug, Parser)]
@@ -80,7 +82,8 @@ enum Verb {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    output::start_log(cli.verbose);
+    let timings = matches!(&cli.verb, Verb::Plan(args) if args.timings());
+    output::start_log(cli.verbose, timings.then(Timings::default));
     let mut output = Output::new(cli.json);
     if let Err(error) = failure::install_handler() {
         // Reports are then printed without the source they point into, which is still a report.

@@ -1,6 +1,6 @@
 //! The cost model: a roofline per kernel.
 //!
-//! `max(memory, tensor, simt, special, serial) + launch + underfill`, with
+//! `max(memory, tensor, simt, special, serial) + launch + latency + underfill`, with
 //!
 //! - bytes: operands once, results once, carried state read and written; an activation of at
 //!   most half the L2 was just written by another kernel and is read at L2 speed, and so is
@@ -12,11 +12,14 @@
 //! - chunks of a recurrence: the products of its pieces on tensor cores, decays outside of them, and
 //!   the latency of a chunk, since each waits for the state of the one before;
 //! - serial steps: the rows a block walks one after the other, each with the block-wide
-//!   exchanges of its reductions;
+//!   exchanges of its reductions, as often as the registers of the GPU make blocks wait for others;
+//! - latency: the accesses to memory that wait for each other before and after the bulk of a kernel;
 //! - under-filled GPU: work shared by fewer blocks than there are multiprocessors.
 
-use crate::chunked::{Tile, pieces};
-use crate::context::{Context, iteration_axes, reduced_axes, special_count, step_work};
+mod chunks;
+mod serial;
+
+use crate::context::{Context, instructions, iteration_axes, special_count, step_work};
 use crate::plan::{Body, Cost, Storage, Template};
 use fusec_ir::{Access, OpId, OpKind, StateKind, ValueId};
 use std::collections::{BTreeMap, BTreeSet};
@@ -27,73 +30,52 @@ const GEMV_COLUMNS: usize = 8;
 const GEMM_TILE: usize = 128;
 /// Part of the L2 that activations may fill before they count as evicted.
 const L2_SHARE: f64 = 0.5;
-/// Clock cycles of the barriers of one chunk of a recurrence.
-const CHUNK_CYCLES: f64 = 4000.0;
-/// Clock cycles of one element that a thread loads or stores for a chunk, its latency shared with
-/// the elements in flight beside it.
-const CYCLES_PER_ELEMENT: f64 = 300.0;
-/// Clock cycles of one floating-point operation of a thread of a chunk, with the loads from shared
-/// memory that it waits for. With the two above, 64 x 64 states take what they take on an H200:
-/// 0.65 to 0.8 ms at B = 8, T = 2048, 32 heads.
-const CYCLES_PER_FLOP: f64 = 18.0;
+/// Part of the tensor cores' rate that products reach which share one tile of activations: their
+/// accumulators leave room for half a tile each (206 of 287 TFLOP/s on an H100).
+const PAIR_EFFICIENCY: f64 = 0.72;
+/// Part of that rate which a kernel reaches that computes activations on their way in, for which
+/// tiles are short and pass through registers.
+const STAGED_EFFICIENCY: f64 = 0.85;
 /// How many times its even share of the memory bandwidth one multiprocessor can draw.
 const MEMORY_REACH: f64 = 2.5;
 
 /// Predicts the time of the kernel made of `lanes`, which run side by side.
 pub fn cost(ctx: &Context<'_>, lanes: &[Body]) -> Cost {
-    let device = ctx.device;
     let mut work = Work::default();
     let mut serial_us: f64 = 0.0;
+    let mut latency_us: f64 = 0.0;
     let mut blocks = 0;
-    for body in lanes {
-        let lane = Lane::new(ctx, body);
+    let all: Vec<Lane<'_>> = lanes.iter().map(|body| Lane::new(ctx, body)).collect();
+    // All lanes of a kernel have equally many threads, so one that stages slows them all.
+    work.staged = all.iter().any(Lane::is_staged);
+    for lane in &all {
         lane.add_bytes(&mut work);
         lane.add_operations(&mut work);
         blocks += lane.blocks;
         let (steps, us) = lane.serial();
         work.serial_steps = work.serial_steps.max(steps);
         serial_us = serial_us.max(us);
+        latency_us = latency_us.max(lane.latency_us());
     }
-    let l2_bytes = work.l2_bytes;
-    let memory_us =
-        work.bytes / device.memory_tbs.value / 1e6 + l2_bytes / device.l2_tbs.value / 1e6;
-    let tensor_time = |flops: f64, storage| {
-        let rate = device.tensor_rate(storage);
-        rate.map_or(0.0, |rate| flops / rate / 1e6)
-    };
-    let tensor_us =
-        tensor_time(work.tensor_flops, ctx.storage) + tensor_time(work.chunk_flops, Storage::Bf16);
-    let simt_us = work.simt_flops / device.fp32_tflops.value / 1e6;
-    let special_us =
-        work.special / (device.sms.value * device.sfu_per_sm.value * device.clock_ghz.value * 1e3);
-    let bound = [memory_us, tensor_us, simt_us, special_us, serial_us]
-        .into_iter()
-        .fold(0.0, f64::max);
-    let short = (device.sms.value / blocks.max(1) as f64).max(1.0);
-    let slowed = [
-        memory_us * (short / MEMORY_REACH).max(1.0),
-        tensor_us * short,
-        simt_us * short,
-        special_us * short,
-        serial_us,
-    ]
-    .into_iter()
-    .fold(0.0, f64::max);
+    let parts = parts(ctx, &work, serial_us, blocks);
+    let bound = parts.bound();
+    let slowed = parts.slowed(ctx);
     Cost {
         bytes: work.bytes,
-        l2_bytes,
+        l2_bytes: work.l2_bytes,
         tensor_flops: work.tensor_flops + work.chunk_flops,
         simt_flops: work.simt_flops,
         special: work.special,
         serial_steps: work.serial_steps,
-        memory_us,
-        tensor_us,
-        simt_us,
-        special_us,
-        serial_us,
+        memory_us: parts.memory_us,
+        tensor_us: parts.tensor_us,
+        simt_us: parts.simt_us,
+        special_us: parts.special_us,
+        serial_us: parts.serial_us,
         launch_us: ctx.launch_us,
+        latency_us,
         underfill_us: slowed - bound,
-        total_us: slowed + ctx.launch_us,
+        total_us: slowed + ctx.launch_us + latency_us,
     }
 }
 
@@ -108,13 +90,117 @@ pub fn cheapest(ctx: &Context<'_>, forms: Vec<Vec<Body>>) -> (Vec<Body>, Cost) {
         .unwrap_or_default()
 }
 
+/// Times of the parts of a machine that a kernel uses, and the blocks that share the work.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Parts {
+    pub memory_us: f64,
+    pub tensor_us: f64,
+    pub simt_us: f64,
+    pub special_us: f64,
+    pub serial_us: f64,
+    pub blocks: usize,
+}
+
+impl Parts {
+    /// The time of a GPU that is filled.
+    fn bound(&self) -> f64 {
+        [
+            self.memory_us,
+            self.tensor_us,
+            self.simt_us,
+            self.special_us,
+            self.serial_us,
+        ]
+        .into_iter()
+        .fold(0.0, f64::max)
+    }
+
+    /// The factors by which too few blocks slow memory and the other parts.
+    pub fn slowdown(ctx: &Context<'_>, blocks: usize) -> (f64, f64) {
+        let short = (ctx.device.sms.value / blocks.max(1) as f64).max(1.0);
+        ((short / MEMORY_REACH).max(1.0), short)
+    }
+
+    /// The time with too few blocks taken into account.
+    pub fn slowed(&self, ctx: &Context<'_>) -> f64 {
+        let (memory, others) = Parts::slowdown(ctx, self.blocks);
+        [
+            self.memory_us * memory,
+            self.tensor_us * others,
+            self.simt_us * others,
+            self.special_us * others,
+            self.serial_us,
+        ]
+        .into_iter()
+        .fold(0.0, f64::max)
+    }
+}
+
+fn parts(ctx: &Context<'_>, work: &Work, serial_us: f64, blocks: usize) -> Parts {
+    let device = ctx.device;
+    let tensor_us = |flops: f64, storage| {
+        let rate = device.tensor_rate(storage);
+        rate.map_or(0.0, |rate| flops / rate / 1e6)
+    };
+    Parts {
+        memory_us: work.bytes / device.memory_tbs.value / 1e6
+            + work.l2_bytes / device.l2_tbs.value / 1e6,
+        tensor_us: tensor_us(work.tensor_flops + work.tensor_waste, ctx.storage)
+            + tensor_us(work.chunk_flops, Storage::Bf16),
+        // The rate counts two operations to an instruction, which only a multiply-add is.
+        simt_us: work.simt_flops.max(2.0 * work.instructions) / device.fp32_tflops.value / 1e6,
+        special_us: work.special
+            / (device.sms.value * device.sfu_per_sm.value * device.clock_ghz.value * 1e3),
+        serial_us,
+        blocks,
+    }
+}
+
+/// What a lane adds, at least, to every kernel that it is part of: whatever another lane may
+/// have read before is taken as found in L2, and what another lane may compute as well as
+/// stored by that one. `own` are the operations that no other lane can hold.
+pub(crate) fn lane_parts(ctx: &Context<'_>, body: &Body, own: &[OpId]) -> Parts {
+    let graph = ctx.graph;
+    let is_own = |id: &OpId| own.binary_search(id).is_ok();
+    let mut body = body.clone();
+    let maker = |v: &ValueId| graph.producer(*v).is_some_and(|p| is_own(&p));
+    body.stores.retain(maker);
+    let kept: BTreeSet<_> = own.iter().flat_map(|id| &graph.op(*id).tails).collect();
+    body.tails.retain(|s| kept.contains(s));
+    let mut work = Work::default();
+    let l2_is_faster = ctx.device.l2_tbs.value >= ctx.device.memory_tbs.value;
+    for id in &body.ops {
+        for access in &graph.op(*id).inputs {
+            let others = ctx.readers(access.value).iter();
+            let elsewhere = others
+                .into_iter()
+                .any(|r| body.ops.binary_search(r).is_err());
+            if (elsewhere || !is_own(id)) && l2_is_faster {
+                work.read.insert(access.value);
+            }
+        }
+    }
+    let lane = Lane::new(ctx, &body);
+    work.staged = lane.is_staged();
+    lane.add_bytes(&mut work);
+    lane.add_operations(&mut work);
+    let (_, serial_us) = lane.serial();
+    parts(ctx, &work, serial_us, lane.blocks)
+}
+
 /// Sums over the lanes of a kernel.
 #[derive(Default)]
 struct Work {
     bytes: f64,
     l2_bytes: f64,
     tensor_flops: f64,
+    /// What the tensor cores could do beside, were they kept busy.
+    tensor_waste: f64,
+    /// Whether activations pass through registers on their way to the tensor cores.
+    staged: bool,
     simt_flops: f64,
+    /// Instructions of maps and reductions.
+    instructions: f64,
     special: f64,
     serial_steps: f64,
     /// Tensor-core work of chunked recurrences, which takes bf16 numbers at any storage type.
@@ -227,7 +313,9 @@ impl<'a> Lane<'a> {
                 let by_all = self.prologue.contains(id) || self.body.anchors.contains(id);
                 let entry = reads.entry(access.value).or_insert((0.0, false));
                 entry.0 = (entry.0 + self.touched(op, access)).min(1.0);
-                entry.1 |= by_all && graph.value(access.value).rows;
+                // Each block reads all of what its prologue needs; of a product's own operands it
+                // reads all rows of the activation and its columns of the weights.
+                entry.1 |= self.prologue.contains(id) || by_all && graph.value(access.value).rows;
             }
             if let (OpKind::Attend { .. }, [_, key, value]) = (&op.kind, op.inputs.as_slice()) {
                 // Each run of rows reads what it sees again.
@@ -341,10 +429,12 @@ impl<'a> Lane<'a> {
             match &op.kind {
                 OpKind::Map { expr } => {
                     work.simt_flops += space * expr.op_count().max(1) as f64;
+                    work.instructions += space * instructions(expr).max(1) as f64;
                     work.special += space * special_count(expr) as f64;
                 }
                 OpKind::Reduce { expr, .. } => {
                     work.simt_flops += space * (expr.op_count() + 1) as f64;
+                    work.instructions += space * (instructions(expr) + 1) as f64;
                     work.special += space * special_count(expr) as f64;
                 }
                 OpKind::Norm {
@@ -360,7 +450,11 @@ impl<'a> Lane<'a> {
                     if self.body.template == Template::Gemm
                         && ctx.device.tensor_rate(ctx.storage).is_some()
                     {
+                        let pair = self.body.anchors.len() > 1;
+                        let reached = if pair { PAIR_EFFICIENCY } else { 1.0 }
+                            * if work.staged { STAGED_EFFICIENCY } else { 1.0 };
                         work.tensor_flops += flops;
+                        work.tensor_waste += flops * (1.0 / reached - 1.0);
                     } else {
                         work.simt_flops += flops;
                     }
@@ -384,95 +478,6 @@ impl<'a> Lane<'a> {
                 }
                 OpKind::Gather | OpKind::CumSum { .. } => {}
             }
-        }
-    }
-
-    /// Chunked template: how often an element of a map before the recurrence is computed.
-    fn uses(&self) -> BTreeMap<OpId, f64> {
-        let graph = self.ctx.graph;
-        let mut uses: BTreeMap<OpId, f64> = BTreeMap::new();
-        for id in self.body.ops.iter().rev() {
-            let op = graph.op(*id);
-            let known = match op.kind {
-                OpKind::Map { .. } => uses.get(id).copied().unwrap_or(1.0),
-                _ => 1.0,
-            };
-            for access in &op.inputs {
-                if let Some(p) = graph.producer(access.value) {
-                    *uses.entry(p).or_insert(0.0) += known;
-                }
-            }
-        }
-        for anchor in &self.body.anchors {
-            // What follows the recurrence is computed once.
-            let mut after = vec![*anchor];
-            while let Some(id) = after.pop() {
-                uses.remove(&id);
-                let outputs = graph.op(id).outputs.iter();
-                let readers = outputs.flat_map(|v| self.ctx.readers(*v));
-                after.extend(readers.filter(|r| self.body.ops.binary_search(r).is_ok()));
-            }
-        }
-        uses
-    }
-
-    /// The work of a chunked recurrence.
-    fn add_chunks(&self, work: &mut Work) {
-        let Some(tile) = Tile::of(self.ctx.graph, self.ctx.classes(), self.body) else {
-            return;
-        };
-        let chunks = (self.blocks * self.ctx.shape.time.div_ceil(tile.chunk)) as f64;
-        let pieces = pieces(self.ctx.storage);
-        work.chunk_flops += chunks * tile.tensor_flops(pieces);
-        work.simt_flops += chunks * tile.simt_flops(pieces);
-    }
-
-    /// Chunks one block takes one after the other, and their time: while a block waits, others on
-    /// its multiprocessor work, as many as the shared memory has room for.
-    fn serial_chunks(&self) -> (f64, f64) {
-        let device = self.ctx.device;
-        let Some(tile) = Tile::of(self.ctx.graph, self.ctx.classes(), self.body) else {
-            return (0.0, 0.0);
-        };
-        let room = device.smem_kb.value * 1024.0 / tile.shared_bytes() as f64;
-        let resident = room.floor().max(1.0) * device.sms.value;
-        let waves = (self.blocks as f64 / resident).ceil();
-        let chunks = self.ctx.shape.time.div_ceil(tile.chunk) as f64;
-        let pieces = pieces(self.ctx.storage);
-        let threads = (32 * tile.warps()) as f64;
-        let cycles = CHUNK_CYCLES
-            + tile.elements() / threads * CYCLES_PER_ELEMENT
-            + tile.simt_flops(pieces) / threads * CYCLES_PER_FLOP;
-        let us = cycles / (device.clock_ghz.value * 1e3);
-        (chunks * waves, chunks * waves * us)
-    }
-
-    /// Steps one block takes one after the other, and their time in microseconds.
-    fn serial(&self) -> (f64, f64) {
-        let (device, graph) = (self.ctx.device, self.ctx.graph);
-        let exchanges = self
-            .body
-            .ops
-            .iter()
-            .filter(|id| {
-                let op = graph.op(**id);
-                !reduced_axes(op).is_empty()
-                    && !matches!(op.kind, OpKind::Contract { .. } | OpKind::Attend { .. })
-            })
-            .count() as f64;
-        let exchange_us = exchanges * device.barrier_us.value;
-        match self.body.template {
-            Template::Row => {
-                let rows = f64::from(self.body.rows_per_block.max(1));
-                (rows, rows * exchange_us)
-            }
-            Template::Scan => {
-                let steps = self.ctx.shape.time as f64;
-                (steps, steps * (device.step_us.value + exchange_us))
-            }
-            Template::Chunked => self.serial_chunks(),
-            Template::Gemv => (self.ctx.rows() as f64, self.ctx.rows() as f64 * exchange_us),
-            Template::Gemm | Template::Attend => (0.0, 0.0),
         }
     }
 }

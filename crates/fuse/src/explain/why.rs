@@ -3,7 +3,7 @@
 use super::ground::{Ground, Joint};
 use super::{ExplainError, Reason, op_names};
 use crate::bits::Bits;
-use crate::candidates::nanoseconds;
+use crate::board::nanoseconds;
 use crate::context::Context;
 use crate::cost::{cheapest, cost};
 use crate::decisions::Form;
@@ -218,16 +218,22 @@ fn others(ctx: &Context<'_>, kernel: &Kernel) -> Vec<Other> {
         .flat_map(|p| templates(&p.lanes))
         .collect();
     let plain = forms.first().cloned().unwrap_or_default();
-    let dearer = forms
-        .iter()
-        .filter(|lanes| templates(lanes) != own)
-        .map(|lanes| {
-            let names: Vec<String> = templates(lanes).iter().map(Template::to_string).collect();
-            Other::Dearer {
-                template: names.join(" + "),
-                by_us: cost(ctx, lanes).total_us - kernel.cost.total_us,
-            }
-        });
+    // Of forms with the same templates, the cheapest.
+    let mut least: Vec<(Vec<Template>, f64)> = Vec::new();
+    for lanes in forms.iter().filter(|lanes| templates(lanes) != own) {
+        let (of, us) = (templates(lanes), cost(ctx, lanes).total_us);
+        match least.iter_mut().find(|(known, _)| *known == of) {
+            Some((_, known)) => *known = known.min(us),
+            None => least.push((of, us)),
+        }
+    }
+    let dearer = least.into_iter().map(|(templates, us)| {
+        let names: Vec<String> = templates.iter().map(Template::to_string).collect();
+        Other::Dearer {
+            template: names.join(" + "),
+            by_us: us - kernel.cost.total_us,
+        }
+    });
     let chunked = in_chunks(ctx, &kernel.ops, &plain);
     let illegal = plain
         .iter()

@@ -12,11 +12,12 @@ use crate::plan::{Body, GridAxis, Reject, Storage, Template};
 use fusec_ir::class::decay_range;
 use fusec_ir::{AxisId, Graph, OpId, OpKind};
 
-/// Value columns of a block, where no operation needs more.
-const VALUE_TARGET: usize = 64;
+/// Value columns of a block, where no operation needs all: few make more blocks, many share the keys.
+const VALUE_TARGETS: [usize; 3] = [64, 32, 128];
 
-/// The chunked form of a lane of the scan template.
-pub fn fit(group: &Group<'_>, lane: &Body) -> Result<Body, Reject> {
+/// The chunked forms of a lane of the scan template, at least one; they differ in how the value
+/// columns are spread over blocks.
+pub fn fit(group: &Group<'_>, lane: &Body) -> Result<Vec<Body>, Reject> {
     let (ctx, graph) = (group.ctx, group.ctx.graph);
     let [scan] = lane.anchors[..] else {
         return Err(group.reject(
@@ -40,13 +41,30 @@ pub fn fit(group: &Group<'_>, lane: &Body) -> Result<Body, Reject> {
     let roles = Roles::of(group, lane, scan);
     prologue(group, lane, &roles)?;
     let whole = epilogue(group, &roles, &parts)?;
-    let (tile, grid) = spread(group, scan, &parts, whole)?;
-    Ok(Body {
-        template: Template::Chunked,
-        grid,
-        rows_per_block: tile.chunk as u32,
-        ..lane.clone()
-    })
+    let targets = match whole {
+        true => &[usize::MAX][..],
+        false => &VALUE_TARGETS,
+    };
+    let mut bodies: Vec<Body> = Vec::new();
+    let mut first = None;
+    for target in targets {
+        match spread(group, scan, &parts, *target) {
+            Ok((tile, grid)) if !bodies.iter().any(|known| known.grid == grid) => {
+                bodies.push(Body {
+                    template: Template::Chunked,
+                    grid,
+                    rows_per_block: tile.chunk as u32,
+                    ..lane.clone()
+                });
+            }
+            Ok(_) => {}
+            Err(reject) => first = first.or(Some(reject)),
+        }
+    }
+    match first {
+        Some(reject) if bodies.is_empty() => Err(reject),
+        _ => Ok(bodies),
+    }
 }
 
 /// The operations of a lane by their place around the recurrence.
@@ -213,12 +231,12 @@ fn epilogue(group: &Group<'_>, roles: &Roles, parts: &Parts<'_>) -> Result<bool,
     Ok(whole)
 }
 
-/// One head per block, and as many value columns as are needed, or fit.
+/// One head per block, and at most `target` value columns.
 fn spread(
     group: &Group<'_>,
     scan: OpId,
     parts: &Parts<'_>,
-    whole: bool,
+    target: usize,
 ) -> Result<(Tile, Vec<GridAxis>), Reject> {
     let (ctx, graph) = (group.ctx, group.ctx.graph);
     let layout = parts.layout;
@@ -230,19 +248,17 @@ fn spread(
         })
         .collect();
     let mut value = graph.elements(&layout.value);
-    if !whole {
-        for axis in layout.value.iter().copied() {
-            let size = graph.size(axis);
-            if value <= VALUE_TARGET || size == 1 {
-                continue;
-            }
-            let inner = value / size;
-            let tile = divisors(size)
-                .find(|tile| tile * inner <= VALUE_TARGET)
-                .unwrap_or(1);
-            grid.push(GridAxis { axis, tile });
-            value = tile * inner;
+    for axis in layout.value.iter().copied() {
+        let size = graph.size(axis);
+        if value <= target || size == 1 {
+            continue;
         }
+        let inner = value / size;
+        let tile = divisors(size)
+            .find(|tile| tile * inner <= target)
+            .unwrap_or(1);
+        grid.push(GridAxis { axis, tile });
+        value = tile * inner;
     }
     if value > VALUE_LIMIT {
         return Err(group.reject(

@@ -61,13 +61,20 @@ pub(crate) struct Group<'a> {
     pub ctx: &'a Context<'a>,
     /// Ascending.
     pub ops: &'a [OpId],
+    /// Whether it is looked at as a lane of a larger group: others of that group may read what
+    /// it computes before its anchors.
+    pub part: bool,
 }
 
 /// The lanes of the kernel that computes `ops` (ascending, each once), or why there is none.
 ///
 /// Convexity is a property of the whole graph and is checked by [`crate::select`].
 pub fn fit(ctx: &Context<'_>, ops: &[OpId]) -> Result<Vec<Body>, Reject> {
-    let group = Group { ctx, ops };
+    let group = Group {
+        ctx,
+        ops,
+        part: false,
+    };
     if ops.is_empty() {
         return Err(group.reject("empty", [], "at least one operation", "none"));
     }
@@ -121,40 +128,81 @@ pub fn fit(ctx: &Context<'_>, ops: &[OpId]) -> Result<Vec<Body>, Reject> {
         scan::fit(&group, &scans)
     } else if contracts.is_empty() {
         row::fit(&group).map(|body| vec![body])
-    } else if ctx.rows() <= GEMV_MAX_ROWS {
-        gemv::fit(&group, &contracts)
     } else {
-        gemm::fit(&group, &contracts)
+        products(&group, &contracts)
+    }
+}
+
+/// The body of a group of products as a lane of some kernel, or why it is a lane of none.
+///
+/// The group may be no kernel by itself: a product's prologue that another lane shares is
+/// needed elsewhere.
+pub(crate) fn product_lane(ctx: &Context<'_>, ops: &[OpId]) -> Result<Body, Reject> {
+    let group = Group {
+        ctx,
+        ops,
+        part: true,
+    };
+    let is_contract = |id: &&OpId| matches!(group.op(**id).kind, OpKind::Contract { .. });
+    let contracts: Vec<OpId> = ops.iter().filter(is_contract).copied().collect();
+    let mut lanes = products(&group, &contracts)?;
+    match (lanes.pop(), lanes.is_empty()) {
+        (Some(body), true) => Ok(body),
+        _ => Err(group.reject("not-connected", [], "one lane", "another number of lanes")),
+    }
+}
+
+/// A group with products and without recurrences.
+fn products(group: &Group<'_>, contracts: &[OpId]) -> Result<Vec<Body>, Reject> {
+    if group.ctx.rows() <= GEMV_MAX_ROWS {
+        gemv::fit(group, contracts)
+    } else {
+        gemm::fit(group, contracts)
     }
 }
 
 /// The ways to compute `ops` in one kernel, the first that of [`fit`]: local forms of a group.
 pub fn forms(ctx: &Context<'_>, ops: &[OpId]) -> Result<Vec<Vec<Body>>, Reject> {
     let plain = fit(ctx, ops)?;
-    let chunked = in_chunks(ctx, ops, &plain);
-    let can: Vec<usize> = (0..plain.len()).filter(|i| chunked[*i].is_ok()).collect();
-    let mut out = vec![plain];
-    let with = |lanes: &[usize]| -> Vec<Body> {
-        let of = |(i, plain): (usize, &Body)| match &chunked[i] {
-            Ok(body) if lanes.contains(&i) => body.clone(),
-            _ => plain.clone(),
+    let chunked: Vec<Vec<Body>> = in_chunks(ctx, ops, &plain)
+        .into_iter()
+        .map(Result::unwrap_or_default)
+        .collect();
+    let can: Vec<usize> = (0..plain.len())
+        .filter(|i| !chunked[*i].is_empty())
+        .collect();
+    // Form number `n` of some lanes, or their last, beside the plain form of the others.
+    let with = |lanes: &[usize], n: usize| -> Vec<Body> {
+        let of = |(i, plain): (usize, &Body)| match lanes.contains(&i) {
+            true => chunked[i]
+                .get(n)
+                .or(chunked[i].last())
+                .unwrap_or(plain)
+                .clone(),
+            false => plain.clone(),
         };
-        out[0].iter().enumerate().map(of).collect()
+        plain.iter().enumerate().map(of).collect()
     };
-    let mut more = Vec::new();
-    if !can.is_empty() {
-        more.push(with(&can));
-    }
+    let most = chunked.iter().map(Vec::len).max().unwrap_or(0);
+    let mut out = vec![plain.clone()];
+    out.extend((0..most).map(|n| with(&can, n)));
     if can.len() > 1 {
-        more.extend(can.iter().map(|i| with(&[*i])));
+        out.extend(can.iter().map(|lane| with(&[*lane], 0)));
     }
-    out.extend(more);
     Ok(out)
 }
 
-/// The chunked form of each lane of a group, or why there is none.
-pub fn in_chunks(ctx: &Context<'_>, ops: &[OpId], lanes: &[Body]) -> Vec<Result<Body, Reject>> {
-    let group = Group { ctx, ops };
+/// The chunked forms of each lane of a group, or why there is none.
+pub fn in_chunks(
+    ctx: &Context<'_>,
+    ops: &[OpId],
+    lanes: &[Body],
+) -> Vec<Result<Vec<Body>, Reject>> {
+    let group = Group {
+        ctx,
+        ops,
+        part: false,
+    };
     let no_scan = |lane: &Body| {
         group.reject(
             "chunked-class",

@@ -20,7 +20,7 @@ fn model(settings: &str, flow: &str) -> Graph {
     let text = format!(
         "name = \"decay\"\n[axes]\nV = 7\nH = 4\nJ = 3\nI = 3\nG = 4\nC = \"H * J\"\n[settings]\n{settings}\n[param]\n\
          emb = {{ shape = \"V, C\" }}\nw = {{ shape = \"C, C\" }}\nb = {{ shape = \"C\" }}\n\
-         A_log = {{ shape = \"H\" }}\nbounds = {{ shape = \"G, C\" }}\n\
+         A_log = {{ shape = \"H\" }}\nbounds = {{ shape = \"G, C\" }}\nshares = {{ shape = \"C\" }}\n\
          [recurrence.r]\ninputs = \"q[H, j], v[H, i], d[H, j]\"\nstate = \"S[H, j = J, i = I]\"\n\
          outputs = \"y[H, i]\"\nstep = \"\"\"\nS = d * S + q * v\ny = sum(q * S, j)\n\"\"\"\n\
          [recurrence.h]\ninputs = \"q[H, j], v[H, i], d[H]\"\nstate = \"S[H, j = J, i = I]\"\n\
@@ -161,7 +161,7 @@ fn ranges_of_decays() {
         // The second term is not the first.
         (
             "lb = f32(cumsum(p, G) - p[G = 1])\nd = lb[G = 1] * sigmoid(z)",
-            -inf,
+            -1.0,
             1.0,
         ),
         // Any parameter.
@@ -177,21 +177,36 @@ fn ranges_of_decays() {
     }
 }
 
-/// `lb + (1 - lb) * sigmoid(z)`, as lower bounds of layers make it: no larger than 1, and its
-/// logarithm never taken of a rounded sum.
+/// `lb + (1 - lb) * sigmoid(z)` is at most 1 where b is a share of a whole, or a sum of such shares,
+/// as the lower bounds of layers are; not where b may be anything.
 #[test]
 fn decays_between_a_bound_and_one() {
-    let share = "p = f32(softmax(bounds, G))\nlow = f32(cumsum(p, G) - p[G = 0])\n";
+    let logarithm = "min(max(log(max(lb, tiny)), log(max(1 - lb, tiny)) + logsigmoid(z)) + \
+                     softplus(-abs(log(max(lb, tiny)) - (log(max(1 - lb, tiny)) + logsigmoid(z)))), 0)";
     let cases = [
-        ("lb = low[G = 1]", true),
-        ("lb = f32(cumsum(p, G))[G = 2]", true),
-        ("lb = f32(sigmoid(b))", true),
-        ("lb = f32(cumsum(p, G) - p[G = 1])[G = 2]", false),
-        ("lb = b", false),
+        (
+            "p = f32(softmax(shares, J))\nlb = f32(cumsum(p, J) - p[J = 0])",
+            true,
+        ),
+        (
+            "p = f32(softmax(shares, H, J))\nlb = f32(cumsum(p, J) - p[J = 0])",
+            true,
+        ),
+        ("lb = f32(cumsum(f32(softmax(shares, J)), J))", true),
+        ("lb = f32(softmax(shares, J))", true),
+        ("lb = f32(sigmoid(shares))", true),
+        // The first of another row than the running sum's, and not the first one.
+        (
+            "p = f32(softmax(shares, J))\nlb = f32(cumsum(p, J) - p[J = 1])",
+            false,
+        ),
+        // A running sum along another axis than the one that makes the whole.
+        ("lb = f32(cumsum(f32(softmax(shares, H)), J))", false),
+        ("lb = shares", false),
     ];
     for (bound, proven) in cases {
         for mix in ["lb + (1 - lb) * sigmoid(z)", "sigmoid(z) * (1 - lb) + lb"] {
-            let flow = format!("{share}{bound}\nd = f32({mix})\ny = r(x, x, d)");
+            let flow = format!("{bound}\nd = f32({mix})\ny = r(x, x, d)");
             let got = decayed("", &flow);
             match (&got, proven) {
                 (Ok(_), true) => {}
@@ -200,14 +215,13 @@ fn decays_between_a_bound_and_one() {
             }
         }
     }
-    let logarithm = "min(max(log(max(low, tiny)), log(max(1 - low, tiny)) + logsigmoid(z)) + \
-                     softplus(-abs(log(max(low, tiny)) - (log(max(1 - low, tiny)) + logsigmoid(z)))), 0)";
-    let flow =
-        format!("{share}lb = low[G = 1]\nd = f32(lb + (1 - lb) * sigmoid(z))\ny = r(x, x, d)");
-    let (text, _) = decayed("", &flow).expect("it is proven");
+    let flow = "p = f32(softmax(shares, J))\nlb = f32(cumsum(p, J) - p[J = 0])\nd = f32(lb + (1 - lb) * sigmoid(z))\ny = r(x, x, d)";
+    let (text, _) = decayed("", flow).expect("it is proven");
     let floor = f64::from(f32::MIN_POSITIVE).to_string();
-    let text = text.replace("model.", "").replace(&floor, "tiny");
-    assert_eq!(text, logarithm);
+    assert_eq!(
+        text.replace("model.", "").replace(&floor, "tiny"),
+        logarithm
+    );
     let flow = "d = 0.25 + 0.5 * sigmoid(z)\ny = r(x, x, d)";
     let (_, lowest) = decayed("", flow).expect("it is at most 0.75");
     assert_eq!(lowest, Some(0.25_f64.ln()));

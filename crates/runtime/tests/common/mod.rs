@@ -151,7 +151,10 @@ pub fn difference<F: Real>(a: &[f32], b: &[F]) -> f64 {
 
 /// An executor of the model's kernels, in the emulator: one plan for single steps, one for
 /// everything longer.
-#[allow(dead_code, reason = "not every test binary needs it")]
+#[allow(
+    dead_code,
+    reason = "not every test that compares cases runs one itself"
+)]
 pub fn emulate(case: &Case<'_>, weights: &Weights) -> Result<Executor<EmulatedDevice>, String> {
     emulate_for(case, weights, &Device::find("h200").expect("profile"))
 }
@@ -209,7 +212,6 @@ pub fn emulate_for(
 
 /// Compares every run with the interpreter: stored values in f32 on the plan's own graph, outputs
 /// also in f64 on the model's.
-#[allow(dead_code, reason = "not every test binary needs it")]
 pub fn check(case: &Case<'_>) -> Result<(), String> {
     check_for(case, &Device::find("h200").expect("profile"))
 }
