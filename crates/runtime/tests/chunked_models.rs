@@ -11,10 +11,11 @@ use common::{Case, root};
 mod common;
 
 /// A device on which a step takes so long that whatever can goes in chunks: all of it, or runs that
-/// are longer than a step.
+/// are longer than a step. Launches are dear as well, so that lanes hold all they can.
 fn slow_steps(also_single_steps: bool) -> Device {
     let mut device = Device::find("h200").expect("profile");
     device.step_us.value = if also_single_steps { 1e6 } else { 3.0 };
+    device.graph_launch_us.value = 100.0;
     device
 }
 
