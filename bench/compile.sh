@@ -1,6 +1,8 @@
 # Sourced by prepare.sh and gpu.sh: compiles what bench/plans.txt lists and DIR lacks.
 #
 #   compile_plans FUSEC DIR JOBS [PATTERN]     PATTERN: an extended regular expression of names
+#
+# PROFILE: the device profile to plan with (h200).
 
 # The list, with @golden replaced by one line per case: NAME ARGS...
 list_plans() {
@@ -32,6 +34,7 @@ golden_model() {
 compile_plans() {
     local fusec=$1 dir=$2 jobs=$3 pattern=${4:-.}
     mkdir -p "$dir"
+    export PROFILE=${PROFILE:-h200}
     list_plans | awk -v pattern="$pattern" '$1 ~ pattern' | while read -r name rest; do
         [ -f "$dir/$name/manifest.json" ] || echo "$name $rest"
     done | xargs -P "$jobs" -d '\n' -I LINE sh -c '
@@ -42,7 +45,7 @@ compile_plans() {
         count=$(($# - 2))
         args=""
         while [ $count -gt 0 ]; do args="$args $1"; shift; count=$((count - 1)); done
-        if ! "$1" compile $args --out "$2/$name" >"$2/$name.log" 2>&1; then
+        if ! "$1" compile $args --device-profile "$PROFILE" --out "$2/$name" >"$2/$name.log" 2>&1; then
             echo "FAILED: compile $name" >&2
             tail -n 5 "$2/$name.log" >&2
         fi

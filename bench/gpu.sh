@@ -96,6 +96,14 @@ pack() {
     (cd "$OUT" && tar -czf "$1.tar.gz" $2 && rm -f $2)
 }
 
+# Plans are made for the card that is there, where it has a profile.
+if [ -z "${PROFILE:-}" ]; then
+    case $(nvidia-smi --query-gpu=name --format=csv,noheader | head -n 1) in
+        *H100*) PROFILE=devices/h100.toml ;;
+        *) PROFILE=devices/h200.toml ;;
+    esac
+fi
+export PROFILE
 nvidia-smi --query-gpu=name,driver_version,clocks.sm,clocks.mem,temperature.gpu --format=csv,noheader || true
 for stage in "${STAGES[@]}"; do
     say "$stage"

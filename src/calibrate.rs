@@ -6,6 +6,7 @@ use fusec_fuse::Device as Profile;
 use fusec_runtime::bench::now;
 use fusec_runtime::calibrate::{PARTS, calibrate, text};
 use fusec_runtime::executor::gpu::gpu;
+use fusec_runtime::plan_dir::write_whole;
 use fusec_runtime::toolchain::Toolchain;
 
 use crate::device::Device;
@@ -76,7 +77,7 @@ pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
     );
     let text = text(&device, &note);
     if let Some(path) = &args.out {
-        std::fs::write(path, &text).map_err(|error| {
+        write_whole(path, text.as_bytes()).map_err(|error| {
             failure::message(
                 format!("cannot write {}: {error}", path.display()),
                 "give --out another place",

@@ -15,6 +15,9 @@ pub enum Exit {
     NoToolchain,
 }
 
+/// The status after an interrupt, as shells have it: 128 and the number of the signal.
+pub const INTERRUPTED: i32 = 130;
+
 /// For `--help`.
 pub const HELP: &str = "\
 Exit status:

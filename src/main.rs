@@ -26,16 +26,19 @@ mod plan;
 mod progress;
 mod run;
 mod table;
+mod timings;
 mod toolchain;
 mod verify;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use fusec_runtime::partial;
 
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::output::Output;
+use crate::timings::Timings;
 
 /// Compiles linear-recurrent sequence models into fused CUDA kernels, and runs them.
 #[derive(Debug, Parser)]
@@ -79,10 +82,15 @@ enum Verb {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    output::start_log(cli.verbose);
+    let timings = matches!(&cli.verb, Verb::Plan(args) if args.timings());
+    output::start_log(cli.verbose, timings.then(Timings::default));
     let mut output = Output::new(cli.json);
     if let Err(error) = failure::install_handler() {
         // Reports are then printed without the source they point into, which is still a report.
+        tracing::debug!("{error}");
+    }
+    if let Err(error) = ctrlc::set_handler(interrupted) {
+        // An interrupt then ends the program as it would any other.
         tracing::debug!("{error}");
     }
     match dispatch(cli.verb, &mut output).and_then(|exit| output.finish().map(|()| exit)) {
@@ -93,6 +101,12 @@ fn main() -> ExitCode {
             failure.exit().into()
         }
     }
+}
+
+/// Ends the program after Ctrl-C: nothing half-written stays.
+fn interrupted() {
+    partial::remove_all();
+    std::process::exit(exit::INTERRUPTED);
 }
 
 fn dispatch(verb: Verb, output: &mut Output) -> Result<Exit, Failure> {

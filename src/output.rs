@@ -6,8 +6,11 @@ use std::io::{self, BufWriter, Stdout, Write};
 use serde::Serialize;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::layer::{Layer, SubscriberExt};
+use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::failure::{self, Failure};
+use crate::timings::Timings;
 
 /// Stdout, and in which form.
 pub struct Output {
@@ -49,8 +52,8 @@ impl Output {
     }
 }
 
-/// Logs warnings to stderr; `RUST_LOG` and `--verbose` ask for more.
-pub fn start_log(verbose: u8) {
+/// Logs warnings to stderr; `RUST_LOG` and `--verbose` ask for more. Spans are timed if asked for.
+pub fn start_log(verbose: u8, timings: Option<Timings>) {
     let default = match verbose {
         0 => LevelFilter::WARN,
         1 => LevelFilter::INFO,
@@ -59,11 +62,14 @@ pub fn start_log(verbose: u8) {
     let filter = EnvFilter::builder()
         .with_default_directive(default.into())
         .from_env_lossy();
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let log = tracing_subscriber::fmt::layer()
         .with_writer(io::stderr)
         .with_ansi(failure::colour(&io::stderr()))
         .without_time()
         .with_target(verbose > 1)
+        .with_filter(filter);
+    tracing_subscriber::registry()
+        .with(log)
+        .with(timings)
         .init();
 }

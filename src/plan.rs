@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use fusec_fuse::explain;
+use fusec_runtime::plan_dir::write_whole;
 use serde::Serialize;
+use tracing::debug_span;
 
 use crate::classes::{self, RecurrenceClass};
 use crate::exit::Exit;
@@ -13,6 +15,7 @@ use crate::model;
 use crate::output::Output;
 use crate::overview::{self, Overview};
 use crate::pipeline::Planner;
+use crate::timings;
 
 /// Plans a model for one shape and shows the kernels: what each fuses, its bytes, its predicted
 /// time, beside the plan with one kernel per operation. Nothing is written but the pictures asked
@@ -36,6 +39,16 @@ pub struct Args {
     /// Writes the same graph for Graphviz.
     #[arg(long, value_name = "FILE", help_heading = "Pictures")]
     dot: Option<PathBuf>,
+    /// Writes to stderr how long each phase of planning took.
+    #[arg(long)]
+    timings: bool,
+}
+
+impl Args {
+    /// Whether phases are to be timed.
+    pub fn timings(&self) -> bool {
+        self.timings
+    }
 }
 
 #[derive(Serialize)]
@@ -48,11 +61,11 @@ struct Answer<'a> {
 
 /// Runs the verb.
 pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
-    let model = model::open(&args.model)?;
+    let model = debug_span!("reading the model").in_scope(|| model::open(&args.model))?;
     let planner = Planner::new(&args.plan)?;
     let shape = args.plan.shape.0;
     let planned = planner.plan(&model.graph, shape, args.plan.plan)?;
-    let unfused = planner.unfused(&model.graph, shape)?;
+    let unfused = debug_span!("unfused plan").in_scope(|| planner.unfused(&model.graph, shape))?;
     if let Some(path) = &args.svg {
         draw(path, &explain::svg(&planned))?;
     }
@@ -61,17 +74,20 @@ pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
     }
     let answer = Answer {
         overview: Overview::new(&planned, &unfused),
-        recurrences: classes::of(&model.graph),
+        recurrences: debug_span!("classes of recurrences").in_scope(|| classes::of(&model.graph)),
     };
     output.answer(&answer, || {
         let plan = overview::text(&planned, &unfused);
         format!("{plan}\n{}", classes::text(&answer.recurrences))
     })?;
+    if args.timings {
+        eprint!("{}", timings::text());
+    }
     Ok(Exit::Success)
 }
 
 fn draw(path: &Path, picture: &str) -> Result<(), Failure> {
-    std::fs::write(path, picture).map_err(|error| {
+    write_whole(path, picture.as_bytes()).map_err(|error| {
         failure::message(
             format!("cannot write {}: {error}", path.display()),
             "give the path of a file in a directory that exists",

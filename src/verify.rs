@@ -159,10 +159,14 @@ fn half_answer(
         }
         let verdict = if passed { "passed" } else { "FAILED" };
         format!(
-            "{model} on {} in half precision against the f64 interpreter\n{}{verdict}: accepted is {} times the error of the unfused plan\n",
+            "{model} on {} in half precision against the f64 interpreter\n{}{verdict}: accepted is {} times the error of the unfused plan{}\n",
             comparison.device,
             table.text(),
             comparison.factor,
+            match comparison.draws {
+                0 | 1 => String::new(),
+                n => format!(", the largest of {n} ways of rounding it"),
+            },
         )
     })?;
     Ok(match passed {

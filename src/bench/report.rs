@@ -1,12 +1,11 @@
 //! The results: a table for people, JSON for records.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{BufWriter, Write};
 use std::path::Path;
 
 use fusec_fuse::Storage;
 use fusec_runtime::bench::{Check, Measurement, Protocol, Provenance};
+use fusec_runtime::plan_dir::write_whole;
 use serde::Serialize;
 
 use crate::failure::{self, Failure};
@@ -52,10 +51,9 @@ impl Report {
     /// Writes it to a file.
     pub fn save(&self, path: &Path) -> Result<(), Failure> {
         let write = || {
-            let mut file = BufWriter::new(File::create(path)?);
-            serde_json::to_writer_pretty(&mut file, self)?;
-            writeln!(file)?;
-            file.flush()
+            let mut text = serde_json::to_vec_pretty(self)?;
+            text.push(b'\n');
+            write_whole(path, &text)
         };
         write().map_err(|error: std::io::Error| {
             failure::message(

@@ -171,11 +171,13 @@ impl Offset {
     }
 
     /// Whether every part but the innermost step is a multiple of `v`, so that a vector of
-    /// `v` elements that starts at a multiple of `v` is aligned.
-    pub fn aligned(&self, space: &Space, v: i64) -> bool {
+    /// `v` elements that starts at a multiple of `v` is aligned. Blocks of `grid` start at
+    /// multiples of their tile.
+    pub fn aligned(&self, grid: &Grid, space: &Space, v: i64) -> bool {
         let last = space.axes.last();
+        let starts_aligned = |(axis, c): (&AxisId, &i64)| c * grid.extent(*axis) as i64 % v == 0;
         self.base % v == 0
-            && self.block.values().all(|c| c % v == 0)
+            && self.block.iter().all(starts_aligned)
             && self
                 .local
                 .iter()

@@ -94,25 +94,27 @@ pub fn generate(
     }
     let mut names = Names::beside(taken);
     let mut pointers = Pointers::new(graph, elements);
+    let staged = matmul::staged(graph, &bodies);
     let threads = bodies
         .iter()
-        .map(|b| threads_of(graph, classes, target, b))
+        .map(|b| threads_of(graph, classes, target, staged, b))
         .max()
         .unwrap_or(128);
     let mut lanes = Vec::new();
     for body in &bodies {
         lanes.push(match body.template {
-            Template::Row | Template::Scan => walk_lane(
+            Template::Row | Template::Scan => {
+                walk_lane(graph, target, body, threads, &mut pointers, &mut names)?
+            }
+            Template::Gemv | Template::Gemm => matmul::lane(
                 graph,
-                target.storage,
+                target,
+                staged,
+                kernel,
                 body,
-                threads,
                 &mut pointers,
                 &mut names,
             )?,
-            Template::Gemv | Template::Gemm => {
-                matmul::lane(graph, target, kernel, body, &mut pointers, &mut names)?
-            }
             Template::Attend => attend::lane(graph, kernel, body, &mut pointers, &mut names)?,
             Template::Chunked => {
                 let request = chunks::Request {
@@ -249,13 +251,19 @@ fn tidy(source: &str) -> String {
     out
 }
 
-fn threads_of(graph: &Graph, classes: &Classes, target: Target, body: &Body) -> usize {
+fn threads_of(
+    graph: &Graph,
+    classes: &Classes,
+    target: Target,
+    staged: bool,
+    body: &Body,
+) -> usize {
     match body.template {
         Template::Row | Template::Scan => {
             let grid = Grid::new(graph, &body.grid);
             layout::threads_for(&grid, &micro::lower(graph, &body.ops, &body.tails))
         }
-        Template::Gemv | Template::Gemm => matmul::threads(graph, target, body),
+        Template::Gemv | Template::Gemm => matmul::threads(graph, target, staged, body),
         Template::Attend => attend::THREADS,
         Template::Chunked => chunks::threads(graph, classes, body),
     }
@@ -263,12 +271,13 @@ fn threads_of(graph: &Graph, classes: &Classes, target: Target, body: &Body) -> 
 
 fn walk_lane<'g>(
     graph: &'g Graph,
-    storage: Storage,
+    target: Target,
     body: &Body,
     threads: usize,
     pointers: &mut Pointers<'g>,
     names: &mut Names,
 ) -> Result<Lane, CodegenError> {
+    let storage = target.storage;
     let grid = Grid::new(graph, &body.grid);
     let program = micro::lower(graph, &body.ops, &body.tails);
     let layouts = Layouts::new(&grid, &program, threads, 16 / storage.bytes());
@@ -294,7 +303,8 @@ fn walk_lane<'g>(
         writer: None,
         first_index,
         halo: is_row,
-        prefetch: !is_row,
+        repeats: !is_row || body.rows_per_block > 1,
+        streams: &|value| streamed(graph, target, value),
         shared_base: 0,
     };
     let walked = walk::emit(&walk, pointers, names);
@@ -330,6 +340,16 @@ fn walk_lane<'g>(
         shared_floats: walked.shared_floats,
         position: walk::uses_position(&program),
     })
+}
+
+/// A value of this many bytes leaves every L2 cache before another kernel reads it.
+const STREAMED_BYTES: usize = 32 << 20;
+
+/// Whether a value is written past the caches, at the shape that the plan is for.
+fn streamed(graph: &Graph, target: Target, value: ValueId) -> bool {
+    let rows = target.shape.batch * target.shape.time;
+    graph.value(value).rows
+        && rows * graph.row_elements(value) * target.storage.bytes() > STREAMED_BYTES
 }
 
 fn declaration(p: &Pointer) -> String {

@@ -1,7 +1,8 @@
 //! Where statements run and where their results live inside a block.
 //!
 //! All statements over the same set of axes share one [`Layout`]: thread `tid`
-//! owns elements `(k * threads + tid) * vector + v`. A result read by a statement
+//! owns elements `(k * threads + tid) * vector + v`, or, of a state, chunks of four that
+//! alternate with those of its neighbours ([`Layout::chunk`]). A result read by a statement
 //! with the same layout stays in registers; a sum over trailing axes stays with
 //! the threads that summed it (a *slice* of the layout); anything else goes
 //! through shared memory.
@@ -20,12 +21,38 @@ pub struct Layout {
     pub vector: usize,
     /// How many such vectors a thread owns.
     pub strips: usize,
+    /// Elements of a vector that lie side by side; `vector` if all do. Otherwise the threads that
+    /// share a row of the innermost axis take turns, a chunk each: then neighbours read
+    /// neighbouring 16 bytes of a shared row, and no two of them the same bank.
+    pub chunk: usize,
     /// Whether every thread owns exactly `strips` full vectors.
     pub exact: bool,
 }
 
+impl Layout {
+    /// Threads that take turns along the innermost axis, where chunks alternate.
+    pub fn turns(&self) -> Option<usize> {
+        (self.chunk < self.vector).then(|| self.space.innermost() / self.vector)
+    }
+
+    /// Distance of element `v` of a vector from its first, as C text.
+    pub fn step_text(&self) -> String {
+        match self.turns() {
+            None => "v".into(),
+            Some(turns) => format!("v / {c} * {} + v % {c}", turns * self.chunk, c = self.chunk),
+        }
+    }
+
+    /// Elements of a thread: registers that a result takes.
+    pub fn registers(&self) -> usize {
+        self.vector * self.strips
+    }
+}
+
 /// Lanes of a warp.
 const WARP: usize = 32;
+/// f32 elements of a 16-byte access to shared memory.
+const CHUNK: usize = 4;
 /// Most elements per lane of a space that one warp handles alone.
 const SMALL: usize = 4;
 
@@ -214,6 +241,7 @@ fn layout(space: Space, threads: usize, vector: usize, stateful: bool) -> Layout
             space,
             vector: v,
             strips: 1,
+            chunk: v,
         };
     }
     let limit = if stateful { 32 } else { vector };
@@ -223,11 +251,15 @@ fn layout(space: Space, threads: usize, vector: usize, stateful: bool) -> Layout
         v *= 2;
     }
     let strips = n.div_ceil(threads * v);
+    // Chunks alternate where several threads share a row, all of it.
+    let alternate =
+        stateful && v > CHUNK && v < space.innermost() && space.innermost().is_multiple_of(v);
     Layout {
         exact: n == threads * v * strips,
         space,
         vector: v,
         strips,
+        chunk: if alternate { CHUNK } else { v },
     }
 }
 

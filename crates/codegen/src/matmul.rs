@@ -41,9 +41,9 @@ const GEMV_STAGED_FLOATS: usize = 32 * 1024;
 const GEMV_WANTED_BLOCKS: usize = 264;
 
 /// Threads of a block of this body.
-pub fn threads(graph: &Graph, target: Target, body: &Body) -> usize {
+pub fn threads(graph: &Graph, target: Target, staged: bool, body: &Body) -> usize {
     match shape_of(graph, body) {
-        Some(shape) => tile(target, body, &shape).threads(),
+        Some(shape) => tile(target, staged, body, &shape).threads(),
         None => 32 * GEMV_WARPS,
     }
 }
@@ -95,7 +95,25 @@ fn depth(graph: &Graph, id: OpId) -> usize {
     }
 }
 
-fn tile(target: Target, body: &Body, axes: &LaneAxes) -> ProjectionTile {
+/// Whether some lane brings activations to its products through registers: they are computed, or
+/// do not lie in memory as the tensor cores want them. All lanes of a kernel have equally many
+/// threads, so this is a property of the kernel.
+pub fn staged(graph: &Graph, bodies: &[&Body]) -> bool {
+    let through_registers = |body: &Body, id: OpId| {
+        graph.op(id).inputs.first().is_none_or(|a| {
+            let computed = graph
+                .producer(a.value)
+                .is_some_and(|p| body.ops.binary_search(&p).is_ok());
+            computed || a.delay != 0 || !graph.row_elements(a.value).is_multiple_of(8)
+        })
+    };
+    bodies
+        .iter()
+        .filter(|body| body.template == Template::Gemm)
+        .any(|body| body.anchors.iter().any(|id| through_registers(body, *id)))
+}
+
+fn tile(target: Target, staged: bool, body: &Body, axes: &LaneAxes) -> ProjectionTile {
     let rows = target.shape.batch.saturating_mul(target.shape.time);
     let columns = if axes.columns.is_empty() { 1 } else { axes.row };
     if body.template == Template::Gemv {
@@ -135,9 +153,17 @@ fn tile(target: Target, body: &Body, axes: &LaneAxes) -> ProjectionTile {
             ProjectionTile::Mma(MmaTile {
                 rows: if large { 128 } else { 64 },
                 columns: if wide { 128 } else { 64 },
+                // Few warps with large tiles read each operand from shared memory the fewest times;
+                // activations on their way through registers need more warps and short tiles.
                 warps_m: 2,
-                warps_n: 4,
-                stages: 3,
+                warps_n: if staged { 4 } else { 2 },
+                depth: if staged { 32 } else { 64 },
+                // Up to 108 KiB, two blocks at a time; 72 where a block gets less.
+                stages: match target.arch {
+                    80 | 87 | 90 | 100 => 3,
+                    _ if staged => 3,
+                    _ => 2,
+                },
                 operand,
             })
         }
@@ -148,6 +174,7 @@ fn tile(target: Target, body: &Body, axes: &LaneAxes) -> ProjectionTile {
 pub fn lane<'g>(
     graph: &'g Graph,
     target: Target,
+    staged: bool,
     kernel: &Kernel,
     body: &Body,
     pointers: &mut Pointers<'g>,
@@ -159,7 +186,7 @@ pub fn lane<'g>(
     };
     let axes = shape_of(graph, body)
         .ok_or_else(|| unsupported("batch axes that do not lead the product's result"))?;
-    let tile = tile(target, body, &axes);
+    let tile = tile(target, staged, body, &axes);
     let grid_axes: Vec<GridAxis> = axes
         .batch
         .iter()
@@ -633,7 +660,8 @@ impl<'g> ProductLane<'_, 'g> {
             writer: Some(conditions.join(" && ")),
             first_index: BTreeMap::new(),
             halo: true,
-            prefetch: false,
+            repeats: false,
+            streams: &|_| false,
             shared_base: base,
         };
         let walked = walk::emit(&walk, self.pointers, self.names);

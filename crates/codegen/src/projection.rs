@@ -114,7 +114,9 @@ pub struct MmaTile {
     pub warps_m: usize,
     /// Warps along the columns.
     pub warps_n: usize,
-    /// Tiles of 32 along k that shared memory holds: 2 to 8.
+    /// Length of a tile along k: 32 or 64.
+    pub depth: usize,
+    /// Tiles along k that shared memory holds: 2 to 8.
     pub stages: usize,
     /// What the tensor cores multiply: bf16 or f16. Operands of other types are rounded to it.
     pub operand: Element,
@@ -162,7 +164,6 @@ pub enum ProjectionError {
 }
 
 const SIMT_DEPTH: usize = 16;
-const MMA_DEPTH: usize = 32;
 
 const TEMPLATE_FILES: [(&str, &str); 3] = [
     ("gemm_simt.cu", include_str!("../templates/gemm_simt.cu")),
@@ -340,7 +341,7 @@ impl ProjectionTile {
                 context.insert(
                     "tile",
                     &serde_json::json!({
-                        "rows": tile.rows, "columns": tile.columns, "depth": MMA_DEPTH, "stages": tile.stages,
+                        "rows": tile.rows, "columns": tile.columns, "depth": tile.depth, "stages": tile.stages,
                         "warps_m": tile.warps_m, "warps_n": tile.warps_n, "operand": c_type(tile.operand),
                     }),
                 );
@@ -412,6 +413,8 @@ impl ProjectionTile {
                     Some("rows are a multiple of 16 per warp")
                 } else if tile.columns == 0 || !tile.columns.is_multiple_of(16 * tile.warps_n) {
                     Some("columns are a multiple of 16 per warp")
+                } else if ![32, 64].contains(&tile.depth) {
+                    Some("a tile is 32 or 64 long along k")
                 } else if !(2..=8).contains(&tile.stages) {
                     Some("there are 2 to 8 stages")
                 } else if !matches!(tile.operand, Element::Bf16 | Element::F16) {
@@ -508,10 +511,10 @@ impl MmaTile {
     /// Operands of one stage: both tiles, padded.
     fn stage_elements(self, projection: &Projection) -> usize {
         let weights = projection.products.iter().map(|p| match p.w_layout {
-            WeightLayout::Nk => self.columns * (MMA_DEPTH + 8),
-            WeightLayout::Kn => MMA_DEPTH * (self.columns + 8),
+            WeightLayout::Nk => self.columns * (self.depth + 8),
+            WeightLayout::Kn => self.depth * (self.columns + 8),
         });
-        self.rows * (MMA_DEPTH + 8) + weights.max().unwrap_or(0)
+        self.rows * (self.depth + 8) + weights.max().unwrap_or(0)
     }
 }
 

@@ -187,7 +187,7 @@
 {%- endfor %}
         }
         __syncwarp();
-#pragma unroll 4
+#pragma unroll 16
         for (int element = lane; element < 16 * WARP_N; element += 32) {
             const i64 m = m0 + warp_m * WARP_M + i * 16 + element / WARP_N;
             const int n = n0 + warp_n * WARP_N + element % WARP_N;

@@ -1,13 +1,15 @@
 //! A set of positions in a segment.
 
+use smallvec::{SmallVec, smallvec};
+
 /// A set of small numbers, ordered and comparable.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Bits(Vec<u64>);
+pub struct Bits(SmallVec<[u64; 2]>);
 
 impl Bits {
     /// The empty set over `0..n`.
     pub fn empty(n: usize) -> Bits {
-        Bits(vec![0; n.div_ceil(64)])
+        Bits(smallvec![0; n.div_ceil(64)])
     }
 
     /// The set of `members` over `0..n`.

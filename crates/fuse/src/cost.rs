@@ -33,7 +33,6 @@ const MEMORY_REACH: f64 = 2.5;
 
 /// Predicts the time of the kernel made of `lanes`, which run side by side.
 pub fn cost(ctx: &Context<'_>, lanes: &[Body]) -> Cost {
-    let device = ctx.device;
     let mut work = Work::default();
     let mut serial_us: f64 = 0.0;
     let mut blocks = 0;
@@ -46,43 +45,21 @@ pub fn cost(ctx: &Context<'_>, lanes: &[Body]) -> Cost {
         work.serial_steps = work.serial_steps.max(steps);
         serial_us = serial_us.max(us);
     }
-    let l2_bytes = work.l2_bytes;
-    let memory_us =
-        work.bytes / device.memory_tbs.value / 1e6 + l2_bytes / device.l2_tbs.value / 1e6;
-    let tensor_time = |flops: f64, storage| {
-        let rate = device.tensor_rate(storage);
-        rate.map_or(0.0, |rate| flops / rate / 1e6)
-    };
-    let tensor_us =
-        tensor_time(work.tensor_flops, ctx.storage) + tensor_time(work.chunk_flops, Storage::Bf16);
-    let simt_us = work.simt_flops / device.fp32_tflops.value / 1e6;
-    let special_us =
-        work.special / (device.sms.value * device.sfu_per_sm.value * device.clock_ghz.value * 1e3);
-    let bound = [memory_us, tensor_us, simt_us, special_us, serial_us]
-        .into_iter()
-        .fold(0.0, f64::max);
-    let short = (device.sms.value / blocks.max(1) as f64).max(1.0);
-    let slowed = [
-        memory_us * (short / MEMORY_REACH).max(1.0),
-        tensor_us * short,
-        simt_us * short,
-        special_us * short,
-        serial_us,
-    ]
-    .into_iter()
-    .fold(0.0, f64::max);
+    let parts = parts(ctx, &work, serial_us, blocks);
+    let bound = parts.bound();
+    let slowed = parts.slowed(ctx);
     Cost {
         bytes: work.bytes,
-        l2_bytes,
+        l2_bytes: work.l2_bytes,
         tensor_flops: work.tensor_flops + work.chunk_flops,
         simt_flops: work.simt_flops,
         special: work.special,
         serial_steps: work.serial_steps,
-        memory_us,
-        tensor_us,
-        simt_us,
-        special_us,
-        serial_us,
+        memory_us: parts.memory_us,
+        tensor_us: parts.tensor_us,
+        simt_us: parts.simt_us,
+        special_us: parts.special_us,
+        serial_us: parts.serial_us,
         launch_us: ctx.launch_us,
         underfill_us: slowed - bound,
         total_us: slowed + ctx.launch_us,
@@ -98,6 +75,102 @@ pub fn cheapest(ctx: &Context<'_>, forms: Vec<Vec<Body>>) -> (Vec<Body>, Cost) {
     priced
         .min_by(|(_, a), (_, b)| a.total_us.total_cmp(&b.total_us))
         .unwrap_or_default()
+}
+
+/// Times of the parts of a machine that a kernel uses, and the blocks that share the work.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Parts {
+    pub memory_us: f64,
+    pub tensor_us: f64,
+    pub simt_us: f64,
+    pub special_us: f64,
+    pub serial_us: f64,
+    pub blocks: usize,
+}
+
+impl Parts {
+    /// The time of a GPU that is filled.
+    fn bound(&self) -> f64 {
+        [
+            self.memory_us,
+            self.tensor_us,
+            self.simt_us,
+            self.special_us,
+            self.serial_us,
+        ]
+        .into_iter()
+        .fold(0.0, f64::max)
+    }
+
+    /// The factors by which too few blocks slow memory and the other parts.
+    pub fn slowdown(ctx: &Context<'_>, blocks: usize) -> (f64, f64) {
+        let short = (ctx.device.sms.value / blocks.max(1) as f64).max(1.0);
+        ((short / MEMORY_REACH).max(1.0), short)
+    }
+
+    /// The time with too few blocks taken into account.
+    pub fn slowed(&self, ctx: &Context<'_>) -> f64 {
+        let (memory, others) = Parts::slowdown(ctx, self.blocks);
+        [
+            self.memory_us * memory,
+            self.tensor_us * others,
+            self.simt_us * others,
+            self.special_us * others,
+            self.serial_us,
+        ]
+        .into_iter()
+        .fold(0.0, f64::max)
+    }
+}
+
+fn parts(ctx: &Context<'_>, work: &Work, serial_us: f64, blocks: usize) -> Parts {
+    let device = ctx.device;
+    let tensor_us = |flops: f64, storage| {
+        let rate = device.tensor_rate(storage);
+        rate.map_or(0.0, |rate| flops / rate / 1e6)
+    };
+    Parts {
+        memory_us: work.bytes / device.memory_tbs.value / 1e6
+            + work.l2_bytes / device.l2_tbs.value / 1e6,
+        tensor_us: tensor_us(work.tensor_flops, ctx.storage)
+            + tensor_us(work.chunk_flops, Storage::Bf16),
+        simt_us: work.simt_flops / device.fp32_tflops.value / 1e6,
+        special_us: work.special
+            / (device.sms.value * device.sfu_per_sm.value * device.clock_ghz.value * 1e3),
+        serial_us,
+        blocks,
+    }
+}
+
+/// What a lane adds, at least, to every kernel that it is part of: whatever another lane may
+/// have read before is taken as found in L2, and what another lane may compute as well as
+/// stored by that one. `own` are the operations that no other lane can hold.
+pub(crate) fn lane_parts(ctx: &Context<'_>, body: &Body, own: &[OpId]) -> Parts {
+    let graph = ctx.graph;
+    let is_own = |id: &OpId| own.binary_search(id).is_ok();
+    let mut body = body.clone();
+    let maker = |v: &ValueId| graph.producer(*v).is_some_and(|p| is_own(&p));
+    body.stores.retain(maker);
+    let kept: BTreeSet<_> = own.iter().flat_map(|id| &graph.op(*id).tails).collect();
+    body.tails.retain(|s| kept.contains(s));
+    let mut work = Work::default();
+    let l2_is_faster = ctx.device.l2_tbs.value >= ctx.device.memory_tbs.value;
+    for id in &body.ops {
+        for access in &graph.op(*id).inputs {
+            let others = ctx.readers(access.value).iter();
+            let elsewhere = others
+                .into_iter()
+                .any(|r| body.ops.binary_search(r).is_err());
+            if (elsewhere || !is_own(id)) && l2_is_faster {
+                work.read.insert(access.value);
+            }
+        }
+    }
+    let lane = Lane::new(ctx, &body);
+    lane.add_bytes(&mut work);
+    lane.add_operations(&mut work);
+    let (_, serial_us) = lane.serial();
+    parts(ctx, &work, serial_us, lane.blocks)
 }
 
 /// Sums over the lanes of a kernel.

@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 mod bits;
+mod board;
 mod candidates;
 pub mod chunked;
 pub mod context;

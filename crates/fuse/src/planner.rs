@@ -14,6 +14,7 @@ use crate::validate::validate;
 use crate::{Device, cost, forms, select};
 use fusec_ir::{Graph, OpId, Pin, PinKind};
 use std::sync::Arc;
+use tracing::debug_span;
 
 /// What a form must save, as a part of the total, to take the place of one with fewer rules:
 /// less than this is less than the cost model knows, and every rule moves rounding errors.
@@ -139,6 +140,7 @@ pub enum PlanError {
 
 /// Plans a graph.
 pub fn plan(graph: &Graph, options: &Options<'_>) -> Result<Planned, PlanError> {
+    let _planning = debug_span!("other").entered();
     validate(graph)?;
     let Shape { batch, time } = options.shape;
     if batch == 0 || time == 0 {
@@ -149,6 +151,7 @@ pub fn plan(graph: &Graph, options: &Options<'_>) -> Result<Planned, PlanError> 
     let classes = Arc::new(Classes::new(&written));
     let (forms, stop) = match options.mode {
         Mode::Auto | Mode::Random(_) => {
+            let _span = debug_span!("forms").entered();
             forms::enumerate(&written, options.storage).map_err(PlanError::Forms)?
         }
         Mode::Greedy | Mode::Unfused => (vec![written_form(written)], String::new()),
@@ -268,6 +271,7 @@ fn plan_graph(
 
 /// Names the local forms that each kernel realises.
 fn label(planned: &mut Planned, storage: Storage) -> Result<(), PlanError> {
+    let _span = debug_span!("local forms").entered();
     let found = forms::local(&planned.graph, storage).map_err(PlanError::Forms)?;
     for kernel in &mut planned.plan.kernels {
         for (rule, members) in &found {
@@ -281,7 +285,7 @@ fn label(planned: &mut Planned, storage: Storage) -> Result<(), PlanError> {
 }
 
 fn plan_form(ctx: &Context<'_>, mode: Mode, pins: &[Pin]) -> Result<(Plan, Decisions), PlanError> {
-    let segments = segments(ctx);
+    let segments = debug_span!("segments").in_scope(|| segments(ctx));
     let mut chosen: Vec<select::Selection> = Vec::new();
     let mut names = Names::default();
     let mut kernels = Vec::new();
@@ -304,6 +308,11 @@ fn plan_form(ctx: &Context<'_>, mode: Mode, pins: &[Pin]) -> Result<(Plan, Decis
         ..Decisions::default()
     };
     let total_us = kernels.iter().map(|k| k.cost.total_us).sum();
+    let counted: Vec<(&select::Selection, usize)> = chosen
+        .iter()
+        .enumerate()
+        .map(|(class, of)| (of, segments.iter().filter(|s| s.class == class).count()))
+        .collect();
     let plan = Plan {
         version: PLAN_VERSION,
         model: ctx.graph.name.clone(),
@@ -312,7 +321,7 @@ fn plan_form(ctx: &Context<'_>, mode: Mode, pins: &[Pin]) -> Result<(Plan, Decis
         storage: ctx.storage,
         mode,
         forms: vec![],
-        claim: select::claim(mode, &chosen),
+        claim: select::claim(mode, &counted),
         kernels,
         total_us,
     };
@@ -327,7 +336,7 @@ fn report(segments: &[Segment], class: usize, of: &select::Selection) -> decisio
         kernels: of.groups.len(),
         legal: of.legal,
         rejected: of.rejected.clone(),
-        complete: of.complete,
+        complete: of.bound.is_some_and(|bound| bound >= of.cost),
     }
 }
 
@@ -340,6 +349,7 @@ fn emit(
     mode: Mode,
     names: &mut Names,
 ) -> Result<Vec<Kernel>, PlanError> {
+    let _span = debug_span!("kernels").entered();
     let groups: Vec<Vec<OpId>> = selection
         .groups
         .iter()

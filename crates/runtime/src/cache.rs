@@ -14,6 +14,8 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
+use crate::partial;
+
 /// First bytes of an entry. The digit is the format's version: raising it abandons old entries.
 const MAGIC: &[u8; 8] = b"fuscub1\n";
 const HEADER_BYTES: usize = 8 + 32 + 32 + 8 + 8;
@@ -236,9 +238,7 @@ impl CubinCache {
 
     fn write(&self, key: &Key, entry: &Entry) -> Result<(), CacheError> {
         let attempt = || {
-            let mut file = tempfile::Builder::new()
-                .prefix(TEMPORARY_PREFIX)
-                .tempfile_in(&self.dir)?;
+            let (mut file, _unfinished) = partial::file_in(TEMPORARY_PREFIX, &self.dir)?;
             file.write_all(&encode(key, entry))?;
             file.persist(self.path(key)).map_err(|error| error.error)?;
             Ok(())

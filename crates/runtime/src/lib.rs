@@ -18,6 +18,7 @@ pub mod import;
 pub mod layout;
 pub mod memory;
 pub mod model;
+pub mod partial;
 pub mod plan_dir;
 pub mod session;
 pub mod tensor_file;

@@ -13,6 +13,7 @@
 //! compiling, running.
 
 use crate::executor::{ManifestError, check_manifest};
+use crate::partial;
 use fusec_codegen::Manifest;
 use fusec_fuse::plan::PLAN_VERSION;
 use fusec_fuse::{Kernel, Plan};
@@ -143,9 +144,14 @@ pub fn sha256(bytes: &[u8]) -> String {
     digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Writes a file that appears whole or not at all.
+/// Writes a file that appears whole or not at all. Through a link the file that it points to is
+/// replaced, not the link; what is no file, such as a terminal, is written to.
 pub fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut file = tempfile::NamedTempFile::new_in(parent(path))?;
+    let path = &path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    if std::fs::metadata(path).is_ok_and(|about| !about.is_file() && !about.is_dir()) {
+        return std::fs::write(path, bytes);
+    }
+    let (mut file, _unfinished) = partial::file_in(".tmp", parent(path))?;
     file.write_all(bytes)?;
     file.persist(path).map_err(|error| error.error)?;
     Ok(())
@@ -182,14 +188,12 @@ pub fn write_plan_dir(dir: &Path, compiled: &PlanDir) -> Result<(), PlanDirError
     let existing = existing_plan(dir)?;
     let above = parent(dir);
     std::fs::create_dir_all(above).map_err(io_error("create", above))?;
-    let new = tempfile::Builder::new()
-        .prefix(".plan-")
-        .tempdir_in(above)
-        .map_err(io_error("write in", above))?;
+    let (new, _unfinished) =
+        partial::dir_in(".plan-", above).map_err(io_error("write in", above))?;
     write_files(new.path(), compiled)?;
     share_as_others(new.path())?;
     let new = new.keep();
-    let result = replace(&new, dir, above, existing);
+    let result = partial::uninterrupted(|| replace(&new, dir, above, existing));
     if result.is_err() {
         // Nothing to be done about a leftover that cannot be removed.
         std::fs::remove_dir_all(&new).ok();

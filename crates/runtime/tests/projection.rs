@@ -39,6 +39,7 @@ const fn mma(
         columns,
         warps_m,
         warps_n,
+        depth: 32,
         stages,
         operand,
     })

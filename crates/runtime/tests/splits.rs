@@ -14,7 +14,6 @@ use fusec_runtime::executor::HostState;
 use fusec_runtime::session::Session;
 use fusec_runtime::weights::Weights;
 
-#[expect(dead_code, reason = "pieces are compared here, not plans")]
 mod common;
 
 const BATCH: usize = 2;

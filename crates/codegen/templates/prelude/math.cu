@@ -75,12 +75,18 @@ __device__ __forceinline__ float fmax32(float x, float y) { return (x > y || x !
 __device__ __forceinline__ float frelu(float x) { return fmax32(x, 0.0f); }
 
 //@ fsigmoid
-// 1 / (1 + e^-x). e^-x may overflow to infinity, which gives 0: no NaN for any non-NaN x.
-__device__ __forceinline__ float fsigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
+// 1 / (1 + e^-x) on the special-function unit (ex2.approx, rcp.approx): absolute error below 2e-7. e^-x may
+// overflow to infinity, which gives 0: no NaN for any non-NaN x.
+__device__ __forceinline__ float fsigmoid(float x) {
+    float e, y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(e) : "f"(x * -1.4426950408889634f));
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(1.0f + e));
+    return y;
+}
 
-//@ fsilu
-// x * sigmoid(x), written as one division.
-__device__ __forceinline__ float fsilu(float x) { return x / (1.0f + expf(-x)); }
+//@ fsilu needs fsigmoid
+// x * sigmoid(x).
+__device__ __forceinline__ float fsilu(float x) { return x * fsigmoid(x); }
 
 //@ fgelu
 // x * Phi(x), the exact (erf) form.

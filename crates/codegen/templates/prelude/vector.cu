@@ -57,6 +57,7 @@ template <typename T, int V, bool RAW> struct VecIo {
 #pragma unroll
         for (int i = 0; i < V; ++i) p[i] = from_f32<T>(x[i]);
     }
+    static __device__ __forceinline__ void store_stream(T* p, const float (&x)[V]) { store(p, x); }
 };
 template <typename T, int V> struct VecIo<T, V, true> {
     typedef RawVec<V * int(sizeof(T))> Raw;
@@ -81,6 +82,12 @@ template <typename T, int V> struct VecIo<T, V, true> {
 #pragma unroll
         for (int i = 0; i < Raw::N; ++i) reinterpret_cast<Access*>(p)[i] = reinterpret_cast<const Access*>(r.w)[i];
     }
+    static __device__ __forceinline__ void store_stream(T* p, const float (&x)[V]) {
+        Raw r;
+        pack_f32<T, V>::into(r.w, x);
+#pragma unroll
+        for (int i = 0; i < Raw::N; ++i) __stcs(reinterpret_cast<Access*>(p) + i, reinterpret_cast<const Access*>(r.w)[i]);
+    }
 };
 
 //@ load_vec needs VecIo
@@ -88,6 +95,30 @@ template <typename T, int V> struct VecIo<T, V, true> {
 // then be aligned to min(16, V*sizeof(T)).
 template <typename T, int V> __device__ __forceinline__ void load_vec(const T* p, float (&out)[V]) {
     VecIo<T, V, VecIsRaw<T, V>::value>::load(p, out);
+}
+
+//@ load_chunks needs load_vec
+// out[0..V) = V/C chunks of C neighbours, `apart` elements from one to the next. Alignment as for load_vec.
+template <typename T, int V, int C> __device__ __forceinline__ void load_chunks(const T* p, int apart, float (&out)[V]) {
+#pragma unroll
+    for (int i = 0; i < V / C; ++i) {
+        float chunk[C];
+        load_vec<T, C>(p + i * apart, chunk);
+#pragma unroll
+        for (int j = 0; j < C; ++j) out[i * C + j] = chunk[j];
+    }
+}
+
+//@ store_chunks needs VecIo
+// The reverse of load_chunks, rounded to T.
+template <typename T, int V, int C> __device__ __forceinline__ void store_chunks(T* p, int apart, const float (&x)[V]) {
+#pragma unroll
+    for (int i = 0; i < V / C; ++i) {
+        float chunk[C];
+#pragma unroll
+        for (int j = 0; j < C; ++j) chunk[j] = x[i * C + j];
+        VecIo<T, C, VecIsRaw<T, C>::value>::store(p + i * apart, chunk);
+    }
 }
 
 //@ load_vec_stream needs VecIo
@@ -101,6 +132,40 @@ template <typename T, int V> __device__ __forceinline__ void load_vec_stream(con
 template <typename T, int V> __device__ __forceinline__ void store_vec(T* p, const float (&x)[V]) {
     VecIo<T, V, VecIsRaw<T, V>::value>::store(p, x);
 }
+
+//@ store_vec_stream needs VecIo
+// store_vec for data that leaves the caches before anyone reads it: marked evict-first.
+template <typename T, int V> __device__ __forceinline__ void store_vec_stream(T* p, const float (&x)[V]) {
+    VecIo<T, V, VecIsRaw<T, V>::value>::store_stream(p, x);
+}
+
+//@ PendingEach needs to_f32
+// V stored elements, `step` apart, on their way from memory: a load starts now, f32() waits for it.
+template <typename T, int V> struct PendingEach {
+    T elements[V];
+    __device__ __forceinline__ void load(const T* p, int step) {
+#pragma unroll
+        for (int i = 0; i < V; ++i) elements[i] = p[i * step];
+    }
+    __device__ __forceinline__ float f32(int i) const { return to_f32(elements[i]); }
+};
+
+//@ Pending needs RawVec, unpack_f32, VecIsRaw, PendingEach
+// V neighbouring stored elements on their way from memory. Alignment as for load_vec.
+template <typename T, int V, bool RAW = VecIsRaw<T, V>::value> struct Pending {
+    RawVec<V * int(sizeof(T))> raw;
+    __device__ __forceinline__ void load(const T* p) {
+        typedef typename RawVec<V * int(sizeof(T))>::Access Access;
+#pragma unroll
+        for (int i = 0; i < raw.N; ++i) reinterpret_cast<Access*>(raw.w)[i] = reinterpret_cast<const Access*>(p)[i];
+    }
+    __device__ __forceinline__ float f32(int i) const { return unpack_f32<T>::at(raw.w, i); }
+};
+template <typename T, int V> struct Pending<T, V, false> {
+    PendingEach<T, V> each;
+    __device__ __forceinline__ void load(const T* p) { each.load(p, 1); }
+    __device__ __forceinline__ float f32(int i) const { return each.f32(i); }
+};
 
 //@ load_f32 needs to_f32
 // *p as f32.

@@ -3,7 +3,7 @@
 //! Operations are matched by layer and name, so plans of different forms, shapes or devices can
 //! be compared. Kernels that share an operation, directly or through others, are one change.
 
-use crate::candidates::nanoseconds;
+use crate::board::nanoseconds;
 use crate::plan::{Kernel, Plan, Shape};
 use crate::print::template;
 use serde::Serialize;

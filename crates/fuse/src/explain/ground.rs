@@ -1,7 +1,7 @@
 //! Groups that hold two operations: the smallest legal one, or why there is none.
 
 use crate::bits::Bits;
-use crate::candidates::Board;
+use crate::board::Board;
 use crate::context::Context;
 use crate::plan::Reject;
 use fusec_ir::OpId;

@@ -5,7 +5,7 @@ use super::ground::{Ground, Joint};
 use super::name::{computed, resolve};
 use super::why::{home, value_names};
 use super::{ExplainError, Reason, op_names};
-use crate::candidates::nanoseconds;
+use crate::board::nanoseconds;
 use crate::context::Context;
 use crate::forms;
 use crate::planner::{Options, PlanError, Planned, plan};

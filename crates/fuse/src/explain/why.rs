@@ -3,7 +3,7 @@
 use super::ground::{Ground, Joint};
 use super::{ExplainError, Reason, op_names};
 use crate::bits::Bits;
-use crate::candidates::nanoseconds;
+use crate::board::nanoseconds;
 use crate::context::Context;
 use crate::cost::{cheapest, cost};
 use crate::decisions::Form;

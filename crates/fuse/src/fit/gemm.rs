@@ -107,7 +107,8 @@ fn check_prologue_op(group: &Group<'_>, id: OpId, lane: &Lane) -> Result<(), Rej
             format!("`{}` keeps one", group.name(id)),
         );
     }
-    if let Some(value) = group.stored_outputs(id).next() {
+    let mut stored = group.stored_outputs(id);
+    if let Some(value) = stored.find(|v| !group.part || group.ctx.is_output(*v)) {
         return refuse(
             "prologue-stored",
             "values that only this kernel reads",

@@ -61,13 +61,20 @@ pub(crate) struct Group<'a> {
     pub ctx: &'a Context<'a>,
     /// Ascending.
     pub ops: &'a [OpId],
+    /// Whether it is looked at as a lane of a larger group: others of that group may read what
+    /// it computes before its anchors.
+    pub part: bool,
 }
 
 /// The lanes of the kernel that computes `ops` (ascending, each once), or why there is none.
 ///
 /// Convexity is a property of the whole graph and is checked by [`crate::select`].
 pub fn fit(ctx: &Context<'_>, ops: &[OpId]) -> Result<Vec<Body>, Reject> {
-    let group = Group { ctx, ops };
+    let group = Group {
+        ctx,
+        ops,
+        part: false,
+    };
     if ops.is_empty() {
         return Err(group.reject("empty", [], "at least one operation", "none"));
     }
@@ -121,10 +128,36 @@ pub fn fit(ctx: &Context<'_>, ops: &[OpId]) -> Result<Vec<Body>, Reject> {
         scan::fit(&group, &scans)
     } else if contracts.is_empty() {
         row::fit(&group).map(|body| vec![body])
-    } else if ctx.rows() <= GEMV_MAX_ROWS {
-        gemv::fit(&group, &contracts)
     } else {
-        gemm::fit(&group, &contracts)
+        products(&group, &contracts)
+    }
+}
+
+/// The body of a group of products as a lane of some kernel, or why it is a lane of none.
+///
+/// The group may be no kernel by itself: a product's prologue that another lane shares is
+/// needed elsewhere.
+pub(crate) fn product_lane(ctx: &Context<'_>, ops: &[OpId]) -> Result<Body, Reject> {
+    let group = Group {
+        ctx,
+        ops,
+        part: true,
+    };
+    let is_contract = |id: &&OpId| matches!(group.op(**id).kind, OpKind::Contract { .. });
+    let contracts: Vec<OpId> = ops.iter().filter(is_contract).copied().collect();
+    let mut lanes = products(&group, &contracts)?;
+    match (lanes.pop(), lanes.is_empty()) {
+        (Some(body), true) => Ok(body),
+        _ => Err(group.reject("not-connected", [], "one lane", "another number of lanes")),
+    }
+}
+
+/// A group with products and without recurrences.
+fn products(group: &Group<'_>, contracts: &[OpId]) -> Result<Vec<Body>, Reject> {
+    if group.ctx.rows() <= GEMV_MAX_ROWS {
+        gemv::fit(group, contracts)
+    } else {
+        gemm::fit(group, contracts)
     }
 }
 
@@ -165,7 +198,11 @@ pub fn in_chunks(
     ops: &[OpId],
     lanes: &[Body],
 ) -> Vec<Result<Vec<Body>, Reject>> {
-    let group = Group { ctx, ops };
+    let group = Group {
+        ctx,
+        ops,
+        part: false,
+    };
     let no_scan = |lane: &Body| {
         group.reject(
             "chunked-class",

@@ -1,228 +1,265 @@
 //! Exact selection: every operation in exactly one kernel, at the least total cost.
 //!
-//! A set partitioning problem over the pool of candidates, with the condition that kernels
-//! can be put in launch order: groups that are each convex can still wait for each other. So
-//! the search launches kernels one by one. A state is the set of operations done; the next
-//! kernel is any candidate whose operands are done. Best-first search with an admissible
-//! bound (feasible dual prices of the linear relaxation) ends at an optimum. All costs are
-//! whole nanoseconds, so that nothing depends on the order of additions.
+//! The kernels of rows and recurrences are few enough to be listed; those of products are not
+//! ([`super::lanes`]). So the selection works with prices of operations:
+//!
+//! 1. *Settle.* Prices that no known kernel undercuts, of highest sum, by a linear programme; then
+//!    a hunt for kernels that undercut them, which become known; and so on until there is none.
+//!    The sum of such prices is a lower bound of every partition.
+//! 2. *Cut.* The linear programme mixes parts of kernels, and does not know that kernels can be
+//!    launched in some order only. Cuts that the mixture violates make the bound tight.
+//! 3. *Search.* A kernel that exceeds the prices of its operations by more than the gap between the
+//!    best partition and the bound is part of no better one. Hunts list kernels near their prices,
+//!    and a search over them finds good partitions; over all within the gap, the best.
+//!
+//! Where a cap (a count) ends one of these early, what is left is the gap, and the plan says so.
 
 use super::greedy::greedy;
-use super::prices::prices;
+use super::lanes::Lanes;
+use super::prices::{Prices, Programme};
+use super::search::{Outcome, Problem};
 use crate::PlanError;
 use crate::bits::Bits;
-use crate::candidates::{Board, Candidate, Pool, nanoseconds};
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap, HashMap};
+use crate::board::{Board, nanoseconds};
+use crate::candidates::Pool;
+use std::collections::BTreeMap;
 
-/// States visited before a search is given up.
-const STATES: usize = 12_000;
-/// Weights of the searches of a complete pool, in hundredths: the first finds something good
-/// soon, the last proves.
-const PROVING: [i64; 2] = [130, 100];
-/// Weights of the searches of an incomplete pool, of which nothing can be proven.
-const DIVING: [i64; 4] = [250, 170, 130, 110];
-/// Rounds of refinement of an incomplete pool.
-const ROUNDS: usize = 4;
+/// Rounds of pricing of one settling.
+const ROUNDS: usize = 80;
+/// Kernels that become known in one round.
+const CATCH: usize = 60;
+/// The same where bounds are lower than costs, so that the first ones undercut nothing.
+const RETRIED: usize = 4_000;
+/// How much kernels undercut the prices that are hunted for, one after the other, picoseconds.
+const LIMITS: [i64; 4] = [-1_000_000, -200_000, -40_000, -8_000];
+/// The part of the total by which kernels may undercut the prices in the end: one in so many.
+const SLACK: i64 = 10_000_000;
+/// Rounds of cuts.
+const CUTTING: usize = 12;
+/// The least part of the total that is worth a cut: one in so many. A smaller gap is searched.
+const CUT_GAP: i64 = 200_000;
+/// Kernels that exceed their prices by less may be in the mixture that is cut, picoseconds.
+const NEAR: i64 = 20_000;
 
-/// The cheapest partition into groups of the pool, which is refined where it is incomplete:
-/// groups that greedy merging passes through, from single operations and from the best
-/// partition found so far, and those with one operation moved to a neighbour are added until
-/// they no longer help.
-pub fn exact(board: &Board<'_>, pool: &mut Pool) -> Result<Vec<Bits>, PlanError> {
-    let mut known: BTreeMap<Bits, i64> = BTreeMap::new();
-    for c in &pool.candidates {
-        known.insert(c.members.clone(), nanoseconds(c.us));
-    }
-    let mut best = board.atoms().to_vec();
-    for round in 0..ROUNDS {
-        let (merged, mut passed) = greedy(board, best.clone());
-        if !pool.complete {
-            passed.extend(board.neighbours(&best));
-            passed.extend(board.neighbours(&merged));
-        }
-        for members in passed {
-            if !known.contains_key(&members)
-                && let Ok(us) = board.price(&members)
-            {
-                known.insert(members.clone(), nanoseconds(us));
-                pool.candidates.push(Candidate { members, us });
-                // Of a complete pool it is a dominated group, which counts already.
-                pool.legal += usize::from(!pool.complete);
-            }
-        }
-        let total = |groups: &[Bits]| -> i64 { groups.iter().filter_map(|g| known.get(g)).sum() };
-        let mut found = merged;
-        let (better, proven) = solve(board, pool, total(&found));
-        pool.complete &= proven;
-        if let Some(groups) = better {
-            found = groups;
-        }
-        let improved = total(&found) < total(&best);
-        if improved {
-            best = found;
-        }
-        if pool.complete || (round > 0 && !improved) {
+/// A hunt for kernels near their prices, and searches over them.
+struct Search {
+    /// The part of the gap by which the kernels may exceed their prices: one in so many.
+    share: i64,
+    /// How many kernels are listed.
+    listed: usize,
+    /// Weights of the searches, in hundredths: more than 0 dives.
+    weights: &'static [i64],
+    /// States of each.
+    states: usize,
+}
+
+/// A quick one, before any cuts.
+const GLANCE: Search = Search {
+    share: 1000,
+    listed: 3_000,
+    weights: &[100, 10],
+    states: 4_000,
+};
+/// Those that follow. Only the last can prove.
+const SEARCHES: [Search; 3] = [
+    Search {
+        share: 30,
+        listed: 3_000,
+        weights: &[100, 10],
+        states: 4_000,
+    },
+    Search {
+        share: 4,
+        listed: 6_000,
+        weights: &[50, 5],
+        states: 8_000,
+    },
+    Search {
+        share: 1,
+        listed: 24_000,
+        weights: &[10, 0],
+        states: 60_000,
+    },
+];
+
+/// What exact selection found.
+pub struct Exact {
+    /// The partition.
+    pub groups: Vec<Bits>,
+    /// Its cost in nanoseconds.
+    pub cost: i64,
+    /// No partition costs less than this many nanoseconds, if anything is proven.
+    pub bound: Option<i64>,
+    /// Legal groups priced.
+    pub legal: usize,
+    /// Illegal groups examined, by rule.
+    pub rejected: BTreeMap<String, usize>,
+}
+
+/// The cheapest partition, or a good one with a bound.
+pub fn exact(board: &Board<'_>, pool: Pool) -> Result<Exact, PlanError> {
+    let mut solver = Solver::new(board, &pool);
+    solver.settle();
+    solver.search(&GLANCE);
+    for _ in 0..CUTTING {
+        let open = solver.gap().is_some_and(|gap| gap > solver.cost / CUT_GAP);
+        if !open || !solver.programme.cut(&solver.prices, NEAR) || !solver.settle() {
             break;
         }
     }
-    if !board.is_ordered(&best) {
+    solver.search(&GLANCE);
+    for search in &SEARCHES {
+        solver.search(search);
+    }
+    if !board.is_ordered(&solver.best) {
         return Err(PlanError::Selection("kernels wait for each other".into()));
     }
-    Ok(best)
-}
-
-/// How one search ended.
-enum Outcome {
-    /// A partition cheaper than the one known (the cheapest, if the weight was 1).
-    Found(Vec<usize>),
-    /// There is none cheaper than the one known.
-    NothingBetter,
-    /// A cap was reached.
-    GaveUp,
-}
-
-/// A partition cheaper than the one of cost `known`, if there is one, and whether it (or the
-/// known one, if there is none) is proven the cheapest.
-fn solve(board: &Board<'_>, pool: &Pool, known: i64) -> (Option<Vec<Bits>>, bool) {
-    let candidates = &pool.candidates;
-    let weights: &[i64] = if pool.complete { &PROVING } else { &DIVING };
-    let costs: Vec<i64> = candidates.iter().map(|c| nanoseconds(c.us)).collect();
-    let prices = prices(board.len(), candidates, &costs);
-    let worth = |c: &Candidate| -> i64 { c.members.iter().map(|i| prices[i]).sum() };
-    let problem = Problem {
-        n: board.len(),
-        candidates,
-        words: candidates
-            .iter()
-            .flat_map(|c| {
-                let needs = board.operands(&c.members);
-                [c.members.words(), needs.words()].concat()
-            })
-            .collect(),
-        worths: candidates.iter().map(worth).collect(),
-        total: prices.iter().sum(),
-        costs,
-    };
-    let mut known = known;
-    let mut best: Option<Vec<usize>> = None;
-    let mut proven = false;
-    for weight in weights.iter().copied() {
-        match problem.search(weight, known) {
-            Outcome::Found(chosen) => {
-                known = chosen.iter().map(|c| problem.costs[*c]).sum();
-                best = Some(chosen);
-                proven = weight == 100;
-            }
-            Outcome::NothingBetter => {
-                proven = true;
-                break;
-            }
-            Outcome::GaveUp => {}
-        }
+    let mut rejected = pool.rejected;
+    for (rule, n) in &solver.lanes.rejected {
+        *rejected.entry(rule.clone()).or_default() += n;
     }
-    let members = |c: usize| candidates[c].members.clone();
-    let best = best.map(|chosen| chosen.into_iter().map(members).collect());
-    (best, proven)
+    Ok(Exact {
+        legal: pool.legal + solver.lanes.legal(),
+        groups: solver.best,
+        cost: solver.cost,
+        bound: solver.bound,
+        rejected,
+    })
 }
 
-struct Problem<'a> {
-    n: usize,
-    candidates: &'a [Candidate],
-    costs: Vec<i64>,
-    /// For each candidate the words of its members and of what must be done before it, side
-    /// by side: every state looks at all of them.
-    words: Vec<u64>,
-    /// Sum of the prices of each candidate's members: at most its cost.
-    worths: Vec<i64>,
-    /// Sum of all prices.
-    total: i64,
-}
-
-impl Problem<'_> {
-    /// Searches for a partition that costs less than `known`, taking what is ahead at `weight`
-    /// hundredths of its bound when it decides where to go next: more than 100 dives.
-    fn search(&self, weight: i64, known: i64) -> Outcome {
-        let mut states = vec![State {
-            done: Bits::empty(self.n),
-            cost: 0,
-            ahead: self.total,
-            parent: usize::MAX,
-            candidate: usize::MAX,
-        }];
-        let mut least: HashMap<Bits, i64> = HashMap::new();
-        let mut queue = BinaryHeap::new();
-        // Least bound first; of equals the one that is furthest, then the oldest.
-        queue.push((Reverse(0i64), 0i64, Reverse(0usize)));
-        while let Some((_, _, Reverse(at))) = queue.pop() {
-            let State {
-                done, cost, ahead, ..
-            } = &states[at];
-            let (done, cost, ahead) = (done.clone(), *cost, *ahead);
-            if least.get(&done).is_some_and(|known| *known < cost) {
-                continue;
-            }
-            if done.len() == self.n {
-                return Outcome::Found(path(&states, at));
-            }
-            let width = done.words().len();
-            for (c, words) in self.words.chunks_exact(2 * width).enumerate() {
-                let (members, needs) = words.split_at(width);
-                let ready = done
-                    .words()
-                    .iter()
-                    .zip(members.iter().zip(needs))
-                    .all(|(done, (of, needed))| done & of == 0 && needed & !done == 0);
-                if !ready {
-                    continue;
-                }
-                let cost = cost + self.costs[c];
-                let ahead = ahead - self.worths[c];
-                if cost + ahead >= known {
-                    continue;
-                }
-                let mut done = done.clone();
-                done.union(&self.candidates[c].members);
-                let best = least.entry(done.clone()).or_insert(i64::MAX);
-                if cost >= *best {
-                    continue;
-                }
-                *best = cost;
-                if states.len() == STATES {
-                    return Outcome::GaveUp;
-                }
-                let order = 100 * cost + weight * ahead;
-                queue.push((Reverse(order), cost, Reverse(states.len())));
-                states.push(State {
-                    done,
-                    cost,
-                    ahead,
-                    parent: at,
-                    candidate: c,
-                });
-            }
-        }
-        Outcome::NothingBetter
-    }
-}
-
-/// The beginning of a run.
-struct State {
-    done: Bits,
+struct Solver<'b, 'a> {
+    board: &'b Board<'a>,
+    lanes: Lanes<'b, 'a>,
+    programme: Programme<'b, 'a>,
+    /// Kernels that are known, with their cost in nanoseconds.
+    known: BTreeMap<Bits, i64>,
+    /// Prices that no kernel undercuts, once settled.
+    prices: Prices,
+    /// Whether every kernel without products is known.
+    listed: bool,
+    /// No partition costs less than this many nanoseconds.
+    bound: Option<i64>,
+    best: Vec<Bits>,
+    /// Nanoseconds.
     cost: i64,
-    /// Sum of the prices of what is left.
-    ahead: i64,
-    parent: usize,
-    candidate: usize,
 }
 
-fn path(states: &[State], mut at: usize) -> Vec<usize> {
-    let mut chosen = vec![];
-    while let Some(state) = states.get(at)
-        && state.candidate != usize::MAX
-    {
-        chosen.push(state.candidate);
-        at = state.parent;
+impl<'b, 'a> Solver<'b, 'a> {
+    /// Starts from the listed kernels, and from those that greedy merging passes through.
+    fn new(board: &'b Board<'a>, pool: &Pool) -> Solver<'b, 'a> {
+        let mut known: BTreeMap<Bits, i64> = BTreeMap::new();
+        for c in &pool.candidates {
+            known.insert(c.members.clone(), nanoseconds(c.us));
+        }
+        let (best, passed) = greedy(board, board.atoms().to_vec());
+        for members in passed {
+            if let Ok(us) = board.price(&members) {
+                known.insert(members, nanoseconds(us));
+            }
+        }
+        let mut programme = Programme::new(board);
+        for (members, cost) in &known {
+            programme.add(members, *cost);
+        }
+        let mut solver = Solver {
+            board,
+            lanes: Lanes::new(board),
+            programme,
+            known,
+            prices: Prices::default(),
+            listed: pool.complete,
+            bound: None,
+            best: vec![],
+            cost: 0,
+        };
+        solver.take(best);
+        solver
     }
-    chosen
+
+    fn take(&mut self, groups: Vec<Bits>) {
+        self.cost = groups.iter().filter_map(|g| self.known.get(g)).sum();
+        self.best = groups;
+    }
+
+    /// Nanoseconds between the best partition and the bound; `None` if nothing is left, or
+    /// nothing is known.
+    fn gap(&self) -> Option<i64> {
+        self.bound.map(|b| self.cost - b).filter(|gap| *gap > 0)
+    }
+
+    /// Finds prices that no kernel undercuts; whether that succeeded. Kernels that did undercut
+    /// some become known.
+    fn settle(&mut self) -> bool {
+        let mut limits = LIMITS.iter().copied().peekable();
+        let mut most = CATCH;
+        self.prices = self.programme.highest();
+        // What is left at the end is taken off the prices of products: chasing it takes longest.
+        let slack = self.prices.total().max(0) / SLACK + 1;
+        for _ in 0..ROUNDS {
+            let limit = limits.peek().copied().unwrap_or(-slack);
+            let (caught, all) = self.lanes.hunt(&self.prices, limit, most);
+            if !caught.is_empty() {
+                most = CATCH;
+                for kernel in caught {
+                    self.programme.add(&kernel.members, kernel.cost);
+                    self.known.insert(kernel.members, kernel.cost);
+                }
+                self.prices = self.programme.highest();
+            } else if limits.next().is_some() {
+                most = CATCH;
+            } else if !all && most < RETRIED {
+                most *= 8;
+            } else {
+                for i in self.board.products().iter() {
+                    self.prices.of[i] -= slack;
+                }
+                let total = self.prices.total();
+                let whole = total.div_euclid(1000) + i64::from(total.rem_euclid(1000) > 0);
+                if all && self.listed {
+                    self.bound = self.bound.max(Some(whole));
+                }
+                return all;
+            }
+        }
+        false
+    }
+
+    /// Lists kernels near their prices, and looks for a better partition into them.
+    fn search(&mut self, how: &Search) {
+        if self.bound.is_some() && self.gap().is_none() {
+            return;
+        }
+        let bound = self.prices.total().div_euclid(1000);
+        let gap = 1000 * (self.cost - bound).max(1);
+        let limit = gap / how.share + 1;
+        let (caught, all) = self.lanes.hunt(&self.prices, limit, how.listed);
+        self.known
+            .extend(caught.into_iter().map(|k| (k.members, k.cost)));
+        let near: Vec<(Bits, i64)> = self
+            .known
+            .iter()
+            .filter(|(g, cost)| 1000 * **cost - self.prices.worth(self.board, g) < limit)
+            .map(|(g, cost)| (g.clone(), *cost))
+            .collect();
+        let problem = Problem::new(self.board, &near, &self.prices);
+        // Over every kernel within the gap the search is a proof.
+        let proves = all && how.share == 1 && self.bound.is_some();
+        for weight in how.weights {
+            match problem.search(*weight, self.cost, how.states) {
+                Outcome::Found(chosen) => {
+                    self.take(chosen.iter().map(|c| near[*c].0.clone()).collect());
+                    if proves && *weight == 0 {
+                        self.bound = Some(self.cost);
+                    }
+                }
+                Outcome::NothingBetter => {
+                    if proves {
+                        self.bound = Some(self.cost);
+                    }
+                    return;
+                }
+                Outcome::GaveUp => {}
+            }
+        }
+    }
 }

@@ -1,11 +1,12 @@
 //! Greedy selection: merge the pair that saves most until nothing saves.
 
 use crate::bits::Bits;
-use crate::candidates::{Board, nanoseconds};
+use crate::board::{Board, nanoseconds};
 use std::collections::BTreeMap;
 
 /// Merges from the atoms of a board. Also returns every group it passed through.
 pub fn greedy(board: &Board<'_>, start: Vec<Bits>) -> (Vec<Bits>, Vec<Bits>) {
+    let _span = tracing::debug_span!("greedy merging").entered();
     let mut groups = start;
     let mut passed = groups.clone();
     let mut prices: BTreeMap<Bits, Option<f64>> = BTreeMap::new();

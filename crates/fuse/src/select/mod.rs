@@ -5,29 +5,35 @@
 
 mod exact;
 mod greedy;
+mod lanes;
 mod prices;
 mod random;
+mod search;
 
 use crate::PlanError;
 use crate::bits::Bits;
-use crate::candidates::{Board, CAP, positions};
+use crate::board::{Board, positions};
+use crate::candidates::{CAP, grow};
 use crate::context::Context;
 use crate::plan::{Mode, Reject};
 use crate::planner::{pin_kind, unplannable};
 use fusec_ir::{OpId, Pin, PinKind};
 use std::collections::BTreeMap;
+use tracing::debug_span;
 
 /// The kernels of a segment.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Selection {
     /// Positions in the segment, ascending in each group.
     pub groups: Vec<Vec<usize>>,
-    /// Legal groups examined (exact selection only).
+    /// Legal groups priced (exact selection only).
     pub legal: usize,
     /// Illegal groups examined, by rule (exact selection only).
     pub rejected: BTreeMap<String, usize>,
-    /// Whether all legal groups were examined.
-    pub complete: bool,
+    /// Predicted time in nanoseconds (exact selection only).
+    pub cost: i64,
+    /// No selection costs less than this many nanoseconds, if anything is proven.
+    pub bound: Option<i64>,
 }
 
 /// Chooses the kernels of a segment.
@@ -74,21 +80,23 @@ pub fn select(
         groups: vec![],
         legal: 0,
         rejected: BTreeMap::new(),
-        complete: false,
+        cost: 0,
+        bound: None,
     };
     let groups = match mode {
         Mode::Unfused => board.atoms().to_vec(),
         Mode::Greedy => greedy::greedy(&board, board.atoms().to_vec()).0,
         Mode::Random(seed) => random::random(&board, seed),
         Mode::Auto => {
-            let mut pool = board
-                .grow(CAP)
+            let pool = debug_span!("rows and recurrences")
+                .in_scope(|| grow(&board, CAP))
                 .map_err(|(ops, reject)| unplannable(ctx, &ops, reject))?;
-            let groups = exact::exact(&board, &mut pool)?;
-            selection.legal = pool.legal;
-            selection.rejected = pool.rejected;
-            selection.complete = pool.complete;
-            groups
+            let exact = exact::exact(&board, pool)?;
+            selection.legal = exact.legal;
+            selection.rejected = exact.rejected;
+            selection.cost = exact.cost;
+            selection.bound = exact.bound;
+            exact.groups
         }
     };
     selection.groups = positions(groups);
@@ -139,20 +147,28 @@ fn refused(pin: Option<&Pin>, reject: Reject) -> PlanError {
     }
 }
 
-/// What the plan may claim about itself.
-pub fn claim(mode: Mode, chosen: &[Selection]) -> String {
+/// What the plan may claim about itself, from the selections of its segments and how many
+/// segments each is for.
+pub fn claim(mode: Mode, chosen: &[(&Selection, usize)]) -> String {
     match mode {
         Mode::Unfused => "one kernel per operation".into(),
         Mode::Greedy => "pairwise merging; no claim".into(),
         Mode::Random(seed) => format!("drawn at random with seed {seed}; no claim"),
         Mode::Auto => {
-            let legal: usize = chosen.iter().map(|s| s.legal).sum();
-            if chosen.iter().all(|s| s.complete) {
-                format!("optimal over all legal groups ({legal})")
-            } else {
-                format!(
-                    "best of {legal} legal groups: the cap of {CAP} groups of a kind per segment was reached"
-                )
+            let legal: usize = chosen.iter().map(|(s, _)| s.legal).sum();
+            let cost: i64 = chosen.iter().map(|(s, n)| s.cost * *n as i64).sum();
+            let bound: Option<i64> = chosen.iter().map(|(s, n)| Some(s.bound? * *n as i64)).sum();
+            match bound {
+                Some(bound) if bound >= cost => {
+                    format!(
+                        "optimal over all legal groups ({legal} priced, the others ruled out by bounds)"
+                    )
+                }
+                Some(bound) => format!(
+                    "best of {legal} legal groups, within {:.2} % of the optimum: a cap ended the search",
+                    (cost - bound) as f64 / bound.max(1) as f64 * 100.0
+                ),
+                None => format!("best of {legal} legal groups: a cap ended the search"),
             }
         }
     }

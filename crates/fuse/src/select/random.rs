@@ -2,7 +2,7 @@
 
 use super::greedy::merge;
 use crate::bits::Bits;
-use crate::candidates::Board;
+use crate::board::Board;
 
 /// Attempts per operation.
 const ATTEMPTS: usize = 6;

@@ -70,49 +70,81 @@ pub fn random_graph(seed: u64, n: usize) -> Graph {
     b.output(&outputs)
 }
 
-/// The least total cost over all partitions into legal groups that can be launched in some
-/// order: a shortest path over the sets of operations that may be done first. Groups that are
-/// not `allowed` (positions as bits) are left out.
-pub fn exhaustive(ctx: &Context<'_>, allowed: &dyn Fn(usize) -> bool) -> f64 {
-    let ops = ctx.planned();
-    let n = ops.len();
-    assert!(n <= 12);
-    let before: Vec<usize> = ops
-        .iter()
-        .map(|id| {
-            let producers = ctx.graph.op(*id).inputs.iter();
-            producers
-                .filter_map(|a| ctx.graph.producer(a.value))
-                .filter_map(|p| ops.binary_search(&p).ok())
-                .fold(0, |mask, p| mask | 1 << p)
-        })
-        .collect();
-    let legal: Vec<(usize, usize, f64)> = (1..1usize << n)
-        .filter(|mask| allowed(*mask))
-        .filter_map(|mask| {
-            let of: Vec<OpId> = (0..n)
-                .filter(|i| mask >> i & 1 == 1)
-                .map(|i| ops[i])
-                .collect();
-            let needs = (0..n)
-                .filter(|i| mask >> i & 1 == 1)
-                .fold(0, |needs, i| needs | before[i]);
-            fit(ctx, &of)
-                .ok()
-                .map(|lanes| (mask, needs & !mask, cost(ctx, &lanes).total_us))
-        })
-        .collect();
-    let mut best = vec![f64::INFINITY; 1 << n];
-    best[0] = 0.0;
-    for done in 0..best.len() {
-        if best[done].is_finite() {
-            for (mask, needs, us) in &legal {
-                if mask & done == 0 && needs & !done == 0 {
-                    let next = best[done] + us;
-                    best[done | mask] = best[done | mask].min(next);
+/// All legal groups of a graph of up to 14 operations (positions as bits), with what must be done
+/// before each and its cost.
+pub struct Groups {
+    n: usize,
+    legal: Vec<(usize, usize, f64)>,
+}
+
+impl Groups {
+    /// Asks for every subset, connected or not, whether a template executes it.
+    pub fn of(ctx: &Context<'_>) -> Groups {
+        let ops = ctx.planned();
+        let n = ops.len();
+        assert!(n <= 14);
+        let before: Vec<usize> = ops
+            .iter()
+            .map(|id| {
+                let producers = ctx.graph.op(*id).inputs.iter();
+                producers
+                    .filter_map(|a| ctx.graph.producer(a.value))
+                    .filter_map(|p| ops.binary_search(&p).ok())
+                    .fold(0, |mask, p| mask | 1 << p)
+            })
+            .collect();
+        let legal = (1..1usize << n)
+            .filter_map(|mask| {
+                let of: Vec<OpId> = (0..n)
+                    .filter(|i| mask >> i & 1 == 1)
+                    .map(|i| ops[i])
+                    .collect();
+                let needs = (0..n)
+                    .filter(|i| mask >> i & 1 == 1)
+                    .fold(0, |needs, i| needs | before[i]);
+                fit(ctx, &of)
+                    .ok()
+                    .map(|lanes| (mask, needs & !mask, cost(ctx, &lanes).total_us))
+            })
+            .collect();
+        Groups { n, legal }
+    }
+
+    /// The least total cost over all partitions into legal groups that can be launched in some
+    /// order: a shortest path over the sets of operations that may be done first. Groups that
+    /// are not `allowed` are left out.
+    pub fn least(&self, allowed: &dyn Fn(usize) -> bool) -> f64 {
+        let legal: Vec<_> = self.legal.iter().filter(|g| allowed(g.0)).collect();
+        let mut best = vec![f64::INFINITY; 1 << self.n];
+        best[0] = 0.0;
+        for done in 0..best.len() {
+            if best[done].is_finite() {
+                for (mask, needs, us) in &legal {
+                    if mask & done == 0 && needs & !done == 0 {
+                        let next = best[done] + us;
+                        best[done | mask] = best[done | mask].min(next);
+                    }
                 }
             }
         }
+        best[(1 << self.n) - 1]
     }
-    best[(1 << n) - 1]
+
+    /// The same without regard for order: kernels may wait for each other.
+    pub fn least_unordered(&self) -> f64 {
+        let mut best = vec![f64::INFINITY; 1 << self.n];
+        best[0] = 0.0;
+        for done in 0..best.len() - 1 {
+            let first = (!done).trailing_zeros();
+            if best[done].is_finite() {
+                for (mask, _, us) in &self.legal {
+                    if mask & done == 0 && mask >> first & 1 == 1 {
+                        let next = best[done] + us;
+                        best[done | mask] = best[done | mask].min(next);
+                    }
+                }
+            }
+        }
+        best[(1 << self.n) - 1]
+    }
 }

@@ -5,7 +5,7 @@
 //! loses what the model knew (`exp(-exp(w))` is 1 where its logarithm is -1e-9), so the logarithm
 //! is derived symbolically and there is none where that is not possible.
 
-use super::interval::Ranges;
+use super::interval::{Interval, Ranges};
 use super::{Class, Classified};
 use crate::{
     Access, AxisId, Binary, Def, Expr, Graph, IndexExpr, Op, OpId, OpKind, StepKind, StepRef, Unary,
@@ -43,7 +43,7 @@ pub enum NoLogDecay {
     /// The expression is no product of exponentials and sigmoids.
     #[error(
         "the logarithm of {what} is not known symbolically; write the decay as exp(...), \
-         sigmoid(...) or a product of such"
+         sigmoid(...), a product of such, or b + (1 - b) * sigmoid(...) with b from 0 to 1"
     )]
     Unknown {
         /// Which part.
@@ -131,6 +131,7 @@ fn traced<'g>(
         inputs: vec![],
         ranges: Ranges::new(graph),
         followed: 0,
+        sums: 0,
     };
     let expr = trace.coefficient(scan, found, formals, decay, &axes)?;
     Ok((trace, expr, axes))
@@ -142,6 +143,8 @@ struct Trace<'g> {
     inputs: Vec<Access>,
     ranges: Ranges<'g>,
     followed: usize,
+    /// Sums around the term whose logarithm is being taken.
+    sums: usize,
 }
 
 impl Trace<'_> {
@@ -203,7 +206,7 @@ impl Trace<'_> {
         }
     }
 
-    fn range(&mut self, expr: &Expr) -> super::interval::Interval {
+    fn range(&mut self, expr: &Expr) -> Interval {
         self.ranges.of(expr, &self.inputs)
     }
 
@@ -246,10 +249,40 @@ impl Trace<'_> {
             return derived;
         }
         // What is computed once, at load, may be taken the logarithm of there.
-        match self.is_fixed(expr) && self.range(expr).low > 0.0 {
-            true => Ok(Expr::unary(Unary::Log, expr.clone())),
-            false => derived,
+        if !self.is_fixed(expr) {
+            return derived;
         }
+        let low = self.range(expr).low;
+        if low > 0.0 {
+            return Ok(Expr::unary(Unary::Log, expr.clone()));
+        }
+        // A term of a sum may vanish: its logarithm is then that of the smallest f32, which adds
+        // nothing to what the other terms give.
+        if low >= 0.0 && self.sums > 0 {
+            let floor = Expr::Const(f64::from(f32::MIN_POSITIVE));
+            let term = Expr::binary(Binary::Max, expr.clone(), floor);
+            return Ok(Expr::unary(Unary::Log, term));
+        }
+        derived
+    }
+
+    /// `ln(a + b)` from the logarithms of both: the larger one, and a little more.
+    fn log_of_sum(&mut self, a: &Expr, b: &Expr) -> Result<Expr, NoLogDecay> {
+        self.sums += 1;
+        let logs = self.log(a).and_then(|a| Ok((a, self.log(b)?)));
+        self.sums -= 1;
+        let (log_a, log_b) = logs?;
+        let apart = Expr::binary(Binary::Sub, log_a.clone(), log_b.clone());
+        let apart = Expr::unary(Unary::Neg, Expr::unary(Unary::Abs, apart));
+        let larger = Expr::binary(Binary::Max, log_a, log_b);
+        let more = Expr::unary(Unary::Softplus, apart);
+        let log = Expr::binary(Binary::Add, larger, more);
+        let sum = Expr::binary(Binary::Add, a.clone(), b.clone());
+        // Rounding must not lift what is proven to be at most 1 above it.
+        Ok(match self.range(&sum).high <= 1.0 {
+            true => Expr::binary(Binary::Min, log, Expr::Const(0.0)),
+            false => log,
+        })
     }
 
     fn derived(&mut self, expr: &Expr) -> Result<Expr, NoLogDecay> {
@@ -281,6 +314,7 @@ impl Trace<'_> {
                 let a = self.log(a)?;
                 Ok(Expr::binary(*op, a, self.log(b)?))
             }
+            Expr::Binary(Binary::Add, a, b) => self.log_of_sum(a, b),
             // 1 - sigmoid(x) = sigmoid(-x)
             Expr::Binary(Binary::Sub, one, b) if **one == Expr::Const(1.0) => {
                 match self.sigmoid_argument(b) {
@@ -289,6 +323,8 @@ impl Trace<'_> {
                 }
             }
             Expr::Input(i) => match self.producer(*i) {
+                // Where a logarithm is taken at load, it is that of the value itself.
+                Some(inner) if self.is_fixed(expr) => self.derived(&inner),
                 Some(inner) => self.log(&inner),
                 None => Err(self.unknown(expr)),
             },

@@ -3,9 +3,10 @@
 //! Parameters and run-time inputs can be anything; what bounds a value is the functions it went
 //! through (`exp` is never negative, `sigmoid` between 0 and 1) and constants.
 
-use super::relation;
 use crate::{Access, Binary, Combine, Def, Expr, Graph, NormKind, OpKind, Unary, ValueId};
 use std::collections::BTreeMap;
+
+use super::{relation, shares};
 
 /// Deepest chain of producers that is followed; beyond it a value can be anything.
 const MAX_DEPTH: usize = 48;
@@ -21,6 +22,12 @@ impl Interval {
     pub const ALL: Interval = Interval {
         low: f64::NEG_INFINITY,
         high: f64::INFINITY,
+    };
+
+    /// Where shares of a whole lie.
+    pub const UNIT: Interval = Interval {
+        low: 0.0,
+        high: 1.0,
     };
 
     /// The interval; an end that is no number is unbounded.
@@ -142,7 +149,7 @@ impl<'g> Ranges<'g> {
         }
     }
 
-    /// The range of an expression over elements of values.
+    /// The range of an expression over reads of values.
     pub fn of(&mut self, expr: &Expr, inputs: &[Access]) -> Interval {
         self.related(expr, inputs, 0)
     }
@@ -170,17 +177,26 @@ impl<'g> Ranges<'g> {
             Expr::Position => Interval::new(0.0, f64::INFINITY),
             Expr::Unary(f, a) => self.expression(a, inputs, depth).unary(*f),
             Expr::Binary(op, a, b) => {
-                let left = self.expression(a, inputs, depth);
-                let range = left.binary(*op, self.expression(b, inputs, depth));
-                match relation::exceeds_first_term(self.graph, *op, (a, b), inputs) {
-                    // A sum of terms that are not negative is at least its first term.
-                    Some(term) if self.value(term, depth + 1).low >= 0.0 => {
-                        range.and(Interval::new(0.0, f64::INFINITY))
-                    }
-                    _ => range,
+                if let (Expr::Input(a), Expr::Input(b)) = (a.as_ref(), b.as_ref())
+                    && let (Some(a), Some(b)) = (inputs.get(*a), inputs.get(*b))
+                    && self.is_part_of_a_whole(*op, a, b, depth)
+                {
+                    return Interval::UNIT;
                 }
+                let a = self.expression(a, inputs, depth);
+                a.binary(*op, self.expression(b, inputs, depth))
             }
         }
+    }
+
+    /// Whether `a op b` is a share of a whole, or a sum of some shares of one.
+    fn is_part_of_a_whole(&mut self, op: Binary, a: &Access, b: &Access, depth: usize) -> bool {
+        let part = match op {
+            Binary::Div => shares::numerator(self.graph, a, b),
+            Binary::Sub => shares::of_running_sum(self.graph, a, b),
+            _ => None,
+        };
+        part.is_some_and(|part| self.value(part, depth + 1).low >= 0.0)
     }
 
     fn value(&mut self, id: ValueId, depth: usize) -> Interval {
@@ -196,27 +212,26 @@ impl<'g> Ranges<'g> {
         let op = self.graph.op(op);
         // A row before the first one reads the tail, which starts at zero.
         let delayed = op.inputs.iter().any(|a| a.delay != 0);
-        let reads = &op.inputs;
-        let inputs: Vec<ValueId> = reads.iter().map(|a| a.value).collect();
+        let input = |i: usize| op.inputs.get(i).map(|a: &Access| a.value);
         let count = |axes: &[crate::AxisId]| {
             let n = self.graph.elements(axes) as f64;
             Interval::new(n, n)
         };
         let range = match &op.kind {
             // A weighted mean of rows that were computed: none from before the first is seen.
-            OpKind::Attend { .. } => match inputs.get(2) {
-                Some(values) => self.value(*values, depth + 1),
+            OpKind::Attend { .. } => match input(2) {
+                Some(values) => self.value(values, depth + 1),
                 None => Interval::ALL,
             },
             _ if delayed => Interval::ALL,
-            OpKind::Map { expr } => self.related(expr, reads, depth + 1),
+            OpKind::Map { expr } => self.related(expr, &op.inputs, depth + 1),
             OpKind::Reduce {
                 expr,
                 combine,
                 axes,
             } => {
                 let n = count(axes);
-                let one = self.related(expr, reads, depth + 1);
+                let one = self.related(expr, &op.inputs, depth + 1);
                 match combine {
                     Combine::Sum => one.times(n),
                     Combine::Max => one,
@@ -224,33 +239,30 @@ impl<'g> Ranges<'g> {
             }
             OpKind::Contract { axes } => {
                 let n = count(axes);
-                match inputs.as_slice() {
-                    [a, b] => {
-                        let a = self.value(*a, depth + 1);
-                        a.times(self.value(*b, depth + 1)).times(n)
+                match (input(0), input(1)) {
+                    (Some(a), Some(b)) => {
+                        let a = self.value(a, depth + 1);
+                        a.times(self.value(b, depth + 1)).times(n)
                     }
                     _ => Interval::ALL,
                 }
             }
             OpKind::CumSum { axis } => {
                 let n = Interval::new(1.0, self.graph.size(*axis) as f64);
-                match inputs.first() {
+                match op.inputs.first() {
                     Some(of) => {
-                        let range = self.value(*of, depth + 1).times(n);
-                        let parts = relation::whole_of_shares(self.graph, *of, *axis);
-                        match parts {
-                            // Shares of a sum, added up, are at most one.
-                            Some(part) if self.value(part, depth + 1).low >= 0.0 => {
-                                range.and(Interval::new(0.0, 1.0))
-                            }
+                        let range = self.value(of.value, depth + 1).times(n);
+                        match shares::of_a_whole(self.graph, of, *axis) {
+                            // The running sum of shares of one whole never exceeds it.
+                            true if range.low >= 0.0 => Interval::UNIT,
                             _ => range,
                         }
                     }
                     None => Interval::ALL,
                 }
             }
-            OpKind::Gather => match inputs.first() {
-                Some(table) => self.value(*table, depth + 1),
+            OpKind::Gather => match input(0) {
+                Some(table) => self.value(table, depth + 1),
                 None => Interval::ALL,
             },
             OpKind::Norm {

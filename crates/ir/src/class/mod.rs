@@ -4,7 +4,8 @@
 //! `polynomial`), matched against the forms for which fast algorithms are known (`form`), written
 //! out again as coefficients that a kernel can compute (`coefficients`), and compared with the
 //! step itself on random numbers (`probe`). `decay` gives the logarithm of a decay, with a proof
-//! of its range (`interval`, `relation`). What never lives here: kernels, costs, and which algorithm to use.
+//! of its range (`interval`, `relation`, `shares`). What never lives here: kernels, costs, and which
+//! algorithm to use.
 
 mod coefficients;
 mod decay;
@@ -16,6 +17,7 @@ mod probe;
 mod reason;
 mod relation;
 mod sentence;
+mod shares;
 
 pub use decay::{LogDecay, NoLogDecay, decay_range, log_decay};
 pub use reason::Reason;

@@ -4,13 +4,17 @@
 use super::{Class, Classified, Read, Reason};
 use crate::interpret::{Input, Interpreter, Keep, State as Carried};
 use crate::{
-    Access, AxisId, Binary, Combine, Def, Expr, Graph, Op, OpId, OpKind, Precision, Recurrence,
-    RecurrenceId, State, StateId, StateKind, StepAccess, StepKind, StepOp, StepRef, Value, ValueId,
+    Access, Axis, AxisId, Binary, Combine, Def, Expr, Graph, Op, OpId, OpKind, Precision,
+    Recurrence, RecurrenceId, State, StateId, StateKind, StepAccess, StepKind, StepOp, StepRef,
+    Value, ValueId,
 };
 use std::collections::BTreeMap;
 
 /// Steps of a run.
 const STEPS: usize = 3;
+/// Elements of an axis: from `LEAST` to `LEAST + SIZES - 1`.
+const LEAST: usize = 2;
+const SIZES: usize = 4;
 /// Largest difference, relative to the largest number of the result.
 const TOLERANCE: f64 = 1e-9;
 
@@ -123,7 +127,17 @@ fn run(graph: &Graph, seed: u64, low: f64) -> Result<Numbers, Reason> {
     Ok(numbers)
 }
 
-/// A graph with the axes of `like` whose only operation is the step.
+/// The axes with few elements: neighbours in the list differ, so that confused ones are noticed,
+/// and the numbers stay few however large the model is.
+fn small(axes: &[Axis]) -> Vec<Axis> {
+    let mut axes = axes.to_vec();
+    for (i, axis) in axes.iter_mut().enumerate() {
+        axis.size = axis.size.min(LEAST + i % SIZES);
+    }
+    axes
+}
+
+/// A graph with the axes of `like`, made small, whose only operation is the step.
 fn alone(like: &Graph, step: &Recurrence) -> Result<Graph, Reason> {
     let value = |name: &str, axes: &[AxisId], def: Def| Value {
         name: name.to_owned(),
@@ -166,7 +180,7 @@ fn alone(like: &Graph, step: &Recurrence) -> Result<Graph, Reason> {
     Ok(Graph {
         version: crate::graph::GRAPH_VERSION,
         name: step.name.clone(),
-        axes: like.axes.clone(),
+        axes: small(&like.axes),
         params: vec![],
         recurrences: vec![step.clone()],
         values,

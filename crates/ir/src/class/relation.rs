@@ -1,10 +1,10 @@
 //! What ranges of single values do not show: parts of an expression that depend on each other.
 //!
-//! `a + (1 - a) s` is in [0, 1] for `a` and `s` in [0, 1], and a running sum of shares never exceeds
-//! one; interval arithmetic, which takes every occurrence of a value for another one, finds neither.
+//! `a + (1 - a) s` is in [0, 1] for `a` and `s` in [0, 1]; interval arithmetic, which takes every
+//! occurrence of a value for another one, finds [0, 2].
 
 use super::interval::Interval;
-use crate::{Access, AxisId, Binary, Combine, Expr, Graph, IndexExpr, Op, OpKind, Unary, ValueId};
+use crate::{Access, Binary, Expr, Unary};
 
 /// Most parts of an expression whose corners are looked at: two to that power.
 const MAX_PARTS: usize = 8;
@@ -94,72 +94,4 @@ fn value(expr: &Expr, at: &impl Fn(&Expr) -> Option<f64>) -> Option<f64> {
         }
         part => at(part),
     }
-}
-
-/// If `value` is `part / sum of part along the axis` (and perhaps other axes): the part.
-pub(super) fn whole_of_shares(graph: &Graph, value: ValueId, axis: AxisId) -> Option<ValueId> {
-    let op = maker(graph, value)?;
-    let OpKind::Map {
-        expr: Expr::Binary(Binary::Div, part, whole),
-    } = &op.kind
-    else {
-        return None;
-    };
-    let (Expr::Input(part), Expr::Input(whole)) = (part.as_ref(), whole.as_ref()) else {
-        return None;
-    };
-    let (part, whole) = (op.inputs.get(*part)?, op.inputs.get(*whole)?);
-    let own = &graph.value(value).axes;
-    let sum = maker(graph, whole.value)?;
-    let OpKind::Reduce {
-        expr: Expr::Input(term),
-        combine: Combine::Sum,
-        axes,
-    } = &sum.kind
-    else {
-        return None;
-    };
-    let term = sum.inputs.get(*term)?;
-    let of_part = &graph.value(part.value).axes;
-    // Each element is divided by the sum that it is a term of.
-    let same = term.value == part.value
-        && part.is_plain(own)
-        && own == of_part
-        && axes.contains(&axis)
-        && term.is_plain(of_part)
-        && whole.is_plain(&graph.value(whole.value).axes);
-    same.then_some(part.value)
-}
-
-/// If `a op b` is a running sum less its first term: what is summed.
-pub(super) fn exceeds_first_term(
-    graph: &Graph,
-    op: Binary,
-    (a, b): (&Expr, &Expr),
-    inputs: &[Access],
-) -> Option<ValueId> {
-    let (Binary::Sub, Expr::Input(a), Expr::Input(b)) = (op, a, b) else {
-        return None;
-    };
-    let (sum, first) = (inputs.get(*a)?, inputs.get(*b)?);
-    let running = maker(graph, sum.value)?;
-    let OpKind::CumSum { axis } = &running.kind else {
-        return None;
-    };
-    let axes = &graph.value(sum.value).axes;
-    let terms = running.inputs.first()?;
-    let same = first.value == terms.value
-        && terms.is_plain(axes)
-        && graph.value(first.value).axes == *axes
-        && axes.iter().zip(sum.index.iter().zip(&first.index)).all(
-            |(along, (of_sum, of_first))| match along == axis {
-                true => *of_first == IndexExpr::at(0),
-                false => of_sum == of_first,
-            },
-        );
-    same.then_some(first.value)
-}
-
-fn maker(graph: &Graph, value: ValueId) -> Option<&Op> {
-    graph.producer(value).map(|op| graph.op(op))
 }

@@ -12,6 +12,7 @@ mod attend;
 mod check;
 mod contract;
 mod delay;
+mod dither;
 mod error;
 mod gather;
 mod gemm;
@@ -52,6 +53,11 @@ pub enum Rounding {
     /// Each value (and parameter) of [`Precision::Storage`] is rounded once it is computed: an
     /// unfused plan that stores every intermediate result.
     Op(StorageType),
+    /// As `Op`, with errors of the same size and distribution that are other ones for every seed
+    /// (subtractive dither). A number that the type holds stays itself, so parameters are as in
+    /// `Op`. Where one badly conditioned value decides the error of a run, one way of rounding
+    /// says little about another; several say how far they lie apart.
+    Dithered(StorageType, u64),
 }
 
 /// Which values a run hands back.
@@ -186,7 +192,9 @@ impl<'g, F: Real> Interpreter<'g, F> {
                     want: graph.row_elements(id),
                 });
             }
-            if let (Rounding::Op(storage), Precision::Storage) = (self.rounding, value.precision) {
+            if let (Rounding::Op(storage) | Rounding::Dithered(storage, _), Precision::Storage) =
+                (self.rounding, value.precision)
+            {
                 data = Arc::new(data.iter().map(|x| x.rounded(storage)).collect());
             }
             self.constants.insert(id, Tensor::Numbers(data));
@@ -336,12 +344,18 @@ impl<'g, F: Real> Interpreter<'g, F> {
 
     /// Rounds a computed value as it would be stored.
     fn round(&self, id: ValueId, data: &mut [F]) {
-        if let (Rounding::Op(storage), Precision::Storage) =
-            (self.rounding, self.graph.value(id).precision)
-        {
-            for x in data {
-                *x = x.rounded(storage);
+        match (self.rounding, self.graph.value(id).precision) {
+            (Rounding::Op(storage), Precision::Storage) => {
+                for x in data {
+                    *x = x.rounded(storage);
+                }
             }
+            (Rounding::Dithered(storage, seed), Precision::Storage) => {
+                for x in data {
+                    *x = dither::dithered(*x, storage, seed);
+                }
+            }
+            _ => {}
         }
     }
 

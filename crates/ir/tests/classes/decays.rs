@@ -20,7 +20,7 @@ fn model(settings: &str, flow: &str) -> Graph {
     let text = format!(
         "name = \"decay\"\n[axes]\nV = 7\nH = 4\nJ = 3\nI = 3\nG = 4\nC = \"H * J\"\n[settings]\n{settings}\n[param]\n\
          emb = {{ shape = \"V, C\" }}\nw = {{ shape = \"C, C\" }}\nb = {{ shape = \"C\" }}\n\
-         A_log = {{ shape = \"H\" }}\nbounds = {{ shape = \"G, C\" }}\n\
+         A_log = {{ shape = \"H\" }}\nbounds = {{ shape = \"G, C\" }}\nshares = {{ shape = \"C\" }}\n\
          [recurrence.r]\ninputs = \"q[H, j], v[H, i], d[H, j]\"\nstate = \"S[H, j = J, i = I]\"\n\
          outputs = \"y[H, i]\"\nstep = \"\"\"\nS = d * S + q * v\ny = sum(q * S, j)\n\"\"\"\n\
          [recurrence.h]\ninputs = \"q[H, j], v[H, i], d[H]\"\nstate = \"S[H, j = J, i = I]\"\n\
@@ -115,8 +115,8 @@ fn no_logarithm() {
     let cases = [
         ("y = r(x, x, z)", unknown("`z`")),
         (
-            "d = 0.5 + 0.5 * sigmoid(z)\ny = r(x, x, d)",
-            unknown("`0.5 + 0.5 * sigmoid(z)`"),
+            "d = 0.5 + 0.5 * tanh(z)\ny = r(x, x, d)",
+            unknown("`tanh(z)`"),
         ),
         (
             "d = exp(z)\ny = r(x, x, d)",
@@ -161,7 +161,7 @@ fn ranges_of_decays() {
         // The second term is not the first.
         (
             "lb = f32(cumsum(p, G) - p[G = 1])\nd = lb[G = 1] * sigmoid(z)",
-            -inf,
+            -1.0,
             1.0,
         ),
         // Any parameter.
@@ -175,4 +175,54 @@ fn ranges_of_decays() {
         let range = decay_range(&graph, id, &found, 0);
         assert_eq!(range, Ok((low, high)), "{flow}");
     }
+}
+
+/// `lb + (1 - lb) * sigmoid(z)` is at most 1 where b is a share of a whole, or a sum of such shares,
+/// as the lower bounds of layers are; not where b may be anything.
+#[test]
+fn decays_between_a_bound_and_one() {
+    let logarithm = "min(max(log(max(lb, tiny)), log(max(1 - lb, tiny)) + logsigmoid(z)) + \
+                     softplus(-abs(log(max(lb, tiny)) - (log(max(1 - lb, tiny)) + logsigmoid(z)))), 0)";
+    let cases = [
+        (
+            "p = f32(softmax(shares, J))\nlb = f32(cumsum(p, J) - p[J = 0])",
+            true,
+        ),
+        (
+            "p = f32(softmax(shares, H, J))\nlb = f32(cumsum(p, J) - p[J = 0])",
+            true,
+        ),
+        ("lb = f32(cumsum(f32(softmax(shares, J)), J))", true),
+        ("lb = f32(softmax(shares, J))", true),
+        ("lb = f32(sigmoid(shares))", true),
+        // The first of another row than the running sum's, and not the first one.
+        (
+            "p = f32(softmax(shares, J))\nlb = f32(cumsum(p, J) - p[J = 1])",
+            false,
+        ),
+        // A running sum along another axis than the one that makes the whole.
+        ("lb = f32(cumsum(f32(softmax(shares, H)), J))", false),
+        ("lb = shares", false),
+    ];
+    for (bound, proven) in cases {
+        for mix in ["lb + (1 - lb) * sigmoid(z)", "sigmoid(z) * (1 - lb) + lb"] {
+            let flow = format!("{bound}\nd = f32({mix})\ny = r(x, x, d)");
+            let got = decayed("", &flow);
+            match (&got, proven) {
+                (Ok(_), true) => {}
+                (Err(NoLogDecay::Unknown { .. } | NoLogDecay::NotProven { .. }), false) => {}
+                _ => panic!("{flow}: {got:?}"),
+            }
+        }
+    }
+    let flow = "p = f32(softmax(shares, J))\nlb = f32(cumsum(p, J) - p[J = 0])\nd = f32(lb + (1 - lb) * sigmoid(z))\ny = r(x, x, d)";
+    let (text, _) = decayed("", flow).expect("it is proven");
+    let floor = f64::from(f32::MIN_POSITIVE).to_string();
+    assert_eq!(
+        text.replace("model.", "").replace(&floor, "tiny"),
+        logarithm
+    );
+    let flow = "d = 0.25 + 0.5 * sigmoid(z)\ny = r(x, x, d)";
+    let (_, lowest) = decayed("", flow).expect("it is at most 0.75");
+    assert_eq!(lowest, Some(0.25_f64.ln()));
 }

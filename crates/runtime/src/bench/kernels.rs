@@ -26,14 +26,22 @@ pub struct KernelTime {
     pub memory_fraction: Option<f64>,
 }
 
-/// Sums up steps by kernel, in the order of the first launch.
+/// Most that an interval between two events may hold beside its kernel, milliseconds: a few
+/// microseconds were seen; a larger difference is the spread between runs.
+const MOST_BETWEEN_MS: f64 = 0.004;
+
+/// Sums up steps by kernel, in the order of the first launch. `run_ms` is the time of the whole
+/// run: intervals between events add up to more, and each gives up its share of the difference.
 pub fn by_kernel(
     manifest: &Manifest,
     regime: Option<&Regime>,
     plan: Option<&Plan>,
     steps: &[StepTime],
+    run_ms: f64,
     memory_tbs: Option<f64>,
 ) -> Vec<KernelTime> {
+    let all: f64 = steps.iter().map(|s| f64::from(s.milliseconds)).sum();
+    let between = ((all - run_ms) / steps.len().max(1) as f64).clamp(0.0, MOST_BETWEEN_MS);
     struct Sum<'a> {
         name: &'a str,
         launches: usize,
@@ -63,7 +71,8 @@ pub fn by_kernel(
         };
         let sum = &mut sums[at];
         sum.launches += 1;
-        sum.ms += f64::from(time.milliseconds);
+        // Never to nothing: the ratio to a prediction is formed.
+        sum.ms += (f64::from(time.milliseconds) - between).max(1e-4);
         sum.predicted_us = sum.predicted_us.zip(cost).map(|(us, c)| us + c.total_us);
         sum.bytes = sum.bytes.zip(cost).map(|(bytes, c)| bytes + c.bytes);
     }

@@ -118,7 +118,15 @@ pub fn on_gpu(
             let repeats = protocol.runs.min(slow).clamp(1, 25);
             let steps = executor.time_sequence(shape.time, &given, repeats)?;
             let regime = at.and_then(|at| executor.manifest().regimes.get(at));
-            kernels::by_kernel(executor.manifest(), regime, plan, &steps, memory_tbs)
+            let run_ms = milliseconds.median;
+            kernels::by_kernel(
+                executor.manifest(),
+                regime,
+                plan,
+                &steps,
+                run_ms,
+                memory_tbs,
+            )
         }
     };
     Ok(Measurement {

@@ -132,7 +132,8 @@ pub fn calibrate(
     let fp32_tflops = 2.0 * rate(launches(FUSED_MULTIPLY_ADD, blocks, n)?);
     let special = rate(launches(SPECIAL_FUNCTION, blocks, n)?);
     // Long enough that the start of the kernel does not count.
-    let cycles_ms = launches(CYCLES, blocks, 1 << 18)?;
+    // One block to a multiprocessor, so that each is there from the start to the end.
+    let cycles_ms = launches(CYCLES, sms, 1 << 18)?;
     let clock_ghz = probe.first_word()? as f64 / cycles_ms / 1e6;
     let sfu_per_sm = special * 1e3 / clock_ghz / f64::from(sms);
 

@@ -13,6 +13,8 @@ use sha2::{Digest, Sha256};
 use super::EmulatorError;
 use super::launch::LaunchRecord;
 
+use crate::partial;
+
 /// What surrounds a kernel's source, in order: before it and behind it.
 const BEFORE: [(&str, &str); 3] = [
     ("execution.h", include_str!("execution.h")),
@@ -185,10 +187,7 @@ impl Emulator {
             source,
         };
         // Built under a temporary name and renamed: other processes see a whole file or none.
-        let scratch = tempfile::Builder::new()
-            .prefix("build-")
-            .tempdir_in(&self.cache)
-            .map_err(cache_error)?;
+        let (scratch, _unfinished) = partial::dir_in("build-", &self.cache).map_err(cache_error)?;
         let input = scratch.path().join("kernel.cpp");
         let output = scratch.path().join("kernel.so");
         std::fs::File::create(&input)

@@ -53,6 +53,37 @@ template <class T, int V> static inline void store_vec(T* p, const float (&x)[V]
     if (alignment) fusec_emu::aligned(p, alignment, "store_vec");
     for (int i = 0; i < V; ++i) p[i] = from_f32<T>(x[i]);
 }
+template <class T, int V, int C> static inline void load_chunks(const T* p, int apart, float (&out)[V]) {
+    for (int i = 0; i < V / C; ++i) {
+        float chunk[C];
+        load_vec<T, C>(p + i * apart, chunk);
+        for (int j = 0; j < C; ++j) out[i * C + j] = chunk[j];
+    }
+}
+template <class T, int V, int C> static inline void store_chunks(T* p, int apart, const float (&x)[V]) {
+    for (int i = 0; i < V / C; ++i) {
+        float chunk[C];
+        for (int j = 0; j < C; ++j) chunk[j] = x[i * C + j];
+        store_vec<T, C>(p + i * apart, chunk);
+    }
+}
+template <class T, int V> static inline void store_vec_stream(T* p, const float (&x)[V]) { store_vec(p, x); }
+template <class T, int V> struct PendingEach {
+    T elements[V];
+    void load(const T* p, int step) {
+        for (int i = 0; i < V; ++i) elements[i] = p[i * step];
+    }
+    float f32(int i) const { return to_f32(elements[i]); }
+};
+template <class T, int V> struct Pending {
+    PendingEach<T, V> each;
+    void load(const T* p) {
+        constexpr int alignment = fusec_emu::vec_alignment(V * int(sizeof(T)));
+        if (alignment) fusec_emu::aligned(p, alignment, "Pending");
+        each.load(p, 1);
+    }
+    float f32(int i) const { return each.f32(i); }
+};
 template <class T> static inline float load_f32(const T* p) { return to_f32(*p); }
 template <class T> static inline void store_f32(T* p, float x) { *p = from_f32<T>(x); }
 

@@ -14,7 +14,7 @@ use super::LayoutError;
 
 /// Options of every family that do not change what the model computes: provenance, tokenisation,
 /// training, and which of several equal implementations is used.
-const HARMLESS: [&str; 30] = [
+const HARMLESS: [&str; 32] = [
     "_attn_implementation_autoset",
     "_name_or_path",
     "architectures",
@@ -39,12 +39,14 @@ const HARMLESS: [&str; 30] = [
     "pad_vocab_size_multiple",
     "problem_type",
     "return_dict",
+    "rescale_prenorm_residual",
+    "tokenizer_class",
     "torch_dtype",
+    "torchscript",
     "transformers_version",
     "unk_token_id",
     "use_cache",
     "use_l2warp",
-    "vocab_size",
 ];
 
 /// The options of a checkpoint, and which of them have been dealt with.
@@ -129,6 +131,30 @@ impl<'a> Config<'a> {
             .ok_or_else(|| self.missing(option))
     }
 
+    /// A whole number from 1 on, with the default of the public implementation.
+    pub fn size_or(&self, option: &str, default: usize) -> Result<usize, LayoutError> {
+        Ok(self.optional_size(option)?.unwrap_or(default))
+    }
+
+    /// One of the words that are implemented, with the default of the public implementation.
+    pub fn word(
+        &self,
+        option: &str,
+        default: &'static str,
+        implemented: &[&'static str],
+    ) -> Result<&'static str, LayoutError> {
+        let Some(value) = self.get(option) else {
+            return Ok(default);
+        };
+        let known = implemented
+            .iter()
+            .find(|word| value.as_str() == Some(**word));
+        known.copied().ok_or_else(|| {
+            let words: Vec<String> = implemented.iter().map(|w| format!("\"{w}\"")).collect();
+            self.unimplemented(option, words.join(" or "))
+        })
+    }
+
     /// A finite or infinite number, with the default of the public implementation.
     pub fn number(&self, option: &str, default: f64) -> Result<f64, LayoutError> {
         match self.get(option) {
@@ -170,9 +196,10 @@ impl<'a> Config<'a> {
             })
         };
         match self.get(option) {
-            Some(value) if !fits(value) => {
-                Err(self.unimplemented(option, implemented.join(" or ")))
-            }
+            Some(value) if !fits(value) => Err(match implemented {
+                [] => self.unimplemented(option, "null"),
+                _ => self.unimplemented(option, implemented.join(" or ")),
+            }),
             _ => Ok(()),
         }
     }

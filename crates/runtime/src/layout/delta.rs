@@ -1,38 +1,54 @@
 //! DeltaNet, Gated DeltaNet and Kimi Delta Attention of fla.
 
 use super::config::Config;
-use super::frame::{Frame, attn};
+use super::frame::{Frame, attn, taps};
 use super::tensors::Tensors;
-use super::{Layout, LayoutError, flag, number};
+use super::{Layout, LayoutError, flag, number, text};
 
-/// Key heads, value heads, key width, value width, taps of the convolutions.
-fn heads(config: &Config<'_>, tensors: &Tensors<'_>) -> Result<[usize; 5], LayoutError> {
-    let h = config.size("num_heads")?;
-    let hv = config.optional_size("num_v_heads")?.unwrap_or(h);
+/// Sizes that all have.
+struct Heads {
+    /// Key heads.
+    keys: usize,
+    /// Value heads.
+    values: usize,
+    /// Key width of a head.
+    k: usize,
+    /// Value width of a head.
+    v: usize,
+    /// Whether there are short convolutions.
+    short_conv: bool,
+    /// Taps of the convolutions.
+    taps: usize,
+}
+
+/// Reads them; `heads` is the number of key heads without the option.
+fn heads(config: &Config<'_>, tensors: &Tensors<'_>, heads: usize) -> Result<Heads, LayoutError> {
+    let keys = config.size_or("num_heads", heads)?;
+    let values = config.size_or("num_v_heads", keys)?;
     let [k, _] = tensors.shape(&attn("k_proj.weight"), "width of the keys")?;
     let [v, _] = tensors.shape(&attn("v_proj.weight"), "width of the values")?;
-    let [_, _, taps] = tensors.shape(&attn("k_conv1d.weight"), "width of the convolutions")?;
-    config.only("conv_size", &[&taps.to_string()])?;
-    config.only("use_short_conv", &["true"])?;
+    let short_conv = config.flag("use_short_conv", true)?;
     // The widths are those of the matrices.
     config.ignore(&["expand_k", "expand_v"]);
-    Ok([
-        h,
-        hv,
-        tensors.divided(&attn("k_proj.weight"), k, h, "heads of equal width")?,
-        tensors.divided(&attn("v_proj.weight"), v, hv, "heads of equal width")?,
-        taps,
-    ])
+    Ok(Heads {
+        keys,
+        values,
+        k: tensors.divided(&attn("k_proj.weight"), k, keys, "heads of equal width")?,
+        v: tensors.divided(&attn("v_proj.weight"), v, values, "heads of equal width")?,
+        short_conv,
+        taps: taps(config, tensors, short_conv, "k_conv1d.weight")?,
+    })
 }
 
 /// DeltaNet.
 pub(super) fn deltanet(config: &Config<'_>, tensors: &Tensors<'_>) -> Result<Layout, LayoutError> {
-    let frame = Frame::read(config, tensors)?;
-    let [h, _, k, v, taps] = heads(config, tensors)?;
-    config.only("num_v_heads", &[&h.to_string()])?;
-    config.only("qk_activation", &["\"silu\""])?;
-    config.only("qk_norm", &["\"l2\""])?;
-    config.only("use_beta", &["true"])?;
+    let frame = Frame::read(config, tensors, 24)?;
+    let heads = heads(config, tensors, 16)?;
+    config.only("num_v_heads", &[&heads.keys.to_string()])?;
+    let activation = ["silu", "relu", "elu", "identity"];
+    let activation = config.word("qk_activation", "silu", &activation)?;
+    let norm = config.word("qk_norm", "l2", &["l2", "sum"])?;
+    let learnt_beta = config.flag("use_beta", true)?;
     let gated = config.flag("use_gate", false)?;
     config.only("use_output_norm", &["true"])?;
     let negative = config.flag("allow_neg_eigval", false)?;
@@ -43,15 +59,19 @@ pub(super) fn deltanet(config: &Config<'_>, tensors: &Tensors<'_>) -> Result<Lay
             ("C", frame.c),
             ("L", frame.layers),
             ("I", frame.i),
-            ("H", h),
-            ("Dk", k),
-            ("Dv", v),
-            ("K", taps),
+            ("H", heads.keys),
+            ("Dk", heads.k),
+            ("Dv", heads.v),
+            ("K", heads.taps),
         ],
         [
             ("norm_eps", number(frame.eps)),
             ("neg_eigval", flag(negative)),
             ("gated", flag(gated)),
+            ("learnt_beta", flag(learnt_beta)),
+            ("short_conv", flag(heads.short_conv)),
+            ("qk_activation", text(activation)),
+            ("qk_norm", text(norm)),
         ],
     ))
 }
@@ -61,12 +81,17 @@ pub(super) fn gated_deltanet(
     config: &Config<'_>,
     tensors: &Tensors<'_>,
 ) -> Result<Layout, LayoutError> {
-    let frame = Frame::read(config, tensors)?;
-    let [h, hv, k, v, taps] = heads(config, tensors)?;
-    let per = tensors.divided(&attn("v_proj.weight"), hv, h, "value heads per key head")?;
-    config.only("head_dim", &[&k.to_string()])?;
-    config.only("use_gate", &["true"])?;
-    config.only("output_gate_activation", &["\"swish\"", "\"silu\""])?;
+    let frame = Frame::read(config, tensors, 21)?;
+    let heads = heads(config, tensors, 6)?;
+    let per = value_heads_per_key_head(config, &heads)?;
+    config.only("head_dim", &[&heads.k.to_string()])?;
+    let gated = config.flag("use_gate", true)?;
+    let gate = ["swish", "silu", "sigmoid"];
+    let gate = match config.word("output_gate_activation", "swish", &gate)? {
+        _ if !gated => "none",
+        "sigmoid" => "sigmoid",
+        _ => "silu",
+    };
     let negative = config.flag("allow_neg_eigval", false)?;
     Ok(Layout::new(
         "gated-deltanet",
@@ -75,26 +100,40 @@ pub(super) fn gated_deltanet(
             ("C", frame.c),
             ("L", frame.layers),
             ("I", frame.i),
-            ("H", h),
+            ("H", heads.keys),
             ("Gv", per),
-            ("Dk", k),
-            ("Dv", v),
-            ("K", taps),
+            ("Dk", heads.k),
+            ("Dv", heads.v),
+            ("K", heads.taps),
         ],
         [
             ("norm_eps", number(frame.eps)),
             ("neg_eigval", flag(negative)),
+            ("short_conv", flag(heads.short_conv)),
+            ("gate", text(gate)),
         ],
     ))
 }
 
+/// Value heads that share a key head.
+fn value_heads_per_key_head(config: &Config<'_>, heads: &Heads) -> Result<usize, LayoutError> {
+    if heads.values.is_multiple_of(heads.keys) {
+        return Ok(heads.values / heads.keys);
+    }
+    let implemented = format!("a multiple of the {} of 'num_heads'", heads.keys);
+    Err(config.unimplemented("num_v_heads", implemented))
+}
+
 /// Kimi Delta Attention.
 pub(super) fn kda(config: &Config<'_>, tensors: &Tensors<'_>) -> Result<Layout, LayoutError> {
-    let frame = Frame::read(config, tensors)?;
-    let [h, hv, k, v, taps] = heads(config, tensors)?;
-    let per = tensors.divided(&attn("v_proj.weight"), hv, h, "value heads per key head")?;
-    config.only("head_dim", &[&k.to_string()])?;
-    config.only("safe_gate", &["true", "false"])?;
+    let frame = Frame::read(config, tensors, 24)?;
+    let heads = heads(config, tensors, 16)?;
+    let per = value_heads_per_key_head(config, &heads)?;
+    config.only("head_dim", &[&heads.k.to_string()])?;
+    // Another implementation of the bounded decay, which the public class wants a bound for.
+    if config.flag("safe_gate", false)? && !config.has("lower_bound") {
+        return Err(config.unimplemented("safe_gate", "false where 'lower_bound' is null"));
+    }
     let negative = config.flag("allow_neg_eigval", false)?;
     // Null is the unbounded decay, which the model text spells 0.
     let bound = config.number("lower_bound", 0.0)?;
@@ -108,15 +147,16 @@ pub(super) fn kda(config: &Config<'_>, tensors: &Tensors<'_>) -> Result<Layout, 
             ("C", frame.c),
             ("L", frame.layers),
             ("I", frame.i),
-            ("H", h),
+            ("H", heads.keys),
             ("Gv", per),
-            ("Dk", k),
-            ("Dv", v),
-            ("K", taps),
+            ("Dk", heads.k),
+            ("Dv", heads.v),
+            ("K", heads.taps),
         ],
         [
             ("norm_eps", number(frame.eps)),
             ("neg_eigval", flag(negative)),
+            ("short_conv", flag(heads.short_conv)),
             ("lower_bound", number(bound)),
         ],
     ))

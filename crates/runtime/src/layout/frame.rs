@@ -24,16 +24,22 @@ pub(super) fn attn(name: &str) -> String {
 }
 
 impl Frame {
-    /// Reads the frame and deals with the options that all its families have.
-    pub fn read(config: &Config<'_>, tensors: &Tensors<'_>) -> Result<Self, LayoutError> {
+    /// Reads the frame and deals with the options that all its families have. `layers` is their
+    /// number without the option.
+    pub fn read(
+        config: &Config<'_>,
+        tensors: &Tensors<'_>,
+        layers: usize,
+    ) -> Result<Self, LayoutError> {
         let [v, c] = tensors.shape("model.embeddings.weight", "vocabulary and width")?;
         let [i, _] = tensors.shape("model.layers.0.mlp.gate_proj.weight", "width of the MLP")?;
         config.only("hidden_size", &[&c.to_string()])?;
         config.only("intermediate_size", &[&i.to_string()])?;
         config.only("hidden_act", &["\"swish\"", "\"silu\""])?;
-        config.only("elementwise_affine", &["true"])?;
+        config.only("vocab_size", &[&v.to_string()])?;
+        // Two implementations of the same norm.
         config.only("fuse_norm", &["true", "false"])?;
-        config.only("tie_word_embeddings", &["true", "false"])?;
+        tensors.check_head(config, false)?;
         config.only("attn", &[])?;
         config.only("attnres_block_size", &[])?;
         // The widths are those of the matrices.
@@ -41,9 +47,25 @@ impl Frame {
         Ok(Frame {
             v,
             c,
-            layers: config.size("num_hidden_layers")?,
+            layers: config.size_or("num_hidden_layers", layers)?,
             i,
             eps: config.number("norm_eps", 1e-6)?,
         })
     }
+}
+
+/// Taps of the short convolutions, the first of which is the mixer's tensor `name`; without them,
+/// what the option says.
+pub(super) fn taps(
+    config: &Config<'_>,
+    tensors: &Tensors<'_>,
+    short_conv: bool,
+    name: &str,
+) -> Result<usize, LayoutError> {
+    if !short_conv {
+        return config.size_or("conv_size", 4);
+    }
+    let [_, _, taps] = tensors.shape(&attn(name), "width of the convolutions")?;
+    config.only("conv_size", &[&taps.to_string()])?;
+    Ok(taps)
 }

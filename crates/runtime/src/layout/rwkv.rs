@@ -90,16 +90,17 @@ fn same_width(tensors: &Tensors<'_>, width: usize, heads: usize) -> Result<(), L
     )))
 }
 
-/// What both versions have in fla: V, number of layers, C.
+/// What both versions have in fla: V, number of layers, C. Without the option they have 24 layers.
 fn fla(config: &Config<'_>, tensors: &Tensors<'_>) -> Result<[usize; 3], LayoutError> {
     let [v, c] = tensors.shape("model.embeddings.weight", "vocabulary and width")?;
-    let layers = config.size("num_hidden_layers")?;
+    let layers = config.size_or("num_hidden_layers", 24)?;
+    config.only("vocab_size", &[&v.to_string()])?;
     config.only("hidden_size", &[&c.to_string()])?;
     config.only("attn", &[])?;
     config.only("hidden_act", &["\"sqrelu\""])?;
     config.only("norm_bias", &["true"])?;
     config.only("norm_first", &["true"])?;
-    config.only("tie_word_embeddings", &["true", "false"])?;
+    tensors.check_head(config, false)?;
     // The width of the channel mix is that of its matrix.
     config.ignore(&["hidden_ratio", "intermediate_size"]);
     Ok([v, layers, c])
@@ -121,10 +122,15 @@ pub(super) fn rwkv6(config: &Config<'_>, tensors: &Tensors<'_>) -> Result<Layout
     let [r5, _] = tensors.shape(SHIFT, "five times the rank of the shift")?;
     let r = tensors.divided(SHIFT, r5, 5, "five inputs are mixed")?;
     config.only("num_heads", &[&h.to_string()])?;
+    for option in ["expand_k", "expand_v"] {
+        config.only(option, &["1"])?;
+    }
+    if !config.has("expand_k") && h * n != c {
+        return Err(config.unimplemented("expand_k", "1; the default is 0.5"));
+    }
     config.only("proj_low_rank_dim", &[&r.to_string()])?;
     config.only("gate_low_rank_dim", &[&rd.to_string()])?;
-    config.only("expand_k", &["1"])?;
-    config.only("expand_v", &["1"])?;
+    // Two implementations of the same norm.
     config.only("fuse_norm", &["true", "false"])?;
     same_width(tensors, c, h * n)?;
     let eps = config.number("norm_eps", 1e-5)?;
@@ -162,15 +168,25 @@ pub(super) fn rwkv7(config: &Config<'_>, tensors: &Tensors<'_>) -> Result<Layout
         1 => 1,
         _ => rank(1, "v")?,
     };
-    config.only("num_heads", &[&h.to_string()])?;
-    config.only("head_dim", &[&n.to_string()])?;
+    // The public class takes the number of heads from the width of one, if that is given.
+    match config.has("head_dim") {
+        true => {
+            config.only("head_dim", &[&n.to_string()])?;
+            config.ignore(&["num_heads"]);
+        }
+        false => config.only("num_heads", &[&h.to_string()])?,
+    }
     for (option, rank) in [
         ("decay_low_rank_dim", rw),
         ("a_low_rank_dim", ra),
         ("gate_low_rank_dim", rg),
-        ("v_low_rank_dim", rv),
     ] {
         config.only(option, &[&rank.to_string()])?;
+    }
+    match layers {
+        // The first layer has no values to mix in.
+        1 => config.ignore(&["v_low_rank_dim"]),
+        _ => config.only("v_low_rank_dim", &[&rv.to_string()])?,
     }
     // One width of the values for all layers, that of the model.
     config.only(

@@ -1,6 +1,7 @@
 //! Sizes read from the shapes of a checkpoint's tensors.
 
 use super::LayoutError;
+use super::config::Config;
 use crate::checkpoint::Checkpoint;
 
 /// Most layers that are looked for.
@@ -20,6 +21,20 @@ impl<'a> Tensors<'a> {
     /// Whether there is a tensor of that name.
     pub fn has(&self, name: &str) -> bool {
         self.checkpoint.tensor(name).is_some()
+    }
+
+    /// Whether the head is stored: not where the embedding serves as the head too, as the option
+    /// says (`tied` is what it is without the option). A head that is stored is always used.
+    pub fn check_head(&self, config: &Config<'_>, tied: bool) -> Result<(), LayoutError> {
+        const HEAD: &str = "lm_head.weight";
+        if config.flag("tie_word_embeddings", tied)? || self.has(HEAD) {
+            return Ok(());
+        }
+        Err(LayoutError::MissingTensor {
+            file: self.checkpoint.path().to_path_buf(),
+            tensor: HEAD.to_string(),
+            why: "the embedding is not the head too, as 'tie_word_embeddings' is false",
+        })
     }
 
     /// The extents of a tensor, of which those equal to 1 at the front are dropped where there are

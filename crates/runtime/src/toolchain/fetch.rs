@@ -14,6 +14,8 @@ use indicatif::ProgressBar;
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
+use crate::partial;
+
 /// A wheel, down to its bytes.
 struct PinnedWheel {
     /// Name on the package index.
@@ -215,10 +217,8 @@ pub fn fetch(cache: &Path) -> Result<PathBuf, FetchError> {
     }
 
     let progress = Progress::start();
-    let scratch = tempfile::Builder::new()
-        .prefix(SCRATCH_PREFIX)
-        .tempdir_in(&parent)
-        .map_err(write(&parent))?;
+    let (scratch, _unfinished) =
+        partial::dir_in(SCRATCH_PREFIX, &parent).map_err(write(&parent))?;
     let wheel = download(scratch.path())?;
     let unpacked = scratch.path().join("unpacked");
     fs::create_dir(&unpacked).map_err(write(&unpacked))?;

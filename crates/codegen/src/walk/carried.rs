@@ -1,0 +1,315 @@
+//! What is carried along T: states, histories of stencils, tails.
+
+use super::Emitter;
+use super::operand::{row_alignment, strided};
+use crate::affine::Offset;
+use crate::layout::{Layout, Place};
+use crate::memory;
+use fusec_ir::{AxisId, IndexExpr, StateId, ValueId};
+
+/// Where a state lies: its registers, and the first element of a thread in memory.
+struct StatePlace {
+    layout: usize,
+    name: String,
+    address: String,
+    /// The part of the address that chooses the sequence.
+    row: String,
+    offset: Offset,
+}
+
+impl<'g> Emitter<'_, 'g, '_> {
+    /// Emits one line per element of a layout, outside the stages.
+    pub(super) fn each_element(&mut self, layout: usize, line: impl Fn(&Self) -> Vec<String>) {
+        let l = self.layout(layout).clone();
+        self.open_elements(&l);
+        let lines = line(self);
+        let vector = l.vector > 1;
+        if vector {
+            self.text.line("#pragma unroll");
+            self.text
+                .open(format!("for (int v = 0; v < {}; ++v)", l.vector));
+        }
+        for line in lines {
+            self.text.line(line);
+        }
+        if vector {
+            self.text.close();
+        }
+        self.close_elements(&l, &[]);
+    }
+
+    /// `pointer[...]` of one element of `axes` laid out row-major, inside the loops of a layout.
+    pub(super) fn element(
+        &self,
+        layout: usize,
+        pointer: &str,
+        row: String,
+        axes: &[AxisId],
+    ) -> String {
+        let l = self.layout(layout);
+        let index: Vec<IndexExpr> = axes.iter().map(|a| IndexExpr::axis(*a)).collect();
+        let offset = self.walk.grid.global(axes, &index);
+        let address = self.address(pointer, Some(row), &offset, &l.space);
+        if l.vector > 1 {
+            format!("({address})[{}]", strided(l, offset.step(&l.space)))
+        } else {
+            format!("*({address})")
+        }
+    }
+
+    pub(super) fn load_states(&mut self) {
+        for i in 0..self.walk.program.states.len() {
+            let place = self.state_place(i);
+            let l = self.layout(place.layout).clone();
+            let declaration = self.declaration(place.layout, &place.name);
+            self.text.line(declaration);
+            self.open_elements(&l);
+            let load = match l.vector {
+                1 => {
+                    let register = self.register(place.layout, &place.name);
+                    format!("{register} = *({});", place.address)
+                }
+                _ => {
+                    let target = self.vector(place.layout, &place.name);
+                    let row = Some(place.row.as_str());
+                    self.load_vector(&l, row, &place.offset, "float", &place.address, &target)
+                }
+            };
+            self.text.lines(&load);
+            self.close_elements(&l, &[]);
+        }
+    }
+
+    pub(super) fn save_states(&mut self) {
+        for i in 0..self.walk.program.states.len() {
+            let place = self.state_place(i);
+            let l = self.layout(place.layout).clone();
+            self.open_elements(&l);
+            let store = match l.vector {
+                1 => {
+                    let register = self.register(place.layout, &place.name);
+                    let uniform = l.space.len() == 1;
+                    let guard = if uniform { "if (tid == 0) " } else { "" };
+                    format!("{guard}*({}) = {register};", place.address)
+                }
+                _ => {
+                    let source = self.vector(place.layout, &place.name);
+                    self.store_vector(&l, &place.row, &place.offset, &place.address, &source)
+                }
+            };
+            self.text.lines(&store);
+            self.close_elements(&l, &[]);
+        }
+    }
+
+    /// Where a state lies in registers and in memory.
+    fn state_place(&mut self, i: usize) -> StatePlace {
+        let carried = &self.walk.program.states[i];
+        let graph = self.walk.grid.graph();
+        let layout = self.walk.layouts.states[i];
+        let state = memory::Place::State(carried.state);
+        let pointer = self.pointers.write(state, self.names);
+        let index: Vec<IndexExpr> = carried.axes.iter().map(|a| IndexExpr::axis(*a)).collect();
+        let offset = self.walk.grid.global(&carried.axes, &index);
+        let row = format!("b * {}", graph.state_elements(carried.state));
+        let space = &self.layout(layout).space;
+        StatePlace {
+            layout,
+            name: self.state_ident[i].clone(),
+            address: self.address(&pointer, Some(row.clone()), &offset, space),
+            row,
+            offset,
+        }
+    }
+
+    /// Writes the registers of one vector to f32 memory.
+    fn store_vector(
+        &self,
+        layout: &Layout,
+        row: &str,
+        offset: &Offset,
+        address: &str,
+        source: &str,
+    ) -> String {
+        let (step, v, chunk) = (offset.step(&layout.space), layout.vector, layout.chunk);
+        let aligned = offset.aligned(self.walk.grid, &layout.space, chunk as i64)
+            && row_alignment(Some(row), chunk);
+        match (step == 1 && aligned, layout.turns()) {
+            (true, None) => format!("store_vec<float, {v}>({address}, {source});"),
+            (true, Some(turns)) => {
+                let apart = turns * chunk;
+                format!("store_chunks<float, {v}, {chunk}>({address}, {apart}, {source});")
+            }
+            (false, _) => {
+                let at = strided(layout, step);
+                format!(
+                    "#pragma unroll\nfor (int v = 0; v < {v}; ++v) ({address})[{at}] = {source}[v];"
+                )
+            }
+        }
+    }
+
+    /// At the first row the histories are the carried tails; elsewhere the halo fills them.
+    pub(super) fn load_histories(&mut self, first: &str) {
+        for i in 0..self.walk.program.statements.len() {
+            let s = &self.walk.program.statements[i];
+            if s.history == 0 {
+                continue;
+            }
+            let layout = self.walk.layouts.placed[i].layout;
+            let base = self.ident[i].clone();
+            let names: Vec<(u32, String)> =
+                (1..=s.history).map(|d| (d, Self::back(&base, d))).collect();
+            for (_, name) in &names {
+                let declaration = self.declaration(layout, name);
+                self.text.line(declaration);
+            }
+            let Some(tail) = s.tail else { continue };
+            let (value, width) = self.tail_of(tail);
+            let axes = self.tail_axes(i, value);
+            let n = self.walk.grid.graph().row_elements(value);
+            let pointer = self.pointers.read(memory::Place::OldTail(tail), self.names);
+            self.each_element(layout, |s| {
+                names
+                    .iter()
+                    .map(|(d, name)| {
+                        let register = s.register(layout, name);
+                        let row = format!("(b * {width} + {}) * {n}", width - d);
+                        let place = s.element(layout, &pointer, row, &axes);
+                        format!("{register} = {first} == 0 ? {place} : 0.0f;")
+                    })
+                    .collect()
+            });
+        }
+    }
+
+    pub(super) fn tail_of(&self, tail: StateId) -> (ValueId, u32) {
+        match self.walk.grid.graph().state(tail).kind {
+            fusec_ir::StateKind::Tail { value, width } => (value, width),
+            fusec_ir::StateKind::Scan { .. } => (ValueId(0), 0),
+        }
+    }
+
+    /// The axes by which a statement's rows lie in its tail: those of the value, under the names
+    /// by which the statement runs over them.
+    pub(super) fn tail_axes(&self, statement: usize, value: ValueId) -> Vec<AxisId> {
+        let own = &self.walk.program.statements[statement];
+        let axes = &self.walk.grid.graph().value(value).axes;
+        if own.axes.len() == axes.len() {
+            own.axes.clone()
+        } else {
+            axes.clone()
+        }
+    }
+
+    pub(super) fn tail_guard(&self, statement: usize) -> Option<String> {
+        let axes = &self.walk.program.statements[statement].axes;
+        self.write_condition(axes, self.walk.writer.clone())
+    }
+
+    /// Runs shorter than a tail keep its newest old rows.
+    pub(super) fn carry_old_tails(&mut self) {
+        let tails = self.walk.program.tails.clone();
+        for (tail, statement, width) in tails {
+            if width < 2 {
+                continue;
+            }
+            let (value, _) = self.tail_of(tail);
+            let axes = self.tail_axes(statement, value);
+            let n = self.walk.grid.graph().row_elements(value);
+            let layout = self.walk.layouts.placed[statement].layout;
+            let old = self.pointers.read(memory::Place::OldTail(tail), self.names);
+            let new = self
+                .pointers
+                .write(memory::Place::NewTail(tail), self.names);
+            let mut condition = "t_begin == 0".to_string();
+            if let Some(guard) = self.tail_guard(statement) {
+                condition = format!("{condition} && {guard}");
+            }
+            self.text.open(format!("if ({condition})"));
+            self.text
+                .open(format!("for (i64 i = 0; i + T < {width}; ++i)"));
+            self.each_element(layout, |s| {
+                let to = s.element(layout, &new, format!("(b * {width} + i) * {n}"), &axes);
+                let from = s.element(layout, &old, format!("(b * {width} + i + T) * {n}"), &axes);
+                vec![format!("{to} = {from};")]
+            });
+            self.text.close();
+            self.text.close();
+        }
+    }
+
+    pub(super) fn write_tails(&mut self) {
+        let tails = self.walk.program.tails.clone();
+        for (tail, statement, width) in tails {
+            let (value, _) = self.tail_of(tail);
+            let axes = self.tail_axes(statement, value);
+            let n = self.walk.grid.graph().row_elements(value);
+            let placed = self.walk.layouts.placed[statement].clone();
+            let new = self
+                .pointers
+                .write(memory::Place::NewTail(tail), self.names);
+            let mut condition = format!("t >= T - {width}");
+            if let Some(guard) =
+                self.write_condition(&self.walk.program.statements[statement].axes, self.live())
+            {
+                condition = format!("{condition} && {guard}");
+            }
+            let name = self.ident[statement].clone();
+            let row = format!("(b * {width} + t - (T - {width})) * {n}");
+            self.text.open(format!("if ({condition})"));
+            match placed.place {
+                Place::Registers | Place::Uniform => {
+                    let uniform = placed.place == Place::Uniform;
+                    self.each_element(placed.layout, |s| {
+                        let register = s.register(placed.layout, &name);
+                        let to = s.element(placed.layout, &new, row.clone(), &axes);
+                        let guard = if uniform { "if (tid == 0) " } else { "" };
+                        vec![format!("{guard}{to} = {register};")]
+                    });
+                }
+                Place::Slice | Place::Shared => {
+                    // Histories are kept by maps, so a tail's rows are always in registers.
+                }
+            }
+            self.text.close();
+        }
+    }
+
+    /// The end of a row: new states and histories take the place of the old.
+    pub(super) fn advance(&mut self) {
+        for i in 0..self.walk.program.states.len() {
+            let next = self.walk.program.states[i].next;
+            let layout = self.walk.layouts.states[i];
+            let (state, next) = (self.state_ident[i].clone(), self.ident[next].clone());
+            self.each_element(layout, |s| {
+                vec![format!(
+                    "{} = {};",
+                    s.register(layout, &state),
+                    s.register(layout, &next)
+                )]
+            });
+        }
+        for i in 0..self.walk.program.statements.len() {
+            let history = self.walk.program.statements[i].history;
+            if history == 0 {
+                continue;
+            }
+            let layout = self.walk.layouts.placed[i].layout;
+            let name = self.ident[i].clone();
+            self.each_element(layout, |s| {
+                (1..=history)
+                    .rev()
+                    .map(|d| {
+                        let to = s.register(layout, &Self::back(&name, d));
+                        let from = match d {
+                            1 => s.register(layout, &name),
+                            _ => s.register(layout, &Self::back(&name, d - 1)),
+                        };
+                        format!("{to} = {from};")
+                    })
+                    .collect()
+            });
+        }
+    }
+}

@@ -1,0 +1,323 @@
+//! The walk of a block along T: the statements of a lane as nested loops.
+//!
+//! One mechanism serves rows, scans and the prologues of matrix-vector products:
+//! a block owns a tile of the grid axes and walks some consecutive rows of one
+//! sequence. Rows of a value that later rows need are kept in registers; states
+//! are loaded before the first row and stored after the last.
+//!
+//! One file per part of the walk: [`stage`] collects statements into loops over elements,
+//! [`statement`] writes maps, [`operand`] what they read, [`reduce`] reductions, and [`carried`]
+//! what goes from one row to the next.
+
+mod carried;
+mod operand;
+mod reduce;
+mod stage;
+mod statement;
+
+use crate::affine::{Grid, Offset, Space};
+use crate::layout::{Layout, Layouts};
+use crate::memory::Pointers;
+use crate::micro::{Program, Src};
+use crate::names::Names;
+use crate::text::Text;
+use fusec_ir::{AxisId, Expr, ValueId};
+use operand::Invariants;
+use stage::Stage;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What the walk needs to know about its surroundings.
+pub struct Walk<'a, 'g> {
+    /// Axes of the block.
+    pub grid: &'a Grid<'g>,
+    /// The statements.
+    pub program: &'a Program,
+    /// Threads to elements.
+    pub layouts: &'a Layouts,
+    /// Values to write to memory.
+    pub stores: &'a [ValueId],
+    /// A value to leave in shared memory, f32, in its own element order, and the C expression of
+    /// its first element.
+    pub sink: Option<(ValueId, String)>,
+    /// C condition under which this block writes stores and tails (`None`: always).
+    pub writer: Option<String>,
+    /// First index of each grid axis.
+    pub first_index: BTreeMap<AxisId, String>,
+    /// Whether rows before the first one of the block have to be walked again to fill histories.
+    pub halo: bool,
+    /// Whether a walk usually takes several steps. Then the rows of the next token are loaded while
+    /// the current one is computed, and what is the same for all tokens is loaded once, as far as
+    /// registers allow.
+    pub repeats: bool,
+    /// Whether a stored value is written past the caches: nothing will find it there.
+    pub streams: &'a dyn Fn(ValueId) -> bool,
+    /// First free f32 of the block's shared memory.
+    pub shared_base: usize,
+}
+
+/// A finished walk.
+pub struct Walked {
+    /// The statements, indented from the left margin.
+    pub code: String,
+    /// Shared memory used, f32 elements, counted from the start of the block's shared memory.
+    pub shared_floats: usize,
+}
+
+/// The sum of delays along the longest chain: how many earlier rows a row depends on.
+fn halo_depth(program: &Program) -> u32 {
+    let mut depth = vec![0u32; program.statements.len()];
+    for (i, s) in program.statements.iter().enumerate() {
+        for read in &s.reads {
+            if let Src::Statement(source) = read.src {
+                depth[i] = depth[i].max(depth[source] + read.delay);
+            }
+        }
+    }
+    depth.into_iter().max().unwrap_or(0)
+}
+
+struct Emitter<'a, 'g, 'p> {
+    walk: &'a Walk<'a, 'g>,
+    pointers: &'p mut Pointers<'g>,
+    names: &'p mut Names,
+    text: Text,
+    /// Identifier of each statement's result.
+    ident: Vec<String>,
+    state_ident: Vec<String>,
+    /// Identifiers of shared copies.
+    shared_ident: BTreeMap<usize, String>,
+    shared_next: usize,
+    scratch: Option<String>,
+    shared_decls: Vec<String>,
+    stage: Option<Stage>,
+    /// Shared copies written since the last barrier.
+    fresh: BTreeSet<usize>,
+    /// Whether shared memory was read since the last barrier.
+    read_since_barrier: bool,
+    /// Loads before the walk of what is the same for all tokens, and the registers they fill.
+    invariants: Invariants,
+    /// Depth of the halo, 0 where rows are walked in order from the first.
+    halo: u32,
+}
+
+/// Emits the walk of rows `t_begin..t_end` of sequence `b`. The surrounding code defines `b`,
+/// `t_begin`, `t_end`, `tid` and the first indices.
+pub fn emit<'g>(walk: &Walk<'_, 'g>, pointers: &mut Pointers<'g>, names: &mut Names) -> Walked {
+    let ident = walk
+        .program
+        .statements
+        .iter()
+        .map(|s| names.fresh(&s.name))
+        .collect();
+    let state_ident = walk
+        .program
+        .states
+        .iter()
+        .map(|s| names.fresh(&s.name))
+        .collect();
+    let mut emitter = Emitter {
+        walk,
+        pointers,
+        names,
+        text: Text::default(),
+        ident,
+        state_ident,
+        shared_ident: BTreeMap::new(),
+        shared_next: walk.shared_base,
+        scratch: None,
+        shared_decls: Vec::new(),
+        stage: None,
+        fresh: BTreeSet::new(),
+        read_since_barrier: false,
+        invariants: Invariants::default(),
+        halo: if walk.halo {
+            halo_depth(walk.program)
+        } else {
+            0
+        },
+    };
+    emitter.run();
+    let mut code = String::new();
+    for line in &emitter.shared_decls {
+        code.push_str(line);
+        code.push('\n');
+    }
+    code.push_str(&emitter.text.finish());
+    Walked {
+        code,
+        shared_floats: emitter.shared_next,
+    }
+}
+
+impl<'g> Emitter<'_, 'g, '_> {
+    fn run(&mut self) {
+        let walk = self.walk;
+        for (i, placed) in walk.layouts.placed.iter().enumerate() {
+            if placed.shared {
+                let n = placed.shared_space.len();
+                let name = self
+                    .names
+                    .fresh(&format!("s_{}", walk.program.statements[i].name));
+                self.declare_shared(&name, n);
+                self.shared_ident.insert(i, name);
+            }
+        }
+        self.load_states();
+        self.carry_old_tails();
+        let depth = self.halo;
+        let first = if depth > 0 {
+            self.text
+                .line("// Rows before t_begin fill the histories; nothing is written for them.");
+            self.text.line(format!(
+                "const i64 t_first = t_begin > {depth} ? t_begin - {depth} : 0;"
+            ));
+            "t_first"
+        } else {
+            "t_begin"
+        };
+        self.load_histories(first);
+        let before = std::mem::take(&mut self.text);
+        self.text
+            .open(format!("for (i64 t = {first}; t < t_end; ++t)"));
+        if depth > 0 {
+            self.text.line("const bool live = t >= t_begin;");
+        }
+        self.text.line("const i64 row = b * T + t;");
+        for i in 0..walk.program.statements.len() {
+            self.statement(i);
+        }
+        self.flush();
+        self.write_tails();
+        self.advance();
+        if self.read_since_barrier {
+            self.text.line("__syncthreads();");
+        }
+        self.text.close();
+        let rows = std::mem::replace(&mut self.text, before);
+        self.load_before(first);
+        self.text.lines(&rows.finish());
+        self.save_states();
+    }
+
+    pub(super) fn declare_shared(&mut self, name: &str, floats: usize) {
+        // 16-byte alignment, so that vectors can be read from it.
+        self.shared_next = self.shared_next.next_multiple_of(4);
+        self.shared_decls.push(format!(
+            "float* const {name} = smem + {};",
+            self.shared_next
+        ));
+        self.shared_next += floats;
+    }
+
+    pub(super) fn layout(&self, index: usize) -> &Layout {
+        &self.walk.layouts.layouts[index]
+    }
+
+    pub(super) fn live(&self) -> Option<String> {
+        let mut parts: Vec<String> = Vec::new();
+        if self.halo > 0 {
+            parts.push("live".into());
+        }
+        parts.extend(self.walk.writer.clone());
+        (!parts.is_empty()).then(|| parts.join(" && "))
+    }
+
+    /// The condition under which this block writes a value over `axes`: all blocks along a grid
+    /// axis that the value lacks compute the same, the first one writes.
+    pub(super) fn write_condition(&self, axes: &[AxisId], live: Option<String>) -> Option<String> {
+        let mut parts: Vec<String> = live.into_iter().collect();
+        for g in self.walk.grid.axes() {
+            if !axes.contains(&g.axis)
+                && let Some(first) = self.walk.first_index.get(&g.axis)
+            {
+                parts.push(format!("{first} == 0"));
+            }
+        }
+        (!parts.is_empty()).then(|| parts.join(" && "))
+    }
+
+    /// A register of a result, inside the loops of its layout.
+    pub(super) fn register(&self, layout: usize, name: &str) -> String {
+        let l = self.layout(layout);
+        match (l.space.len() == 1, l.strips > 1, l.vector > 1) {
+            (true, ..) | (_, false, false) => name.to_string(),
+            (_, true, false) => format!("{name}[k]"),
+            (_, false, true) => format!("{name}[v]"),
+            (_, true, true) => format!("{name}[k][v]"),
+        }
+    }
+
+    /// The registers of one vector, as an array.
+    pub(super) fn vector(&self, layout: usize, name: &str) -> String {
+        if self.layout(layout).strips > 1 {
+            format!("{name}[k]")
+        } else {
+            name.to_string()
+        }
+    }
+
+    pub(super) fn declaration(&self, layout: usize, name: &str) -> String {
+        let l = self.layout(layout);
+        match (l.strips > 1, l.vector > 1) {
+            (false, false) => format!("float {name};"),
+            (true, false) => format!("float {name}[{}];", l.strips),
+            (false, true) => format!("float {name}[{}];", l.vector),
+            (true, true) => format!("float {name}[{}][{}];", l.strips, l.vector),
+        }
+    }
+
+    pub(super) fn slice_register(&self, layout: usize, name: &str) -> String {
+        if self.layout(layout).strips > 1 {
+            format!("{name}[k]")
+        } else {
+            name.to_string()
+        }
+    }
+
+    pub(super) fn back(name: &str, delay: u32) -> String {
+        format!("{name}_back{delay}")
+    }
+
+    pub(super) fn first_index(&self, axis: AxisId) -> String {
+        self.walk
+            .first_index
+            .get(&axis)
+            .cloned()
+            .unwrap_or_else(|| "0".into())
+    }
+
+    /// `pointer + row part + block part + local part`.
+    pub(super) fn address(
+        &self,
+        pointer: &str,
+        row: Option<String>,
+        offset: &Offset,
+        space: &Space,
+    ) -> String {
+        let mut parts = vec![pointer.to_string()];
+        parts.extend(row);
+        parts.extend(offset.block_text(&|a| self.first_index(a)));
+        parts.extend(offset.local_text(space, "e"));
+        parts.join(" + ")
+    }
+
+    pub(super) fn row_part(&self, value: ValueId, row: &str) -> Option<String> {
+        let graph = self.walk.grid.graph();
+        graph
+            .value(value)
+            .rows
+            .then(|| match graph.row_elements(value) {
+                1 => row.to_string(),
+                n => format!("{row} * {n}"),
+            })
+    }
+}
+
+/// Whether an expression needs the position of the token.
+pub fn uses_position(program: &Program) -> bool {
+    program.statements.iter().any(|s| {
+        let mut found = false;
+        s.expr.walk(&mut |e| found |= matches!(e, Expr::Position));
+        found
+    })
+}

@@ -1,0 +1,378 @@
+//! Operands: registers of the same layout, shared copies, and loads from memory.
+
+use super::Emitter;
+use super::stage::Piece;
+use crate::affine::Offset;
+use crate::layout::{Layout, Place};
+use crate::memory::{self, c_type};
+use crate::micro::{Read, Src};
+use fusec_ir::{Expr, ValueId};
+use std::collections::BTreeMap;
+
+/// Registers of a thread that states and operands loaded before the walk may fill.
+const INVARIANT_REGISTERS: usize = 64;
+
+/// Operands that are the same for all tokens.
+#[derive(Default)]
+pub(super) struct Invariants {
+    /// Declarations and loads, by layout.
+    lines: BTreeMap<usize, (Vec<String>, Vec<String>)>,
+    registers: usize,
+    /// C text of an element, by layout and address.
+    loaded: BTreeMap<(usize, String), String>,
+}
+
+/// A row that is loaded ahead.
+#[derive(Default)]
+struct Pending {
+    declaration: String,
+    load: String,
+    /// C text of an element, as f32.
+    element: String,
+}
+
+impl<'g> Emitter<'_, 'g, '_> {
+    /// Declares what an operand needs in the current stage; gives the C text of its element.
+    pub(super) fn operand(&mut self, reader: usize, layout: usize, read: &Read) -> String {
+        let walk = self.walk;
+        match read.src {
+            Src::Statement(source) if walk.layouts.in_registers(read, source, reader) => {
+                let placed = &walk.layouts.placed[source];
+                let name = if read.delay > 0 {
+                    Self::back(&self.ident[source], read.delay)
+                } else {
+                    self.ident[source].clone()
+                };
+                match placed.place {
+                    Place::Slice => self.slice_register(placed.layout, &name),
+                    Place::Uniform => name,
+                    _ => self.register(placed.layout, &name),
+                }
+            }
+            Src::Statement(source) => {
+                let shared = self.shared_ident.get(&source).cloned().unwrap_or_default();
+                let storage = walk.layouts.placed[source].shared_space.clone();
+                let offset = walk.grid.shared(&storage, &read.axes, &read.index);
+                let hint = self.walk.program.statements[source].name.clone();
+                self.load(layout, &shared, None, &offset, "float", &hint)
+            }
+            Src::State(i) => {
+                let own = walk.layouts.states[i];
+                self.register(own, &self.state_ident[i])
+            }
+            Src::Fixed(value) => self.load_value(layout, value, None, read),
+            Src::Row(value) => {
+                let row = self.row_part(value, "row");
+                self.load_value(layout, value, row, read)
+            }
+            Src::Table { table, ids } => {
+                let ids = self.pointers.read(memory::Place::Value(ids), self.names);
+                let width: usize = walk
+                    .grid
+                    .elements_after_first(&walk.grid.graph().value(table).axes);
+                let row = format!("(i64){ids}[row] * {width}");
+                self.load_value(layout, table, Some(row), read)
+            }
+        }
+    }
+
+    /// Whether a statement is the load of a row that the previous step has started.
+    pub(super) fn prefetched(&self, i: usize) -> bool {
+        let s = &self.walk.program.statements[i];
+        self.walk.repeats
+            && s.reduce.is_none()
+            && self
+                .layout(self.walk.layouts.placed[i].layout)
+                .turns()
+                .is_none()
+            && s.expr == Expr::Input(0)
+            && matches!(
+                s.reads.as_slice(),
+                [Read {
+                    src: Src::Row(_),
+                    ..
+                }]
+            )
+    }
+
+    pub(super) fn ahead(name: &str) -> String {
+        format!("{name}_ahead")
+    }
+
+    /// Before the walk: starts the loads of its first row, and loads what is the same for all.
+    pub(super) fn load_before(&mut self, first: &str) {
+        let mut rows: BTreeMap<usize, (Vec<String>, Vec<String>)> = BTreeMap::new();
+        for i in 0..self.walk.program.statements.len() {
+            if self.prefetched(i) {
+                let pending = self.pending(i, &format!("(b * T + {first})"));
+                let layout = self.walk.layouts.placed[i].layout;
+                let lines = rows.entry(layout).or_default();
+                lines.0.push(pending.declaration);
+                lines.1.push(pending.load);
+            }
+        }
+        let invariants = std::mem::take(&mut self.invariants.lines);
+        for (layout, (declarations, loads)) in rows.into_iter().chain(invariants) {
+            for declaration in declarations {
+                self.text.line(declaration);
+            }
+            let l = self.layout(layout).clone();
+            self.open_elements(&l);
+            for load in loads {
+                self.text.lines(&load);
+            }
+            self.close_elements(&l, &[]);
+        }
+    }
+
+    /// Takes over the row that was loaded ahead, and starts the load of the next one.
+    pub(super) fn take_prefetched(&mut self, i: usize) {
+        let layout = self.walk.layouts.placed[i].layout;
+        let name = self.ident[i].clone();
+        let pending = self.pending(i, "(row + 1)");
+        let declaration = self.declaration(layout, &name);
+        let taken = format!("{} = {};", self.register(layout, &name), pending.element);
+        let stage = self.stage(layout);
+        stage.declarations.push(declaration);
+        stage.body.push(Piece::Element(taken));
+        stage.body.push(Piece::Vector(format!(
+            "if (t + 1 < t_end) {}",
+            pending.load
+        )));
+        self.publish(i);
+    }
+
+    /// How a row is loaded ahead: its stored elements wait unconverted, since a conversion would
+    /// wait for memory.
+    fn pending(&mut self, i: usize, row: &str) -> Pending {
+        let layout = self.walk.layouts.placed[i].layout;
+        let read = self.walk.program.statements[i].reads[0].clone();
+        let ahead = Self::ahead(&self.ident[i]);
+        let Src::Row(value) = read.src else {
+            // Only rows are loaded ahead.
+            return Pending::default();
+        };
+        let row = self.row_part(value, row);
+        let place = memory::Place::Value(value);
+        let pointer = self.pointers.read(place, self.names);
+        let element = c_type(self.pointers.element(place));
+        let offset = self.walk.grid.global(&read.axes, &read.index);
+        let l = self.layout(layout).clone();
+        let address = self.address(&pointer, row.clone(), &offset, &l.space);
+        let (step, v) = (offset.step(&l.space), l.vector);
+        let (strips, own) = match l.strips {
+            1 => (String::new(), ahead.clone()),
+            strips => (format!("[{strips}]"), format!("{ahead}[k]")),
+        };
+        if v == 1 {
+            return Pending {
+                declaration: format!("{element} {ahead}{strips};"),
+                load: format!("{own} = *({address});"),
+                element: format!("to_f32({own})"),
+            };
+        }
+        let whole = step == 1
+            && offset.aligned(self.walk.grid, &l.space, v as i64)
+            && row_alignment(row.as_deref(), v);
+        let (kind, step) = match whole {
+            true => ("Pending", String::new()),
+            false => ("PendingEach", format!(", {step}")),
+        };
+        Pending {
+            declaration: format!("{kind}<{element}, {v}> {ahead}{strips};"),
+            load: format!("{own}.load({address}{step});"),
+            element: format!("{own}.f32(v)"),
+        }
+    }
+
+    /// Loads a row straight into the registers called `name`.
+    pub(super) fn direct_load(
+        &mut self,
+        layout: usize,
+        name: &str,
+        read: &Read,
+        row: &str,
+    ) -> String {
+        let (value, row) = match read.src {
+            Src::Table { table, ids } => {
+                let width = self
+                    .walk
+                    .grid
+                    .elements_after_first(&self.walk.grid.graph().value(table).axes);
+                let ids = self.pointers.read(memory::Place::Value(ids), self.names);
+                (table, Some(format!("(i64){ids}[{row}] * {width}")))
+            }
+            Src::Row(value) => (value, self.row_part(value, row)),
+            Src::Fixed(value) => (value, None),
+            // Only reads of memory come here.
+            Src::Statement(_) | Src::State(_) => return String::new(),
+        };
+        let place = memory::Place::Value(value);
+        let pointer = self.pointers.read(place, self.names);
+        let element = c_type(self.pointers.element(place));
+        let offset = self.walk.grid.global(&read.axes, &read.index);
+        let l = self.layout(layout).clone();
+        let address = self.address(&pointer, row.clone(), &offset, &l.space);
+        if l.vector == 1 {
+            return format!("{} = to_f32(*({address}));", self.register(layout, name));
+        }
+        let target = self.vector(layout, name);
+        self.load_vector(&l, row.as_deref(), &offset, element, &address, &target)
+    }
+
+    pub(super) fn load_value(
+        &mut self,
+        layout: usize,
+        value: ValueId,
+        row: Option<String>,
+        read: &Read,
+    ) -> String {
+        let offset = self.walk.grid.global(&read.axes, &read.index);
+        let place = memory::Place::Value(value);
+        let pointer = self.pointers.read(place, self.names);
+        let element = c_type(self.pointers.element(place));
+        let hint = self.walk.grid.graph().value(value).name.clone();
+        if self.walk.repeats
+            && matches!(read.src, Src::Fixed(_))
+            && let Some(text) = self.invariant(layout, &pointer, &offset, element, &hint)
+        {
+            return text;
+        }
+        self.load(layout, &pointer, row, &offset, element, &hint)
+    }
+
+    pub(super) fn load(
+        &mut self,
+        layout: usize,
+        pointer: &str,
+        row: Option<String>,
+        offset: &Offset,
+        element: &str,
+        hint: &str,
+    ) -> String {
+        let l = self.layout(layout).clone();
+        let (step, v) = (offset.step(&l.space), l.vector);
+        let address = self.address(pointer, row.clone(), offset, &l.space);
+        if let Some(name) = self.stage(layout).loaded.get(&address) {
+            return name.clone();
+        }
+        let name = self.names.fresh(&format!("{hint}_in"));
+        let (line, text) = if v > 1 && step != 0 {
+            let load = self.load_vector(&l, row.as_deref(), offset, element, &address, &name);
+            (format!("float {name}[{v}];\n{load}"), format!("{name}[v]"))
+        } else {
+            (format!("const float {name} = to_f32(*({address}));"), name)
+        };
+        let stage = self.stage(layout);
+        stage.loads.push(line);
+        stage.loaded.insert(address, text.clone());
+        text
+    }
+
+    /// Fills the registers of one vector, `target`, with neighbours along the innermost axis.
+    pub(super) fn load_vector(
+        &self,
+        layout: &Layout,
+        row: Option<&str>,
+        offset: &Offset,
+        element: &str,
+        address: &str,
+        target: &str,
+    ) -> String {
+        let (step, v) = (offset.step(&layout.space), layout.vector);
+        let aligned = offset.aligned(self.walk.grid, &layout.space, layout.chunk as i64);
+        let whole = step == 1 && aligned && row_alignment(row, layout.chunk);
+        match (whole, layout.turns()) {
+            (true, None) => format!("load_vec<{element}, {v}>({address}, {target});"),
+            (true, Some(turns)) => {
+                let chunk = layout.chunk;
+                let apart = turns * chunk;
+                format!("load_chunks<{element}, {v}, {chunk}>({address}, {apart}, {target});")
+            }
+            (false, _) => {
+                let at = strided(layout, step);
+                format!(
+                    "#pragma unroll\nfor (int v = 0; v < {v}; ++v) {target}[v] = to_f32(({address})[{at}]);"
+                )
+            }
+        }
+    }
+
+    /// An operand without rows, loaded once before the walk; `None` when that takes too many
+    /// registers.
+    fn invariant(
+        &mut self,
+        layout: usize,
+        pointer: &str,
+        offset: &Offset,
+        element: &str,
+        hint: &str,
+    ) -> Option<String> {
+        let l = self.layout(layout).clone();
+        let address = self.address(pointer, None, offset, &l.space);
+        let key = (layout, address.clone());
+        if let Some(text) = self.invariants.loaded.get(&key) {
+            return Some(text.clone());
+        }
+        // A number that is the same along the innermost axis needs one register a vector.
+        let vector = if offset.step(&l.space) == 0 {
+            1
+        } else {
+            l.vector
+        };
+        let states = &self.walk.layouts.states;
+        let held: usize = states.iter().map(|s| self.layout(*s).registers()).sum();
+        let registers = l.strips * vector;
+        if self.invariants.registers + registers + held > INVARIANT_REGISTERS {
+            return None;
+        }
+        self.invariants.registers += registers;
+        let name = self.names.fresh(&format!("{hint}_in"));
+        let strips = match l.strips {
+            1 => String::new(),
+            strips => format!("[{strips}]"),
+        };
+        let own = self.slice_register(layout, &name);
+        let (declaration, load, text) = if vector > 1 {
+            let load = self.load_vector(&l, None, offset, element, &address, &own);
+            (
+                format!("float {name}{strips}[{vector}];"),
+                load,
+                format!("{own}[v]"),
+            )
+        } else {
+            (
+                format!("float {name}{strips};"),
+                format!("{own} = to_f32(*({address}));"),
+                own.clone(),
+            )
+        };
+        let lines = self.invariants.lines.entry(layout).or_default();
+        lines.0.push(declaration);
+        lines.1.push(load);
+        self.invariants.loaded.insert(key, text.clone());
+        Some(text)
+    }
+}
+
+/// Whether the row part of an address (`x * N`) keeps vectors of `v` elements aligned.
+pub(super) fn row_alignment(row: Option<&str>, v: usize) -> bool {
+    match row {
+        None => true,
+        Some(text) => text
+            .rsplit(" * ")
+            .next()
+            .and_then(|n| n.parse::<usize>().ok())
+            .is_some_and(|n| n % v == 0),
+    }
+}
+
+/// Index of element `v` of a vector whose innermost axis has stride `step`, as C text.
+pub(super) fn strided(layout: &Layout, step: i64) -> String {
+    let v = layout.step_text();
+    match (step, layout.turns()) {
+        (1, _) => v,
+        (step, None) => format!("{v} * {step}"),
+        (step, Some(_)) => format!("({v}) * {step}"),
+    }
+}

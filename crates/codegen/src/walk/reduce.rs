@@ -1,0 +1,275 @@
+//! Reductions: inside a thread, a group of lanes, the block, or through shared memory.
+
+use super::Emitter;
+use super::stage::Piece;
+use crate::affine::{Offset, Space};
+use crate::layout::{Place, Reduction, neutral};
+use crate::memory::{self, c_type};
+use fusec_ir::{AxisId, Combine, IndexExpr};
+use std::collections::BTreeMap;
+
+impl<'g> Emitter<'_, 'g, '_> {
+    pub(super) fn reduce(
+        &mut self,
+        i: usize,
+        combine: Combine,
+        reduction: Reduction,
+        value: String,
+        space: &Space,
+    ) {
+        let placed = self.walk.layouts.placed[i].clone();
+        let layout = self.layout(placed.layout).clone();
+        let name = self.ident[i].clone();
+        let accumulate = |target: &str| match combine {
+            Combine::Sum => format!("{target} += {value};"),
+            Combine::Max => format!("{target} = fmax32({target}, {value});"),
+        };
+        match reduction {
+            Reduction::Block if layout.space.len() == 1 => {
+                // One element: the reduction is the element itself.
+                self.stage(placed.layout)
+                    .body
+                    .push(Piece::Element(format!("const float {name} = {value};")));
+                self.flush();
+                self.store_uniform(i);
+            }
+            Reduction::Block => {
+                let part = self.names.fresh(&format!("{name}_part"));
+                let threads = self.walk.layouts.threads;
+                let primitive = match combine {
+                    Combine::Sum => "block_sum",
+                    Combine::Max => "block_max",
+                };
+                let scratch = self.scratch();
+                let stage = self.stage(placed.layout);
+                stage
+                    .declarations
+                    .push(format!("float {part} = {};", neutral(combine)));
+                stage.body.push(Piece::Element(accumulate(&part)));
+                self.flush();
+                self.text.line(format!(
+                    "const float {name} = {primitive}<{threads}>({part}, {scratch});"
+                ));
+                self.store_uniform(i);
+            }
+            Reduction::Lanes(lanes) => {
+                let register = self.slice_register(placed.layout, &name);
+                let primitive = match combine {
+                    Combine::Sum => "lane_sum",
+                    Combine::Max => "lane_max",
+                };
+                let declaration = if layout.strips > 1 {
+                    format!("float {name}[{}];", layout.strips)
+                } else {
+                    format!("float {name} = {};", neutral(combine))
+                };
+                let extent = lanes * layout.vector;
+                let first = format!("e % {extent} == 0");
+                let in_range = (!layout.exact).then(|| format!("e < {}", space.len()));
+                let shared = placed.shared.then(|| self.shared_ident[&i].clone());
+                let writes = self.slice_writes(i, &layout.space);
+                let stage = self.stage(placed.layout);
+                stage.declarations.push(declaration);
+                if layout.strips > 1 {
+                    // The neutral element also for strips without elements: every lane takes
+                    // part in the shuffle.
+                    stage.declarations.push(format!(
+                        "#pragma unroll\nfor (int k = 0; k < {}; ++k) {name}[k] = {};",
+                        layout.strips,
+                        neutral(combine)
+                    ));
+                }
+                stage.body.push(Piece::Element(accumulate(&register)));
+                if lanes > 1 {
+                    stage
+                        .after
+                        .push(format!("{register} = {primitive}<{lanes}>({register});"));
+                }
+                let mut conditions = vec![first];
+                conditions.extend(in_range);
+                let condition = conditions.join(" && ");
+                if let Some(shared) = shared {
+                    let index = if extent == 1 {
+                        "e".into()
+                    } else {
+                        format!("e / {extent}")
+                    };
+                    stage
+                        .after
+                        .push(format!("if ({condition}) {shared}[{index}] = {register};"));
+                    self.fresh.insert(i);
+                }
+                for (guard, line) in writes {
+                    let mut parts = vec![condition.clone()];
+                    parts.extend(guard);
+                    self.stage(placed.layout)
+                        .after
+                        .push(format!("if ({}) {line}", parts.join(" && ")));
+                }
+                self.flush();
+            }
+            Reduction::Shared => self.reduce_shared(i, combine, value),
+        }
+    }
+
+    /// Each term to shared memory, then one thread per result.
+    pub(super) fn reduce_shared(&mut self, i: usize, combine: Combine, value: String) {
+        let placed = self.walk.layouts.placed[i].clone();
+        let layout = self.layout(placed.layout).clone();
+        let terms = self.names.fresh(&format!("{}_terms", self.ident[i]));
+        self.declare_shared(&terms, layout.space.len());
+        let element = match layout.vector {
+            1 => "e".to_string(),
+            _ => format!("e + {}", layout.step_text()),
+        };
+        self.stage(placed.layout)
+            .body
+            .push(Piece::Element(format!("{terms}[{element}] = {value};")));
+        self.barrier();
+        let results = placed.shared_space.clone();
+        let shared = self.shared_ident.get(&i).cloned().unwrap_or_default();
+        let threads = self.walk.layouts.threads;
+        // Offset of result o's first term, and the loops over the reduced axes.
+        let mut strides = BTreeMap::new();
+        let mut stride = 1i64;
+        for (axis, extent) in layout.space.axes.iter().zip(&layout.space.extents).rev() {
+            strides.insert(*axis, stride);
+            stride *= *extent as i64;
+        }
+        let kept = Offset {
+            base: 0,
+            local: results.axes.iter().map(|a| (*a, strides[a])).collect(),
+            block: BTreeMap::new(),
+        };
+        let reduced: Vec<AxisId> = layout
+            .space
+            .axes
+            .iter()
+            .copied()
+            .filter(|a| !results.axes.contains(a))
+            .collect();
+        let inner = self.walk.grid.space(&reduced);
+        let over = Offset {
+            base: 0,
+            local: reduced.iter().map(|a| (*a, strides[a])).collect(),
+            block: BTreeMap::new(),
+        };
+        let base = kept.local_text(&results, "o").unwrap_or_else(|| "0".into());
+        let term = over.local_text(&inner, "j").unwrap_or_else(|| "0".into());
+        self.text.open(format!(
+            "for (int o = tid; o < {}; o += {threads})",
+            results.len()
+        ));
+        self.text
+            .line(format!("float total = {};", neutral(combine)));
+        let accumulate = match combine {
+            Combine::Sum => format!("total += {terms}[{base} + {term}];"),
+            Combine::Max => format!("total = fmax32(total, {terms}[{base} + {term}]);"),
+        };
+        self.text.line(format!(
+            "for (int j = 0; j < {}; ++j) {accumulate}",
+            inner.len()
+        ));
+        self.text.line(format!("{shared}[o] = total;"));
+        for (value, statement) in &self.walk.program.value {
+            if *statement == i && self.walk.stores.contains(value) {
+                let place = memory::Place::Value(*value);
+                let pointer = self.pointers.write(place, self.names);
+                let element = c_type(self.pointers.element(place));
+                let axes = self.walk.grid.graph().value(*value).axes.clone();
+                let index: Vec<IndexExpr> = axes.iter().map(|a| IndexExpr::axis(*a)).collect();
+                let offset = self.walk.grid.global(&axes, &index);
+                let mut parts = vec![pointer];
+                parts.extend(self.row_part(*value, "row"));
+                parts.extend(offset.block_text(&|a| self.first_index(a)));
+                parts.extend(offset.local_text(&results, "o"));
+                let guard = self
+                    .write_condition(&axes, self.live())
+                    .map(|c| format!("if ({c}) "))
+                    .unwrap_or_default();
+                self.text.line(format!(
+                    "{guard}*({}) = from_f32<{element}>(total);",
+                    parts.join(" + ")
+                ));
+            }
+        }
+        self.text.close();
+        self.fresh.insert(i);
+        self.read_since_barrier = true;
+    }
+
+    pub(super) fn scratch(&mut self) -> String {
+        if let Some(name) = &self.scratch {
+            return name.clone();
+        }
+        let name = self.names.fresh("reduce_scratch");
+        let floats = self.walk.layouts.threads.div_ceil(32);
+        self.declare_shared(&name, floats);
+        self.scratch = Some(name.clone());
+        name
+    }
+
+    /// After a reduction over the whole block.
+    pub(super) fn store_uniform(&mut self, i: usize) {
+        if self.walk.layouts.placed[i].shared {
+            let shared = self.shared_ident[&i].clone();
+            let name = self.ident[i].clone();
+            self.text
+                .line(format!("if (tid == 0) {shared}[0] = {name};"));
+            self.fresh.insert(i);
+        }
+        for (guard, line) in self.slice_writes(
+            i,
+            &Space {
+                axes: vec![],
+                extents: vec![],
+            },
+        ) {
+            let mut parts = vec!["tid == 0".to_string()];
+            parts.extend(guard);
+            self.text
+                .line(format!("if ({}) {line}", parts.join(" && ")));
+        }
+    }
+
+    /// Stores (and the sink) of a reduction's result: `(condition, statement)`, for the lane that
+    /// holds it.
+    pub(super) fn slice_writes(
+        &mut self,
+        i: usize,
+        space: &Space,
+    ) -> Vec<(Option<String>, String)> {
+        let mut out = Vec::new();
+        let placed = self.walk.layouts.placed[i].clone();
+        let register = match placed.place {
+            Place::Uniform => self.ident[i].clone(),
+            _ => self.slice_register(placed.layout, &self.ident[i]),
+        };
+        for (value, statement) in &self.walk.program.value {
+            if *statement != i {
+                continue;
+            }
+            let axes = self.walk.grid.graph().value(*value).axes.clone();
+            let index: Vec<IndexExpr> = axes.iter().map(|a| IndexExpr::axis(*a)).collect();
+            let offset = self.walk.grid.global(&axes, &index);
+            if self.walk.stores.contains(value) {
+                let place = memory::Place::Value(*value);
+                let pointer = self.pointers.write(place, self.names);
+                let element = c_type(self.pointers.element(place));
+                let row = self.row_part(*value, "row");
+                let address = self.address(&pointer, row, &offset, space);
+                out.push((
+                    self.write_condition(&axes, self.live()),
+                    format!("*({address}) = from_f32<{element}>({register});"),
+                ));
+            }
+            if let Some((sink, target)) = &self.walk.sink
+                && sink == value
+            {
+                let address = self.address(target, None, &offset, space);
+                out.push((None, format!("*({address}) = {register};")));
+            }
+        }
+        out
+    }
+}

@@ -1,0 +1,158 @@
+//! Exact cover in launch order, best first.
+//!
+//! A set partitioning problem over candidates, with the condition that kernels can be put in
+//! launch order: groups that are each convex can still wait for each other. So the search
+//! launches kernels one by one. A state is the set of operations done; the next kernel is any
+//! candidate whose operands are done. Best-first search with an admissible bound (feasible
+//! prices) ends at an optimum. All costs are whole numbers, so that nothing depends on the order
+//! of additions.
+
+use super::prices::Prices;
+use crate::bits::Bits;
+use crate::board::Board;
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap};
+
+/// How one search ended.
+pub enum Outcome {
+    /// A partition cheaper than the one known (the cheapest, if the weight was 0).
+    Found(Vec<usize>),
+    /// There is none cheaper than the one known.
+    NothingBetter,
+    /// A cap was reached.
+    GaveUp,
+}
+
+/// Candidates with what the search asks of them.
+pub struct Problem<'a> {
+    n: usize,
+    candidates: &'a [(Bits, i64)],
+    /// For each candidate the words of its members and of what must be done before it, side
+    /// by side: every state looks at all of them.
+    words: Vec<u64>,
+    /// Sum of the prices of each candidate's members: at most its cost.
+    worths: Vec<i64>,
+    /// Sum of all prices.
+    total: i64,
+}
+
+impl<'a> Problem<'a> {
+    /// Prepares candidates of given cost in nanoseconds, with feasible prices.
+    pub fn new(board: &Board<'_>, candidates: &'a [(Bits, i64)], prices: &Prices) -> Self {
+        Problem {
+            n: board.len(),
+            candidates,
+            words: candidates
+                .iter()
+                .flat_map(|(members, _)| {
+                    let needs = board.operands(members);
+                    [members.words(), needs.words()].concat()
+                })
+                .collect(),
+            worths: candidates
+                .iter()
+                .map(|(members, _)| prices.worth(board, members))
+                .collect(),
+            total: prices.total(),
+        }
+    }
+
+    /// Searches for a partition that costs less than `known` nanoseconds. What is left to do counts,
+    /// where the search decides where to go next, as if it exceeded its bound by `weight`
+    /// hundredths of the gap between that and the bound of all, in proportion to the operations
+    /// left: more than 0 dives. Gives up after so many states.
+    pub fn search(&self, weight: i64, known: i64, most: usize) -> Outcome {
+        let expected = weight * (1000 * known - self.total).max(0);
+        let _span = tracing::debug_span!("search for partitions").entered();
+        let mut states = vec![State {
+            done: Bits::empty(self.n),
+            cost: 0,
+            ahead: self.total,
+            parent: usize::MAX,
+            candidate: usize::MAX,
+        }];
+        let mut least: HashMap<Bits, i64> = HashMap::new();
+        let mut queue = BinaryHeap::new();
+        // Least bound first; of equals the one that is furthest, then the oldest.
+        queue.push((Reverse(0i64), 0i64, Reverse(0usize)));
+        while let Some((_, _, Reverse(at))) = queue.pop() {
+            let State {
+                done, cost, ahead, ..
+            } = &states[at];
+            let (done, cost, ahead) = (done.clone(), *cost, *ahead);
+            if least.get(&done).is_some_and(|known| *known < cost) {
+                continue;
+            }
+            if done.len() == self.n {
+                return Outcome::Found(path(&states, at));
+            }
+            let width = done.words().len();
+            for (c, words) in self.words.chunks_exact(2 * width).enumerate() {
+                let (members, needs) = words.split_at(width);
+                let ready = done
+                    .words()
+                    .iter()
+                    .zip(members.iter().zip(needs))
+                    .all(|(done, (of, needed))| done & of == 0 && needed & !done == 0);
+                if !ready {
+                    continue;
+                }
+                let cost = cost + 1000 * self.candidates[c].1;
+                let mut ahead = ahead - self.worths[c];
+                // Whole nanoseconds: what is under the next one below is what is less.
+                if cost + ahead > 1000 * (known - 1) {
+                    continue;
+                }
+                let mut done = done.clone();
+                done.union(&self.candidates[c].0);
+                if done.len() == self.n {
+                    // Cuts that no kernel meets are left over.
+                    ahead = 0;
+                    if cost > 1000 * (known - 1) {
+                        continue;
+                    }
+                }
+                let best = least.entry(done.clone()).or_insert(i64::MAX);
+                if cost >= *best {
+                    continue;
+                }
+                *best = cost;
+                if states.len() >= most {
+                    return Outcome::GaveUp;
+                }
+                let left = (self.n - done.len()) as i64;
+                let order = 100 * (cost + ahead) + expected * left / self.n as i64;
+                queue.push((Reverse(order), cost, Reverse(states.len())));
+                states.push(State {
+                    done,
+                    cost,
+                    ahead,
+                    parent: at,
+                    candidate: c,
+                });
+            }
+        }
+        Outcome::NothingBetter
+    }
+}
+
+/// The beginning of a run.
+struct State {
+    done: Bits,
+    cost: i64,
+    /// Sum of the prices of what is left.
+    ahead: i64,
+    parent: usize,
+    candidate: usize,
+}
+
+fn path(states: &[State], mut at: usize) -> Vec<usize> {
+    let mut chosen = vec![];
+    while let Some(state) = states.get(at)
+        && state.candidate != usize::MAX
+    {
+        chosen.push(state.candidate);
+        at = state.parent;
+    }
+    chosen
+}

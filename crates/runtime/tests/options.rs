@@ -1,0 +1,719 @@
+//! Options of a `config.json`: each is read, checked against what the tensors say, or refused with
+//! its name and the file. What an option means is shown by equality with a checkpoint that says the
+//! same in another way: a missing bias is one of zeros, a missing gain one of ones.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use fusec_ir::interpret::{Input, Tensor};
+use fusec_ir::language::Overrides;
+use fusec_runtime::checkpoint::Checkpoint;
+use fusec_runtime::cpu::CpuSession;
+use fusec_runtime::model::Model;
+use fusec_runtime::session::Session;
+use safetensors::Dtype;
+use safetensors::tensor::TensorView;
+use serde_json::{Map, Value, json};
+
+/// A checkpoint in memory: its options, and its tensors as extents and elements.
+#[derive(Clone)]
+struct Stored {
+    options: Map<String, Value>,
+    tensors: BTreeMap<String, (Vec<usize>, Vec<f32>)>,
+}
+
+fn golden(case: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../tests/golden")
+        .join(case)
+}
+
+impl Stored {
+    fn golden(case: &str) -> Self {
+        let checkpoint = Checkpoint::open(golden(case)).expect("a golden checkpoint");
+        let options = checkpoint.config().and_then(Value::as_object);
+        let tensors = checkpoint.names().map(|name| {
+            let shape = checkpoint.tensor(name).expect("it").shape.to_vec();
+            let elements = checkpoint.read_f32(name).expect("numbers");
+            (name.to_string(), (shape, elements))
+        });
+        Stored {
+            options: options.expect("a config.json").clone(),
+            tensors: tensors.collect(),
+        }
+    }
+
+    /// With an option set; null removes it.
+    fn set(mut self, option: &str, value: Value) -> Self {
+        match value {
+            Value::Null => self.options.remove(option),
+            value => self.options.insert(option.into(), value),
+        };
+        self
+    }
+
+    fn layers(&self) -> usize {
+        self.options["num_hidden_layers"]
+            .as_u64()
+            .expect("a number") as usize
+    }
+
+    /// The names of a tensor in every layer, or the one name if it is of no layer.
+    fn names(&self, name: &str) -> BTreeSet<String> {
+        let layers = (0..self.layers()).map(|l| name.replace("{l}", &l.to_string()));
+        layers.collect()
+    }
+
+    /// With a tensor of every layer; `{l}` stands for the layer.
+    fn put(mut self, name: &str, shape: &[usize], element: impl Fn(usize) -> f32) -> Self {
+        for name in self.names(name) {
+            let elements = (0..shape.iter().product()).map(&element).collect();
+            self.tensors.insert(name, (shape.to_vec(), elements));
+        }
+        self
+    }
+
+    /// Without a tensor, in every layer.
+    fn drop(mut self, name: &str) -> Self {
+        for name in self.names(name) {
+            self.tensors.remove(&name).expect("it was there");
+        }
+        self
+    }
+
+    /// With a tensor changed, in every layer.
+    fn map(mut self, name: &str, f: impl Fn(usize, f32) -> f32) -> Self {
+        for name in self.names(name) {
+            let (_, elements) = self.tensors.get_mut(&name).expect("it is there");
+            for (i, x) in elements.iter_mut().enumerate() {
+                *x = f(i, *x);
+            }
+        }
+        self
+    }
+
+    /// With the first layers only.
+    fn cut(mut self, layers: usize) -> Self {
+        let prefix = ["model.layers.", "backbone.layers."];
+        self.tensors.retain(|name, _| {
+            let number = prefix.iter().find_map(|p| name.strip_prefix(p));
+            let number = number.and_then(|rest| rest.split('.').next()?.parse::<usize>().ok());
+            number.is_none_or(|l| l < layers)
+        });
+        self.set("num_hidden_layers", json!(layers))
+    }
+
+    fn open(&self, directory: &Path) -> Result<Model, String> {
+        let config = serde_json::to_vec(&self.options).expect("JSON");
+        std::fs::write(directory.join("config.json"), config).expect("written");
+        let bytes: Vec<(String, Vec<usize>, Vec<u8>)> = self
+            .tensors
+            .iter()
+            .map(|(name, (shape, elements))| {
+                let bytes = elements.iter().flat_map(|x| x.to_le_bytes()).collect();
+                (name.clone(), shape.clone(), bytes)
+            })
+            .collect();
+        let views = bytes.iter().map(|(name, shape, bytes)| {
+            let view = TensorView::new(Dtype::F32, shape.clone(), bytes);
+            (name.clone(), view.expect("a view"))
+        });
+        let path = directory.join("model.safetensors");
+        safetensors::serialize_to_file(views.collect::<Vec<_>>(), None, &path).expect("written");
+        Model::open(directory, &Overrides::default()).map_err(|e| e.to_string())
+    }
+
+    /// Logits of a prefill and of a step after it.
+    fn logits(&self) -> Result<Vec<f32>, String> {
+        let directory = tempfile::tempdir().expect("a directory");
+        let model = self.open(directory.path())?;
+        let weights = model.weights(None).map_err(|e| e.to_string())?;
+        let mut session = CpuSession::<f32>::new(&model.graph, weights).expect("a session");
+        session.reset(1).expect("reset");
+        let mut logits = vec![];
+        for ids in [&[5, 17, 3, 250, 99, 17, 8][..], &[41]] {
+            let out = session.run(ids.len(), &[Input::Ids(ids)]).expect("a run");
+            match out.first() {
+                Some(Tensor::Numbers(numbers)) => logits.extend_from_slice(numbers),
+                _ => panic!("no numbers"),
+            }
+        }
+        Ok(logits)
+    }
+}
+
+fn difference(a: &[f32], b: &[f32]) -> f32 {
+    assert_eq!(a.len(), b.len());
+    let largest = b.iter().fold(0f32, |m, x| m.max(x.abs()));
+    let worst = a.iter().zip(b).map(|(a, b)| (a - b).abs());
+    worst.fold(0f32, f32::max) / largest
+}
+
+const ATTN: &str = "model.layers.{l}.attn.";
+const MIXER: &str = "backbone.layers.{l}.mixer.";
+
+fn attn(name: &str) -> String {
+    format!("{ATTN}{name}")
+}
+
+fn mixer(name: &str) -> String {
+    format!("{MIXER}{name}")
+}
+
+/// The taps of a convolution that changes nothing: the last one is the current token.
+fn only_now(i: usize) -> f32 {
+    if i % 4 == 3 { 1.0 } else { 0.0 }
+}
+
+#[test]
+fn an_option_means_what_another_checkpoint_says_otherwise() {
+    let hgrn = Stored::golden("hgrn-fla");
+    let hgrn2 = Stored::golden("hgrn2-fla");
+    let gla = Stored::golden("gla-fla");
+    let retnet = Stored::golden("retnet-fla");
+    let delta = Stored::golden("deltanet-fla");
+    let gated_delta = Stored::golden("gated-deltanet-fla");
+    let kda = Stored::golden("kda-fla");
+    let mamba1 = Stored::golden("mamba1-hf");
+    let mamba2 = Stored::golden("mamba2-fla");
+    let rwkv7 = Stored::golden("rwkv7-fla");
+    // Taps of current tokens only, for q, k and v of a model with these widths of q, k and v.
+    let taps = |stored: Stored, names: [&str; 3]| {
+        names.into_iter().fold(stored, |s, name| {
+            let rows = s.tensors[&attn(&format!("{name}_proj.weight")).replace("{l}", "0")].0[0];
+            s.put(
+                &attn(&format!("{name}_conv1d.weight")),
+                &[rows, 1, 4],
+                only_now,
+            )
+        })
+    };
+    let without_taps = |stored: Stored| {
+        ["q", "k", "v"].into_iter().fold(stored, |s, name| {
+            s.drop(&attn(&format!("{name}_conv1d.weight")))
+        })
+    };
+    let unbounded = |mut stored: Stored| {
+        // All of the softmax over the layers is in the first, which is subtracted.
+        let (shape, elements) = stored.tensors.get_mut("model.lower_bounds").expect("it");
+        let row = shape[1];
+        for (i, x) in elements.iter_mut().enumerate() {
+            *x = if i < row { 200.0 } else { -200.0 };
+        }
+        stored
+    };
+    let no_bound = |mut stored: Stored| {
+        stored.tensors.remove("model.lower_bounds");
+        stored.set("use_lower_bound", json!(false))
+    };
+    let ones = |stored: Stored, name: &str| stored.map(&attn(name), |_, _| 1.0);
+    let no_gain = |stored: Stored, name: &str| {
+        stored
+            .drop(&attn(name))
+            .set("elementwise_affine", json!(false))
+    };
+    let (inner, heads) = (256, 8);
+    let cases = [
+        (
+            "hgrn: no bounds",
+            unbounded(hgrn.clone()),
+            no_bound(hgrn.clone()),
+        ),
+        (
+            "hgrn 2: no bounds",
+            unbounded(hgrn2.clone()),
+            no_bound(hgrn2.clone()),
+        ),
+        (
+            "hgrn: convolutions, which have no activation",
+            hgrn.clone(),
+            hgrn.clone()
+                .put(&attn("i_conv1d.weight"), &[128, 1, 4], only_now)
+                .put(&attn("f_conv1d.weight"), &[128, 1, 4], only_now)
+                .set("use_short_conv", json!(true)),
+        ),
+        (
+            "hgrn 2: convolutions, which have no activation",
+            hgrn2.clone(),
+            taps(hgrn2.clone(), ["q", "f", "i"]).set("use_short_conv", json!(true)),
+        ),
+        (
+            "hgrn: no gain",
+            ones(hgrn.clone(), "g_norm.weight"),
+            no_gain(hgrn.clone(), "g_norm.weight"),
+        ),
+        (
+            "hgrn 2: no gain",
+            ones(hgrn2.clone(), "g_norm.weight"),
+            no_gain(hgrn2.clone(), "g_norm.weight"),
+        ),
+        (
+            "gla: no gain",
+            ones(gla.clone(), "g_norm_swish_gate.weight"),
+            no_gain(gla.clone(), "g_norm_swish_gate.weight"),
+        ),
+        (
+            "retnet: no gain",
+            ones(retnet.clone(), "g_norm.weight"),
+            no_gain(retnet.clone(), "g_norm.weight"),
+        ),
+        ("gla: the norm of a head under either name", gla.clone(), {
+            let gain = gla.tensors[&attn("g_norm_swish_gate.weight").replace("{l}", "0")].clone();
+            let other = gla
+                .clone()
+                .map(&attn("g_norm_swish_gate.weight"), |i, _| gain.1[i]);
+            let renamed = other.clone().drop(&attn("g_norm_swish_gate.weight"));
+            let renamed = renamed.put(&attn("g_norm.weight"), &gain.0, |i| gain.1[i]);
+            assert!(
+                difference(
+                    &other.logits().expect("runs"),
+                    &renamed.logits().expect("runs")
+                ) == 0.0
+            );
+            gla.clone()
+        }),
+        (
+            "gla: a bound of the log decay below all",
+            gla.clone(),
+            gla.clone().set("clamp_min", json!(-1e9)),
+        ),
+        (
+            "gla: decays of 1, by the bound and by the gate",
+            gla.clone().map(&attn("gk_proj.1.bias"), |_, _| 1e4),
+            gla.clone().set("clamp_min", json!(0.0)),
+        ),
+        (
+            "deltanet: no convolutions",
+            taps(delta.clone(), ["q", "k", "v"]),
+            without_taps(delta.clone()).set("use_short_conv", json!(false)),
+        ),
+        (
+            "gated deltanet: no convolutions",
+            taps(gated_delta.clone(), ["q", "k", "v"]),
+            without_taps(gated_delta.clone()).set("use_short_conv", json!(false)),
+        ),
+        (
+            "kda: no convolutions",
+            taps(kda.clone(), ["q", "k", "v"]),
+            without_taps(kda.clone()).set("use_short_conv", json!(false)),
+        ),
+        (
+            "mamba 1: no bias of the convolution",
+            mamba1.clone().map(&mixer("conv1d.bias"), |_, _| 0.0),
+            mamba1
+                .clone()
+                .drop(&mixer("conv1d.bias"))
+                .set("use_conv_bias", json!(false)),
+        ),
+        (
+            "mamba 1: biases of the projections",
+            mamba1.clone(),
+            mamba1
+                .clone()
+                .put(&mixer("in_proj.bias"), &[256], |_| 0.0)
+                .put(&mixer("out_proj.bias"), &[64], |_| 0.0)
+                .set("use_bias", json!(true)),
+        ),
+        (
+            "mamba 2: no bias of the convolution",
+            mamba2.clone().map(&mixer("conv1d.bias"), |_, _| 0.0),
+            mamba2
+                .clone()
+                .drop(&mixer("conv1d.bias"))
+                .set("use_conv_bias", json!(false)),
+        ),
+        (
+            "mamba 2: a bias of the time step, in the projection and after it",
+            mamba2
+                .clone()
+                .map(&mixer("dt_bias"), |i, x| x + 0.125 * i as f32),
+            mamba2
+                .clone()
+                .put(&mixer("in_proj.bias"), &[2 * inner + 2 * 32 + heads], |i| {
+                    0.125 * i.saturating_sub(2 * inner + 2 * 32) as f32
+                })
+                .put(&mixer("out_proj.bias"), &[128], |_| 0.0)
+                .set("use_bias", json!(true)),
+        ),
+        (
+            "mamba 2: what passes by the scan, per head and per channel",
+            mamba2.clone().map(&mixer("D"), |i, _| 0.5 + i as f32),
+            mamba2
+                .clone()
+                .put(&mixer("D"), &[inner], |i| 0.5 + (i / 32) as f32)
+                .set("D_has_hdim", json!(true)),
+        ),
+        (
+            "mamba 2: limits of the time step that limit nothing",
+            mamba2.clone(),
+            mamba2.clone().set("dt_limit", json!([1e-30, 1e30])),
+        ),
+        (
+            "rwkv 7: heads from their width",
+            rwkv7.clone(),
+            rwkv7.clone().set("num_heads", json!(32)),
+        ),
+        (
+            "rwkv 7: width of a head from their number",
+            rwkv7.clone(),
+            rwkv7.clone().set("head_dim", json!(null)),
+        ),
+        (
+            "hgrn 2: heads from their width",
+            hgrn2.clone(),
+            hgrn2.clone().set("num_heads", json!(4)),
+        ),
+        (
+            "hgrn 2: width of a head from their number",
+            hgrn2.clone(),
+            hgrn2.clone().set("expand_ratio", json!(null)),
+        ),
+        (
+            "tied, and untied with the same tensor",
+            gla.clone()
+                .drop("lm_head.weight")
+                .set("tie_word_embeddings", json!(true)),
+            {
+                let mut twice = gla.clone();
+                let table = twice.tensors["model.embeddings.weight"].clone();
+                twice.tensors.insert("lm_head.weight".into(), table);
+                twice
+            },
+        ),
+    ];
+    let mut failed = vec![];
+    for (name, one, other) in cases {
+        match (one.logits(), other.logits()) {
+            (Ok(one), Ok(other)) => {
+                let d = difference(&one, &other);
+                if d.is_nan() || d > 1e-6 {
+                    failed.push(format!("{name}: they differ by {d:.1e}"));
+                }
+            }
+            (one, other) => failed.push(format!("{name}: {:?} {:?}", one.err(), other.err())),
+        }
+    }
+    assert!(failed.is_empty(), "{}", failed.join("\n"));
+}
+
+#[test]
+fn one_layer_is_enough() {
+    for case in [
+        "deltanet-fla",
+        "gated-deltanet-fla",
+        "gla-fla",
+        "hgrn-fla",
+        "hgrn2-fla",
+        "kda-fla",
+        "mamba1-hf",
+        "mamba2-fla",
+        "mamba2-hf",
+        "retnet-fla",
+        "rwkv6-fla",
+        "rwkv7-fla",
+    ] {
+        let mut one = Stored::golden(case).cut(1);
+        if let Some((shape, elements)) = one.tensors.get_mut("model.lower_bounds") {
+            elements.truncate(shape[1]);
+            shape[0] = 1;
+        }
+        if one.options.contains_key("value_dim") {
+            one = one.set("value_dim", json!([128]));
+        }
+        let logits = one.logits().unwrap_or_else(|e| panic!("{case}: {e}"));
+        assert!(logits.iter().all(|x| x.is_finite()), "{case}");
+    }
+}
+
+#[test]
+fn activations_and_norms_of_queries_and_keys() {
+    let delta = Stored::golden("deltanet-fla");
+    let base = delta.logits().expect("runs");
+    let options = [
+        ("qk_activation", json!("relu")),
+        ("qk_activation", json!("elu")),
+        ("qk_activation", json!("identity")),
+        ("qk_norm", json!("sum")),
+        ("use_beta", json!(false)),
+        ("allow_neg_eigval", json!(true)),
+    ];
+    for (option, value) in options {
+        let mut other = delta.clone().set(option, value.clone());
+        if option == "use_beta" {
+            other = other.drop(&attn("b_proj.weight"));
+        }
+        let logits = other.logits().unwrap_or_else(|e| panic!("{option}: {e}"));
+        assert!(
+            difference(&logits, &base) > 1e-4,
+            "{option} {value} changes nothing"
+        );
+    }
+    // Never negative: the norm by the sum of absolute values is a division by the sum.
+    let scaled = |s: f32| {
+        let relu = delta.clone().set("qk_activation", json!("relu"));
+        let sum = relu.set("qk_norm", json!("sum"));
+        sum.map(&attn("q_proj.weight"), |_, x| s * x)
+            .logits()
+            .expect("runs")
+    };
+    assert!(difference(&scaled(2.0), &scaled(1.0)) < 1e-5);
+}
+
+/// Options that are not implemented, or that contradict the tensors.
+#[test]
+fn what_is_not_implemented_is_refused_by_name() {
+    let attention = json!({"layers": [1], "num_heads": 2});
+    let cases = [
+        ("gla-fla", "attn", attention.clone(), "null"),
+        ("rwkv7-fla", "attn", attention, "null"),
+        ("gla-fla", "feature_map", json!("relu"), "null"),
+        ("gla-fla", "num_kv_heads", json!(1), "2"),
+        ("gla-fla", "use_gk", json!(false), "true"),
+        (
+            "gla-fla",
+            "hidden_act",
+            json!("gelu"),
+            "\"swish\" or \"silu\"",
+        ),
+        ("gla-fla", "num_heads", json!(3), "a multiple of 3"),
+        ("gla-fla", "hidden_size", json!(64), "128"),
+        ("gla-fla", "intermediate_size", json!(300), "512"),
+        ("gla-fla", "vocab_size", json!(300), "256"),
+        (
+            "gla-fla",
+            "num_heads",
+            json!("two"),
+            "a whole number from 1 on",
+        ),
+        (
+            "gla-fla",
+            "num_heads",
+            json!(1e30),
+            "a whole number from 1 on",
+        ),
+        ("gla-fla", "norm_eps", json!("small"), "a number"),
+        ("gla-fla", "attnres_block_size", json!(2), "null"),
+        (
+            "gla-fla",
+            "conv_bias",
+            json!(true),
+            "leaving this option out",
+        ),
+        (
+            "gla-fla",
+            "quantization_config",
+            json!({"bits": 4}),
+            "leaving this option out",
+        ),
+        (
+            "deltanet-fla",
+            "qk_activation",
+            json!("gelu"),
+            "\"silu\" or \"relu\"",
+        ),
+        (
+            "deltanet-fla",
+            "qk_norm",
+            json!("softmax"),
+            "\"l2\" or \"sum\"",
+        ),
+        ("deltanet-fla", "conv_size", json!(3), "4"),
+        (
+            "gated-deltanet-fla",
+            "num_v_heads",
+            json!(1),
+            "a multiple of the 2",
+        ),
+        ("gated-deltanet-fla", "head_dim", json!(32), "64"),
+        (
+            "gated-deltanet-fla",
+            "output_gate_activation",
+            json!("tanh"),
+            "\"sigmoid\"",
+        ),
+        ("kda-fla", "lower_bound", json!(1.0), "a number below 0"),
+        ("kda-fla", "safe_gate", json!(true), "'lower_bound' is null"),
+        ("hgrn2-fla", "expand_ratio", json!(96), "a multiple of 96"),
+        ("mamba1-hf", "hidden_act", json!("relu"), "\"silu\""),
+        ("mamba1-hf", "time_step_rank", json!(9), "4"),
+        ("mamba1-hf", "ssm_cfg", json!({"d_state": 8}), "{}"),
+        ("mamba2-hf", "n_groups", json!(3), "a multiple of 6"),
+        ("mamba2-hf", "num_heads", json!(8), "4"),
+        ("mamba2-hf", "time_step_limit", json!([0.0]), "two numbers"),
+        ("rwkv6-fla", "expand_k", json!(0.5), "1"),
+        ("rwkv6-fla", "norm_first", json!(false), "true"),
+        ("rwkv6-fla", "norm_bias", json!(false), "true"),
+        ("rwkv7-fla", "head_dim", json!(32), "64"),
+        ("rwkv7-fla", "value_dim", json!([128, 256]), "128"),
+        ("rwkv7-fla", "hidden_act", json!("relu"), "\"sqrelu\""),
+    ];
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut failed = vec![];
+    for (case, option, value, implemented) in cases {
+        let stored = Stored::golden(case).set(option, value.clone());
+        match stored.open(directory.path()) {
+            Ok(_) => failed.push(format!("{case}: {option} = {value} is accepted")),
+            Err(message) => {
+                // A size that does not divide is told with the tensor that it comes from.
+                let told = message.contains(option) || message.contains("tensor '");
+                if !(told && message.contains(implemented)) {
+                    failed.push(format!("{case}: {option} = {value}: {message}"));
+                }
+            }
+        }
+    }
+    assert!(failed.is_empty(), "{}", failed.join("\n"));
+}
+
+/// Without an option, the public class's own default decides.
+#[test]
+fn defaults_are_those_of_the_public_classes() {
+    let missing = |case: &str, option: &str| {
+        let stored = Stored::golden(case).set(option, Value::Null);
+        stored.logits()
+    };
+    for (case, option) in [
+        ("gla-fla", "norm_eps"),
+        ("gla-fla", "use_output_gate"),
+        ("gla-fla", "elementwise_affine"),
+        ("gla-fla", "tie_word_embeddings"),
+        ("gla-fla", "vocab_size"),
+        ("rwkv7-fla", "fuse_norm"),
+        ("rwkv7-fla", "norm_eps"),
+        ("mamba1-hf", "tie_word_embeddings"),
+        ("mamba1-hf", "layer_norm_epsilon"),
+        ("mamba2-fla", "n_groups"),
+        ("mamba2-fla", "dt_limit"),
+        ("gated-deltanet-fla", "use_gate"),
+        ("hgrn2-fla", "num_heads"),
+        ("hgrn2-fla", "expand_ratio"),
+        ("kda-fla", "use_short_conv"),
+    ] {
+        let base = Stored::golden(case).logits().expect("runs");
+        let logits = missing(case, option).unwrap_or_else(|e| panic!("{case} {option}: {e}"));
+        assert!(difference(&logits, &base) == 0.0, "{case} {option}");
+    }
+    // 24 layers, 8 groups: the tensors say otherwise.
+    for (case, option, part) in [
+        ("gla-fla", "num_hidden_layers", "model.layers.2."),
+        ("mamba2-hf", "n_groups", "'state_size' is 32"),
+    ] {
+        let error = missing(case, option).expect_err("the default contradicts the tensors");
+        assert!(error.contains(part), "{case} {option}: {error}");
+    }
+}
+
+#[test]
+fn a_head_that_is_not_tied_has_to_be_there() {
+    for (case, option) in [
+        ("gla-fla", json!(false)),
+        ("rwkv6-fla", json!(null)),
+        ("mamba2-hf", json!(null)),
+    ] {
+        let mut stored = Stored::golden(case).set("tie_word_embeddings", option);
+        stored.tensors.remove("lm_head.weight");
+        let error = stored.logits().expect_err("there is no head");
+        assert!(
+            error.contains("'lm_head.weight' is missing"),
+            "{case}: {error}"
+        );
+    }
+}
+
+/// Options that converted checkpoints of the original Mamba carry along.
+#[test]
+fn options_left_by_a_conversion_are_checked() {
+    let stored = Stored::golden("mamba1-hf")
+        .set("d_model", json!(64))
+        .set("d_inner", json!(128))
+        .set("n_layer", json!(2))
+        .set("rms_norm", json!(true))
+        .set("fused_add_norm", json!(true))
+        .set("ssm_cfg", json!({}))
+        .set("pad_vocab_size_multiple", json!(8));
+    stored.logits().expect("they say what the tensors say");
+    let error = stored
+        .set("d_inner", json!(256))
+        .logits()
+        .expect_err("another width");
+    assert!(error.contains("'d_inner' is 256"), "{error}");
+}
+
+/// Whatever an option or the extents of a tensor become: a model or a message, never a panic.
+#[test]
+fn broken_checkpoints_never_panic() {
+    let mut seed = 1u64;
+    let mut below = |n: usize| {
+        // xorshift64
+        seed ^= seed << 13;
+        seed ^= seed >> 7;
+        seed ^= seed << 17;
+        (seed % n as u64) as usize
+    };
+    let values = [
+        json!(null),
+        json!(0),
+        json!(-1),
+        json!(1),
+        json!(3),
+        json!(1e30),
+        json!(0.5),
+        json!(u64::MAX),
+        json!(true),
+        json!(false),
+        json!(""),
+        json!("silu"),
+        json!("auto"),
+        json!("Infinity"),
+        json!([]),
+        json!([1, 2]),
+        json!([[]]),
+        json!({}),
+        json!({"__float__": "NaN"}),
+        json!(4096),
+        json!(1_000_000_007),
+    ];
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut accepted = 0;
+    for case in [
+        "deltanet-fla",
+        "gated-deltanet-fla",
+        "gla-fla",
+        "hgrn-fla",
+        "hgrn2-fla",
+        "kda-fla",
+        "mamba1-hf",
+        "mamba2-fla",
+        "mamba2-hf",
+        "retnet-fla",
+        "rwkv6-fla",
+        "rwkv7-fla",
+    ] {
+        let stored = Stored::golden(case);
+        let options: Vec<String> = stored.options.keys().cloned().collect();
+        let tensors: Vec<String> = stored.tensors.keys().cloned().collect();
+        for _ in 0..25 {
+            let mut broken = stored.clone();
+            for _ in 0..=below(2) {
+                let option = &options[below(options.len())];
+                broken = broken.set(option, values[below(values.len())].clone());
+            }
+            if below(2) == 0 {
+                let name = &tensors[below(tensors.len())];
+                let (shape, elements) = broken.tensors.get_mut(name).expect("it");
+                match below(4) {
+                    0 => shape.insert(0, 1),
+                    1 => *shape = vec![elements.len()],
+                    2 => (*shape, *elements) = (vec![], vec![1.0]),
+                    _ => (*shape, *elements) = (vec![0, 3], vec![]),
+                }
+            }
+            match broken.open(directory.path()) {
+                // Sizes that a tensor does not have are told when the weights are bound.
+                Ok(model) => accepted += usize::from(model.weights(None).is_ok()),
+                Err(message) => assert!(!message.is_empty()),
+            }
+        }
+    }
+    assert!(accepted > 20, "{accepted}");
+}
