@@ -741,7 +741,7 @@ impl<'g> Hooks<'_, 'g> {
         }];
         places.extend(self.in_row(value, &index, scope));
         format!(
-            "{pointer}[{}] = from_f32<{element}>({name});\n",
+            "if (live) {pointer}[{}] = from_f32<{element}>({name});\n",
             sum(places)
         )
     }
