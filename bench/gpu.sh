@@ -2,10 +2,11 @@
 # Everything that needs a GPU, in one go, in under ten minutes: correctness first, then times.
 # Runs in the repository's root, with .carry/ as bench/prepare.sh left it; writes to $OUT.
 #
-#   bench/gpu.sh [STAGE..]     verify calibrate ops models against; by default the first four
+#   bench/gpu.sh [STAGE..]     verify calibrate ops models plans against; by default the first four
 #
 # SECONDS_PER_RUN: most seconds of timed runs of one subject at one shape (2).
 # ONLY: operators to time, with commas between them (all).
+# CASES: further golden cases for the stage `plans`: a folder of folders.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 . bench/compile.sh
@@ -53,6 +54,31 @@ verify() {
     say "verify: $passed passed, $failed failed"
 }
 
+# Golden cases and the examples of the documentation under plans of every kind, f32.
+plans() {
+    local about case plan example
+    {
+        for about in tests/golden/*/about.json ${CASES:+"$CASES"/*/about.json}; do
+            case=$(dirname "$about")
+            for plan in auto unfused random:1 random:2; do
+                set -- "$case"/*.pth
+                [ -e "$1" ] || set -- "$case"
+                echo "$1 --golden $case/golden.safetensors --plan $plan"
+            done
+        done
+        for example in docs/examples/*.toml; do
+            for plan in auto unfused random:1; do
+                echo "$example --weights random:7 --plan $plan"
+            done
+        done
+    } | xargs -P 8 -d '\n' -I LINE sh -c '
+        # shellcheck disable=SC2086
+        if timeout 120 "$0" verify $1 --device cuda:0 >"$2/plans.$$" 2>&1; then echo "ok   $1"; else
+            echo "FAIL $1"; head -n 8 "$2/plans.$$"; fi' "$FUSEC" LINE "$WORK" >"$OUT/plans.txt"
+    grep -A 8 '^FAIL' "$OUT/plans.txt" | head -n 60
+    say "plans: $(grep -c '^ok' "$OUT/plans.txt") passed, $(grep -c '^FAIL' "$OUT/plans.txt") failed"
+}
+
 calibrate() {
     timeout 120 "$FUSEC" calibrate --device cuda:0 --out "$OUT/device.toml" || echo "FAIL calibrate"
 }
@@ -83,8 +109,8 @@ against() {
     for line in 'rwkv7 1.5b' 'rwkv6 1.6b' 'mamba2 1.3b' 'mamba1 1.4b' 'gla 1.3b'; do
         # shellcheck disable=SC2086
         set -- $line
-        timeout 150 "$FUSEC" bench "models/$1.toml" --preset "$2" --dtype bf16 --device cuda:0 --runs 10 --warmup 4 \
-            --shape B=8,T=2048 --shape B=1,T=2048 --shape B=1,T=1 --most-seconds 1 \
+        timeout 150 "$FUSEC" bench "models/$1.toml" --preset "$2" --dtype bf16 --device cuda:0 --runs 10 --warmup 2 \
+            --shape B=8,T=2048 --shape B=1,T=2048 --shape B=1,T=1 --most-seconds 1 --device-profile "$PROFILE" \
             --against unfused,greedy,random:8 --out "$OUT/$1-against.json" || echo "FAIL $1 against"
         say "$1 against"
     done
@@ -109,7 +135,7 @@ nvidia-smi --query-gpu=name,driver_version,clocks.sm,clocks.mem,temperature.gpu 
 for stage in "${STAGES[@]}"; do
     say "$stage"
     case $stage in
-        verify | calibrate | ops | models | against) "$stage" ;;
+        verify | calibrate | ops | models | plans | against) "$stage" ;;
         *) echo "no stage is called $stage"; exit 2 ;;
     esac
 done

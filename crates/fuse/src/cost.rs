@@ -36,6 +36,8 @@ const PAIR_EFFICIENCY: f64 = 0.72;
 /// Part of that rate which a kernel reaches that computes activations on their way in, for which
 /// tiles are short and pass through registers.
 const STAGED_EFFICIENCY: f64 = 0.85;
+/// Blocks of a matrix product that keep the tensor cores of a multiprocessor busy.
+const TENSOR_BLOCKS: f64 = 2.0;
 /// How many times its even share of the memory bandwidth one multiprocessor can draw.
 const MEMORY_REACH: f64 = 2.5;
 
@@ -115,25 +117,37 @@ impl Parts {
         .fold(0.0, f64::max)
     }
 
-    /// The factors by which too few blocks slow memory and the other parts.
-    pub fn slowdown(ctx: &Context<'_>, blocks: usize) -> (f64, f64) {
-        let short = (ctx.device.sms.value / blocks.max(1) as f64).max(1.0);
-        ((short / MEMORY_REACH).max(1.0), short)
+    /// The factors by which too few blocks slow the parts of the machine.
+    pub fn slowdown(ctx: &Context<'_>, blocks: usize) -> Slowdown {
+        let short = ctx.device.sms.value / blocks.max(1) as f64;
+        Slowdown {
+            memory: (short / MEMORY_REACH).max(1.0),
+            tensor: (TENSOR_BLOCKS * short).max(1.0),
+            others: short.max(1.0),
+        }
     }
 
     /// The time with too few blocks taken into account.
     pub fn slowed(&self, ctx: &Context<'_>) -> f64 {
-        let (memory, others) = Parts::slowdown(ctx, self.blocks);
+        let slowdown = Parts::slowdown(ctx, self.blocks);
         [
-            self.memory_us * memory,
-            self.tensor_us * others,
-            self.simt_us * others,
-            self.special_us * others,
+            self.memory_us * slowdown.memory,
+            self.tensor_us * slowdown.tensor,
+            self.simt_us * slowdown.others,
+            self.special_us * slowdown.others,
             self.serial_us,
         ]
         .into_iter()
         .fold(0.0, f64::max)
     }
+}
+
+/// Factors on the times of [`Parts`].
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Slowdown {
+    pub memory: f64,
+    pub tensor: f64,
+    pub others: f64,
 }
 
 fn parts(ctx: &Context<'_>, work: &Work, serial_us: f64, blocks: usize) -> Parts {

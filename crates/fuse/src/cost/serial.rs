@@ -5,10 +5,11 @@ use super::Lane;
 use crate::context::{reduced_axes, step_work};
 use crate::plan::Template;
 use fusec_ir::{OpId, OpKind, StateKind};
+use std::collections::BTreeMap;
 
 /// An access to memory that the next one waits for, with the work between the two, microseconds:
 /// small kernels of an H100 take this much more than their start for each.
-const TRIP_US: f64 = 0.7;
+const TRIP_US: f64 = 1.0;
 /// A row that a block walks although the next one is already on its way, microseconds.
 const ROW_US: f64 = 0.8;
 /// State elements of a thread, and the registers that it has in all.
@@ -26,9 +27,15 @@ impl Lane<'_> {
         let exchange_us = self.exchanges() * device.barrier_us.value;
         match self.body.template {
             Template::Row => {
-                let rows = f64::from(self.body.rows_per_block.max(1));
-                // The first row's time is latency.
-                (rows, (rows - 1.0) * ROW_US + rows * exchange_us)
+                // Rows before the first one of a block are walked as well; the first row's time is
+                // latency.
+                let halo = self.halo();
+                let rows = f64::from(self.body.rows_per_block.max(1)) + halo;
+                let resident = if halo > 1.0 { 2.0 } else { 4.0 };
+                let waves = (self.blocks as f64 / (device.sms.value * resident)).ceil();
+                let first_us = if waves > 1.0 { TRIP_US } else { 0.0 };
+                let us = first_us + (rows - 1.0) * ROW_US + rows * exchange_us;
+                (rows, waves * us)
             }
             Template::Scan => {
                 let (waves, sharing) = self.waves();
@@ -49,12 +56,27 @@ impl Lane<'_> {
             Template::Row => 1.0,
             // Rows and weights of a prologue come before those of the product.
             Template::Gemv if self.prologue.is_empty() => 1.0,
-            Template::Gemv => 3.0,
+            Template::Gemv => 4.0,
             // The state, the first row, the results.
             Template::Scan | Template::Chunked => 2.0,
             Template::Gemm | Template::Attend => 2.0,
         };
         trips * TRIP_US
+    }
+
+    /// Rows before the first one of a block that it needs.
+    fn halo(&self) -> f64 {
+        let graph = self.ctx.graph;
+        let mut depth: BTreeMap<OpId, f64> = BTreeMap::new();
+        for id in &self.body.ops {
+            let back = graph.op(*id).inputs.iter().map(|access| {
+                let before = graph.producer(access.value).and_then(|p| depth.get(&p));
+                f64::from(access.delay.max(0)) + before.copied().unwrap_or(0.0)
+            });
+            let back = back.fold(0.0, f64::max);
+            depth.insert(*id, back);
+        }
+        depth.into_values().fold(0.0, f64::max)
     }
 
     /// Exchanges among all threads of a block, for one row.

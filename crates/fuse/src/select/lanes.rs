@@ -14,7 +14,7 @@
 use super::prices::Prices;
 use crate::bits::Bits;
 use crate::board::{Board, nanoseconds};
-use crate::cost::{Parts, lane_parts};
+use crate::cost::{Parts, Slowdown, lane_parts};
 use crate::fit::product_lane;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
@@ -253,14 +253,14 @@ impl<'b, 'a> Lanes<'b, 'a> {
         before.subtract(union);
         // What lanes share is paid for once. Cuts that more lanes would meet only raise the cost.
         let shared: f64 = before.iter().map(|i| us(hunt.prices.of[i]).max(0.0)).sum();
-        let (memory, others) = Parts::slowdown(ctx, blocks);
+        let slowdown = Parts::slowdown(ctx, blocks);
         let mut gain = [0.0f64; 5];
         let mut lanes = allowed.iter().peekable();
         for range in &self.ranges {
             let mut best = [0.0f64; 5];
             while let Some(l) = lanes.next_if(|l| range.contains(l)) {
                 let (own, parts) = (hunt.own[l], &self.lanes[l].parts);
-                let terms = terms(parts, memory, others);
+                let terms = terms(parts, slowdown);
                 for (best, term) in best.iter_mut().zip(terms) {
                     *best = best.min(term - own);
                 }
@@ -269,19 +269,19 @@ impl<'b, 'a> Lanes<'b, 'a> {
                 *gain += best;
             }
         }
-        let base = terms(&parts, memory, others);
+        let base = terms(&parts, slowdown);
         let least = (base.iter().zip(gain)).map(|(base, gain)| base + gain);
         ctx.launch_us + least.fold(f64::NEG_INFINITY, f64::max) - worth - shared - SLACK_US
     }
 }
 
 /// The times that add up over lanes, and, last, the one that does not.
-fn terms(parts: &Parts, memory: f64, others: f64) -> [f64; 5] {
+fn terms(parts: &Parts, slowdown: Slowdown) -> [f64; 5] {
     [
-        parts.memory_us * memory,
-        parts.tensor_us * others,
-        parts.simt_us * others,
-        parts.special_us * others,
+        parts.memory_us * slowdown.memory,
+        parts.tensor_us * slowdown.tensor,
+        parts.simt_us * slowdown.others,
+        parts.special_us * slowdown.others,
         0.0,
     ]
 }
