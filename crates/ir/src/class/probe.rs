@@ -8,13 +8,12 @@ use crate::{
     Recurrence, RecurrenceId, State, StateId, StateKind, StepAccess, StepKind, StepOp, StepRef,
     Value, ValueId,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Steps of a run.
 const STEPS: usize = 3;
-/// Elements of an axis: from `LEAST` to `LEAST + SIZES - 1`.
+/// Elements of the smallest axis that has more than one.
 const LEAST: usize = 2;
-const SIZES: usize = 4;
 /// Largest difference, relative to the largest number of the result.
 const TOLERANCE: f64 = 1e-9;
 
@@ -127,12 +126,21 @@ fn run(graph: &Graph, seed: u64, low: f64) -> Result<Numbers, Reason> {
     Ok(numbers)
 }
 
-/// The axes with few elements: neighbours in the list differ, so that confused ones are noticed,
-/// and the numbers stay few however large the model is.
+/// The axes with few elements: those of different sizes differ, so that confused ones are noticed;
+/// those of equal sizes stay equal, as a step may rename one to the other. The numbers stay few
+/// however large the model is.
 fn small(axes: &[Axis]) -> Vec<Axis> {
+    let sizes: BTreeSet<usize> = axes.iter().map(|axis| axis.size).collect();
+    let mut last = LEAST - 1;
+    let mut made = BTreeMap::new();
+    for size in sizes {
+        // Never larger than it was, and larger than all that were smaller.
+        last = size.min(last + 1);
+        made.insert(size, last);
+    }
     let mut axes = axes.to_vec();
-    for (i, axis) in axes.iter_mut().enumerate() {
-        axis.size = axis.size.min(LEAST + i % SIZES);
+    for axis in &mut axes {
+        axis.size = made.get(&axis.size).copied().unwrap_or(axis.size);
     }
     axes
 }
