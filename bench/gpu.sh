@@ -5,6 +5,7 @@
 #   bench/gpu.sh [STAGE..]     verify calibrate ops models against; by default the first four
 #
 # SECONDS_PER_RUN: most seconds of timed runs of one subject at one shape (2).
+# ONLY: operators to time, with commas between them (all).
 set -uo pipefail
 cd "$(dirname "$0")/.."
 . bench/compile.sh
@@ -58,16 +59,16 @@ calibrate() {
 
 ops() {
     need '^op-'
-    timeout 240 python3 bench/peers/ops.py --fusec "$FUSEC" --plans "$PLANS" --out "$OUT/ops.json" || echo "FAIL ops"
+    timeout 400 python3 bench/peers/ops.py --fusec "$FUSEC" --plans "$PLANS" --out "$OUT/ops.json" \
+        ${ONLY:+--only "$ONLY"} || echo "FAIL ops"
 }
 
 models() {
     need '^model-'
     local name
     for name in rwkv7 rwkv6 mamba2 mamba1 gla; do
-        # The plan for B = 8 and the one for B = 1, each with its single steps; B = 64 decodes
-        # with the former.
-        timeout 120 "$FUSEC" bench --plan-dir "$PLANS/model-$name-b8" --shape B=8,T=2048 --shape B=8,T=1 --shape B=64,T=1 \
+        # The plan for B = 8 and the one for B = 1, each with its single steps.
+        timeout 120 "$FUSEC" bench --plan-dir "$PLANS/model-$name-b8" --shape B=8,T=2048 --shape B=8,T=1 \
             --device cuda:0 --per-kernel --runs 30 --warmup 4 --most-seconds "$MOST" --out "$OUT/$name-b8.json" || echo "FAIL $name b8"
         timeout 120 "$FUSEC" bench --plan-dir "$PLANS/model-$name-b1" --shape B=1,T=2048 --shape B=1,T=1 \
             --device cuda:0 --per-kernel --runs 50 --warmup 4 --most-seconds "$MOST" --out "$OUT/$name-b1.json" || echo "FAIL $name b1"

@@ -2,11 +2,14 @@
 
 use std::path::PathBuf;
 
-use fusec_fuse::{Shape, Storage};
+use fusec_fuse::{Mode, Shape, Storage};
+use fusec_ir::Graph;
 use fusec_ir::interpret::StorageType;
 use fusec_runtime::golden::{self, GoldenCase};
+use fusec_runtime::localise::{self, FirstWrong};
+use fusec_runtime::session::Session;
 use fusec_runtime::verify::{self, Comparison, HalfComparison, Worst};
-use fusec_runtime::weights::WeightSpec;
+use fusec_runtime::weights::{WeightSpec, Weights};
 use serde::Serialize;
 
 use crate::device::{self, Device};
@@ -57,6 +60,20 @@ struct Answer {
     passed: bool,
     #[serde(flatten)]
     comparison: Comparison,
+    /// After a failure on kernels: where they go wrong.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    wrong: Option<Wrong>,
+}
+
+/// Where kernels go wrong.
+#[derive(Serialize)]
+struct Wrong {
+    /// The first value they store that is further off the f64 interpreter than accepted.
+    first: Option<FirstWrong>,
+    /// Whether the same was looked for with one kernel per operation.
+    looked_unfused: bool,
+    /// What was found there.
+    unfused: Option<FirstWrong>,
 }
 
 /// Runs the verb.
@@ -94,21 +111,110 @@ pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
         let graph = &model.graph;
         let comparison = verify::half(session.as_mut(), graph, &weights, &case, storage)
             .map_err(failure::input)?;
-        return half_answer(&model.graph.name, comparison, output);
+        let wrong = match comparison.passed() {
+            true => None,
+            false => wrong(
+                session.as_mut(),
+                args,
+                graph,
+                &weights,
+                &case,
+                Some(storage),
+            )?,
+        };
+        return half_answer(&model.graph.name, comparison, wrong, output);
     }
     let comparison = verify::golden(session.as_mut(), &case).map_err(failure::input)?;
     let passed = comparison.passed();
+    let wrong = match passed {
+        true => None,
+        false => wrong(session.as_mut(), args, &model.graph, &weights, &case, None)?,
+    };
     let answer = Answer {
         model: model.graph.name.clone(),
         expected,
         passed,
         comparison,
+        wrong,
     };
     output.answer(&answer, || text(&answer))?;
     Ok(match passed {
         true => Exit::Success,
         false => Exit::ToleranceExceeded,
     })
+}
+
+/// After a failure on kernels: the first value that is wrong, and whether it is one without fusion.
+fn wrong(
+    session: &mut dyn Session,
+    args: &Args,
+    graph: &Graph,
+    weights: &Weights,
+    case: &GoldenCase,
+    storage: Option<StorageType>,
+) -> Result<Option<Wrong>, Failure> {
+    if args.device.resolved() == Device::Cpu {
+        return Ok(None);
+    }
+    let look = |session: &mut dyn Session| {
+        localise::first_wrong(session, weights, case, storage, case.bound).map_err(failure::input)
+    };
+    let first = look(session)?;
+    let fused = args.kernels.plan_dir.is_none() && args.kernels.plan != Mode::Unfused;
+    let looked_unfused = first.is_some() && fused;
+    let unfused = match looked_unfused {
+        false => None,
+        true => {
+            let mut kernels = args.kernels.clone();
+            kernels.plan = Mode::Unfused;
+            let shape = Shape {
+                batch: case.batch,
+                time: case.length,
+            };
+            let started = device::start(args.device, graph, weights.clone(), &kernels, shape)?;
+            let mut session = started.session;
+            look(session.as_mut())?
+        }
+    };
+    Ok(Some(Wrong {
+        first,
+        looked_unfused,
+        unfused,
+    }))
+}
+
+/// What is wrong, in words.
+fn wrong_text(wrong: &Option<Wrong>) -> String {
+    let Some(wrong) = wrong else {
+        return String::new();
+    };
+    let described = |found: &FirstWrong| {
+        let layer = match found.layer {
+            Some(layer) => format!(" of layer {layer}"),
+            None => String::new(),
+        };
+        let finite = match found.not_finite {
+            Some([b, t, i]) => format!(", not finite from [{b}, {t}, {i}] on"),
+            None => String::new(),
+        };
+        format!(
+            "`{}`{layer}, stored by kernel `{}` in the {}: relative error {:.2e}, accepted {:.2e}{finite}",
+            found.value, found.kernel, found.run, found.error, found.accepted
+        )
+    };
+    let Some(first) = &wrong.first else {
+        return "no value that a kernel stores is further off the f64 interpreter than accepted: \
+                what is expected is of something else\n"
+            .into();
+    };
+    let unfused = match (&wrong.unfused, wrong.looked_unfused) {
+        (Some(unfused), _) => format!("with --plan unfused: {}\n", described(unfused)),
+        (None, true) => {
+            "with --plan unfused no value is wrong: look at what that kernel fuses\n".into()
+        }
+        (None, false) => String::new(),
+    };
+    format!("first wrong: {}\n{unfused}", described(first))
 }
 
 fn half(storage: Storage) -> Option<StorageType> {
@@ -126,11 +232,15 @@ struct HalfAnswer {
     passed: bool,
     #[serde(flatten)]
     comparison: HalfComparison,
+    /// After a failure: where the kernels go wrong.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    wrong: Option<Wrong>,
 }
 
 fn half_answer(
     model: &str,
     comparison: HalfComparison,
+    wrong: Option<Wrong>,
     output: &mut Output,
 ) -> Result<Exit, Failure> {
     let passed = comparison.passed();
@@ -139,6 +249,7 @@ fn half_answer(
         expected: "the f64 interpreter",
         passed,
         comparison,
+        wrong,
     };
     output.answer(&answer, || {
         let mut table = Table::new([
@@ -159,7 +270,7 @@ fn half_answer(
         }
         let verdict = if passed { "passed" } else { "FAILED" };
         format!(
-            "{model} on {} in half precision against the f64 interpreter\n{}{verdict}: accepted is {} times the error of the unfused plan{}\n",
+            "{model} on {} in half precision against the f64 interpreter\n{}{verdict}: accepted is {} times the error of the unfused plan{}\n{}",
             comparison.device,
             table.text(),
             comparison.factor,
@@ -167,6 +278,7 @@ fn half_answer(
                 0 | 1 => String::new(),
                 n => format!(", the largest of {n} ways of rounding it"),
             },
+            wrong_text(&answer.wrong),
         )
     })?;
     Ok(match passed {
@@ -197,6 +309,7 @@ fn text(answer: &Answer) -> String {
         expected,
         passed,
         comparison,
+        wrong,
     } = answer;
     let mut table = Table::new([
         ("", Align::Left),
@@ -221,9 +334,10 @@ fn text(answer: &Answer) -> String {
         false => "FAILED",
     };
     format!(
-        "{model} on {} against {expected}\n{}{verdict}: the bound is {:.1e}\n",
+        "{model} on {} against {expected}\n{}{verdict}: the bound is {:.1e}\n{}",
         comparison.device,
         table.text(),
         comparison.bound,
+        wrong_text(wrong),
     )
 }

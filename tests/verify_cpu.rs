@@ -146,7 +146,11 @@ fn what_cannot_be_verified_is_named_with_exit_status_2() {
     let config = std::fs::read_to_string(golden("mamba2-hf").join("config.json")).expect("read");
     for (from, to, name) in [
         (r#""mamba2""#, r#""mamba9""#, "mamba9"),
-        (r#""use_bias": false"#, r#""use_bias": true"#, "use_bias"),
+        (
+            r#""use_bias": false"#,
+            r#""use_bias": true"#,
+            "mixer.in_proj.bias",
+        ),
         (r#""use_bias": false"#, r#""use_rope": 3"#, "use_rope"),
         (r#""n_groups": 1"#, r#""n_groups": 3"#, "multiple of 6"),
     ] {

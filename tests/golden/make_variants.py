@@ -65,6 +65,38 @@ CHECKPOINTS = {
     "rwkv7-fla-ranks": ("fla.models", "RWKV7", 5e-4, dict(
         FLA, num_hidden_layers=3, head_dim=32, decay_low_rank_dim=48, gate_low_rank_dim=40,
         a_low_rank_dim=24, v_low_rank_dim=16, fuse_norm=False)),
+    # One case or more for every option that a checkpoint may have otherwise.
+    "gla-fla-conv": ("fla.models", "GLA", 5e-5, dict(
+        FLA, num_heads=2, use_short_conv=True, conv_size=3, clamp_min=-0.05, fuse_norm=False)),
+    "gla-fla-plain": ("fla.models", "GLA", 5e-5, dict(
+        FLA, num_heads=2, use_output_gate=False, elementwise_affine=False)),
+    "retnet-fla-plain": ("fla.models", "RetNet", 5e-5, dict(FLA, num_heads=2, use_output_gate=False)),
+    "deltanet-fla-relu": ("fla.models", "DeltaNet", 5e-5, dict(
+        FLA, num_heads=2, qk_activation="relu", qk_norm="sum")),
+    "deltanet-fla-elu": ("fla.models", "DeltaNet", 5e-5, dict(
+        FLA, num_heads=2, qk_activation="elu", use_beta=False)),
+    "deltanet-fla-identity": ("fla.models", "DeltaNet", 5e-5, dict(
+        FLA, num_heads=2, qk_activation="identity", use_short_conv=False)),
+    "gated-deltanet-fla-sigmoid": ("fla.models", "GatedDeltaNet", 5e-5, dict(
+        FLA, num_heads=2, head_dim=32, output_gate_activation="sigmoid", use_short_conv=False)),
+    "kda-fla-unconvolved": ("fla.models", "KDA", 5e-5, dict(
+        FLA, num_heads=2, head_dim=32, expand_v=2.0, use_short_conv=False)),
+    "hgrn-fla-conv": ("fla.models", "HGRN", 5e-5, dict(FLA, use_short_conv=True, elementwise_affine=False)),
+    "hgrn-fla-unbounded": ("fla.models", "HGRN", 5e-5, dict(FLA, use_lower_bound=False)),
+    "hgrn2-fla-conv": ("fla.models", "HGRN2", 5e-5, dict(
+        FLA, expand_ratio=64, use_short_conv=True, use_lower_bound=False)),
+    "mamba2-fla-unnormed": ("fla.models", "Mamba2", 5e-5, dict(
+        FLA, expand=2, head_dim=32, state_size=32, n_groups=1, rmsnorm=False, D_has_hdim=True,
+        use_conv_bias=False), "steps from a zero state"),
+    "mamba2-fla-before": ("fla.models", "Mamba2", 5e-5, dict(
+        FLA, expand=2, head_dim=32, state_size=32, n_groups=1, norm_before_gate=True, use_bias=True,
+        dt_limit=(0.01, 0.05)), "steps from a zero state"),
+    "mamba1-fla": ("fla.models", "Mamba", 5e-5, dict(
+        {k: v for k, v in FLA.items() if k != "attn_mode"}, state_size=16, expand=2)),
+    "mamba1-hf-biases": ("transformers", "Mamba", 5e-5, dict(
+        HF, state_size=16, use_bias=True, use_conv_bias=False, tie_word_embeddings=True)),
+    "mamba2-hf-biases": ("transformers", "Mamba2", 5e-5, dict(
+        HF_MAMBA2, n_groups=1, use_bias=True, use_conv_bias=False, time_step_limit=(0.01, 0.05))),
 }
 NATIVE = {"rwkv6-native-ranks": 6, "rwkv7-native-ranks": 7}
 NATIVE_SIZES = dict(layers=3, channels=192, head=64)

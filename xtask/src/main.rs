@@ -1,9 +1,11 @@
-//! Chores of the repository: `cargo xtask ci | bless`.
+//! Chores of the repository: `cargo xtask ci | bless | zoo`.
 //!
 //! What lives here: calls of cargo that people would otherwise have to remember. What never will:
 //! anything that a user of fusec needs.
 #![warn(missing_docs)]
 #![forbid(unsafe_code)]
+
+mod zoo;
 
 use std::env;
 use std::process::{Command, ExitCode};
@@ -11,7 +13,10 @@ use std::time::{Duration, Instant};
 
 const USAGE: &str = "\
 Usage: cargo xtask ci      format, lints, tests, documentation, as before every merge
-       cargo xtask bless   accept the plans, kernels and messages that the tests now see";
+       cargo xtask bless   accept the plans, kernels and messages that the tests now see
+       cargo xtask zoo [DEVICE ...]
+                           a table of the golden cases: errors on devices (default: cpu emulator),
+                           classes of recurrences, lines of model texts";
 
 /// A call of cargo.
 struct Step {
@@ -59,6 +64,8 @@ fn main() -> ExitCode {
     let steps = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["ci"] => CI,
         ["bless"] => BLESS,
+        ["zoo"] => return zoo(&["cpu", "emulator"]),
+        ["zoo", ref devices @ ..] => return zoo(devices),
         _ => {
             eprintln!("{USAGE}");
             return ExitCode::from(2);
@@ -88,6 +95,17 @@ fn main() -> ExitCode {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
+    }
+}
+
+fn zoo(devices: &[&str]) -> ExitCode {
+    match zoo::table(devices) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::from(2)
+        }
     }
 }
 

@@ -19,6 +19,9 @@ use fusec_fuse::chunked::{KEY_LIMIT, Places, SUB, Tile, VALUE_LIMIT};
 use serde::Serialize;
 use tera::{Context, Tera};
 
+/// Elements of a thread, or tokens of a warp, whose loads are under way together.
+const UNROLL: usize = 4;
+
 /// What a decay is indexed by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -68,7 +71,8 @@ pub struct Chunked {
     /// Of element (`int j`, `int i`): stores the final `s`.
     pub store_state: String,
     /// Of token t, run by a whole warp: does something with `float* y_row`, its value columns in shared
-    /// memory, which it may overwrite.
+    /// memory, which it may overwrite. It stores only if `live`: tokens past the end are repeats of the
+    /// last one, with another row.
     pub epilogue: String,
 }
 
@@ -135,6 +139,7 @@ impl Chunked {
             false => "",
         };
         context.insert("own", own);
+        context.insert("unroll", &UNROLL);
         context.insert("places", &self.places());
         context.insert("steps", &self.steps);
         for (name, text) in [

@@ -657,6 +657,7 @@ impl<'g> Hooks<'_, 'g> {
                 self.stores(statement, n, rows, &name, &scope, &mut stores);
                 let stores = stores.finish();
                 if !stores.is_empty() {
+                    // One lane stores what all of them know.
                     text.open("if (lane == 0)");
                     text.lines(&stores);
                     text.close();
@@ -740,7 +741,7 @@ impl<'g> Hooks<'_, 'g> {
         }];
         places.extend(self.in_row(value, &index, scope));
         format!(
-            "{pointer}[{}] = from_f32<{element}>({name});\n",
+            "if (live) {pointer}[{}] = from_f32<{element}>({name});\n",
             sum(places)
         )
     }

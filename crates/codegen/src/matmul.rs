@@ -13,7 +13,7 @@ use crate::memory::{Place, Pointers, c_type};
 use crate::micro;
 use crate::names::Names;
 use crate::projection::{
-    GemvTile, MmaTile, Product, Projection, ProjectionTile, SimtTile, WeightLayout,
+    GemvTile, MmaTile, Product, Projection, ProjectionTile, Run, SimtTile, WeightLayout,
 };
 use crate::text::Text;
 use crate::walk::{self, Walk};
@@ -37,6 +37,9 @@ const GEMV_WARPS: usize = 8;
 /// Most f32 of activations that a matrix-vector block stages: 128 KiB of shared memory, which
 /// leaves room for the prologue's own.
 const GEMV_STAGED_FLOATS: usize = 32 * 1024;
+/// Columns that a thread handles together after a product on tensor cores: 16 bytes of 16-bit
+/// elements.
+const RUN: usize = 8;
 /// Fewest blocks that keep a large GPU busy; narrower tiles are taken to reach it.
 const GEMV_WANTED_BLOCKS: usize = 264;
 
@@ -228,11 +231,19 @@ pub fn lane<'g>(
         kernel: &kernel.name,
         vector: 16 / target.storage.bytes(),
         product_names: BTreeMap::new(),
+        run: None,
+        run_operands: BTreeMap::new(),
     };
     let columns = lane.columns.len();
     let mut products = Vec::new();
     for id in &body.anchors {
         products.push(lane.product(*id)?);
+    }
+    if matches!(tile, ProjectionTile::Mma(_)) && columns.is_multiple_of(RUN) {
+        lane.run = Some(Run {
+            columns: RUN,
+            ..Run::default()
+        });
     }
     let epilogue = lane.epilogue();
     let mut projection = Projection {
@@ -243,6 +254,7 @@ pub fn lane<'g>(
         setup: String::new(),
         row_prologue: String::new(),
         epilogue,
+        run: lane.run.take().unwrap_or_default(),
     };
     // The prologues' own shared memory lies behind that of the products.
     let mut floats = tile.shared_bytes(&projection).div_ceil(4);
@@ -287,6 +299,10 @@ struct ProductLane<'a, 'g> {
     vector: usize,
     /// Identifier of each contraction's result.
     product_names: BTreeMap<OpId, String>,
+    /// Neighbouring columns that the epilogue handles together.
+    run: Option<Run>,
+    /// Operands that are loaded for a whole run: their registers by their address.
+    run_operands: BTreeMap<String, String>,
 }
 
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
@@ -523,8 +539,24 @@ impl<'g> ProductLane<'_, 'g> {
     ) -> String {
         let graph = self.graph;
         let value = graph.value(access.value);
-        let pointer = self.pointers.read(Place::Value(access.value), self.names);
+        let place = Place::Value(access.value);
+        let pointer = self.pointers.read(place, self.names);
         let offset = grid.global(&value.axes, &access.index);
+        let element_type = c_type(self.pointers.element(place));
+        if let Some(address) = self.run_address(grid, access.value, &pointer, &offset, space) {
+            if let Some(name) = self.run_operands.get(&address) {
+                return format!("{name}[v]");
+            }
+            let name = self.names.fresh(&format!("{}_in", value.name));
+            if let Some(run) = &mut self.run {
+                let n = run.columns;
+                run.before.push_str(&format!(
+                    "float {name}[{n}];\nload_vec<{element_type}, {n}>({address}, {name});\n"
+                ));
+            }
+            self.run_operands.insert(address, name.clone());
+            return format!("{name}[v]");
+        }
         let mut parts = Vec::new();
         if value.rows {
             parts.push(match graph.row_elements(access.value) {
@@ -540,6 +572,34 @@ impl<'g> ProductLane<'_, 'g> {
             parts.join(" + ")
         };
         format!("to_f32({pointer}[{at}])")
+    }
+
+    /// Address of the first of a run of elements that lie side by side where columns do; `None`
+    /// where they do not, or are not aligned, and outside of runs.
+    fn run_address(
+        &self,
+        grid: &Grid<'g>,
+        value: ValueId,
+        pointer: &str,
+        offset: &Offset,
+        space: &Space,
+    ) -> Option<String> {
+        let run = self.run.as_ref()?.columns;
+        let local = offset.local_text(space, "n_first")?;
+        let row = match self.graph.value(value).rows {
+            true => Some(self.graph.row_elements(value)),
+            false => None,
+        };
+        let aligned = offset.aligned(grid, space, run as i64)
+            && row.is_none_or(|row| row.is_multiple_of(run));
+        if local != "n_first" || !aligned {
+            return None;
+        }
+        let mut parts = vec![pointer.to_string()];
+        parts.extend(row.map(|row| format!("m * {row}")));
+        parts.extend(offset.block_text(&|a| self.first(a)));
+        parts.push(local);
+        Some(parts.join(" + "))
     }
 
     /// What happens to the results of the products, for element `(m, n)`.
@@ -583,6 +643,16 @@ impl<'g> ProductLane<'_, 'g> {
                 let offset = grid.global(axes, &index);
                 let pointer = self.pointers.write(Place::Value(*value), self.names);
                 let element = c_type(self.pointers.element(Place::Value(*value)));
+                if let Some(address) = self.run_address(&grid, *value, &pointer, &offset, &space)
+                    && let Some(run) = &mut self.run
+                {
+                    let (n, all) = (run.columns, self.names.fresh(&format!("{name}_run")));
+                    run.before.push_str(&format!("float {all}[{n}];\n"));
+                    run.after
+                        .push_str(&format!("store_vec<{element}, {n}>({address}, {all});\n"));
+                    text.line(format!("{all}[v] = {name};"));
+                    continue;
+                }
                 let mut parts = vec![match graph.row_elements(*value) {
                     1 => "m".to_string(),
                     n => format!("m * {n}"),

@@ -81,6 +81,20 @@ pub struct Projection {
     pub row_prologue: String,
     /// Statements per output element; they see `i64 m`, `int n` and each product's `float NAME`.
     pub epilogue: String,
+    /// Tensor cores only: how neighbouring columns are handled together.
+    pub run: Run,
+}
+
+/// A run of neighbouring output columns that one thread handles, so that it moves 16 bytes at a
+/// time. The epilogue sees `int v`, the place of its column in the run.
+#[derive(Debug, Clone, Default)]
+pub struct Run {
+    /// Columns of a run, a divisor of 16 and of the number of columns; 0 and 1: no runs.
+    pub columns: usize,
+    /// Statements before the columns of a run; they see `i64 m` and `int n_first`.
+    pub before: String,
+    /// Statements after them.
+    pub after: String,
 }
 
 /// A template with its tile sizes.
@@ -345,6 +359,9 @@ impl ProjectionTile {
                         "warps_m": tile.warps_m, "warps_n": tile.warps_n, "operand": c_type(tile.operand),
                     }),
                 );
+                context.insert("run", &projection.run.columns.max(1));
+                context.insert("run_before", projection.run.before.trim_end());
+                context.insert("run_after", projection.run.after.trim_end());
                 context.insert("stage_elements", &tile.stage_elements(projection));
                 let mut texts = Vec::new();
                 for p in &projection.products {

@@ -74,32 +74,37 @@
         state[j * V_PITCH + i] = s;
     }
     for (i64 chunk0 = 0; chunk0 < steps; chunk0 += CHUNK) {
-        // Tokens past the end change nothing: no key, no value, no decay.
-        {{ own }}for (int element = tid; element < CHUNK * K_SIZE; element += THREADS) {
-            const int token = element / K_SIZE, j = element % K_SIZE;
-            const i64 t = chunk0 + token;
-            float q_element = 0.0f, k_element = 0.0f{% if per_key %}, decay_element = 1.0f{% endif %};
-            if (t < steps && j < KEYS) {
+        // Tokens past the end change nothing: no key, no value, no decay. What is loaded for them is that of
+        // the last token, and not used: loads without conditions are under way together.
+        {{ own }}{
+#pragma unroll {{ unroll }}
+            for (int element = tid; element < CHUNK * K_SIZE; element += THREADS) {
+                const int token = element / K_SIZE, column = element % K_SIZE;
+                const bool live = chunk0 + token < steps && column < KEYS;
+                const i64 t = chunk0 + token < steps ? chunk0 + token : steps - 1;
+                const int j = column < KEYS ? column : KEYS - 1;
+                float q_element, k_element{% if per_key %}, decay_element{% endif %};
                 // ---- q_element, k_element{% if per_key %}, decay_element{% endif %} of key (t, j)
                 {{ keys | indent(width=16) }}
                 // ----
-            }
-            q_rows[token * K_PITCH + j] = q_element;
-            k_rows[token * K_PITCH + j] = k_element;
+                q_rows[token * K_PITCH + column] = live ? q_element : 0.0f;
+                k_rows[token * K_PITCH + column] = live ? k_element : 0.0f;
 {%- if per_key %}
-            decays[token * K_PITCH + j] = decay_element;
+                decays[token * K_PITCH + column] = live ? decay_element : 1.0f;
 {%- endif %}
-        }
-        {{ own }}for (int element = tid; element < CHUNK * V_SIZE; element += THREADS) {
-            const int token = element / V_SIZE, i = element % V_SIZE;
-            const i64 t = chunk0 + token;
-            float v_element = 0.0f;
-            if (t < steps && i < VALUES) {
+            }
+#pragma unroll {{ unroll }}
+            for (int element = tid; element < CHUNK * V_SIZE; element += THREADS) {
+                const int token = element / V_SIZE, column = element % V_SIZE;
+                const bool live = chunk0 + token < steps && column < VALUES;
+                const i64 t = chunk0 + token < steps ? chunk0 + token : steps - 1;
+                const int i = column < VALUES ? column : VALUES - 1;
+                float v_element;
                 // ---- v_element of value (t, i)
                 {{ values | indent(width=16) }}
                 // ----
+                v_rows[token * V_PITCH + column] = live ? v_element : 0.0f;
             }
-            v_rows[token * V_PITCH + i] = v_element;
         }
 {%- if not per_key %}
         {{ own }}for (int token = tid; token < CHUNK; token += THREADS) {
@@ -174,20 +179,30 @@
         // From here on q carries the decay since the start of its sub-chunk, k that to the end of its own.
         {{ own }}for (int element = tid; element < SUBS * K_SIZE; element += THREADS) {
             const int first = element / K_SIZE * SUB, j = element % K_SIZE;
+            // All loads first: none of them then waits for a store.
+            float factors[SUB], q_column[SUB], k_column[SUB];
+#pragma unroll
+            for (int token = 0; token < SUB; ++token) {
+                factors[token] = decays[(first + token) * K_PITCH + j];
+                q_column[token] = q_rows[(first + token) * K_PITCH + j];
+                k_column[token] = k_rows[(first + token) * K_PITCH + j];
+            }
             float forward = 1.0f, backward = 1.0f;
-            for (int token = first; token < first + SUB; ++token) {
+#pragma unroll
+            for (int token = 0; token < SUB; ++token) {
 {%- if before %}
-                q_rows[token * K_PITCH + j] *= forward;
-                forward *= decays[token * K_PITCH + j];
+                q_rows[(first + token) * K_PITCH + j] = q_column[token] * forward;
+                forward *= factors[token];
 {%- else %}
-                forward *= decays[token * K_PITCH + j];
-                q_rows[token * K_PITCH + j] *= forward;
+                forward *= factors[token];
+                q_rows[(first + token) * K_PITCH + j] = q_column[token] * forward;
 {%- endif %}
             }
             totals[element] = forward;
-            for (int token = first + SUB - 1; token >= first; --token) {
-                k_rows[token * K_PITCH + j] *= backward;
-                backward *= decays[token * K_PITCH + j];
+#pragma unroll
+            for (int token = SUB - 1; token >= 0; --token) {
+                k_rows[(first + token) * K_PITCH + j] = k_column[token] * backward;
+                backward *= factors[token];
             }
         }
         __syncthreads();
@@ -222,8 +237,12 @@
                 const int column = j0 + lane_pair;
                 float q_part[8];
 #pragma unroll
-                for (int v = 0; v < 8; ++v)
-                    q_part[v] = q_rows[(v / 2 % 2 ? row_high : row_low) * K_PITCH + column + v / 4 * 8 + v % 2];
+                for (int v = 0; v < 8; v += 2) {
+                    float pair[2];
+                    load_vec(q_rows + (v / 2 % 2 ? row_high : row_low) * K_PITCH + column + v / 4 * 8, pair);
+                    q_part[v] = pair[0];
+                    q_part[v + 1] = pair[1];
+                }
                 u32 q_pieces[PIECES][4];
 {%- if not per_key %}
                 split_a(q_part, q_pieces);
@@ -241,7 +260,10 @@
 #pragma unroll
                         for (int n = 0; n < 2; ++n) {
                             const float* const k_row = k_rows + (first + n * 8 + lane_row) * K_PITCH + column;
-                            float k_part[4] = {k_row[0], k_row[1], k_row[8], k_row[9]};
+                            float near[2], far[2];
+                            load_vec(k_row, near);
+                            load_vec(k_row + 8, far);
+                            float k_part[4] = {near[0], near[1], far[0], far[1]};
                             u32 k_pieces[PIECES][2];
                             split_b(k_part, k_pieces);
                             multiply(scores[distance][n], q_pieces, k_pieces);
@@ -367,13 +389,18 @@
                 }
         }
         __syncthreads();
-        // A warp per token: the epilogue may sum over the value columns.
-        {{ own }}for (int token = warp; token < CHUNK && chunk0 + token < steps; token += WARPS) {
-            const i64 t = chunk0 + token;
-            float* const y_row = y_rows + token * Y_PITCH;
-            // ---- epilogue of token t
-            {{ epilogue | indent(width=12) }}
-            // ----
+        // A warp per token: the epilogue may sum over the value columns. It runs for tokens past the end as
+        // well, and stores nothing of them.
+        {{ own }}{
+#pragma unroll {{ unroll }}
+            for (int token = warp; token < CHUNK; token += WARPS) {
+                const bool live = chunk0 + token < steps;
+                const i64 t = live ? chunk0 + token : steps - 1;
+                float* const y_row = y_rows + token * Y_PITCH;
+                // ---- epilogue of token t
+                {{ epilogue | indent(width=16) }}
+                // ----
+            }
         }
         __syncthreads();
     }

@@ -187,21 +187,31 @@
 {%- endfor %}
         }
         __syncwarp();
-#pragma unroll 16
-        for (int element = lane; element < 16 * WARP_N; element += 32) {
+#pragma unroll 4
+        for (int element = lane * {{ run }}; element < 16 * WARP_N; element += 32 * {{ run }}) {
             const i64 m = m0 + warp_m * WARP_M + i * 16 + element / WARP_N;
-            const int n = n0 + warp_n * WARP_N + element % WARP_N;
-            if (m < rows && n < COLUMNS) {
+            const int n_first = n0 + warp_n * WARP_N + element % WARP_N;
+            if (m < rows && n_first < COLUMNS) {
                 const int at = element / WARP_N * OUT_PITCH + element % WARP_N;
-{%- for p in products %}
-                const float {{ p.name }} = out[{{ loop.index0 }} * OUT_ELEMENTS + at];
-{%- endfor %}
 {%- if row_prologue %}
                 {{ row_prologue | indent(width=16) }}
 {%- endif %}
-                // ---- epilogue of element (m, n)
-                {{ epilogue | indent(width=16) }}
-                // ---- end of epilogue
+{%- if run_before %}
+                {{ run_before | indent(width=16) }}
+{%- endif %}
+#pragma unroll
+                for (int v = 0; v < {{ run }}; ++v) {
+                    const int n = n_first + v;
+{%- for p in products %}
+                    const float {{ p.name }} = out[{{ loop.index0 }} * OUT_ELEMENTS + at + v];
+{%- endfor %}
+                    // ---- epilogue of element (m, n)
+                    {{ epilogue | indent(width=20) }}
+                    // ---- end of epilogue
+                }
+{%- if run_after %}
+                {{ run_after | indent(width=16) }}
+{%- endif %}
             }
         }
         __syncwarp();

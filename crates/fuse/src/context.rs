@@ -205,6 +205,34 @@ pub fn step_work(graph: &Graph, recurrence: &fusec_ir::Recurrence) -> (f64, f64,
     (flops, special, exchanges)
 }
 
+/// Instructions that a thread issues for one element: functions are sequences of them, counted in
+/// what the compiler makes of the primitives of generated kernels.
+pub fn instructions(expr: &fusec_ir::Expr) -> usize {
+    use fusec_ir::{Binary, Expr, Unary};
+    let mut n = 0;
+    expr.walk(&mut |e| {
+        n += match e {
+            Expr::Unary(u, _) => match u {
+                Unary::Neg | Unary::Relu | Unary::Square | Unary::Abs => 1,
+                Unary::Rsqrt => 3,
+                Unary::Sigmoid => 4,
+                Unary::Silu => 5,
+                Unary::Sqrt | Unary::Recip => 8,
+                Unary::Exp => 9,
+                Unary::Log => 12,
+                Unary::Tanh => 22,
+                Unary::Sin | Unary::Cos => 30,
+                Unary::Softplus | Unary::LogSigmoid => 40,
+            },
+            Expr::Binary(Binary::Div, ..) => 10,
+            Expr::Binary(Binary::Pow, ..) => 60,
+            Expr::Binary(..) => 1,
+            _ => 0,
+        }
+    });
+    n
+}
+
 /// Evaluations of functions that the special-function units compute.
 pub fn special_count(expr: &fusec_ir::Expr) -> usize {
     use fusec_ir::{Binary, Expr, Unary};

@@ -1,6 +1,6 @@
 //! The cost model: a roofline per kernel.
 //!
-//! `max(memory, tensor, simt, special, serial) + launch + underfill`, with
+//! `max(memory, tensor, simt, special, serial) + launch + latency + underfill`, with
 //!
 //! - bytes: operands once, results once, carried state read and written; an activation of at
 //!   most half the L2 was just written by another kernel and is read at L2 speed, and so is
@@ -12,12 +12,14 @@
 //! - chunks of a recurrence: the products of its pieces on tensor cores, decays outside of them, and
 //!   the latency of a chunk, since each waits for the state of the one before;
 //! - serial steps: the rows a block walks one after the other, each with the block-wide
-//!   exchanges of its reductions;
+//!   exchanges of its reductions, as often as the registers of the GPU make blocks wait for others;
+//! - latency: the accesses to memory that wait for each other before and after the bulk of a kernel;
 //! - under-filled GPU: work shared by fewer blocks than there are multiprocessors.
 
 mod chunks;
+mod serial;
 
-use crate::context::{Context, iteration_axes, reduced_axes, special_count, step_work};
+use crate::context::{Context, instructions, iteration_axes, special_count, step_work};
 use crate::plan::{Body, Cost, Storage, Template};
 use fusec_ir::{Access, OpId, OpKind, StateKind, ValueId};
 use std::collections::{BTreeMap, BTreeSet};
@@ -28,6 +30,12 @@ const GEMV_COLUMNS: usize = 8;
 const GEMM_TILE: usize = 128;
 /// Part of the L2 that activations may fill before they count as evicted.
 const L2_SHARE: f64 = 0.5;
+/// Part of the tensor cores' rate that products reach which share one tile of activations: their
+/// accumulators leave room for half a tile each (206 of 287 TFLOP/s on an H100).
+const PAIR_EFFICIENCY: f64 = 0.72;
+/// Part of that rate which a kernel reaches that computes activations on their way in, for which
+/// tiles are short and pass through registers.
+const STAGED_EFFICIENCY: f64 = 0.85;
 /// How many times its even share of the memory bandwidth one multiprocessor can draw.
 const MEMORY_REACH: f64 = 2.5;
 
@@ -35,15 +43,19 @@ const MEMORY_REACH: f64 = 2.5;
 pub fn cost(ctx: &Context<'_>, lanes: &[Body]) -> Cost {
     let mut work = Work::default();
     let mut serial_us: f64 = 0.0;
+    let mut latency_us: f64 = 0.0;
     let mut blocks = 0;
-    for body in lanes {
-        let lane = Lane::new(ctx, body);
+    let all: Vec<Lane<'_>> = lanes.iter().map(|body| Lane::new(ctx, body)).collect();
+    // All lanes of a kernel have equally many threads, so one that stages slows them all.
+    work.staged = all.iter().any(Lane::is_staged);
+    for lane in &all {
         lane.add_bytes(&mut work);
         lane.add_operations(&mut work);
         blocks += lane.blocks;
         let (steps, us) = lane.serial();
         work.serial_steps = work.serial_steps.max(steps);
         serial_us = serial_us.max(us);
+        latency_us = latency_us.max(lane.latency_us());
     }
     let parts = parts(ctx, &work, serial_us, blocks);
     let bound = parts.bound();
@@ -61,8 +73,9 @@ pub fn cost(ctx: &Context<'_>, lanes: &[Body]) -> Cost {
         special_us: parts.special_us,
         serial_us: parts.serial_us,
         launch_us: ctx.launch_us,
+        latency_us,
         underfill_us: slowed - bound,
-        total_us: slowed + ctx.launch_us,
+        total_us: slowed + ctx.launch_us + latency_us,
     }
 }
 
@@ -132,9 +145,10 @@ fn parts(ctx: &Context<'_>, work: &Work, serial_us: f64, blocks: usize) -> Parts
     Parts {
         memory_us: work.bytes / device.memory_tbs.value / 1e6
             + work.l2_bytes / device.l2_tbs.value / 1e6,
-        tensor_us: tensor_us(work.tensor_flops, ctx.storage)
+        tensor_us: tensor_us(work.tensor_flops + work.tensor_waste, ctx.storage)
             + tensor_us(work.chunk_flops, Storage::Bf16),
-        simt_us: work.simt_flops / device.fp32_tflops.value / 1e6,
+        // The rate counts two operations to an instruction, which only a multiply-add is.
+        simt_us: work.simt_flops.max(2.0 * work.instructions) / device.fp32_tflops.value / 1e6,
         special_us: work.special
             / (device.sms.value * device.sfu_per_sm.value * device.clock_ghz.value * 1e3),
         serial_us,
@@ -167,6 +181,7 @@ pub(crate) fn lane_parts(ctx: &Context<'_>, body: &Body, own: &[OpId]) -> Parts 
         }
     }
     let lane = Lane::new(ctx, &body);
+    work.staged = lane.is_staged();
     lane.add_bytes(&mut work);
     lane.add_operations(&mut work);
     let (_, serial_us) = lane.serial();
@@ -179,7 +194,13 @@ struct Work {
     bytes: f64,
     l2_bytes: f64,
     tensor_flops: f64,
+    /// What the tensor cores could do beside, were they kept busy.
+    tensor_waste: f64,
+    /// Whether activations pass through registers on their way to the tensor cores.
+    staged: bool,
     simt_flops: f64,
+    /// Instructions of maps and reductions.
+    instructions: f64,
     special: f64,
     serial_steps: f64,
     /// Tensor-core work of chunked recurrences, which takes bf16 numbers at any storage type.
@@ -292,7 +313,9 @@ impl<'a> Lane<'a> {
                 let by_all = self.prologue.contains(id) || self.body.anchors.contains(id);
                 let entry = reads.entry(access.value).or_insert((0.0, false));
                 entry.0 = (entry.0 + self.touched(op, access)).min(1.0);
-                entry.1 |= by_all && graph.value(access.value).rows;
+                // Each block reads all of what its prologue needs; of a product's own operands it
+                // reads all rows of the activation and its columns of the weights.
+                entry.1 |= self.prologue.contains(id) || by_all && graph.value(access.value).rows;
             }
             if let (OpKind::Attend { .. }, [_, key, value]) = (&op.kind, op.inputs.as_slice()) {
                 // Each run of rows reads what it sees again.
@@ -406,10 +429,12 @@ impl<'a> Lane<'a> {
             match &op.kind {
                 OpKind::Map { expr } => {
                     work.simt_flops += space * expr.op_count().max(1) as f64;
+                    work.instructions += space * instructions(expr).max(1) as f64;
                     work.special += space * special_count(expr) as f64;
                 }
                 OpKind::Reduce { expr, .. } => {
                     work.simt_flops += space * (expr.op_count() + 1) as f64;
+                    work.instructions += space * (instructions(expr) + 1) as f64;
                     work.special += space * special_count(expr) as f64;
                 }
                 OpKind::Norm {
@@ -425,7 +450,11 @@ impl<'a> Lane<'a> {
                     if self.body.template == Template::Gemm
                         && ctx.device.tensor_rate(ctx.storage).is_some()
                     {
+                        let pair = self.body.anchors.len() > 1;
+                        let reached = if pair { PAIR_EFFICIENCY } else { 1.0 }
+                            * if work.staged { STAGED_EFFICIENCY } else { 1.0 };
                         work.tensor_flops += flops;
+                        work.tensor_waste += flops * (1.0 / reached - 1.0);
                     } else {
                         work.simt_flops += flops;
                     }
@@ -449,35 +478,6 @@ impl<'a> Lane<'a> {
                 }
                 OpKind::Gather | OpKind::CumSum { .. } => {}
             }
-        }
-    }
-
-    /// Steps one block takes one after the other, and their time in microseconds.
-    fn serial(&self) -> (f64, f64) {
-        let (device, graph) = (self.ctx.device, self.ctx.graph);
-        let exchanges = self
-            .body
-            .ops
-            .iter()
-            .filter(|id| {
-                let op = graph.op(**id);
-                !reduced_axes(op).is_empty()
-                    && !matches!(op.kind, OpKind::Contract { .. } | OpKind::Attend { .. })
-            })
-            .count() as f64;
-        let exchange_us = exchanges * device.barrier_us.value;
-        match self.body.template {
-            Template::Row => {
-                let rows = f64::from(self.body.rows_per_block.max(1));
-                (rows, rows * exchange_us)
-            }
-            Template::Scan => {
-                let steps = self.ctx.shape.time as f64;
-                (steps, steps * (device.step_us.value + exchange_us))
-            }
-            Template::Chunked => self.serial_chunks(),
-            Template::Gemv => (self.ctx.rows() as f64, self.ctx.rows() as f64 * exchange_us),
-            Template::Gemm | Template::Attend => (0.0, 0.0),
         }
     }
 }

@@ -167,7 +167,7 @@ pub struct GridAxis {
 }
 
 /// The terms of a kernel's predicted time. All times in microseconds, `bytes` in bytes.
-/// `total_us = max(memory, tensor, simt, special, serial) + launch + underfill`.
+/// `total_us = max(memory, tensor, simt, special, serial) + launch + latency + underfill`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Cost {
     /// Bytes read from and written to device memory (L2 hits excluded).
@@ -194,6 +194,8 @@ pub struct Cost {
     pub serial_us: f64,
     /// Launch overhead.
     pub launch_us: f64,
+    /// Accesses to memory that wait for each other before and after the bulk of the work.
+    pub latency_us: f64,
     /// Added because too few blocks fill the GPU.
     pub underfill_us: f64,
     /// The sum as defined above.

@@ -614,9 +614,9 @@ fn rows_per_block_shrink_until_the_gpu_is_full() {
     let g = b.output(&[y, z]);
     for (name, batch, time, rows) in [
         ("y", 8, 2048, 16),
-        ("y", 1, 2048, 4),
+        ("y", 1, 2048, 2),
         ("z", 8, 2048, 4),
-        ("z", 1, 2048, 4),
+        ("z", 1, 2048, 2),
         ("z", 1, 512, 1),
         ("y", 64, 1, 1),
     ] {

@@ -48,6 +48,26 @@ fn layers_of_the_zoo() {
     }
 }
 
+/// Number of parameters, a tied head counted once.
+fn parameters(graph: &fusec_ir::Graph) -> f64 {
+    let counts = graph
+        .params
+        .iter()
+        .map(|p| graph.row_elements(p.value) as f64);
+    counts.sum()
+}
+
+/// The number that a preset is named by: `130m`, `1.5b`.
+fn named(preset: &str) -> f64 {
+    let (digits, unit) = preset.split_at(preset.len() - 1);
+    let unit = match unit {
+        "m" => 1e6,
+        "b" => 1e9,
+        _ => panic!("`{preset}` is no size"),
+    };
+    unit * digits.parse::<f64>().expect("a number")
+}
+
 /// Every file of the zoo compiles, with every preset it names.
 #[test]
 fn presets_of_the_zoo() {
@@ -69,8 +89,17 @@ fn presets_of_the_zoo() {
             let compiled = compile_with_warnings(&open(), &options);
             let compiled = compiled.unwrap_or_else(|e| panic!("{path:?} {preset:?}: {e}"));
             assert_eq!(compiled.warnings, [], "{path:?}");
+            if let Some(preset) = &preset {
+                // As rounded as people name models; the embedding is a large part of small ones.
+                let times = parameters(&compiled.graph) / named(preset);
+                let close = (0.85..1.25).contains(&times) || preset == "0.1b" && times < 2.0;
+                assert!(
+                    close,
+                    "{path:?}: `{preset}` has {times:.2} times that many parameters"
+                );
+            }
             count += 1;
         }
     }
-    assert!(count >= 15, "only {count} models were found");
+    assert!(count >= 60, "only {count} models were found");
 }

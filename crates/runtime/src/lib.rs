@@ -16,6 +16,7 @@ pub mod executor;
 pub mod golden;
 pub mod import;
 pub mod layout;
+pub mod localise;
 pub mod memory;
 pub mod model;
 pub mod partial;

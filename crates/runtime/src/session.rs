@@ -4,10 +4,14 @@
 //! sequences. What runs it (interpreter, emulator, GPU) is behind the trait; nothing here plans or
 //! compiles.
 
+use std::collections::BTreeMap;
+
+use fusec_codegen::BufferKind;
 use fusec_ir::Graph;
 use fusec_ir::interpret::{Input, InterpretError, NonFinite, Tensor};
 
 use crate::executor::{Device, ExecuteError, Executor, Fetch, HostState, StateError};
+use crate::localise::Stored;
 
 /// A model on a device, with the state of a batch of sequences.
 pub trait Session {
@@ -27,6 +31,17 @@ pub trait Session {
         time: usize,
         inputs: &[Input<'_, f32>],
     ) -> Result<Vec<Tensor<f32>>, SessionError>;
+
+    /// As [`Session::run`], but gives what the kernels of the run stored. `None`, and nothing is
+    /// run, where there are no kernels.
+    fn run_stored(
+        &mut self,
+        time: usize,
+        inputs: &[Input<'_, f32>],
+    ) -> Result<Option<Stored>, SessionError> {
+        let _ = (time, inputs);
+        Ok(None)
+    }
 
     /// The state, on the host.
     fn state(&mut self) -> Result<HostState, SessionError>;
@@ -54,6 +69,33 @@ impl<D: Device> Session for Executor<D> {
         inputs: &[Input<'_, f32>],
     ) -> Result<Vec<Tensor<f32>>, SessionError> {
         Ok(Executor::run(self, time, inputs, Fetch::All)?.outputs)
+    }
+
+    fn run_stored(
+        &mut self,
+        time: usize,
+        inputs: &[Input<'_, f32>],
+    ) -> Result<Option<Stored>, SessionError> {
+        let result = Executor::run(self, time, inputs, Fetch::Stored)?;
+        let manifest = self.manifest();
+        let Some(regime) = manifest.regimes.get(result.regime) else {
+            return Ok(None);
+        };
+        let mut kernels = BTreeMap::new();
+        for step in &regime.steps {
+            let name = manifest.kernels.get(step.kernel).map(|k| k.name.as_str());
+            for at in &step.writes {
+                let kind = regime.buffers.get(*at).map(|buffer| buffer.kind);
+                if let Some(BufferKind::Scratch(id) | BufferKind::Output(id)) = kind {
+                    kernels.insert(id, name.unwrap_or_default().to_string());
+                }
+            }
+        }
+        Ok(Some(Stored {
+            graph: regime.graph.clone(),
+            values: result.stored,
+            kernels,
+        }))
     }
 
     fn state(&mut self) -> Result<HostState, SessionError> {

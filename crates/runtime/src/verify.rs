@@ -168,7 +168,7 @@ pub struct HalfComparison {
 }
 
 /// Half precision passes at up to this many times the error of the unfused plan.
-const HALF_FACTOR: f64 = 1.5;
+pub(crate) const HALF_FACTOR: f64 = 1.5;
 
 /// Most ways of rounding the unfused plan. Where the logits of one token depend on a cancellation,
 /// its error is most of the whole and a matter of luck, for the unfused plan as for any other.
@@ -227,7 +227,7 @@ pub fn half(
 }
 
 /// `|got - expected| / |expected|`, L2 norms; NaN if anything is not a number.
-fn relative_l2(got: &[f32], expected: &[f32]) -> f64 {
+pub(crate) fn relative_l2(got: &[f32], expected: &[f32]) -> f64 {
     let mut error = 0f64;
     let mut norm = 0f64;
     for (got, expected) in got.iter().zip(expected) {
@@ -304,7 +304,7 @@ fn replay(
 }
 
 /// Golden ids lie inside a vocabulary that fits memory many times over.
-fn as_i32(ids: &[i64]) -> Vec<i32> {
+pub(crate) fn as_i32(ids: &[i64]) -> Vec<i32> {
     ids.iter()
         .map(|id| i32::try_from(*id).unwrap_or(i32::MAX))
         .collect()

@@ -164,7 +164,7 @@ fn chunked(case: Case) -> Chunked {
         load_state: format!("s = state_in[{state_at}];"),
         store_state: format!("state_out[{state_at}] = s;"),
         epilogue: format!(
-            "for (int i = lane; i < {}; i += 32) y[{value_at}] = y_row[i];",
+            "for (int i = lane; live && i < {}; i += 32) y[{value_at}] = y_row[i];",
             case.tile
         ),
     }

@@ -6,7 +6,7 @@ use std::path::Path;
 use fusec_codegen::Element;
 use fusec_codegen::prelude::with_prelude;
 use fusec_codegen::projection::{
-    GemvTile, MmaTile, Product, Projection, ProjectionTile, SimtTile, WeightLayout,
+    GemvTile, MmaTile, Product, Projection, ProjectionTile, Run, SimtTile, WeightLayout,
 };
 use fusec_runtime::emulator::{Emulator, EmulatorOptions, KernelArg, LaunchShape};
 use fusec_runtime::toolchain::{Options, Source, Toolchain};
@@ -41,6 +41,19 @@ const fn mma(
         warps_n,
         depth: 32,
         stages,
+        operand,
+    })
+}
+
+/// A tile as large models get it: few warps, 64 along k.
+fn deep(rows: usize, columns: usize, operand: Element) -> ProjectionTile {
+    ProjectionTile::Mma(MmaTile {
+        rows,
+        columns,
+        warps_m: 2,
+        warps_n: 2,
+        depth: 64,
+        stages: 3,
         operand,
     })
 }
@@ -120,6 +133,8 @@ enum Hooks {
     Prologue,
     /// GEMV's block-wide section: a = x minus the mean of its row.
     Stage,
+    /// Eight columns at a time: a bias is read and y written for all of them.
+    Run,
     /// Two products, the second of x squared with other weights: y = first / (1 + second^2).
     Two,
 }
@@ -165,6 +180,7 @@ fn projection(case: Case) -> Projection {
         setup: String::new(),
         row_prologue: String::new(),
         epilogue: format!("y[m * {columns} + n] = sum;"),
+        run: Run::default(),
     };
     match case.hooks {
         Hooks::None => {}
@@ -175,6 +191,14 @@ fn projection(case: Case) -> Projection {
             projection.epilogue = format!(
                 "const float halved = sum * half;\ny[m * {columns} + n] = halved + shift + float(n);"
             );
+        }
+        Hooks::Run => {
+            projection.run = Run {
+                columns: 8,
+                before: "float bias[8], all[8];\nload_vec<float, 8>(gain + n_first, bias);".into(),
+                after: format!("store_vec<float, 8>(y + m * {columns} + n_first, all);"),
+            };
+            projection.epilogue = "all[v] = sum + bias[v] + float(n);".into();
         }
         Hooks::Stage => {
             let stride = depth + case.padding;
@@ -275,7 +299,7 @@ fn check(emulator: &Emulator, case: Case, seed: u64) {
                     k * w_stride + n
                 };
                 let a = match case.hooks {
-                    Hooks::None | Hooks::Two => *value,
+                    Hooks::None | Hooks::Run | Hooks::Two => *value,
                     Hooks::Prologue => value * gain.values[k] + m as f64,
                     Hooks::Stage => value - mean,
                 };
@@ -286,6 +310,7 @@ fn check(emulator: &Emulator, case: Case, seed: u64) {
             let expected = match case.hooks {
                 Hooks::None | Hooks::Stage => sum,
                 Hooks::Prologue => sum * 0.5 + m as f64 + n as f64,
+                Hooks::Run => sum + gain.values[n] + n as f64,
                 Hooks::Two => sum / (1.0 + gate * gate),
             };
             let got = f64::from(y[m * columns + n]);
@@ -313,7 +338,7 @@ fn check(emulator: &Emulator, case: Case, seed: u64) {
 
 fn cases() -> Vec<Case> {
     use Element::{Bf16, F16, F32};
-    use Hooks::{None as Plain, Prologue, Stage, Two};
+    use Hooks::{None as Plain, Prologue, Run, Stage, Two};
     use WeightLayout::{Kn, Nk};
     let mut cases = Vec::new();
     let mut add = |tile, size, x, w, layout, padding, hooks| {
@@ -374,6 +399,12 @@ fn cases() -> Vec<Case> {
         0,
         Plain,
     );
+    // Eight columns of a thread, and long tiles.
+    add(MMA, (37, 80, 96), Bf16, Bf16, Nk, 0, Run);
+    add(deep(128, 128, F16), (130, 136, 200), F16, F16, Nk, 0, Run);
+    add(deep(64, 64, Bf16), (65, 72, 96), Bf16, Bf16, Kn, 0, Run);
+    add(deep(64, 64, Bf16), (65, 70, 40), Bf16, Bf16, Kn, 0, Plain);
+    add(deep(128, 64, Bf16), (129, 64, 130), Bf16, Bf16, Nk, 0, Two);
     // Few rows.
     add(GEMV, (1, 1, 1), F32, F32, Nk, 0, Plain);
     add(GEMV, (1, 70, 2048), F32, Bf16, Nk, 0, Plain);

@@ -107,8 +107,9 @@ fn plans_of_any_size_are_made_or_refused() {
             }
         }
     }
-    // Only a size that cannot be: C = 1 has no 3.5 C rounded down to a multiple of 32.
-    assert!(refused.len() <= 4, "{}", refused.join("\n"));
+    // Only what cannot be: 3.5 C rounded down to a multiple of 32 is 0 for C = 1, and 2 C channels
+    // are no whole number of heads of P.
+    assert!(refused.len() <= 6, "{}", refused.join("\n"));
     for line in refused {
         assert!(line.contains("`F`") || line.contains("`Hg`"), "{line}");
     }

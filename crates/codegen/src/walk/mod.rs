@@ -16,7 +16,7 @@ mod stage;
 mod statement;
 
 use crate::affine::{Grid, Offset, Space};
-use crate::layout::{Layout, Layouts};
+use crate::layout::{Layout, Layouts, Reduction};
 use crate::memory::Pointers;
 use crate::micro::{Program, Src};
 use crate::names::Names;
@@ -88,6 +88,8 @@ struct Emitter<'a, 'g, 'p> {
     shared_ident: BTreeMap<usize, String>,
     shared_next: usize,
     scratch: Option<String>,
+    /// Exchanges among all threads of the block, for each row.
+    exchanges: usize,
     shared_decls: Vec<String>,
     stage: Option<Stage>,
     /// Shared copies written since the last barrier.
@@ -125,6 +127,15 @@ pub fn emit<'g>(walk: &Walk<'_, 'g>, pointers: &mut Pointers<'g>, names: &mut Na
         shared_ident: BTreeMap::new(),
         shared_next: walk.shared_base,
         scratch: None,
+        exchanges: walk
+            .layouts
+            .placed
+            .iter()
+            .filter(|p| {
+                p.reduction == Some(Reduction::Block)
+                    && walk.layouts.layouts[p.layout].space.len() > 1
+            })
+            .count(),
         shared_decls: Vec::new(),
         stage: None,
         fresh: BTreeSet::new(),

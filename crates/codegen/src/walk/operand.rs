@@ -258,7 +258,11 @@ impl<'g> Emitter<'_, 'g, '_> {
         }
         let name = self.names.fresh(&format!("{hint}_in"));
         let (line, text) = if v > 1 && step != 0 {
-            let load = self.load_vector(&l, row.as_deref(), offset, element, &address, &name);
+            let load = self
+                .load_component(&l, pointer, row.as_deref(), offset, element, &name)
+                .unwrap_or_else(|| {
+                    self.load_vector(&l, row.as_deref(), offset, element, &address, &name)
+                });
             (format!("float {name}[{v}];\n{load}"), format!("{name}[v]"))
         } else {
             (format!("const float {name} = to_f32(*({address}));"), name)
@@ -298,6 +302,37 @@ impl<'g> Emitter<'_, 'g, '_> {
         }
     }
 
+    /// Fills the registers of one vector where neighbours along the innermost axis are 2 or 4
+    /// elements apart, such as one tap of a convolution: whole groups are loaded, since the other
+    /// taps are wanted as well. `None` where groups are not aligned.
+    fn load_component(
+        &self,
+        layout: &Layout,
+        pointer: &str,
+        row: Option<&str>,
+        offset: &Offset,
+        element: &str,
+        target: &str,
+    ) -> Option<String> {
+        let (step, v) = (offset.step(&layout.space), layout.vector);
+        let j = offset.base.rem_euclid(step.max(1));
+        let group = Offset {
+            base: offset.base - j,
+            ..offset.clone()
+        };
+        let aligned = [2, 4].contains(&step)
+            && layout.turns().is_none()
+            && group.aligned(self.walk.grid, &layout.space, step)
+            && row_alignment(row, step as usize);
+        if !aligned {
+            return None;
+        }
+        let address = self.address(pointer, row.map(str::to_owned), &group, &layout.space);
+        Some(format!(
+            "load_component<{element}, {v}, {step}>({address}, {j}, {target});"
+        ))
+    }
+
     /// An operand without rows, loaded once before the walk; `None` when that takes too many
     /// registers.
     fn invariant(
@@ -334,7 +369,9 @@ impl<'g> Emitter<'_, 'g, '_> {
         };
         let own = self.slice_register(layout, &name);
         let (declaration, load, text) = if vector > 1 {
-            let load = self.load_vector(&l, None, offset, element, &address, &own);
+            let load = self
+                .load_component(&l, pointer, None, offset, element, &own)
+                .unwrap_or_else(|| self.load_vector(&l, None, offset, element, &address, &own));
             (
                 format!("float {name}{strips}[{vector}];"),
                 load,

@@ -36,9 +36,11 @@ impl<'g> Emitter<'_, 'g, '_> {
             Reduction::Block => {
                 let part = self.names.fresh(&format!("{name}_part"));
                 let threads = self.walk.layouts.threads;
-                let primitive = match combine {
-                    Combine::Sum => "block_sum",
-                    Combine::Max => "block_max",
+                let primitive = match (combine, self.exchanges > 1) {
+                    (Combine::Sum, false) => "block_sum",
+                    (Combine::Max, false) => "block_max",
+                    (Combine::Sum, true) => "block_sum_once",
+                    (Combine::Max, true) => "block_max_once",
                 };
                 let scratch = self.scratch();
                 let stage = self.stage(placed.layout);
@@ -198,8 +200,12 @@ impl<'g> Emitter<'_, 'g, '_> {
         self.read_since_barrier = true;
     }
 
+    /// Shared memory for an exchange among all threads: the same for all where an exchange leaves
+    /// it free again, else one for each, which the barrier of another one frees before the next row.
     pub(super) fn scratch(&mut self) -> String {
-        if let Some(name) = &self.scratch {
+        if self.exchanges == 1
+            && let Some(name) = &self.scratch
+        {
             return name.clone();
         }
         let name = self.names.fresh("reduce_scratch");

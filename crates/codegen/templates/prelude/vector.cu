@@ -97,6 +97,18 @@ template <typename T, int V> __device__ __forceinline__ void load_vec(const T* p
     VecIo<T, V, VecIsRaw<T, V>::value>::load(p, out);
 }
 
+//@ load_component needs load_vec
+// out[i] = component j of the i-th of V groups of STEP neighbours. Groups are read whole, so that reading all
+// components costs one access a group. Alignment as for load_vec of a group.
+template <typename T, int V, int STEP> __device__ __forceinline__ void load_component(const T* p, int j, float (&out)[V]) {
+#pragma unroll
+    for (int i = 0; i < V; ++i) {
+        float group[STEP];
+        load_vec<T, STEP>(p + i * STEP, group);
+        out[i] = group[j];
+    }
+}
+
 //@ load_chunks needs load_vec
 // out[0..V) = V/C chunks of C neighbours, `apart` elements from one to the next. Alignment as for load_vec.
 template <typename T, int V, int C> __device__ __forceinline__ void load_chunks(const T* p, int apart, float (&out)[V]) {

@@ -49,6 +49,34 @@ template <int NT> __device__ __forceinline__ float block_sum(float v, float* scr
     return v;
 }
 
+//@ block_sum_once needs warp_sum
+// block_sum with one barrier: `scratch` is free again after the next barrier of the block, whatever it is for.
+template <int NT> __device__ __forceinline__ float block_sum_once(float v, float* scratch) {
+    v = warp_sum(v);
+    if constexpr (NT > 32) {
+        if ((threadIdx.x & 31) == 0) scratch[threadIdx.x >> 5] = v;
+        __syncthreads();
+        v = scratch[0];
+#pragma unroll
+        for (int i = 1; i < NT / 32; ++i) v += scratch[i];
+    }
+    return v;
+}
+
+//@ block_max_once needs warp_max
+// Maximum over the block, as block_sum_once.
+template <int NT> __device__ __forceinline__ float block_max_once(float v, float* scratch) {
+    v = warp_max(v);
+    if constexpr (NT > 32) {
+        if ((threadIdx.x & 31) == 0) scratch[threadIdx.x >> 5] = v;
+        __syncthreads();
+        v = scratch[0];
+#pragma unroll
+        for (int i = 1; i < NT / 32; ++i) v = fmaxf(v, scratch[i]);
+    }
+    return v;
+}
+
 //@ block_sum_vec needs warp_sum
 // V independent block sums with the barriers of one. `scratch`: V*NT/32 floats.
 template <int NT, int V> __device__ __forceinline__ void block_sum_vec(float (&v)[V], float* scratch) {

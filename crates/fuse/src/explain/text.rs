@@ -116,7 +116,11 @@ fn terms(cost: &Cost) -> String {
     } else {
         format!("the largest of {}", shown.join(", "))
     };
-    let mut text = format!("{largest}; plus launch {}", time(cost.launch_us));
+    let mut text = format!(
+        "{largest}; plus launch {}, latency {}",
+        time(cost.launch_us),
+        time(cost.latency_us)
+    );
     if cost.underfill_us >= 0.05 {
         text.push_str(&format!(", too few blocks {}", time(cost.underfill_us)));
     }

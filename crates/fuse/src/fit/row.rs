@@ -135,7 +135,7 @@ fn rows_per_block(group: &Group<'_>, grid: &[GridAxis], halo: u32) -> u32 {
         .map(|g| group.ctx.graph.size(g.axis) / g.tile)
         .product();
     let mut rows = if halo > 0 { 16 } else { 4 };
-    while rows > 1 && shape.batch * shape.time.div_ceil(rows) * tiles < 2 * group.ctx.sms() {
+    while rows > 1 && shape.batch * shape.time.div_ceil(rows) * tiles < 4 * group.ctx.sms() {
         rows /= 2;
     }
     rows as u32

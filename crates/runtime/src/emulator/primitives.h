@@ -53,6 +53,13 @@ template <class T, int V> static inline void store_vec(T* p, const float (&x)[V]
     if (alignment) fusec_emu::aligned(p, alignment, "store_vec");
     for (int i = 0; i < V; ++i) p[i] = from_f32<T>(x[i]);
 }
+template <class T, int V, int STEP> static inline void load_component(const T* p, int j, float (&out)[V]) {
+    for (int i = 0; i < V; ++i) {
+        float group[STEP];
+        load_vec<T, STEP>(p + i * STEP, group);
+        out[i] = group[j];
+    }
+}
 template <class T, int V, int C> static inline void load_chunks(const T* p, int apart, float (&out)[V]) {
     for (int i = 0; i < V / C; ++i) {
         float chunk[C];
@@ -190,6 +197,16 @@ template <int NT> static inline float block_sum(float v, float* scratch, int lin
 template <int NT> static inline float block_max(float v, float* scratch, int line = __builtin_LINE()) {
     float own[1] = {v};
     fusec_emu::block_reduce<fusec_emu::Max, NT>("block_max", own, scratch, line);
+    return own[0];
+}
+template <int NT> static inline float block_sum_once(float v, float* scratch, int line = __builtin_LINE()) {
+    float own[1] = {v};
+    fusec_emu::block_reduce<fusec_emu::Sum, NT>("block_sum_once", own, scratch, line);
+    return own[0];
+}
+template <int NT> static inline float block_max_once(float v, float* scratch, int line = __builtin_LINE()) {
+    float own[1] = {v};
+    fusec_emu::block_reduce<fusec_emu::Max, NT>("block_max_once", own, scratch, line);
     return own[0];
 }
 template <int NT, int V> static inline void block_sum_vec(float (&v)[V], float* scratch, int line = __builtin_LINE()) {

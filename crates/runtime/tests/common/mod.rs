@@ -151,6 +151,10 @@ pub fn difference<F: Real>(a: &[f32], b: &[F]) -> f64 {
 
 /// An executor of the model's kernels, in the emulator: one plan for single steps, one for
 /// everything longer.
+#[allow(
+    dead_code,
+    reason = "not every test that compares cases runs one itself"
+)]
 pub fn emulate(case: &Case<'_>, weights: &Weights) -> Result<Executor<EmulatedDevice>, String> {
     emulate_for(case, weights, &Device::find("h200").expect("profile"))
 }

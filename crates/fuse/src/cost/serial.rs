@@ -1,0 +1,122 @@
+//! What follows one after the other: rows that a block walks, and accesses to memory that wait for
+//! each other.
+
+use super::Lane;
+use crate::context::{reduced_axes, step_work};
+use crate::plan::Template;
+use fusec_ir::{OpId, OpKind, StateKind};
+
+/// An access to memory that the next one waits for, with the work between the two, microseconds:
+/// small kernels of an H100 take this much more than their start for each.
+const TRIP_US: f64 = 0.7;
+/// A row that a block walks although the next one is already on its way, microseconds.
+const ROW_US: f64 = 0.8;
+/// State elements of a thread, and the registers that it has in all.
+const STATE_PER_THREAD: usize = 16;
+const REGISTERS: usize = 96;
+/// How much longer a step takes for each further block on the same multiprocessor.
+const SHARING: f64 = 0.25;
+/// Threads that a multiprocessor holds.
+const RESIDENT_THREADS: usize = 2048;
+
+impl Lane<'_> {
+    /// Steps one block takes one after the other, and their time in microseconds.
+    pub(super) fn serial(&self) -> (f64, f64) {
+        let device = self.ctx.device;
+        let exchange_us = self.exchanges() * device.barrier_us.value;
+        match self.body.template {
+            Template::Row => {
+                let rows = f64::from(self.body.rows_per_block.max(1));
+                // The first row's time is latency.
+                (rows, (rows - 1.0) * ROW_US + rows * exchange_us)
+            }
+            Template::Scan => {
+                let (waves, sharing) = self.waves();
+                let steps = self.ctx.shape.time as f64 * waves;
+                let step_us =
+                    device.step_us.value + self.inner_exchanges() * device.barrier_us.value;
+                (steps, steps * (step_us + exchange_us) * sharing)
+            }
+            Template::Chunked => self.serial_chunks(),
+            Template::Gemv => (self.ctx.rows() as f64, self.ctx.rows() as f64 * exchange_us),
+            Template::Gemm | Template::Attend => (0.0, 0.0),
+        }
+    }
+
+    /// Microseconds of the accesses that wait for each other, beside the bulk of the work.
+    pub(super) fn latency_us(&self) -> f64 {
+        let trips = match self.body.template {
+            Template::Row => 1.0,
+            // Rows and weights of a prologue come before those of the product.
+            Template::Gemv if self.prologue.is_empty() => 1.0,
+            Template::Gemv => 3.0,
+            // The state, the first row, the results.
+            Template::Scan | Template::Chunked => 2.0,
+            Template::Gemm | Template::Attend => 2.0,
+        };
+        trips * TRIP_US
+    }
+
+    /// Exchanges among all threads of a block, for one row.
+    fn exchanges(&self) -> f64 {
+        let graph = self.ctx.graph;
+        let exchanging = self.body.ops.iter().filter(|id| {
+            let op = graph.op(**id);
+            let product = matches!(op.kind, OpKind::Contract { .. } | OpKind::Attend { .. });
+            !reduced_axes(op).is_empty() && !product
+        });
+        exchanging.count() as f64
+    }
+
+    /// Reductions inside a step that follow another one: a step as it was measured has one.
+    fn inner_exchanges(&self) -> f64 {
+        let graph = self.ctx.graph;
+        let of = |id: &OpId| match &graph.op(*id).kind {
+            OpKind::Scan { recurrence, .. } => step_work(graph, graph.recurrence(*recurrence)).2,
+            _ => 0.0,
+        };
+        let most = self.body.anchors.iter().map(of).fold(0.0, f64::max);
+        (most - 1.0).max(0.0)
+    }
+
+    /// How often the blocks of a scan fill the GPU, and how much they slow each other: states live
+    /// in registers, and blocks that find none free wait until others have walked all of T.
+    fn waves(&self) -> (f64, f64) {
+        let (device, graph) = (self.ctx.device, self.ctx.graph);
+        let state: usize = self
+            .body
+            .anchors
+            .iter()
+            .filter_map(|id| match &graph.op(*id).kind {
+                OpKind::Scan { states, .. } => Some(states),
+                _ => None,
+            })
+            .flatten()
+            .map(|s| match graph.state(*s).kind {
+                StateKind::Scan { .. } => graph.elements(&graph.state(*s).axes),
+                StateKind::Tail { .. } => 0,
+            })
+            .sum();
+        let spread: usize = self
+            .body
+            .grid
+            .iter()
+            .map(|g| graph.size(g.axis) / g.tile)
+            .product();
+        let threads = (state / spread.max(1) / STATE_PER_THREAD)
+            .next_power_of_two()
+            .clamp(64, 512);
+        let by_registers = device.registers.value as usize / (threads * REGISTERS);
+        let resident = by_registers.min(RESIDENT_THREADS / threads).max(1);
+        let waves = (self.blocks as f64 / (device.sms.value * resident as f64)).ceil();
+        let share = (self.blocks as f64 / device.sms.value)
+            .ceil()
+            .clamp(1.0, resident as f64);
+        (waves, 1.0 + SHARING * (share - 1.0))
+    }
+
+    /// Whether activations of a matrix product are computed on their way in.
+    pub(super) fn is_staged(&self) -> bool {
+        self.body.template == Template::Gemm && !self.prologue.is_empty()
+    }
+}
