@@ -100,6 +100,8 @@ pub(crate) struct Parts {
     pub simt_us: f64,
     pub special_us: f64,
     pub serial_us: f64,
+    /// Comes on top of the largest.
+    pub latency_us: f64,
     pub blocks: usize,
 }
 
@@ -166,6 +168,7 @@ fn parts(ctx: &Context<'_>, work: &Work, serial_us: f64, blocks: usize) -> Parts
         special_us: work.special
             / (device.sms.value * device.sfu_per_sm.value * device.clock_ghz.value * 1e3),
         serial_us,
+        latency_us: 0.0,
         blocks,
     }
 }
@@ -198,8 +201,13 @@ pub(crate) fn lane_parts(ctx: &Context<'_>, body: &Body, own: &[OpId]) -> Parts 
     work.staged = lane.is_staged();
     lane.add_bytes(&mut work);
     lane.add_operations(&mut work);
+    // The larger of two sums is no sum of the larger parts: operations alone are a lower bound.
+    work.instructions = 0.0;
     let (_, serial_us) = lane.serial();
-    parts(ctx, &work, serial_us, lane.blocks)
+    Parts {
+        latency_us: lane.latency_us(),
+        ..parts(ctx, &work, serial_us, lane.blocks)
+    }
 }
 
 /// Sums over the lanes of a kernel.

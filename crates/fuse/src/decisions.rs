@@ -48,6 +48,24 @@ pub struct Form {
     pub chosen: bool,
 }
 
+impl Form {
+    /// What became of a form among others, in words.
+    pub fn verdict(&self, all: &[Form]) -> String {
+        let how = match self.exact {
+            true => "",
+            false => " when planned greedily",
+        };
+        match all.iter().find(|form| form.chosen) {
+            _ if self.chosen => "chosen".into(),
+            Some(chosen) if self.total_us < chosen.total_us => {
+                let least = crate::planner::FORM_MARGIN * 100.0;
+                format!("passed over (saves less than {least} %{how})")
+            }
+            _ => format!("dearer{how}"),
+        }
+    }
+}
+
 impl Decisions {
     /// Launches of the unfused plan of the model as written.
     pub fn unfused_launches(&self) -> usize {
@@ -79,14 +97,13 @@ impl fmt::Display for Decisions {
             writeln!(f)?;
         }
         for form in &self.forms {
-            let mark = if form.chosen { "chosen" } else { "dearer" };
             let what = if form.rules.is_empty() {
                 "as written".to_string()
             } else {
                 form.rules.join(", ")
             };
-            let how = if form.exact { "" } else { " (greedy)" };
-            writeln!(f, "form {mark}: {:.1} us{how}, {what}", form.total_us)?;
+            let verdict = form.verdict(&self.forms);
+            writeln!(f, "form {verdict}: {:.1} us, {what}", form.total_us)?;
         }
         if !self.stop.is_empty() {
             writeln!(f, "search for forms: {}", self.stop)?;

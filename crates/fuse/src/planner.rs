@@ -19,7 +19,7 @@ use tracing::debug_span;
 
 /// What a form must save, as a part of the total, to take the place of one with fewer rules:
 /// less than this is less than the cost model knows, and every rule moves rounding errors.
-const FORM_MARGIN: f64 = 0.005;
+pub(crate) const FORM_MARGIN: f64 = 0.005;
 /// Name of the local form of a recurrence that is computed some tokens at a time.
 pub(crate) const IN_CHUNKS: &str = "recurrent-chunked";
 

@@ -46,7 +46,7 @@ fn quoted(names: &[String]) -> String {
     text
 }
 
-/// A difference of times, in words.
+/// A difference of times from what was chosen, in words.
 fn more(us: f64) -> String {
     if us.abs() < 5e-4 {
         "as much as now".into()
@@ -140,12 +140,14 @@ impl fmt::Display for Why {
                 true => "as written".to_string(),
                 false => form.rules.join(", "),
             };
-            let mark = if form.chosen { "chosen" } else { "dearer" };
-            paragraph(
-                f,
-                0,
-                &format!("form {mark}: {}, {rules}", time(form.total_us)),
-            )?;
+            let verdict = form.verdict(&self.forms);
+            let chosen = self.forms.iter().find(|f| f.chosen);
+            let than = match chosen.filter(|_| !form.chosen) {
+                Some(chosen) => format!(", {}", more(form.total_us - chosen.total_us)),
+                None => String::new(),
+            };
+            let us = time(form.total_us);
+            paragraph(f, 0, &format!("form {verdict}: {us}{than}: {rules}"))?;
         }
         let us: f64 = self.kernels.iter().map(|k| k.cost.total_us).sum();
         let what = match self.layers.is_empty() {

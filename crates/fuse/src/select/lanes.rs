@@ -269,9 +269,13 @@ impl<'b, 'a> Lanes<'b, 'a> {
                 *gain += best;
             }
         }
-        let base = terms(&parts, slowdown);
+        let mut base = terms(&parts, slowdown);
+        base[4] = parts.serial_us;
         let least = (base.iter().zip(gain)).map(|(base, gain)| base + gain);
-        ctx.launch_us + least.fold(f64::NEG_INFINITY, f64::max) - worth - shared - SLACK_US
+        ctx.launch_us + parts.latency_us + least.fold(f64::NEG_INFINITY, f64::max)
+            - worth
+            - shared
+            - SLACK_US
     }
 }
 
@@ -307,7 +311,8 @@ struct Hunt<'p> {
 impl Hunt<'_> {
     /// Keeps a set of lanes, unless its bound is too high.
     fn judge(&mut self, board: &Board<'_>, union: &Bits, parts: Parts, worth: f64) {
-        let least = parts.slowed(board.ctx) + board.ctx.launch_us - worth - SLACK_US;
+        let least =
+            parts.slowed(board.ctx) + parts.latency_us + board.ctx.launch_us - worth - SLACK_US;
         if least >= self.limit {
             return;
         }
@@ -327,6 +332,7 @@ fn sum(a: Parts, b: Parts) -> Parts {
         simt_us: a.simt_us + b.simt_us,
         special_us: a.special_us + b.special_us,
         serial_us: a.serial_us.max(b.serial_us),
+        latency_us: a.latency_us.max(b.latency_us),
         blocks: a.blocks + b.blocks,
     }
 }
