@@ -335,9 +335,9 @@ impl<'a> Lane<'a> {
                 let by_all = self.prologue.contains(id) || self.body.anchors.contains(id);
                 let entry = reads.entry(access.value).or_insert((0.0, false));
                 entry.0 = (entry.0 + self.touched(op, access)).min(1.0);
-                // Each block reads all of what its prologue needs; of a product's own operands it
-                // reads all rows of the activation and its columns of the weights.
-                entry.1 |= self.prologue.contains(id) || by_all && graph.value(access.value).rows;
+                // Each block reads all rows of the activation; parameters of a prologue it finds
+                // where the other blocks of its multiprocessor left them.
+                entry.1 |= by_all && graph.value(access.value).rows;
             }
             if let (OpKind::Attend { .. }, [_, key, value]) = (&op.kind, op.inputs.as_slice()) {
                 // Each run of rows reads what it sees again.

@@ -56,7 +56,7 @@ impl Lane<'_> {
             Template::Row => 1.0,
             // Rows and weights of a prologue come before those of the product.
             Template::Gemv if self.prologue.is_empty() => 1.0,
-            Template::Gemv => 2.5,
+            Template::Gemv => 2.0,
             // The state, the first row, the results.
             Template::Scan | Template::Chunked => 2.0,
             Template::Gemm | Template::Attend => 2.0,
