@@ -102,9 +102,6 @@ impl<'a> Block<'a> {
 
     /// The least cost of doing everything, by the sets that may be done first in turn.
     fn least(&self) -> Option<f64> {
-        if self.ops.len() > 63 {
-            return None;
-        }
         let legal = self.legal()?;
         let all = (1u64 << self.ops.len()) - 1;
         // By number of operations done: a set is final when all smaller ones are.
@@ -155,7 +152,9 @@ fn compare(graph: &Graph, batch: usize, time: usize) -> (Vec<usize>, Vec<usize>)
             continue;
         }
         let n = segment.ops.len();
-        let Some(least) = Block::new(&ctx, &segment.ops).least() else {
+        // A set of operations is one word.
+        let block = (n < 64).then(|| Block::new(&ctx, &segment.ops));
+        let Some(least) = block.and_then(|block| block.least()) else {
             large.push(n);
             continue;
         };

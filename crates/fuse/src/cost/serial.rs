@@ -2,7 +2,7 @@
 //! each other.
 
 use super::Lane;
-use crate::context::{reduced_axes, step_work};
+use crate::context::{iteration_axes, reduced_axes, step_work};
 use crate::plan::Template;
 use fusec_ir::{OpId, OpKind, StateKind};
 use std::collections::BTreeMap;
@@ -15,6 +15,9 @@ const ROW_US: f64 = 0.8;
 /// State elements of a thread, and the registers that it has in all.
 const STATE_PER_THREAD: usize = 16;
 const REGISTERS: usize = 96;
+/// Elements of a row that a thread has, and its registers.
+const ROW_PER_THREAD: usize = 8;
+const ROW_REGISTERS: usize = 56;
 /// How much longer a step takes for each further block on the same multiprocessor.
 const SHARING: f64 = 0.25;
 /// Threads that a multiprocessor holds.
@@ -31,7 +34,7 @@ impl Lane<'_> {
                 // latency.
                 let halo = self.halo();
                 let rows = f64::from(self.body.rows_per_block.max(1)) + halo;
-                let resident = if halo > 1.0 { 2.0 } else { 4.0 };
+                let resident = self.resident_rows(halo);
                 let waves = (self.blocks as f64 / (device.sms.value * resident)).ceil();
                 let first_us = if waves > 1.0 { TRIP_US } else { 0.0 };
                 let us = first_us + (rows - 1.0) * ROW_US + rows * exchange_us;
@@ -62,6 +65,29 @@ impl Lane<'_> {
             Template::Gemm | Template::Attend => 2.0,
         };
         trips * TRIP_US
+    }
+
+    /// Blocks of rows that a multiprocessor holds: a thread has some elements of a row and, for a
+    /// stencil, of earlier rows.
+    fn resident_rows(&self, halo: f64) -> f64 {
+        let graph = self.ctx.graph;
+        let extent = |axis| {
+            let spread = self.body.grid.iter().find(|g| g.axis == axis);
+            spread.map_or(graph.size(axis), |g| g.tile)
+        };
+        let elements = |id: &OpId| {
+            let axes = iteration_axes(graph, graph.op(*id));
+            axes.into_iter().map(extent).product::<usize>()
+        };
+        let widest = self.body.ops.iter().map(elements).max().unwrap_or(1);
+        let threads = (widest / ROW_PER_THREAD).next_power_of_two().clamp(64, 512);
+        let registers = if halo > 1.0 {
+            2 * ROW_REGISTERS
+        } else {
+            ROW_REGISTERS
+        };
+        let by_registers = self.ctx.device.registers.value as usize / (threads * registers);
+        by_registers.min(RESIDENT_THREADS / threads).max(1) as f64
     }
 
     /// Rows before the first one of a block that it needs.
