@@ -9,7 +9,6 @@ use fusec_ir::{Graph, OpId, OpKind};
 
 use common::{Case, root};
 
-#[expect(dead_code, reason = "plans are made for another device here")]
 mod common;
 
 /// A device on which a step takes so long that whatever can goes in chunks: all of it, or runs that

@@ -1,6 +1,8 @@
 //! Emulated kernels against the interpreter: prefill, then runs from the carried state. Every
 //! value that a kernel stores is compared, so that a failure names the first one that is wrong.
 
+#![allow(dead_code, reason = "each test uses a part of what is here")]
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
