@@ -1,0 +1,113 @@
+//! Maps at one element of a row, before and after a product.
+
+use super::ProductLane;
+use crate::affine::{Grid, Space, index_text};
+use crate::cexpr::{self, Leaves};
+use crate::memory::{Place, c_type};
+use crate::text::Text;
+use fusec_ir::{Access, AxisId, Expr, OpId, OpKind, ValueId};
+use std::collections::{BTreeMap, BTreeSet};
+
+impl<'g> ProductLane<'_, 'g> {
+    /// Ancestors of a value inside the body, ascending.
+    pub(super) fn ancestors(&self, value: ValueId) -> Vec<OpId> {
+        let mut found = BTreeSet::new();
+        let mut open: Vec<ValueId> = vec![value];
+        while let Some(v) = open.pop() {
+            if let Some(op) = self.in_body(v)
+                && found.insert(op)
+            {
+                open.extend(self.graph.op(op).inputs.iter().map(|a| a.value));
+            }
+        }
+        found.into_iter().collect()
+    }
+
+    /// One map at one element of row `m`: defines its result, remembers its name.
+    pub(super) fn element_map(
+        &mut self,
+        grid: &Grid<'g>,
+        id: OpId,
+        space: &Space,
+        element: &str,
+        known: &mut BTreeMap<ValueId, String>,
+        text: &mut Text,
+    ) {
+        let op = self.graph.op(id);
+        let OpKind::Map { expr } = &op.kind else {
+            return;
+        };
+        let operands: Vec<String> = op
+            .inputs
+            .iter()
+            .map(|a| match known.get(&a.value) {
+                Some(name) => name.clone(),
+                None => self.element_operand(grid, a, space, element),
+            })
+            .collect();
+        expr.walk(&mut |e| self.position |= matches!(e, Expr::Position));
+        let index = |axis: AxisId| {
+            let local = index_text(space, axis, element);
+            match self.first_index.get(&axis).filter(|_| grid.is_grid(axis)) {
+                Some(first) if local == "0" => first.clone(),
+                Some(first) => format!("{first} + {local}"),
+                None => local,
+            }
+        };
+        let value = cexpr::text(
+            expr,
+            &Leaves {
+                input: &|i| operands.get(i).cloned().unwrap_or_default(),
+                index: &index,
+                position: "position + m % T",
+            },
+        );
+        let name = self.names.fresh(&self.graph.value(op.outputs[0]).name);
+        text.line(format!("const float {name} = {value};"));
+        known.insert(op.outputs[0], name);
+    }
+
+    pub(super) fn element_operand(
+        &mut self,
+        grid: &Grid<'g>,
+        access: &Access,
+        space: &Space,
+        element: &str,
+    ) -> String {
+        let graph = self.graph;
+        let value = graph.value(access.value);
+        let place = Place::Value(access.value);
+        let pointer = self.pointers.read(place, self.names);
+        let offset = grid.global(&value.axes, &access.index);
+        let element_type = c_type(self.pointers.element(place));
+        if let Some(address) = self.run_address(grid, access.value, &pointer, &offset, space) {
+            if let Some(name) = self.run_operands.get(&address) {
+                return format!("{name}[v]");
+            }
+            let name = self.names.fresh(&format!("{}_in", value.name));
+            if let Some(run) = &mut self.run {
+                let n = run.columns;
+                run.before.push_str(&format!(
+                    "float {name}[{n}];\nload_vec<{element_type}, {n}>({address}, {name});\n"
+                ));
+            }
+            self.run_operands.insert(address, name.clone());
+            return format!("{name}[v]");
+        }
+        let mut parts = Vec::new();
+        if value.rows {
+            parts.push(match graph.row_elements(access.value) {
+                1 => "m".to_string(),
+                n => format!("m * {n}"),
+            });
+        }
+        parts.extend(offset.block_text(&|a| self.first(a)));
+        parts.extend(offset.local_text(space, element));
+        let at = if parts.is_empty() {
+            "0".to_string()
+        } else {
+            parts.join(" + ")
+        };
+        format!("to_f32({pointer}[{at}])")
+    }
+}

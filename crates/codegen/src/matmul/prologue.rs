@@ -1,0 +1,194 @@
+//! Before a product: rows from memory, maps of single elements, and whole rows that a block of few
+//! computes together.
+
+use super::tile::GEMV_WARPS;
+use super::{ProductLane, Written, alignment};
+use crate::affine::{Grid, Space};
+use crate::layout::Layouts;
+use crate::memory::Place;
+use crate::projection::Product;
+use crate::text::Text;
+use crate::walk::{self, Walk};
+use crate::{CodegenError, micro};
+use fusec_ir::{Access, Graph, OpId, StateId};
+use std::collections::BTreeMap;
+
+impl<'g> ProductLane<'_, 'g> {
+    /// An activation that lies in memory.
+    pub(super) fn external_rows(&mut self, x: &Access, depth: &Space, product: &mut Product) {
+        let graph = self.graph;
+        let value = graph.value(x.value);
+        let offset = self.grid.global(&value.axes, &x.index);
+        let pointer = self.pointers.read(Place::Value(x.value), self.names);
+        let base = self.based(&pointer, &offset);
+        let stride = graph.row_elements(x.value);
+        let local = offset.local_text(depth, "k");
+        if x.delay == 0 && (local.as_deref() == Some("k") || depth.len() == 1) {
+            product.x = Some(base);
+            product.x_element = self.pointers.element(Place::Value(x.value));
+            product.x_stride = stride;
+            product.x_offset = alignment(&offset);
+            return;
+        }
+        let at = local.unwrap_or_else(|| "0".into());
+        product.prologue = match x.tail {
+            Some(tail) if x.delay > 0 => {
+                let (delay, old) = (
+                    x.delay,
+                    self.pointers.read(Place::OldTail(tail), self.names),
+                );
+                let width = tail_width(graph, tail);
+                // Rows before the first token lie in the tail, f32.
+                let base_in_row = offset.block_text(&|a| self.first(a));
+                let extra = base_in_row.map(|b| format!(" + {b}")).unwrap_or_default();
+                format!(
+                    "a = m % T < {delay} ? {old}[((m / T) * {width} + {width} - {delay} + m % T) * {stride}{extra} + {at}]\n    : to_f32({pointer}[(m - {delay}) * {stride}{extra} + {at}]);\n"
+                )
+            }
+            _ => format!("a = to_f32(*({base} + m * {stride} + {at}));\n"),
+        };
+    }
+
+    /// Gemm: the maps before the product, for element `(m, k)`.
+    pub(super) fn map_prologue(&mut self, x: &Access, depth: &Space) -> String {
+        let graph = self.graph;
+        let value = graph.value(x.value);
+        let offset = self.grid.global(&value.axes, &x.index);
+        let mut parts: Vec<String> = offset.block_text(&|a| self.first(a)).into_iter().collect();
+        parts.extend(offset.local_text(depth, "k"));
+        let e = if parts.is_empty() {
+            "0".to_string()
+        } else {
+            parts.join(" + ")
+        };
+        let ops = self.ancestors(x.value);
+        // The prologue's maps run over all axes of the activation, none of them spread over blocks.
+        let plain = Grid::new(graph, &[]);
+        let space = plain.space(&value.axes);
+        let mut text = Text::default();
+        let element = if e == "k" {
+            "k".to_string()
+        } else {
+            let name = self.names.fresh("at_k");
+            text.line(format!("const int {name} = {e};"));
+            name
+        };
+        let mut known = BTreeMap::new();
+        for id in ops {
+            self.element_map(&plain, id, &space, &element, &mut known, &mut text);
+        }
+        if let Some(name) = known.get(&x.value) {
+            text.line(format!("a = {name};"));
+        }
+        text.finish()
+    }
+
+    /// Gemv: the row program before a product, run by the whole block for each row of the tile.
+    /// Returns its text and the end of its shared memory.
+    pub(super) fn stage(
+        &mut self,
+        id: OpId,
+        shared_base: usize,
+        tile_rows: usize,
+    ) -> Result<Option<(String, usize)>, CodegenError> {
+        let graph = self.graph;
+        let x = &graph.op(id).inputs[0];
+        if self.in_body(x.value).is_none() {
+            return Ok(None);
+        }
+        let ops = self.ancestors(x.value);
+        let mut stores = Vec::new();
+        let mut tails = Vec::new();
+        for op in &ops {
+            for value in &graph.op(*op).outputs {
+                if self.body.stores.contains(value) && self.written.insert(Written::Value(*value)) {
+                    stores.push(*value);
+                }
+            }
+            for tail in &graph.op(*op).tails {
+                if self.body.tails.contains(tail) && self.written.insert(Written::Tail(*tail)) {
+                    tails.push(*tail);
+                }
+            }
+        }
+        let program = micro::lower(graph, &ops, &tails);
+        self.position |= walk::uses_position(&program);
+        // The prologue computes whole rows, whatever product of a batch the block is for.
+        let plain = Grid::new(graph, &[]);
+        let threads = 32 * GEMV_WARPS;
+        let layouts = Layouts::new(&plain, &program, threads, self.vector);
+        let value = graph.value(x.value);
+        let depth = self.depth_space(id);
+        let offset = self.grid.global(&value.axes, &x.index);
+        let whole = offset.block_text(&|a| self.first(a)).is_none()
+            && offset.local_text(&depth, "k").as_deref() == Some("k")
+            && depth.len() == graph.row_elements(x.value);
+        let mut base = shared_base.next_multiple_of(4);
+        let row_buffer = (!whole).then(|| {
+            let name = self.names.fresh(&format!("s_{}_row", value.name));
+            let at = base;
+            base += graph.row_elements(x.value).next_multiple_of(4);
+            (name, at)
+        });
+        let target = match &row_buffer {
+            None => format!("xs + tile_row * {}", depth.len()),
+            Some((name, _)) => name.clone(),
+        };
+        let mut conditions = vec!["n0 == 0".to_string()];
+        conditions.extend(self.first_index.values().map(|f| format!("{f} == 0")));
+        let walk = Walk {
+            grid: &plain,
+            program: &program,
+            layouts: &layouts,
+            stores: &stores,
+            sink: Some((x.value, target)),
+            writer: Some(conditions.join(" && ")),
+            first_index: BTreeMap::new(),
+            halo: true,
+            repeats: false,
+            streams: &|_| false,
+            shared_base: base,
+        };
+        let walked = walk::emit(&walk, self.pointers, self.names);
+        let mut text = Text::default();
+        if let Some((name, at)) = &row_buffer {
+            text.line(format!("float* const {name} = smem + {at};"));
+        }
+        text.open(format!(
+            "for (int tile_row = 0; tile_row < {tile_rows}; ++tile_row)"
+        ));
+        text.open("if (m0 + tile_row < rows)");
+        text.line("const i64 b = (m0 + tile_row) / T;");
+        text.line("const i64 t_begin = (m0 + tile_row) % T;");
+        text.line("const i64 t_end = t_begin + 1;");
+        text.lines(&walked.code);
+        if let Some((name, _)) = &row_buffer {
+            let mut parts = vec![name.clone()];
+            parts.extend(offset.block_text(&|a| self.first(a)));
+            parts.extend(offset.local_text(&depth, "k"));
+            text.line("__syncthreads();");
+            text.line(format!(
+                "for (int k = tid; k < {0}; k += {threads}) xs[tile_row * {0} + k] = *({1});",
+                depth.len(),
+                parts.join(" + ")
+            ));
+            text.line("__syncthreads();");
+        }
+        text.close();
+        text.open("else");
+        text.line(format!(
+            "for (int k = tid; k < {0}; k += {threads}) xs[tile_row * {0} + k] = 0.0f;",
+            depth.len()
+        ));
+        text.close();
+        text.close();
+        Ok(Some((text.finish(), walked.shared_floats)))
+    }
+}
+
+fn tail_width(graph: &Graph, tail: StateId) -> u32 {
+    match graph.state(tail).kind {
+        fusec_ir::StateKind::Tail { width, .. } => width,
+        fusec_ir::StateKind::Scan { .. } => 0,
+    }
+}
