@@ -97,6 +97,7 @@ pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
     let model = model::open(&args.model)?;
     let planner = Planner::new(&args.plan)?;
     let arch = planner.arch(&args.arch)?;
+    let planner = planner.compiled_for(arch);
     let regimes = planner.regimes(&model.graph)?;
     let unfused = regimes
         .iter()

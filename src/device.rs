@@ -197,7 +197,7 @@ fn generated(
     shape: Shape,
     arch: Arch,
 ) -> Result<Manifest, Failure> {
-    let planner = Planner::new(&args.plan_args(shape))?;
+    let planner = Planner::new(&args.plan_args(shape))?.compiled_for(arch);
     let regimes = planner.regimes(graph)?;
     planner.manifest(&graph.name, arch, &regimes)
 }

@@ -129,6 +129,7 @@ fn compiled(args: &Args) -> Result<Compiled, Failure> {
     };
     let planner = Planner::new(&args.plan)?;
     let arch = planner.arch(&args.arch)?;
+    let planner = planner.compiled_for(arch);
     let regimes = planner.regimes(&model.graph)?;
     let manifest = planner.manifest(&model.graph.name, arch, &regimes)?;
     let plans = regimes.into_iter().map(|r| r.planned.plan).collect();

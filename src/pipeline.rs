@@ -46,6 +46,12 @@ impl Planner {
         }
     }
 
+    /// Plans for kernels of this architecture, which may lack what the profile's has.
+    pub fn compiled_for(mut self, arch: Arch) -> Self {
+        self.device = self.device.compiled_for(&arch.to_string());
+        self
+    }
+
     /// A plan for one shape.
     pub fn plan(&self, graph: &Graph, shape: Shape, mode: Mode) -> Result<Planned, Failure> {
         plan(graph, &self.options(shape, mode)).map_err(failure::input)

@@ -257,6 +257,7 @@ impl Subject {
         })?;
         let toolchain = Toolchain::discover(&args.toolchain.options()).map_err(failure::input)?;
         let arch = arch_of(gpu)?;
+        let planner = planner.compiled_for(arch);
         let regimes = planner.regimes(&model.graph)?;
         let manifest = planner.manifest(&model.graph.name, arch, &regimes)?;
         let artifacts = kernels::compile(&toolchain, &manifest, arch)?;

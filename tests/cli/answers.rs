@@ -117,6 +117,40 @@ fn the_same_command_gives_the_same_bytes() {
     assert!(read("one") == read("two"));
 }
 
+/// Plans are made for the architecture asked for, not for that of the device profile.
+#[test]
+fn kernels_ask_for_no_more_than_the_architecture_has() {
+    let dir = tempfile::tempdir().unwrap();
+    for (arch, number, kib) in [("sm_75", 75, 64), ("sm_86", 86, 99), ("sm_90a", 90, 227)] {
+        for dtype in ["f32", "bf16", "f16"] {
+            let out = dir.path().join(format!("{arch}-{dtype}"));
+            let place = out.to_str().unwrap();
+            let model = "models/hybrid.toml";
+            let answer = fusec(&[
+                "compile", model, "--arch", arch, "--dtype", dtype, "--out", place,
+            ]);
+            assert_eq!(answer.status, Some(3), "{answer:?}");
+            let manifest = fs::read_to_string(out.join("manifest.json")).unwrap();
+            let manifest: serde_json::Value = serde_json::from_str(&manifest).unwrap();
+            let kernels = manifest["kernels"].as_array().unwrap();
+            assert!(!kernels.is_empty());
+            for kernel in kernels {
+                let name = &kernel["name"];
+                let at_least = kernel["min_arch"].as_u64().unwrap();
+                assert!(
+                    at_least <= number,
+                    "{arch} {dtype}: {name} needs {at_least}"
+                );
+                let shared = kernel["shared_bytes"].as_u64().unwrap();
+                assert!(
+                    shared <= kib * 1024,
+                    "{arch} {dtype}: {name} takes {shared}"
+                );
+            }
+        }
+    }
+}
+
 #[test]
 fn output_that_is_not_a_terminal_has_no_colours_and_may_be_cut_off() {
     let answer = fusec(&["plan", "models/none.toml"]);

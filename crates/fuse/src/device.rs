@@ -186,6 +186,23 @@ impl Device {
         ]
     }
 
+    /// The device as far as kernels compiled for an architecture can use it: its instructions, and
+    /// the shared memory that a block of it may have. Rates stay those of the profile.
+    pub fn compiled_for(mut self, arch: &str) -> Device {
+        if self.arch != arch {
+            let number: String = arch.chars().filter(char::is_ascii_digit).collect();
+            let smem_kb = match number.as_str() {
+                "75" => 64.0,
+                "80" | "87" => 163.0,
+                "86" | "89" | "120" => 99.0,
+                _ => 227.0,
+            };
+            self.smem_kb.value = self.smem_kb.value.min(smem_kb);
+            self.arch = arch.to_owned();
+        }
+        self
+    }
+
     /// Tensor-core rate for a storage type in TFLOP/s; `None` where none applies (f32 is
     /// computed in f32, without TF32; bf16 needs sm_80).
     pub fn tensor_rate(&self, storage: Storage) -> Option<f64> {
