@@ -21,7 +21,7 @@ mod serial;
 
 use crate::context::{Context, instructions, iteration_axes, special_count, step_work};
 use crate::plan::{Body, Cost, Storage, Template};
-use fusec_ir::{Access, OpId, OpKind, StateKind, ValueId};
+use fusec_ir::{Access, AxisId, OpId, OpKind, StateKind, ValueId};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Result columns one block of a matrix-vector product makes: one warp each.
@@ -295,6 +295,12 @@ impl<'a> Lane<'a> {
             prologue,
             prologue_copies: copies as f64,
         }
+    }
+
+    /// Elements of an axis that one block has.
+    fn extent(&self, axis: AxisId) -> usize {
+        let spread = self.body.grid.iter().find(|g| g.axis == axis);
+        spread.map_or(self.ctx.graph.size(axis), |g| g.tile)
     }
 
     fn produces(&self, value: ValueId) -> bool {

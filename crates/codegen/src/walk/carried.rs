@@ -1,7 +1,7 @@
 //! What is carried along T: states, histories of stencils, tails.
 
 use super::Emitter;
-use super::operand::{row_alignment, strided};
+use super::operand::strided;
 use crate::affine::Offset;
 use crate::layout::{Layout, Place};
 use crate::memory;
@@ -132,9 +132,7 @@ impl<'g> Emitter<'_, 'g, '_> {
         source: &str,
     ) -> String {
         let (step, v, chunk) = (offset.step(&layout.space), layout.vector, layout.chunk);
-        let aligned = offset.aligned(self.walk.grid, &layout.space, chunk as i64)
-            && row_alignment(Some(row), chunk);
-        match (step == 1 && aligned, layout.turns()) {
+        match (self.moves_whole(layout, Some(row), offset), layout.turns()) {
             (true, None) => format!("store_vec<float, {v}>({address}, {source});"),
             (true, Some(turns)) => {
                 let apart = turns * chunk;

@@ -153,10 +153,7 @@ impl<'g> Emitter<'_, 'g, '_> {
             return Pending::default();
         };
         let row = self.row_part(value, row);
-        let place = memory::Place::Value(value);
-        let pointer = self.pointers.read(place, self.names);
-        let element = c_type(self.pointers.element(place));
-        let offset = self.walk.grid.global(&read.axes, &read.index);
+        let (pointer, element, offset) = self.in_memory(value, &read);
         let l = self.layout(layout).clone();
         let address = self.address(&pointer, row.clone(), &offset, &l.space);
         let (step, v) = (offset.step(&l.space), l.vector);
@@ -171,9 +168,7 @@ impl<'g> Emitter<'_, 'g, '_> {
                 element: format!("to_f32({own})"),
             };
         }
-        let whole = step == 1
-            && offset.aligned(self.walk.grid, &l.space, v as i64)
-            && row_alignment(row.as_deref(), v);
+        let whole = self.moves_whole(&l, row.as_deref(), &offset);
         let (kind, step) = match whole {
             true => ("Pending", String::new()),
             false => ("PendingEach", format!(", {step}")),
@@ -207,10 +202,7 @@ impl<'g> Emitter<'_, 'g, '_> {
             // Only reads of memory come here.
             Src::Statement(_) | Src::State(_) => return String::new(),
         };
-        let place = memory::Place::Value(value);
-        let pointer = self.pointers.read(place, self.names);
-        let element = c_type(self.pointers.element(place));
-        let offset = self.walk.grid.global(&read.axes, &read.index);
+        let (pointer, element, offset) = self.in_memory(value, read);
         let l = self.layout(layout).clone();
         let address = self.address(&pointer, row.clone(), &offset, &l.space);
         if l.vector == 1 {
@@ -227,10 +219,7 @@ impl<'g> Emitter<'_, 'g, '_> {
         row: Option<String>,
         read: &Read,
     ) -> String {
-        let offset = self.walk.grid.global(&read.axes, &read.index);
-        let place = memory::Place::Value(value);
-        let pointer = self.pointers.read(place, self.names);
-        let element = c_type(self.pointers.element(place));
+        let (pointer, element, offset) = self.in_memory(value, read);
         let hint = self.walk.grid.graph().value(value).name.clone();
         if self.walk.repeats
             && matches!(read.src, Src::Fixed(_))
@@ -273,6 +262,25 @@ impl<'g> Emitter<'_, 'g, '_> {
         text
     }
 
+    /// Where the elements of a value are read: pointer, C type, offset.
+    fn in_memory(&mut self, value: ValueId, read: &Read) -> (String, &'static str, Offset) {
+        let place = memory::Place::Value(value);
+        let pointer = self.pointers.read(place, self.names);
+        let element = c_type(self.pointers.element(place));
+        (
+            pointer,
+            element,
+            self.walk.grid.global(&read.axes, &read.index),
+        )
+    }
+
+    /// Whether the chunks of a vector lie side by side in memory, and aligned.
+    pub(super) fn moves_whole(&self, layout: &Layout, row: Option<&str>, offset: &Offset) -> bool {
+        offset.step(&layout.space) == 1
+            && offset.aligned(self.walk.grid, &layout.space, layout.chunk as i64)
+            && row_alignment(row, layout.chunk)
+    }
+
     /// Fills the registers of one vector, `target`, with neighbours along the innermost axis.
     pub(super) fn load_vector(
         &self,
@@ -284,8 +292,7 @@ impl<'g> Emitter<'_, 'g, '_> {
         target: &str,
     ) -> String {
         let (step, v) = (offset.step(&layout.space), layout.vector);
-        let aligned = offset.aligned(self.walk.grid, &layout.space, layout.chunk as i64);
-        let whole = step == 1 && aligned && row_alignment(row, layout.chunk);
+        let whole = self.moves_whole(layout, row, offset);
         match (whole, layout.turns()) {
             (true, None) => format!("load_vec<{element}, {v}>({address}, {target});"),
             (true, Some(turns)) => {

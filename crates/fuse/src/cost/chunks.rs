@@ -107,12 +107,8 @@ impl Lane<'_> {
         others
             .map(|id| {
                 let op = graph.op(*id);
-                let extent = |axis| {
-                    let spread = self.body.grid.iter().find(|g| g.axis == axis);
-                    spread.map_or(graph.size(axis), |g| g.tile)
-                };
-                let axes = iteration_axes(graph, op);
-                let columns: usize = axes.into_iter().map(extent).product();
+                let axes = iteration_axes(graph, op).into_iter();
+                let columns: usize = axes.map(|axis| self.extent(axis)).product();
                 let times = uses.get(id).copied().unwrap_or(1.0);
                 let rows = op.inputs.iter().filter(|access| {
                     graph.value(access.value).rows && !self.produces(access.value)

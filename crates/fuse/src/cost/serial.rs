@@ -71,13 +71,9 @@ impl Lane<'_> {
     /// stencil, of earlier rows.
     fn resident_rows(&self, halo: f64) -> f64 {
         let graph = self.ctx.graph;
-        let extent = |axis| {
-            let spread = self.body.grid.iter().find(|g| g.axis == axis);
-            spread.map_or(graph.size(axis), |g| g.tile)
-        };
         let elements = |id: &OpId| {
-            let axes = iteration_axes(graph, graph.op(*id));
-            axes.into_iter().map(extent).product::<usize>()
+            let axes = iteration_axes(graph, graph.op(*id)).into_iter();
+            axes.map(|axis| self.extent(axis)).product::<usize>()
         };
         let widest = self.body.ops.iter().map(elements).max().unwrap_or(1);
         let threads = (widest / ROW_PER_THREAD).next_power_of_two().clamp(64, 512);
@@ -86,8 +82,13 @@ impl Lane<'_> {
         } else {
             ROW_REGISTERS
         };
+        self.resident(threads, registers) as f64
+    }
+
+    /// Blocks that a multiprocessor holds at once.
+    fn resident(&self, threads: usize, registers: usize) -> usize {
         let by_registers = self.ctx.device.registers.value as usize / (threads * registers);
-        by_registers.min(RESIDENT_THREADS / threads).max(1) as f64
+        by_registers.min(RESIDENT_THREADS / threads).max(1)
     }
 
     /// Rows before the first one of a block that it needs.
@@ -154,8 +155,7 @@ impl Lane<'_> {
         let threads = (state / spread.max(1) / STATE_PER_THREAD)
             .next_power_of_two()
             .clamp(64, 512);
-        let by_registers = device.registers.value as usize / (threads * REGISTERS);
-        let resident = by_registers.min(RESIDENT_THREADS / threads).max(1);
+        let resident = self.resident(threads, REGISTERS);
         let waves = (self.blocks as f64 / (device.sms.value * resident as f64)).ceil();
         let share = (self.blocks as f64 / device.sms.value)
             .ceil()

@@ -189,25 +189,24 @@ template <int W> static inline float lane_max(float v, int line = __builtin_LINE
 }
 static inline float warp_sum(float v, int line = __builtin_LINE()) { return lane_sum<32>(v, line); }
 static inline float warp_max(float v, int line = __builtin_LINE()) { return lane_max<32>(v, line); }
-template <int NT> static inline float block_sum(float v, float* scratch, int line = __builtin_LINE()) {
+namespace fusec_emu {
+template <class Operation, int NT> static inline float block_reduce_one(const char* name, float v, float* scratch, int line) {
     float own[1] = {v};
-    fusec_emu::block_reduce<fusec_emu::Sum, NT>("block_sum", own, scratch, line);
+    block_reduce<Operation, NT>(name, own, scratch, line);
     return own[0];
+}
+}
+template <int NT> static inline float block_sum(float v, float* scratch, int line = __builtin_LINE()) {
+    return fusec_emu::block_reduce_one<fusec_emu::Sum, NT>("block_sum", v, scratch, line);
 }
 template <int NT> static inline float block_max(float v, float* scratch, int line = __builtin_LINE()) {
-    float own[1] = {v};
-    fusec_emu::block_reduce<fusec_emu::Max, NT>("block_max", own, scratch, line);
-    return own[0];
+    return fusec_emu::block_reduce_one<fusec_emu::Max, NT>("block_max", v, scratch, line);
 }
 template <int NT> static inline float block_sum_once(float v, float* scratch, int line = __builtin_LINE()) {
-    float own[1] = {v};
-    fusec_emu::block_reduce<fusec_emu::Sum, NT>("block_sum_once", own, scratch, line);
-    return own[0];
+    return fusec_emu::block_reduce_one<fusec_emu::Sum, NT>("block_sum_once", v, scratch, line);
 }
 template <int NT> static inline float block_max_once(float v, float* scratch, int line = __builtin_LINE()) {
-    float own[1] = {v};
-    fusec_emu::block_reduce<fusec_emu::Max, NT>("block_max_once", own, scratch, line);
-    return own[0];
+    return fusec_emu::block_reduce_one<fusec_emu::Max, NT>("block_max_once", v, scratch, line);
 }
 template <int NT, int V> static inline void block_sum_vec(float (&v)[V], float* scratch, int line = __builtin_LINE()) {
     fusec_emu::block_reduce<fusec_emu::Sum, NT>("block_sum_vec", v, scratch, line);
