@@ -4,14 +4,19 @@
 #
 # PROFILE: the device profile to plan with (h200).
 
-# The list, with @golden replaced by one line per case: NAME ARGS...
+# The list, with @golden replaced by one line per case and @against by one per model and kind of
+# plan: NAME ARGS...
 list_plans() {
-    local name rest about case
+    local name rest about case plan
     grep -v -e '^#' -e '^$' bench/plans.txt | while read -r name rest; do
         if [ "$name" = @golden ]; then
             for about in tests/golden/*/about.json; do
                 case=$(basename "$(dirname "$about")")
                 echo "golden-$case-$rest $(golden_model "$case") --dtype $rest --shape B=2,T=64"
+            done
+        elif [ "$name" = @against ]; then
+            for plan in $rest; do
+                sed -n "s/^model-\\([^ ]*\\) *\\(.*\\)/against-\\1-${plan/:/} \\2 --plan $plan/p" bench/plans.txt
             done
         else
             echo "$name $rest"

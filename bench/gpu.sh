@@ -7,6 +7,7 @@
 # SECONDS_PER_RUN: most seconds of timed runs of one subject at one shape (2).
 # ONLY: operators to time, with commas between them (all).
 # CASES: further golden cases for the stage `plans`: a folder of folders.
+# MODELS: the models of the stage `against`, with spaces between them (all five).
 set -uo pipefail
 cd "$(dirname "$0")/.."
 . bench/compile.sh
@@ -105,16 +106,24 @@ models() {
     pack models '*-b[18].json'
 }
 
-# The chosen plan beside others, compiled here. Long: name it to have it.
+# The chosen plan beside others. Long, most of it compiling: name it to have it.
 against() {
-    local line
-    for line in 'rwkv7 1.5b' 'rwkv6 1.6b' 'mamba2 1.3b' 'mamba1 1.4b' 'gla 1.3b'; do
-        # shellcheck disable=SC2086
-        set -- $line
-        timeout 150 "$FUSEC" bench "models/$1.toml" --preset "$2" --dtype bf16 --device cuda:0 --runs 10 --warmup 2 \
-            --shape B=8,T=2048 --shape B=1,T=2048 --shape B=1,T=1 --most-seconds 1 --device-profile "$PROFILE" \
-            --against unfused,greedy,random:8 --out "$OUT/$1-against.json" || echo "FAIL $1 against"
-        say "$1 against"
+    local name batch shapes plan dirs
+    for name in ${MODELS:-rwkv7 rwkv6 mamba2 mamba1 gla}; do
+        need "^against-$name-"
+        say "$name compiled"
+        for batch in b8 b1; do
+            shapes="--shape B=8,T=2048"
+            [ $batch = b1 ] && shapes="--shape B=1,T=2048 --shape B=1,T=1"
+            dirs=
+            for plan in auto greedy unfused random1 random2 random3 random4 random5 random6 random7 random8; do
+                dirs="$dirs --plan-dir $PLANS/against-$name-$batch-$plan"
+            done
+            # shellcheck disable=SC2086
+            timeout 200 "$FUSEC" bench $dirs $shapes --device cuda:0 --runs "${RUNS:-5}" --warmup 1 --most-seconds 1 \
+                --out "$OUT/$name-$batch-against.json" || echo "FAIL $name $batch against"
+            say "$name $batch"
+        done
     done
     pack against '*-against.json'
 }

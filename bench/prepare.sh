@@ -22,7 +22,7 @@ if [ -z "${FUSEC:-}" ]; then
 fi
 cp "$FUSEC" .carry/fusec
 strip .carry/fusec
-compile_plans "$FUSEC" .carry/plans "${JOBS:-2}" "${1:-.}"
+compile_plans "$FUSEC" .carry/plans "${JOBS:-2}" "${1:-^(golden|op|model)-}"
 # Manifests of deep models are long and repetitive: packed, all travel in a few megabytes.
 tar -C .carry -czf .carry/plans.tar.gz plans
 du -sh .carry/fusec .carry/plans.tar.gz

@@ -294,6 +294,9 @@ fn walk_lane<'g>(
         first_index.insert(g.axis, name);
     }
     let is_row = body.template == Template::Row;
+    // Rows before the first one of a block are read by the block before it as well.
+    let delayed = |id: &OpId| graph.op(*id).inputs.iter().any(|a| a.delay != 0);
+    let alone = is_row && !body.ops.iter().any(delayed);
     let walk = Walk {
         grid: &grid,
         program: &program,
@@ -305,6 +308,7 @@ fn walk_lane<'g>(
         halo: is_row,
         repeats: !is_row || body.rows_per_block > 1,
         streams: &|value| streamed(graph, target, value),
+        passes: &|value| alone && streamed(graph, target, value),
         shared_base: 0,
     };
     let walked = walk::emit(&walk, pointers, names);

@@ -136,6 +136,9 @@ pub struct MmaTile {
     pub operand: Element,
 }
 
+/// Bytes of a line of the L2 cache.
+const CACHE_LINE: usize = 128;
+
 /// Tile of `gemv.cu`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct GemvTile {
@@ -267,6 +270,8 @@ struct ProductText<'a> {
     w_vector: usize,
     w_async: bool,
     w_layout: WeightLayout,
+    /// GEMV: weights in a line of the cache.
+    w_line: usize,
     /// GEMV: where the rows start in shared memory, floats.
     a_offset: usize,
     /// GEMV: where the partial sums start in shared memory, floats.
@@ -510,6 +515,7 @@ impl Product {
             w_vector: vector(w_limit, w_extent, self.w_stride, self.w_offset),
             w_async: false,
             w_layout: self.w_layout,
+            w_line: CACHE_LINE / self.w_element.bytes(),
             a_offset: 0,
             sums_offset: 0,
             parts: 1,

@@ -10,6 +10,15 @@
 {%- if setup %}
     {{ setup | indent }}
 {%- endif %}
+{%- for p in products %}
+{%- if p.stage and p.w_layout == "nk" %}
+    // The weights are on their way to the L2 cache while the rows are computed.
+    for (int line = tid; line < TILE_N * ({{ p.depth }} / {{ p.w_line }}); line += THREADS) {
+        const int n = n0 + line % TILE_N;
+        if (n < COLUMNS) prefetch_l2({{ p.w }} + i64(n) * {{ p.w_stride }} + line / TILE_N * {{ p.w_line }});
+    }
+{%- endif %}
+{%- endfor %}
 {% for p in products %}
     float* const a_{{ p.name }} = reinterpret_cast<float*>(smem) + {{ p.a_offset }};             // [TILE_M][{{ p.depth }}]
     float* const sums_{{ p.name }} = reinterpret_cast<float*>(smem) + {{ p.sums_offset }};       // [{{ p.parts }}][TILE_M][TILE_N]

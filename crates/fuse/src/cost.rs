@@ -19,13 +19,12 @@
 mod chunks;
 mod serial;
 
+use crate::fit::columns_per_block;
 use crate::context::{Context, instructions, iteration_axes, special_count, step_work};
 use crate::plan::{Body, Cost, Storage, Template};
 use fusec_ir::{Access, AxisId, OpId, OpKind, StateKind, ValueId};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Result columns one block of a matrix-vector product makes: one warp each.
-const GEMV_COLUMNS: usize = 8;
 /// Rows and columns of one tile of a matrix product.
 const GEMM_TILE: usize = 128;
 /// Part of the L2 that activations may fill before they count as evicted.
@@ -255,25 +254,6 @@ impl<'a> Lane<'a> {
             .first()
             .and_then(|id| graph.op(*id).outputs.first())
             .map_or(1, |v| graph.row_elements(*v));
-        let (blocks, copies) = match body.template {
-            Template::Row => {
-                let runs = ctx.shape.time.div_ceil(body.rows_per_block.max(1) as usize);
-                (ctx.shape.batch * runs * tiles, 1)
-            }
-            Template::Attend => {
-                let runs = ctx.shape.time.div_ceil(body.rows_per_block.max(1) as usize);
-                (ctx.shape.batch * runs * tiles, 1)
-            }
-            Template::Scan | Template::Chunked => (ctx.shape.batch * tiles, 1),
-            Template::Gemv => {
-                let blocks = columns.div_ceil(GEMV_COLUMNS);
-                (blocks, blocks)
-            }
-            Template::Gemm => {
-                let across = columns.div_ceil(GEMM_TILE);
-                (ctx.rows().div_ceil(GEMM_TILE) * across, across)
-            }
-        };
         let mut prologue = BTreeSet::new();
         if matches!(body.template, Template::Gemv | Template::Gemm) {
             let mut stack = body.anchors.clone();
@@ -288,6 +268,25 @@ impl<'a> Lane<'a> {
                 }
             }
         }
+        let (blocks, copies) = match body.template {
+            Template::Row => {
+                let runs = ctx.shape.time.div_ceil(body.rows_per_block.max(1) as usize);
+                (ctx.shape.batch * runs * tiles, 1)
+            }
+            Template::Attend => {
+                let runs = ctx.shape.time.div_ceil(body.rows_per_block.max(1) as usize);
+                (ctx.shape.batch * runs * tiles, 1)
+            }
+            Template::Scan | Template::Chunked => (ctx.shape.batch * tiles, 1),
+            Template::Gemv => {
+                let blocks = columns.div_ceil(columns_per_block(columns, !prologue.is_empty()));
+                (blocks, blocks)
+            }
+            Template::Gemm => {
+                let across = columns.div_ceil(GEMM_TILE);
+                (ctx.rows().div_ceil(GEMM_TILE) * across, across)
+            }
+        };
         Lane {
             ctx,
             body,

@@ -50,7 +50,7 @@ pub fn lane<'g>(
     };
     let axes = shape_of(graph, body)
         .ok_or_else(|| unsupported("batch axes that do not lead the product's result"))?;
-    let tile = tile(target, staged, body, &axes);
+    let tile = tile(graph, target, staged, body, &axes);
     let grid_axes: Vec<GridAxis> = axes
         .batch
         .iter()

@@ -3,6 +3,7 @@
 use super::Target;
 use crate::Element;
 use crate::projection::{GemvTile, MmaTile, ProjectionTile, SimtTile};
+use fusec_fuse::fit::columns_per_block;
 use fusec_fuse::{Body, Storage, Template};
 use fusec_ir::{AxisId, Graph, OpId, OpKind};
 
@@ -14,13 +15,13 @@ const GEMV_STAGED_FLOATS: usize = 32 * 1024;
 /// Columns that a thread handles together after a product on tensor cores: 16 bytes of 16-bit
 /// elements.
 pub(super) const RUN: usize = 8;
-/// Fewest blocks that keep a large GPU busy; narrower tiles are taken to reach it.
-const GEMV_WANTED_BLOCKS: usize = 264;
+/// 16-byte loads of weights that a lane of such a block keeps in flight.
+const GEMV_LOADS: usize = 4;
 
 /// Threads of a block of this body.
 pub fn threads(graph: &Graph, target: Target, staged: bool, body: &Body) -> usize {
     match shape_of(graph, body) {
-        Some(shape) => tile(target, staged, body, &shape).threads(),
+        Some(shape) => tile(graph, target, staged, body, &shape).threads(),
         None => 32 * GEMV_WARPS,
     }
 }
@@ -77,12 +78,10 @@ pub(super) fn depth(graph: &Graph, id: OpId) -> usize {
 /// threads, so this is a property of the kernel.
 pub fn staged(graph: &Graph, bodies: &[&Body]) -> bool {
     let through_registers = |body: &Body, id: OpId| {
-        graph.op(id).inputs.first().is_none_or(|a| {
-            let computed = graph
-                .producer(a.value)
-                .is_some_and(|p| body.ops.binary_search(&p).is_ok());
-            computed || a.delay != 0 || !graph.row_elements(a.value).is_multiple_of(8)
-        })
+        let laid_out = graph.op(id).inputs.first().is_some_and(|a| {
+            a.delay == 0 && graph.row_elements(a.value).is_multiple_of(8)
+        });
+        is_computed(graph, body, id) || !laid_out
     };
     bodies
         .iter()
@@ -90,24 +89,37 @@ pub fn staged(graph: &Graph, bodies: &[&Body]) -> bool {
         .any(|body| body.anchors.iter().any(|id| through_registers(body, *id)))
 }
 
-pub(super) fn tile(target: Target, staged: bool, body: &Body, axes: &LaneAxes) -> ProjectionTile {
+/// Whether the activation of a product is computed in its kernel.
+fn is_computed(graph: &Graph, body: &Body, id: OpId) -> bool {
+    graph.op(id).inputs.first().is_some_and(|a| {
+        let producer = graph.producer(a.value);
+        producer.is_some_and(|p| body.ops.binary_search(&p).is_ok())
+    })
+}
+
+pub(super) fn tile(
+    graph: &Graph,
+    target: Target,
+    staged: bool,
+    body: &Body,
+    axes: &LaneAxes,
+) -> ProjectionTile {
     let rows = target.shape.batch.saturating_mul(target.shape.time);
     let columns = if axes.columns.is_empty() { 1 } else { axes.row };
     if body.template == Template::Gemv {
-        let mut split = 1;
-        while split < GEMV_WARPS && columns * split / GEMV_WARPS < GEMV_WANTED_BLOCKS {
-            split *= 2;
-        }
+        let prologue = body.anchors.iter().any(|id| is_computed(graph, body, *id));
+        let per_block = columns_per_block(columns, prologue);
+        let split = (GEMV_WARPS / per_block).max(1);
         let mut tile_rows = rows.next_power_of_two().clamp(1, 8);
         while tile_rows > 1 && tile_rows * axes.depths > GEMV_STAGED_FLOATS {
             tile_rows /= 2;
         }
         return ProjectionTile::Gemv(GemvTile {
             rows: tile_rows,
-            columns: GEMV_WARPS / split,
+            columns: per_block,
             warps: GEMV_WARPS,
             split,
-            unroll: 4,
+            unroll: GEMV_LOADS * GEMV_WARPS / (per_block * split),
         });
     }
     let large = rows >= 1024 && columns >= 512;

@@ -167,18 +167,49 @@ impl<'g> Emitter<'_, 'g, '_> {
             let axes = self.tail_axes(i, value);
             let n = self.walk.grid.graph().row_elements(value);
             let pointer = self.pointers.read(memory::Place::OldTail(tail), self.names);
-            self.each_element(layout, |s| {
-                names
-                    .iter()
-                    .map(|(d, name)| {
-                        let register = s.register(layout, name);
-                        let row = format!("(b * {width} + {}) * {n}", width - d);
-                        let place = s.element(layout, &pointer, row, &axes);
-                        format!("{register} = {first} == 0 ? {place} : 0.0f;")
-                    })
-                    .collect()
-            });
+            let l = self.layout(layout).clone();
+            self.open_elements(&l);
+            for (d, name) in &names {
+                let row = format!("(b * {width} + {}) * {n}", width - d);
+                if l.vector == 1 {
+                    let (register, place) = (
+                        self.register(layout, name),
+                        self.element(layout, &pointer, row, &axes),
+                    );
+                    self.text
+                        .line(format!("{register} = {first} == 0 ? {place} : 0.0f;"));
+                    continue;
+                }
+                let (address, offset) = self.vector_place(layout, &pointer, &row, &axes);
+                let target = self.vector(layout, name);
+                let load = self.load_vector(&l, Some(&row), &offset, "float", &address, &target);
+                self.text.open(format!("if ({first} == 0)"));
+                self.text.lines(&load);
+                self.text.close();
+                self.text.open("else");
+                self.text.lines(&format!(
+                    "#pragma unroll\nfor (int v = 0; v < {}; ++v) {target}[v] = 0.0f;",
+                    l.vector
+                ));
+                self.text.close();
+            }
+            self.close_elements(&l, &[]);
         }
+    }
+
+    /// The first element of a thread's vector in a row of `axes` laid out row-major.
+    fn vector_place(
+        &self,
+        layout: usize,
+        pointer: &str,
+        row: &str,
+        axes: &[AxisId],
+    ) -> (String, Offset) {
+        let index: Vec<IndexExpr> = axes.iter().map(|a| IndexExpr::axis(*a)).collect();
+        let offset = self.walk.grid.global(axes, &index);
+        let space = &self.layout(layout).space;
+        let address = self.address(pointer, Some(row.to_string()), &offset, space);
+        (address, offset)
     }
 
     pub(super) fn tail_of(&self, tail: StateId) -> (ValueId, u32) {
@@ -227,11 +258,27 @@ impl<'g> Emitter<'_, 'g, '_> {
             self.text.open(format!("if ({condition})"));
             self.text
                 .open(format!("for (i64 i = 0; i + T < {width}; ++i)"));
-            self.each_element(layout, |s| {
-                let to = s.element(layout, &new, format!("(b * {width} + i) * {n}"), &axes);
-                let from = s.element(layout, &old, format!("(b * {width} + i + T) * {n}"), &axes);
-                vec![format!("{to} = {from};")]
-            });
+            let (to, from) = (
+                format!("(b * {width} + i) * {n}"),
+                format!("(b * {width} + i + T) * {n}"),
+            );
+            let l = self.layout(layout).clone();
+            self.open_elements(&l);
+            if l.vector == 1 {
+                let to = self.element(layout, &new, to, &axes);
+                let from = self.element(layout, &old, from, &axes);
+                self.text.line(format!("{to} = {from};"));
+            } else {
+                let kept = self.names.fresh("kept");
+                self.text.line(format!("float {kept}[{}];", l.vector));
+                let (address, offset) = self.vector_place(layout, &old, &from, &axes);
+                let load = self.load_vector(&l, Some(&from), &offset, "float", &address, &kept);
+                let (address, offset) = self.vector_place(layout, &new, &to, &axes);
+                let store = self.store_vector(&l, &to, &offset, &address, &kept);
+                self.text.lines(&load);
+                self.text.lines(&store);
+            }
+            self.close_elements(&l, &[]);
             self.text.close();
             self.text.close();
         }
@@ -259,12 +306,24 @@ impl<'g> Emitter<'_, 'g, '_> {
             match placed.place {
                 Place::Registers | Place::Uniform => {
                     let uniform = placed.place == Place::Uniform;
-                    self.each_element(placed.layout, |s| {
-                        let register = s.register(placed.layout, &name);
-                        let to = s.element(placed.layout, &new, row.clone(), &axes);
-                        let guard = if uniform { "if (tid == 0) " } else { "" };
-                        vec![format!("{guard}{to} = {register};")]
-                    });
+                    let l = self.layout(placed.layout).clone();
+                    self.open_elements(&l);
+                    let store = match l.vector {
+                        1 => {
+                            let register = self.register(placed.layout, &name);
+                            let to = self.element(placed.layout, &new, row.clone(), &axes);
+                            let guard = if uniform { "if (tid == 0) " } else { "" };
+                            format!("{guard}{to} = {register};")
+                        }
+                        _ => {
+                            let (address, offset) =
+                                self.vector_place(placed.layout, &new, &row, &axes);
+                            let source = self.vector(placed.layout, &name);
+                            self.store_vector(&l, &row, &offset, &address, &source)
+                        }
+                    };
+                    self.text.lines(&store);
+                    self.close_elements(&l, &[]);
                 }
                 Place::Slice | Place::Shared => {
                     // Histories are kept by maps, so a tail's rows are always in registers.

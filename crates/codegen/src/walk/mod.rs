@@ -51,6 +51,9 @@ pub struct Walk<'a, 'g> {
     pub repeats: bool,
     /// Whether a stored value is written past the caches: nothing will find it there.
     pub streams: &'a dyn Fn(ValueId) -> bool,
+    /// Whether a value that is loaded ahead passes through the caches without staying: no other
+    /// block reads it, and nothing finds it there later.
+    pub passes: &'a dyn Fn(ValueId) -> bool,
     /// First free f32 of the block's shared memory.
     pub shared_base: usize,
 }

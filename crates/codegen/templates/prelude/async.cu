@@ -20,6 +20,10 @@ __device__ __forceinline__ void cp_async_commit() { asm volatile("cp.async.commi
 // Waits until at most N of this thread's groups are still in flight.
 template <int N> __device__ __forceinline__ void cp_async_wait() { asm volatile("cp.async.wait_group %0;" :: "n"(N) : "memory"); }
 
+//@ prefetch_l2
+// Starts bringing the line of memory around p to the L2 cache.
+__device__ __forceinline__ void prefetch_l2(const void* p) { asm volatile("prefetch.global.L2 [%0];" :: "l"(p)); }
+
 //@ grid_dependency_wait
 // Waits for the results of the kernel before this one (programmatic dependent launch). Nothing to wait
 // for below sm_90, where launches do not overlap.

@@ -9,6 +9,31 @@ use fusec_ir::OpId;
 /// Elements of one row of the prologue that a block can hold.
 const PROLOGUE_LIMIT: usize = 16384;
 
+/// Blocks of a lane, beside others of its kernel, that keep a large GPU busy.
+const WANTED_BLOCKS: usize = 264;
+/// The same where each block computes a prologue before it gets to its weights: fewer blocks, each
+/// with more columns, do that less often.
+const WANTED_PROLOGUES: usize = 64;
+/// Columns of a block, at most, without a prologue and with one.
+const COLUMNS: usize = 8;
+const COLUMNS_AFTER_PROLOGUE: usize = 16;
+
+/// Result columns that one block of a matrix-vector product makes.
+///
+/// `columns` is the length of a result row, `prologue` whether anything is computed before the
+/// product.
+pub fn columns_per_block(columns: usize, prologue: bool) -> usize {
+    let (most, wanted) = match prologue {
+        true => (COLUMNS_AFTER_PROLOGUE, WANTED_PROLOGUES),
+        false => (COLUMNS, WANTED_BLOCKS),
+    };
+    let mut per_block = most;
+    while per_block > 1 && columns / per_block < wanted {
+        per_block /= 2;
+    }
+    per_block
+}
+
 pub fn fit(group: &Group<'_>, contracts: &[OpId]) -> Result<Vec<Body>, Reject> {
     let mut taken: Vec<OpId> = Vec::new();
     lanes(group, contracts)?

@@ -51,6 +51,7 @@ mod scan;
 mod space;
 
 pub use contract::GEMV_MAX_ROWS;
+pub use gemv::columns_per_block;
 
 use crate::context::{Context, is_row_op};
 use crate::plan::{Body, Reject};

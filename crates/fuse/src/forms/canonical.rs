@@ -6,7 +6,8 @@ use fusec_ir::{Combine, Expr, Graph, OpKind};
 ///
 /// - the activation of each product as its first operand, and
 /// - products of two activations as reductions of a pointwise product: they have no matrix
-///   that stays the same for all rows, so the templates for products do not apply.
+///   that stays the same for all rows, so the templates for products do not apply, and
+/// - parameters that are read in slices of their last axis with that axis first.
 pub fn canonical(graph: &Graph) -> Graph {
     let mut graph = graph.clone();
     for i in 0..graph.ops.len() {
@@ -31,5 +32,5 @@ pub fn canonical(graph: &Graph) -> Graph {
             _ => {}
         }
     }
-    graph
+    super::transposed::slices_first(&graph)
 }

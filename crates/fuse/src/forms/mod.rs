@@ -15,6 +15,7 @@ mod projection;
 mod recurrence;
 mod rule;
 mod stencil;
+mod transposed;
 
 pub use canonical::canonical;
 pub use extract::Form;

@@ -325,6 +325,9 @@ static inline void cp_async_4(void* dst, const void* src, bool pred) { fusec_emu
 static inline void cp_async_commit() { fusec_emu::W->cur->groups++; }
 template <int N> static inline void cp_async_wait() { fusec_emu::cp_async_land(N); }
 
+// There is one kind of memory here.
+static inline void prefetch_l2(const void*) {}
+
 // Launches do not overlap here.
 static inline void grid_dependency_wait() {}
 static inline void grid_dependency_launch() {}
