@@ -15,12 +15,15 @@
 use std::collections::BTreeSet;
 use std::sync::LazyLock;
 
-use fusec_fuse::chunked::{KEY_LIMIT, Places, SUB, Tile, VALUE_LIMIT};
+use fusec_fuse::chunked::staging::Room;
+use fusec_fuse::chunked::{KEY_LIMIT, Places, SUB, TOKEN_VALUES, Tile, VALUE_LIMIT};
 use serde::Serialize;
 use tera::{Context, Tera};
 
-/// Elements of a thread, or tokens of a warp, whose loads are under way together.
+/// Elements of a thread, or tokens of a warp, whose loads are under way together, and how many
+/// where rows are in shared memory by then.
 const UNROLL: usize = 4;
+const UNROLL_AHEAD: usize = 8;
 
 /// What a decay is indexed by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -57,6 +60,18 @@ pub struct Chunked {
     pub steps: String,
     /// Statements at the start: definitions that hooks use. They see `tid`, `lane`, `warp`.
     pub setup: String,
+    /// Of token t, number `at` of the chunk: assigns `token_values[n * CHUNK + token]`, which other hooks read;
+    /// empty if there are none.
+    pub tokens: String,
+    /// Defines `bring_early(i64 first, int turn)` and, if `late`, `bring_late(i64 first)`, which copy
+    /// rows of the chunk that begins at token `first` to `float* arrived` with asynchronous copies:
+    /// what hooks read before the products of a chunk, and only after them. Hooks find the row of
+    /// token t at number `at` of `turn`. Empty if nothing arrives ahead of time.
+    pub ahead: String,
+    /// Whether some rows are read after the products only.
+    pub late: bool,
+    /// Room for those rows.
+    pub room: Room,
     /// Of element (t, `int j`): assigns `q_element`, `k_element` and, per key, `decay_element`.
     pub keys: String,
     /// Of token t, for [`Decay::PerToken`]: assigns `decay_element`.
@@ -66,6 +81,8 @@ pub struct Chunked {
     /// Of element (t, `int j`): assigns `bonus_element`, an additional weight of the current token's
     /// k v in y; `None` if there is no bonus.
     pub bonus: Option<String>,
+    /// Whether neighbours in memory of an element of the state differ in j.
+    pub keys_first: bool,
     /// Of element (`int j`, `int i`): assigns the initial `s`.
     pub load_state: String,
     /// Of element (`int j`, `int i`): stores the final `s`.
@@ -139,11 +156,20 @@ impl Chunked {
             false => "",
         };
         context.insert("own", own);
-        context.insert("unroll", &UNROLL);
+        let unroll = match self.ahead.is_empty() {
+            true => UNROLL,
+            false => UNROLL_AHEAD,
+        };
+        context.insert("unroll", &unroll);
+        context.insert("late", &self.late);
+        context.insert("keys_first", &self.keys_first);
+        context.insert("token_values", &TOKEN_VALUES);
         context.insert("places", &self.places());
         context.insert("steps", &self.steps);
         for (name, text) in [
             ("setup", self.setup.as_str()),
+            ("tokens", &self.tokens),
+            ("ahead", &self.ahead),
             ("keys", &self.keys),
             ("decay", &self.token_decay),
             ("values", &self.values),
@@ -233,6 +259,7 @@ impl Chunked {
             chunk: self.chunk,
             per_key: self.decay == Decay::PerKey,
             bonus: self.bonus.is_some(),
+            room: self.room,
         }
     }
 

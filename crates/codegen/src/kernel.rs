@@ -265,7 +265,7 @@ fn threads_of(
         }
         Template::Gemv | Template::Gemm => matmul::threads(graph, target, staged, body),
         Template::Attend => attend::THREADS,
-        Template::Chunked => chunks::threads(graph, classes, body),
+        Template::Chunked => chunks::threads(graph, classes, target.storage, body),
     }
 }
 
@@ -294,9 +294,6 @@ fn walk_lane<'g>(
         first_index.insert(g.axis, name);
     }
     let is_row = body.template == Template::Row;
-    // Rows before the first one of a block are read by the block before it as well.
-    let delayed = |id: &OpId| graph.op(*id).inputs.iter().any(|a| a.delay != 0);
-    let alone = is_row && !body.ops.iter().any(delayed);
     let walk = Walk {
         grid: &grid,
         program: &program,
@@ -308,7 +305,6 @@ fn walk_lane<'g>(
         halo: is_row,
         repeats: !is_row || body.rows_per_block > 1,
         streams: &|value| streamed(graph, target, value),
-        passes: &|value| alone && streamed(graph, target, value),
         shared_base: 0,
     };
     let walked = walk::emit(&walk, pointers, names);

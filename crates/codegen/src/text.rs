@@ -48,8 +48,13 @@ impl Text {
 
     /// Closes the innermost block.
     pub fn close(&mut self) {
+        self.close_with("");
+    }
+
+    /// Closes the innermost block: `}` and what follows it.
+    pub fn close_with(&mut self, end: &str) {
         self.depth = self.depth.saturating_sub(1);
-        self.line("}");
+        self.line(format!("}}{end}"));
     }
 
     /// The text.

@@ -63,8 +63,18 @@
 {%- if setup %}
     {{ setup | indent }}
 {%- endif %}
+{%- if tokens %}
+    float* const token_values = q_rows + {{ places.tokens }};       // [{{ token_values }}][CHUNK]
+{%- endif %}
+{%- if ahead %}
+    // Rows of operands arrive in shared memory while the chunk before is worked on.
+    float* const arrived = q_rows + {{ places.staged }};
+    {{ ahead | indent }}
+    {{ own }}bring_early(0, 0);
+    cp_async_commit();
+{%- endif %}
     {{ own }}for (int element = tid; element < K_SIZE * V_SIZE; element += THREADS) {
-        const int j = element / V_SIZE, i = element % V_SIZE;
+        const int {% if keys_first %}i = element / K_SIZE, j = element % K_SIZE{% else %}j = element / V_SIZE, i = element % V_SIZE{% endif %};
         float s = 0.0f;
         if (j < KEYS && i < VALUES) {
             // ---- initial state: s = S[j, i]
@@ -74,14 +84,54 @@
         state[j * V_PITCH + i] = s;
     }
     for (i64 chunk0 = 0; chunk0 < steps; chunk0 += CHUNK) {
+        const int tokens = steps - chunk0 < CHUNK ? int(steps - chunk0) : CHUNK;
+{%- if ahead %}
+        const int turn = int(chunk0 / CHUNK % 2);
+        cp_async_wait<0>();
+        __syncthreads();
+{%- if late %}
+        {{ own }}bring_late(chunk0);
+        cp_async_commit();
+{%- endif %}
+{%- endif %}
+{%- if tokens %}
+        if (tid < CHUNK) {
+            const int token = tid;
+            const int at = token < tokens ? token : tokens - 1;
+            const i64 t = chunk0 + at;
+            // ---- token_values of token t
+            {{ tokens | indent(width=12) }}
+            // ----
+        }
+{%- endif %}
+{%- if not per_key %}
+        if (tid < CHUNK) {
+            const int token = tid;
+            float decay_element = 1.0f;
+            if (token < tokens) {
+                const int at = token;
+                const i64 t = chunk0 + at;
+                // ---- decay_element of token t
+                {{ decay | indent(width=16) }}
+                // ----
+            }
+            decays[token] = decay_element;
+        }
+{%- endif %}
+{%- if tokens or not per_key %}
+        __syncthreads();
+{%- endif %}
         // Tokens past the end change nothing: no key, no value, no decay. What is loaded for them is that of
         // the last token, and not used: loads without conditions are under way together.
         {{ own }}{
 #pragma unroll {{ unroll }}
-            for (int element = tid; element < CHUNK * K_SIZE; element += THREADS) {
+            for (int round = 0; round < (CHUNK * K_SIZE + THREADS - 1) / THREADS; ++round) {
+                const int element = round * THREADS + tid;
+                if (CHUNK * K_SIZE % THREADS != 0 && element >= CHUNK * K_SIZE) break;
                 const int token = element / K_SIZE, column = element % K_SIZE;
-                const bool live = chunk0 + token < steps && column < KEYS;
-                const i64 t = chunk0 + token < steps ? chunk0 + token : steps - 1;
+                const bool live = token < tokens && column < KEYS;
+                const int at = token < tokens ? token : tokens - 1;
+                const i64 t = chunk0 + at;
                 const int j = column < KEYS ? column : KEYS - 1;
                 float q_element, k_element{% if per_key %}, decay_element{% endif %};
                 // ---- q_element, k_element{% if per_key %}, decay_element{% endif %} of key (t, j)
@@ -94,10 +144,13 @@
 {%- endif %}
             }
 #pragma unroll {{ unroll }}
-            for (int element = tid; element < CHUNK * V_SIZE; element += THREADS) {
+            for (int round = 0; round < (CHUNK * V_SIZE + THREADS - 1) / THREADS; ++round) {
+                const int element = round * THREADS + tid;
+                if (CHUNK * V_SIZE % THREADS != 0 && element >= CHUNK * V_SIZE) break;
                 const int token = element / V_SIZE, column = element % V_SIZE;
-                const bool live = chunk0 + token < steps && column < VALUES;
-                const i64 t = chunk0 + token < steps ? chunk0 + token : steps - 1;
+                const bool live = token < tokens && column < VALUES;
+                const int at = token < tokens ? token : tokens - 1;
+                const i64 t = chunk0 + at;
                 const int i = column < VALUES ? column : VALUES - 1;
                 float v_element;
                 // ---- v_element of value (t, i)
@@ -107,23 +160,36 @@
             }
         }
 {%- if not per_key %}
-        {{ own }}for (int token = tid; token < CHUNK; token += THREADS) {
-            const i64 t = chunk0 + token;
-            float decay_element = 1.0f;
-            if (t < steps) {
-                // ---- decay_element of token t
-                {{ decay | indent(width=16) }}
-                // ----
+        if (tid < CHUNK) {
+            const int token = tid, own = token % SUB, first = token - own;
+            float carried = 1.0f;
+#pragma unroll
+            for (int later = 0; later < SUB; ++later) {
+                const float decay = later > own ? decays[first + later] : 1.0f;
+{%- if before %}
+                local[(first + later) * LOCAL_PITCH + own] = later > own ? carried : 0.0f;
+                carried *= decay;
+{%- else %}
+                carried *= decay;
+                local[(first + later) * LOCAL_PITCH + own] = later >= own ? carried : 0.0f;
+{%- endif %}
             }
-            decays[token] = decay_element;
+            k_weights[token] = carried;
+            float since = 1.0f;
+#pragma unroll
+            for (int earlier = 0; earlier < SUB; ++earlier) since *= earlier < own ? decays[first + earlier] : 1.0f;
+            const float through = since * decays[token];
+            q_weights[token] = {% if before %}since{% else %}through{% endif %};
+            if (own == SUB - 1) totals[token / SUB] = through;
         }
 {%- endif %}
         __syncthreads();
 {%- if bonus %}
         {{ own }}for (int token = warp; token < CHUNK; token += WARPS) {
-            const i64 t = chunk0 + token;
+            const int at = token;
+            const i64 t = chunk0 + at;
             float sum = 0.0f;
-            for (int j = lane; t < steps && j < KEYS; j += 32) {
+            for (int j = lane; token < tokens && j < KEYS; j += 32) {
                 float bonus_element = 0.0f;
                 // ---- bonus_element of key (t, j)
                 {{ bonus | indent(width=16) }}
@@ -134,6 +200,10 @@
             if (lane == 0) bonuses[token] = sum;
         }
         __syncthreads();
+{%- endif %}
+{%- if ahead %}
+        {{ own }}if (chunk0 + CHUNK < steps) bring_early(chunk0 + CHUNK, 1 - turn);
+        cp_async_commit();
 {%- endif %}
 {%- if per_key %}
         {{ own }}{
@@ -177,7 +247,9 @@
         }
         __syncthreads();
         // From here on q carries the decay since the start of its sub-chunk, k that to the end of its own.
-        {{ own }}for (int element = tid; element < SUBS * K_SIZE; element += THREADS) {
+        {{ own }}for (int round = 0; round < (SUBS * K_SIZE + THREADS - 1) / THREADS; ++round) {
+            const int element = round * THREADS + tid;
+            if (SUBS * K_SIZE % THREADS != 0 && element >= SUBS * K_SIZE) break;
             const int first = element / K_SIZE * SUB, j = element % K_SIZE;
             // All loads first: none of them then waits for a store.
             float factors[SUB], q_column[SUB], k_column[SUB];
@@ -204,28 +276,6 @@
                 k_rows[(first + token) * K_PITCH + j] = k_column[token] * backward;
                 backward *= factors[token];
             }
-        }
-        __syncthreads();
-{%- else %}
-        {{ own }}for (int token = tid; token < CHUNK; token += THREADS) {
-            const int own = token % SUB, first = token - own;
-            float carried = 1.0f;
-            for (int later = 0; later < SUB; ++later) {
-                const float decay = later > own ? decays[first + later] : 1.0f;
-{%- if before %}
-                local[(first + later) * LOCAL_PITCH + own] = later > own ? carried : 0.0f;
-                carried *= decay;
-{%- else %}
-                carried *= decay;
-                local[(first + later) * LOCAL_PITCH + own] = later >= own ? carried : 0.0f;
-{%- endif %}
-            }
-            k_weights[token] = carried;
-            float since = 1.0f;
-            for (int earlier = 0; earlier < own; ++earlier) since *= decays[first + earlier];
-            const float through = since * decays[token];
-            q_weights[token] = {% if before %}since{% else %}through{% endif %};
-            if (own == SUB - 1) totals[token / SUB] = through;
         }
         __syncthreads();
 {%- endif %}
@@ -351,7 +401,9 @@
                 for (int v = 0; v < 4; ++v)
                     y_rows[(sub * SUB + lane_row + v / 2 * 8) * Y_PITCH + (part * N_TILES + n) * 8 + lane_pair + v % 2] = y_sums[n][v];
         }
-        {{ own }}for (int task = warp; task < M_TILES * STATE_PARTS; task += WARPS) {
+        {{ own }}for (int round = 0; round < (M_TILES * STATE_PARTS + WARPS - 1) / WARPS; ++round) {
+            const int task = round * WARPS + warp;
+            if (M_TILES * STATE_PARTS % WARPS != 0 && task >= M_TILES * STATE_PARTS) break;
             const int j_low = task % M_TILES * 16 + lane_row, n0 = task / M_TILES * STATE_TILES;
             float s_sums[STATE_TILES][4] = {};
             float low_weight = 1.0f, high_weight = 1.0f;  // decay from the end of the sub-chunk to that of the chunk
@@ -388,14 +440,19 @@
                     *s = *s * (v / 2 ? high_weight : low_weight) + s_sums[n][v];
                 }
         }
+{%- if late %}
+        cp_async_wait<1>();
+{%- endif %}
         __syncthreads();
         // A warp per token: the epilogue may sum over the value columns. It runs for tokens past the end as
         // well, and stores nothing of them.
         {{ own }}{
 #pragma unroll {{ unroll }}
-            for (int token = warp; token < CHUNK; token += WARPS) {
-                const bool live = chunk0 + token < steps;
-                const i64 t = live ? chunk0 + token : steps - 1;
+            for (int round = 0; round < CHUNK / WARPS; ++round) {
+                const int token = round * WARPS + warp;
+                const bool live = token < tokens;
+                const int at = live ? token : tokens - 1;
+                const i64 t = chunk0 + at;
                 float* const y_row = y_rows + token * Y_PITCH;
                 // ---- epilogue of token t
                 {{ epilogue | indent(width=16) }}
@@ -405,7 +462,7 @@
         __syncthreads();
     }
     {{ own }}for (int element = tid; element < K_SIZE * V_SIZE; element += THREADS) {
-        const int j = element / V_SIZE, i = element % V_SIZE;
+        const int {% if keys_first %}i = element / K_SIZE, j = element % K_SIZE{% else %}j = element / V_SIZE, i = element % V_SIZE{% endif %};
         const float s = state[j * V_PITCH + i];
         if (j < KEYS && i < VALUES) {
             // ---- final state

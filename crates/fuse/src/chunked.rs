@@ -5,7 +5,10 @@
 //! sizes that follow from a tile ([`Tile`]). Never here: which groups of operations may be computed so
 //! (see [`crate::fit`]), and the text of a kernel.
 
+pub mod staging;
+
 use crate::plan::{Body, Storage};
+use staging::{Room, Staged, staged};
 use fusec_ir::class::{Class, Classified, Layout, Read};
 use fusec_ir::{
     Axis, AxisId, Graph, OpId, OpKind, Recurrence, RecurrenceId, StepKind, StepRef, classify,
@@ -18,6 +21,8 @@ pub const SUB: usize = 16;
 pub const VALUE_LIMIT: usize = 128;
 /// Key channels a block can have.
 pub const KEY_LIMIT: usize = 256;
+/// Values of a token, beside its decay, that are computed once for all elements.
+pub const TOKEN_VALUES: usize = 4;
 
 /// The classes of a graph's recurrences, each found when first asked for.
 #[derive(Debug, Default)]
@@ -188,6 +193,8 @@ pub struct Tile {
     pub per_key: bool,
     /// Whether the current token has a bonus.
     pub bonus: bool,
+    /// Room for rows that arrive ahead of time.
+    pub room: Room,
 }
 
 /// Places of a block's data in shared memory, f32 elements, each a multiple of 4.
@@ -203,13 +210,15 @@ pub struct Places {
     pub q_weights: usize,
     pub k_weights: usize,
     pub bonuses: usize,
+    pub tokens: usize,
+    pub staged: usize,
     /// All of it.
     pub end: usize,
 }
 
 impl Tile {
     /// The tile of a body of the chunked template. `None` for any other body.
-    pub fn of(graph: &Graph, classes: &Classes, body: &Body) -> Option<Tile> {
+    pub fn of(graph: &Graph, classes: &Classes, storage: Storage, body: &Body) -> Option<Tile> {
         let [scan] = body.anchors[..] else {
             return None;
         };
@@ -224,6 +233,7 @@ impl Tile {
             chunk: body.rows_per_block as usize,
             per_key: parts.decays_per_key(graph),
             bonus: parts.read.bonus.is_some(),
+            room: Room::of(&slabs(graph, &parts, storage, body)),
         })
     }
 
@@ -291,6 +301,8 @@ impl Tile {
             q_weights: take(weights),
             k_weights: take(weights),
             bonuses: take(if self.bonus { self.chunk } else { 0 }),
+            tokens: take(TOKEN_VALUES * self.chunk),
+            staged: take(self.room.floats(self.chunk)),
             end: 0,
         };
         places.end = end;
@@ -338,6 +350,14 @@ impl Tile {
         };
         let split = 3.0 * pieces as f64 * (chunk * (k + 2.0 * v) + k * v);
         inside + split + 2.0 * k * v
+    }
+}
+
+/// The rows that arrive ahead of time in a body of the chunked template, if any.
+pub fn slabs(graph: &Graph, parts: &Parts<'_>, storage: Storage, body: &Body) -> Vec<Staged> {
+    match (body.ahead, body.anchors.as_slice()) {
+        (true, [scan]) => staged(graph, parts, *scan, &body.ops, &body.grid, storage),
+        _ => vec![],
     }
 }
 

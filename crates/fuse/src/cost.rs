@@ -13,7 +13,8 @@
 //!   the latency of a chunk, since each waits for the state of the one before;
 //! - serial steps: the rows a block walks one after the other, each with the block-wide
 //!   exchanges of its reductions, as often as the registers of the GPU make blocks wait for others;
-//! - latency: the accesses to memory that wait for each other before and after the bulk of a kernel;
+//! - latency: the accesses to memory that wait for each other before and after the bulk of a kernel,
+//!   and the rows that the epilogue of a matrix product reads, which do not overlap with it;
 //! - under-filled GPU: work shared by fewer blocks than there are multiprocessors.
 
 mod chunks;
@@ -249,6 +250,11 @@ impl<'a> Lane<'a> {
             .iter()
             .map(|g| graph.size(g.axis) / g.tile)
             .product();
+        let depths = body.anchors.iter().map(|id| match &graph.op(*id).kind {
+            OpKind::Contract { axes } => graph.elements(axes),
+            _ => 0,
+        });
+        let depth = depths.max().unwrap_or(0);
         let columns = body
             .anchors
             .first()
@@ -279,7 +285,7 @@ impl<'a> Lane<'a> {
             }
             Template::Scan | Template::Chunked => (ctx.shape.batch * tiles, 1),
             Template::Gemv => {
-                let blocks = columns.div_ceil(columns_per_block(columns, !prologue.is_empty()));
+                let blocks = columns.div_ceil(columns_per_block(columns, depth, !prologue.is_empty()));
                 (blocks, blocks)
             }
             Template::Gemm => {

@@ -12,7 +12,7 @@ use std::fmt;
 use std::str::FromStr;
 
 /// Version of the serialised form; raised whenever a field changes meaning.
-pub const PLAN_VERSION: u32 = 3;
+pub const PLAN_VERSION: u32 = 4;
 
 /// The kernels of one run, in launch order.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -155,6 +155,9 @@ pub struct Body {
     /// Row and attend templates: consecutive rows of one block. Chunked template: tokens of a
     /// chunk. Otherwise 1.
     pub rows_per_block: u32,
+    /// Chunked template: whether the rows of a chunk are brought to shared memory while the one
+    /// before is worked on.
+    pub ahead: bool,
 }
 
 /// An axis of which each block owns `tile` consecutive elements. `tile` divides the size.

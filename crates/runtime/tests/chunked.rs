@@ -3,6 +3,7 @@
 
 use std::path::Path;
 
+use fusec_fuse::chunked::staging::Room;
 use fusec_codegen::Element;
 use fusec_codegen::chunked::{Chunked, Decay};
 use fusec_codegen::prelude::with_prelude;
@@ -147,6 +148,11 @@ fn chunked(case: Case) -> Chunked {
         decay: case.decay,
         before: case.before,
         steps: "T".into(),
+        tokens: String::new(),
+        ahead: String::new(),
+        late: false,
+        keys_first: case.before,
+        room: Room::default(),
         setup: "const float scale = 0.5f;".into(),
         keys: format!(
             "q_element = to_f32(q[{key_at}]) * scale;\nk_element = to_f32(k[{key_at}]);\n{}",

@@ -18,7 +18,7 @@ extern "C" __global__ void uses(const float* x, float* y, const bf16_t* b, bf16_
     vectors(x, y), vectors(b, c), vectors(h, g);
     grid_dependency_wait();
     float pair[2] = {x[0], x[1]};
-    block_sum_vec<128>(pair, scratch);
+    block_sum_vec_once<128>(pair, scratch);
     y[0] = block_sum<128>(pair[0], scratch) + block_max<64>(pair[1], scratch) + lane_sum<8>(x[2]) + lane_sum_strided<4>(x[3]);
     u32 r[4], s[2];
     ldmatrix_x4(r, smem), ldmatrix_x2(s, smem), ldmatrix_x4_trans(r, smem), ldmatrix_x2_trans(s, smem);

@@ -6,6 +6,7 @@
 //! warp, whose lanes share the value columns.
 
 mod epilogue;
+mod staging;
 
 use crate::CodegenError;
 use crate::affine::{Grid, Offset, Space, index_text};
@@ -17,19 +18,20 @@ use crate::memory::{Place, Pointers};
 use crate::micro::{Read, Src};
 use crate::names::Names;
 use crate::text::Text;
-use fusec_fuse::chunked::{Classes, Parts, Tile, pieces};
+use fusec_fuse::chunked::staging::{Staged, after};
+use fusec_fuse::chunked::{Classes, Parts, Tile, pieces, slabs};
 use fusec_fuse::{Body, Kernel, Storage};
 use fusec_ir::{
     Access, AxisId, Expr, Graph, IndexExpr, OpId, OpKind, StateId, StateKind, StepRef, ValueId,
 };
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 /// Names that the code around the template uses.
-pub const OWN_NAMES: [&str; 3] = ["share", "item", "kept"];
+pub const OWN_NAMES: [&str; 5] = ["share", "item", "kept", "piece", "row"];
 
 /// Threads of a body of this template.
-pub fn threads(graph: &Graph, classes: &Classes, body: &Body) -> usize {
-    Tile::of(graph, classes, body).map_or(32, |tile| 32 * tile.warps())
+pub fn threads(graph: &Graph, classes: &Classes, storage: Storage, body: &Body) -> usize {
+    Tile::of(graph, classes, storage, body).map_or(32, |tile| 32 * tile.warps())
 }
 
 /// What the lane is made for.
@@ -70,7 +72,7 @@ pub fn lane<'g>(
     };
     let parts = Parts::of(graph, classes, scan)
         .map_err(|not| unsupported(format!("a chunked recurrence with {}", not.got)))?;
-    let tile = Tile::of(graph, classes, body)
+    let tile = Tile::of(graph, classes, request.storage, body)
         .ok_or_else(|| unsupported("a chunked recurrence without a tile".into()))?;
     let grid = Grid::new(graph, &body.grid);
     let mut first_index = BTreeMap::new();
@@ -92,7 +94,7 @@ pub fn lane<'g>(
         first_index.insert(g.axis, name);
     }
     decode.line("const i64 b = block;");
-    let after = after(graph, body, scan);
+    let after: Vec<OpId> = after(graph, &body.ops, scan).into_iter().collect();
     let mut hooks = Hooks {
         graph,
         scan,
@@ -106,17 +108,25 @@ pub fn lane<'g>(
         pointers,
         names,
         position: false,
+        slabs: slabs(graph, &parts, request.storage, body),
+        slab_names: Vec::new(),
+        tokens: Vec::new(),
     };
+    hooks.name_slabs();
     let per_key = tile.per_key;
     let keys = hooks.keys(per_key);
+    let values = hooks.values();
+    let bonus = parts.read.bonus.map(|bonus| hooks.bonus(bonus));
+    let (load_state, store_state, keys_first) = hooks.state()?;
+    let epilogue = hooks.epilogue();
+    // Last, since it reads what the others keep of a token.
     let token_decay = match per_key {
         true => String::new(),
         false => hooks.token_decay(),
     };
-    let values = hooks.values();
-    let bonus = parts.read.bonus.map(|bonus| hooks.bonus(bonus));
-    let (load_state, store_state) = hooks.state()?;
-    let epilogue = hooks.epilogue();
+    let tokens = hooks.token_values();
+    let ahead = hooks.ahead(tile.chunk);
+    let late = hooks.arrives_late();
     let tails = hooks.tails(request.threads, blocks);
     let position = hooks.position;
     let chunked = Chunked {
@@ -133,6 +143,11 @@ pub fn lane<'g>(
         before: parts.read.before,
         steps: "T".into(),
         setup: String::new(),
+        tokens,
+        ahead,
+        late,
+        keys_first,
+        room: tile.room,
         keys,
         token_decay,
         values,
@@ -159,23 +174,6 @@ pub fn lane<'g>(
     })
 }
 
-/// The operations that depend on the recurrence, ascending.
-fn after(graph: &Graph, body: &Body, scan: OpId) -> Vec<OpId> {
-    let mut reached = BTreeSet::from([scan]);
-    for id in &body.ops {
-        let depends = graph.op(*id).inputs.iter().any(|access| {
-            graph
-                .producer(access.value)
-                .is_some_and(|p| reached.contains(&p))
-        });
-        if depends {
-            reached.insert(*id);
-        }
-    }
-    reached.remove(&scan);
-    reached.into_iter().collect()
-}
-
 /// The writer of a lane's hooks.
 struct Hooks<'a, 'g> {
     graph: &'g Graph,
@@ -193,6 +191,11 @@ struct Hooks<'a, 'g> {
     pointers: &'a mut Pointers<'g>,
     names: &'a mut Names,
     position: bool,
+    /// Rows that are in shared memory by the time that hooks run, with their names.
+    slabs: Vec<Staged>,
+    slab_names: Vec<String>,
+    /// Values of a token that are the same for all its elements.
+    tokens: Vec<Access>,
 }
 
 /// A place in a hook: the element that is computed, and what is known there.
@@ -202,6 +205,8 @@ struct Scope {
     /// Its number, C text.
     element: String,
     grid_first: BTreeMap<AxisId, String>,
+    /// Whether it is in the loops over a chunk.
+    in_chunk: bool,
     /// Rows before `t`; `t` is known to be at least that.
     back: u32,
     known: Vec<(Access, u32, String)>,
@@ -213,6 +218,7 @@ impl<'g> Hooks<'_, 'g> {
             space: space.clone(),
             element: element.to_string(),
             grid_first: self.first_index.clone(),
+            in_chunk: true,
             back: 0,
             known: Vec::new(),
         }
@@ -261,8 +267,9 @@ impl<'g> Hooks<'_, 'g> {
         text.finish()
     }
 
-    /// Statements that load and store element (j, i) of the state.
-    fn state(&mut self) -> Result<(String, String), CodegenError> {
+    /// Statements that load and store element (j, i) of the state, and whether neighbours in memory
+    /// differ in j.
+    fn state(&mut self) -> Result<(String, String, bool), CodegenError> {
         let states = match &self.graph.op(self.scan).kind {
             OpKind::Scan { states, .. } => states.as_slice(),
             _ => &[],
@@ -285,6 +292,7 @@ impl<'g> Hooks<'_, 'g> {
         Ok((
             format!("s = {pointer}[{at}];"),
             format!("{pointer}[{at}] = s;"),
+            offset.step(&self.key) == 1,
         ))
     }
 
@@ -355,6 +363,9 @@ impl<'g> Hooks<'_, 'g> {
         if let Some((_, _, name)) = known {
             return name.clone();
         }
+        if let Some(name) = self.of_token(access, back, scope) {
+            return name;
+        }
         let name = self.names.fresh(&graph.value(access.value).name);
         match (self.producer(access.value), access.tail) {
             (Some(id), None) => {
@@ -383,8 +394,12 @@ impl<'g> Hooks<'_, 'g> {
                 text.close();
             }
             _ => {
-                let now = self.loaded(access, back, scope);
-                let value = match access.tail {
+                let staged = self.staged(access, back, scope);
+                let now = match &staged {
+                    Some(staged) => staged.clone(),
+                    None => self.loaded(access, back, scope),
+                };
+                let value = match access.tail.filter(|_| staged.is_none()) {
                     Some(tail) if access.delay > 0 => {
                         let old = self.old_row(tail, access, back, scope);
                         format!("t < {back} ? {old} : {now}")
@@ -555,6 +570,7 @@ impl<'g> Hooks<'_, 'g> {
                 space: Grid::new(graph, &[]).space(&axes),
                 element: "e".into(),
                 grid_first: BTreeMap::new(),
+                in_chunk: false,
                 back: 0,
                 known: Vec::new(),
             };

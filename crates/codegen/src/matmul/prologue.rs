@@ -147,7 +147,6 @@ impl<'g> ProductLane<'_, 'g> {
             halo: true,
             repeats: false,
             streams: &|_| false,
-            passes: &|_| false,
             shared_base: base,
         };
         let walked = walk::emit(&walk, self.pointers, self.names);

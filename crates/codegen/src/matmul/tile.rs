@@ -36,6 +36,8 @@ pub(super) struct LaneAxes {
     pub(super) row: usize,
     /// Lengths of the sums of all products, added up.
     pub(super) depths: usize,
+    /// Length of the longest.
+    pub(super) deepest: usize,
 }
 
 pub(super) fn shape_of(graph: &Graph, body: &Body) -> Option<LaneAxes> {
@@ -57,11 +59,13 @@ pub(super) fn shape_of(graph: &Graph, body: &Body) -> Option<LaneAxes> {
     if out[leading..].iter().any(|a| in_activation(*a)) {
         return None;
     }
+    let depths = || body.anchors.iter().map(|id| depth(graph, *id));
     Some(LaneAxes {
         batch: out[..leading].to_vec(),
         columns: out[leading..].to_vec(),
         row: graph.elements(out),
-        depths: body.anchors.iter().map(|id| depth(graph, *id)).sum(),
+        depths: depths().sum(),
+        deepest: depths().max().unwrap_or(0),
     })
 }
 
@@ -108,7 +112,7 @@ pub(super) fn tile(
     let columns = if axes.columns.is_empty() { 1 } else { axes.row };
     if body.template == Template::Gemv {
         let prologue = body.anchors.iter().any(|id| is_computed(graph, body, *id));
-        let per_block = columns_per_block(columns, prologue);
+        let per_block = columns_per_block(columns, axes.deepest, prologue);
         let split = (GEMV_WARPS / per_block).max(1);
         let mut tile_rows = rows.next_power_of_two().clamp(1, 8);
         while tile_rows > 1 && tile_rows * axes.depths > GEMV_STAGED_FLOATS {

@@ -23,6 +23,7 @@ use crate::names::Names;
 use crate::text::Text;
 use fusec_ir::{AxisId, Expr, ValueId};
 use operand::Invariants;
+use reduce::BlockPart;
 use stage::Stage;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -51,9 +52,6 @@ pub struct Walk<'a, 'g> {
     pub repeats: bool,
     /// Whether a stored value is written past the caches: nothing will find it there.
     pub streams: &'a dyn Fn(ValueId) -> bool,
-    /// Whether a value that is loaded ahead passes through the caches without staying: no other
-    /// block reads it, and nothing finds it there later.
-    pub passes: &'a dyn Fn(ValueId) -> bool,
     /// First free f32 of the block's shared memory.
     pub shared_base: usize,
 }
@@ -95,6 +93,8 @@ struct Emitter<'a, 'g, 'p> {
     exchanges: usize,
     shared_decls: Vec<String>,
     stage: Option<Stage>,
+    /// Sums over the block whose parts the open stage computes.
+    parts: Vec<BlockPart>,
     /// Shared copies written since the last barrier.
     fresh: BTreeSet<usize>,
     /// Whether shared memory was read since the last barrier.
@@ -141,6 +141,7 @@ pub fn emit<'g>(walk: &Walk<'_, 'g>, pointers: &mut Pointers<'g>, names: &mut Na
             .count(),
         shared_decls: Vec::new(),
         stage: None,
+        parts: Vec::new(),
         fresh: BTreeSet::new(),
         read_since_barrier: false,
         invariants: Invariants::default(),
@@ -197,7 +198,7 @@ impl<'g> Emitter<'_, 'g, '_> {
             self.text.line("const bool live = t >= t_begin;");
         }
         self.text.line("const i64 row = b * T + t;");
-        for i in 0..walk.program.statements.len() {
+        for i in self.order() {
             self.statement(i);
         }
         self.flush();
@@ -211,6 +212,26 @@ impl<'g> Emitter<'_, 'g, '_> {
         self.load_before(first);
         self.text.lines(&rows.finish());
         self.save_states();
+    }
+
+    /// The statements in the order of their text: where rows follow each other, what waits for fewer
+    /// sums over the block comes first, so that independent sums share one exchange.
+    fn order(&self) -> Vec<usize> {
+        let (program, placed) = (self.walk.program, &self.walk.layouts.placed);
+        let mut level = vec![0usize; program.statements.len()];
+        for (i, s) in program.statements.iter().enumerate() {
+            for read in &s.reads {
+                if let Src::Statement(source) = read.src {
+                    let waits = placed[source].reduction == Some(Reduction::Block);
+                    level[i] = level[i].max(level[source] + usize::from(waits));
+                }
+            }
+        }
+        let mut order: Vec<usize> = (0..level.len()).collect();
+        if self.walk.repeats {
+            order.sort_by_key(|i| level[*i]);
+        }
+        order
     }
 
     pub(super) fn declare_shared(&mut self, name: &str, floats: usize) {

@@ -169,14 +169,13 @@ impl<'g> Emitter<'_, 'g, '_> {
             };
         }
         let whole = self.moves_whole(&l, row.as_deref(), &offset);
-        let (kind, load, step) = match whole {
-            true if (self.walk.passes)(value) => ("Pending", "load_stream", String::new()),
-            true => ("Pending", "load", String::new()),
-            false => ("PendingEach", "load", format!(", {step}")),
+        let (kind, step) = match whole {
+            true => ("Pending", String::new()),
+            false => ("PendingEach", format!(", {step}")),
         };
         Pending {
             declaration: format!("{kind}<{element}, {v}> {ahead}{strips};"),
-            load: format!("{own}.{load}({address}{step});"),
+            load: format!("{own}.load({address}{step});"),
             element: format!("{own}.f32(v)"),
         }
     }

@@ -8,6 +8,13 @@ use crate::memory::{self, c_type};
 use fusec_ir::{AxisId, Combine, IndexExpr};
 use std::collections::BTreeMap;
 
+/// A sum (or maximum) over the block, as far as one thread has it.
+pub(super) struct BlockPart {
+    pub(super) statement: usize,
+    combine: Combine,
+    part: String,
+}
+
 impl<'g> Emitter<'_, 'g, '_> {
     pub(super) fn reduce(
         &mut self,
@@ -35,24 +42,19 @@ impl<'g> Emitter<'_, 'g, '_> {
             }
             Reduction::Block => {
                 let part = self.names.fresh(&format!("{name}_part"));
-                let threads = self.walk.layouts.threads;
-                let primitive = match (combine, self.exchanges > 1) {
-                    (Combine::Sum, false) => "block_sum",
-                    (Combine::Max, false) => "block_max",
-                    (Combine::Sum, true) => "block_sum_once",
-                    (Combine::Max, true) => "block_max_once",
-                };
-                let scratch = self.scratch();
                 let stage = self.stage(placed.layout);
                 stage
                     .declarations
                     .push(format!("float {part} = {};", neutral(combine)));
                 stage.body.push(Piece::Element(accumulate(&part)));
-                self.flush();
-                self.text.line(format!(
-                    "const float {name} = {primitive}<{threads}>({part}, {scratch});"
-                ));
-                self.store_uniform(i);
+                self.parts.push(BlockPart {
+                    statement: i,
+                    combine,
+                    part,
+                });
+                if !self.walk.repeats {
+                    self.flush();
+                }
             }
             Reduction::Lanes(lanes) => {
                 let register = self.slice_register(placed.layout, &name);
@@ -111,6 +113,57 @@ impl<'g> Emitter<'_, 'g, '_> {
                 self.flush();
             }
             Reduction::Shared => self.reduce_shared(i, combine, value),
+        }
+    }
+
+    /// The exchange among all threads of the block that completes the sums of a stage.
+    pub(super) fn exchange(&mut self) {
+        let parts = std::mem::take(&mut self.parts);
+        let threads = self.walk.layouts.threads;
+        for combine in [Combine::Sum, Combine::Max] {
+            let alike: Vec<&BlockPart> = parts.iter().filter(|p| p.combine == combine).collect();
+            let name = |part: &BlockPart| self.ident[part.statement].clone();
+            match alike.as_slice() {
+                [] => {}
+                [part] => {
+                    let name = name(part);
+                    // Where another exchange follows before the scratch is used again, its barrier
+                    // is enough.
+                    let primitive = match (combine, self.exchanges > 1 || self.walk.repeats) {
+                        (Combine::Sum, false) => "block_sum",
+                        (Combine::Max, false) => "block_max",
+                        (Combine::Sum, true) => "block_sum_once",
+                        (Combine::Max, true) => "block_max_once",
+                    };
+                    let scratch = self.scratch(1);
+                    self.text.line(format!(
+                        "const float {name} = {primitive}<{threads}>({}, {scratch});",
+                        part.part
+                    ));
+                    self.store_uniform(part.statement);
+                }
+                alike => {
+                    let names: Vec<String> = alike.iter().map(|part| name(part)).collect();
+                    let primitive = match combine {
+                        Combine::Sum => "block_sum_vec_once",
+                        Combine::Max => "block_max_vec_once",
+                    };
+                    let scratch = self.scratch(alike.len());
+                    let all = self.names.fresh("parts");
+                    let values: Vec<&str> = alike.iter().map(|part| part.part.as_str()).collect();
+                    let n = alike.len();
+                    let values = values.join(", ");
+                    self.text.line(format!("float {all}[{n}] = {{{values}}};"));
+                    self.text
+                        .line(format!("{primitive}<{threads}, {n}>({all}, {scratch});"));
+                    for (j, name) in names.iter().enumerate() {
+                        self.text.line(format!("const float {name} = {all}[{j}];"));
+                    }
+                    for part in alike {
+                        self.store_uniform(part.statement);
+                    }
+                }
+            }
         }
     }
 
@@ -200,16 +253,22 @@ impl<'g> Emitter<'_, 'g, '_> {
         self.read_since_barrier = true;
     }
 
-    /// Shared memory for an exchange among all threads: the same for all where an exchange leaves
-    /// it free again, else one for each, which the barrier of another one frees before the next row.
-    pub(super) fn scratch(&mut self) -> String {
+    /// Shared memory for an exchange of so many numbers among all threads. Rows that follow each
+    /// other take turns: nobody writes what another still reads, with one barrier to an exchange.
+    /// Elsewhere it is the same for all where an exchange leaves it free again, else one for each.
+    fn scratch(&mut self, numbers: usize) -> String {
+        let floats = numbers * self.walk.layouts.threads.div_ceil(32);
+        if self.walk.repeats {
+            let name = self.names.fresh("reduce_scratch");
+            self.declare_shared(&name, 2 * floats);
+            return format!("{name} + (t & 1) * {floats}");
+        }
         if self.exchanges == 1
             && let Some(name) = &self.scratch
         {
             return name.clone();
         }
         let name = self.names.fresh("reduce_scratch");
-        let floats = self.walk.layouts.threads.div_ceil(32);
         self.declare_shared(&name, floats);
         self.scratch = Some(name.clone());
         name

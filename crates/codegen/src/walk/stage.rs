@@ -80,6 +80,7 @@ impl<'g> Emitter<'_, 'g, '_> {
             self.text.close();
         }
         self.close_elements(&layout, &stage.after);
+        self.exchange();
     }
 
     pub(super) fn open_elements(&mut self, layout: &Layout) {

@@ -27,6 +27,13 @@ impl<'g> Emitter<'_, 'g, '_> {
             }
         }
         self.read_since_barrier |= reads_shared;
+        let waits = |read: &crate::micro::Read| match read.src {
+            Src::Statement(source) => self.parts.iter().any(|part| part.statement == source),
+            _ => false,
+        };
+        if s.reads.iter().any(waits) {
+            self.flush();
+        }
         let uniform_reduction =
             placed.reduction.is_some() && self.layout(placed.layout).space.len() == 1;
         if uniform_reduction {

@@ -79,9 +79,10 @@ template <int NT> __device__ __forceinline__ float block_max(float v, float* scr
     return v;
 }
 
-//@ block_sum_vec needs warp_sum
-// V independent block sums with the barriers of one. `scratch`: V*NT/32 floats.
-template <int NT, int V> __device__ __forceinline__ void block_sum_vec(float (&v)[V], float* scratch) {
+//@ block_sum_vec_once needs warp_sum
+// V independent block sums with one barrier, each as block_sum_once. `scratch`: V*NT/32 floats, free
+// again after the next barrier of the block.
+template <int NT, int V> __device__ __forceinline__ void block_sum_vec_once(float (&v)[V], float* scratch) {
 #pragma unroll
     for (int j = 0; j < V; ++j) v[j] = warp_sum(v[j]);
     if constexpr (NT > 32) {
@@ -96,7 +97,25 @@ template <int NT, int V> __device__ __forceinline__ void block_sum_vec(float (&v
 #pragma unroll
             for (int i = 1; i < NT / 32; ++i) v[j] += scratch[j * (NT / 32) + i];
         }
-        __syncthreads();
     }
 }
 
+//@ block_max_vec_once needs warp_max
+// V maxima over the block, as block_sum_vec_once.
+template <int NT, int V> __device__ __forceinline__ void block_max_vec_once(float (&v)[V], float* scratch) {
+#pragma unroll
+    for (int j = 0; j < V; ++j) v[j] = warp_max(v[j]);
+    if constexpr (NT > 32) {
+        if ((threadIdx.x & 31) == 0) {
+#pragma unroll
+            for (int j = 0; j < V; ++j) scratch[j * (NT / 32) + (threadIdx.x >> 5)] = v[j];
+        }
+        __syncthreads();
+#pragma unroll
+        for (int j = 0; j < V; ++j) {
+            v[j] = scratch[j * (NT / 32)];
+#pragma unroll
+            for (int i = 1; i < NT / 32; ++i) v[j] = fmaxf(v[j], scratch[j * (NT / 32) + i]);
+        }
+    }
+}

@@ -4,8 +4,8 @@
 use super::Lane;
 use crate::context::{iteration_axes, reduced_axes, step_work};
 use crate::plan::Template;
-use fusec_ir::{OpId, OpKind, StateKind};
-use std::collections::BTreeMap;
+use fusec_ir::{OpId, OpKind, StateKind, ValueId};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// An access to memory that the next one waits for, with the work between the two, microseconds:
 /// small kernels of an H100 take this much more than their start for each.
@@ -64,7 +64,25 @@ impl Lane<'_> {
             Template::Scan | Template::Chunked => 2.0,
             Template::Gemm | Template::Attend => 2.0,
         };
-        trips * TRIP_US
+        trips * TRIP_US + self.epilogue_us()
+    }
+
+    /// Matrix products: rows that the epilogue reads, which it does when the tensor cores of its
+    /// block are done.
+    fn epilogue_us(&self) -> f64 {
+        let (ctx, graph) = (self.ctx, self.ctx.graph);
+        if self.body.template != Template::Gemm {
+            return 0.0;
+        }
+        let after = |id: &&OpId| !self.prologue.contains(*id) && !self.body.anchors.contains(*id);
+        let inputs = self.body.ops.iter().filter(after);
+        let inputs = inputs.flat_map(|id| &graph.op(*id).inputs);
+        let read: BTreeSet<ValueId> = inputs
+            .map(|access| access.value)
+            .filter(|v| graph.value(*v).rows && !self.produces(*v))
+            .collect();
+        let bytes: f64 = read.into_iter().map(|v| ctx.value_bytes(v)).sum();
+        bytes / ctx.device.memory_tbs.value / 1e6
     }
 
     /// Blocks of rows that a multiprocessor holds: a thread has some elements of a row and, for a
@@ -106,15 +124,27 @@ impl Lane<'_> {
         depth.into_values().fold(0.0, f64::max)
     }
 
-    /// Exchanges among all threads of a block, for one row.
+    /// Exchanges among all threads of a block, for one row: sums that do not wait for each other
+    /// share one where rows follow each other.
     fn exchanges(&self) -> f64 {
         let graph = self.ctx.graph;
-        let exchanging = self.body.ops.iter().filter(|id| {
-            let op = graph.op(**id);
+        let mut after: BTreeMap<OpId, usize> = BTreeMap::new();
+        let mut all = 0;
+        for id in &self.body.ops {
+            let op = graph.op(*id);
             let product = matches!(op.kind, OpKind::Contract { .. } | OpKind::Attend { .. });
-            !reduced_axes(op).is_empty() && !product
-        });
-        exchanging.count() as f64
+            let exchanging = !reduced_axes(op).is_empty() && !product;
+            let makers = op.inputs.iter().filter_map(|a| graph.producer(a.value));
+            let before = makers.filter_map(|p| after.get(&p)).max();
+            let chain = before.copied().unwrap_or(0) + usize::from(exchanging);
+            after.insert(*id, chain);
+            all += usize::from(exchanging);
+        }
+        let chain = after.into_values().max().unwrap_or(0);
+        match self.body.template {
+            Template::Row | Template::Scan => chain as f64,
+            _ => all as f64,
+        }
     }
 
     /// Reductions inside a step that follow another one: a step as it was measured has one.

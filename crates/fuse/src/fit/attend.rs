@@ -43,5 +43,6 @@ pub fn fit(group: &Group<'_>, id: OpId) -> Result<Body, Reject> {
             .map(|axis| GridAxis { axis, tile: 1 })
             .collect(),
         rows_per_block: rows as u32,
+        ahead: false,
     })
 }

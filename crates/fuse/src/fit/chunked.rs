@@ -6,7 +6,8 @@
 
 use super::Group;
 use super::space::divisors;
-use crate::chunked::{KEY_LIMIT, Parts, Tile, VALUE_LIMIT};
+use crate::chunked::staging::Room;
+use crate::chunked::{KEY_LIMIT, Parts, Tile, VALUE_LIMIT, slabs};
 use crate::context::{iteration_axes, reduced_axes};
 use crate::plan::{Body, GridAxis, Reject, Storage, Template};
 use fusec_ir::class::decay_range;
@@ -48,17 +49,17 @@ pub fn fit(group: &Group<'_>, lane: &Body) -> Result<Vec<Body>, Reject> {
     let mut bodies: Vec<Body> = Vec::new();
     let mut first = None;
     for target in targets {
-        match spread(group, scan, &parts, *target) {
-            Ok((tile, grid)) if !bodies.iter().any(|known| known.grid == grid) => {
-                bodies.push(Body {
-                    template: Template::Chunked,
-                    grid,
-                    rows_per_block: tile.chunk as u32,
-                    ..lane.clone()
-                });
+        for ahead in [false, true] {
+            let lane = Body {
+                template: Template::Chunked,
+                ahead,
+                ..lane.clone()
+            };
+            match spread(group, lane, &parts, *target) {
+                Ok(body) if !bodies.contains(&body) => bodies.push(body),
+                Ok(_) => {}
+                Err(reject) => first = first.or(Some(reject)),
             }
-            Ok(_) => {}
-            Err(reject) => first = first.or(Some(reject)),
         }
     }
     match first {
@@ -234,12 +235,13 @@ fn epilogue(group: &Group<'_>, roles: &Roles, parts: &Parts<'_>) -> Result<bool,
 /// One head per block, and at most `target` value columns.
 fn spread(
     group: &Group<'_>,
-    scan: OpId,
+    mut body: Body,
     parts: &Parts<'_>,
     target: usize,
-) -> Result<(Tile, Vec<GridAxis>), Reject> {
+) -> Result<Body, Reject> {
     let (ctx, graph) = (group.ctx, group.ctx.graph);
     let layout = parts.layout;
+    let scan = body.anchors.iter().copied();
     let heads = layout.heads.iter().filter(|a| graph.size(**a) > 1);
     let mut grid: Vec<GridAxis> = heads
         .map(|axis| GridAxis {
@@ -263,7 +265,7 @@ fn spread(
     if value > VALUE_LIMIT {
         return Err(group.reject(
             "chunked-value",
-            [scan],
+            scan,
             format!("{VALUE_LIMIT} value columns of a block"),
             format!("{value}, all of which an operation after the recurrence combines"),
         ));
@@ -272,24 +274,32 @@ fn spread(
     if key > KEY_LIMIT {
         return Err(group.reject(
             "chunked-key",
-            [scan],
+            scan,
             format!("{KEY_LIMIT} key channels"),
             format!("{key}"),
         ));
     }
+    body.grid = grid;
+    let slabs = slabs(graph, parts, ctx.storage, &body);
+    // Nothing arrives ahead of time where nothing can.
+    body.ahead = !slabs.is_empty();
     let tile = Tile {
         key,
         value,
         chunk: 16,
         per_key: parts.decays_per_key(graph),
         bonus: parts.read.bonus.is_some(),
+        room: Room::of(&slabs),
     };
     let bytes = (ctx.device.smem_kb.value * 1024.0) as usize;
     match tile.fitting(bytes, ctx.shape.time) {
-        Some(tile) => Ok((tile, grid)),
+        Some(tile) => Ok(Body {
+            rows_per_block: tile.chunk as u32,
+            ..body
+        }),
         None => Err(group.reject(
             "chunked-shared",
-            [scan],
+            scan,
             format!("{bytes} bytes of shared memory per block"),
             format!("{} for {key} keys and {value} values", tile.shared_bytes()),
         )),

@@ -29,6 +29,7 @@ pub fn fit(group: &Group<'_>, contracts: &[OpId]) -> Result<Vec<Body>, Reject> {
                 ops,
                 grid: vec![],
                 rows_per_block: 1,
+                ahead: false,
             })
         })
         .collect()

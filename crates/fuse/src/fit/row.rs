@@ -39,6 +39,7 @@ pub fn fit(group: &Group<'_>) -> Result<Body, Reject> {
         tails: tails(group, group.ops),
         grid,
         rows_per_block,
+        ahead: false,
     })
 }
 

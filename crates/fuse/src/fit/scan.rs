@@ -60,6 +60,7 @@ pub fn fit(group: &Group<'_>, scans: &[OpId]) -> Result<Vec<Body>, Reject> {
                 ops,
                 grid,
                 rows_per_block: 1,
+                ahead: false,
             })
         })
         .collect()

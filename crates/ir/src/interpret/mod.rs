@@ -40,7 +40,7 @@ use operand::{Affine, Dim, Space};
 use program::{Operand, Program};
 use scan::{Scan, Steps};
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use tensor::shape_text;
 
@@ -102,8 +102,16 @@ pub fn evaluate_load_time<F: Real>(
     graph: &Graph,
     param: &impl Fn(ParamId) -> Vec<F>,
 ) -> Result<BTreeMap<ValueId, Vec<F>>, InterpretError> {
-    let params = (0..graph.params.len()).map(|i| param(ParamId(i as u32)));
-    let interpreter = Interpreter::new(graph, params.collect())?;
+    let mut interpreter = Interpreter::bare(graph, Rounding::None)?;
+    // The others may be most of the memory there is.
+    let load_time = (0..graph.ops.len() as u32).filter(|i| graph.is_load_time(crate::OpId(*i)));
+    let read = load_time.flat_map(|i| &graph.op(crate::OpId(i)).inputs);
+    for id in read.map(|access| access.value).collect::<BTreeSet<_>>() {
+        if let Def::Param(given) = graph.value(id).def {
+            interpreter.take_param(id, Arc::new(param(given)))?;
+        }
+    }
+    interpreter.load()?;
     let computed = interpreter.constants.into_iter();
     Ok(computed
         .filter(|(id, _)| matches!(graph.value(*id).def, Def::Op(..)))
@@ -126,12 +134,20 @@ impl<'g, F: Real> Interpreter<'g, F> {
         params: Params<F>,
         rounding: Rounding,
     ) -> Result<Self, InterpretError> {
+        let mut interpreter = Self::bare(graph, rounding)?;
+        interpreter.take_params(params)?;
+        interpreter.load()?;
+        Ok(interpreter)
+    }
+
+    /// Without parameters.
+    fn bare(graph: &'g Graph, rounding: Rounding) -> Result<Self, InterpretError> {
         check::check(graph)?;
         let programs = graph.ops.iter().map(|op| match &op.kind {
             OpKind::Map { expr } | OpKind::Reduce { expr, .. } => Some(Program::new(expr)),
             _ => None,
         });
-        let mut interpreter = Interpreter {
+        Ok(Interpreter {
             graph,
             rounding,
             constants: BTreeMap::new(),
@@ -142,8 +158,12 @@ impl<'g, F: Real> Interpreter<'g, F> {
                 .map(|r| Steps::new(graph, r))
                 .collect(),
             last_uses: last_uses(graph),
-        };
-        interpreter.take_params(params)?;
+        })
+    }
+
+    /// Evaluates what depends on the parameters alone.
+    fn load(&mut self) -> Result<(), InterpretError> {
+        let graph = self.graph;
         for (i, op) in graph.ops.iter().enumerate() {
             if graph.is_load_time(crate::OpId(i as u32)) {
                 let size = Size {
@@ -151,17 +171,15 @@ impl<'g, F: Real> Interpreter<'g, F> {
                     time: 1,
                     position: 0,
                 };
-                let constants = std::mem::take(&mut interpreter.constants);
-                let (results, _) = interpreter.op(i, op, size, &[], &|id| constants.get(&id))?;
-                interpreter.constants = constants;
+                let constants = std::mem::take(&mut self.constants);
+                let (results, _) = self.op(i, op, size, &[], &|id| constants.get(&id))?;
+                self.constants = constants;
                 for (id, data) in op.outputs.iter().zip(results) {
-                    interpreter
-                        .constants
-                        .insert(*id, Tensor::Numbers(Arc::new(data)));
+                    self.constants.insert(*id, Tensor::Numbers(Arc::new(data)));
                 }
             }
         }
-        Ok(interpreter)
+        Ok(())
     }
 
     fn take_params(&mut self, params: Params<F>) -> Result<(), InterpretError> {
@@ -181,24 +199,29 @@ impl<'g, F: Real> Interpreter<'g, F> {
             let Def::Param(param) = value.def else {
                 continue;
             };
-            let id = ValueId(i as u32);
-            let mut data = shared[param.index()].clone();
-            if data.len() != graph.row_elements(id) {
-                return Err(InterpretError::Elements {
-                    what: "parameter",
-                    name: value.name.clone(),
-                    shape: shape_text(graph, id, 1, 1),
-                    got: data.len(),
-                    want: graph.row_elements(id),
-                });
-            }
-            if let (Rounding::Op(storage) | Rounding::Dithered(storage, _), Precision::Storage) =
-                (self.rounding, value.precision)
-            {
-                data = Arc::new(data.iter().map(|x| x.rounded(storage)).collect());
-            }
-            self.constants.insert(id, Tensor::Numbers(data));
+            self.take_param(ValueId(i as u32), shared[param.index()].clone())?;
         }
+        Ok(())
+    }
+
+    fn take_param(&mut self, id: ValueId, mut data: Arc<Vec<F>>) -> Result<(), InterpretError> {
+        let graph = self.graph;
+        let value = graph.value(id);
+        if data.len() != graph.row_elements(id) {
+            return Err(InterpretError::Elements {
+                what: "parameter",
+                name: value.name.clone(),
+                shape: shape_text(graph, id, 1, 1),
+                got: data.len(),
+                want: graph.row_elements(id),
+            });
+        }
+        if let (Rounding::Op(storage) | Rounding::Dithered(storage, _), Precision::Storage) =
+            (self.rounding, value.precision)
+        {
+            data = Arc::new(data.iter().map(|x| x.rounded(storage)).collect());
+        }
+        self.constants.insert(id, Tensor::Numbers(data));
         Ok(())
     }
 

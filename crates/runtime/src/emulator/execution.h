@@ -92,7 +92,7 @@ extern "C" __attribute__((visibility("hidden"))) void fusec_emu_switch(void** sa
 namespace fusec_emu {
 
 constexpr u32 MAX_THREADS = 1024;
-constexpr u32 MAX_COPIES = 128;          // cp.async copies of one thread in flight
+constexpr u32 MAX_COPIES = 256;          // cp.async copies of one thread in flight
 constexpr u64 STACK_BYTES = 256 * 1024;
 constexpr u64 HEADER_BYTES = 8 << 20;
 constexpr u32 SMEM_GUARD = 256;          // bytes of known pattern behind the dynamic shared memory

@@ -208,8 +208,11 @@ template <int NT> static inline float block_sum_once(float v, float* scratch, in
 template <int NT> static inline float block_max_once(float v, float* scratch, int line = __builtin_LINE()) {
     return fusec_emu::block_reduce_one<fusec_emu::Max, NT>("block_max_once", v, scratch, line);
 }
-template <int NT, int V> static inline void block_sum_vec(float (&v)[V], float* scratch, int line = __builtin_LINE()) {
-    fusec_emu::block_reduce<fusec_emu::Sum, NT>("block_sum_vec", v, scratch, line);
+template <int NT, int V> static inline void block_sum_vec_once(float (&v)[V], float* scratch, int line = __builtin_LINE()) {
+    fusec_emu::block_reduce<fusec_emu::Sum, NT>("block_sum_vec_once", v, scratch, line);
+}
+template <int NT, int V> static inline void block_max_vec_once(float (&v)[V], float* scratch, int line = __builtin_LINE()) {
+    fusec_emu::block_reduce<fusec_emu::Max, NT>("block_max_vec_once", v, scratch, line);
 }
 
 // Matrix primitives. The product adds in the order k = 0, 1, ... in f32 to the accumulator; the tensor
