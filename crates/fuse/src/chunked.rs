@@ -8,11 +8,11 @@
 pub mod staging;
 
 use crate::plan::{Body, Storage};
-use staging::{Room, Staged, staged};
 use fusec_ir::class::{Class, Classified, Layout, Read};
 use fusec_ir::{
     Axis, AxisId, Graph, OpId, OpKind, Recurrence, RecurrenceId, StepKind, StepRef, classify,
 };
+use staging::{Room, Staged, staged};
 use std::sync::OnceLock;
 
 /// Tokens of a sub-chunk: the rows of one tensor-core tile. No factor is a product of more decays.

@@ -390,8 +390,8 @@ fn emit(
         .collect()
 }
 
-/// The local form in which a kernel is computed: the cheapest, or one drawn at random in a random
-/// plan, the same for equal segments.
+/// The local form in which a kernel is computed: the cheapest; the plain one in an unfused plan; in
+/// a random plan one drawn at random, the same for equal segments.
 fn implement(
     ctx: &Context<'_>,
     forms: Vec<Vec<Body>>,
@@ -404,7 +404,8 @@ fn implement(
             draw = (draw ^ (draw >> 31)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
             (draw >> 33) as usize % forms.len().max(1)
         }
-        _ => return cost::cheapest(ctx, forms),
+        Mode::Unfused => 0,
+        Mode::Auto | Mode::Greedy => return cost::cheapest(ctx, forms),
     };
     cost::cheapest(ctx, forms.into_iter().skip(drawn).take(1).collect())
 }

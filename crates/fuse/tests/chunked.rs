@@ -305,7 +305,8 @@ fn long_runs_go_in_chunks_and_steps_do_not() {
 
 #[test]
 fn a_chunked_recurrence_takes_what_it_was_measured_to_take() {
-    // B = 8, T = 2048, 32 heads of 64 x 64 on an H200: 624 to 801 us.
+    // B = 8, T = 2048, 32 heads of 64 x 64: on an H200 624 to 801 us where a chunk waits for its rows;
+    // on an H100 528 to 610 us where they arrive while the chunk before is worked on.
     let flow = format!("{DECAY}\ny = r(x, z, v, d)\nreturn y");
     let graph = model(&[("H", 32), ("J", 64), ("I", 64)], STEP, &flow);
     let device = h200();
@@ -317,14 +318,26 @@ fn a_chunked_recurrence_takes_what_it_was_measured_to_take() {
         let ctx = Context::new(&graph, shape, storage, &device, 1.0);
         let ops = ops(&graph, &["y"]);
         let all = forms(&ctx, &ops).expect("legal");
-        let values = |lanes: &Vec<Body>| lanes[0].grid.last().map(|axis| axis.tile);
+        let values =
+            |lanes: &Vec<Body>| (lanes[0].grid.last().map(|axis| axis.tile), lanes[0].ahead);
         let spread: Vec<_> = all[1..].iter().map(values).collect();
-        assert_eq!(spread, [Some(1), Some(32)], "64 or 32 value columns");
+        let (whole, half) = (Some(1), Some(32));
+        assert_eq!(
+            spread,
+            [(whole, false), (whole, true), (half, false), (half, true)],
+            "64 or 32 value columns"
+        );
         let us: Vec<f64> = all.iter().map(|lanes| cost(&ctx, lanes).total_us).collect();
         assert!((624.0..801.0).contains(&us[1]), "{storage}: {us:?}");
+        if storage == Storage::Bf16 {
+            assert!((528.0..610.0).contains(&us[2]), "{us:?}");
+        }
         let (lanes, least) = cheapest(&ctx, all);
         assert_eq!(lanes[0].template, Template::Chunked);
-        assert_eq!(least.total_us, us[1].min(us[2]));
+        assert_eq!(
+            least.total_us,
+            us[1..].iter().copied().fold(us[1], f64::min)
+        );
     }
 }
 

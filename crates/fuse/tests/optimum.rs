@@ -189,7 +189,8 @@ fn plans_of_the_zoo_equal_a_dynamic_programme_over_downsets() {
             whole.push(name);
         }
     }
-    assert!(whole.len() >= 12, "few models were held: {whole:?}");
+    // All whose blocks have fewer than 38 operations in the form that is chosen.
+    assert!(whole.len() >= 10, "few models were held: {whole:?}");
 }
 
 #[test]

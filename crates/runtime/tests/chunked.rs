@@ -3,10 +3,10 @@
 
 use std::path::Path;
 
-use fusec_fuse::chunked::staging::Room;
 use fusec_codegen::Element;
 use fusec_codegen::chunked::{Chunked, Decay};
 use fusec_codegen::prelude::with_prelude;
+use fusec_fuse::chunked::staging::Room;
 use fusec_runtime::emulator::{Emulator, EmulatorOptions, KernelArg, LaunchShape};
 use fusec_runtime::toolchain::{Options, Source, Toolchain};
 

@@ -192,7 +192,10 @@ impl Hooks<'_, '_> {
         ));
         let (row, e) = match pieces {
             1 => ("piece".to_string(), None),
-            n => (format!("piece / {n}"), Some(format!("piece % {n} * {piece}"))),
+            n => (
+                format!("piece / {n}"),
+                Some(format!("piece % {n} * {piece}")),
+            ),
         };
         text.line(format!("const int row = {row};"));
         if let Some(e) = &e {
@@ -203,10 +206,14 @@ impl Hooks<'_, '_> {
             0 => "const i64 t = first + row;".to_string(),
             halo => format!("const i64 t = first + row - {halo};"),
         });
-        let to: Vec<String> = [turn.clone(), Some(format!("row * {}", slab.pitch)), e.clone()]
-            .into_iter()
-            .flatten()
-            .collect();
+        let to: Vec<String> = [
+            turn.clone(),
+            Some(format!("row * {}", slab.pitch)),
+            e.clone(),
+        ]
+        .into_iter()
+        .flatten()
+        .collect();
         let mut from = vec![format!("(b * T + (t < steps ? t : 0)) * {row_elements}")];
         from.extend(start.clone());
         from.extend(e.clone());

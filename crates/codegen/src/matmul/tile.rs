@@ -82,9 +82,11 @@ pub(super) fn depth(graph: &Graph, id: OpId) -> usize {
 /// threads, so this is a property of the kernel.
 pub fn staged(graph: &Graph, bodies: &[&Body]) -> bool {
     let through_registers = |body: &Body, id: OpId| {
-        let laid_out = graph.op(id).inputs.first().is_some_and(|a| {
-            a.delay == 0 && graph.row_elements(a.value).is_multiple_of(8)
-        });
+        let laid_out = graph
+            .op(id)
+            .inputs
+            .first()
+            .is_some_and(|a| a.delay == 0 && graph.row_elements(a.value).is_multiple_of(8));
         is_computed(graph, body, id) || !laid_out
     };
     bodies

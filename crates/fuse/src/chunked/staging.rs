@@ -104,7 +104,11 @@ pub fn after(graph: &Graph, ops: &[OpId], scan: OpId) -> BTreeSet<OpId> {
     let mut reached = BTreeSet::from([scan]);
     for id in ops {
         let mut inputs = graph.op(*id).inputs.iter();
-        let depends = |a: &Access| graph.producer(a.value).is_some_and(|p| reached.contains(&p));
+        let depends = |a: &Access| {
+            graph
+                .producer(a.value)
+                .is_some_and(|p| reached.contains(&p))
+        };
         if inputs.any(depends) {
             reached.insert(*id);
         }
@@ -252,9 +256,8 @@ impl Reads<'_> {
             touched *= extent;
         }
         let elements = reach.unsigned_abs() as usize + 1;
-        let same = |slab: &Staged| {
-            slab.value == access.value && slab.base == base && slab.block == block
-        };
+        let same =
+            |slab: &Staged| slab.value == access.value && slab.base == base && slab.block == block;
         let known = self.found.iter().position(|s| s.as_ref().is_some_and(same));
         if !forward || elements > SPARSE * touched {
             if let Some(known) = known {
@@ -319,7 +322,9 @@ impl Reads<'_> {
         });
         let starts: Vec<usize> = starts.chain([slab.base as usize]).collect();
         let whole = |piece: usize| {
-            let starts = starts.iter().all(|start| (start * size).is_multiple_of(piece));
+            let starts = starts
+                .iter()
+                .all(|start| (start * size).is_multiple_of(piece));
             starts && row.is_multiple_of(piece)
         };
         let short = slab.tail.is_some_and(|tail| self.width(tail) < slab.halo);

@@ -40,7 +40,7 @@ N = 64
 q = "H, N"
 k = "H, N"
 v = "H, N"
-g = "H, N"
+d = "H, N"
 [recurrence.decayed]
 inputs  = "q[H, j], k[H, j], v[H, i], d[H, j]"
 state   = "S[H, j = N, i = N]"
@@ -51,7 +51,7 @@ step    = """
 """
 [model]
 flow = """
-  return decayed(q, k, v, f32(sigmoid(g)))
+  return decayed(q, k, v, d)
 """
 "#;
 
@@ -98,7 +98,8 @@ impl Bench<'_> {
         let options = Options {
             shape: shapes[0],
             storage,
-            mode: Mode::Auto,
+            // One operation each, and a recurrence step by step.
+            mode: Mode::Unfused,
             device: self.planned_as,
             launch: Launch::Graph,
             pins: Vec::new(),
