@@ -337,7 +337,7 @@ fn a_product_of_a_product_waits_for_the_grid_where_that_is_cheaper_than_a_launch
     assert_eq!(barrier.kernels.len(), 1);
     for plan in [&pinned, &barrier] {
         let kernel = &plan.kernels[0];
-        assert_eq!(kernel.forms, ["product-phases"]);
+        assert_eq!(kernel.forms[0], "product-phases");
         let templates = kernel.phases.iter().map(|p| p.lanes[0].template);
         let templates: Vec<Template> = templates.collect();
         assert_eq!(templates, [Template::Gemv, Template::Gemv]);
