@@ -346,6 +346,8 @@ fn a_product_of_a_product_waits_for_the_grid_where_that_is_cheaper_than_a_launch
     // Two kernels, one launch instead of two, and the barrier.
     let apart = launches.total_us - device.graph_launch_us.value + 1e-3;
     assert!((barrier.total_us - apart).abs() < 1e-9, "{apart}");
+    let quick = plan(&graph, &options(&device, 1, 1, Mode::Greedy)).expect("planned");
+    assert_eq!(quick.plan.kernels.len(), 1, "merging gets there as well");
     // Many rows are products of tiles, which have one phase.
     let long = of(&device, 8, 2048, vec![]);
     assert!(long.kernels.iter().all(|k| k.phases.len() == 1));

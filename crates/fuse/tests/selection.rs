@@ -159,6 +159,7 @@ fn every_way_of_choosing_gives_a_plan_and_random_ones_use_every_template() {
     let device = h200();
     let mut templates = BTreeSet::new();
     let mut lanes = BTreeSet::new();
+    let mut in_phases = 0;
     for seed in 0..60 {
         let graph = random_graph(seed, 12);
         for (batch, time) in SHAPES {
@@ -168,6 +169,8 @@ fn every_way_of_choosing_gives_a_plan_and_random_ones_use_every_template() {
                 let ctx = Context::new(&planned.graph, options.shape, Storage::Bf16, &device, 1.0);
                 check(&ctx, &planned.plan);
                 if matches!(mode, Mode::Random(_)) {
+                    let kernels = planned.plan.kernels.iter();
+                    in_phases += kernels.filter(|k| k.phases.len() > 1).count();
                     for phase in planned.plan.kernels.iter().flat_map(|k| &k.phases) {
                         for body in &phase.lanes {
                             templates.insert(body.template);
@@ -187,6 +190,7 @@ fn every_way_of_choosing_gives_a_plan_and_random_ones_use_every_template() {
         Template::Gemm,
     ];
     assert_eq!(templates, BTreeSet::from(all));
+    assert!(in_phases > 0);
     assert_eq!(
         lanes,
         BTreeSet::from([Template::Scan, Template::Gemv, Template::Gemm])
