@@ -112,7 +112,7 @@ fn generate_regime(
             args,
             reads,
             writes,
-            cooperative: false,
+            cooperative: kernel.phases.len() > 1,
         });
     }
     Ok(Regime {

@@ -1,4 +1,4 @@
-//! One kernel: lanes side by side, parameters, header comment, source text.
+//! One kernel: phases of lanes side by side, parameters, header comment, source text.
 
 use crate::CodegenError;
 use crate::affine::Grid;
@@ -15,7 +15,7 @@ use crate::render::render;
 use crate::text::Text;
 use crate::walk::{self, Walk};
 use fusec_fuse::chunked::Classes;
-use fusec_fuse::{Body, Kernel, Storage, Template};
+use fusec_fuse::{Body, Kernel, Phase, Storage, Template};
 use fusec_ir::{Graph, Op, OpId, OpKind, ValueId};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -38,6 +38,9 @@ pub struct Source {
     /// Smallest compute capability.
     pub min_arch: u32,
 }
+
+/// The number of a block of a phase, of which a block of the grid has several in turn.
+const TURN: &str = "turn";
 
 /// The code of one lane.
 pub struct Lane {
@@ -74,15 +77,9 @@ pub fn generate(
     target: Target,
     kernel: &Kernel,
 ) -> Result<Source, CodegenError> {
-    let bodies: Vec<&Body> = match kernel.phases.as_slice() {
-        [phase] => phase.lanes.iter().collect(),
-        phases => {
-            return Err(CodegenError::Unsupported {
-                kernel: kernel.name.clone(),
-                what: format!("{} phases (grid barriers between phases)", phases.len()),
-            });
-        }
-    };
+    let one_phase = kernel.phases.len() <= 1;
+    let lanes = kernel.phases.iter().flat_map(|phase| &phase.lanes);
+    let bodies: Vec<&Body> = lanes.collect();
     let uses = |templates: &[Template]| bodies.iter().any(|b| templates.contains(&b.template));
     let mut taken = BTreeSet::new();
     if uses(&[Template::Gemv, Template::Gemm]) {
@@ -91,6 +88,9 @@ pub fn generate(
     if uses(&[Template::Chunked]) {
         taken.extend(crate::chunked::reserved_identifiers());
         taken.extend(crate::chunks::OWN_NAMES);
+    }
+    if !one_phase {
+        taken.insert(TURN);
     }
     let mut names = Names::beside(taken);
     let mut pointers = Pointers::new(graph, elements);
@@ -130,22 +130,32 @@ pub fn generate(
         });
     }
     let mut text = Text::at(1);
-    if let [lane] = lanes.as_slice() {
-        text.lines(&lane.code);
-    } else {
-        for (i, lane) in lanes.iter().enumerate() {
-            let ops: Vec<&str> = bodies[i]
-                .anchors
-                .iter()
-                .map(|o| graph.op(*o).name.as_str())
-                .collect();
-            text.line(format!("// lane {i}: {}", ops.join(", ")));
-            text.line(format!("const i64 lane{i}_blocks = {};", lane.blocks));
-            text.open(format!("if (block >= 0 && block < lane{i}_blocks)"));
-            text.lines(&lane.code);
-            text.close();
-            text.line(format!("block -= lane{i}_blocks;"));
+    let mut rest = &lanes[..];
+    for (i, phase) in kernel.phases.iter().enumerate() {
+        let (lanes, later) = rest.split_at(phase.lanes.len());
+        rest = later;
+        if one_phase {
+            side_by_side(graph, phase, lanes, &mut text);
+            continue;
         }
+        if i > 0 {
+            text.line("grid_barrier();");
+        }
+        // The grid may have fewer blocks than the phase: as many as the device holds at once.
+        let blocks: Vec<&str> = lanes.iter().map(|l| l.blocks.as_str()).collect();
+        let anchors: Vec<&Body> = phase.lanes.iter().collect();
+        text.line(format!("// phase {i}: {}", anchor_names(graph, &anchors)));
+        text.open(format!("if (FUSEC_PHASE({i}))"));
+        text.open(format!(
+            "for (i64 {TURN} = blockIdx.x; {TURN} < {}; {TURN} += gridDim.x)",
+            blocks.join(" + ")
+        ));
+        text.line(format!("i64 block = {TURN};"));
+        side_by_side(graph, phase, lanes, &mut text);
+        // Shared memory is that of the next turn.
+        text.line("__syncthreads();");
+        text.close();
+        text.close();
     }
     let body = text.finish();
     let shared_floats = lanes.iter().map(|l| l.shared_floats).max().unwrap_or(0);
@@ -159,7 +169,7 @@ pub fn generate(
         .list()
         .iter()
         .map(|p| ParamLine {
-            declaration: declaration(p),
+            declaration: declaration(p, one_phase),
             comment: comment(graph, p),
         })
         .collect();
@@ -183,6 +193,7 @@ pub fn generate(
     context.insert("threads", &threads);
     context.insert("open", "{");
     context.insert("shared", &(shared_floats > 0));
+    context.insert("one_phase", &one_phase);
     context.insert("params", &params);
     let prelude_text = prelude::prelude_for(&names_used)?;
     context.insert("prelude", &prelude_text);
@@ -196,6 +207,28 @@ pub fn generate(
         lanes: lanes.into_iter().map(|l| l.grid).collect(),
         min_arch: prelude::min_arch(&names_used)?,
     })
+}
+
+/// The code of the lanes of a phase: each has a range of the blocks.
+fn side_by_side(graph: &Graph, phase: &Phase, lanes: &[Lane], text: &mut Text) {
+    if let [lane] = lanes {
+        text.lines(&lane.code);
+        return;
+    }
+    for (i, (lane, body)) in lanes.iter().zip(&phase.lanes).enumerate() {
+        text.line(format!("// lane {i}: {}", anchor_names(graph, &[body])));
+        text.line(format!("const i64 lane{i}_blocks = {};", lane.blocks));
+        text.open(format!("if (block >= 0 && block < lane{i}_blocks)"));
+        text.lines(&lane.code);
+        text.close();
+        text.line(format!("block -= lane{i}_blocks;"));
+    }
+}
+
+fn anchor_names(graph: &Graph, bodies: &[&Body]) -> String {
+    let anchors = bodies.iter().flat_map(|body| &body.anchors);
+    let names: Vec<&str> = anchors.map(|o| graph.op(*o).name.as_str()).collect();
+    names.join(", ")
 }
 
 impl Source {
@@ -352,9 +385,12 @@ fn streamed(graph: &Graph, target: Target, value: ValueId) -> bool {
         && rows * graph.row_elements(value) * target.storage.bytes() > STREAMED_BYTES
 }
 
-fn declaration(p: &Pointer) -> String {
+fn declaration(p: &Pointer, one_phase: bool) -> String {
     let ty = c_type(p.element);
-    if p.written {
+    if p.written && p.read && !one_phase {
+        // What another block wrote: a restricted pointer would promise that nobody else does.
+        format!("{ty}* {}", p.name)
+    } else if p.written {
         format!("{ty}* __restrict__ {}", p.name)
     } else {
         format!("const {ty}* __restrict__ {}", p.name)
@@ -408,7 +444,15 @@ fn title(kernel: &Kernel) -> String {
 
 fn header(graph: &Graph, kernel: &Kernel, storage: Storage) -> Vec<String> {
     let mut out = Vec::new();
-    for phase in &kernel.phases {
+    for (n, phase) in kernel.phases.iter().enumerate() {
+        if kernel.phases.len() > 1 {
+            let waits = if n > 0 {
+                ", after a barrier of the grid"
+            } else {
+                ""
+            };
+            out.push(format!("phase {n}{waits}:"));
+        }
         for (i, body) in phase.lanes.iter().enumerate() {
             let template = body.template;
             if phase.lanes.len() > 1 {

@@ -155,7 +155,8 @@ pub struct Step {
     pub kernel: usize,
     /// Index into the plan's kernels, for messages.
     pub plan_kernel: usize,
-    /// Blocks of each lane; the grid is one-dimensional, lanes one after the other.
+    /// Blocks of each lane; the grid is one-dimensional, lanes one after the other, those of later
+    /// phases last.
     pub lanes: Vec<LaneGrid>,
     /// Arguments, one per kernel parameter.
     pub args: Vec<Arg>,
@@ -163,7 +164,8 @@ pub struct Step {
     pub reads: Vec<usize>,
     /// Indices into `buffers` that the step writes (tails: the new copy).
     pub writes: Vec<usize>,
-    /// Whether all blocks must be resident at once (grid barriers).
+    /// Whether all blocks must be resident at once (grid barriers). Such a kernel takes any grid: where
+    /// a device holds fewer blocks than its lanes have, that many do the work of all.
     pub cooperative: bool,
 }
 

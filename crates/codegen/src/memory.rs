@@ -30,6 +30,8 @@ pub struct Pointer {
     pub element: Element,
     /// Whether the kernel writes through it.
     pub written: bool,
+    /// Whether the kernel reads through it.
+    pub read: bool,
 }
 
 /// The pointers of a kernel, in order of first use.
@@ -129,6 +131,7 @@ impl<'g> Pointers<'g> {
     fn get(&mut self, place: Place, written: bool, names: &mut Names) -> String {
         if let Some(p) = self.list.iter_mut().find(|p| p.place == place) {
             p.written |= written;
+            p.read |= !written;
             return p.name.clone();
         }
         let wanted = match place {
@@ -152,6 +155,7 @@ impl<'g> Pointers<'g> {
             name: name.clone(),
             element,
             written,
+            read: !written,
         });
         name
     }

@@ -21,6 +21,7 @@ const FILES: &[(&str, &str)] = &[
     ("warp.cu", include_str!("../templates/prelude/warp.cu")),
     ("mma.cu", include_str!("../templates/prelude/mma.cu")),
     ("async.cu", include_str!("../templates/prelude/async.cu")),
+    ("grid.cu", include_str!("../templates/prelude/grid.cu")),
 ];
 
 /// The lowest compute capability fusec generates code for (10 * major + minor).

@@ -14,5 +14,7 @@ extern "C" __global__ void __launch_bounds__({{ threads }}) {{ entry }}(
     FUSEC_DYNAMIC_SMEM(shared_memory);
     float* const smem = reinterpret_cast<float*>(shared_memory);
 {%- endif %}
+{%- if one_phase %}
     i64 block = blockIdx.x;
+{%- endif %}
 {{ body }}}

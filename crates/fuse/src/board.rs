@@ -293,8 +293,8 @@ impl<'a> Board<'a> {
         &self.atoms[self.atom_of[i]]
     }
 
-    /// Whether no template can ever execute a group, seen from its anchors alone: it holds
-    /// products and recurrences, or products that depend on each other.
+    /// Whether no template can ever execute a group in one phase, seen from its anchors alone: it
+    /// holds products and recurrences, or products that depend on each other.
     pub fn is_hopeless(&self, set: &Bits) -> bool {
         if !set.meets(&self.contracts) {
             return false;

@@ -1,6 +1,8 @@
 //! The cost model: a roofline per kernel.
 //!
-//! `max(memory, tensor, simt, special, serial) + launch + latency + underfill`, with
+//! `max(memory, tensor, simt, special, serial) + launch + latency + underfill`, of a kernel with
+//! several phases the sum of what each costs, with one launch for all and a grid barrier between
+//! two, with
 //!
 //! - bytes: operands once, results once, carried state read and written; an activation of at
 //!   most half the L2 was just written by another kernel and is read at L2 speed, and so is
@@ -22,7 +24,7 @@ mod serial;
 
 use crate::context::{Context, instructions, iteration_axes, special_count, step_work};
 use crate::fit::columns_per_block;
-use crate::plan::{Body, Cost, Storage, Template};
+use crate::plan::{Body, Cost, Phase, Storage, Template};
 use fusec_ir::{Access, AxisId, OpId, OpKind, StateKind, ValueId};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -44,8 +46,40 @@ const ROW_PARAMETERS: f64 = 0.55;
 /// How many times its even share of the memory bandwidth one multiprocessor can draw.
 const MEMORY_REACH: f64 = 2.5;
 
-/// Predicts the time of the kernel made of `lanes`, which run side by side.
-pub fn cost(ctx: &Context<'_>, lanes: &[Body]) -> Cost {
+/// Predicts the time of the kernel made of `phases`, which run one after the other.
+///
+/// What a phase stores the next one reads as if another kernel had: a phase costs what a kernel of
+/// its lanes does, less the launch.
+pub fn cost(ctx: &Context<'_>, phases: &[Phase]) -> Cost {
+    let phases = phases.iter().enumerate().map(|(i, phase)| {
+        let (launch_us, barrier_us) = match i {
+            0 => (ctx.launch_us, 0.0),
+            _ => (0.0, ctx.device.grid_barrier_us.value),
+        };
+        side_by_side(ctx, &phase.lanes, launch_us, barrier_us)
+    });
+    phases.fold(Cost::default(), |a, b| Cost {
+        bytes: a.bytes + b.bytes,
+        l2_bytes: a.l2_bytes + b.l2_bytes,
+        tensor_flops: a.tensor_flops + b.tensor_flops,
+        simt_flops: a.simt_flops + b.simt_flops,
+        special: a.special + b.special,
+        serial_steps: a.serial_steps + b.serial_steps,
+        memory_us: a.memory_us + b.memory_us,
+        tensor_us: a.tensor_us + b.tensor_us,
+        simt_us: a.simt_us + b.simt_us,
+        special_us: a.special_us + b.special_us,
+        serial_us: a.serial_us + b.serial_us,
+        launch_us: a.launch_us + b.launch_us,
+        barrier_us: a.barrier_us + b.barrier_us,
+        latency_us: a.latency_us + b.latency_us,
+        underfill_us: a.underfill_us + b.underfill_us,
+        total_us: a.total_us + b.total_us,
+    })
+}
+
+/// The time of lanes that run side by side, after a launch or a barrier of the grid.
+fn side_by_side(ctx: &Context<'_>, lanes: &[Body], launch_us: f64, barrier_us: f64) -> Cost {
     let mut work = Work::default();
     let mut serial_us: f64 = 0.0;
     let mut latency_us: f64 = 0.0;
@@ -77,18 +111,19 @@ pub fn cost(ctx: &Context<'_>, lanes: &[Body]) -> Cost {
         simt_us: parts.simt_us,
         special_us: parts.special_us,
         serial_us: parts.serial_us,
-        launch_us: ctx.launch_us,
+        launch_us,
+        barrier_us,
         latency_us,
         underfill_us: slowed - bound,
-        total_us: slowed + ctx.launch_us + latency_us,
+        total_us: slowed + launch_us + barrier_us + latency_us,
     }
 }
 
 /// The cheapest of some forms of one kernel, the first of equals, with its cost.
-pub fn cheapest(ctx: &Context<'_>, forms: Vec<Vec<Body>>) -> (Vec<Body>, Cost) {
-    let priced = forms.into_iter().map(|lanes| {
-        let cost = cost(ctx, &lanes);
-        (lanes, cost)
+pub fn cheapest(ctx: &Context<'_>, forms: Vec<Vec<Phase>>) -> (Vec<Phase>, Cost) {
+    let priced = forms.into_iter().map(|phases| {
+        let cost = cost(ctx, &phases);
+        (phases, cost)
     });
     priced
         .min_by(|(_, a), (_, b)| a.total_us.total_cmp(&b.total_us))

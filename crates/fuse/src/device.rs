@@ -60,6 +60,9 @@ pub struct Device {
     pub step_us: Figure,
     /// One block-wide exchange (a reduction inside a row, a shared-memory hand-over), microseconds.
     pub barrier_us: Figure,
+    /// One barrier of all blocks of a grid, a block to each multiprocessor, microseconds: from the last
+    /// block's arrival to where all go on.
+    pub grid_barrier_us: Figure,
     /// Start of a kernel on a stream, microseconds.
     pub stream_launch_us: Figure,
     /// Start of a kernel inside a CUDA graph, microseconds.
@@ -167,7 +170,7 @@ impl Device {
     }
 
     /// Every figure with the name of its field.
-    pub fn figures(&self) -> [(&'static str, Figure); 14] {
+    pub fn figures(&self) -> [(&'static str, Figure); 15] {
         [
             ("sms", self.sms),
             ("memory_tbs", self.memory_tbs),
@@ -179,6 +182,7 @@ impl Device {
             ("clock_ghz", self.clock_ghz),
             ("step_us", self.step_us),
             ("barrier_us", self.barrier_us),
+            ("grid_barrier_us", self.grid_barrier_us),
             ("stream_launch_us", self.stream_launch_us),
             ("graph_launch_us", self.graph_launch_us),
             ("smem_kb", self.smem_kb),

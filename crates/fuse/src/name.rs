@@ -1,7 +1,7 @@
 //! Readable kernel names, from the model's own names.
 
 use crate::context::Context;
-use crate::plan::Body;
+use crate::plan::Phase;
 use crate::segment::signature;
 use fusec_ir::{OpId, ValueId};
 use std::collections::BTreeMap;
@@ -17,10 +17,10 @@ pub struct Names {
 }
 
 impl Names {
-    /// The name of the kernel that computes `ops` as `lanes`.
-    pub fn name(&mut self, ctx: &Context<'_>, ops: &[OpId], lanes: &[Body]) -> String {
+    /// The name of the kernel that computes `ops` in `phases`.
+    pub fn name(&mut self, ctx: &Context<'_>, ops: &[OpId], phases: &[Phase]) -> String {
         let bearer = signature(ctx, ops);
-        let base = base_name(ctx, ops, lanes);
+        let base = base_name(ctx, ops, phases);
         let mut n = 1;
         loop {
             let name = match n {
@@ -43,9 +43,13 @@ impl Names {
 }
 
 /// The names of the results that leave the kernel, as many as fit, each block said once.
-fn base_name(ctx: &Context<'_>, ops: &[OpId], lanes: &[Body]) -> String {
+fn base_name(ctx: &Context<'_>, ops: &[OpId], phases: &[Phase]) -> String {
     let graph = ctx.graph;
-    let mut values: Vec<ValueId> = lanes.iter().flat_map(|lane| lane.stores.clone()).collect();
+    let lanes = phases.iter().flat_map(|phase| &phase.lanes);
+    let mut values: Vec<ValueId> = lanes.flat_map(|lane| lane.stores.clone()).collect();
+    // What only a later phase reads does not leave the kernel.
+    let inside = |id: &OpId| ops.binary_search(id).is_ok();
+    values.retain(|v| ctx.is_output(*v) || !ctx.readers(*v).iter().all(inside));
     if values.is_empty() {
         values = ops
             .iter()

@@ -170,7 +170,8 @@ pub struct GridAxis {
 }
 
 /// The terms of a kernel's predicted time. All times in microseconds, `bytes` in bytes.
-/// `total_us = max(memory, tensor, simt, special, serial) + launch + latency + underfill`.
+/// `total_us = max(memory, tensor, simt, special, serial) + launch + barrier + latency + underfill`;
+/// of a kernel with several phases, every term is the sum of what the phases have.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Cost {
     /// Bytes read from and written to device memory (L2 hits excluded).
@@ -197,6 +198,8 @@ pub struct Cost {
     pub serial_us: f64,
     /// Launch overhead.
     pub launch_us: f64,
+    /// Grid barriers between phases.
+    pub barrier_us: f64,
     /// Accesses to memory that wait for each other before and after the bulk of the work.
     pub latency_us: f64,
     /// Added because too few blocks fill the GPU.

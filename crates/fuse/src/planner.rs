@@ -7,7 +7,7 @@ use crate::fit;
 use crate::name::Names;
 use crate::order::launch_order;
 use crate::plan::{
-    Body, Cost, Kernel, Mode, PLAN_VERSION, Phase, Plan, Reject, Shape, Storage, Template,
+    Cost, Kernel, Mode, PLAN_VERSION, Phase, Plan, Reject, Shape, Storage, Template,
 };
 use crate::segment::{Segment, segments};
 use crate::validate::validate;
@@ -22,6 +22,8 @@ use tracing::debug_span;
 pub(crate) const FORM_MARGIN: f64 = 0.005;
 /// Name of the local form of a recurrence that is computed some tokens at a time.
 pub(crate) const IN_CHUNKS: &str = "recurrent-chunked";
+/// Name of the local form of products of products in one launch, a grid barrier between them.
+pub(crate) const IN_PHASES: &str = "product-phases";
 
 /// How kernels are started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -369,21 +371,24 @@ fn emit(
         .map(|g| {
             let ops = &groups[g];
             let forms = fit::forms(ctx, ops).map_err(|reject| unplannable(ctx, ops, reject))?;
-            let (lanes, cost) = implement(ctx, forms, mode, g);
-            let in_chunks = lanes.iter().any(|l| l.template == Template::Chunked);
+            let (phases, cost) = implement(ctx, forms, mode, g);
+            let mut lanes = phases.iter().flat_map(|p| &p.lanes);
+            let in_chunks = lanes.any(|l| l.template == Template::Chunked);
+            let forms = [(in_chunks, IN_CHUNKS), (phases.len() > 1, IN_PHASES)];
             Ok(Kernel {
-                name: names.name(ctx, ops, &lanes),
+                name: names.name(ctx, ops, &phases),
                 cost,
-                phases: vec![Phase { lanes }],
+                phases,
                 names: ops
                     .iter()
                     .map(|id| ctx.graph.op(*id).name.clone())
                     .collect(),
                 ops: ops.clone(),
                 layer: ops.first().and_then(|id| ctx.graph.op(*id).layer),
-                forms: in_chunks
-                    .then(|| IN_CHUNKS.to_string())
-                    .into_iter()
+                forms: forms
+                    .iter()
+                    .filter(|(is, _)| *is)
+                    .map(|(_, name)| name.to_string())
                     .collect(),
             })
         })
@@ -394,10 +399,10 @@ fn emit(
 /// a random plan one drawn at random, the same for equal segments.
 fn implement(
     ctx: &Context<'_>,
-    forms: Vec<Vec<Body>>,
+    forms: Vec<Vec<Phase>>,
     mode: Mode,
     group: usize,
-) -> (Vec<Body>, Cost) {
+) -> (Vec<Phase>, Cost) {
     let drawn = match mode {
         Mode::Random(seed) => {
             let mut draw = seed ^ (group as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);

@@ -257,6 +257,7 @@ pub fn limit(cost: &Cost) -> &'static str {
         ("special functions", cost.special_us),
         ("serial steps", cost.serial_us),
         ("launch", cost.launch_us),
+        ("grid barriers", cost.barrier_us),
         ("latency", cost.latency_us),
         ("too few blocks", cost.underfill_us),
     ];

@@ -7,7 +7,7 @@ use common::h200;
 use fusec_fuse::context::Context;
 use fusec_fuse::cost::{cheapest, cost};
 use fusec_fuse::fit::{fit, forms, in_chunks};
-use fusec_fuse::{Body, Device, Mode, Shape, Storage, Template, plan};
+use fusec_fuse::{Device, Mode, Phase, Shape, Storage, Template, plan};
 use fusec_ir::language::{ModelSource, Overrides, compile};
 use fusec_ir::{Graph, OpId};
 
@@ -65,7 +65,7 @@ fn rule(graph: &Graph, names: &[&str], device: &Device) -> String {
     let ctx = context(graph, device, 2048);
     let ops = ops(graph, names);
     let plain = fit(&ctx, &ops).unwrap_or_else(|reject| panic!("{names:?}: {reject}"));
-    match in_chunks(&ctx, &ops, &plain).swap_remove(0) {
+    match in_chunks(&ctx, &ops, &plain[0].lanes).swap_remove(0) {
         Ok(bodies) => {
             assert!(bodies.iter().all(|body| body.template == Template::Chunked));
             assert!(!bodies.is_empty());
@@ -318,8 +318,10 @@ fn a_chunked_recurrence_takes_what_it_was_measured_to_take() {
         let ctx = Context::new(&graph, shape, storage, &device, 1.0);
         let ops = ops(&graph, &["y"]);
         let all = forms(&ctx, &ops).expect("legal");
-        let values =
-            |lanes: &Vec<Body>| (lanes[0].grid.last().map(|axis| axis.tile), lanes[0].ahead);
+        let values = |form: &Vec<Phase>| {
+            let lane = &form[0].lanes[0];
+            (lane.grid.last().map(|axis| axis.tile), lane.ahead)
+        };
         let spread: Vec<_> = all[1..].iter().map(values).collect();
         let (whole, half) = (Some(1), Some(32));
         assert_eq!(
@@ -327,13 +329,13 @@ fn a_chunked_recurrence_takes_what_it_was_measured_to_take() {
             [(whole, false), (whole, true), (half, false), (half, true)],
             "64 or 32 value columns"
         );
-        let us: Vec<f64> = all.iter().map(|lanes| cost(&ctx, lanes).total_us).collect();
+        let us: Vec<f64> = all.iter().map(|form| cost(&ctx, form).total_us).collect();
         assert!((624.0..801.0).contains(&us[1]), "{storage}: {us:?}");
         if storage == Storage::Bf16 {
             assert!((528.0..610.0).contains(&us[2]), "{us:?}");
         }
-        let (lanes, least) = cheapest(&ctx, all);
-        assert_eq!(lanes[0].template, Template::Chunked);
+        let (form, least) = cheapest(&ctx, all);
+        assert_eq!(form[0].lanes[0].template, Template::Chunked);
         assert_eq!(
             least.total_us,
             us[1..].iter().copied().fold(us[1], f64::min)

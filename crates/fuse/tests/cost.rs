@@ -292,3 +292,63 @@ fn a_shift_of_the_channel_mix_fused_alone_gains_nothing() {
         assert!(of_all < 0.15, "{name}: {of_all}");
     }
 }
+
+/// A gated FFN with a residual.
+fn ffn() -> Graph {
+    let mut b = Build::new();
+    let (c, f) = (b.axis("C", 1024), b.axis("F", 4096));
+    let x = b.input("x", &[c]);
+    let n = b.unary("n", Unary::Tanh, x);
+    let (gate, up) = (b.project("gate", n, &[f]), b.project("up", n, &[f]));
+    let act = b.unary("act", Unary::Silu, gate);
+    let both = b.add("both", &[act, up]);
+    let down = b.project("down", both, &[c]);
+    let y = b.add("y", &[down, x]);
+    b.output(&[y])
+}
+
+#[test]
+fn a_product_of_a_product_waits_for_the_grid_where_that_is_cheaper_than_a_launch() {
+    let graph = ffn();
+    let mut device = Device::find("h100").expect("compiled in");
+    let of = |device: &Device, batch: usize, time: usize, pins: Vec<Pin>| {
+        let options = Options {
+            pins,
+            ..options(device, batch, time, Mode::Auto)
+        };
+        let plan = plan(&graph, &options).expect("planned").plan;
+        assert!(plan.claim.starts_with("optimal"), "{}", plan.claim);
+        plan
+    };
+    device.grid_barrier_us.value = 1e3;
+    let launches = of(&device, 1, 1, vec![]);
+    assert!(launches.kernels.iter().all(|k| k.phases.len() == 1));
+    assert_eq!(launches.kernels.len(), 2);
+    // Unless the user wants one.
+    let pin = Pin {
+        kind: PinKind::Fuse,
+        values: vec!["up".into(), "down".into()],
+        span: None,
+    };
+    let pinned = of(&device, 1, 1, vec![pin]);
+    assert_eq!(pinned.kernels.len(), 1, "the rest joins it");
+    device.grid_barrier_us.value = 1e-3;
+    let barrier = of(&device, 1, 1, vec![]);
+    assert_eq!(barrier.kernels.len(), 1);
+    for plan in [&pinned, &barrier] {
+        let kernel = &plan.kernels[0];
+        assert_eq!(kernel.forms[0], "product-phases");
+        let templates = kernel.phases.iter().map(|p| p.lanes[0].template);
+        let templates: Vec<Template> = templates.collect();
+        assert_eq!(templates, [Template::Gemv, Template::Gemv]);
+    }
+    assert_eq!(pinned.kernels[0].cost.barrier_us, 1e3);
+    // Two kernels, one launch instead of two, and the barrier.
+    let apart = launches.total_us - device.graph_launch_us.value + 1e-3;
+    assert!((barrier.total_us - apart).abs() < 1e-9, "{apart}");
+    let quick = plan(&graph, &options(&device, 1, 1, Mode::Greedy)).expect("planned");
+    assert_eq!(quick.plan.kernels.len(), 1, "merging gets there as well");
+    // Many rows are products of tiles, which have one phase.
+    let long = of(&device, 8, 2048, vec![]);
+    assert!(long.kernels.iter().all(|k| k.phases.len() == 1));
+}

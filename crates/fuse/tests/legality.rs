@@ -4,11 +4,23 @@ mod common;
 
 use common::{Build, context, h200};
 use fusec_fuse::fit::fit;
-use fusec_fuse::{Body, GridAxis, Reject, Template};
+use fusec_fuse::{Body, GridAxis, Phase, Reject, Template};
 use fusec_ir::*;
 
-/// Fits the named values' operations of a graph at (batch, time).
+/// The lanes that compute the named values' operations of a graph at (batch, time), in one phase.
 fn fit_at(graph: &Graph, names: &[&str], batch: usize, time: usize) -> Result<Vec<Body>, Reject> {
+    let mut phases = phases_at(graph, names, batch, time)?;
+    assert_eq!(phases.len(), 1, "{names:?} are several phases");
+    Ok(phases.remove(0).lanes)
+}
+
+/// The phases that compute them.
+fn phases_at(
+    graph: &Graph,
+    names: &[&str],
+    batch: usize,
+    time: usize,
+) -> Result<Vec<Phase>, Reject> {
     let device = h200();
     let ctx = context(graph, &device, batch, time);
     let mut ops: Vec<OpId> = names
@@ -24,7 +36,8 @@ fn fit_at(graph: &Graph, names: &[&str], batch: usize, time: usize) -> Result<Ve
 }
 
 fn rule(graph: &Graph, names: &[&str], batch: usize, time: usize) -> String {
-    match fit_at(graph, names, batch, time) {
+    match phases_at(graph, names, batch, time) {
+        Ok(phases) if phases.len() > 1 => "phases".into(),
         Ok(_) => "legal".into(),
         Err(reject) => {
             assert!(!reject.limit.is_empty() && !reject.got.is_empty());
@@ -41,6 +54,82 @@ fn cases() -> Vec<(Case, &'static str)> {
     let mut case = |expected, name, graph, ops: &[&'static str], batch, time| {
         out.push(((name, graph, ops.to_vec(), batch, time), expected));
     };
+
+    // Phases
+    {
+        let mut b = Build::new();
+        let (c, f) = (b.axis("C", 64), b.axis("F", 128));
+        let x = b.input("x", &[c]);
+        let n = b.norm("n", x, &[c]);
+        let late = b.late(n, 1);
+        let m = b.sum("m", vec![late], &[c]);
+        let (gate, up) = (b.project("gate", n, &[f]), b.project("up", n, &[f]));
+        let act = b.unary("act", Unary::Silu, gate);
+        let both = b.add("both", &[act, up]);
+        let down = b.project("down", both, &[c]);
+        let res = b.add("res", &[down, x]);
+        let r = b.project("r", m, &[c]);
+        let open = b.unary("open", Unary::Sigmoid, r);
+        let gated = b.add("gated", &[open, down]);
+        let mean = b.norm("mean", both, &[f]);
+        let of_mean = b.project("of_mean", mean, &[c]);
+        let third = b.project("third", res, &[f]);
+        let late = b.late(both, 1);
+        let of_late = b.project_access("of_late", late, &[c]);
+        let other = b.project("other", both, &[c]);
+        let g = b.output(&[gated, of_mean, third, of_late, other]);
+        for (expected, name, ops) in [
+            (
+                "phases",
+                "a gated FFN",
+                &["n", "gate", "up", "act", "both", "down", "res"][..],
+            ),
+            ("phases", "one half of it", &["up", "both", "down"]),
+            (
+                "phases",
+                "an FFN whose result is gated by a product of what it reads",
+                &[
+                    "n", "m", "gate", "act", "up", "both", "down", "r", "open", "gated",
+                ],
+            ),
+            (
+                "phases",
+                "a norm between two products",
+                &["up", "both", "mean", "of_mean"],
+            ),
+            (
+                "phases",
+                "a product of an earlier row of a product",
+                &["up", "both", "of_late"],
+            ),
+            (
+                "phase-lanes",
+                "products of a product apart",
+                &["up", "both", "down", "other"],
+            ),
+            (
+                "phase-lanes",
+                "products apart before a product",
+                &["up", "both", "down", "res", "r"],
+            ),
+            (
+                "needs-phase",
+                "three products one after the other",
+                &["up", "both", "down", "res", "third"],
+            ),
+        ] {
+            for (batch, time) in [(1, 1), (3, 1), (2, 8)] {
+                case(expected, name, g.clone(), ops, batch, time);
+            }
+            // Many rows have one phase; the rule that is found first says so.
+            let many = match ops {
+                [.., "of_mean"] => "epilogue-op",
+                [.., "of_late"] => "contract-delay",
+                _ => "needs-phase",
+            };
+            case(many, name, g.clone(), ops, 8, 2048);
+        }
+    }
 
     // Row
     {
@@ -301,9 +390,21 @@ fn cases() -> Vec<(Case, &'static str)> {
             ("legal", "two products apart", &["p", "q"], "legal"),
             ("legal", "residual after a product", &["z", "res"], "legal"),
             (
-                "needs-phase",
+                "phases",
                 "a product of a product",
                 &["p", "act", "z"],
+                "needs-phase",
+            ),
+            (
+                "phase-lanes",
+                "and a product beside both",
+                &["p", "act", "z", "q"],
+                "needs-phase",
+            ),
+            (
+                "not-connected",
+                "and a sum that no product reads",
+                &["p", "act", "z", "sum"],
                 "needs-phase",
             ),
             (
@@ -643,6 +744,42 @@ fn scans_that_share_only_a_prologue_are_lanes_and_the_first_stores_it() {
     let joined = fit_at(&g, &["a", "s", "t", "u"], 1, 64).unwrap();
     assert_eq!(joined.len(), 1, "a common consumer joins them");
     assert_eq!(joined[0].template, Template::Scan);
+}
+
+#[test]
+fn what_two_phases_share_the_first_makes_and_stores() {
+    let mut b = Build::new();
+    let (c, f) = (b.axis("C", 64), b.axis("F", 128));
+    let x = b.input("x", &[c]);
+    let n = b.norm("n", x, &[c]);
+    let k = b.project("k", n, &[f]);
+    let act = b.unary("act", Unary::Square, k);
+    let mean = b.norm("mean", act, &[f]);
+    let v = b.project("v", mean, &[c]);
+    let r = b.project("r", n, &[c]);
+    let y = b.add("y", &[r, v]);
+    let g = b.output(&[y]);
+    let all = ["n", "k", "act", "mean", "v", "r", "y"];
+    let phases = phases_at(&g, &all, 3, 1).unwrap();
+    let names = |ops: &[OpId]| -> Vec<&str> {
+        let names = ops.iter().map(|id| g.op(*id).name.as_str());
+        names.collect()
+    };
+    let stored = |body: &Body| -> Vec<&str> {
+        let names = body.stores.iter().map(|v| g.value(*v).name.as_str());
+        names.collect()
+    };
+    let [first, second] = &phases[..] else {
+        panic!("{phases:?}");
+    };
+    let ([first], [second]) = (&first.lanes[..], &second.lanes[..]) else {
+        panic!("{phases:?}");
+    };
+    assert_eq!(names(&first.ops), ["n", "k", "act"]);
+    assert_eq!(stored(first), ["n", "act"]);
+    assert_eq!(names(&second.ops), ["mean", "v", "r", "y"]);
+    assert_eq!(names(&second.anchors), ["v", "r"]);
+    assert_eq!(stored(second), ["y"]);
 }
 
 #[test]

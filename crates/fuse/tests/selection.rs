@@ -64,13 +64,19 @@ struct Seen {
     siblings: usize,
     /// Plans with a kernel of lanes side by side.
     lanes: usize,
+    /// Plans with a kernel of two phases.
+    phases: usize,
+    /// Those that are cheaper for it than any without.
+    better: usize,
     /// Graphs whose cheapest groups would wait for each other.
     cycles: usize,
 }
 
 #[test]
 fn exact_selection_equals_exhaustive_enumeration() {
-    let device = h200();
+    let (dear, mut cheap) = (h200(), h200());
+    // Launches cost more than barriers of a grid: two phases are worth while where they are legal.
+    cheap.grid_barrier_us.value = 0.1;
     let graphs: usize =
         std::env::var("FUSEC_ORACLE_GRAPHS").map_or(1000, |n| n.parse().expect("a number"));
     let mut seen = Seen::default();
@@ -81,13 +87,14 @@ fn exact_selection_equals_exhaustive_enumeration() {
         }
         let graph = random_graph(seed, 4 + (seed % 9) as usize);
         let (batch, time) = SHAPES[(seed % 3) as usize];
-        let options = options(&device, batch, time, Mode::Auto);
+        let device = [&dear, &cheap, &cheap][(seed / 3 % 3) as usize];
+        let options = options(device, batch, time, Mode::Auto);
         let planned = plan(&graph, &options).unwrap();
         let ctx = Context::new(
             &planned.graph,
             options.shape,
             options.storage,
-            &device,
+            device,
             device.graph_launch_us.value,
         );
         check(&ctx, &planned.plan);
@@ -113,6 +120,11 @@ fn exact_selection_equals_exhaustive_enumeration() {
         seen.fused += usize::from(kernels.len() < ctx.planned().len());
         seen.siblings += usize::from(kernels.iter().any(|k| is_apart(&ctx, &k.ops)));
         seen.lanes += usize::from(kernels.iter().any(|k| k.phases[0].lanes.len() > 1));
+        if kernels.iter().any(|k| k.phases.len() > 1) {
+            seen.phases += 1;
+            let split = groups.least(&|mask| !groups.in_phases(mask));
+            seen.better += usize::from(least < split - 1e-3);
+        }
         seen.cycles += usize::from(groups.least_unordered() < least - 1e-3);
     }
     println!("{seen:?}");
@@ -120,6 +132,10 @@ fn exact_selection_equals_exhaustive_enumeration() {
     assert!(part(seen.twelve) > 50 && part(seen.fused) > 700, "{seen:?}");
     assert!(
         part(seen.siblings) > 10 && part(seen.lanes) > 50,
+        "{seen:?}"
+    );
+    assert!(
+        part(seen.phases) > 10 && seen.better == seen.phases,
         "{seen:?}"
     );
     assert!(graphs < 1000 || seen.cycles > 0, "{seen:?}");
@@ -143,6 +159,7 @@ fn every_way_of_choosing_gives_a_plan_and_random_ones_use_every_template() {
     let device = h200();
     let mut templates = BTreeSet::new();
     let mut lanes = BTreeSet::new();
+    let mut in_phases = 0;
     for seed in 0..60 {
         let graph = random_graph(seed, 12);
         for (batch, time) in SHAPES {
@@ -152,6 +169,8 @@ fn every_way_of_choosing_gives_a_plan_and_random_ones_use_every_template() {
                 let ctx = Context::new(&planned.graph, options.shape, Storage::Bf16, &device, 1.0);
                 check(&ctx, &planned.plan);
                 if matches!(mode, Mode::Random(_)) {
+                    let kernels = planned.plan.kernels.iter();
+                    in_phases += kernels.filter(|k| k.phases.len() > 1).count();
                     for phase in planned.plan.kernels.iter().flat_map(|k| &k.phases) {
                         for body in &phase.lanes {
                             templates.insert(body.template);
@@ -171,6 +190,7 @@ fn every_way_of_choosing_gives_a_plan_and_random_ones_use_every_template() {
         Template::Gemm,
     ];
     assert_eq!(templates, BTreeSet::from(all));
+    assert!(in_phases > 0);
     assert_eq!(
         lanes,
         BTreeSet::from([Template::Scan, Template::Gemv, Template::Gemm])

@@ -184,7 +184,7 @@ fn what_surrounds_the_recurrence_may_join_its_lane() {
         let ops: Vec<OpId> = of_layer.iter().filter(named).copied().collect();
         assert!(!ops.is_empty(), "{name}");
         let plain = fit(&ctx, &ops).unwrap_or_else(|reject| panic!("{name}: {reject}"));
-        for lane in in_chunks(&ctx, &ops, &plain) {
+        for lane in in_chunks(&ctx, &ops, &plain[0].lanes) {
             lane.unwrap_or_else(|reject| panic!("{name}: {reject}"));
         }
     }

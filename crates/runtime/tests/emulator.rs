@@ -34,7 +34,7 @@ fn launch(
     kernel: &str,
     shape: LaunchShape,
     args: &[KernelArg],
-) -> Result<(), EmulatorError> {
+) -> Result<u32, EmulatorError> {
     // SAFETY: every test passes buffers of the sizes its kernel addresses.
     unsafe { module.launch(kernel, shape, args) }
 }
@@ -106,6 +106,69 @@ fn a_layer_norm_gives_the_right_numbers_in_every_order() {
             }
         }
     }
+}
+
+/// Each block adds up what all blocks wrote before the barrier.
+const PHASES: &str = r#"
+extern "C" __global__ void phases(float* made, float* sums, i64 n) {
+    if (FUSEC_PHASE(0)) {
+        for (i64 turn = blockIdx.x; turn < n; turn += gridDim.x) made[turn] = float(turn + 1);
+    }
+    grid_barrier();
+    if (FUSEC_PHASE(1)) {
+        for (i64 turn = blockIdx.x; turn < n; turn += gridDim.x) {
+            float sum = 0.0f;
+            for (i64 i = 0; i < n; ++i) sum += made[i];
+            sums[turn] = sum;
+        }
+    }
+    grid_barrier();
+    if (FUSEC_PHASE(2) && threadIdx.x == 0) made[blockIdx.x] += sums[n - 1 - blockIdx.x];
+}
+"#;
+
+#[test]
+fn a_barrier_of_the_grid_is_one_for_all_blocks() {
+    let n = 24usize;
+    let run = |source: &str, blocks: u32, seed: u64| {
+        let module = build("phases", source);
+        let (mut made, mut sums) = (vec![f32::NAN; n], vec![f32::NAN; n]);
+        let args = [
+            pointer(&mut made),
+            pointer(&mut sums),
+            KernelArg::I64(n as i64),
+        ];
+        let barriers = launch(&module, "phases", shape(blocks, 64, 0, seed), &args)?;
+        Ok::<_, EmulatorError>((barriers, made, sums))
+    };
+    let total = (n * (n + 1) / 2) as f32;
+    for blocks in [1, 7, 24] {
+        for seed in 0..4 {
+            let (barriers, made, sums) = run(PHASES, blocks, seed).expect("runs");
+            assert_eq!(barriers, 2);
+            assert_eq!(sums, vec![total; n], "{blocks} blocks, seed {seed}");
+            for (i, got) in made.iter().enumerate() {
+                let more = if i < blocks as usize { total } else { 0.0 };
+                assert_eq!(*got, (i + 1) as f32 + more);
+            }
+        }
+    }
+    // Without the first barrier nobody gets as far as the last phase, and its results are missing.
+    let missing = PHASES.replacen("grid_barrier();", "", 1);
+    let (barriers, made, _) = run(&missing, 7, 1).expect("runs");
+    assert_eq!(barriers, 1);
+    assert_eq!(made[0], 1.0);
+    // Some blocks leave, or only some threads arrive.
+    let uneven = PHASES.replacen("grid_barrier();", "if (blockIdx.x > 2) grid_barrier();", 1);
+    let error = run(&uneven, 7, 1).expect_err("uneven").to_string();
+    assert!(
+        error.contains("met 1 barriers") && error.contains("others 2"),
+        "{error}"
+    );
+    let diverging = PHASES.replacen("grid_barrier();", "if (tid > 2) grid_barrier();", 1);
+    let diverging = diverging.replacen("{", "{ const int tid = threadIdx.x;", 1);
+    let error = run(&diverging, 7, 1).expect_err("divergent").to_string();
+    assert!(error.contains("divergent barrier"), "{error}");
 }
 
 const SHUFFLES: &str = r#"
@@ -504,6 +567,7 @@ fn every_primitive_has_a_body_of_the_same_name() {
         .map(|name| match name {
             "FUSEC_INF" | "FUSEC_NAN" => format!("float {}_ = {name};\n", name.to_lowercase()),
             "FUSEC_DYNAMIC_SMEM" => "FUSEC_DYNAMIC_SMEM(smem);\n".to_owned(),
+            "FUSEC_PHASE" => "bool phase = FUSEC_PHASE(0);\n".to_owned(),
             _ => format!("using ::{name};\n"),
         })
         .collect();

@@ -32,6 +32,7 @@ extern "C" __global__ void uses(const float* x, float* y, const bf16_t* b, bf16_
 #endif
     y[1] = acc[0] + acc[1] + acc[2] + acc[3];
     y[2] = fexp2_approx(fpow(fsilu(x[4]), fgelu(x[5]))) + flogsigmoid(x[6]) + fsoftplus(x[7]) + fmax32(fmin32(x[8], x[9]), FUSEC_NAN);
+    if (FUSEC_PHASE(0)) grid_barrier();
     grid_dependency_launch();
 }
 "#;

@@ -12,7 +12,7 @@ use std::collections::{BTreeSet, BinaryHeap};
 const CAP: usize = 2000;
 /// The rules that miss an operation: a larger group may obey them where a smaller one does not.
 /// All other rules forbid what is there, and more operations do not take it away.
-const REPAIRABLE: [&str; 2] = ["not-connected", "prologue-stored"];
+const REPAIRABLE: [&str; 3] = ["not-connected", "prologue-stored", "phase-lanes"];
 
 /// The operations of a segment and their neighbours.
 pub struct Ground<'a> {

@@ -121,6 +121,9 @@ fn terms(cost: &Cost) -> String {
         time(cost.launch_us),
         time(cost.latency_us)
     );
+    if cost.barrier_us > 0.0 {
+        text.push_str(&format!(", grid barrier {}", time(cost.barrier_us)));
+    }
     if cost.underfill_us >= 0.05 {
         text.push_str(&format!(", too few blocks {}", time(cost.underfill_us)));
     }

@@ -8,7 +8,7 @@ use crate::context::Context;
 use crate::cost::{cheapest, cost};
 use crate::decisions::Form;
 use crate::fit::{forms, in_chunks};
-use crate::plan::{Body, Cost, Kernel, Mode, Shape, Storage, Template};
+use crate::plan::{Body, Cost, Kernel, Mode, Phase, Shape, Storage, Template};
 use crate::planner::{Options, Planned};
 use crate::print::{interior, limit, template};
 use crate::segment::{Segment, segments};
@@ -230,18 +230,20 @@ fn others(ctx: &Context<'_>, kernel: &Kernel) -> Vec<Other> {
     let Ok(forms) = forms(ctx, &kernel.ops) else {
         return vec![];
     };
-    let templates =
-        |lanes: &[Body]| -> Vec<Template> { lanes.iter().map(|l| l.template).collect() };
-    let own: Vec<Template> = kernel
-        .phases
-        .iter()
-        .flat_map(|p| templates(&p.lanes))
-        .collect();
-    let plain = forms.first().cloned().unwrap_or_default();
+    let lanes = |phases: &[Phase]| -> Vec<Body> {
+        let lanes = phases.iter().flat_map(|p| &p.lanes);
+        lanes.cloned().collect()
+    };
+    let templates = |phases: &[Phase]| -> Vec<Template> {
+        let lanes = phases.iter().flat_map(|p| &p.lanes);
+        lanes.map(|l| l.template).collect()
+    };
+    let own = templates(&kernel.phases);
+    let plain = forms.first().map(|form| lanes(form)).unwrap_or_default();
     // Of forms with the same templates, the cheapest.
     let mut least: Vec<(Vec<Template>, f64)> = Vec::new();
-    for lanes in forms.iter().filter(|lanes| templates(lanes) != own) {
-        let (of, us) = (templates(lanes), cost(ctx, lanes).total_us);
+    for form in forms.iter().filter(|form| templates(form) != own) {
+        let (of, us) = (templates(form), cost(ctx, form).total_us);
         match least.iter_mut().find(|(known, _)| *known == of) {
             Some((_, known)) => *known = known.min(us),
             None => least.push((of, us)),

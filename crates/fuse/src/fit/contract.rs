@@ -63,7 +63,9 @@ pub fn lanes(group: &Group<'_>, contracts: &[OpId]) -> Result<Vec<Lane>, Reject>
                     return Err(group.reject(
                         "needs-phase",
                         [*id, p],
-                        "products of values that no other product of the kernel makes",
+                        format!(
+                            "products of values that no other product of the kernel makes, beyond {GEMV_MAX_ROWS} rows"
+                        ),
                         format!("`{}`", graph.value(access.value).name),
                     ));
                 }
@@ -105,7 +107,9 @@ pub fn lanes(group: &Group<'_>, contracts: &[OpId]) -> Result<Vec<Lane>, Reject>
         .collect()
 }
 
-fn check_epilogue_op(group: &Group<'_>, id: OpId, of: &[Option<usize>]) -> Result<(), Reject> {
+/// Whether an operation may be in an epilogue; `of` says which operations are products, or in the
+/// epilogue of one.
+pub fn check_epilogue_op(group: &Group<'_>, id: OpId, of: &[Option<usize>]) -> Result<(), Reject> {
     let op = group.op(id);
     if !matches!(op.kind, OpKind::Map { .. }) {
         return Err(group.reject(
@@ -159,7 +163,8 @@ fn check_epilogue_op(group: &Group<'_>, id: OpId, of: &[Option<usize>]) -> Resul
     Ok(())
 }
 
-fn result_axes<'g>(group: &Group<'g>, id: OpId) -> &'g [AxisId] {
+/// The axes of an operation's first result.
+pub fn result_axes<'g>(group: &Group<'g>, id: OpId) -> &'g [AxisId] {
     let graph = group.ctx.graph;
     graph
         .op(id)

@@ -20,7 +20,8 @@
 //! | `scan-width` | scan | elements of another operation held by one block |
 //! | `two-activations` | gemv, gemm | both operands of a product change per row |
 //! | `contract-delay` | gemv, gemm | a product reads an earlier row of a value of the same kernel |
-//! | `needs-phase` | gemv, gemm | a product depends on another product's result |
+//! | `needs-phase` | gemv, gemm | a product depends on another product's result: two phases of matrix-vector products at most |
+//! | `phase-lanes` | gemv | lanes side by side in one of two phases |
 //! | `lane-axes` | gemv, gemm | products joined by an epilogue have different result axes |
 //! | `epilogue-op` | gemv, gemm | something else than a map after a product |
 //! | `epilogue-axes` | gemv, gemm | an epilogue over other axes than the product's |
@@ -46,6 +47,7 @@ mod chunked;
 mod contract;
 mod gemm;
 mod gemv;
+mod phases;
 mod row;
 mod scan;
 mod space;
@@ -54,7 +56,7 @@ pub use contract::GEMV_MAX_ROWS;
 pub use gemv::columns_per_block;
 
 use crate::context::{Context, is_row_op};
-use crate::plan::{Body, Reject};
+use crate::plan::{Body, Phase, Reject};
 use fusec_ir::{Access, Op, OpId, OpKind, ValueId};
 
 /// A group of operations under examination.
@@ -67,10 +69,10 @@ pub(crate) struct Group<'a> {
     pub part: bool,
 }
 
-/// The lanes of the kernel that computes `ops` (ascending, each once), or why there is none.
+/// The phases of the kernel that computes `ops` (ascending, each once), or why there is none.
 ///
 /// Convexity is a property of the whole graph and is checked by [`crate::select`].
-pub fn fit(ctx: &Context<'_>, ops: &[OpId]) -> Result<Vec<Body>, Reject> {
+pub fn fit(ctx: &Context<'_>, ops: &[OpId]) -> Result<Vec<Phase>, Reject> {
     let group = Group {
         ctx,
         ops,
@@ -86,7 +88,7 @@ pub fn fit(ctx: &Context<'_>, ops: &[OpId]) -> Result<Vec<Body>, Reject> {
             OpKind::Scan { .. } => scans.push(*id),
             OpKind::Contract { .. } => contracts.push(*id),
             OpKind::Attend { .. } => match ops {
-                [_] => return attend::fit(&group, *id).map(|body| vec![body]),
+                [_] => return attend::fit(&group, *id).map(|body| one_phase(vec![body])),
                 _ => {
                     return Err(group.reject(
                         "attend-alone",
@@ -126,12 +128,18 @@ pub fn fit(ctx: &Context<'_>, ops: &[OpId]) -> Result<Vec<Body>, Reject> {
         ));
     }
     if !scans.is_empty() {
-        scan::fit(&group, &scans)
+        scan::fit(&group, &scans).map(one_phase)
     } else if contracts.is_empty() {
-        row::fit(&group).map(|body| vec![body])
+        row::fit(&group).map(|body| one_phase(vec![body]))
+    } else if ctx.rows() <= GEMV_MAX_ROWS && phases::are_needed(&group, &contracts) {
+        phases::fit(&group, &contracts)
     } else {
-        products(&group, &contracts)
+        products(&group, &contracts).map(one_phase)
     }
+}
+
+fn one_phase(lanes: Vec<Body>) -> Vec<Phase> {
+    vec![Phase { lanes }]
 }
 
 /// The body of a group of products as a lane of some kernel, or why it is a lane of none.
@@ -153,7 +161,7 @@ pub(crate) fn product_lane(ctx: &Context<'_>, ops: &[OpId]) -> Result<Body, Reje
     }
 }
 
-/// A group with products and without recurrences.
+/// A group with products and without recurrences, in one phase.
 fn products(group: &Group<'_>, contracts: &[OpId]) -> Result<Vec<Body>, Reject> {
     if group.ctx.rows() <= GEMV_MAX_ROWS {
         gemv::fit(group, contracts)
@@ -163,9 +171,12 @@ fn products(group: &Group<'_>, contracts: &[OpId]) -> Result<Vec<Body>, Reject> 
 }
 
 /// The ways to compute `ops` in one kernel, the first that of [`fit`]: local forms of a group.
-pub fn forms(ctx: &Context<'_>, ops: &[OpId]) -> Result<Vec<Vec<Body>>, Reject> {
-    let plain = fit(ctx, ops)?;
-    let chunked: Vec<Vec<Body>> = in_chunks(ctx, ops, &plain)
+pub fn forms(ctx: &Context<'_>, ops: &[OpId]) -> Result<Vec<Vec<Phase>>, Reject> {
+    let phases = fit(ctx, ops)?;
+    let [Phase { lanes: plain }] = &phases[..] else {
+        return Ok(vec![phases]);
+    };
+    let chunked: Vec<Vec<Body>> = in_chunks(ctx, ops, plain)
         .into_iter()
         .map(Result::unwrap_or_default)
         .collect();
@@ -173,7 +184,7 @@ pub fn forms(ctx: &Context<'_>, ops: &[OpId]) -> Result<Vec<Vec<Body>>, Reject> 
         .filter(|i| !chunked[*i].is_empty())
         .collect();
     // Form number `n` of some lanes, or their last, beside the plain form of the others.
-    let with = |lanes: &[usize], n: usize| -> Vec<Body> {
+    let with = |lanes: &[usize], n: usize| -> Vec<Phase> {
         let of = |(i, plain): (usize, &Body)| match lanes.contains(&i) {
             true => chunked[i]
                 .get(n)
@@ -182,10 +193,10 @@ pub fn forms(ctx: &Context<'_>, ops: &[OpId]) -> Result<Vec<Vec<Body>>, Reject> 
                 .clone(),
             false => plain.clone(),
         };
-        plain.iter().enumerate().map(of).collect()
+        one_phase(plain.iter().enumerate().map(of).collect())
     };
     let most = chunked.iter().map(Vec::len).max().unwrap_or(0);
-    let mut out = vec![plain.clone()];
+    let mut out = vec![one_phase(plain.clone())];
     out.extend((0..most).map(|n| with(&can, n)));
     if can.len() > 1 {
         out.extend(can.iter().map(|lane| with(&[*lane], 0)));

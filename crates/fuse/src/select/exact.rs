@@ -1,7 +1,7 @@
 //! Exact selection: every operation in exactly one kernel, at the least total cost.
 //!
-//! The kernels of rows and recurrences are few enough to be listed; those of products are not
-//! ([`super::lanes`]). So the selection works with prices of operations:
+//! The kernels of rows and recurrences are few enough to be listed; those of products, in one phase
+//! or two, are not ([`super::lanes`]). So the selection works with prices of operations:
 //!
 //! 1. *Settle.* Prices that no known kernel undercuts, of highest sum, by a linear programme; then
 //!    a hunt for kernels that undercut them, which become known; and so on until there is none.

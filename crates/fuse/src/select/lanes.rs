@@ -7,10 +7,12 @@
 //! that leaves out a set, and all larger ones, as soon as a lower bound of the cost exceeds the
 //! highest price. The bound is that of the cost model with what lanes can share taken as free.
 //!
-//! That every legal group with products is a set of such lanes follows from the rules of
-//! [`crate::fit`]: a lane holds all that is before its products in the kernel and all that is after
-//! them, an epilogue reads no prologue, and no product depends on another.
+//! That every legal group with products, in one phase, is a set of such lanes follows from the rules
+//! of [`crate::fit`]: a lane holds all that is before its products in the kernel and all that is after
+//! them, an epilogue reads no prologue, and no product depends on another. Kernels of two phases are
+//! pairs of lanes ([`super::pairs`]), which a hunt looks at one by one.
 
+use super::pairs::{Pair, pairs};
 use super::prices::Prices;
 use crate::bits::Bits;
 use crate::board::{Board, nanoseconds};
@@ -26,8 +28,8 @@ const SETS: usize = 400_000;
 const SLACK_US: f64 = 0.51e-3;
 
 /// One lane of a kernel with products.
-struct Lane {
-    members: Bits,
+pub(super) struct Lane {
+    pub members: Bits,
     /// Products and what is after them: in no other lane of a kernel.
     own: Bits,
     /// What is before the products: other lanes may compute it as well.
@@ -45,8 +47,10 @@ pub struct Lanes<'b, 'a> {
     lanes: Vec<Lane>,
     /// For each product, the range of lanes that have it as the first.
     ranges: Vec<std::ops::Range<usize>>,
-    /// Whether all lanes were found.
-    pub complete: bool,
+    /// Groups of two phases.
+    pairs: Vec<Pair>,
+    /// Whether all lanes, and all pairs of them, were found.
+    complete: bool,
     /// Groups with products found legal, with their cost in nanoseconds, and the others.
     priced: HashMap<Bits, Option<i64>>,
     /// Illegal groups examined, by rule.
@@ -134,11 +138,13 @@ impl<'b, 'a> Lanes<'b, 'a> {
                 found[a].beside = Bits::of(found.len(), beside);
             }
         }
+        let (pairs, all) = pairs(board, &found);
         Lanes {
             board,
             lanes: found,
             ranges,
-            complete,
+            pairs,
+            complete: complete && all,
             priced: HashMap::new(),
             rejected,
         }
@@ -186,6 +192,10 @@ impl<'b, 'a> Lanes<'b, 'a> {
         };
         let n = self.board.len();
         self.extend(&mut hunt, &Bits::empty(n), Parts::default(), &all);
+        for pair in &self.pairs {
+            let worth = prices.worth(self.board, &pair.members);
+            hunt.keep(us(1000 * pair.least - worth), &pair.members);
+        }
         let mut caught: Vec<Catch> = Vec::new();
         for (_, members) in hunt.found {
             if let Some(cost) = self.price(&members) {
@@ -313,6 +323,11 @@ impl Hunt<'_> {
     fn judge(&mut self, board: &Board<'_>, union: &Bits, parts: Parts, worth: f64) {
         let least =
             parts.slowed(board.ctx) + parts.latency_us + board.ctx.launch_us - worth - SLACK_US;
+        self.keep(least, union);
+    }
+
+    /// Keeps a group with a bound of its cost less prices, microseconds.
+    fn keep(&mut self, least: f64, union: &Bits) {
         if least >= self.limit {
             return;
         }

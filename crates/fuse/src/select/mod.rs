@@ -6,6 +6,7 @@
 mod exact;
 mod greedy;
 mod lanes;
+mod pairs;
 mod prices;
 mod random;
 mod search;

@@ -5,7 +5,7 @@ use fusec_fuse::context::Context;
 use fusec_fuse::cost::cheapest;
 use fusec_fuse::fit::forms;
 use fusec_ir::*;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 
 struct Dice(u64);
 
@@ -75,6 +75,8 @@ pub fn random_graph(seed: u64, n: usize) -> Graph {
 pub struct Groups {
     n: usize,
     legal: Vec<(usize, usize, f64)>,
+    /// Those of several phases.
+    in_phases: HashSet<usize>,
 }
 
 impl Groups {
@@ -93,6 +95,7 @@ impl Groups {
                     .fold(0, |mask, p| mask | 1 << p)
             })
             .collect();
+        let mut in_phases = HashSet::new();
         let legal = (1..1usize << n)
             .filter_map(|mask| {
                 let of: Vec<OpId> = (0..n)
@@ -102,11 +105,23 @@ impl Groups {
                 let needs = (0..n)
                     .filter(|i| mask >> i & 1 == 1)
                     .fold(0, |needs, i| needs | before[i]);
-                let forms = forms(ctx, &of).ok()?;
-                Some((mask, needs & !mask, cheapest(ctx, forms).1.total_us))
+                let (phases, cost) = cheapest(ctx, forms(ctx, &of).ok()?);
+                if phases.len() > 1 {
+                    in_phases.insert(mask);
+                }
+                Some((mask, needs & !mask, cost.total_us))
             })
             .collect();
-        Groups { n, legal }
+        Groups {
+            n,
+            legal,
+            in_phases,
+        }
+    }
+
+    /// Whether a legal group is computed in several phases.
+    pub fn in_phases(&self, mask: usize) -> bool {
+        self.in_phases.contains(&mask)
     }
 
     /// The least total cost over all partitions into legal groups that can be launched in some

@@ -11,6 +11,7 @@ use crate::bench::Spread;
 use crate::executor::ExecuteError;
 use crate::executor::gpu::{GpuError, GpuInfo, Probe};
 use crate::toolchain::{Arch, Source, Toolchain, ToolchainError};
+use fusec_codegen::prelude::with_prelude;
 use fusec_codegen::{KernelImage, KernelParam, ParamKind};
 use fusec_fuse::device::{Figure, Provenance};
 use fusec_fuse::{Device, Storage};
@@ -19,11 +20,12 @@ use models::Bench;
 const SOURCE: &str = include_str!("rates.cu");
 
 /// The kernels of the source: name and threads of a block.
-const KERNELS: [(&str, u32); 6] = [
+const KERNELS: [(&str, u32); 7] = [
     ("l2_read", 512),
     ("fused_multiply_add", 512),
     ("special_function", 512),
     ("exchange", 256),
+    ("grid_barriers", 256),
     ("cycles", 512),
     ("nothing", 128),
 ];
@@ -31,8 +33,9 @@ const L2_READ: usize = 0;
 const FUSED_MULTIPLY_ADD: usize = 1;
 const SPECIAL_FUNCTION: usize = 2;
 const EXCHANGE: usize = 3;
-const CYCLES: usize = 4;
-const NOTHING: usize = 5;
+const GRID_BARRIERS: usize = 4;
+const CYCLES: usize = 5;
+const NOTHING: usize = 6;
 
 /// Bytes that `l2_read` reads per round.
 const L2_ROUND: f64 = (16 << 20) as f64;
@@ -114,7 +117,9 @@ pub fn calibrate(
     let blocks = sms * BLOCKS_PER_SM;
     let threads = f64::from(blocks) * 512.0;
     let launches = |kernel: usize, blocks: u32, n: i64| {
-        let times = probe.launches(kernel, KERNELS[kernel].1, blocks, n, 15)?;
+        // Blocks that wait for each other must all be there.
+        let resident = kernel == GRID_BARRIERS;
+        let times = probe.launches(kernel, KERNELS[kernel].1, blocks, n, resident, 15)?;
         Ok::<f64, GpuError>(median(&times))
     };
 
@@ -138,9 +143,13 @@ pub fn calibrate(
     let sfu_per_sm = special * 1e3 / clock_ghz / f64::from(sms);
 
     next(PARTS[3]);
-    let few = launches(EXCHANGE, sms, 1 << 12)?;
-    let many = launches(EXCHANGE, sms, 1 << 14)?;
-    let barrier_us = (many - few) * 1e3 / f64::from((1 << 14) - (1 << 12));
+    // Long and short, so that the start of the kernel does not count.
+    let each = |kernel: usize, few: i32, many: i32| {
+        let more = launches(kernel, sms, many.into())? - launches(kernel, sms, few.into())?;
+        Ok::<f64, GpuError>(more * 1e3 / f64::from(many - few))
+    };
+    let barrier_us = each(EXCHANGE, 1 << 12, 1 << 14)?;
+    let grid_barrier_us = each(GRID_BARRIERS, 1 << 8, 1 << 12)?;
 
     next(PARTS[4]);
     let (stream_launch_us, graph_launch_us) = probe.launch_spacing(NOTHING, 500)?;
@@ -181,6 +190,7 @@ pub fn calibrate(
         clock_ghz: figure(clock_ghz),
         step_us: figure(step_us),
         barrier_us: figure(barrier_us),
+        grid_barrier_us: figure(grid_barrier_us),
         stream_launch_us: figure(stream_launch_us),
         graph_launch_us: figure(graph_launch_us),
         smem_kb: figure(info.shared_bytes_per_block as f64 / 1024.0),
@@ -226,9 +236,10 @@ fn kernels(
     toolchain: &Toolchain,
     arch: Arch,
 ) -> Result<Vec<(KernelImage, Vec<u8>)>, CalibrateError> {
+    let text = with_prelude(SOURCE);
     let source = Source {
         name: "rates.cu",
-        text: SOURCE,
+        text: &text,
     };
     let cubin = toolchain.compile(&source, arch)?.cubin;
     let param = |name: &str, kind| KernelParam {

@@ -19,6 +19,7 @@ fn meaning(field: &str) -> &'static str {
         "clock_ghz" => "clock under load, GHz",
         "step_us" => "one step of a sequential recurrence (64-wide heads), us",
         "barrier_us" => "one block-wide exchange inside a row or step, us",
+        "grid_barrier_us" => "one barrier of all blocks of a grid, us",
         "stream_launch_us" => "start of a kernel on a stream, us",
         "graph_launch_us" => "start of a kernel inside a CUDA graph, us",
         "smem_kb" => "shared memory one block may use, KiB",

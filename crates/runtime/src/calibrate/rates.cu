@@ -1,7 +1,6 @@
 // Kernels that keep one unit of a GPU busy. All take (data, n): memory to read or to leave a
-// result in, so that nothing is optimised away, and how much to do.
-
-typedef long long i64;
+// result in, so that nothing is optimised away, and how much to do. Primitives are those of generated
+// kernels.
 
 // Reads n rounds of the same 16 MiB, past the L1 cache.
 extern "C" __global__ void __launch_bounds__(512) l2_read(float* data, i64 n) {
@@ -80,6 +79,12 @@ extern "C" __global__ void __launch_bounds__(256) exchange(float* data, i64 n) {
         x = 0.5f * x + 1e-4f * sum;
     }
     if (x == 1.2345f) data[0] = x;
+}
+
+// n barriers of the grid, one after the other.
+extern "C" __global__ void __launch_bounds__(256) grid_barriers(float* data, i64 n) {
+    for (i64 i = 0; i < n; ++i) grid_barrier();
+    if (n < 0) data[0] = float(n);
 }
 
 // The clock's cycles during n dependent multiply-adds, into data as a 64-bit integer.

@@ -31,6 +31,7 @@ extern "C" void fusec_emu_fiber() {
 static void begin_block(Worker* w, Launch* launch) {
     u32 n = launch->block[0] * launch->block[1] * launch->block[2];
     w->launch = launch;
+    launch->grid_barriers = 0;
     w->grid_dim = {launch->grid[0], launch->grid[1], launch->grid[2]};
     w->block_dim = {launch->block[0], launch->block[1], launch->block[2]};
     w->block_idx = {launch->index[0], launch->index[1], launch->index[2]};

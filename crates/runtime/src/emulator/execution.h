@@ -9,6 +9,9 @@
 // Collectives (shuffles, sums, mma, ldmatrix) park each lane with a pointer to its operands; the last
 // lane to arrive computes the result for all. A thread that ends, or meets another barrier, while
 // others wait for it aborts the launch with a message.
+//
+// Barriers of the grid: blocks do not wait for each other, so the whole grid runs once for each phase,
+// and does in each run what belongs to that phase only. A block counts the barriers that it meets.
 
 typedef unsigned char u8;
 typedef unsigned short u16;
@@ -125,6 +128,8 @@ struct Launch {
     u32 block[3];
     u32 index[3];
     u32 smem_bytes;
+    u32 phase;            // of the kernel, that this run is for
+    u32 grid_barriers;    // that the block met
     u64 seed;
     char* smem;       // smem_bytes + SMEM_GUARD bytes, 128-byte aligned
     char* arena;      // HEADER_BYTES + MAX_THREADS * STACK_BYTES, zero on first use

@@ -2,7 +2,7 @@
 
 use std::ffi::{CStr, c_void};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use rayon::prelude::*;
 
@@ -72,6 +72,8 @@ pub(super) struct LaunchRecord {
     block: [u32; 3],
     index: [u32; 3],
     smem_bytes: u32,
+    phase: u32,
+    grid_barriers: u32,
     seed: u64,
     smem: *mut u8,
     arena: *mut u8,
@@ -138,7 +140,7 @@ impl EmulatedModule {
         self.kernels.keys().map(String::as_str)
     }
 
-    /// Runs `kernel` to its end.
+    /// Runs `kernel` to its end. Returns the barriers of the grid that its blocks met.
     ///
     /// # Safety
     /// Every pointer argument must address memory that the kernel may read or write as its source says,
@@ -149,7 +151,7 @@ impl EmulatedModule {
         kernel: &str,
         shape: LaunchShape,
         args: &[KernelArg],
-    ) -> Result<(), EmulatorError> {
+    ) -> Result<u32, EmulatorError> {
         let Some(emulated) = self.kernels.get(kernel) else {
             return Err(EmulatorError::UnknownKernel {
                 kernel: kernel.to_owned(),
@@ -168,7 +170,24 @@ impl EmulatedModule {
             });
         }
         check_shape(kernel, shape)?;
-        run(emulated, kernel, shape, args)
+        // Every block meets all barriers in every run of the grid, so the first run says how many
+        // phases there are.
+        let barriers = run(emulated, kernel, shape, args, 0)?;
+        for phase in 1..=barriers {
+            let met = run(emulated, kernel, shape, args, phase)?;
+            if met != barriers {
+                return Err(uneven(kernel, met, barriers));
+            }
+        }
+        Ok(barriers)
+    }
+}
+
+/// A GPU would wait for ever, or let a block pass that others wait for.
+fn uneven(kernel: &str, some: u32, others: u32) -> EmulatorError {
+    EmulatorError::Execution {
+        kernel: kernel.to_owned(),
+        message: format!("some blocks met {some} barriers of the grid, others {others}"),
     }
 }
 
@@ -197,12 +216,14 @@ fn check_shape(kernel: &str, shape: LaunchShape) -> Result<(), EmulatorError> {
     })
 }
 
+/// Runs every block once, for one phase of the kernel. Returns the barriers of the grid that each met.
 fn run(
     emulated: &EmulatedKernel,
     kernel: &str,
     shape: LaunchShape,
     args: &[KernelArg],
-) -> Result<(), EmulatorError> {
+    phase: u32,
+) -> Result<u32, EmulatorError> {
     let blocks = shape.grid.iter().map(|n| u64::from(*n)).product::<u64>();
     let threads = shape.block.iter().map(|n| u64::from(*n)).product::<u64>();
     let bits: Vec<u64> = args.iter().map(|arg| arg.bits()).collect();
@@ -210,6 +231,8 @@ fn run(
     let next = AtomicU64::new(0);
     let stop = AtomicBool::new(false);
     let failure: Mutex<Option<String>> = Mutex::new(None);
+    let fewest = AtomicU32::new(u32::MAX);
+    let most = AtomicU32::new(0);
 
     let work = || -> Result<(), EmulatorError> {
         let mut arena = Arena::take()?;
@@ -229,6 +252,8 @@ fn run(
             block: shape.block,
             index: [0; 3],
             smem_bytes: shape.smem_bytes,
+            phase,
+            grid_barriers: 0,
             seed: shape.seed,
             smem: smem[offset..].as_mut_ptr(),
             arena: arena.as_mut_ptr(),
@@ -259,6 +284,8 @@ fn run(
                 }
                 break;
             }
+            fewest.fetch_min(record.grid_barriers, Ordering::Relaxed);
+            most.fetch_max(record.grid_barriers, Ordering::Relaxed);
         }
         Ok(())
     };
@@ -274,7 +301,10 @@ fn run(
         (0..workers).into_par_iter().try_for_each(|_| work())?;
     }
     match failure.into_inner() {
-        Ok(None) => Ok(()),
+        Ok(None) => match (fewest.into_inner(), most.into_inner()) {
+            (fewest, most) if fewest == most => Ok(most),
+            (fewest, most) => Err(uneven(kernel, fewest, most)),
+        },
         Ok(Some(message)) => Err(EmulatorError::Execution {
             kernel: kernel.to_owned(),
             message,

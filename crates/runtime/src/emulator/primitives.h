@@ -331,6 +331,11 @@ template <int N> static inline void cp_async_wait() { fusec_emu::cp_async_land(N
 // There is one kind of memory here.
 static inline void prefetch_l2(const void*) {}
 
+#define FUSEC_PHASE(n) (fusec_emu::W->launch->phase == (n))
+static inline void grid_barrier(int line = __builtin_LINE()) {
+    fusec_emu::block_collective(nullptr, "grid_barrier", line, [](void**, u32) { fusec_emu::W->launch->grid_barriers++; });
+}
+
 // Launches do not overlap here.
 static inline void grid_dependency_wait() {}
 static inline void grid_dependency_launch() {}

@@ -65,7 +65,8 @@ pub struct Launch {
     pub block: u32,
     /// Dynamic shared memory of a block, bytes.
     pub shared_bytes: u32,
-    /// Whether all blocks must be resident at once.
+    /// Whether all blocks must be resident at once. A device that holds fewer than `grid` starts as
+    /// many as it holds.
     pub cooperative: bool,
     /// Its arguments, one per parameter.
     pub args: Vec<ArgValue>,

@@ -9,6 +9,8 @@ use rayon::prelude::*;
 
 /// Every element type reads this byte, repeated, as NaN (floats) or -1 (integers).
 const POISON: u8 = 0xff;
+/// Blocks of a launch with barriers of the grid: few, so that each has to do the work of several.
+const RESIDENT_BLOCKS: u32 = 5;
 
 /// The emulator as a device.
 ///
@@ -28,14 +30,6 @@ impl EmulatedDevice {
     /// Builds the kernels of a manifest (their sources must be there). Seed 0 runs blocks and
     /// threads in index order, any other shuffles both, differently in each step.
     pub fn new(emulator: &Emulator, manifest: &Manifest, seed: u64) -> Result<Self, ExecuteError> {
-        for regime in &manifest.regimes {
-            if let Some(step) = regime.steps.iter().find(|step| step.cooperative) {
-                let kernel = manifest.kernels.get(step.kernel);
-                return Err(ExecuteError::GridBarrier {
-                    kernel: kernel.map(|k| k.name.clone()).unwrap_or_default(),
-                });
-            }
-        }
         let build = |kernel: &KernelImage| -> Result<EmulatedModule, ExecuteError> {
             if kernel.source.is_empty() {
                 return Err(ManifestError::Damaged {
@@ -124,8 +118,12 @@ impl Device for EmulatedDevice {
                 ArgValue::Position => KernelArg::I64(position),
             })
             .collect();
+        let grid = match launch.cooperative {
+            true => launch.grid.min(RESIDENT_BLOCKS),
+            false => launch.grid,
+        };
         let shape = LaunchShape {
-            grid: [launch.grid, 1, 1],
+            grid: [grid, 1, 1],
             block: [launch.block, 1, 1],
             smem_bytes: launch.shared_bytes,
             seed: match self.seed {
@@ -137,7 +135,15 @@ impl Device for EmulatedDevice {
         // SAFETY: the addresses were resolved inside the regions, which live as long as the
         // device and are borrowed by nobody during the call; sizes and extents were checked
         // against the graph when the executor was made.
-        unsafe { module.launch(entry, shape, &args) }?;
+        let barriers = unsafe { module.launch(entry, shape, &args) }?;
+        if barriers > 0 && !launch.cooperative {
+            // Blocks that are not resident would be waited for.
+            return Err(ManifestError::Damaged {
+                place: format!("step {} (kernel `{}`)", launch.step, launch.name),
+                reason: "its blocks wait for each other, but need not be resident at once".into(),
+            }
+            .into());
+        }
         Ok(())
     }
 

@@ -195,14 +195,6 @@ pub enum ExecuteError {
         /// Why.
         source: std::io::Error,
     },
-    /// The emulator runs blocks one by one.
-    #[error(
-        "kernel `{kernel}` has grid barriers, which the emulator does not run; use a GPU, or a plan without them"
-    )]
-    GridBarrier {
-        /// The kernel.
-        kernel: String,
-    },
     /// An earlier run failed half way.
     #[error(
         "an earlier run failed half way, so that the state is unknown; reset it or load a saved one ({cause})"

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use fusec_codegen::{Planned, generate};
 use fusec_fuse::{Device, Launch, Mode, Options, Shape, Storage, plan};
 use fusec_ir::interpret::{Input, Interpreter, Keep, Real, State, Tensor};
-use fusec_ir::{Graph, Precision, ValueId};
+use fusec_ir::{Graph, Pin, Precision, ValueId};
 use fusec_runtime::emulator::{Emulator, EmulatorOptions};
 use fusec_runtime::executor::{EmulatedDevice, Executor, Fetch};
 use fusec_runtime::weights::Weights;
@@ -158,17 +158,18 @@ pub fn difference<F: Real>(a: &[f32], b: &[F]) -> f64 {
     reason = "not every test that compares cases runs one itself"
 )]
 pub fn emulate(case: &Case<'_>, weights: &Weights) -> Result<Executor<EmulatedDevice>, String> {
-    emulate_for(case, weights, &Device::find("h200").expect("profile"))
+    emulate_for(case, weights, &Device::find("h200").expect("profile"), &[])
 }
 
-/// The same with plans made for another device profile.
+/// The same with plans made for another device profile, and with wishes about single steps.
 pub fn emulate_for(
     case: &Case<'_>,
     weights: &Weights,
     device: &Device,
+    pins: &[Pin],
 ) -> Result<Executor<EmulatedDevice>, String> {
     let first = case.times.iter().copied().max().unwrap_or(1);
-    let planned = |time| {
+    let planned = |time, pins: &[Pin]| {
         let options = Options {
             shape: Shape {
                 batch: case.batch,
@@ -178,11 +179,11 @@ pub fn emulate_for(
             mode: case.mode,
             device,
             launch: Launch::Graph,
-            pins: vec![],
+            pins: pins.to_vec(),
         };
         plan(case.graph, &options).map_err(|e| format!("planning: {e}"))
     };
-    let (decode, prefill) = (planned(1)?, planned(first)?);
+    let (decode, prefill) = (planned(1, pins)?, planned(first, &[])?);
     let regimes = [
         Planned {
             name: "decode",
@@ -220,13 +221,18 @@ pub fn check(case: &Case<'_>) -> Result<(), String> {
 
 /// The same with plans made for another device profile.
 pub fn check_for(case: &Case<'_>, device: &Device) -> Result<(), String> {
-    compare(case, device).map_err(|why| format!("{} {}: {why}", case.name, case.mode))
+    check_pinned(case, device, &[])
 }
 
-fn compare(case: &Case<'_>, device: &Device) -> Result<(), String> {
+/// The same with wishes about single steps.
+pub fn check_pinned(case: &Case<'_>, device: &Device, pins: &[Pin]) -> Result<(), String> {
+    compare(case, device, pins).map_err(|why| format!("{} {}: {why}", case.name, case.mode))
+}
+
+fn compare(case: &Case<'_>, device: &Device, pins: &[Pin]) -> Result<(), String> {
     let graph = case.graph;
     let weights = Weights::random(graph, 7).expect("weights");
-    let mut executor = emulate_for(case, &weights, device)?;
+    let mut executor = emulate_for(case, &weights, device, pins)?;
     executor
         .reset(case.batch)
         .map_err(|e| format!("reset: {e}"))?;

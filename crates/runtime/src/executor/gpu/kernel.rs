@@ -128,6 +128,15 @@ impl LoadedKernel {
         Ok(())
     }
 
+    /// Blocks of a launch: with grid barriers no more than the device holds at once, which then do
+    /// the work of all.
+    fn grid(&self, launch: &Launch) -> u32 {
+        match launch.cooperative {
+            true => launch.grid.min(self.resident_blocks),
+            false => launch.grid,
+        }
+    }
+
     /// Puts a launch on a stream.
     pub(super) fn enqueue(
         &self,
@@ -138,7 +147,7 @@ impl LoadedKernel {
         self.context.bind_to_thread()?;
         let mut values = values(launch, position);
         let mut params = pointers(&mut values);
-        let (grid, block) = ((launch.grid, 1, 1), (launch.block, 1, 1));
+        let (grid, block) = ((self.grid(launch), 1, 1), (launch.block, 1, 1));
         let (shared, stream) = (launch.shared_bytes, stream.cu_stream());
         // SAFETY: the function is loaded, the parameters are one 8-byte value per parameter of the
         // kernel, as the manifest's check has shown, and are copied by the call. The addresses
@@ -162,7 +171,7 @@ impl LoadedKernel {
     ) -> sys::CUDA_KERNEL_NODE_PARAMS {
         sys::CUDA_KERNEL_NODE_PARAMS {
             func: self.function,
-            gridDimX: launch.grid,
+            gridDimX: self.grid(launch),
             gridDimY: 1,
             gridDimZ: 1,
             blockDimX: launch.block,

@@ -87,16 +87,21 @@ impl Probe {
         })
     }
 
-    /// Milliseconds of launches of a kernel, by its index, with `blocks` and an `n`.
+    /// Milliseconds of launches of a kernel, by its index, with `blocks`, all of them resident at once
+    /// or not, and an `n`.
     pub fn launches(
         &self,
         kernel: usize,
         threads: u32,
         blocks: u32,
         n: i64,
+        resident: bool,
         runs: usize,
     ) -> Result<Vec<f32>, GpuError> {
-        let launch = self.launch(kernel, threads, blocks, n);
+        let launch = Launch {
+            cooperative: resident,
+            ..self.launch(kernel, threads, blocks, n)
+        };
         self.timed(runs, || {
             self.kernels[kernel].enqueue(&launch, NOWHERE, &self.stream)
         })
