@@ -430,6 +430,8 @@ impl<'a> Lane<'a> {
                 // Each run of rows reads its parameters again.
                 let rows = f64::from(self.body.rows_per_block.max(1));
                 let runs = (ctx.shape.time as f64 / rows).ceil() * ctx.shape.batch as f64;
+                // Vectors of parameters are f32 whatever the storage type.
+                let bytes = 4.0 * graph.row_elements(value) as f64 * part;
                 work.l2_bytes += bytes * (runs - 1.0) * ROW_PARAMETERS;
             }
         }

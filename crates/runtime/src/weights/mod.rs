@@ -132,26 +132,15 @@ impl Weights {
                 why: format!("these weights have {} parameters", self.params.len()),
             });
         };
-        // The check for overflow is the rounding's; encoding then cannot lose anything more.
-        let rounded = round(&param.name, values, element)?;
-        Ok(match element {
-            Element::F32 => flat(&rounded, f32::to_le_bytes),
-            Element::Bf16 => flat(&rounded, |x| bf16::from_f32(x).to_le_bytes()),
-            Element::F16 => flat(&rounded, |x| f16::from_f32(x).to_le_bytes()),
-            Element::I32 => flat(&rounded, |x| (x as i32).to_le_bytes()),
+        crate::element::encode(&param.name, values, element).map_err(|unfit| {
+            WeightsError::Overflow {
+                param: unfit.name,
+                index: unfit.index,
+                value: unfit.value,
+                element,
+            }
         })
     }
-}
-
-fn flat<const N: usize>(values: &[f32], encode: impl Fn(f32) -> [u8; N] + Sync) -> Vec<u8> {
-    let mut bytes = vec![0; values.len() * N];
-    let (slots, _) = bytes.as_chunks_mut::<N>();
-    slots
-        .par_iter_mut()
-        .zip(values)
-        .with_min_len(1 << 14)
-        .for_each(|(slot, &x)| *slot = encode(x));
-    bytes
 }
 
 /// Values rounded to `element` (to nearest, ties to even); what does not fit is an error.
