@@ -323,8 +323,12 @@ impl<'a> Lane<'a> {
             }
             Template::Scan | Template::Chunked => (ctx.shape.batch * tiles, 1),
             Template::Gemv => {
-                let blocks =
-                    columns.div_ceil(columns_per_block(columns, depth, !prologue.is_empty()));
+                let blocks = columns.div_ceil(columns_per_block(
+                    ctx.rows(),
+                    columns,
+                    depth,
+                    !prologue.is_empty(),
+                ));
                 (blocks, blocks)
             }
             Template::Gemm => {

@@ -114,7 +114,7 @@ pub(super) fn tile(
     let columns = if axes.columns.is_empty() { 1 } else { axes.row };
     if body.template == Template::Gemv {
         let prologue = body.anchors.iter().any(|id| is_computed(graph, body, *id));
-        let per_block = columns_per_block(columns, axes.deepest, prologue);
+        let per_block = columns_per_block(rows, columns, axes.deepest, prologue);
         let split = (GEMV_WARPS / per_block).max(1);
         let mut tile_rows = rows.next_power_of_two().clamp(1, 8);
         while tile_rows > 1 && tile_rows * axes.depths > GEMV_STAGED_FLOATS {

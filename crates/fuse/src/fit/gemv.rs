@@ -18,16 +18,16 @@ const WANTED_PROLOGUES: usize = 64;
 const COLUMNS: usize = 8;
 const COLUMNS_AFTER_PROLOGUE: usize = 16;
 
-/// Weights of a block beyond which a prologue is short beside them.
+/// Weights of a block beyond which the prologue of one row is short beside them.
 const WEIGHTS: usize = 32 * 1024;
 
 /// Result columns that one block of a matrix-vector product makes.
 ///
 /// `columns` is the length of a result row, `depth` that of the sum behind an element, `prologue`
-/// whether anything is computed before the product.
-pub fn columns_per_block(columns: usize, depth: usize, prologue: bool) -> usize {
+/// whether anything is computed before the product, for each of `rows` rows.
+pub fn columns_per_block(rows: usize, columns: usize, depth: usize, prologue: bool) -> usize {
     let (most, wanted) = match prologue {
-        true if COLUMNS * depth < WEIGHTS => (COLUMNS_AFTER_PROLOGUE, WANTED_PROLOGUES),
+        true if COLUMNS * depth < WEIGHTS * rows => (COLUMNS_AFTER_PROLOGUE, WANTED_PROLOGUES),
         true => (COLUMNS, WANTED_PROLOGUES),
         false => (COLUMNS, WANTED_BLOCKS),
     };

@@ -194,7 +194,7 @@ impl<'b, 'a> Lanes<'b, 'a> {
         self.extend(&mut hunt, &Bits::empty(n), Parts::default(), &all);
         for pair in &self.pairs {
             let worth = prices.worth(self.board, &pair.members);
-            hunt.keep(us(1000 * pair.least - worth), &pair.members);
+            hunt.keep(self.board, us(1000 * pair.least - worth), &pair.members);
         }
         let mut caught: Vec<Catch> = Vec::new();
         for (_, members) in hunt.found {
@@ -323,12 +323,12 @@ impl Hunt<'_> {
     fn judge(&mut self, board: &Board<'_>, union: &Bits, parts: Parts, worth: f64) {
         let least =
             parts.slowed(board.ctx) + parts.latency_us + board.ctx.launch_us - worth - SLACK_US;
-        self.keep(least, union);
+        self.keep(board, least, union);
     }
 
-    /// Keeps a group with a bound of its cost less prices, microseconds.
-    fn keep(&mut self, least: f64, union: &Bits) {
-        if least >= self.limit {
+    /// Keeps a group with a bound of its cost less prices, microseconds, unless pins ask for more.
+    fn keep(&mut self, board: &Board<'_>, least: f64, union: &Bits) {
+        if least >= self.limit || board.closed(union.clone()) != *union {
             return;
         }
         self.found.insert(((least * 1e6) as i64, union.clone()));

@@ -133,6 +133,15 @@ impl<'b, 'a> Programme<'b, 'a> {
                 .zip(price[n..].iter().map(|p| picoseconds(p) + 1))
                 .collect(),
         };
+        // Only whole atoms are in kernels: as much for each operation of one, so that a part of it is
+        // not worth more than the whole.
+        for atom in self.board.atoms().iter().filter(|atom| atom.len() > 1) {
+            let sum: i64 = atom.iter().map(|i| prices.of[i]).sum();
+            let n = atom.len() as i64;
+            for (k, i) in atom.iter().enumerate() {
+                prices.of[i] = sum.div_euclid(n) + i64::from((k as i64) < sum.rem_euclid(n));
+            }
+        }
         // Sums in floating point are not exact: a last look in whole numbers.
         for kernel in &self.kernels {
             let over = prices.worth(self.board, &kernel.members) - 1000 * kernel.cost;
