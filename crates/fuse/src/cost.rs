@@ -22,6 +22,7 @@
 mod chunks;
 mod serial;
 
+use crate::chunked::Tile;
 use crate::context::{Context, instructions, iteration_axes, special_count, step_work};
 use crate::fit::columns_per_block;
 use crate::plan::{Body, Cost, Phase, Storage, Template};
@@ -278,6 +279,8 @@ struct Lane<'a> {
     prologue: BTreeSet<OpId>,
     /// How many blocks compute (and read) the same prologue elements.
     prologue_copies: f64,
+    /// Chunked template: what a block holds.
+    tile: Option<Tile>,
 }
 
 impl<'a> Lane<'a> {
@@ -336,12 +339,17 @@ impl<'a> Lane<'a> {
                 (ctx.rows().div_ceil(GEMM_TILE) * across, across)
             }
         };
+        let tile = match body.template {
+            Template::Chunked => Tile::of(graph, ctx.classes(), ctx.storage, body),
+            _ => None,
+        };
         Lane {
             ctx,
             body,
             blocks,
             prologue,
             prologue_copies: copies as f64,
+            tile,
         }
     }
 

@@ -170,7 +170,7 @@ pub fn plan(graph: &Graph, options: &Options<'_>) -> Result<Planned, PlanError> 
     };
     let mut best: Option<Planned> = None;
     let mut tried = Vec::new();
-    let mut as_written = None;
+    let mut least_greedy = None;
     for form in forms {
         let rules = form.rules.clone();
         if options.mode == Mode::Auto {
@@ -185,7 +185,7 @@ pub fn plan(graph: &Graph, options: &Options<'_>) -> Result<Planned, PlanError> 
                 Err(error) => return Err(error),
             };
             let total_us = quick.plan.total_us;
-            let target = *as_written.get_or_insert(f64::INFINITY) * (1.0 - FORM_MARGIN);
+            let target = *least_greedy.get_or_insert(f64::INFINITY) * (1.0 - FORM_MARGIN);
             if total_us >= target {
                 tried.push(decisions::Form {
                     rules,
@@ -195,9 +195,7 @@ pub fn plan(graph: &Graph, options: &Options<'_>) -> Result<Planned, PlanError> 
                 });
                 continue;
             }
-            if as_written == Some(f64::INFINITY) {
-                as_written = Some(total_us);
-            }
+            least_greedy = Some(total_us);
         }
         let of_form = plan_graph(form, options, &classes);
         let planned = match (of_form, &best) {

@@ -67,18 +67,9 @@ impl Lane<'_> {
         uses
     }
 
-    fn tile(&self) -> Option<Tile> {
-        Tile::of(
-            self.ctx.graph,
-            self.ctx.classes(),
-            self.ctx.storage,
-            self.body,
-        )
-    }
-
     /// The work of a chunked recurrence.
     pub(super) fn add_chunks(&self, work: &mut Work) {
-        let Some(tile) = self.tile() else {
+        let Some(tile) = self.tile else {
             return;
         };
         let chunks = (self.blocks * self.ctx.shape.time.div_ceil(tile.chunk)) as f64;
@@ -91,7 +82,7 @@ impl Lane<'_> {
     /// its multiprocessor work, as many as the shared memory has room for.
     pub(super) fn serial_chunks(&self) -> (f64, f64) {
         let device = self.ctx.device;
-        let Some(tile) = self.tile() else {
+        let Some(tile) = self.tile else {
             return (0.0, 0.0);
         };
         let room = device.smem_kb.value * 1024.0 / tile.shared_bytes() as f64;
