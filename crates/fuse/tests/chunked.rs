@@ -4,6 +4,7 @@
 mod common;
 
 use common::h200;
+use fusec_fuse::chunked::{Classes, Parts, slabs};
 use fusec_fuse::context::Context;
 use fusec_fuse::cost::{cheapest, cost};
 use fusec_fuse::fit::{fit, forms, in_chunks};
@@ -340,6 +341,86 @@ fn a_chunked_recurrence_takes_what_it_was_measured_to_take() {
             least.total_us,
             us[1..].iter().copied().fold(us[1], f64::min)
         );
+    }
+}
+
+#[test]
+fn what_arrives_ahead_of_time() {
+    // Name, rows before a chunk, read before its products, read after them, places in shared memory.
+    type Row = (&'static str, u32, bool, bool, usize);
+    let cases: [(&str, &[&str], &[Row]); 4] = [
+        (
+            "y = r(x, z, v, d)\nreturn y",
+            &["y"],
+            &[
+                ("d", 0, true, false, 1),
+                ("z", 0, true, false, 1),
+                ("v", 0, true, false, 1),
+                ("x", 0, true, false, 1),
+            ],
+        ),
+        (
+            // Also in the gate: still there while the next chunk arrives.
+            "y = r(x, x, v, d)\ng = y * v\nreturn g",
+            &["y", "g"],
+            &[
+                ("d", 0, true, false, 1),
+                ("x", 0, true, false, 1),
+                ("v", 0, true, true, 2),
+            ],
+        ),
+        (
+            // In the gate only.
+            "o = z @ wi\ny = r(x, x, v, d)\ng = y * o\nreturn g",
+            &["y", "g"],
+            &[
+                ("d", 0, true, false, 1),
+                ("x", 0, true, false, 1),
+                ("v", 0, true, false, 1),
+                ("o", 0, false, true, 1),
+            ],
+        ),
+        (
+            // A stencil needs the row before the chunk.
+            "s = v + shift(v)\ny = r(x, x, s, d)\nreturn y",
+            &["s", "y"],
+            &[
+                ("d", 0, true, false, 1),
+                ("x", 0, true, false, 1),
+                ("v", 1, true, false, 1),
+            ],
+        ),
+    ];
+    let device = h200();
+    for (flow, names, expected) in cases {
+        let graph = model(&[], STEP, &format!("{DECAY}\n{flow}"));
+        let ctx = context(&graph, &device, 2048);
+        let all = forms(&ctx, &ops(&graph, names)).expect("legal");
+        let mut seen = 0;
+        for body in all.iter().flat_map(|form| &form[0].lanes) {
+            let [scan] = body.anchors[..] else {
+                panic!("one recurrence")
+            };
+            let classes = Classes::new(&graph);
+            let Ok(parts) = Parts::of(&graph, &classes, scan) else {
+                panic!("a chunked form")
+            };
+            let slabs = slabs(&graph, &parts, Storage::Bf16, body);
+            let found: Vec<_> = slabs
+                .iter()
+                .map(|slab| {
+                    let name = graph.value(slab.value).name.as_str();
+                    (name, slab.halo, slab.early, slab.late, slab.turns())
+                })
+                .collect();
+            let mut expected = expected.to_vec();
+            if !body.ahead {
+                expected.clear();
+            }
+            assert_eq!(found, expected, "{flow}");
+            seen += usize::from(body.ahead);
+        }
+        assert!(seen > 0, "{flow}");
     }
 }
 

@@ -411,6 +411,35 @@ fn rules_apply_where_their_condition_holds_and_both_sides_agree() {
 }
 
 #[test]
+fn taps_of_convolutions_lie_side_by_side() {
+    // A matrix beside them, and taps that somebody reads whole, stay as they are.
+    let cases = [
+        ("return conv(x, taps)", true),
+        ("return conv(x, taps) + sum(taps, K)", false),
+        ("return x * taps_of_one", false),
+    ];
+    for (flow, turned) in cases {
+        let text = format!(
+            "name = \"taps\"\n[axes]\nC = 6\nK = 3\nN = 1\n[input]\nx = \"C\"\n[param]\n\
+             taps = {{ shape = \"C, K\" }}\ntaps_of_one = {{ shape = \"C\" }}\n\
+             [model]\nflow = \"{flow}\"\n"
+        );
+        let source = language::ModelSource::from_text("taps", text.clone());
+        let graph = language::compile(&source, &language::Overrides::default());
+        let graph = graph.unwrap_or_else(|error| panic!("{text}\n{error}"));
+        let canonical = forms::canonical(&graph);
+        let copies = canonical.values.iter();
+        let copy = copies
+            .filter(|v| v.name == "taps.transposed")
+            .map(|v| canonical.size(v.axes[0]));
+        let expected: &[usize] = if turned { &[3] } else { &[] };
+        assert_eq!(copy.collect::<Vec<_>>(), expected, "{flow}");
+        assert!(close(&evaluate(&graph), &evaluate(&canonical)), "{flow}");
+        assert_eq!(forms::canonical(&canonical), canonical, "{flow}");
+    }
+}
+
+#[test]
 fn every_rule_has_cases_on_both_sides_of_its_condition() {
     let covered: BTreeSet<(&str, bool)> = cases().iter().map(|c| (c.0, c.3)).collect();
     for rule in RULES {

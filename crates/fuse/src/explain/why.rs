@@ -234,14 +234,14 @@ fn others(ctx: &Context<'_>, kernel: &Kernel) -> Vec<Other> {
         let lanes = phases.iter().flat_map(|p| &p.lanes);
         lanes.cloned().collect()
     };
-    let templates = |phases: &[Phase]| -> Vec<Template> {
+    let templates = |phases: &[Phase]| -> Vec<(Template, bool)> {
         let lanes = phases.iter().flat_map(|p| &p.lanes);
-        lanes.map(|l| l.template).collect()
+        lanes.map(|l| (l.template, l.ahead)).collect()
     };
     let own = templates(&kernel.phases);
     let plain = forms.first().map(|form| lanes(form)).unwrap_or_default();
     // Of forms with the same templates, the cheapest.
-    let mut least: Vec<(Vec<Template>, f64)> = Vec::new();
+    let mut least: Vec<(Vec<(Template, bool)>, f64)> = Vec::new();
     for form in forms.iter().filter(|form| templates(form) != own) {
         let (of, us) = (templates(form), cost(ctx, form).total_us);
         match least.iter_mut().find(|(known, _)| *known == of) {
@@ -250,7 +250,14 @@ fn others(ctx: &Context<'_>, kernel: &Kernel) -> Vec<Other> {
         }
     }
     let dearer = least.into_iter().map(|(templates, us)| {
-        let names: Vec<String> = templates.iter().map(Template::to_string).collect();
+        let names: Vec<String> = templates
+            .iter()
+            .map(|(template, ahead)| match (template, ahead) {
+                (Template::Chunked, true) => format!("{template} with its rows ahead of time"),
+                (Template::Chunked, false) => format!("{template} with its rows as they come"),
+                _ => template.to_string(),
+            })
+            .collect();
         Other::Dearer {
             template: names.join(" + "),
             by_us: us - kernel.cost.total_us,

@@ -79,3 +79,27 @@ pub fn fit(group: &Group<'_>, contracts: &[OpId]) -> Result<Vec<Body>, Reject> {
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::columns_per_block;
+
+    #[test]
+    fn columns_of_a_block() {
+        // Rows, columns, depth, prologue, expected.
+        let cases = [
+            (1, 4096, 2048, false, 8),
+            (1, 2048, 2048, false, 4),
+            (1, 128, 4096, false, 1),
+            (1, 2048, 2048, true, 16),
+            (1, 2048, 4096, true, 8),
+            (8, 2048, 4096, true, 16),
+            (1, 128, 4096, true, 2),
+            (1, 1, 64, true, 1),
+        ];
+        for (rows, columns, depth, prologue, expected) in cases {
+            let got = columns_per_block(rows, columns, depth, prologue);
+            assert_eq!(got, expected, "{rows} {columns} {depth} {prologue}");
+        }
+    }
+}
