@@ -430,7 +430,7 @@ fn taps_of_convolutions_lie_side_by_side() {
         let canonical = forms::canonical(&graph);
         let copies = canonical.values.iter();
         let copy = copies
-            .filter(|v| v.name == "taps.transposed")
+            .filter(|v| v.name == "taps_transposed")
             .map(|v| canonical.size(v.axes[0]));
         let expected: &[usize] = if turned { &[3] } else { &[] };
         assert_eq!(copy.collect::<Vec<_>>(), expected, "{flow}");

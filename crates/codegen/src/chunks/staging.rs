@@ -12,7 +12,8 @@ impl Hooks<'_, '_> {
     /// Names the slabs.
     pub(super) fn name_slabs(&mut self) {
         for slab in &self.slabs {
-            let value = &self.graph.value(slab.value).name;
+            let pointer = self.pointers.read(Place::Value(slab.value), self.names);
+            let value = pointer.trim_start_matches("g_").trim_end_matches('_');
             let name = self.names.fresh(&format!("{value}_arrived"));
             self.slab_names.push(name);
         }
@@ -41,10 +42,7 @@ impl Hooks<'_, '_> {
             0 => "at".to_string(),
             ahead => format!("(at + {ahead})"),
         };
-        let mut places = vec![match slab.pitch {
-            1 => row,
-            pitch => format!("{row} * {pitch}"),
-        }];
+        let mut places = vec![in_rows(&row, slab.pitch)];
         if slab.turns() > 1 {
             places.insert(0, format!("turn * {}", turn_elements(slab, self.chunk())));
         }
@@ -207,14 +205,10 @@ impl Hooks<'_, '_> {
             0 => "const i64 t = first + row;".to_string(),
             halo => format!("const i64 t = first + row - {halo};"),
         });
-        let to: Vec<String> = [
-            turn.clone(),
-            Some(format!("row * {}", slab.pitch)),
-            e.clone(),
-        ]
-        .into_iter()
-        .flatten()
-        .collect();
+        let to: Vec<String> = [turn.clone(), Some(in_rows("row", slab.pitch)), e.clone()]
+            .into_iter()
+            .flatten()
+            .collect();
         let mut from = vec![format!("(b * T + (t < steps ? t : 0)) * {row_elements}")];
         from.extend(start.clone());
         from.extend(e.clone());
@@ -259,7 +253,7 @@ impl Hooks<'_, '_> {
             slab.elements
         ));
         let mut to: Vec<String> = turn.into_iter().collect();
-        to.push(format!("row * {}", slab.pitch));
+        to.push(in_rows("row", slab.pitch));
         if !slab.aligned {
             to.push(format!("{name}_lead"));
         }
@@ -277,6 +271,14 @@ impl Hooks<'_, '_> {
             sum(from)
         ));
         text.close();
+    }
+}
+
+/// The first element of a row, C text.
+fn in_rows(row: &str, pitch: usize) -> String {
+    match pitch {
+        1 => row.to_string(),
+        pitch => format!("{row} * {pitch}"),
     }
 }
 

@@ -32,14 +32,22 @@ pub fn slices_first(graph: &Graph) -> Graph {
         let copy = ValueId(out.values.len() as u32);
         let mut axes = param.axes.clone();
         axes.rotate_right(1);
+        let mut name = format!("{}_transposed", param.name);
+        while out
+            .values
+            .iter()
+            .any(|v| v.name == name && v.layer == param.layer)
+        {
+            name.push('_');
+        }
         out.values.push(Value {
-            name: format!("{}.transposed", param.name),
+            name: name.clone(),
             axes,
             def: Def::Op(OpId(i as u32), 0),
             ..param.clone()
         });
         made.push(Op {
-            name: format!("{}.transposed", param.name),
+            name,
             kind: OpKind::Map {
                 expr: Expr::Input(0),
             },
