@@ -141,6 +141,69 @@ fn exact_selection_equals_exhaustive_enumeration() {
     assert!(graphs < 1000 || seen.cycles > 0, "{seen:?}");
 }
 
+#[test]
+fn plans_with_pins_are_the_best_that_obey_them() {
+    let mut device = h200();
+    device.grid_barrier_us.value = 0.1;
+    let (mut pinned, mut in_phases) = (0, 0);
+    for seed in 0..400 {
+        let graph = random_graph(seed, 5 + (seed % 7) as usize);
+        let (batch, time) = SHAPES[(seed % 2 * 2) as usize];
+        let free = options(&device, batch, time, Mode::Greedy);
+        let graph = plan(&graph, &free).unwrap().graph;
+        let ctx = Context::new(
+            &graph,
+            free.shape,
+            free.storage,
+            &device,
+            device.graph_launch_us.value,
+        );
+        let n = ctx.planned().len();
+        if n > 12 {
+            continue;
+        }
+        let groups = Groups::of(&ctx);
+        let (a, b) = (seed as usize % n, seed as usize / 7 % n);
+        let both = 1 << a | 1 << b;
+        let obeys = |mask: usize| mask & both == 0 || mask & both == both;
+        let least = groups.least(&obeys);
+        let name = |at: usize| {
+            graph
+                .value(graph.op(ctx.planned()[at]).outputs[0])
+                .name
+                .clone()
+        };
+        let mut options = options(&device, batch, time, Mode::Auto);
+        options.pins = vec![Pin {
+            kind: PinKind::Fuse,
+            values: vec![name(a), name(b)],
+            span: None,
+        }];
+        let Ok(planned) = plan(&graph, &options) else {
+            // What lies between may need more to be a kernel, but a larger pin has to say so.
+            continue;
+        };
+        if planned.graph != graph {
+            continue;
+        }
+        let got = planned.plan;
+        assert!(
+            got.claim.starts_with("optimal"),
+            "seed {seed}: {}",
+            got.claim
+        );
+        assert!(
+            (got.total_us - least).abs() < 2e-3 * n as f64,
+            "seed {seed}: {} us, exhaustive {least} us",
+            got.total_us
+        );
+        pinned += usize::from(a != b);
+        in_phases += usize::from(got.kernels.iter().any(|k| k.phases.len() > 1));
+    }
+    println!("{pinned} pinned, {in_phases} in phases");
+    assert!(pinned > 40 && in_phases > 10, "{pinned} {in_phases}");
+}
+
 /// Whether there are several operations, and none reads what another makes.
 fn is_apart(ctx: &Context<'_>, ops: &[OpId]) -> bool {
     let reads_inside = |id: &OpId| {

@@ -76,6 +76,8 @@ struct Known {
     members: Bits,
     /// Nanoseconds.
     cost: i64,
+    /// Whether it is a smallest kernel.
+    is_atom: bool,
     /// The variables of its row: operations, then cuts, which count negatively.
     vars: Vec<usize>,
 }
@@ -97,7 +99,9 @@ impl<'b, 'a> Programme<'b, 'a> {
         if !self.seen.insert(members.clone()) {
             return;
         }
-        if members.len() == 1 {
+        // Each operation is in one of these, and so its price has a limit.
+        let is_atom = self.board.atoms().contains(members);
+        if is_atom {
             self.rows.push(self.kernels.len());
         }
         let mut vars: Vec<usize> = members.iter().collect();
@@ -109,6 +113,7 @@ impl<'b, 'a> Programme<'b, 'a> {
         self.kernels.push(Known {
             members: members.clone(),
             cost,
+            is_atom,
             vars,
         });
     }
@@ -187,8 +192,7 @@ impl<'b, 'a> Programme<'b, 'a> {
             if violated.is_empty() {
                 // Rows far from binding come back if they are needed.
                 let kernels = &self.kernels;
-                self.rows
-                    .retain(|c| over(*c) > FAR || kernels[*c].members.len() == 1);
+                self.rows.retain(|c| over(*c) > FAR || kernels[*c].is_atom);
                 return Some(price);
             }
             violated.sort_unstable_by_key(|(over, c)| (-over, *c));
