@@ -499,6 +499,14 @@ impl Graph {
         axes.iter().copied().filter(|axis| weighs(*axis)).collect()
     }
 
+    /// Rows that a stencil tail holds; 0 for the state of a scan.
+    pub fn tail_width(&self, id: StateId) -> u32 {
+        match self.state(id).kind {
+            StateKind::Tail { width, .. } => width,
+            StateKind::Scan { .. } => 0,
+        }
+    }
+
     /// Whether an operation is evaluated once at load (its results have no rows).
     pub fn is_load_time(&self, id: OpId) -> bool {
         self.op(id).outputs.iter().all(|v| !self.value(*v).rows)

@@ -5,7 +5,7 @@ use crate::CodegenError;
 use crate::affine::Grid;
 use crate::memory::Place;
 use crate::text::Text;
-use fusec_ir::{Access, Graph, IndexExpr, OpKind, StateId, StateKind};
+use fusec_ir::{Access, IndexExpr, OpKind, StateId, StateKind};
 use std::collections::BTreeMap;
 
 impl<'g> Hooks<'_, 'g> {
@@ -46,7 +46,7 @@ impl<'g> Hooks<'_, 'g> {
         back: u32,
         scope: &Scope,
     ) -> String {
-        let width = width(self.graph, tail);
+        let width = self.graph.tail_width(tail);
         let pointer = self.pointers.read(Place::OldTail(tail), self.names);
         // Row t - back of this run is row width + t - back of the tail.
         let row = match i64::from(width) - i64::from(back) {
@@ -112,13 +112,5 @@ impl<'g> Hooks<'_, 'g> {
             text.close();
         }
         text.finish()
-    }
-}
-
-/// Rows that a tail holds.
-pub(super) fn width(graph: &Graph, tail: StateId) -> u32 {
-    match graph.state(tail).kind {
-        StateKind::Tail { width, .. } => width,
-        StateKind::Scan { .. } => 0,
     }
 }

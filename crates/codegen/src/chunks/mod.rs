@@ -19,7 +19,7 @@ use crate::memory::{Place, Pointers};
 use crate::micro::{Read, Src};
 use crate::names::Names;
 use crate::text::Text;
-use fusec_fuse::chunked::staging::{Staged, after};
+use fusec_fuse::chunked::staging::{Staged, after, at};
 use fusec_fuse::chunked::{Classes, Parts, Tile, pieces, slabs};
 use fusec_fuse::{Body, Kernel, Storage};
 use fusec_ir::{Access, AxisId, Expr, Graph, IndexExpr, OpId, OpKind, StepRef, ValueId};
@@ -286,13 +286,7 @@ impl<'g> Hooks<'_, 'g> {
         text: &mut Text,
     ) -> String {
         let parts = self.parts;
-        let own = parts.axes_of(item);
-        let place = |axis: AxisId| -> IndexExpr {
-            let at = own.iter().position(|a| *a == axis);
-            at.and_then(|at| by.get(at))
-                .cloned()
-                .unwrap_or_else(|| IndexExpr::axis(axis))
-        };
+        let place = at(parts.axes_of(item), by);
         match item {
             StepRef::Input(i) => match self.graph.op(self.scan).inputs.get(i) {
                 Some(access) => {
@@ -402,13 +396,7 @@ impl<'g> Hooks<'_, 'g> {
     ) -> String {
         let graph = self.graph;
         let op = graph.op(id);
-        let own = &graph.value(access.value).axes;
-        let place = |axis: AxisId| -> IndexExpr {
-            let at = own.iter().position(|a| *a == axis);
-            at.and_then(|at| access.index.get(at))
-                .cloned()
-                .unwrap_or_else(|| IndexExpr::axis(axis))
-        };
+        let place = at(&graph.value(access.value).axes, &access.index);
         let OpKind::Map { expr } = &op.kind else {
             return String::new();
         };

@@ -1,6 +1,5 @@
 //! Rows that arrive in shared memory ahead of time, and values of a token that are computed once.
 
-use super::carried::width;
 use super::{Hooks, Scope, first, sum};
 use crate::memory::{Place, c_type};
 use crate::text::Text;
@@ -78,10 +77,7 @@ impl Hooks<'_, '_> {
                 self.tokens.len() - 1
             }
         };
-        Some(match n {
-            0 => "token_values[token]".to_string(),
-            n => format!("token_values[{n} * CHUNK + token]"),
-        })
+        Some(of_tokens(n))
     }
 
     /// Computes the values of a token.
@@ -91,11 +87,7 @@ impl Hooks<'_, '_> {
         let mut text = Text::default();
         for (n, access) in std::mem::take(&mut self.tokens).iter().enumerate() {
             let value = self.read(access, &mut scope, &mut text);
-            let place = match n {
-                0 => "token".to_string(),
-                n => format!("{n} * CHUNK + token"),
-            };
-            text.line(format!("token_values[{place}] = {value};"));
+            text.line(format!("{} = {value};", of_tokens(n)));
         }
         text.finish()
     }
@@ -241,7 +233,7 @@ impl Hooks<'_, '_> {
         turn: Option<String>,
         text: &mut Text,
     ) {
-        let width = width(self.graph, tail);
+        let width = self.graph.tail_width(tail);
         let row_elements = self.graph.row_elements(slab.value);
         let old = self.pointers.read(Place::OldTail(tail), self.names);
         text.open(format!(
@@ -271,6 +263,14 @@ impl Hooks<'_, '_> {
             sum(from)
         ));
         text.close();
+    }
+}
+
+/// Value number `n` of a token, C text.
+fn of_tokens(n: usize) -> String {
+    match n {
+        0 => "token_values[token]".to_string(),
+        n => format!("token_values[{n} * CHUNK + token]"),
     }
 }
 

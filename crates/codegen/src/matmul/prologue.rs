@@ -10,7 +10,7 @@ use crate::projection::Product;
 use crate::text::Text;
 use crate::walk::{self, Walk};
 use crate::{CodegenError, micro};
-use fusec_ir::{Access, Graph, OpId, StateId};
+use fusec_ir::{Access, OpId};
 use std::collections::BTreeMap;
 
 impl<'g> ProductLane<'_, 'g> {
@@ -37,7 +37,7 @@ impl<'g> ProductLane<'_, 'g> {
                     x.delay,
                     self.pointers.read(Place::OldTail(tail), self.names),
                 );
-                let width = tail_width(graph, tail);
+                let width = graph.tail_width(tail);
                 // Rows before the first token lie in the tail, f32.
                 let base_in_row = offset.block_text(&|a| self.first(a));
                 let extra = base_in_row.map(|b| format!(" + {b}")).unwrap_or_default();
@@ -183,12 +183,5 @@ impl<'g> ProductLane<'_, 'g> {
         text.close();
         text.close();
         Ok(Some((text.finish(), walked.shared_floats)))
-    }
-}
-
-fn tail_width(graph: &Graph, tail: StateId) -> u32 {
-    match graph.state(tail).kind {
-        fusec_ir::StateKind::Tail { width, .. } => width,
-        fusec_ir::StateKind::Scan { .. } => 0,
     }
 }

@@ -32,56 +32,11 @@ __device__ __forceinline__ float warp_sum(float v) { return lane_sum<32>(v); }
 // Maximum over the warp; every lane gets it.
 __device__ __forceinline__ float warp_max(float v) { return lane_max<32>(v); }
 
-//@ block_sum_once needs warp_sum
-// Sum over a one-dimensional block of NT threads (a multiple of 32); every thread gets it, and the
-// order is fixed: butterfly inside warps, then warps in turn. `scratch`: NT/32 floats of shared
-// memory, free again after the next barrier of the block, whatever it is for. Contains a barrier: all
-// threads must call it.
-template <int NT> __device__ __forceinline__ float block_sum_once(float v, float* scratch) {
-    v = warp_sum(v);
-    if constexpr (NT > 32) {
-        if ((threadIdx.x & 31) == 0) scratch[threadIdx.x >> 5] = v;
-        __syncthreads();
-        v = scratch[0];
-#pragma unroll
-        for (int i = 1; i < NT / 32; ++i) v += scratch[i];
-    }
-    return v;
-}
-
-//@ block_max_once needs warp_max
-// Maximum over the block, as block_sum_once.
-template <int NT> __device__ __forceinline__ float block_max_once(float v, float* scratch) {
-    v = warp_max(v);
-    if constexpr (NT > 32) {
-        if ((threadIdx.x & 31) == 0) scratch[threadIdx.x >> 5] = v;
-        __syncthreads();
-        v = scratch[0];
-#pragma unroll
-        for (int i = 1; i < NT / 32; ++i) v = fmaxf(v, scratch[i]);
-    }
-    return v;
-}
-
-//@ block_sum needs block_sum_once
-// block_sum_once that leaves `scratch` free.
-template <int NT> __device__ __forceinline__ float block_sum(float v, float* scratch) {
-    v = block_sum_once<NT>(v, scratch);
-    if constexpr (NT > 32) __syncthreads();
-    return v;
-}
-
-//@ block_max needs block_max_once
-// block_max_once that leaves `scratch` free.
-template <int NT> __device__ __forceinline__ float block_max(float v, float* scratch) {
-    v = block_max_once<NT>(v, scratch);
-    if constexpr (NT > 32) __syncthreads();
-    return v;
-}
-
 //@ block_sum_vec_once needs warp_sum
-// V independent block sums with one barrier, each as block_sum_once. `scratch`: V*NT/32 floats, free
-// again after the next barrier of the block.
+// V independent sums over a one-dimensional block of NT threads (a multiple of 32); every thread gets
+// them, and the order is fixed: butterfly inside warps, then warps in turn. `scratch`: V*NT/32 floats of
+// shared memory, free again after the next barrier of the block, whatever it is for. Contains one
+// barrier: all threads must call it.
 template <int NT, int V> __device__ __forceinline__ void block_sum_vec_once(float (&v)[V], float* scratch) {
 #pragma unroll
     for (int j = 0; j < V; ++j) v[j] = warp_sum(v[j]);
@@ -118,4 +73,36 @@ template <int NT, int V> __device__ __forceinline__ void block_max_vec_once(floa
             for (int i = 1; i < NT / 32; ++i) v[j] = fmaxf(v[j], scratch[j * (NT / 32) + i]);
         }
     }
+}
+
+//@ block_sum_once needs block_sum_vec_once
+// Sum over the block, as block_sum_vec_once. `scratch`: NT/32 floats of shared memory.
+template <int NT> __device__ __forceinline__ float block_sum_once(float v, float* scratch) {
+    float one[1] = {v};
+    block_sum_vec_once<NT>(one, scratch);
+    return one[0];
+}
+
+//@ block_max_once needs block_max_vec_once
+// Maximum over the block, as block_sum_once.
+template <int NT> __device__ __forceinline__ float block_max_once(float v, float* scratch) {
+    float one[1] = {v};
+    block_max_vec_once<NT>(one, scratch);
+    return one[0];
+}
+
+//@ block_sum needs block_sum_once
+// block_sum_once that leaves `scratch` free.
+template <int NT> __device__ __forceinline__ float block_sum(float v, float* scratch) {
+    v = block_sum_once<NT>(v, scratch);
+    if constexpr (NT > 32) __syncthreads();
+    return v;
+}
+
+//@ block_max needs block_max_once
+// block_max_once that leaves `scratch` free.
+template <int NT> __device__ __forceinline__ float block_max(float v, float* scratch) {
+    v = block_max_once<NT>(v, scratch);
+    if constexpr (NT > 32) __syncthreads();
+    return v;
 }

@@ -8,7 +8,7 @@
 use super::Parts;
 use crate::plan::{GridAxis, Storage};
 use fusec_ir::{
-    Access, AxisId, Graph, IndexExpr, OpId, OpKind, Precision, StateId, StateKind, StepRef, ValueId,
+    Access, AxisId, Graph, IndexExpr, OpId, OpKind, Precision, StateId, StepRef, ValueId,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -301,15 +301,11 @@ impl Reads<'_> {
         }
     }
 
-    fn width(&self, tail: StateId) -> u32 {
-        match self.graph.state(tail).kind {
-            StateKind::Tail { width, .. } => width,
-            StateKind::Scan { .. } => 0,
-        }
-    }
-
     fn wider(&self, a: Option<StateId>, b: Option<StateId>) -> Option<StateId> {
-        [a, b].into_iter().flatten().max_by_key(|t| self.width(*t))
+        [a, b]
+            .into_iter()
+            .flatten()
+            .max_by_key(|t| self.graph.tail_width(*t))
     }
 
     /// The slab in pieces that can be copied; `None` if rows do not start at whole ones.
@@ -327,7 +323,9 @@ impl Reads<'_> {
                 .all(|start| (start * size).is_multiple_of(piece));
             starts && row.is_multiple_of(piece)
         };
-        let short = slab.tail.is_some_and(|tail| self.width(tail) < slab.halo);
+        let short = slab
+            .tail
+            .is_some_and(|tail| self.graph.tail_width(tail) < slab.halo);
         if short || !row.is_multiple_of(NARROW) {
             return None;
         }
@@ -344,8 +342,9 @@ impl Reads<'_> {
     }
 }
 
-/// The index that stands for one of some axes.
-fn at<'a>(own: &'a [AxisId], by: &'a [IndexExpr]) -> impl Fn(AxisId) -> IndexExpr + 'a {
+/// The index that stands for one of `own` axes where these are read at `by`; other axes stand for
+/// themselves.
+pub fn at<'a>(own: &'a [AxisId], by: &'a [IndexExpr]) -> impl Fn(AxisId) -> IndexExpr + 'a {
     move |axis| {
         let at = own.iter().position(|a| *a == axis);
         let index = at.and_then(|at| by.get(at)).cloned();
