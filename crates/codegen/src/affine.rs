@@ -184,6 +184,21 @@ impl Offset {
                 .all(|(a, c)| Some(a) == last || c % v == 0)
     }
 
+    /// Whether elements of a space that are `distance` apart have the same local offset.
+    pub fn repeats(&self, space: &Space, distance: usize) -> bool {
+        let mut period = 1;
+        space
+            .axes
+            .iter()
+            .zip(&space.extents)
+            .rev()
+            .all(|(axis, extent)| {
+                period *= extent;
+                let fixed = self.local.get(axis).is_none_or(|c| *c == 0);
+                fixed || distance.is_multiple_of(period)
+            })
+    }
+
     /// The part of the offset that depends on the block only, as C text, if not zero.
     pub fn block_text(&self, first_index: &impl Fn(AxisId) -> String) -> Option<String> {
         let mut parts: Vec<String> = Vec::new();

@@ -10,6 +10,7 @@ use crate::matmul::{self, Target};
 use crate::memory::{Elements, Pointer, Pointers, c_type};
 use crate::micro;
 use crate::names::Names;
+use crate::parts::{self, Parts};
 use crate::prelude;
 use crate::render::render;
 use crate::text::Text;
@@ -313,7 +314,18 @@ fn walk_lane<'g>(
     let storage = target.storage;
     let grid = Grid::new(graph, &body.grid);
     let program = micro::lower(graph, &body.ops, &body.tails);
-    let layouts = Layouts::new(&grid, &program, threads, 16 / storage.bytes());
+    let vector = 16 / storage.bytes();
+    let (program, parts) = match body.template {
+        Template::Scan => {
+            let sizes = (threads, vector, body.rows_per_block as usize);
+            parts::divide(&grid, program, &body.stores, sizes)
+        }
+        _ => {
+            let parts = Parts::whole(&program);
+            (program, parts)
+        }
+    };
+    let layouts = Layouts::new(&grid, &program, threads, vector, parts);
     let mut first_index = BTreeMap::new();
     let mut lines = Vec::new();
     // Innermost grid axis first: it is the fastest to vary from block to block.

@@ -9,6 +9,7 @@
 
 use crate::affine::{Grid, Space};
 use crate::micro::{Program, Read, Src, Statement};
+use crate::parts::{Part, Parts};
 use fusec_ir::{AxisId, Combine};
 use std::collections::BTreeMap;
 
@@ -27,6 +28,10 @@ pub struct Layout {
     pub chunk: usize,
     /// Whether every thread owns exactly `strips` full vectors.
     pub exact: bool,
+    /// Threads that share the elements: those of a block, or of a team.
+    pub threads: usize,
+    /// Whether each of several teams of threads has a row of its own.
+    pub in_teams: bool,
 }
 
 impl Layout {
@@ -43,6 +48,11 @@ impl Layout {
         }
     }
 
+    /// The number of a thread among those that share the elements, C text.
+    pub fn thread(&self) -> &'static str {
+        if self.in_teams { "member" } else { "tid" }
+    }
+
     /// Elements of a thread: registers that a result takes.
     pub fn registers(&self) -> usize {
         self.vector * self.strips
@@ -53,6 +63,10 @@ impl Layout {
 const WARP: usize = 32;
 /// f32 elements of a 16-byte access to shared memory.
 const CHUNK: usize = 4;
+/// Elements of a row of a state that a thread has, where it shares the row with others.
+const SHARED_ROW: usize = 8;
+/// Lanes over which such a row is summed, at most.
+const FEW: usize = 8;
 /// Most elements per lane of a space that one warp handles alone.
 const SMALL: usize = 4;
 
@@ -106,6 +120,8 @@ pub struct Layouts {
     pub placed: Vec<Placed>,
     /// Layout of each carried state.
     pub states: Vec<usize>,
+    /// What is computed for several rows at once.
+    pub parts: Parts,
 }
 
 /// Number of threads that suits a program: enough for its widest statement at a
@@ -124,7 +140,9 @@ pub fn threads_for(grid: &Grid, program: &Program) -> usize {
         .max()
         .unwrap_or(1);
     let wanted = if state > 0 {
-        (state / 16).max(widest / 32)
+        // A small state is shared by a warp for each quarter of a multiprocessor.
+        let few = (state / CHUNK).min(4 * WARP);
+        (state / 16).max(widest / 32).max(few)
     } else {
         widest / 8
     };
@@ -133,60 +151,70 @@ pub fn threads_for(grid: &Grid, program: &Program) -> usize {
 
 impl Layouts {
     /// Places every statement. `vector` is the widest vector of the storage type (16 bytes).
-    pub fn new(grid: &Grid, program: &Program, threads: usize, vector: usize) -> Self {
-        let mut orders: BTreeMap<Vec<AxisId>, Space> = BTreeMap::new();
-        let key = |space: &Space| {
+    pub fn new(
+        grid: &Grid,
+        program: &Program,
+        threads: usize,
+        vector: usize,
+        parts: Parts,
+    ) -> Self {
+        let mut orders: BTreeMap<(bool, Vec<AxisId>), Space> = BTreeMap::new();
+        let key = |in_teams: bool, space: &Space| {
             let mut axes = space.axes.clone();
             axes.sort();
-            axes
+            (in_teams, axes)
         };
+        let in_teams = |i: usize| parts.of[i] != Part::Step;
+        let statements = || program.statements.iter().enumerate();
         // Reductions first: their reduced axes should trail. Then the order of first use.
-        for s in program.statements.iter().filter(|s| s.reduce.is_some()) {
+        for (i, s) in statements().filter(|(_, s)| s.reduce.is_some()) {
             let space = grid.space(&s.iteration_axes());
-            orders.entry(key(&space)).or_insert(space);
+            orders.entry(key(in_teams(i), &space)).or_insert(space);
         }
-        for s in &program.statements {
+        for (i, s) in statements() {
             let space = grid.space(&s.axes);
-            orders.entry(key(&space)).or_insert(space);
+            orders.entry(key(in_teams(i), &space)).or_insert(space);
         }
         for s in &program.states {
             let space = grid.space(&s.axes);
-            orders.entry(key(&space)).or_insert(space);
+            orders.entry(key(false, &space)).or_insert(space);
         }
-        let index: BTreeMap<Vec<AxisId>, usize> = orders
+        let index: BTreeMap<(bool, Vec<AxisId>), usize> = orders
             .keys()
             .cloned()
             .enumerate()
             .map(|(i, k)| (k, i))
             .collect();
-        let stateful: Vec<Vec<AxisId>> = program
+        let stateful: Vec<(bool, Vec<AxisId>)> = program
             .states
             .iter()
-            .map(|s| key(&grid.space(&s.axes)))
+            .map(|s| key(false, &grid.space(&s.axes)))
             .collect();
         let layouts: Vec<Layout> = orders
             .iter()
-            .map(|(k, space)| layout(space.clone(), threads, vector, stateful.contains(k)))
+            .map(|(k, space)| match k.0 {
+                true => side_by_side(space.clone(), parts.team, vector),
+                false => layout(space.clone(), threads, vector, stateful.contains(k)),
+            })
             .collect();
-        let find = |space: &Space| index[&key(space)];
-        let placed = program
-            .statements
-            .iter()
-            .map(|s| {
-                let layout = find(&grid.space(&s.iteration_axes()));
-                place(grid, s, layout, &layouts[layout], threads)
+        let find = |in_teams: bool, space: &Space| index[&key(in_teams, space)];
+        let placed = statements()
+            .map(|(i, s)| {
+                let layout = find(in_teams(i), &grid.space(&s.iteration_axes()));
+                place(grid, s, layout, &layouts[layout])
             })
             .collect();
         let states = program
             .states
             .iter()
-            .map(|s| find(&grid.space(&s.axes)))
+            .map(|s| find(false, &grid.space(&s.axes)))
             .collect();
         let mut out = Layouts {
             threads,
             layouts,
             placed,
             states,
+            parts,
         };
         out.share(program);
         out
@@ -195,6 +223,9 @@ impl Layouts {
     /// Whether `reader` gets the result it reads from registers of its own layout.
     pub fn in_registers(&self, read: &Read, source: usize, reader: usize) -> bool {
         let placed = &self.placed[source];
+        if self.parts.of[source] != self.parts.of[reader] {
+            return false;
+        }
         match placed.place {
             Place::Uniform => true,
             Place::Registers | Place::Slice => {
@@ -224,6 +255,14 @@ impl Layouts {
     }
 }
 
+/// The elements of a row among the threads of a team.
+pub fn side_by_side(space: Space, team: usize, vector: usize) -> Layout {
+    Layout {
+        in_teams: true,
+        ..layout(space, team, vector, false)
+    }
+}
+
 fn layout(space: Space, threads: usize, vector: usize, stateful: bool) -> Layout {
     let n = space.len();
     let mut v = 1;
@@ -242,6 +281,8 @@ fn layout(space: Space, threads: usize, vector: usize, stateful: bool) -> Layout
             vector: v,
             strips: 1,
             chunk: v,
+            threads,
+            in_teams: false,
         };
     }
     let limit = if stateful { 32 } else { vector };
@@ -249,6 +290,12 @@ fn layout(space: Space, threads: usize, vector: usize, stateful: bool) -> Layout
     // moved in accesses of at most 16 bytes.
     while v < limit && space.innermost().is_multiple_of(2 * v) && threads * v < n {
         v *= 2;
+    }
+    // Where threads share a row, each takes parts of several rows: what is read along a row is read
+    // once for all of them, and a sum along it takes a few more exchanges between lanes.
+    if stateful && v > SHARED_ROW && v < space.innermost() && space.innermost() <= FEW * SHARED_ROW
+    {
+        v = SHARED_ROW;
     }
     let strips = n.div_ceil(threads * v);
     // Chunks alternate where several threads share a row, all of it.
@@ -260,10 +307,12 @@ fn layout(space: Space, threads: usize, vector: usize, stateful: bool) -> Layout
         vector: v,
         strips,
         chunk: if alternate { CHUNK } else { v },
+        threads,
+        in_teams: false,
     }
 }
 
-fn place(grid: &Grid, s: &Statement, index: usize, layout: &Layout, threads: usize) -> Placed {
+fn place(grid: &Grid, s: &Statement, index: usize, layout: &Layout) -> Placed {
     let own: Vec<AxisId> = layout
         .space
         .axes
@@ -286,7 +335,7 @@ fn place(grid: &Grid, s: &Statement, index: usize, layout: &Layout, threads: usi
             shared_space,
         };
     };
-    let reduction = reduction(&layout.space, layout, reduced, shared_space.len(), threads);
+    let reduction = reduction(layout, reduced, shared_space.len());
     let place = match reduction {
         Reduction::Block => Place::Uniform,
         Reduction::Lanes(_) => Place::Slice,
@@ -302,13 +351,9 @@ fn place(grid: &Grid, s: &Statement, index: usize, layout: &Layout, threads: usi
     }
 }
 
-fn reduction(
-    space: &Space,
-    layout: &Layout,
-    reduced: &[AxisId],
-    results: usize,
-    threads: usize,
-) -> Reduction {
+/// How the threads of a layout reduce over some of its axes to so many results.
+pub fn reduction(layout: &Layout, reduced: &[AxisId], results: usize) -> Reduction {
+    let space = &layout.space;
     let fallback = if results == 1 {
         Reduction::Block
     } else {
@@ -329,7 +374,7 @@ fn reduction(
         return fallback;
     }
     let lanes = extent / layout.vector;
-    if lanes.is_power_of_two() && lanes <= 32 && threads.is_multiple_of(lanes) {
+    if lanes.is_power_of_two() && lanes <= 32 && layout.threads.is_multiple_of(lanes) {
         Reduction::Lanes(lanes)
     } else {
         fallback

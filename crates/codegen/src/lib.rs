@@ -20,6 +20,7 @@ mod matmul;
 mod memory;
 mod micro;
 mod names;
+mod parts;
 pub mod prelude;
 pub mod projection;
 mod render;

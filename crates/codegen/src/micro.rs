@@ -614,6 +614,20 @@ fn statement_read(statement: usize, axes: &[AxisId]) -> Read {
     }
 }
 
+/// A copy of the result of statement `source`, which is `s`.
+pub fn copy(source: usize, s: &Statement) -> Statement {
+    Statement {
+        name: s.name.clone(),
+        axes: s.axes.clone(),
+        reduce: None,
+        expr: Expr::Input(0),
+        reads: vec![statement_read(source, &s.axes)],
+        history: 0,
+        tail: None,
+        op: s.op,
+    }
+}
+
 fn copy_of(name: String, axes: Vec<AxisId>, read: Read, op: OpId) -> Statement {
     Statement {
         name,

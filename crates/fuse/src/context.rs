@@ -222,7 +222,7 @@ pub fn instructions(expr: &fusec_ir::Expr) -> usize {
                 Unary::Log => 12,
                 Unary::Tanh => 22,
                 Unary::Sin | Unary::Cos => 30,
-                Unary::Softplus | Unary::LogSigmoid => 40,
+                Unary::Softplus | Unary::LogSigmoid => 23,
             },
             Expr::Binary(Binary::Div, ..) => 10,
             Expr::Binary(Binary::Pow, ..) => 60,

@@ -15,8 +15,11 @@
 //!   the latency of a chunk, since each waits for the state of the one before;
 //! - serial steps: the rows a block walks one after the other, each with the block-wide
 //!   exchanges of its reductions, as often as the registers of the GPU make blocks wait for others;
+//!   where the rows of a scan come in runs, the latency of a step and the instructions of the blocks
+//!   that share a multiprocessor, which overlap in part;
 //! - latency: the accesses to memory that wait for each other before and after the bulk of a kernel,
-//!   and the rows that the epilogue of a matrix product reads, which do not overlap with it;
+//!   and the rows that the epilogue of a matrix product reads and what it computes, which do not
+//!   overlap with it;
 //! - under-filled GPU: work shared by fewer blocks than there are multiprocessors.
 
 mod chunks;

@@ -153,7 +153,8 @@ pub struct Body {
     /// Axes spread over the grid (beside batch, and time for rows), outermost first.
     pub grid: Vec<GridAxis>,
     /// Row and attend templates: consecutive rows of one block. Chunked template: tokens of a
-    /// chunk. Otherwise 1.
+    /// chunk. Scan template: rows for which what surrounds the recurrence is computed at once.
+    /// Otherwise 1.
     pub rows_per_block: u32,
     /// Chunked template: whether the rows of a chunk are brought to shared memory while the one
     /// before is worked on.

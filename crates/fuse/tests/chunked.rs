@@ -287,20 +287,26 @@ fn chosen(
 #[test]
 fn long_runs_go_in_chunks_and_steps_do_not() {
     let device = h200();
-    for storage in [Storage::F32, Storage::Bf16] {
-        for (shape, size, expected) in [
-            ((8, 2048), 64, Template::Chunked),
-            ((1, 2048), 64, Template::Chunked),
-            ((8, 2048), 32, Template::Chunked),
-            ((8, 256), 32, Template::Chunked),
-            ((8, 1), 64, Template::Scan),
-            ((1, 1), 64, Template::Scan),
-            ((64, 1), 128, Template::Scan),
-            ((8, 4), 64, Template::Scan),
-        ] {
-            let lanes = chosen(&device, storage, shape, size);
-            assert_eq!(lanes, [expected], "{shape:?} {size} {storage}");
-        }
+    // A run of rows takes a step at a time about as fast as heads of 64 go in chunks, of which an f32
+    // operand makes three products; wider heads are worth it, and a GPU that is not filled spreads
+    // a state over its blocks instead.
+    let (f32, bf16) = (Storage::F32, Storage::Bf16);
+    for (shape, size, storage, expected) in [
+        ((8, 2048), 128, f32, Template::Chunked),
+        ((8, 2048), 128, bf16, Template::Chunked),
+        ((1, 2048), 128, bf16, Template::Chunked),
+        ((8, 2048), 64, bf16, Template::Chunked),
+        ((64, 2048), 64, bf16, Template::Chunked),
+        ((8, 2048), 64, f32, Template::Scan),
+        ((1, 2048), 64, bf16, Template::Scan),
+        ((8, 256), 32, bf16, Template::Scan),
+        ((8, 1), 64, bf16, Template::Scan),
+        ((1, 1), 64, f32, Template::Scan),
+        ((64, 1), 128, bf16, Template::Scan),
+        ((8, 4), 64, f32, Template::Scan),
+    ] {
+        let lanes = chosen(&device, storage, shape, size);
+        assert_eq!(lanes, [expected], "{shape:?} {size} {storage}");
     }
 }
 
@@ -336,10 +342,15 @@ fn a_chunked_recurrence_takes_what_it_was_measured_to_take() {
             assert!((528.0..610.0).contains(&us[2]), "{us:?}");
         }
         let (form, least) = cheapest(&ctx, all);
-        assert_eq!(form[0].lanes[0].template, Template::Chunked);
+        // Three products for each of f32, where a row after the other is as fast.
+        let expected = match storage {
+            Storage::Bf16 => Template::Chunked,
+            _ => Template::Scan,
+        };
+        assert_eq!(form[0].lanes[0].template, expected);
         assert_eq!(
             least.total_us,
-            us[1..].iter().copied().fold(us[1], f64::min)
+            us.iter().copied().fold(f64::INFINITY, f64::min)
         );
     }
 }

@@ -783,7 +783,7 @@ fn what_two_phases_share_the_first_makes_and_stores() {
 }
 
 #[test]
-fn a_scan_keeps_trailing_axes_whole_while_the_state_fits() {
+fn a_scan_keeps_trailing_axes_whole_while_the_state_fits_and_the_gpu_is_filled() {
     let mut b = Build::new();
     let (h, i, j) = (b.axis("H", 8), b.axis("I", 64), b.axis("J", 64));
     let (x, y) = (b.input("x", &[h, i]), b.input("y", &[h, j]));
@@ -791,9 +791,19 @@ fn a_scan_keeps_trailing_axes_whole_while_the_state_fits() {
     let s = b.outer("s", &[h], (i, j), d, k, v, q);
     let n = b.norm("n", s, &[j]);
     let g = b.output(&[n]);
-    for names in [&["s"][..], &["s", "n"]] {
-        let body = &fit_at(&g, names, 1, 64).unwrap()[0];
-        assert_eq!(body.grid, [GridAxis { axis: h, tile: 1 }], "{names:?}");
+    let whole = vec![GridAxis { axis: h, tile: 1 }];
+    // Eight heads leave most multiprocessors idle: the values of a head are spread as well, as
+    // long as none is combined with the others.
+    let mut spread = whole.clone();
+    spread.push(GridAxis { axis: j, tile: 16 });
+    for (names, batch, expected) in [
+        (&["s"][..], 64, &whole),
+        (&["s", "n"], 64, &whole),
+        (&["s"], 1, &spread),
+        (&["s", "n"], 1, &whole),
+    ] {
+        let body = &fit_at(&g, names, batch, 64).unwrap()[0];
+        assert_eq!(body.grid, *expected, "{names:?} B={batch}");
     }
 }
 

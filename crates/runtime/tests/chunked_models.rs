@@ -15,7 +15,7 @@ mod common;
 /// are longer than a step. Launches are dear as well, so that lanes hold all they can.
 fn slow_steps(also_single_steps: bool) -> Device {
     let mut device = Device::find("h200").expect("profile");
-    device.step_us.value = if also_single_steps { 1e6 } else { 3.0 };
+    device.step_us.value = if also_single_steps { 1e7 } else { 4.6 };
     device.graph_launch_us.value = 100.0;
     device
 }

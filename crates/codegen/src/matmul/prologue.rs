@@ -6,6 +6,7 @@ use super::{ProductLane, Written, alignment};
 use crate::affine::{Grid, Space};
 use crate::layout::Layouts;
 use crate::memory::Place;
+use crate::parts::Parts;
 use crate::projection::Product;
 use crate::text::Text;
 use crate::walk::{self, Walk};
@@ -116,7 +117,13 @@ impl<'g> ProductLane<'_, 'g> {
         // The prologue computes whole rows, whatever product of a batch the block is for.
         let plain = Grid::new(graph, &[]);
         let threads = 32 * GEMV_WARPS;
-        let layouts = Layouts::new(&plain, &program, threads, self.vector);
+        let layouts = Layouts::new(
+            &plain,
+            &program,
+            threads,
+            self.vector,
+            Parts::whole(&program),
+        );
         let value = graph.value(x.value);
         let depth = self.depth_space(id);
         let offset = self.grid.global(&value.axes, &x.index);

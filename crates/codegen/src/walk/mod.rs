@@ -3,15 +3,17 @@
 //! One mechanism serves rows, scans and the prologues of matrix-vector products:
 //! a block owns a tile of the grid axes and walks some consecutive rows of one
 //! sequence. Rows of a value that later rows need are kept in registers; states
-//! are loaded before the first row and stored after the last.
+//! are loaded before the first row and stored after the last. Where a recurrence is walked in runs
+//! of rows, what does not carry its state is computed for the rows of a run side by side.
 //!
 //! One file per part of the walk: [`stage`] collects statements into loops over elements,
-//! [`statement`] writes maps, [`operand`] what they read, [`reduce`] reductions, and [`carried`]
-//! what goes from one row to the next.
+//! [`statement`] writes maps, [`operand`] what they read, [`reduce`] reductions, [`carried`]
+//! what goes from one row to the next, and [`runs`] what is done for several rows at once.
 
 mod carried;
 mod operand;
 mod reduce;
+mod runs;
 mod stage;
 mod statement;
 
@@ -95,6 +97,12 @@ struct Emitter<'a, 'g, 'p> {
     stage: Option<Stage>,
     /// Sums over the block whose parts the open stage computes.
     parts: Vec<BlockPart>,
+    /// Shared copies of results that another part reads, which have a place for each row of a run.
+    rows_ident: BTreeMap<usize, String>,
+    /// Whether rows outside of the recurrence are loaded ahead of time.
+    brings: bool,
+    /// Shared copies that the open part reads or writes.
+    used: BTreeSet<usize>,
     /// Shared copies written since the last barrier.
     fresh: BTreeSet<usize>,
     /// Whether shared memory was read since the last barrier.
@@ -128,6 +136,9 @@ pub fn emit<'g>(walk: &Walk<'_, 'g>, pointers: &mut Pointers<'g>, names: &mut Na
         ident,
         state_ident,
         shared_ident: BTreeMap::new(),
+        rows_ident: BTreeMap::new(),
+        brings: false,
+        used: BTreeSet::new(),
         shared_next: walk.shared_base,
         scratch: None,
         exchanges: walk
@@ -167,13 +178,20 @@ pub fn emit<'g>(walk: &Walk<'_, 'g>, pointers: &mut Pointers<'g>, names: &mut Na
 impl<'g> Emitter<'_, 'g, '_> {
     fn run(&mut self) {
         let walk = self.walk;
+        let crossing = walk.layouts.parts.crossing(walk.program);
         for (i, placed) in walk.layouts.placed.iter().enumerate() {
             if placed.shared {
                 let n = placed.shared_space.len();
                 let name = self
                     .names
                     .fresh(&format!("s_{}", walk.program.statements[i].name));
-                self.declare_shared(&name, n);
+                if crossing[i] {
+                    let rows = self.names.fresh(&format!("{name}_rows"));
+                    self.declare_rows(&rows, n);
+                    self.rows_ident.insert(i, rows);
+                } else {
+                    self.declare_shared(&name, n);
+                }
                 self.shared_ident.insert(i, name);
             }
         }
@@ -192,14 +210,30 @@ impl<'g> Emitter<'_, 'g, '_> {
         };
         self.load_histories(first);
         let before = std::mem::take(&mut self.text);
-        self.text
-            .open(format!("for (i64 t = {first}; t < t_end; ++t)"));
-        if depth > 0 {
-            self.text.line("const bool live = t >= t_begin;");
+        if walk.layouts.parts.is_split() {
+            self.runs();
+        } else {
+            self.text
+                .open(format!("for (i64 t = {first}; t < t_end; ++t)"));
+            if depth > 0 {
+                self.text.line("const bool live = t >= t_begin;");
+            }
+            self.text.line("const i64 row = b * T + t;");
+            self.one_row(|_| true);
+            self.text.close();
         }
-        self.text.line("const i64 row = b * T + t;");
+        let rows = std::mem::replace(&mut self.text, before);
+        self.load_before(first);
+        self.text.lines(&rows.finish());
+        self.save_states();
+    }
+
+    /// The statements of the recurrence, or all of them, for one row.
+    fn one_row(&mut self, belongs: impl Fn(usize) -> bool) {
         for i in self.order() {
-            self.statement(i);
+            if belongs(i) {
+                self.statement(i);
+            }
         }
         self.flush();
         self.write_tails();
@@ -207,11 +241,6 @@ impl<'g> Emitter<'_, 'g, '_> {
         if self.read_since_barrier {
             self.text.line("__syncthreads();");
         }
-        self.text.close();
-        let rows = std::mem::replace(&mut self.text, before);
-        self.load_before(first);
-        self.text.lines(&rows.finish());
-        self.save_states();
     }
 
     /// The statements in the order of their text: where rows follow each other, what waits for fewer

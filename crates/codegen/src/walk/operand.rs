@@ -6,17 +6,20 @@ use crate::affine::Offset;
 use crate::layout::{Layout, Place};
 use crate::memory::{self, c_type};
 use crate::micro::{Read, Src};
+use crate::parts::Part;
 use fusec_ir::{Expr, ValueId};
 use std::collections::BTreeMap;
 
 /// Registers of a thread that states and operands loaded before the walk may fill.
 const INVARIANT_REGISTERS: usize = 64;
 
+/// Declarations and loads, by layout.
+pub(super) type Loads = BTreeMap<usize, (Vec<String>, Vec<String>)>;
+
 /// Operands that are the same for all tokens.
 #[derive(Default)]
 pub(super) struct Invariants {
-    /// Declarations and loads, by layout.
-    lines: BTreeMap<usize, (Vec<String>, Vec<String>)>,
+    lines: Loads,
     registers: usize,
     /// C text of an element, by layout and address.
     loaded: BTreeMap<(usize, String), String>,
@@ -24,9 +27,9 @@ pub(super) struct Invariants {
 
 /// A row that is loaded ahead.
 #[derive(Default)]
-struct Pending {
-    declaration: String,
-    load: String,
+pub(super) struct Pending {
+    pub(super) declaration: String,
+    pub(super) load: String,
     /// C text of an element, as f32.
     element: String,
 }
@@ -50,7 +53,7 @@ impl<'g> Emitter<'_, 'g, '_> {
                 }
             }
             Src::Statement(source) => {
-                let shared = self.shared_ident.get(&source).cloned().unwrap_or_default();
+                let shared = self.shared_copy(source);
                 let storage = walk.layouts.placed[source].shared_space.clone();
                 let offset = walk.grid.shared(&storage, &read.axes, &read.index);
                 let hint = self.walk.program.statements[source].name.clone();
@@ -78,13 +81,15 @@ impl<'g> Emitter<'_, 'g, '_> {
 
     /// Whether a statement is the load of a row that the previous step has started.
     pub(super) fn prefetched(&self, i: usize) -> bool {
+        self.walk.repeats && self.walk.layouts.parts.of[i] == Part::Step && self.is_row(i)
+    }
+
+    /// Whether a statement is the load of a row.
+    pub(super) fn is_row(&self, i: usize) -> bool {
         let s = &self.walk.program.statements[i];
-        self.walk.repeats
-            && s.reduce.is_none()
-            && self
-                .layout(self.walk.layouts.placed[i].layout)
-                .turns()
-                .is_none()
+        let layout = self.layout(self.walk.layouts.placed[i].layout);
+        s.reduce.is_none()
+            && layout.turns().is_none()
             && s.expr == Expr::Input(0)
             && matches!(
                 s.reads.as_slice(),
@@ -101,7 +106,7 @@ impl<'g> Emitter<'_, 'g, '_> {
 
     /// Before the walk: starts the loads of its first row, and loads what is the same for all.
     pub(super) fn load_before(&mut self, first: &str) {
-        let mut rows: BTreeMap<usize, (Vec<String>, Vec<String>)> = BTreeMap::new();
+        let mut rows: Loads = BTreeMap::new();
         for i in 0..self.walk.program.statements.len() {
             if self.prefetched(i) {
                 let pending = self.pending(i, &format!("(b * T + {first})"));
@@ -132,19 +137,22 @@ impl<'g> Emitter<'_, 'g, '_> {
         let pending = self.pending(i, "(row + 1)");
         let declaration = self.declaration(layout, &name);
         let taken = format!("{} = {};", self.register(layout, &name), pending.element);
+        let next = !self.layout(layout).in_teams;
         let stage = self.stage(layout);
         stage.declarations.push(declaration);
         stage.body.push(Piece::Element(taken));
-        stage.body.push(Piece::Vector(format!(
-            "if (t + 1 < t_end) {}",
-            pending.load
-        )));
+        if next {
+            stage.body.push(Piece::Vector(format!(
+                "if (t + 1 < t_end) {}",
+                pending.load
+            )));
+        }
         self.publish(i);
     }
 
     /// How a row is loaded ahead: its stored elements wait unconverted, since a conversion would
     /// wait for memory.
-    fn pending(&mut self, i: usize, row: &str) -> Pending {
+    pub(super) fn pending(&mut self, i: usize, row: &str) -> Pending {
         let layout = self.walk.layouts.placed[i].layout;
         let read = self.walk.program.statements[i].reads[0].clone();
         let ahead = Self::ahead(&self.ident[i]);
@@ -157,10 +165,15 @@ impl<'g> Emitter<'_, 'g, '_> {
         let l = self.layout(layout).clone();
         let address = self.address(&pointer, row.clone(), &offset, &l.space);
         let (step, v) = (offset.step(&l.space), l.vector);
-        let (strips, own) = match l.strips {
-            1 => (String::new(), ahead.clone()),
-            strips => (format!("[{strips}]"), format!("{ahead}[k]")),
+        let (mut strips, mut own) = match l.strips {
+            1 => (String::new(), String::new()),
+            strips => (format!("[{strips}]"), "[k]".to_string()),
         };
+        if l.in_teams && self.turns() > 1 {
+            strips = format!("[{}]{strips}", self.turns());
+            own = format!("[turn]{own}");
+        }
+        let own = format!("{ahead}{own}");
         if v == 1 {
             return Pending {
                 declaration: format!("{element} {ahead}{strips};"),
@@ -222,6 +235,7 @@ impl<'g> Emitter<'_, 'g, '_> {
         let (pointer, element, offset) = self.in_memory(value, read);
         let hint = self.walk.grid.graph().value(value).name.clone();
         if self.walk.repeats
+            && !self.layout(layout).in_teams
             && matches!(read.src, Src::Fixed(_))
             && let Some(text) = self.invariant(layout, &pointer, &offset, element, &hint)
         {
@@ -246,18 +260,29 @@ impl<'g> Emitter<'_, 'g, '_> {
             return name.clone();
         }
         let name = self.names.fresh(&format!("{hint}_in"));
-        let (line, text) = if v > 1 && step != 0 {
+        let (declaration, line, text) = if v > 1 && step != 0 {
             let load = self
                 .load_component(&l, pointer, row.as_deref(), offset, element, &name)
                 .unwrap_or_else(|| {
                     self.load_vector(&l, row.as_deref(), offset, element, &address, &name)
                 });
-            (format!("float {name}[{v}];\n{load}"), format!("{name}[v]"))
+            let text = format!("{name}[v]");
+            (format!("float {name}[{v}];"), load, text)
         } else {
-            (format!("const float {name} = to_f32(*({address}));"), name)
+            let load = format!("{name} = to_f32(*({address}));");
+            (format!("float {name};"), load, name)
         };
+        let for_all = l.strips > 1 && l.exact && offset.repeats(&l.space, l.threads * v);
         let stage = self.stage(layout);
-        stage.loads.push(line);
+        if for_all {
+            stage.declarations.push(declaration);
+            stage.first_loads.push(line);
+        } else {
+            stage.loads.push(match line.strip_prefix(&text) {
+                Some(value) => format!("const float {text}{value}"),
+                None => format!("{declaration}\n{line}"),
+            });
+        }
         stage.loaded.insert(address, text.clone());
         text
     }

@@ -70,7 +70,7 @@ impl<'g> Emitter<'_, 'g, '_> {
                 let extent = lanes * layout.vector;
                 let first = format!("e % {extent} == 0");
                 let in_range = (!layout.exact).then(|| format!("e < {}", space.len()));
-                let shared = placed.shared.then(|| self.shared_ident[&i].clone());
+                let shared = placed.shared.then(|| self.shared_copy(i));
                 let writes = self.slice_writes(i, &layout.space);
                 let stage = self.stage(placed.layout);
                 stage.declarations.push(declaration);
@@ -182,7 +182,7 @@ impl<'g> Emitter<'_, 'g, '_> {
             .push(Piece::Element(format!("{terms}[{element}] = {value};")));
         self.barrier();
         let results = placed.shared_space.clone();
-        let shared = self.shared_ident.get(&i).cloned().unwrap_or_default();
+        let shared = self.shared_copy(i);
         let threads = self.walk.layouts.threads;
         // Offset of result o's first term, and the loops over the reduced axes.
         let mut strides = BTreeMap::new();
@@ -277,7 +277,7 @@ impl<'g> Emitter<'_, 'g, '_> {
     /// After a reduction over the whole block.
     pub(super) fn store_uniform(&mut self, i: usize) {
         if self.walk.layouts.placed[i].shared {
-            let shared = self.shared_ident[&i].clone();
+            let shared = self.shared_copy(i);
             let name = self.ident[i].clone();
             self.text
                 .line(format!("if (tid == 0) {shared}[0] = {name};"));

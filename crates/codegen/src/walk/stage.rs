@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 pub(super) struct Stage {
     pub(super) layout: usize,
     pub(super) declarations: Vec<String>,
+    /// Of the first strip, where all read the same.
+    pub(super) first_loads: Vec<String>,
     /// Before the elements of a vector.
     pub(super) loads: Vec<String>,
     /// One entry per run of consecutive lines of the same kind.
@@ -50,6 +52,17 @@ impl<'g> Emitter<'_, 'g, '_> {
         let layout = self.layout(stage.layout).clone();
         for d in &stage.declarations {
             self.text.lines(d);
+        }
+        if !stage.first_loads.is_empty() {
+            self.text.open("");
+            self.text.line(element_number(&Layout {
+                strips: 1,
+                ..layout.clone()
+            }));
+            for load in &stage.first_loads {
+                self.text.lines(load);
+            }
+            self.text.close();
         }
         self.open_elements(&layout);
         for load in &stage.loads {
@@ -94,8 +107,7 @@ impl<'g> Emitter<'_, 'g, '_> {
         } else {
             self.text.open("");
         }
-        self.text
-            .line(element_number(layout, self.walk.layouts.threads));
+        self.text.line(element_number(layout));
         if !layout.exact {
             self.text.open(format!("if (e < {})", layout.space.len()));
         }
@@ -119,19 +131,20 @@ impl<'g> Emitter<'_, 'g, '_> {
 }
 
 /// The line that defines `e`, the number of a thread's first element.
-fn element_number(layout: &Layout, threads: usize) -> String {
+fn element_number(layout: &Layout) -> String {
+    let (thread, threads) = (layout.thread(), layout.threads);
     if let Some(turns) = layout.turns() {
         let (row, chunk) = (layout.space.innermost(), layout.chunk);
         let thread = match layout.strips {
-            1 => "tid".to_string(),
-            _ => format!("(k * {threads} + tid)"),
+            1 => thread.to_string(),
+            _ => format!("(k * {threads} + {thread})"),
         };
         return format!("const int e = {thread} / {turns} * {row} + {thread} % {turns} * {chunk};");
     }
     match (layout.strips > 1, layout.vector) {
-        (false, 1) => "const int e = tid;".into(),
-        (false, v) => format!("const int e = tid * {v};"),
-        (true, 1) => format!("const int e = k * {threads} + tid;"),
-        (true, v) => format!("const int e = (k * {threads} + tid) * {v};"),
+        (false, 1) => format!("const int e = {thread};"),
+        (false, v) => format!("const int e = {thread} * {v};"),
+        (true, 1) => format!("const int e = k * {threads} + {thread};"),
+        (true, v) => format!("const int e = (k * {threads} + {thread}) * {v};"),
     }
 }

@@ -20,7 +20,7 @@ impl<'g> Emitter<'_, 'g, '_> {
             if let Src::Statement(source) = read.src
                 && !self.walk.layouts.in_registers(read, source, i)
             {
-                reads_shared = true;
+                reads_shared |= !self.crosses(source);
                 if self.fresh.contains(&source) {
                     self.barrier();
                 }
@@ -40,7 +40,7 @@ impl<'g> Emitter<'_, 'g, '_> {
             self.flush();
         }
         self.stage(placed.layout);
-        if self.prefetched(i) {
+        if self.prefetched(i) || self.brought(i) {
             self.take_prefetched(i);
             return;
         }
@@ -119,9 +119,10 @@ impl<'g> Emitter<'_, 'g, '_> {
         let register = self.register(placed.layout, &name);
         let vector = self.layout(placed.layout).vector;
         if placed.shared {
-            let shared = self.shared_ident[&i].clone();
+            let shared = self.shared_copy(i);
             let line = if placed.place == Place::Uniform {
-                Piece::Vector(format!("if (tid == 0) {shared}[0] = {name};"))
+                let thread = self.layout(placed.layout).thread();
+                Piece::Vector(format!("if ({thread} == 0) {shared}[0] = {name};"))
             } else if vector > 1 {
                 let at = self.layout(placed.layout).step_text();
                 Piece::Element(format!("{shared}[e + {at}] = {register};"))
@@ -193,7 +194,7 @@ impl<'g> Emitter<'_, 'g, '_> {
         let (step, v) = (offset.step(&layout.space), layout.vector);
         let line = match placed.place {
             Place::Uniform => Piece::Vector(guard(
-                Some("tid == 0".into()),
+                Some(format!("{} == 0", layout.thread())),
                 format!("*({address}) = from_f32<{element}>({name});"),
             )),
             _ if v > 1

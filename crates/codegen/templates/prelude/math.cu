@@ -92,13 +92,25 @@ __device__ __forceinline__ float fsilu(float x) { return x * fsigmoid(x); }
 // x * Phi(x), the exact (erf) form.
 __device__ __forceinline__ float fgelu(float x) { return 0.5f * x * (1.0f + erff(x * 0.70710678118654752f)); }
 
-//@ fsoftplus
-// log(1 + e^x); the identity above 20, where the difference is below half an ulp.
-__device__ __forceinline__ float fsoftplus(float x) { return x > 20.0f ? x : log1pf(expf(x)); }
+//@ flog1p_exp_neg
+// log(1 + e^-a) for a >= 0, at most 5 ulp: with e = e^-a, 2 atanh(s) where s = e / (2 + e) is at most
+// 1/3, by a polynomial in its square.
+__device__ __forceinline__ float flog1p_exp_neg(float a) {
+    const float e = expf(-a);
+    float inverse;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(inverse) : "f"(2.0f + e));
+    const float s = e * inverse, z = s * s;
+    const float p = 0.20012298f + z * (0.13982579f + z * 0.1407889f);
+    return 2.0f * s * (1.0f + z * (0.33333161f + z * p));
+}
 
-//@ flogsigmoid
+//@ fsoftplus needs flog1p_exp_neg
+// log(1 + e^x) = max(x, 0) + log(1 + e^-|x|): no overflow on either side.
+__device__ __forceinline__ float fsoftplus(float x) { return fmaxf(x, 0.0f) + flog1p_exp_neg(fabsf(x)); }
+
+//@ flogsigmoid needs flog1p_exp_neg
 // log(sigmoid(x)) = min(x, 0) - log(1 + e^-|x|): no overflow on either side.
-__device__ __forceinline__ float flogsigmoid(float x) { return fminf(x, 0.0f) - log1pf(expf(-fabsf(x))); }
+__device__ __forceinline__ float flogsigmoid(float x) { return fminf(x, 0.0f) - flog1p_exp_neg(fabsf(x)); }
 
 //@ fexp2_approx
 // 2^x on the special-function unit: 2 ulp, denormal results kept.

@@ -2,9 +2,9 @@
 //! each other.
 
 use super::Lane;
-use crate::context::{iteration_axes, reduced_axes, step_work};
+use crate::context::{instructions, iteration_axes, reduced_axes, step_work};
 use crate::plan::Template;
-use fusec_ir::{OpId, OpKind, StateKind, ValueId};
+use fusec_ir::{OpId, OpKind, RecurrenceId, StateKind, StepKind, ValueId};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// An access to memory that the next one waits for, with the work between the two, microseconds:
@@ -20,6 +20,24 @@ const ROW_PER_THREAD: usize = 8;
 const ROW_REGISTERS: usize = 56;
 /// How much longer a step takes for each further block on the same multiprocessor.
 const SHARING: f64 = 0.25;
+/// Part of a step, as it was measured, that is left where rows arrive ahead of time and what
+/// surrounds the recurrence is computed for many rows at once.
+const QUIET: f64 = 0.12;
+/// The same of an exchange after the recurrence, which is then one between lanes.
+const QUIET_EXCHANGE: f64 = 0.25;
+/// The same of a sum inside a step that another one waits for.
+const QUIET_REDUCTION: f64 = 0.75;
+/// Instruction slots that a step takes for each of its operations: 6 ps on an H100 where 4 are due.
+const STEP_SLOTS: f64 = 1.5;
+/// The same where rows of a state are summed that have more elements than [`SHORT_ROW`]: more lanes
+/// share one, and each reads as much of what is spread along it.
+const LONG_STEP_SLOTS: f64 = 3.5;
+const SHORT_ROW: usize = 64;
+/// Instruction slots of an operation after a matrix product, which nothing overlaps with (38 us on an
+/// H100 for the 350 million of a softplus, where 10 are due).
+const EPILOGUE_SLOTS: f64 = 3.6;
+/// Instructions of a special function beside the one that is counted.
+const SPECIAL_SLOTS: f64 = 8.0;
 /// Threads that a multiprocessor holds.
 const RESIDENT_THREADS: usize = 2048;
 
@@ -41,11 +59,22 @@ impl Lane<'_> {
                 (rows, waves * us)
             }
             Template::Scan => {
-                let (waves, sharing) = self.waves();
+                let (waves, share) = self.waves();
                 let steps = self.ctx.shape.time as f64 * waves;
-                let step_us =
-                    device.step_us.value + self.inner_exchanges() * device.barrier_us.value;
-                (steps, steps * (step_us + exchange_us) * sharing)
+                let inner_us = self.inner_exchanges() * device.barrier_us.value;
+                let latency_us = QUIET * device.step_us.value
+                    + QUIET_EXCHANGE * exchange_us
+                    + QUIET_REDUCTION * inner_us;
+                // Warps that wait and warps that work overlap in part.
+                let in_runs = latency_us.hypot(self.step_slots() * share * self.slot_us());
+                let sharing = 1.0 + SHARING * (share - 1.0);
+                let alone = (device.step_us.value + exchange_us + inner_us) * sharing;
+                let step_us = match self.takes_runs() {
+                    true => in_runs,
+                    // No less: what a kernel costs bounds what one with more in it does.
+                    false => alone.max(in_runs),
+                };
+                (steps, steps * step_us)
             }
             Template::Chunked => self.serial_chunks(),
             Template::Gemv => (self.ctx.rows() as f64, self.ctx.rows() as f64 * exchange_us),
@@ -67,8 +96,8 @@ impl Lane<'_> {
         trips * TRIP_US + self.epilogue_us()
     }
 
-    /// Matrix products: rows that the epilogue reads, which it does when the tensor cores of its
-    /// block are done.
+    /// Matrix products: rows that the epilogue reads, and what it computes, when the tensor cores of
+    /// its block are done.
     fn epilogue_us(&self) -> f64 {
         let (ctx, graph) = (self.ctx, self.ctx.graph);
         if self.body.template != Template::Gemm {
@@ -82,7 +111,16 @@ impl Lane<'_> {
             .filter(|v| graph.value(*v).rows && !self.produces(*v))
             .collect();
         let bytes: f64 = read.into_iter().map(|v| ctx.value_bytes(v)).sum();
-        bytes / ctx.device.memory_tbs.value / 1e6
+        let slots = self.body.ops.iter().filter(after).map(|id| {
+            let op = graph.op(*id);
+            let elements = graph.elements(&iteration_axes(graph, op)) * ctx.rows();
+            match &op.kind {
+                OpKind::Map { expr } => (elements * instructions(expr)) as f64,
+                _ => 0.0,
+            }
+        });
+        let slots_us = slots.sum::<f64>() * self.slot_us() / ctx.device.sms.value;
+        bytes / ctx.device.memory_tbs.value / 1e6 + EPILOGUE_SLOTS * slots_us
     }
 
     /// Blocks of rows that a multiprocessor holds: a thread has some elements of a row and, for a
@@ -158,7 +196,60 @@ impl Lane<'_> {
         (most - 1.0).max(0.0)
     }
 
-    /// How often the blocks of a scan fill the GPU, and how much they slow each other: states live
+    /// Whether the rows of a scan come in runs. Rows that later rows need come one at a time.
+    fn takes_runs(&self) -> bool {
+        let delayed = |id: &OpId| self.ctx.graph.op(*id).inputs.iter().any(|a| a.delay != 0);
+        self.body.rows_per_block > 1 && !self.body.ops.iter().any(delayed)
+    }
+
+    /// Instruction slots of one block for one row of a scan and of what surrounds it.
+    fn step_slots(&self) -> f64 {
+        let graph = self.ctx.graph;
+        let of = |id: &OpId| {
+            let op = graph.op(*id);
+            if let OpKind::Scan { recurrence, .. } = &op.kind {
+                let (flops, special, _) = step_work(graph, graph.recurrence(*recurrence));
+                let slots = match self.longest_sum(*recurrence) {
+                    n if n > SHORT_ROW => LONG_STEP_SLOTS,
+                    _ => STEP_SLOTS,
+                };
+                return slots * (flops + SPECIAL_SLOTS * special) / self.spread() as f64;
+            }
+            let axes = iteration_axes(graph, op).into_iter();
+            let elements: usize = axes.map(|axis| self.extent(axis)).product();
+            let per_element = match &op.kind {
+                OpKind::Map { expr } | OpKind::Reduce { expr, .. } => instructions(expr) + 1,
+                _ => ROW_PER_THREAD,
+            };
+            (elements * per_element) as f64
+        };
+        self.body.ops.iter().map(of).sum()
+    }
+
+    /// Most elements over which a step sums.
+    fn longest_sum(&self, recurrence: RecurrenceId) -> usize {
+        let steps = self.ctx.graph.recurrence(recurrence).ops.iter();
+        let sums = steps.filter_map(|op| match &op.kind {
+            StepKind::Reduce { axes, .. } => Some(axes.iter().map(|a| self.extent(*a)).product()),
+            StepKind::Map => None,
+        });
+        sums.max().unwrap_or(1)
+    }
+
+    /// The time of an instruction slot of one of the threads of a multiprocessor, microseconds.
+    fn slot_us(&self) -> f64 {
+        let device = self.ctx.device;
+        // The rate counts two operations to an instruction.
+        2.0 * device.sms.value / device.fp32_tflops.value / 1e6
+    }
+
+    /// Blocks that share the work for one sequence.
+    fn spread(&self) -> usize {
+        let grid = self.body.grid.iter();
+        grid.map(|g| self.ctx.graph.size(g.axis) / g.tile).product()
+    }
+
+    /// How often the blocks of a scan fill the GPU, and how many share a multiprocessor: states live
     /// in registers, and blocks that find none free wait until others have walked all of T.
     fn waves(&self) -> (f64, f64) {
         let (device, graph) = (self.ctx.device, self.ctx.graph);
@@ -176,13 +267,7 @@ impl Lane<'_> {
                 StateKind::Tail { .. } => 0,
             })
             .sum();
-        let spread: usize = self
-            .body
-            .grid
-            .iter()
-            .map(|g| graph.size(g.axis) / g.tile)
-            .product();
-        let threads = (state / spread.max(1) / STATE_PER_THREAD)
+        let threads = (state / self.spread().max(1) / STATE_PER_THREAD)
             .next_power_of_two()
             .clamp(64, 512);
         let resident = self.resident(threads, REGISTERS);
@@ -190,7 +275,7 @@ impl Lane<'_> {
         let share = (self.blocks as f64 / device.sms.value)
             .ceil()
             .clamp(1.0, resident as f64);
-        (waves, 1.0 + SHARING * (share - 1.0))
+        (waves, share)
     }
 
     /// Whether activations of a matrix product are computed on their way in.

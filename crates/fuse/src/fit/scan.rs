@@ -1,9 +1,14 @@
 //! The scan template: one block walks along T with its part of the state on the chip.
+//!
+//! It takes runs of rows: what comes before and after the recurrence is computed for all rows of a
+//! run at once, as far as code generation finds it independent of the state.
 
 use super::space::{Need, divisors, extent, halo, keeps_axis, largest_space};
 use super::{Group, anchor_lanes, row};
+use crate::context::iteration_axes;
 use crate::plan::{Body, GridAxis, Reject, Template};
-use fusec_ir::{AxisId, OpId, OpKind};
+use fusec_ir::{AxisId, OpId, OpKind, ValueId};
+use std::collections::BTreeSet;
 
 /// State elements one block should hold: they live in registers.
 const STATE_TARGET: usize = 4096;
@@ -13,6 +18,14 @@ const WIDTH_TARGET: usize = 4096;
 const STATE_LIMIT: usize = 16384;
 /// Elements of another operation one block can hold.
 const WIDTH_LIMIT: usize = 16384;
+/// Elements of an axis that a block has at least, where it is spread to fill the GPU: a whole sector of
+/// memory in each row.
+const FEWEST: usize = 16;
+/// Rows for which what surrounds the recurrence is computed at once.
+const RUN: u32 = 32;
+/// Bytes of shared memory into which all values of such a run should fit; those that stay in registers
+/// are counted too.
+const RUN_BYTES: usize = 96 << 10;
 
 pub fn fit(group: &Group<'_>, scans: &[OpId]) -> Result<Vec<Body>, Reject> {
     for id in group.ops {
@@ -49,6 +62,7 @@ pub fn fit(group: &Group<'_>, scans: &[OpId]) -> Result<Vec<Body>, Reject> {
                 .filter(|s| ops.binary_search(s).is_ok())
                 .collect();
             let grid = spread(group, &ops, &anchors)?;
+            let rows_per_block = run(group, &ops, &anchors, &grid);
             Ok(Body {
                 template: Template::Scan,
                 anchors,
@@ -59,7 +73,7 @@ pub fn fit(group: &Group<'_>, scans: &[OpId]) -> Result<Vec<Body>, Reject> {
                 tails: row::tails(group, &own),
                 ops,
                 grid,
-                rows_per_block: 1,
+                rows_per_block,
                 ahead: false,
             })
         })
@@ -113,7 +127,7 @@ fn lanes(group: &Group<'_>, scans: &[OpId]) -> Result<Vec<Vec<bool>>, Reject> {
 }
 
 /// Chooses the grid of a lane: parallel axes outermost first with one element per block, the
-/// trailing ones whole as long as a block does not hold too much.
+/// trailing ones whole as long as a block does not hold too much and multiprocessors have work.
 fn spread(group: &Group<'_>, ops: &[OpId], scans: &[OpId]) -> Result<Vec<GridAxis>, Reject> {
     let graph = group.ctx.graph;
     let from: Vec<bool> = group.ops.iter().map(|id| scans.contains(id)).collect();
@@ -157,6 +171,7 @@ fn spread(group: &Group<'_>, ops: &[OpId], scans: &[OpId]) -> Result<Vec<GridAxi
             break;
         }
     }
+    fill(group, ops, &mut grid);
     let state = state_elements(group, scans, &grid);
     if state > STATE_LIMIT {
         return Err(group.reject(
@@ -178,6 +193,57 @@ fn spread(group: &Group<'_>, ops: &[OpId], scans: &[OpId]) -> Result<Vec<GridAxi
     }
     grid.retain(|g| g.tile < graph.size(g.axis));
     Ok(grid)
+}
+
+/// Spreads the innermost axis that a block has more of further, over multiprocessors that would
+/// have nothing to do; unless blocks would then compute the same.
+fn fill(group: &Group<'_>, ops: &[OpId], grid: &mut [GridAxis]) {
+    let (ctx, graph) = (group.ctx, group.ctx.graph);
+    let Some(i) = grid.iter().rposition(|g| g.tile > 1) else {
+        return;
+    };
+    let has = |id: &OpId| iteration_axes(graph, group.op(*id)).contains(&grid[i].axis);
+    if !ops.iter().all(has) {
+        return;
+    }
+    let others: usize = grid[..i]
+        .iter()
+        .map(|g| graph.size(g.axis) / g.tile)
+        .product();
+    let blocks = |tile: usize| ctx.shape.batch * others * (graph.size(grid[i].axis) / tile);
+    let tiles = divisors(grid[i].tile).filter(|tile| tile.is_multiple_of(FEWEST));
+    let fitting = tiles.take_while(|tile| blocks(*tile) as f64 <= ctx.device.sms.value);
+    if let Some(tile) = fitting.last() {
+        grid[i].tile = tile;
+    }
+}
+
+/// The rows of a run: as many as there is room for with all that a row may have in shared memory.
+fn run(group: &Group<'_>, ops: &[OpId], scans: &[OpId], grid: &[GridAxis]) -> u32 {
+    let (ctx, graph) = (group.ctx, group.ctx.graph);
+    let inputs = ops.iter().flat_map(|id| &group.op(*id).inputs);
+    let read = inputs.map(|access| access.value);
+    let made = ops
+        .iter()
+        .flat_map(|id| group.op(*id).outputs.iter().copied());
+    let values: BTreeSet<ValueId> = read.chain(made).collect();
+    let rows = values.iter().filter(|v| graph.value(**v).rows);
+    let of_values: usize = rows
+        .map(|v| extent(group, &graph.value(*v).axes, grid).next_multiple_of(4))
+        .sum();
+    let steps = scans.iter().filter_map(|id| recurrence_of(group, *id));
+    let of_steps: usize = steps
+        .flat_map(|step| step.ops.iter().map(move |op| (step, op)))
+        .filter(|(step, op)| step.states.iter().all(|s| s.axes != op.axes))
+        .map(|(_, op)| extent(group, &op.axes, grid).next_multiple_of(4))
+        .sum();
+    let fits = |rows: &u32| {
+        let bytes = 4 * *rows as usize * (of_values + of_steps);
+        let room = RUN_BYTES.min((ctx.device.smem_kb.value * 1024.0) as usize);
+        (*rows as usize) < 2 * ctx.shape.time && bytes <= room
+    };
+    let halves = std::iter::successors(Some(RUN), |rows| Some(rows / 2).filter(|r| *r > 1));
+    halves.into_iter().find(fits).unwrap_or(1)
 }
 
 fn recurrence_of<'g>(group: &Group<'g>, id: OpId) -> Option<&'g fusec_ir::Recurrence> {

@@ -8,7 +8,7 @@ use crate::executor::gpu::{GpuDevice, GpuOptions, Timing};
 use crate::toolchain::{Arch, Source, Toolchain};
 use crate::weights::Weights;
 use fusec_codegen::{Planned, generate};
-use fusec_fuse::{Device, Launch, Mode, Options, Shape, Storage, plan};
+use fusec_fuse::{Device, Launch, Mode, Options, Shape, Storage, Template, plan};
 use fusec_ir::language::{ModelSource, Overrides, compile};
 use std::collections::BTreeMap;
 
@@ -104,8 +104,16 @@ impl Bench<'_> {
             launch: Launch::Graph,
             pins: Vec::new(),
         };
-        let planned =
+        let mut planned =
             plan(&graph, &options).map_err(|error| CalibrateError::own(error.to_string()))?;
+        // The figure is that of a step whose row arrives alone; runs of rows are priced from it.
+        let kernels = planned.plan.kernels.iter_mut();
+        let lanes = kernels
+            .flat_map(|k| &mut k.phases)
+            .flat_map(|p| &mut p.lanes);
+        for lane in lanes.filter(|lane| lane.template == Template::Scan) {
+            lane.rows_per_block = 1;
+        }
         let regime = Planned {
             name: "prefill",
             min_time: 1,

@@ -117,8 +117,9 @@ static inline float frelu(float x) { return fmax32(x, 0.0f); }
 static inline float fsigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
 static inline float fsilu(float x) { return x / (1.0f + expf(-x)); }
 static inline float fgelu(float x) { return 0.5f * x * (1.0f + erff(x * 0.70710678118654752f)); }
-static inline float fsoftplus(float x) { return x > 20.0f ? x : log1pf(expf(x)); }
-static inline float flogsigmoid(float x) { return fminf(x, 0.0f) - log1pf(expf(-fabsf(x))); }
+static inline float flog1p_exp_neg(float a) { return log1pf(expf(-a)); }
+static inline float fsoftplus(float x) { return fmaxf(x, 0.0f) + flog1p_exp_neg(fabsf(x)); }
+static inline float flogsigmoid(float x) { return fminf(x, 0.0f) - flog1p_exp_neg(fabsf(x)); }
 
 // Warp and block reductions meet once and then follow the order of the GPU bodies: butterfly inside a
 // warp, warps in turn.

@@ -1,0 +1,205 @@
+//! Runs of rows: what comes before and after the recurrence for several rows at once.
+
+use super::Emitter;
+use super::operand::Loads;
+use crate::memory::Place;
+use crate::micro::Src;
+use crate::parts::Part;
+
+/// Registers of a block that rows on their way from memory may fill, and of a thread.
+const BROUGHT_REGISTERS: usize = 48 * 256;
+const BROUGHT_PER_THREAD: usize = 96;
+
+impl<'g> Emitter<'_, 'g, '_> {
+    /// Whether a result has a place in shared memory for each row of a run.
+    pub(super) fn crosses(&self, statement: usize) -> bool {
+        self.rows_ident.contains_key(&statement)
+    }
+
+    /// The shared copy of a result, C text.
+    pub(super) fn shared_copy(&mut self, statement: usize) -> String {
+        self.used.insert(statement);
+        self.shared_ident
+            .get(&statement)
+            .cloned()
+            .unwrap_or_default()
+    }
+
+    /// Shared memory for so many elements of each row of a run.
+    pub(super) fn declare_rows(&mut self, name: &str, floats: usize) {
+        let rows = self.walk.layouts.parts.rows;
+        self.declare_shared(name, rows * pitch(floats));
+    }
+
+    /// Rows that a team takes one after the other, outside of the recurrence.
+    pub(super) fn turns(&self) -> usize {
+        let parts = &self.walk.layouts.parts;
+        let teams = self.walk.layouts.threads / parts.team;
+        parts.rows.div_ceil(teams)
+    }
+
+    /// Whether a row outside of the recurrence is loaded while another run, or the recurrence, is
+    /// under way.
+    pub(super) fn brought(&self, i: usize) -> bool {
+        self.brings && self.walk.layouts.parts.of[i] != Part::Step && self.is_row(i)
+    }
+
+    /// Whether there are registers for what is brought.
+    fn has_room(&self) -> bool {
+        let registers = |i: usize| {
+            let layout = self.layout(self.walk.layouts.placed[i].layout);
+            let [read] = self.walk.program.statements[i].reads.as_slice() else {
+                return 0;
+            };
+            let Src::Row(value) = read.src else {
+                return 0;
+            };
+            let bytes = self.pointers.element(Place::Value(value)).bytes();
+            layout.strips * (layout.vector * bytes).div_ceil(4)
+        };
+        let parts = &self.walk.layouts.parts;
+        let outside = (0..parts.of.len()).filter(|i| parts.of[*i] != Part::Step && self.is_row(*i));
+        let room = BROUGHT_REGISTERS / self.walk.layouts.threads;
+        outside.map(registers).sum::<usize>() * self.turns() <= room.min(BROUGHT_PER_THREAD)
+    }
+
+    /// The rows from `t_begin` to `t_end`, a run after the other.
+    pub(super) fn runs(&mut self) {
+        self.brings = self.has_room();
+        let parts = &self.walk.layouts.parts;
+        let (rows, team) = (parts.rows, parts.team);
+        let has = |part: Part| parts.of.contains(&part);
+        self.text.line(format!(
+            "const int team = tid / {team}, member = tid % {team};"
+        ));
+        self.bring(Part::Before, "t_begin", true);
+        self.text.open(format!(
+            "for (i64 first = t_begin; first < t_end; first += {rows})"
+        ));
+        self.text.line(format!(
+            "const int rows = (int)(t_end - first < {rows} ? t_end - first : {rows});"
+        ));
+        let mut between_runs = true;
+        if has(Part::Before) {
+            self.text
+                .line("// Before the recurrence, rows side by side.");
+            self.part(Part::Before);
+            self.barrier();
+            between_runs = false;
+        }
+        self.bring(Part::Before, &format!("first + {rows}"), false);
+        self.bring(Part::After, "first", true);
+        self.text
+            .line("// The recurrence, one row after the other.");
+        self.part(Part::Step);
+        self.barrier();
+        if has(Part::After) {
+            self.text
+                .line("// After the recurrence, rows side by side.");
+            self.part(Part::After);
+            let reads = |i: &usize| parts.of[*i] == Part::Before;
+            if between_runs || self.used.iter().any(reads) {
+                self.barrier();
+            }
+        }
+        self.text.close();
+    }
+
+    /// Starts the loads of the rows from `first` on that a part takes.
+    fn bring(&mut self, part: Part, first: &str, declare: bool) {
+        let mut rows: Loads = Loads::new();
+        for i in 0..self.walk.program.statements.len() {
+            if self.brought(i) && self.walk.layouts.parts.of[i] == part {
+                let pending = self.pending(i, "row");
+                let layout = self.walk.layouts.placed[i].layout;
+                let lines = rows.entry(layout).or_default();
+                lines.0.push(pending.declaration);
+                lines.1.push(pending.load);
+            }
+        }
+        if rows.is_empty() {
+            return;
+        }
+        for line in rows.values().flat_map(|(declarations, _)| declarations) {
+            if declare {
+                self.text.line(line);
+            }
+        }
+        let team = self.open_turns();
+        self.text
+            .line(format!("const i64 next = {first} + {team};"));
+        self.text
+            .line("const i64 row = b * T + (next < t_end ? next : t_end - 1);");
+        for (layout, (_, loads)) in rows {
+            let l = self.layout(layout).clone();
+            self.open_elements(&l);
+            for load in loads {
+                self.text.lines(&load);
+            }
+            self.close_elements(&l, &[]);
+        }
+        self.text.close();
+    }
+
+    /// Opens the loop over the rows of a team; gives the number of the row in the run, C text.
+    fn open_turns(&mut self) -> String {
+        let parts = &self.walk.layouts.parts;
+        let teams = self.walk.layouts.threads / parts.team;
+        match self.turns() {
+            1 => {
+                self.text.open("");
+                "team".into()
+            }
+            turns => {
+                self.text.line("#pragma unroll");
+                self.text
+                    .open(format!("for (int turn = 0; turn < {turns}; ++turn)"));
+                format!("turn * {teams} + team")
+            }
+        }
+    }
+
+    /// One part of a run.
+    fn part(&mut self, part: Part) {
+        self.used.clear();
+        let before = std::mem::take(&mut self.text);
+        let parts = &self.walk.layouts.parts;
+        let belongs = |i: usize| parts.of[i] == part;
+        match part {
+            Part::Step => self.one_row(belongs),
+            Part::Before | Part::After => {
+                for i in self.order().into_iter().filter(|i| belongs(*i)) {
+                    self.statement(i);
+                }
+                self.flush();
+            }
+        }
+        let body = std::mem::replace(&mut self.text, before);
+        if part == Part::Step {
+            self.text.line("#pragma unroll 2");
+            self.text.open("for (int at = 0; at < rows; ++at)");
+        } else {
+            let team = self.open_turns();
+            self.text.line(format!("const int next = {team};"));
+            // The last row again where there are fewer: nothing then depends on their number.
+            self.text
+                .line("const int at = next < rows ? next : rows - 1;");
+        }
+        self.text.line("const i64 t = first + at;");
+        self.text.line("const i64 row = b * T + t;");
+        for i in &self.used {
+            if let (Some(rows), Some(own)) = (self.rows_ident.get(i), self.shared_ident.get(i)) {
+                let pitch = pitch(self.walk.layouts.placed[*i].shared_space.len());
+                self.text
+                    .line(format!("float* const {own} = {rows} + at * {pitch};"));
+            }
+        }
+        self.text.lines(&body.finish());
+        self.text.close();
+    }
+}
+
+/// Elements from one row to the next: vectors of a row are aligned.
+fn pitch(floats: usize) -> usize {
+    floats.next_multiple_of(4)
+}
