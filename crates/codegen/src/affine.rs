@@ -153,6 +153,13 @@ impl Space {
         self.extents.iter().product()
     }
 
+    /// Its axes, whatever their order.
+    pub fn axis_set(&self) -> Vec<AxisId> {
+        let mut axes = self.axes.clone();
+        axes.sort();
+        axes
+    }
+
     /// Extent of the innermost axis, 1 without axes.
     pub fn innermost(&self) -> usize {
         self.extents.last().copied().unwrap_or(1)

@@ -159,11 +159,7 @@ impl Layouts {
         parts: Parts,
     ) -> Self {
         let mut orders: BTreeMap<(bool, Vec<AxisId>), Space> = BTreeMap::new();
-        let key = |in_teams: bool, space: &Space| {
-            let mut axes = space.axes.clone();
-            axes.sort();
-            (in_teams, axes)
-        };
+        let key = |in_teams: bool, space: &Space| (in_teams, space.axis_set());
         let in_teams = |i: usize| parts.of[i] != Part::Step;
         let statements = || program.statements.iter().enumerate();
         // Reductions first: their reduced axes should trail. Then the order of first use.

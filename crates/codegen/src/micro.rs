@@ -333,20 +333,10 @@ impl Lowering<'_> {
         let delay = access.delay.unsigned_abs();
         if self.out.statements[source].reduce.is_some() {
             // History is kept in registers of a map; a reduction's result is first copied into one.
-            let (name, axes) = {
-                let s = &self.out.statements[source];
-                (format!("{}_row", s.name), s.axes.clone())
-            };
-            let op = self.out.statements[source].op;
+            let s = &self.out.statements[source];
             let copy = Statement {
-                name,
-                reads: vec![statement_read(source, &axes)],
-                axes,
-                reduce: None,
-                expr: Expr::Input(0),
-                history: 0,
-                tail: None,
-                op,
+                name: format!("{}_row", s.name),
+                ..copy(source, s)
             };
             source = self.push(copy);
         }
@@ -365,22 +355,13 @@ impl Lowering<'_> {
             return Read { delay, ..read };
         }
         let own = axes.iter().map(|a| IndexExpr::axis(*a)).collect();
-        let copy = Statement {
-            name,
+        let back = Read {
+            src: read.src,
             axes: axes.clone(),
-            reduce: None,
-            expr: Expr::Input(0),
-            reads: vec![Read {
-                src: read.src,
-                axes: axes.clone(),
-                index: own,
-                delay,
-            }],
-            history: 0,
-            tail: None,
-            op: None,
+            index: own,
+            delay,
         };
-        let copy = self.push(copy);
+        let copy = self.push(copy_of(name, axes.clone(), back, None));
         Read {
             src: Src::Statement(copy),
             axes,
@@ -505,7 +486,7 @@ impl Lowering<'_> {
                         delay: 0,
                     };
                     let name = format!("{}_before", state.name);
-                    self.push(copy_of(name, state.axes.clone(), read, id))
+                    self.push(copy_of(name, state.axes.clone(), read, Some(id)))
                 })
             })
             .collect();
@@ -576,7 +557,7 @@ impl Lowering<'_> {
             let statement = own.unwrap_or_else(|| {
                 let read = read_item(*next, &axes, &results);
                 let name = format!("{}_next", rec.states[i].name);
-                self.push(copy_of(name, axes, read, id))
+                self.push(copy_of(name, axes, read, Some(id)))
             });
             self.out.states[first_state + i].next = statement;
         }
@@ -587,7 +568,7 @@ impl Lowering<'_> {
                 _ => {
                     let read = read_item(*item, &axes, &results);
                     let name = self.graph.value(*output).name.clone();
-                    self.push(copy_of(name, axes, read, id))
+                    self.push(copy_of(name, axes, read, Some(id)))
                 }
             };
             self.out.value.insert(*output, statement);
@@ -616,19 +597,11 @@ fn statement_read(statement: usize, axes: &[AxisId]) -> Read {
 
 /// A copy of the result of statement `source`, which is `s`.
 pub fn copy(source: usize, s: &Statement) -> Statement {
-    Statement {
-        name: s.name.clone(),
-        axes: s.axes.clone(),
-        reduce: None,
-        expr: Expr::Input(0),
-        reads: vec![statement_read(source, &s.axes)],
-        history: 0,
-        tail: None,
-        op: s.op,
-    }
+    let read = statement_read(source, &s.axes);
+    copy_of(s.name.clone(), s.axes.clone(), read, s.op)
 }
 
-fn copy_of(name: String, axes: Vec<AxisId>, read: Read, op: OpId) -> Statement {
+fn copy_of(name: String, axes: Vec<AxisId>, read: Read, op: Option<OpId>) -> Statement {
     Statement {
         name,
         axes,
@@ -637,6 +610,6 @@ fn copy_of(name: String, axes: Vec<AxisId>, read: Read, op: OpId) -> Statement {
         reads: vec![read],
         history: 0,
         tail: None,
-        op: Some(op),
+        op,
     }
 }

@@ -233,11 +233,7 @@ impl Split<'_, '_> {
 
     /// Whether a thread that has an element of the reader has the element that it reads.
     fn own_element(&self, read: &Read, source: usize, reader: usize) -> bool {
-        let key = |s: &Statement| {
-            let mut axes = self.grid.space(&s.iteration_axes()).axes;
-            axes.sort();
-            axes
-        };
+        let key = |s: &Statement| self.grid.space(&s.iteration_axes()).axis_set();
         let statements = &self.program.statements;
         let (from, to) = (key(&statements[source]), key(&statements[reader]));
         let plain = |(index, axis): (&fusec_ir::IndexExpr, &AxisId)| {

@@ -230,17 +230,20 @@ impl<'g> Emitter<'_, 'g, '_> {
 
     /// The statements of the recurrence, or all of them, for one row.
     fn one_row(&mut self, belongs: impl Fn(usize) -> bool) {
-        for i in self.order() {
-            if belongs(i) {
-                self.statement(i);
-            }
-        }
-        self.flush();
+        self.statements(belongs);
         self.write_tails();
         self.advance();
         if self.read_since_barrier {
             self.text.line("__syncthreads();");
         }
+    }
+
+    /// Some statements, in the order of their text.
+    fn statements(&mut self, belongs: impl Fn(usize) -> bool) {
+        for i in self.order().into_iter().filter(|i| belongs(*i)) {
+            self.statement(i);
+        }
+        self.flush();
     }
 
     /// The statements in the order of their text: where rows follow each other, what waits for fewer

@@ -27,9 +27,9 @@ pub(super) struct Invariants {
 
 /// A row that is loaded ahead.
 #[derive(Default)]
-pub(super) struct Pending {
-    pub(super) declaration: String,
-    pub(super) load: String,
+struct Pending {
+    declaration: String,
+    load: String,
     /// C text of an element, as f32.
     element: String,
 }
@@ -106,28 +106,43 @@ impl<'g> Emitter<'_, 'g, '_> {
 
     /// Before the walk: starts the loads of its first row, and loads what is the same for all.
     pub(super) fn load_before(&mut self, first: &str) {
-        let mut rows: Loads = BTreeMap::new();
+        let rows = self.rows_under_way(Self::prefetched, &format!("(b * T + {first})"));
+        let invariants = std::mem::take(&mut self.invariants.lines);
+        for (layout, (declarations, loads)) in rows.into_iter().chain(invariants) {
+            for declaration in declarations {
+                self.text.line(declaration);
+            }
+            self.start_loads(layout, &loads);
+        }
+    }
+
+    /// Declarations and loads of some rows that are loaded ahead.
+    pub(super) fn rows_under_way(
+        &mut self,
+        wanted: impl Fn(&Self, usize) -> bool,
+        row: &str,
+    ) -> Loads {
+        let mut rows = Loads::new();
         for i in 0..self.walk.program.statements.len() {
-            if self.prefetched(i) {
-                let pending = self.pending(i, &format!("(b * T + {first})"));
+            if wanted(self, i) {
+                let pending = self.pending(i, row);
                 let layout = self.walk.layouts.placed[i].layout;
                 let lines = rows.entry(layout).or_default();
                 lines.0.push(pending.declaration);
                 lines.1.push(pending.load);
             }
         }
-        let invariants = std::mem::take(&mut self.invariants.lines);
-        for (layout, (declarations, loads)) in rows.into_iter().chain(invariants) {
-            for declaration in declarations {
-                self.text.line(declaration);
-            }
-            let l = self.layout(layout).clone();
-            self.open_elements(&l);
-            for load in loads {
-                self.text.lines(&load);
-            }
-            self.close_elements(&l, &[]);
+        rows
+    }
+
+    /// Loads of one layout.
+    pub(super) fn start_loads(&mut self, layout: usize, loads: &[String]) {
+        let l = self.layout(layout).clone();
+        self.open_elements(&l);
+        for load in loads {
+            self.text.lines(load);
         }
+        self.close_elements(&l, &[]);
     }
 
     /// Takes over the row that was loaded ahead, and starts the load of the next one.
@@ -152,7 +167,7 @@ impl<'g> Emitter<'_, 'g, '_> {
 
     /// How a row is loaded ahead: its stored elements wait unconverted, since a conversion would
     /// wait for memory.
-    pub(super) fn pending(&mut self, i: usize, row: &str) -> Pending {
+    fn pending(&mut self, i: usize, row: &str) -> Pending {
         let layout = self.walk.layouts.placed[i].layout;
         let read = self.walk.program.statements[i].reads[0].clone();
         let ahead = Self::ahead(&self.ident[i]);
@@ -260,28 +275,32 @@ impl<'g> Emitter<'_, 'g, '_> {
             return name.clone();
         }
         let name = self.names.fresh(&format!("{hint}_in"));
-        let (declaration, line, text) = if v > 1 && step != 0 {
-            let load = self
+        let for_all = l.strips > 1 && l.exact && offset.repeats(&l.space, l.threads * v);
+        let vector = v > 1 && step != 0;
+        let load = match vector {
+            true => self
                 .load_component(&l, pointer, row.as_deref(), offset, element, &name)
                 .unwrap_or_else(|| {
                     self.load_vector(&l, row.as_deref(), offset, element, &address, &name)
-                });
-            let text = format!("{name}[v]");
-            (format!("float {name}[{v}];"), load, text)
-        } else {
-            let load = format!("{name} = to_f32(*({address}));");
-            (format!("float {name};"), load, name)
+                }),
+            false => format!("{name} = to_f32(*({address}));"),
         };
-        let for_all = l.strips > 1 && l.exact && offset.repeats(&l.space, l.threads * v);
+        let text = match vector {
+            true => format!("{name}[v]"),
+            false => name.clone(),
+        };
         let stage = self.stage(layout);
-        if for_all {
-            stage.declarations.push(declaration);
-            stage.first_loads.push(line);
-        } else {
-            stage.loads.push(match line.strip_prefix(&text) {
-                Some(value) => format!("const float {text}{value}"),
-                None => format!("{declaration}\n{line}"),
-            });
+        let declaration = match vector {
+            true => format!("float {name}[{v}];"),
+            false => format!("float {name};"),
+        };
+        match (for_all, vector) {
+            (true, _) => {
+                stage.declarations.push(declaration);
+                stage.first_loads.push(load);
+            }
+            (false, true) => stage.loads.push(format!("{declaration}\n{load}")),
+            (false, false) => stage.loads.push(format!("const float {load}")),
         }
         stage.loaded.insert(address, text.clone());
         text

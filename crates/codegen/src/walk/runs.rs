@@ -1,7 +1,6 @@
 //! Runs of rows: what comes before and after the recurrence for several rows at once.
 
 use super::Emitter;
-use super::operand::Loads;
 use crate::memory::Place;
 use crate::micro::Src;
 use crate::parts::Part;
@@ -33,9 +32,12 @@ impl<'g> Emitter<'_, 'g, '_> {
 
     /// Rows that a team takes one after the other, outside of the recurrence.
     pub(super) fn turns(&self) -> usize {
-        let parts = &self.walk.layouts.parts;
-        let teams = self.walk.layouts.threads / parts.team;
-        parts.rows.div_ceil(teams)
+        self.walk.layouts.parts.rows.div_ceil(self.teams())
+    }
+
+    /// Teams of a block.
+    fn teams(&self) -> usize {
+        self.walk.layouts.threads / self.walk.layouts.parts.team
     }
 
     /// Whether a row outside of the recurrence is loaded while another run, or the recurrence, is
@@ -79,13 +81,11 @@ impl<'g> Emitter<'_, 'g, '_> {
         self.text.line(format!(
             "const int rows = (int)(t_end - first < {rows} ? t_end - first : {rows});"
         ));
-        let mut between_runs = true;
         if has(Part::Before) {
             self.text
                 .line("// Before the recurrence, rows side by side.");
             self.part(Part::Before);
             self.barrier();
-            between_runs = false;
         }
         self.bring(Part::Before, &format!("first + {rows}"), false);
         self.bring(Part::After, "first", true);
@@ -98,7 +98,7 @@ impl<'g> Emitter<'_, 'g, '_> {
                 .line("// After the recurrence, rows side by side.");
             self.part(Part::After);
             let reads = |i: &usize| parts.of[*i] == Part::Before;
-            if between_runs || self.used.iter().any(reads) {
+            if !has(Part::Before) || self.used.iter().any(reads) {
                 self.barrier();
             }
         }
@@ -107,16 +107,8 @@ impl<'g> Emitter<'_, 'g, '_> {
 
     /// Starts the loads of the rows from `first` on that a part takes.
     fn bring(&mut self, part: Part, first: &str, declare: bool) {
-        let mut rows: Loads = Loads::new();
-        for i in 0..self.walk.program.statements.len() {
-            if self.brought(i) && self.walk.layouts.parts.of[i] == part {
-                let pending = self.pending(i, "row");
-                let layout = self.walk.layouts.placed[i].layout;
-                let lines = rows.entry(layout).or_default();
-                lines.0.push(pending.declaration);
-                lines.1.push(pending.load);
-            }
-        }
+        let of_part = |s: &Self, i: usize| s.brought(i) && s.walk.layouts.parts.of[i] == part;
+        let rows = self.rows_under_way(of_part, "row");
         if rows.is_empty() {
             return;
         }
@@ -131,20 +123,14 @@ impl<'g> Emitter<'_, 'g, '_> {
         self.text
             .line("const i64 row = b * T + (next < t_end ? next : t_end - 1);");
         for (layout, (_, loads)) in rows {
-            let l = self.layout(layout).clone();
-            self.open_elements(&l);
-            for load in loads {
-                self.text.lines(&load);
-            }
-            self.close_elements(&l, &[]);
+            self.start_loads(layout, &loads);
         }
         self.text.close();
     }
 
     /// Opens the loop over the rows of a team; gives the number of the row in the run, C text.
     fn open_turns(&mut self) -> String {
-        let parts = &self.walk.layouts.parts;
-        let teams = self.walk.layouts.threads / parts.team;
+        let teams = self.teams();
         match self.turns() {
             1 => {
                 self.text.open("");
@@ -167,12 +153,7 @@ impl<'g> Emitter<'_, 'g, '_> {
         let belongs = |i: usize| parts.of[i] == part;
         match part {
             Part::Step => self.one_row(belongs),
-            Part::Before | Part::After => {
-                for i in self.order().into_iter().filter(|i| belongs(*i)) {
-                    self.statement(i);
-                }
-                self.flush();
-            }
+            Part::Before | Part::After => self.statements(belongs),
         }
         let body = std::mem::replace(&mut self.text, before);
         if part == Part::Step {

@@ -126,12 +126,8 @@ impl Lane<'_> {
     /// Blocks of rows that a multiprocessor holds: a thread has some elements of a row and, for a
     /// stencil, of earlier rows.
     fn resident_rows(&self, halo: f64) -> f64 {
-        let graph = self.ctx.graph;
-        let elements = |id: &OpId| {
-            let axes = iteration_axes(graph, graph.op(*id)).into_iter();
-            axes.map(|axis| self.extent(axis)).product::<usize>()
-        };
-        let widest = self.body.ops.iter().map(elements).max().unwrap_or(1);
+        let elements = self.body.ops.iter().map(|id| self.elements(*id));
+        let widest = elements.max().unwrap_or(1);
         let threads = (widest / ROW_PER_THREAD).next_power_of_two().clamp(64, 512);
         let registers = if halo > 1.0 {
             2 * ROW_REGISTERS
@@ -139,6 +135,12 @@ impl Lane<'_> {
             ROW_REGISTERS
         };
         self.resident(threads, registers) as f64
+    }
+
+    /// Elements that one block goes through for an operation, in one row.
+    fn elements(&self, id: OpId) -> usize {
+        let axes = iteration_axes(self.ctx.graph, self.ctx.graph.op(id));
+        axes.into_iter().map(|axis| self.extent(axis)).product()
     }
 
     /// Blocks that a multiprocessor holds at once.
@@ -215,13 +217,11 @@ impl Lane<'_> {
                 };
                 return slots * (flops + SPECIAL_SLOTS * special) / self.spread() as f64;
             }
-            let axes = iteration_axes(graph, op).into_iter();
-            let elements: usize = axes.map(|axis| self.extent(axis)).product();
             let per_element = match &op.kind {
                 OpKind::Map { expr } | OpKind::Reduce { expr, .. } => instructions(expr) + 1,
                 _ => ROW_PER_THREAD,
             };
-            (elements * per_element) as f64
+            (self.elements(*id) * per_element) as f64
         };
         self.body.ops.iter().map(of).sum()
     }
@@ -245,8 +245,7 @@ impl Lane<'_> {
 
     /// Blocks that share the work for one sequence.
     fn spread(&self) -> usize {
-        let grid = self.body.grid.iter();
-        grid.map(|g| self.ctx.graph.size(g.axis) / g.tile).product()
+        self.blocks / self.ctx.shape.batch
     }
 
     /// How often the blocks of a scan fill the GPU, and how many share a multiprocessor: states live
