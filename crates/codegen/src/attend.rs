@@ -1,7 +1,7 @@
 //! The lane of softmax attention: its template's numbers and addresses.
 
 use crate::CodegenError;
-use crate::affine::{Grid, Space};
+use crate::affine::{Grid, OffsetText, Space};
 use crate::cexpr::literal;
 use crate::kernel::Lane;
 use crate::manifest::{LaneGrid, RowUnits};

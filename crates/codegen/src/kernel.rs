@@ -4,7 +4,7 @@ use crate::CodegenError;
 use crate::affine::Grid;
 use crate::attend;
 use crate::chunks;
-use crate::layout::{self, Layouts};
+use crate::layout::Layouts;
 use crate::manifest::{KernelParam, LaneGrid, ParamKind, RowUnits};
 use crate::matmul::{self, Target};
 use crate::memory::{Elements, Pointer, Pointers, c_type};
@@ -16,6 +16,7 @@ use crate::render::render;
 use crate::text::Text;
 use crate::walk::{self, Walk};
 use fusec_fuse::chunked::Classes;
+use fusec_fuse::schedule::placement;
 use fusec_fuse::{Body, Kernel, Phase, Storage, Template};
 use fusec_ir::{Graph, Op, OpId, OpKind, ValueId};
 use serde::Serialize;
@@ -295,7 +296,7 @@ fn threads_of(
     match body.template {
         Template::Row | Template::Scan => {
             let grid = Grid::new(graph, &body.grid);
-            layout::threads_for(&grid, &micro::lower(graph, &body.ops, &body.tails))
+            placement::threads_for(&grid, &micro::lower(graph, &body.ops, &body.tails))
         }
         Template::Gemv | Template::Gemm => matmul::threads(graph, target, staged, body),
         Template::Attend => attend::THREADS,

@@ -23,6 +23,7 @@ mod order;
 pub mod plan;
 mod planner;
 mod print;
+pub mod schedule;
 pub mod segment;
 pub mod select;
 mod validate;

@@ -10,7 +10,7 @@ mod epilogue;
 mod staging;
 
 use crate::CodegenError;
-use crate::affine::{Grid, Offset, Space, index_text};
+use crate::affine::{Grid, Offset, OffsetText, Space, index_text};
 use crate::cexpr::{self, Leaves};
 use crate::chunked::{Chunked, Decay};
 use crate::kernel::Lane;

@@ -1,6 +1,7 @@
 //! Rows that arrive in shared memory ahead of time, and values of a token that are computed once.
 
 use super::{Hooks, Scope, first, sum};
+use crate::affine::OffsetText;
 use crate::memory::{Place, c_type};
 use crate::text::Text;
 use fusec_fuse::chunked::TOKEN_VALUES;

@@ -1,7 +1,7 @@
 //! Maps at one element of a row, before and after a product.
 
 use super::ProductLane;
-use crate::affine::{Grid, Space, index_text};
+use crate::affine::{Grid, OffsetText, Space, index_text};
 use crate::cexpr::{self, Leaves};
 use crate::memory::{Place, c_type};
 use crate::text::Text;

@@ -1,7 +1,7 @@
 //! After a product: what becomes of its results, a column or a run of columns at a time.
 
 use super::ProductLane;
-use crate::affine::{Grid, Offset, Space};
+use crate::affine::{Grid, Offset, OffsetText, Space};
 use crate::memory::{Place, c_type};
 use crate::text::Text;
 use fusec_ir::{IndexExpr, OpId, ValueId};

@@ -4,7 +4,7 @@
 //! graph are turned into its operands and hooks.
 
 use crate::CodegenError;
-use crate::affine::{Grid, Offset, Space};
+use crate::affine::{Grid, Offset, OffsetText, Space};
 use crate::kernel::Lane;
 use crate::manifest::{Element, LaneGrid, RowUnits};
 use crate::memory::{Place, Pointers};

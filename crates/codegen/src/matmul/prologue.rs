@@ -3,7 +3,7 @@
 
 use super::tile::GEMV_WARPS;
 use super::{ProductLane, Written, alignment};
-use crate::affine::{Grid, Space};
+use crate::affine::{Grid, OffsetText, Space};
 use crate::layout::Layouts;
 use crate::memory::Place;
 use crate::parts::Parts;

@@ -1,0 +1,6 @@
+//! Schedules.
+
+pub mod affine;
+pub mod parts;
+pub mod placement;
+pub mod program;
