@@ -176,6 +176,19 @@ impl Offset {
             .unwrap_or(0)
     }
 
+    /// Whether element number `e` of a space lies at offset `e`, in every block.
+    pub fn is_row(&self, space: &Space) -> bool {
+        let mut inner = 1;
+        let mut axes = space.axes.iter().zip(&space.extents).rev();
+        self.base == 0
+            && self.block.values().all(|c| *c == 0)
+            && axes.all(|(axis, extent)| {
+                let along = self.local.get(axis).copied().unwrap_or(0) == inner;
+                inner *= *extent as i64;
+                along
+            })
+    }
+
     /// Whether every part but the innermost step is a multiple of `v`, so that a vector of
     /// `v` elements that starts at a multiple of `v` is aligned. Blocks of `grid` start at
     /// multiples of their tile.
