@@ -88,6 +88,7 @@ impl Projection {
             depth: p.depth,
             layout: p.w_layout,
             aligned: p.w_stride.is_multiple_of(ALIGNED) && p.w_offset.is_multiple_of(ALIGNED),
+            direct: p.is_direct(),
         };
         self.products.iter().map(shape).collect()
     }
@@ -246,6 +247,8 @@ struct ProductText<'a> {
     pitch: usize,
     /// C type of the weights.
     w_type: &'static str,
+    /// Thin: whether activations go from memory to registers.
+    direct: bool,
 }
 
 impl ProjectionTile {
@@ -370,6 +373,8 @@ impl ProjectionTile {
                         "unroll": tile.unroll, "operand": c_type(tile.operand),
                     }),
                 );
+                let staged = !projection.products.iter().all(Product::is_direct);
+                context.insert("staged", &staged);
                 let places = tile.places(&projection.shapes()).0;
                 let mut texts = Vec::new();
                 for (p, (a_offset, sums_offset)) in projection.products.iter().zip(places) {
@@ -498,6 +503,17 @@ impl ProjectionTile {
 }
 
 impl Product {
+    /// Whether 16-byte accesses take the activations from memory as the tensor cores want them, where
+    /// these multiply what the weights are stored as.
+    fn is_direct(&self) -> bool {
+        self.x.is_some()
+            && self.prologue.trim().is_empty()
+            && self.stage.trim().is_empty()
+            && self.x_element == self.w_element
+            && self.x_stride.is_multiple_of(ALIGNED)
+            && self.x_offset.is_multiple_of(ALIGNED)
+    }
+
     /// The template's view, with vectors of at most `x_limit` and `w_limit` elements.
     fn text(&self, columns: usize, x_limit: usize, w_limit: usize) -> ProductText<'_> {
         let w_extent = match self.w_layout {
@@ -526,6 +542,7 @@ impl Product {
             parts: 1,
             pitch: thin::pitch(self.depth),
             w_type: c_type(self.w_element),
+            direct: self.is_direct(),
         }
     }
 }

@@ -1,9 +1,10 @@
 {
     // y[m, n] = sum over k of a(m, k) * w(n, k) for few rows on tensor cores: the weights, streamed once from memory to
-    // registers, are the wide operand; {{ tile.rows }} row(s) lie in shared memory. {{ tile.columns }} columns per block.
+    // registers, are the wide operand. {{ tile.rows }} row(s) and {{ tile.columns }} columns per block.
     //
     // A warp has 16 columns and takes KEYS elements of k at a time. Which k a lane holds is the same for both operands, so it
-    // need not be the order of the instruction: every lane reads neighbours, 16 bytes at a time.
+    // need not be the order of the instruction: every lane reads neighbours, 16 bytes at a time. Activations that lie in
+    // memory as they are needed go to registers as well; what is computed first lies in shared memory.
     constexpr int TILE_M = {{ tile.rows }}, TILE_N = {{ tile.columns }}, WARPS = {{ tile.warps }}, THREADS = 32 * WARPS;
     constexpr int SPLIT = {{ tile.split }}, FRAGMENTS = (TILE_M + 7) / 8, KEYS = 64;
     constexpr int COLUMNS = {{ columns }}, COLUMN_TILES = (COLUMNS + TILE_N - 1) / TILE_N;
@@ -26,7 +27,9 @@
 {%- endif %}
 {%- endfor %}
 {% for p in products %}
+{%- if not p.direct %}
     {{ tile.operand }}* const a_{{ p.name }} = reinterpret_cast<{{ tile.operand }}*>(smem) + {{ p.a_offset }};      // [TILE_M][{{ p.pitch }}]
+{%- endif %}
     float* const sums_{{ p.name }} = reinterpret_cast<float*>(smem) + {{ p.sums_offset }};      // [SPLIT][TILE_M][TILE_N]
 {%- if p.stage %}
     {
@@ -41,7 +44,7 @@
         }
 {%- endif %}
     }
-{%- else %}
+{%- elif not p.direct %}
     for (int chunk = tid; chunk < TILE_M * {{ p.pitch }} / {{ p.x_vector }}; chunk += THREADS) {
         constexpr int DEPTH = {{ p.depth }}, PITCH = {{ p.pitch }}, VEC = {{ p.x_vector }};
         const i64 m = m0 + chunk / (PITCH / VEC);
@@ -67,10 +70,12 @@
     }
 {%- endif %}
 {% endfor %}
+{%- if staged %}
     __syncthreads();
+{%- endif %}
 {% for p in products %}
     {
-        constexpr int DEPTH = {{ p.depth }}, PITCH = {{ p.pitch }}, UNROLL = {{ tile.unroll }};
+        constexpr int DEPTH = {{ p.depth }}, UNROLL = {{ tile.unroll }};
         float acc[FRAGMENTS][4] = {};
         const {{ p.w_type }}* w_rows[2];
 #pragma unroll
@@ -81,39 +86,54 @@
         }
         for (int k0 = part * KEYS; k0 < DEPTH; k0 += SPLIT * KEYS * UNROLL) {
             u32 w_words[UNROLL][2][8];
+{%- if p.direct %}
+            u32 a_words[UNROLL][FRAGMENTS][8];
+{%- endif %}
 #pragma unroll
             for (int u = 0; u < UNROLL; ++u)
 #pragma unroll
-                for (int half = 0; half < 2; ++half)
+                for (int piece = 0; piece < 2; ++piece) {
+                    const int k = k0 + u * SPLIT * KEYS + 8 * piece;
+                    const bool inside = k + fragment_k < DEPTH;
 #pragma unroll
-                    for (int piece = 0; piece < 2; ++piece) {
-                        const int k = k0 + u * SPLIT * KEYS + 8 * piece;
+                    for (int half = 0; half < 2; ++half) {
                         u32 (&words)[4] = reinterpret_cast<u32 (&)[4]>(w_words[u][half][4 * piece]);
-                        if (k + fragment_k < DEPTH) {
-                            load_words_stream(w_rows[half] + k, words);
-                        } else {
-#pragma unroll
-                            for (int word = 0; word < 4; ++word) words[word] = 0;
-                        }
+                        words[0] = words[1] = words[2] = words[3] = 0;
+                        if (inside) load_words_stream(w_rows[half] + k, words);
                     }
+{%- if p.direct %}
+#pragma unroll
+                    for (int fragment = 0; fragment < FRAGMENTS; ++fragment) {
+                        const int m = 8 * fragment + fragment_row;
+                        u32 (&words)[4] = reinterpret_cast<u32 (&)[4]>(a_words[u][fragment][4 * piece]);
+                        words[0] = words[1] = words[2] = words[3] = 0;
+                        if (inside && (TILE_M % 8 == 0 || m < TILE_M) && m0 + m < rows)
+                            load_words({{ p.x }} + (m0 + m) * {{ p.x_stride }} + k + fragment_k, words);
+                    }
+{%- endif %}
+                }
 #pragma unroll
             for (int u = 0; u < UNROLL; ++u) {
                 const int k = k0 + u * SPLIT * KEYS;
                 if (k >= DEPTH) break;
 #pragma unroll
                 for (int fragment = 0; fragment < FRAGMENTS; ++fragment) {
-                    u32 a_words[8] = {};
+{%- if p.direct %}
+                    const u32 (&a_row)[8] = a_words[u][fragment];
+{%- else %}
+                    u32 a_row[8] = {};
                     const int m = 8 * fragment + fragment_row;
                     if (TILE_M % 8 == 0 || m < TILE_M) {
-                        const {{ tile.operand }}* const row = a_{{ p.name }} + m * PITCH + k + fragment_k;
-                        load_words(row, reinterpret_cast<u32 (&)[4]>(a_words[0]));
-                        load_words(row + 8, reinterpret_cast<u32 (&)[4]>(a_words[4]));
+                        const {{ tile.operand }}* const row = a_{{ p.name }} + m * {{ p.pitch }} + k + fragment_k;
+                        load_words(row, reinterpret_cast<u32 (&)[4]>(a_row[0]));
+                        load_words(row + 8, reinterpret_cast<u32 (&)[4]>(a_row[4]));
                     }
+{%- endif %}
 #pragma unroll
                     for (int step = 0; step < 4; ++step) {
                         const u32 w_part[4] = {w_words[u][0][2 * step], w_words[u][1][2 * step],
                                                w_words[u][0][2 * step + 1], w_words[u][1][2 * step + 1]};
-                        const u32 a_part[2] = {a_words[2 * step], a_words[2 * step + 1]};
+                        const u32 a_part[2] = {a_row[2 * step], a_row[2 * step + 1]};
                         mma_k16<{{ tile.operand }}>(acc[fragment], w_part, a_part);
                     }
                 }

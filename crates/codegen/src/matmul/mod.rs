@@ -44,7 +44,7 @@ pub fn lane<'g>(
         Schedule::Thin(tile) => (ProjectionTile::Thin(*tile), false),
         _ => return Err(unsupported("the template of products for another body")),
     };
-    let axes = Products::of(graph, body.anchors())
+    let axes = Products::of(graph, body.anchors(), &body.ops)
         .ok_or_else(|| unsupported("products that no template takes"))?;
     let grid = batch_grid(graph, &axes.batch);
     let mut first_index = BTreeMap::new();

@@ -54,7 +54,10 @@ impl Lane<'_> {
             }
             Schedule::Chunked(_) => self.serial_chunks(),
             Schedule::Gemv(_) | Schedule::Thin(_) => {
-                (self.ctx.rows() as f64, self.ctx.rows() as f64 * exchange_us)
+                // Rows of a prologue follow each other; the first one's own time is latency.
+                let tile = self.ctx.rows().div_ceil(self.row_tiles.max(1));
+                let rows = tile as f64;
+                (rows, (rows - 1.0) * self.stage_us() + rows * exchange_us)
             }
             Schedule::Gemm(_) | Schedule::Attend(_) => (0.0, 0.0),
         }
@@ -73,6 +76,17 @@ impl Lane<'_> {
             Schedule::Gemm(_) | Schedule::Attend(_) => 2.0,
         };
         trips * fitted.trip_us.value + self.epilogue_us()
+    }
+
+    /// Products of few rows: the time of a row of what is computed before them.
+    fn stage_us(&self) -> f64 {
+        let fitted = &self.ctx.device.fitted;
+        let prologue = &self.body.roles.prologue;
+        let Some(widest) = prologue.iter().map(|id| self.elements(*id)).max() else {
+            return 0.0;
+        };
+        let each = widest.div_ceil(self.body.schedule.threads()) as f64;
+        fitted.trip_us.value + each * fitted.stage_element_us.value
     }
 
     /// Matrix products: rows that the epilogue reads, and what it computes, when the tensor cores of

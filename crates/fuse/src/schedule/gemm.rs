@@ -168,6 +168,7 @@ mod tests {
             depth: 2048,
             layout: WeightLayout::Nk,
             aligned: true,
+            direct: false,
         };
         Products {
             batch: vec![],
