@@ -7,6 +7,7 @@
 #![warn(missing_docs)]
 #![forbid(unsafe_code)]
 
+mod accept;
 mod bits;
 mod board;
 mod candidates;
@@ -27,6 +28,7 @@ pub mod segment;
 pub mod select;
 mod validate;
 
+pub use accept::accept;
 pub use device::{Device, DeviceError, Figure, Provenance};
 
 pub use decisions::Decisions;
