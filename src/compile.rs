@@ -116,6 +116,7 @@ pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
     let dir = PlanDir {
         plans: regimes.iter().map(|r| r.planned.plan.clone()).collect(),
         text: plan_text(&regimes, &unfused),
+        device: planner.device().clone(),
         cubins: by_kernel(&manifest, arch, artifacts),
         manifest,
     };

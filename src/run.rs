@@ -8,6 +8,7 @@ use fusec_ir::interpret::{Input, Tensor};
 use fusec_ir::{Graph, Precision, ValueId};
 use fusec_runtime::checkpoint::Checkpoint;
 use fusec_runtime::executor::HostState;
+use fusec_runtime::session::run_finite;
 use fusec_runtime::tensor_file;
 use fusec_runtime::verify;
 use fusec_runtime::weights::WeightSpec;
@@ -49,6 +50,10 @@ pub struct Args {
     /// Where it runs: auto, cpu, emulator, cuda:N.
     #[arg(long, default_value_t = Device::Auto)]
     device: Device,
+    /// Take numbers that are not finite for an answer; without it they are an error, which names
+    /// the value in which the first of them arises.
+    #[arg(long)]
+    allow_nonfinite: bool,
     #[command(flatten)]
     kernels: KernelArgs,
     /// Without --input: sequences, and tokens of each.
@@ -96,14 +101,21 @@ enum Given {
 /// Runs the verb.
 pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
     let model = model::open(&args.model)?;
+    let graph = &model.graph;
+    let read = match &args.input {
+        Some(path) => Some(read_inputs(graph, path)?),
+        None => None,
+    };
+    let ShapeArg(drawn) = args.shape;
+    let shape = read.as_ref().map_or(drawn, |(shape, _)| *shape);
+    device::admit(args.device, graph, shape)?;
+    let given = match read {
+        Some((_, given)) => given,
+        None => random_inputs(graph, args)?,
+    };
     let weights = model
         .weights(args.weights.as_ref())
         .map_err(model::report)?;
-    let graph = &model.graph;
-    let (shape, given) = match &args.input {
-        Some(path) => read_inputs(graph, path)?,
-        None => random_inputs(graph, args)?,
-    };
     let started = device::start(args.device, graph, weights, &args.kernels, shape)?;
     let mut session = started.session;
     match &args.state_in {
@@ -132,7 +144,11 @@ pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
         })
         .collect();
     let start = Instant::now();
-    let outputs = session.run(shape.time, &inputs).map_err(failure::input)?;
+    let outputs = match args.allow_nonfinite {
+        true => session.run(shape.time, &inputs),
+        false => run_finite(session.as_mut(), shape.time, &inputs),
+    }
+    .map_err(failure::input)?;
     let milliseconds = start.elapsed().as_secs_f64() * 1e3;
     let state = session.state().map_err(failure::input)?;
     if let Some(path) = &args.output {
@@ -157,7 +173,7 @@ pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
     Ok(Exit::Success)
 }
 
-fn random_inputs(graph: &Graph, args: &Args) -> Result<(Shape, Vec<Given>), Failure> {
+fn random_inputs(graph: &Graph, args: &Args) -> Result<Vec<Given>, Failure> {
     let ShapeArg(shape) = args.shape;
     let vocabulary = verify::vocabulary(graph).map_err(|_| {
         failure::message(
@@ -168,7 +184,7 @@ fn random_inputs(graph: &Graph, args: &Args) -> Result<(Shape, Vec<Given>), Fail
     let count = shape.batch.saturating_mul(shape.time);
     let ids = verify::tokens(args.seed, count, vocabulary);
     let ids = ids.into_iter().filter_map(|id| i32::try_from(id).ok());
-    Ok((shape, vec![Given::Ids(ids.collect())]))
+    Ok(vec![Given::Ids(ids.collect())])
 }
 
 /// Reads every input of the model; they have to agree on B and T.

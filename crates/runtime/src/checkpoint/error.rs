@@ -56,6 +56,12 @@ pub enum Problem {
          and save it again with torch.save"
     )]
     LegacyTorch,
+    /// A file of a clone that was made without git-lfs.
+    #[error(
+        "a Git LFS pointer, not the file itself: run `git lfs install` and `git lfs pull` where it was \
+         cloned, or download the file"
+    )]
+    LfsPointer,
     /// The file ends early.
     #[error("truncated: {what} needs {needed} bytes, the file has {got}")]
     Truncated {

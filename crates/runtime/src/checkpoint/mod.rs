@@ -44,6 +44,9 @@ const INDEXES: [&str; 2] = [
 /// Endings that make any other file in a directory a candidate.
 const ENDINGS: [&str; 3] = ["safetensors", "pth", "pt"];
 
+/// How a file begins that stands for another in a Git repository.
+const LFS_POINTER: &[u8] = b"version https://git-lfs.github.com/spec/";
+
 /// Named tensors in one or several mapped files.
 #[derive(Debug)]
 pub struct Checkpoint {
@@ -223,6 +226,9 @@ impl Checkpoint {
     ) -> Result<(), CheckpointError> {
         let fail = |problem| CheckpointError::new(path, problem);
         let map = map_file(path)?;
+        if map.starts_with(LFS_POINTER) {
+            return Err(fail(Problem::LfsPointer));
+        }
         let Contents { tensors, skipped } = read_entries(path, &map).map_err(fail)?;
         self.skipped.extend(skipped);
         let file = self.files.len();

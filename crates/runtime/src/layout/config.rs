@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 
 use super::LayoutError;
+use super::tensors::MAX_LAYERS;
 
 /// Options of every family that do not change what the model computes: provenance, tokenisation,
 /// training, and which of several equal implementations is used.
@@ -134,6 +135,17 @@ impl<'a> Config<'a> {
     /// A whole number from 1 on, with the default of the public implementation.
     pub fn size_or(&self, option: &str, default: usize) -> Result<usize, LayoutError> {
         Ok(self.optional_size(option)?.unwrap_or(default))
+    }
+
+    /// The number of layers, with the default of the public implementation. Beyond what a model may have
+    /// it is refused here, before anything is made for each of them.
+    pub fn layers(&self, default: usize) -> Result<usize, LayoutError> {
+        const OPTION: &str = "num_hidden_layers";
+        let layers = self.size_or(OPTION, default)?;
+        match (layers <= MAX_LAYERS, self.options.get(OPTION)) {
+            (false, Some(value)) => Err(self.bad(OPTION, value, "a whole number from 1 to 4096")),
+            _ => Ok(layers),
+        }
     }
 
     /// One of the words that are implemented, with the default of the public implementation.

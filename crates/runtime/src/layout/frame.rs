@@ -47,7 +47,7 @@ impl Frame {
         Ok(Frame {
             v,
             c,
-            layers: config.size_or("num_hidden_layers", layers)?,
+            layers: config.layers(layers)?,
             i,
             eps: config.number("norm_eps", 1e-6)?,
         })

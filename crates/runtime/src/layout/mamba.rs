@@ -33,7 +33,7 @@ impl Frame {
             false => "backbone.embeddings.weight",
         };
         let [v, c] = tensors.shape(name, "vocabulary and width")?;
-        let layers = config.size_or("num_hidden_layers", layers)?;
+        let layers = config.layers(layers)?;
         config.only("hidden_size", &[&c.to_string()])?;
         config.only("vocab_size", &[&v.to_string()])?;
         config.only("hidden_act", &["\"silu\"", "\"swish\""])?;

@@ -93,7 +93,7 @@ fn same_width(tensors: &Tensors<'_>, width: usize, heads: usize) -> Result<(), L
 /// What both versions have in fla: V, number of layers, C. Without the option they have 24 layers.
 fn fla(config: &Config<'_>, tensors: &Tensors<'_>) -> Result<[usize; 3], LayoutError> {
     let [v, c] = tensors.shape("model.embeddings.weight", "vocabulary and width")?;
-    let layers = config.size_or("num_hidden_layers", 24)?;
+    let layers = config.layers(24)?;
     config.only("vocab_size", &[&v.to_string()])?;
     config.only("hidden_size", &[&c.to_string()])?;
     config.only("attn", &[])?;

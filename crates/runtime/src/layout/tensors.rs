@@ -5,7 +5,7 @@ use super::config::Config;
 use crate::checkpoint::Checkpoint;
 
 /// Most layers that are looked for.
-const MAX_LAYERS: usize = 4096;
+pub(super) const MAX_LAYERS: usize = 4096;
 
 /// The tensors of a checkpoint by name.
 pub(super) struct Tensors<'a> {

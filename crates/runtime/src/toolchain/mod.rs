@@ -18,7 +18,7 @@ use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::cache::{self, CacheError, CubinCache, Entry, KeyParts, Outcome};
+use crate::cache::{self, CacheError, Contents, Entry, KernelCache, KeyParts, Outcome};
 use crate::cubin::{self, CubinError, Resources, Spills};
 
 pub use arch::{Arch, UnknownArch};
@@ -183,7 +183,7 @@ pub struct Toolchain {
     nvrtc: Nvrtc,
     /// NVRTC down to its build: part of every cache key.
     identity: String,
-    cache: Option<CubinCache>,
+    cache: Option<KernelCache>,
     info: ToolchainInfo,
 }
 
@@ -205,7 +205,9 @@ impl Toolchain {
             (None, CacheState::Off)
         } else {
             let cache_dir = cache::user_cache_dir(options.cache_dir.as_deref());
-            match cache_dir.and_then(|dir| CubinCache::open(&dir.join("cubin"))) {
+            match cache_dir.and_then(|dir| {
+                KernelCache::open(&dir.join(Contents::Cubins.directory()), Contents::Cubins)
+            }) {
                 Ok(cache) => {
                     let dir = cache.dir().to_owned();
                     (Some(cache), CacheState::Ready { dir })
@@ -250,7 +252,7 @@ impl Toolchain {
         let compile = || {
             let compiled = self.nvrtc.compile(source.name, source.text, arch)?;
             Ok(Entry {
-                cubin: compiled.cubin,
+                image: compiled.cubin,
                 log: compiled.log,
             })
         };
@@ -277,7 +279,7 @@ impl Toolchain {
             }
         };
         let mut resources =
-            cubin::resources(&entry.cubin).map_err(|error| ToolchainError::Cubin {
+            cubin::resources(&entry.image).map_err(|error| ToolchainError::Cubin {
                 name: source.name.to_owned(),
                 version: self.nvrtc.version(),
                 source: error,
@@ -296,7 +298,7 @@ impl Toolchain {
             });
         }
         Ok(Artifact {
-            cubin: entry.cubin,
+            cubin: entry.image,
             log: entry.log,
             resources,
             cached,
