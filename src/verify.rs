@@ -79,6 +79,7 @@ struct Wrong {
 /// Runs the verb.
 pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
     let model = model::open(&args.model)?;
+    output.assume(&model);
     let weights = model
         .weights(args.weights.as_ref())
         .map_err(model::report)?;

@@ -161,6 +161,7 @@ impl Args {
             preset: self.preset.clone(),
             axes: self.axes.clone(),
             settings: self.settings.clone(),
+            allow_unused: Vec::new(),
         }
     }
 

@@ -8,6 +8,7 @@ use super::{Layout, LayoutError, flag, number, text};
 /// the norm over heads. Not stored in the file.
 const HEAD_SIZE_DIVISOR: f64 = 8.0;
 const NATIVE_EPS: f64 = 1e-5;
+const NATIVE_GN_EPS: &str = "as the authors' code has it";
 
 /// A `.pth` of the authors. It has no configuration: everything is in names and shapes.
 pub(super) fn native(tensors: &Tensors<'_>) -> Result<Layout, LayoutError> {
@@ -41,7 +42,8 @@ pub(super) fn native(tensors: &Tensors<'_>) -> Result<Layout, LayoutError> {
                 ("ln_eps", number(NATIVE_EPS)),
                 ("gn_eps", number(NATIVE_EPS * HEAD_SIZE_DIVISOR.powi(2))),
             ],
-        ));
+        )
+        .assuming("gn_eps", NATIVE_GN_EPS));
     }
     if tensors.has("blocks.0.att.r_k") {
         let [h, n] = tensors.shape("blocks.0.att.r_k", "heads and their width")?;
@@ -73,7 +75,8 @@ pub(super) fn native(tensors: &Tensors<'_>) -> Result<Layout, LayoutError> {
                 ("gn_eps", number(NATIVE_EPS * HEAD_SIZE_DIVISOR.powi(2))),
                 ("kk_floor", flag(true)),
             ],
-        ));
+        )
+        .assuming("gn_eps", NATIVE_GN_EPS));
     }
     Err(tensors.unrecognised(
         "it looks like RWKV, but is neither version 6 ('att.time_maa_w1') nor 7 ('att.r_k'); \
