@@ -125,7 +125,12 @@ fn check_mask(file: &Checkpoint, path: &Path, shape: Shape) -> Result<(), Failur
             continue;
         }
         let at_front = tokens.iter().take_while(|token| **token != 1.0).count() == masked;
-        let at_end = tokens.iter().rev().take_while(|token| **token != 1.0).count() == masked;
+        let at_end = tokens
+            .iter()
+            .rev()
+            .take_while(|token| **token != 1.0)
+            .count()
+            == masked;
         let place = match (at_front, at_end) {
             (true, true) => "all of its tokens".into(),
             (true, false) => format!("{masked} tokens at its front"),

@@ -116,7 +116,9 @@ impl<'a> Config<'a> {
     pub fn nested(&self, option: &str, none: &'a Map<String, Value>) -> Result<Self, LayoutError> {
         let options = match self.get(option) {
             None => none,
-            Some(value) => (value.as_object()).ok_or_else(|| self.bad(option, value, "an object"))?,
+            Some(value) => {
+                (value.as_object()).ok_or_else(|| self.bad(option, value, "an object"))?
+            }
         };
         Ok(Config {
             file: self.file.clone(),
@@ -244,10 +246,10 @@ impl<'a> Config<'a> {
         pair.ok_or_else(|| self.bad(option, value, "two numbers"))
     }
 
-    /// A switch, with the default of the public implementation.
+    /// A switch, with the default of the public implementation. Null is off, as in Python.
     pub fn flag(&self, option: &str, default: bool) -> Result<bool, LayoutError> {
         match self.get(option) {
-            None => Ok(default),
+            None => Ok(default && !self.options.contains_key(option)),
             Some(value) => value
                 .as_bool()
                 .ok_or_else(|| self.bad(option, value, "true or false")),
@@ -273,17 +275,44 @@ impl<'a> Config<'a> {
         }
     }
 
-    /// An option that widens something `from` wide; the product, rounded down, has to be `to`.
+    /// An option that widens something `from` wide; the product, rounded, has to be `to`.
     pub fn widens(&self, option: &str, from: usize, to: usize) -> Result<(), LayoutError> {
         let Some(value) = self.get(option) else {
             return Ok(());
         };
         let factor = number(value).ok_or_else(|| self.bad(option, value, "a number"))?;
-        if (factor * from as f64).floor() == to as f64 {
+        if (factor * from as f64 - to as f64).abs() < 1.0 {
             return Ok(());
         }
         let implemented = to as f64 / from as f64;
         Err(self.unimplemented(option, format!("{implemented}, as the tensors say")))
+    }
+
+    /// The width of an MLP in a model `width` wide: 'intermediate_size', or else 'hidden_ratio'
+    /// times `width` times `share`, up to the next multiple. It has to be `inner`.
+    pub fn mlp_width(
+        &self,
+        width: usize,
+        inner: usize,
+        share: f64,
+        multiple: usize,
+    ) -> Result<(), LayoutError> {
+        const RATIO: &str = "hidden_ratio";
+        let ratio = self.get(RATIO);
+        if self.has("intermediate_size") {
+            return self.only("intermediate_size", &[&inner.to_string()]);
+        }
+        let Some(value) = ratio else {
+            return self.only("intermediate_size", &[]);
+        };
+        let ratio = number(value).ok_or_else(|| self.bad(RATIO, value, "a number"))?;
+        // Beyond the floats that are whole numbers it saturates, and differs.
+        let product = (width as f64 * ratio * share) as usize;
+        if product.checked_next_multiple_of(multiple) == Some(inner) {
+            return Ok(());
+        }
+        let implemented = format!("one that gives the {inner} of the tensors");
+        Err(self.unimplemented(RATIO, implemented))
     }
 
     /// Refuses an option that nobody has dealt with. Null is the absence of an option.

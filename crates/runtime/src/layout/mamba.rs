@@ -225,7 +225,6 @@ impl Mixer2 {
         let [conv, _, taps] = tensors.shape(&convolved, "channels that are convolved")?;
         let states = conv.saturating_sub(inner);
         let equal = "heads of equal width";
-        tensors.divided(&mixer("A_log"), heads, groups, "heads in equal groups")?;
         Ok(Mixer2 {
             heads,
             head: tensors.divided(&mixer("out_proj.weight"), inner, heads, equal)?,
@@ -245,20 +244,22 @@ impl Mixer2 {
     }
 
     /// The model of a frame and a mixer.
-    pub fn layout(&self, frame: &Frame) -> Layout {
+    pub fn layout(&self, frame: &Frame, tensors: &Tensors<'_>) -> Result<Layout, LayoutError> {
+        let equal = "heads in equal groups";
+        let group = tensors.divided(&mixer("A_log"), self.heads, self.groups, equal)?;
         // A step size is a softplus: a limit at or below 0 is none.
         let dt_min = match self.limit.0 > 0.0 {
             true => self.limit.0,
             false => f64::NEG_INFINITY,
         };
-        Layout::new(
+        Ok(Layout::new(
             "mamba2",
             [
                 ("V", frame.v),
                 ("C", frame.c),
                 ("L", frame.layers),
                 ("G", self.groups),
-                ("Hg", self.heads / self.groups),
+                ("Hg", group),
                 ("P", self.head),
                 ("Ns", self.state),
                 ("K", self.taps),
@@ -275,7 +276,7 @@ impl Mixer2 {
                 ("skip", text(self.skip)),
                 ("gated_norm", text(self.gated_norm)),
             ],
-        )
+        ))
     }
 }
 
@@ -313,7 +314,7 @@ pub(super) fn mamba2(config: &Config<'_>, tensors: &Tensors<'_>) -> Result<Layou
             open.filter(|_| mixer.groups > 1)
         }
     };
-    let layout = mixer.layout(&frame);
+    let layout = mixer.layout(&frame, tensors)?;
     Ok(match open {
         None => layout,
         Some(why) => layout.assuming("norm_per_group", why),
@@ -363,6 +364,9 @@ fn norm_per_group(config: &Config<'_>, writer: Writer) -> (bool, Option<&'static
                  with mamba_ssm, and of later releases",
             ),
         ),
-        None => (true, Some("as transformers from 5.23 on and mamba_ssm compute")),
+        None => (
+            true,
+            Some("as transformers from 5.23 on and mamba_ssm compute"),
+        ),
     }
 }

@@ -13,7 +13,9 @@ const EPS: f64 = 1e-5;
 
 /// Whether a configuration is of this form.
 pub(super) fn wrote(config: &Config<'_>) -> bool {
-    ["d_model", "n_layer"].iter().all(|option| config.has(option))
+    ["d_model", "n_layer"]
+        .iter()
+        .all(|option| config.has(option))
 }
 
 /// Either version.
@@ -24,7 +26,8 @@ pub(super) fn mamba(config: &Config<'_>, tensors: &Tensors<'_>) -> Result<Layout
     let multiple = config.size_or("pad_vocab_size_multiple", 8)?;
     let vocab = config.size("vocab_size")?;
     if vocab.checked_next_multiple_of(multiple) != Some(v) {
-        let rows = format!("a number that 'pad_vocab_size_multiple' raises to the {v} of the table");
+        let rows =
+            format!("a number that 'pad_vocab_size_multiple' raises to the {v} of the table");
         return Err(config.unimplemented("vocab_size", rows));
     }
     config.only("rms_norm", &["true"])?;
@@ -82,7 +85,7 @@ pub(super) fn mamba(config: &Config<'_>, tensors: &Tensors<'_>) -> Result<Layout
             sizes.limit = mixer.range("dt_limit", (0.0, f64::INFINITY))?;
             sizes.gated_norm = gated_norm(&mixer)?;
             sizes.skip = skip(&mixer)?;
-            sizes.layout(&frame)
+            sizes.layout(&frame, tensors)?
         }
     };
     mixer.finish()?;

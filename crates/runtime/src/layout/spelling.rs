@@ -50,7 +50,10 @@ fn add_backbone(checkpoint: &mut Checkpoint) {
     if !embedding.iter().any(|table| checkpoint.has(table)) {
         return;
     }
-    for (mixer, prefix) in [("layers.0.mixer.", "backbone."), ("layers.0.attn.", "model.")] {
+    for (mixer, prefix) in [
+        ("layers.0.mixer.", "backbone."),
+        ("layers.0.attn.", "model."),
+    ] {
         if checkpoint.names().any(|name| name.starts_with(mixer)) {
             checkpoint.add_prefix(prefix);
             return;
@@ -68,7 +71,10 @@ fn older_fla(checkpoint: &mut Checkpoint, name: &str) {
         let names = ["r", "w", "k", "v", "a", "g"].map(|x| format!("{attn}x_{x}"));
         checkpoint.unpack(name, &names);
     }
-    if let Some(attn) = name.strip_suffix("norm.weight").filter(|a| a.ends_with(".attn.")) {
+    if let Some(attn) = name
+        .strip_suffix("norm.weight")
+        .filter(|a| a.ends_with(".attn."))
+    {
         checkpoint.rename(name, &format!("{attn}o_norm.weight"));
     }
 }
@@ -101,7 +107,12 @@ fn web_rwkv(checkpoint: &mut Checkpoint) {
             continue;
         }
         let pairs: &[&str] = match six {
-            true => &["time_mix_w1", "time_mix_w2", "time_decay_w1", "time_decay_w2"],
+            true => &[
+                "time_mix_w1",
+                "time_mix_w2",
+                "time_decay_w1",
+                "time_decay_w2",
+            ],
             false => &["w1", "w2", "a1", "a2", "g1", "g2", "v1", "v2"],
         };
         if pairs.contains(&last) {

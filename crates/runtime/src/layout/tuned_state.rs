@@ -20,7 +20,7 @@ pub fn tuned_state(
 ) -> Option<Result<HostState, StateError>> {
     // In which order the recurrence of the model text has the two axes of a head.
     let keys_first = match graph.name.as_str() {
-        "rwkv6" => true,
+        "rwkv6" | "rwkv6-expanded" => true,
         "rwkv7" => false,
         _ => return None,
     };
@@ -63,11 +63,8 @@ fn state(
             false => values,
             true => (0..heads * rows * columns)
                 .map(|at| {
-                    let (head, row, column) = (
-                        at / (rows * columns),
-                        at / columns % rows,
-                        at % columns,
-                    );
+                    let (head, row, column) =
+                        (at / (rows * columns), at / columns % rows, at % columns);
                     let from = (head * rows + column) * columns + row;
                     values.get(from).copied().unwrap_or_default()
                 })

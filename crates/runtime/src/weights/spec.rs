@@ -66,6 +66,9 @@ impl WeightSpec {
 
 /// Whether every parameter with a source has a tensor of one of its names.
 fn has_all(graph: &Graph, checkpoint: &Checkpoint) -> bool {
-    let mut sources = graph.params.iter().filter_map(|param| param.source.as_ref());
+    let mut sources = graph
+        .params
+        .iter()
+        .filter_map(|param| param.source.as_ref());
     sources.all(|source| source.tensors.iter().any(|tensor| checkpoint.has(tensor)))
 }
