@@ -107,6 +107,11 @@ fn other_names_of_the_same_weights_are_read() {
             without(tied("gla-fla"), "model."),
         ),
         (
+            "a backbone beside its head",
+            golden("gla-fla"),
+            without(golden("gla-fla"), "model."),
+        ),
+        (
             "a backbone of Mamba",
             tied("mamba1-hf"),
             without(tied("mamba1-hf"), "backbone."),

@@ -4,6 +4,7 @@
 //!
 //! Every rule looks at names and extents only, and gives a name that is not taken.
 
+use super::tensors::HEAD;
 use crate::checkpoint::Checkpoint;
 
 /// Tensors of which every checkpoint of a layout has one, under the name that the texts know.
@@ -56,6 +57,8 @@ fn add_backbone(checkpoint: &mut Checkpoint) {
     ] {
         if checkpoint.names().any(|name| name.starts_with(mixer)) {
             checkpoint.add_prefix(prefix);
+            // The head, if it is there, is none of the backbone's.
+            checkpoint.rename(&format!("{prefix}{HEAD}"), HEAD);
             return;
         }
     }

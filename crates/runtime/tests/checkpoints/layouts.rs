@@ -273,7 +273,7 @@ fn unsigned_integers_are_read() {
     std::fs::write(&file, safetensors(header, &data)).unwrap();
     let checkpoint = Checkpoint::open(&file).unwrap();
     assert_eq!(checkpoint.read_i64("a").unwrap(), [65535, 7]);
-    assert_eq!(checkpoint.read_i64("b").unwrap(), [u32::MAX.into()]);
+    assert_eq!(checkpoint.read_i64("b").unwrap(), [i64::from(u32::MAX)]);
     let beyond = checkpoint.read_i64("c").unwrap_err().to_string();
     assert!(
         beyond.contains("the integer 18446744073709551615"),
