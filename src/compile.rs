@@ -95,6 +95,7 @@ struct Seconds {
 pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
     let began = Instant::now();
     let model = model::open(&args.model)?;
+    output.assume(&model);
     let planner = Planner::new(&args.plan)?;
     let arch = planner.arch(&args.arch)?;
     let planner = planner.compiled_for(arch);

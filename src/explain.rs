@@ -36,6 +36,7 @@ pub struct Args {
 /// Runs the verb.
 pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
     let model = model::open(&args.model)?;
+    output.assume(&model);
     let planner = Planner::new(&args.plan)?;
     let (shape, mode) = (args.plan.shape.0, args.plan.plan);
     let planned = planner.plan(&model.graph, shape, mode)?;

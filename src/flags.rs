@@ -22,6 +22,10 @@ pub struct ModelArgs {
     /// Another value for a setting of the model. May be repeated.
     #[arg(long = "set", value_name = "SETTING=VALUE", help_heading = "Model")]
     pub settings: Vec<Assignment>,
+    /// Tensors of the checkpoint that no parameter has to read; `*` stands for anything. May be
+    /// repeated.
+    #[arg(long, value_name = "PATTERN", help_heading = "Model")]
+    pub allow_unused: Vec<String>,
 }
 
 /// How a model is turned into kernels.

@@ -16,6 +16,7 @@ mod explain;
 mod failure;
 mod flags;
 mod import;
+mod inputs;
 mod inspect;
 mod interrupt;
 mod kernels;

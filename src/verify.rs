@@ -81,6 +81,7 @@ struct Wrong {
 /// Runs the verb.
 pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
     let model = model::open(&args.model)?;
+    output.assume(&model);
     let recorded = match golden_path(args) {
         Some(path) => Some(GoldenCase::open(&path).map_err(failure::input)?),
         None => None,

@@ -165,6 +165,7 @@ impl Args {
             preset: self.preset.clone(),
             axes: self.axes.clone(),
             settings: self.settings.clone(),
+            allow_unused: Vec::new(),
         }
     }
 
