@@ -18,21 +18,15 @@ pub fn tuned_state(
     file: &Checkpoint,
     batch: usize,
 ) -> Option<Result<HostState, StateError>> {
-    // In which order the recurrence of the model text has the two axes of a head.
-    let keys_first = match graph.name.as_str() {
-        "rwkv6" | "rwkv6-expanded" => true,
-        "rwkv7" => false,
-        _ => return None,
-    };
-    file.has(&time_state(0))
-        .then(|| state(graph, file, batch, keys_first))
+    // Both model texts have the values of a head before its keys, as the files do.
+    let known = ["rwkv6", "rwkv6-expanded", "rwkv7"].contains(&graph.name.as_str());
+    (known && file.has(&time_state(0))).then(|| state(graph, file, batch))
 }
 
 fn state(
     graph: &Graph,
     file: &Checkpoint,
     batch: usize,
-    keys_first: bool,
 ) -> Result<HostState, StateError> {
     let damaged = |error: CheckpointError| StateError::from(Box::new(error));
     // web-rwkv's conversion to safetensors turns the matrices.
@@ -59,7 +53,7 @@ fn state(
                 want: want.iter().product(),
             });
         }
-        let one = match keys_first != turned {
+        let one = match turned {
             false => values,
             true => (0..heads * rows * columns)
                 .map(|at| {
