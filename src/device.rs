@@ -171,11 +171,9 @@ fn on_gpu<'g>(
             let arch = arch_of(&info)?;
             let manifest = generated(graph, args, shape, arch)?;
             let artifacts = kernels::compile(&toolchain, &manifest, arch)?;
-            let cubins: BTreeMap<String, Vec<u8>> = manifest
-                .kernels
-                .iter()
-                .zip(artifacts)
-                .map(|(kernel, artifact)| (kernel.name.clone(), artifact.cubin))
+            let cubins: BTreeMap<String, Vec<u8>> = artifacts
+                .into_iter()
+                .map(|(image, artifact)| (image, artifact.cubin))
                 .collect();
             (manifest, cubins)
         }
@@ -242,7 +240,7 @@ pub fn arch_of(info: &GpuInfo) -> Result<Arch, Failure> {
         })
 }
 
-/// The cubins of a plan directory that a GPU runs, by kernel name.
+/// The cubins of a plan directory that a GPU runs, by image.
 pub fn carried_cubins(
     dir: &PlanDir,
     info: &GpuInfo,

@@ -1,7 +1,7 @@
 //! Where statements run and where their results live inside a block.
 //!
 //! All statements over the same set of axes share one [`Layout`]: thread `tid`
-//! owns elements `(k * threads + tid) * vector + v`, or, of a state, chunks of four that
+//! owns elements `(strip * threads + tid) * vector + nth`, or, of a state, chunks of four that
 //! alternate with those of its neighbours ([`Layout::chunk`]). A result read by a statement
 //! with the same layout stays in registers; a sum over trailing axes stays with
 //! the threads that summed it (a *slice* of the layout); anything else goes
@@ -43,8 +43,12 @@ impl Layout {
     /// Distance of element `v` of a vector from its first, as C text.
     pub fn step_text(&self) -> String {
         match self.turns() {
-            None => "v".into(),
-            Some(turns) => format!("v / {c} * {} + v % {c}", turns * self.chunk, c = self.chunk),
+            None => "nth".into(),
+            Some(turns) => format!(
+                "nth / {c} * {} + nth % {c}",
+                turns * self.chunk,
+                c = self.chunk
+            ),
         }
     }
 
@@ -229,6 +233,21 @@ impl Layouts {
             }
             Place::Shared => false,
         }
+    }
+
+    /// Statements whose results are read from shared memory and from nowhere else.
+    pub fn elsewhere(&self, program: &Program) -> Vec<bool> {
+        let mut out: Vec<bool> = self.placed.iter().map(|placed| placed.shared).collect();
+        for (reader, s) in program.statements.iter().enumerate() {
+            for read in &s.reads {
+                if let Src::Statement(source) = read.src
+                    && self.in_registers(read, source, reader)
+                {
+                    out[source] = false;
+                }
+            }
+        }
+        out
     }
 
     // Axes of extent 1 have no index variable worth comparing.

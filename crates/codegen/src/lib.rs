@@ -12,9 +12,12 @@ mod cexpr;
 pub mod chunked;
 mod chunks;
 mod error;
+mod function;
 mod generate;
+mod header;
 mod kernel;
 mod layout;
+mod lexeme;
 pub mod manifest;
 mod matmul;
 mod memory;
@@ -29,6 +32,7 @@ mod walk;
 
 pub use error::CodegenError;
 pub use generate::{Planned, generate};
+pub use lexeme::without_comments;
 pub use manifest::{
     Arg, Buffer, BufferKind, Element, Extent, KernelImage, KernelParam, LaneGrid, Manifest,
     ParamKind, Regime, RowUnits, Step,

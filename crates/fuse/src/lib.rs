@@ -34,5 +34,5 @@ pub use plan::{
     Anchor, Body, Cost, GridAxis, Kernel, Mode, Phase, Plan, Reject, Shape, Storage, Template,
 };
 pub use planner::{Launch, Options, PlanError, Planned, plan};
-pub use print::{interior, launches_per_layer, limit};
+pub use print::{interior, launches_per_layer, limit, summary};
 pub use validate::validate;

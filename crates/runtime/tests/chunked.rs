@@ -181,7 +181,7 @@ fn source(case: Case) -> String {
         .render()
         .unwrap_or_else(|error| panic!("{case:?}: {error}"));
     with_prelude(&format!(
-        "extern \"C\" __global__ void __launch_bounds__({}) recurrence(const {x}* __restrict__ q, const {x}* __restrict__ k, \
+        "extern \"C\" __global__ void __launch_bounds__({}) fusec_recurrence(const {x}* __restrict__ q, const {x}* __restrict__ k, \
          const {x}* __restrict__ v, const float* __restrict__ decay, const float* __restrict__ bonus, \
          const float* __restrict__ state_in, float* __restrict__ state_out, float* __restrict__ y, i64 T) {{\n    \
          FUSEC_DYNAMIC_SMEM(smem);\n    const int i0 = blockIdx.x % {tiles} * {tile};\n    \
@@ -275,7 +275,7 @@ fn check(emulator: &Emulator, case: Case, seed: u64) {
     let mut state = vec![guard; state_expected.len() + 1];
     let description = chunked(case);
     let module = emulator
-        .build(&[("recurrence", &source(case))])
+        .build(&[("fusec_recurrence", &source(case))], "")
         .unwrap_or_else(|error| panic!("{case:?}: {error}"));
     let shape = LaunchShape {
         grid: [(BATCH * HEADS * case.value / case.tile) as u32, 1, 1],
@@ -291,7 +291,7 @@ fn check(emulator: &Emulator, case: Case, seed: u64) {
     args.push(KernelArg::Ptr(y.as_mut_ptr().cast()));
     args.push(KernelArg::I64(case.steps as i64));
     // SAFETY: the buffers have the sizes that the case states.
-    unsafe { module.launch("recurrence", shape, &args) }
+    unsafe { module.launch("fusec_recurrence", shape, &args) }
         .unwrap_or_else(|error| panic!("{case:?}: {error}"));
     // Operands of the tensor cores keep 8, 16 or all 24 bits.
     let bound = match pieces(case.storage) {
@@ -439,6 +439,7 @@ fn chunks_compile_for_every_architecture_that_has_them() {
                     &Source {
                         name: "recurrence.cu",
                         text: &text,
+                        headers: &[],
                     },
                     arch.parse().expect("known"),
                 )

@@ -14,9 +14,16 @@ fn emulator() -> Emulator {
     Emulator::new(&cache, EmulatorOptions::default()).expect("g++ is installed where the tests run")
 }
 
+/// The entry of a kernel of these tests, which are written under short names.
+fn entry(name: &str) -> String {
+    format!("fusec_{name}")
+}
+
 fn build(name: &str, body: &str) -> EmulatedModule {
+    let entry = entry(name);
+    let source = body.replace(&format!("void {name}("), &format!("void {entry}("));
     emulator()
-        .build(&[(name, &with_prelude(body))])
+        .build(&[(&entry, &with_prelude(&source))], "")
         .unwrap_or_else(|error| panic!("{error}"))
 }
 
@@ -36,7 +43,7 @@ fn launch(
     args: &[KernelArg],
 ) -> Result<u32, EmulatorError> {
     // SAFETY: every test passes buffers of the sizes its kernel addresses.
-    unsafe { module.launch(kernel, shape, args) }
+    unsafe { module.launch(&entry(kernel), shape, args) }
 }
 
 fn pointer<T>(buffer: &mut [T]) -> KernelArg {
@@ -501,27 +508,36 @@ fn wrong_calls_are_refused() {
 fn sources_that_do_not_build_are_reported() {
     let emulator = emulator();
     let error = emulator
-        .build(&[("k", "extern \"C\" __global__ void k() {\n  nonsense();\n}")])
+        .build(
+            &[(
+                "fusec_k",
+                "extern \"C\" __global__ void fusec_k() {\n  nonsense();\n}",
+            )],
+            "",
+        )
         .expect_err("no such function");
-    assert!(error.to_string().contains("k.cu:2"), "{error}");
+    assert!(error.to_string().contains("fusec_k.cu:2"), "{error}");
     let error = emulator
-        .build(&[(
-            "k",
-            "extern \"C\" __global__ void k() { __shared__ float s[4]; }",
-        )])
+        .build(
+            &[(
+                "fusec_k",
+                "extern \"C\" __global__ void fusec_k() { __shared__ float s[4]; }",
+            )],
+            "",
+        )
         .expect_err("static");
     assert!(
         error.to_string().contains("use_FUSEC_DYNAMIC_SMEM"),
         "{error}"
     );
-    assert!(matches!(
-        emulator.build(&[("a b", "")]),
-        Err(EmulatorError::Name { .. })
-    ));
-    assert!(matches!(
-        emulator.build(&[("a", "1"), ("a", "2")]),
-        Err(EmulatorError::Name { .. })
-    ));
+    for sources in [
+        &[("fusec_a b", "")][..],
+        &[("fusec_a", "1"), ("fusec_a", "2")],
+        &[("free", "extern \"C\" __global__ void free(void*) {}")],
+    ] {
+        let built = emulator.build(sources, "");
+        assert!(matches!(built, Err(EmulatorError::Name { .. })));
+    }
     let missing = EmulatorOptions {
         compiler: "/nonexistent/g++".into(),
         ..EmulatorOptions::default()
@@ -540,8 +556,11 @@ fn a_kernel_is_compiled_once() {
     let cache = tempfile::tempdir().expect("temporary directory");
     let emulator =
         Emulator::new(cache.path(), EmulatorOptions::default()).expect("g++ is installed");
-    let sources = [("k", "extern \"C\" __global__ void k(int* y) { y[0] = 7; }")];
-    emulator.build(&sources).expect("builds");
+    let sources = [(
+        "fusec_k",
+        "extern \"C\" __global__ void fusec_k(int* y) { y[0] = 7; }",
+    )];
+    emulator.build(&sources, "").expect("builds");
     let objects = || {
         std::fs::read_dir(cache.path())
             .expect("readable")
@@ -551,7 +570,7 @@ fn a_kernel_is_compiled_once() {
     };
     let before = objects();
     assert_eq!(before.len(), 1, "one object and no temporary file");
-    let module = emulator.build(&sources).expect("builds");
+    let module = emulator.build(&sources, "").expect("builds");
     assert_eq!(objects(), before);
     let mut y = [0i32];
     launch(&module, "k", shape(1, 1, 0, 0), &[pointer(&mut y)]).expect("runs");
@@ -571,9 +590,9 @@ fn every_primitive_has_a_body_of_the_same_name() {
             _ => format!("using ::{name};\n"),
         })
         .collect();
-    let source = format!("extern \"C\" __global__ void names() {{\n{body}\n}}");
+    let source = format!("extern \"C\" __global__ void fusec_names() {{\n{body}\n}}");
     emulator()
-        .build(&[("names", &source)])
+        .build(&[("fusec_names", &source)], "")
         .unwrap_or_else(|error| panic!("{error}"));
 }
 

@@ -228,7 +228,7 @@ fn source(case: Case) -> String {
         .render(&projection(case))
         .unwrap_or_else(|error| panic!("{case:?}: {error}"));
     with_prelude(&format!(
-        "extern \"C\" __global__ void __launch_bounds__({}) product(const {x}* __restrict__ x, const {w}* __restrict__ w, \
+        "extern \"C\" __global__ void __launch_bounds__({}) fusec_product(const {x}* __restrict__ x, const {w}* __restrict__ w, \
          const {w}* __restrict__ w2, const float* __restrict__ gain, float* __restrict__ y, i64 M) {{\n    \
          FUSEC_DYNAMIC_SMEM(smem);\n{body}}}\n",
         case.tile.threads(),
@@ -257,7 +257,7 @@ fn check(emulator: &Emulator, case: Case, seed: u64) {
     let mut y = vec![f32::from_bits(0x7fc0_1234); (rows + 1) * columns];
 
     let module = emulator
-        .build(&[("product", &source(case))])
+        .build(&[("fusec_product", &source(case))], "")
         .unwrap_or_else(|error| panic!("{case:?}: {error}"));
     let blocks = case.tile.column_tiles(columns) * rows.div_ceil(case.tile.rows());
     let shape = LaunchShape {
@@ -275,7 +275,7 @@ fn check(emulator: &Emulator, case: Case, seed: u64) {
         KernelArg::I64(rows as i64),
     ];
     // SAFETY: the buffers have the sizes that the projection states.
-    unsafe { module.launch("product", shape, &args) }
+    unsafe { module.launch("fusec_product", shape, &args) }
         .unwrap_or_else(|error| panic!("{case:?}: {error}"));
 
     // The tensor cores see operands rounded to their type.
@@ -485,6 +485,7 @@ fn products_compile_for_every_architecture_that_has_them() {
                     &Source {
                         name: "product.cu",
                         text: &text,
+                        headers: &[],
                     },
                     arch.parse().expect("known"),
                 )

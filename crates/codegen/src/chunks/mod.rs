@@ -25,9 +25,6 @@ use fusec_fuse::{Body, Kernel, Storage};
 use fusec_ir::{Access, AxisId, Expr, Graph, IndexExpr, OpId, OpKind, StepRef, ValueId};
 use std::collections::BTreeMap;
 
-/// Names that the code around the template uses.
-pub const OWN_NAMES: [&str; 5] = ["share", "item", "kept", "piece", "row"];
-
 /// Threads of a body of this template.
 pub fn threads(graph: &Graph, classes: &Classes, storage: Storage, body: &Body) -> usize {
     Tile::of(graph, classes, storage, body).map_or(32, |tile| 32 * tile.warps())
@@ -92,7 +89,7 @@ pub fn lane<'g>(
         decode.line(format!("block /= {n};"));
         first_index.insert(g.axis, name);
     }
-    decode.line("const i64 b = block;");
+    decode.line("const i64 batch = block;");
     let after: Vec<OpId> = after(graph, &body.ops, scan).into_iter().collect();
     let mut hooks = Hooks {
         graph,
@@ -180,9 +177,9 @@ struct Hooks<'a, 'g> {
     parts: &'a Parts<'a>,
     body: &'a Body,
     grid: Grid<'g>,
-    /// Key channels of the block: elements `j`.
+    /// Key channels of the block: elements `kj`.
     key: Space,
-    /// Value columns of the block: elements `i`.
+    /// Value columns of the block: elements `vi`.
     value: Space,
     first_index: BTreeMap<AxisId, String>,
     /// Operations after the recurrence.
@@ -225,7 +222,7 @@ impl<'g> Hooks<'_, 'g> {
 
     /// The elements of q and k, and the decay if every key has its own.
     fn keys(&mut self, per_key: bool) -> String {
-        let mut scope = self.scope(&self.key, "j");
+        let mut scope = self.scope(&self.key, "kj");
         let mut text = Text::default();
         let mut assign = vec![
             ("q_element", self.parts.read.query),
@@ -251,7 +248,7 @@ impl<'g> Hooks<'_, 'g> {
     }
 
     fn values(&mut self) -> String {
-        let mut scope = self.scope(&self.value, "i");
+        let mut scope = self.scope(&self.value, "vi");
         let mut text = Text::default();
         let value = self.coefficient(self.parts.v, &mut scope, &mut text);
         text.line(format!("v_element = {value};"));
@@ -259,7 +256,7 @@ impl<'g> Hooks<'_, 'g> {
     }
 
     fn bonus(&mut self, bonus: StepRef) -> String {
-        let mut scope = self.scope(&self.key, "j");
+        let mut scope = self.scope(&self.key, "kj");
         let mut text = Text::default();
         let value = self.coefficient(bonus, &mut scope, &mut text);
         text.line(format!("bonus_element = {value};"));
@@ -459,8 +456,8 @@ impl<'g> Hooks<'_, 'g> {
         let mut places = Vec::new();
         if value.rows {
             let row = match back {
-                0 => "(b * T + t)".to_string(),
-                back => format!("(b * T + t - {back})"),
+                0 => "(batch * T + t)".to_string(),
+                back => format!("(batch * T + t - {back})"),
             };
             places.push(match graph.row_elements(access.value) {
                 1 => row,

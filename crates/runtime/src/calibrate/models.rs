@@ -5,7 +5,7 @@ use super::CalibrateError;
 use crate::bench::RunInputs;
 use crate::executor::Executor;
 use crate::executor::gpu::{GpuDevice, GpuOptions, Timing};
-use crate::toolchain::{Arch, Source, Toolchain};
+use crate::toolchain::{Arch, Header, Source, Toolchain};
 use crate::weights::Weights;
 use fusec_codegen::{Planned, generate};
 use fusec_fuse::{Device, Launch, Mode, Options, Shape, Storage, Template, plan};
@@ -125,11 +125,12 @@ impl Bench<'_> {
         let manifest = generate(&graph.name, storage, arch, &[regime])
             .map_err(|error| CalibrateError::own(error.to_string()))?;
         let mut cubins = BTreeMap::new();
-        for kernel in &manifest.kernels {
+        for kernel in manifest.images() {
             let name = format!("{}.cu", kernel.name);
             let source = Source {
                 name: &name,
                 text: &kernel.source,
+                headers: &[Header::prelude(&manifest)],
             };
             let artifact = self.toolchain.compile(&source, self.arch)?;
             cubins.insert(kernel.name.clone(), artifact.cubin);

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::ffi::{CStr, OsString};
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use fusec_codegen::manifest::ENTRY;
+use fusec_codegen::prelude;
 use libloading::Library;
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
@@ -56,10 +57,21 @@ pub struct EmulatedModule {
     pub(super) kernels: BTreeMap<String, EmulatedKernel>,
 }
 
+/// The only thing that an object exports, for the linker: whatever a kernel is called and defines, it
+/// takes the place of nothing.
+const EXPORTED: &str = "{ global: emulator_table; local: *; };\n";
+
+/// `emulator::Table`.
+#[repr(C)]
+struct Table {
+    signature: unsafe extern "C" fn() -> *const std::ffi::c_char,
+    run_block: unsafe extern "C" fn(*mut LaunchRecord) -> i32,
+}
+
 #[derive(Debug)]
 pub(super) struct EmulatedKernel {
     pub(super) run_block: unsafe extern "C" fn(*mut LaunchRecord) -> i32,
-    /// One letter per parameter, as `fusec_emu_signature` says.
+    /// One letter per parameter, as the table's `signature` says.
     pub(super) signature: String,
     /// Keeps `run_block` mapped.
     _library: Library,
@@ -89,9 +101,14 @@ impl Emulator {
         })
     }
 
-    /// Compiles and loads `sources`, pairs of a kernel's name and the text that defines
-    /// `extern "C" __global__ void NAME(...)`. Kernels that are in the cache are not compiled again.
-    pub fn build(&self, sources: &[(&str, &str)]) -> Result<EmulatedModule, EmulatorError> {
+    /// Compiles and loads `sources`, pairs of a kernel's entry and the text that defines
+    /// `extern "C" __global__ void ENTRY(...)` and may include `prelude` under its name. Kernels that
+    /// are in the cache are not compiled again.
+    pub fn build(
+        &self,
+        sources: &[(&str, &str)],
+        prelude: &str,
+    ) -> Result<EmulatedModule, EmulatorError> {
         let mut unique = BTreeMap::new();
         for (name, source) in sources {
             let kernel = || (*name).to_owned();
@@ -103,6 +120,12 @@ impl Emulator {
                 return Err(EmulatorError::Name {
                     kernel: kernel(),
                     reason: "it is no C identifier",
+                });
+            }
+            if !name.starts_with(ENTRY) {
+                return Err(EmulatorError::Name {
+                    kernel: kernel(),
+                    reason: "it does not begin as entries do, and may be that of a library",
                 });
             }
             if unique
@@ -118,7 +141,7 @@ impl Emulator {
         let kernels = unique
             .par_iter()
             .map(|(name, source)| {
-                let path = self.compiled(name, source)?;
+                let path = self.compiled(name, source, prelude)?;
                 Ok(((*name).to_owned(), load(name, &path)?))
             })
             .collect::<Result<BTreeMap<_, _>, EmulatorError>>()?;
@@ -142,6 +165,8 @@ impl Emulator {
             "-ffp-contract=off",
             "-fcf-protection=none",
             "-fno-stack-protector",
+            // What the object calls of its own is its own, whatever else has the name.
+            "-Wl,-Bsymbolic",
         ];
         // Wider vectors change the speed, not the numbers: contraction is off.
         #[cfg(target_arch = "x86_64")]
@@ -157,7 +182,7 @@ impl Emulator {
     }
 
     /// The shared object of one kernel, compiled now when the cache has none.
-    fn compiled(&self, name: &str, source: &str) -> Result<PathBuf, EmulatorError> {
+    fn compiled(&self, name: &str, source: &str, prelude: &str) -> Result<PathBuf, EmulatorError> {
         let kernel_file = format!("{name}.cu");
         let mut text = format!("#define FUSEC_EMULATOR 1\n#define FUSEC_KERNEL {name}\n");
         for (file, part) in BEFORE
@@ -168,7 +193,13 @@ impl Emulator {
         }
         let flags = self.flags();
         let mut hash = Sha256::new();
-        for part in [self.compiler_version.as_str(), &flags.join(" "), &text] {
+        for part in [
+            self.compiler_version.as_str(),
+            &flags.join(" "),
+            EXPORTED,
+            &text,
+            prelude,
+        ] {
             hash.update(part.as_bytes());
             hash.update([0]);
         }
@@ -190,14 +221,22 @@ impl Emulator {
         let (scratch, _unfinished) = partial::dir_in("build-", &self.cache).map_err(cache_error)?;
         let input = scratch.path().join("kernel.cpp");
         let output = scratch.path().join("kernel.so");
-        std::fs::File::create(&input)
-            .and_then(|mut file| file.write_all(text.as_bytes()))
-            .map_err(cache_error)?;
+        let exported = scratch.path().join("exported.map");
+        for (path, text) in [
+            (&input, text.as_str()),
+            (&scratch.path().join(prelude::FILE), prelude),
+            (&exported, EXPORTED),
+        ] {
+            std::fs::write(path, text).map_err(cache_error)?;
+        }
+        let mut export = OsString::from("-Wl,--version-script=");
+        export.push(&exported);
         let result = Command::new(&self.options.compiler)
             .args(&flags)
             .arg(&input)
             .arg("-o")
             .arg(&output)
+            .arg(export)
             .arg("-lm")
             .output()
             .map_err(|source| EmulatorError::CompilerMissing {
@@ -225,15 +264,13 @@ fn load(name: &str, path: &Path) -> Result<EmulatedKernel, EmulatorError> {
     // runs no code when it is loaded. The symbols live as long as the library, which is kept beside them.
     unsafe {
         let library = Library::new(path).map_err(error)?;
-        let run_block = *library
-            .get::<unsafe extern "C" fn(*mut LaunchRecord) -> i32>(b"fusec_emu_run_block\0")
+        let table = *library
+            .get::<*const Table>(b"emulator_table\0")
             .map_err(error)?;
-        let signature = library
-            .get::<unsafe extern "C" fn() -> *const std::ffi::c_char>(b"fusec_emu_signature\0")
-            .map_err(error)?;
-        let signature = CStr::from_ptr(signature()).to_string_lossy().into_owned();
+        let signature = CStr::from_ptr(((*table).signature)());
+        let signature = signature.to_string_lossy().into_owned();
         Ok(EmulatedKernel {
-            run_block,
+            run_block: (*table).run_block,
             signature,
             _library: library,
         })
