@@ -5,10 +5,10 @@ use crate::kernel::{self, Request, Source};
 use crate::manifest::{
     Arg, Buffer, BufferKind, Element, Extent, KernelImage, MANIFEST_VERSION, Manifest, Regime, Step,
 };
-use crate::matmul::Target;
-use crate::memory::{Elements, Place};
+use crate::memory::Place;
 use crate::prelude;
 use fusec_fuse::chunked::Classes;
+use fusec_fuse::elements::Elements;
 use fusec_fuse::{Plan, Storage};
 use fusec_ir::{Def, Graph, StateId, StateKind, ValueId};
 use sha2::{Digest, Sha256};
@@ -29,11 +29,9 @@ pub struct Planned<'a> {
 }
 
 /// Generates all kernels of some plans of one model and the manifest that launches them.
-/// `arch` is the compute capability times ten; it decides which primitives may be used.
 pub fn generate(
     model: &str,
     storage: Storage,
-    arch: u32,
     planned: &[Planned],
 ) -> Result<Manifest, CodegenError> {
     let mut out = Manifest {
@@ -47,7 +45,7 @@ pub fn generate(
     };
     let mut written = Written::default();
     for regime in planned {
-        let regime = generate_regime(storage, arch, regime, &mut written)?;
+        let regime = generate_regime(storage, regime, &mut written)?;
         out.regimes.push(regime);
     }
     out.kernels = written.kernels;
@@ -58,7 +56,6 @@ pub fn generate(
 
 fn generate_regime(
     storage: Storage,
-    arch: u32,
     planned: &Planned,
     written: &mut Written,
 ) -> Result<Regime, CodegenError> {
@@ -81,16 +78,12 @@ fn generate_regime(
             StateKind::Tail { .. } => Place::OldTail(id),
         });
     }
-    let target = Target {
-        storage,
-        arch,
-        shape: planned.plan.shape,
-    };
     let request = Request {
         graph,
         classes: &classes,
         elements: &elements,
-        target,
+        storage,
+        shape: planned.plan.shape,
         device: &planned.plan.device,
     };
     let mut steps = Vec::new();

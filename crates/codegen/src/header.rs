@@ -3,7 +3,7 @@
 //!
 //! Whoever meets a kernel in a profile begins here. Nothing in it is seen by a compiler.
 
-use crate::matmul::Target;
+use crate::kernel::Request;
 use crate::memory::elsewhere;
 use fusec_fuse::{Body, Kernel};
 use fusec_ir::{AxisId, Graph, OpId, OpKind, ValueId, print};
@@ -13,13 +13,19 @@ use std::collections::BTreeSet;
 const WIDTH: usize = 112;
 
 /// The comment, of lines that end.
-pub fn text(graph: &Graph, kernel: &Kernel, target: Target, device: &str, name: &str) -> String {
-    let shape = target.shape;
+pub fn text(request: &Request<'_, '_>, kernel: &Kernel, name: &str) -> String {
+    let Request {
+        graph,
+        storage,
+        shape,
+        device,
+        ..
+    } = *request;
     let mut lines = vec![
         format!("{name}: {}", fusec_fuse::summary(kernel)),
         format!(
-            "As planned for B={} T={} on {device}, {} storage.",
-            shape.batch, shape.time, target.storage
+            "As planned for B={} T={} on {device}, {storage} storage.",
+            shape.batch, shape.time
         ),
     ];
     let axes = axes(graph, kernel);
@@ -36,7 +42,7 @@ pub fn text(graph: &Graph, kernel: &Kernel, target: Target, device: &str, name: 
             if phase.lanes.len() > 1 {
                 place.push(format!("subkernel {i}"));
             }
-            place.push(body.template.to_string());
+            place.push(body.template().to_string());
             if n > 0 && i == 0 {
                 place.push("after a barrier of the grid".into());
             }

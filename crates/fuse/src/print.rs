@@ -172,7 +172,7 @@ fn write_kernels(f: &mut fmt::Formatter<'_>, graph: &Graph, kernels: &[Kernel]) 
                     let _ = write!(label, "phase {i}, ");
                 }
                 if phase.lanes.len() > 1 {
-                    let _ = write!(label, "subkernel {j}, {}: ", body.template);
+                    let _ = write!(label, "subkernel {j}, {}: ", body.template());
                 }
                 for piece in wrap(&format!("{label}{}", fuses(graph, body)), 92) {
                     writeln!(f, "      {piece}")?;
@@ -189,7 +189,7 @@ fn write_kernels(f: &mut fmt::Formatter<'_>, graph: &Graph, kernels: &[Kernel]) 
 /// The templates of a kernel, phase by phase: `gemv x6 + scan, chunked`.
 pub(crate) fn template(kernel: &Kernel) -> String {
     let of_phase = |phase: &Phase| {
-        let bodies = phase.lanes.iter().map(|body| body.template);
+        let bodies = phase.lanes.iter().map(Body::template);
         let mut runs: Vec<(Template, usize)> = Vec::new();
         for template in bodies {
             match runs.iter_mut().find(|(known, _)| *known == template) {
@@ -238,7 +238,7 @@ fn fuses(graph: &Graph, body: &Body) -> String {
             out.push_str(", ");
         }
         out.push_str(last);
-        if body.anchors.contains(id) {
+        if body.anchors().contains(id) {
             out.push('*');
         }
     }

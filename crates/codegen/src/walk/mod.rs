@@ -17,7 +17,7 @@ mod runs;
 mod stage;
 mod statement;
 
-use crate::affine::{Grid, Offset, Space};
+use crate::affine::{Grid, Offset, OffsetText, Space};
 use crate::layout::{Layout, Layouts, Reduction};
 use crate::memory::Pointers;
 use crate::micro::{Program, Src};
@@ -79,6 +79,22 @@ fn halo_depth(program: &Program) -> u32 {
     depth.into_iter().max().unwrap_or(0)
 }
 
+/// Statements whose results are read from shared memory and from nowhere else.
+fn read_elsewhere(walk: &Walk<'_, '_>) -> Vec<bool> {
+    let placed = walk.layouts.placed.iter();
+    let mut out: Vec<bool> = placed.map(|placed| placed.shared).collect();
+    for (reader, s) in walk.program.statements.iter().enumerate() {
+        for read in &s.reads {
+            if let Src::Statement(source) = read.src
+                && walk.layouts.in_registers(read, source, reader)
+            {
+                out[source] = false;
+            }
+        }
+    }
+    out
+}
+
 struct Emitter<'a, 'g, 'p> {
     walk: &'a Walk<'a, 'g>,
     pointers: &'p mut Pointers<'g>,
@@ -122,7 +138,7 @@ pub fn emit<'g>(walk: &Walk<'_, 'g>, pointers: &mut Pointers<'g>, names: &mut Na
     let states = walk.program.states.iter();
     let state_ident = states.map(|s| names.fresh(&s.name)).collect();
     // What is read from shared memory only is called by its name where it is read.
-    let elsewhere = walk.layouts.elsewhere(walk.program);
+    let elsewhere = read_elsewhere(walk);
     let statements = walk.program.statements.iter().zip(&elsewhere);
     let ident = statements
         .map(|(s, elsewhere)| match elsewhere {
