@@ -6,6 +6,7 @@ use crate::attend;
 use crate::chunks;
 use crate::function::{Functions, Scoped};
 use crate::header;
+use crate::lane::Lane;
 use crate::manifest::{ENTRY, KernelParam, LaneGrid, ParamKind, RowUnits};
 use crate::matmul;
 use crate::memory::{Pointer, Pointers, c_type};
@@ -51,20 +52,6 @@ const NAME: &str = "\u{e002}";
 
 /// The number of a block of a phase, of which a block of the grid has several in turn.
 const TURN: &str = "turn";
-
-/// The code of one lane.
-pub struct Lane {
-    /// Statements from the left margin; `block` is the lane's own block number.
-    pub code: String,
-    /// Its blocks.
-    pub grid: LaneGrid,
-    /// C expression for the number of its blocks.
-    pub blocks: String,
-    /// Shared memory, f32 elements.
-    pub shared_floats: usize,
-    /// Whether it reads the position.
-    pub position: bool,
-}
 
 #[derive(Serialize)]
 struct GridLine {

@@ -16,6 +16,7 @@ mod function;
 mod generate;
 mod header;
 mod kernel;
+mod lane;
 mod layout;
 mod lexeme;
 pub mod manifest;
