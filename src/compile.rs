@@ -96,6 +96,7 @@ struct Seconds {
 pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
     let began = Instant::now();
     let model = model::open(&args.model)?;
+    output.assume(&model);
     let planner = Planner::new(&args.plan)?;
     let arch = planner.arch(&args.arch)?;
     let planner = planner.compiled_for(arch);
@@ -117,6 +118,7 @@ pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
     let dir = PlanDir {
         plans: regimes.iter().map(|r| r.planned.plan.clone()).collect(),
         text: plan_text(&regimes, &unfused),
+        device: planner.device().clone(),
         cubins: by_image(arch, artifacts),
         manifest,
     };

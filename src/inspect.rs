@@ -99,7 +99,7 @@ struct Use<'a> {
 
 /// Runs the verb.
 pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
-    let compiled = compiled(args)?;
+    let compiled = compiled(args, output)?;
     let images = compiled.manifest.kernels.iter().enumerate();
     let report = |with_source: bool, wanted: Option<usize>| Report {
         model: &compiled.manifest.model,
@@ -138,11 +138,12 @@ pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
     }
 }
 
-fn compiled(args: &Args) -> Result<Compiled, Failure> {
+fn compiled(args: &Args, output: &mut Output) -> Result<Compiled, Failure> {
     let model = match model::open_any(&args.model)? {
         Opened::Model(model) => model,
         Opened::Compiled(dir) => return carried(*dir, &args.model.model, args.arch.arch),
     };
+    output.assume(&model);
     let planner = Planner::new(&args.plan)?;
     let arch = planner.arch(&args.arch)?;
     let planner = planner.compiled_for(arch);

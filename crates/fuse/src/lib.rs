@@ -7,6 +7,7 @@
 #![warn(missing_docs)]
 #![forbid(unsafe_code)]
 
+mod accept;
 mod bits;
 mod board;
 mod candidates;
@@ -29,6 +30,7 @@ pub mod segment;
 pub mod select;
 mod validate;
 
+pub use accept::accept;
 pub use device::{Device, DeviceError, Figure, Fitted, FittedFigure, Provenance};
 
 pub use decisions::Decisions;

@@ -132,9 +132,9 @@ fn pieces(storage: Element) -> usize {
 
 fn chunked(case: Case) -> Chunked {
     let Case { key, value, .. } = case;
-    let key_at = format!("((b * T + t) * {HEADS} + h) * {key} + j");
-    let value_at = format!("((b * T + t) * {HEADS} + h) * {value} + i0 + i");
-    let state_at = format!("((b * {HEADS} + h) * {key} + j) * {value} + i0 + i");
+    let key_at = format!("((b * T + t) * {HEADS} + h) * {key} + kj");
+    let value_at = format!("((b * T + t) * {HEADS} + h) * {value} + i0 + vi");
+    let state_at = format!("((b * {HEADS} + h) * {key} + kj) * {value} + i0 + vi");
     let per_key = case.decay == Decay::PerKey;
     let decay = "decay_element = to_f32(decay[((b * T + t) * HEADS_OF_DECAY + h)]);"
         .replace("HEADS_OF_DECAY", &HEADS.to_string());
@@ -166,11 +166,11 @@ fn chunked(case: Case) -> Chunked {
         values: format!("v_element = to_f32(v[{value_at}]);"),
         bonus: case
             .bonus
-            .then(|| format!("bonus_element = bonus[h * {key} + j];")),
-        load_state: format!("s = state_in[{state_at}];"),
-        store_state: format!("state_out[{state_at}] = s;"),
+            .then(|| format!("bonus_element = bonus[h * {key} + kj];")),
+        load_state: format!("s_element = state_in[{state_at}];"),
+        store_state: format!("state_out[{state_at}] = s_element;"),
         epilogue: format!(
-            "for (int i = lane; live && i < {}; i += 32) y[{value_at}] = y_row[i];",
+            "for (int vi = lane; live && vi < {}; vi += 32) y[{value_at}] = y_row[vi];",
             case.tile
         ),
     }

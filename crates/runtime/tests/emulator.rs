@@ -545,10 +545,59 @@ fn sources_that_do_not_build_are_reported() {
     let error =
         Emulator::new(Path::new(env!("CARGO_TARGET_TMPDIR")), missing).expect_err("no compiler");
     assert!(error.to_string().contains("apt install g++"), "{error}");
+}
+
+#[test]
+fn without_a_cache_kernels_are_built_all_the_same() {
     let file = tempfile::NamedTempFile::new().expect("temporary file");
-    let error = Emulator::new(&file.path().join("cache"), EmulatorOptions::default())
-        .expect_err("not a directory");
-    assert!(matches!(error, EmulatorError::Cache { .. }), "{error}");
+    let emulator = Emulator::new(&file.path().join("cache"), EmulatorOptions::default())
+        .expect("a cache that cannot be is no reason to stop");
+    let module = emulator.build(&[SEVEN], "").expect("builds");
+    assert_eq!(seven(&module), 7);
+}
+
+/// A kernel that writes 7.
+const SEVEN: (&str, &str) = (
+    "fusec_seven",
+    "extern \"C\" __global__ void fusec_seven(int* y) { y[0] = 7; }",
+);
+
+fn seven(module: &EmulatedModule) -> i32 {
+    let mut y = [0i32];
+    launch(module, "seven", shape(1, 1, 0, 0), &[pointer(&mut y)]).expect("runs");
+    y[0]
+}
+
+#[test]
+fn a_damaged_library_is_never_loaded() {
+    let cache = tempfile::tempdir().expect("temporary directory");
+    let emulator =
+        Emulator::new(cache.path(), EmulatorOptions::default()).expect("g++ is installed");
+    emulator.build(&[SEVEN], "").expect("builds");
+    let entry = std::fs::read_dir(cache.path())
+        .expect("readable")
+        .map(|entry| entry.expect("an entry").path())
+        .next()
+        .expect("one entry");
+    let sound = std::fs::read(&entry).expect("readable");
+    // A flipped bit in the code, in the tables of the loader, in the header; a file cut short.
+    let flips = [100, 1000, sound.len() / 2, sound.len() - 40];
+    let damaged = flips.iter().map(|at| {
+        let mut bytes = sound.clone();
+        bytes[*at] ^= 0x41;
+        bytes
+    });
+    let cut = [0, 64, sound.len() / 3].map(|length| sound[..length].to_vec());
+    for bytes in damaged.chain(cut) {
+        std::fs::write(&entry, bytes).expect("writable");
+        let module = emulator.build(&[SEVEN], "").expect("built anew");
+        assert_eq!(seven(&module), 7);
+        assert_eq!(
+            std::fs::read(&entry).expect("readable")[..8],
+            sound[..8],
+            "the entry is whole again"
+        );
+    }
 }
 
 #[test]
@@ -556,11 +605,7 @@ fn a_kernel_is_compiled_once() {
     let cache = tempfile::tempdir().expect("temporary directory");
     let emulator =
         Emulator::new(cache.path(), EmulatorOptions::default()).expect("g++ is installed");
-    let sources = [(
-        "fusec_k",
-        "extern \"C\" __global__ void fusec_k(int* y) { y[0] = 7; }",
-    )];
-    emulator.build(&sources, "").expect("builds");
+    emulator.build(&[SEVEN], "").expect("builds");
     let objects = || {
         std::fs::read_dir(cache.path())
             .expect("readable")
@@ -570,11 +615,9 @@ fn a_kernel_is_compiled_once() {
     };
     let before = objects();
     assert_eq!(before.len(), 1, "one object and no temporary file");
-    let module = emulator.build(&sources, "").expect("builds");
+    let module = emulator.build(&[SEVEN], "").expect("builds");
     assert_eq!(objects(), before);
-    let mut y = [0i32];
-    launch(&module, "k", shape(1, 1, 0, 0), &[pointer(&mut y)]).expect("runs");
-    assert_eq!(y, [7]);
+    assert_eq!(seven(&module), 7);
 }
 
 #[test]

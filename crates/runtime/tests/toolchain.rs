@@ -302,7 +302,7 @@ fn fetches_once_for_all_processes_and_then_needs_no_network() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
-    let killed = dir.path().join("nvrtc/.fetching-killed");
+    let killed = dir.path().join("nvrtc/.fusec-partial-killed");
     fs::create_dir_all(killed.join("wheels")).unwrap();
     let fetched: Vec<PathBuf> = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..3)

@@ -25,7 +25,6 @@ use fusec_fuse::{Body, Kernel, Schedule, Storage};
 use fusec_ir::{Access, AxisId, Expr, Graph, IndexExpr, OpId, OpKind, StepRef, ValueId};
 use std::collections::BTreeMap;
 
-
 /// What the lane is made for.
 pub struct Request<'a, 'g> {
     /// The graph.

@@ -56,7 +56,7 @@ mod row;
 mod scan;
 mod space;
 
-pub use contract::GEMV_MAX_ROWS;
+pub use contract::has_few_rows;
 
 use crate::context::{Context, is_row_op};
 use crate::plan::{Body, Phase, Reject, Template};
@@ -125,7 +125,7 @@ pub fn fit(ctx: &Context<'_>, ops: &[OpId]) -> Result<Vec<Phase>, Reject> {
         scan::fit(&group, &scans).map(one_phase)
     } else if contracts.is_empty() {
         row::fit(&group).map(|body| one_phase(vec![body]))
-    } else if ctx.rows() <= GEMV_MAX_ROWS && phases::are_needed(&group, &contracts) {
+    } else if has_few_rows(ctx) && phases::are_needed(&group, &contracts) {
         phases::fit(&group, &contracts)
     } else {
         products(&group, &contracts).map(one_phase)
@@ -157,7 +157,7 @@ pub(crate) fn product_lane(ctx: &Context<'_>, ops: &[OpId]) -> Result<Body, Reje
 
 /// A group with products and without recurrences, in one phase.
 fn products(group: &Group<'_>, contracts: &[OpId]) -> Result<Vec<Body>, Reject> {
-    if group.ctx.rows() <= GEMV_MAX_ROWS {
+    if has_few_rows(group.ctx) {
         gemv::fit(group, contracts)
     } else {
         gemm::fit(group, contracts)

@@ -35,6 +35,14 @@ impl fmt::Display for Schedule {
                     split => write!(f, ", {split} warps a column"),
                 }
             }
+            Schedule::Thin(tile) => {
+                let (rows, columns) = (count(tile.rows, "row"), tile.columns);
+                write!(
+                    f,
+                    "{rows} x {columns} columns a block, {} warps a column",
+                    tile.split
+                )
+            }
             Schedule::Gemm(GemmTile::Simt(tile)) => {
                 write!(f, "tiles of {} x {} on FP32 units", tile.rows, tile.columns)
             }

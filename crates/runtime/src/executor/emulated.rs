@@ -3,6 +3,7 @@
 use super::device::{ArgValue, Device, Launch, Place, Region, RunKey, Submission};
 use super::{ExecuteError, ManifestError};
 use crate::emulator::{EmulatedModule, Emulator, KernelArg, LaunchShape};
+use crate::memory::host;
 use fusec_codegen::{KernelImage, Manifest};
 use memmap2::MmapMut;
 use rayon::prelude::*;
@@ -86,7 +87,7 @@ impl Device for EmulatedDevice {
     }
 
     fn free_bytes(&self) -> Result<Option<usize>, ExecuteError> {
-        Ok(None)
+        Ok(host::available())
     }
 
     fn allocate(&mut self, region: Region, bytes: usize) -> Result<u64, ExecuteError> {

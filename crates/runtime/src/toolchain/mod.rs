@@ -20,7 +20,7 @@ use thiserror::Error;
 
 use fusec_codegen::{Manifest, prelude, without_comments};
 
-use crate::cache::{self, CacheError, CubinCache, Entry, KeyParts, Outcome};
+use crate::cache::{self, CacheError, Contents, Entry, KernelCache, KeyParts, Outcome};
 use crate::cubin::{self, CubinError, Resources, Spills};
 
 pub use arch::{Arch, UnknownArch};
@@ -206,7 +206,7 @@ pub struct Toolchain {
     nvrtc: Nvrtc,
     /// NVRTC down to its build: part of every cache key.
     identity: String,
-    cache: Option<CubinCache>,
+    cache: Option<KernelCache>,
     info: ToolchainInfo,
 }
 
@@ -228,7 +228,9 @@ impl Toolchain {
             (None, CacheState::Off)
         } else {
             let cache_dir = cache::user_cache_dir(options.cache_dir.as_deref());
-            match cache_dir.and_then(|dir| CubinCache::open(&dir.join("cubin"))) {
+            match cache_dir.and_then(|dir| {
+                KernelCache::open(&dir.join(Contents::Cubins.directory()), Contents::Cubins)
+            }) {
                 Ok(cache) => {
                     let dir = cache.dir().to_owned();
                     (Some(cache), CacheState::Ready { dir })
@@ -277,7 +279,7 @@ impl Toolchain {
                 .nvrtc
                 .compile(source.name, &text, source.headers, arch)?;
             Ok(Entry {
-                cubin: compiled.cubin,
+                image: compiled.cubin,
                 log: compiled.log,
             })
         };
@@ -306,7 +308,7 @@ impl Toolchain {
             }
         };
         let mut resources =
-            cubin::resources(&entry.cubin).map_err(|error| ToolchainError::Cubin {
+            cubin::resources(&entry.image).map_err(|error| ToolchainError::Cubin {
                 name: source.name.to_owned(),
                 version: self.nvrtc.version(),
                 source: error,
@@ -325,7 +327,7 @@ impl Toolchain {
             });
         }
         Ok(Artifact {
-            cubin: entry.cubin,
+            cubin: entry.image,
             log: entry.log,
             resources,
             cached,
