@@ -199,11 +199,9 @@ fn on_gpu<'g>(
             let arch = arch_of(&info)?;
             let manifest = generated(graph, args, shape, arch)?;
             let artifacts = kernels::compile(&toolchain, &manifest, arch)?;
-            let cubins: BTreeMap<String, Vec<u8>> = manifest
-                .kernels
-                .iter()
-                .zip(artifacts)
-                .map(|(kernel, artifact)| (kernel.name.clone(), artifact.cubin))
+            let cubins: BTreeMap<String, Vec<u8>> = artifacts
+                .into_iter()
+                .map(|(image, artifact)| (image, artifact.cubin))
                 .collect();
             (manifest, cubins)
         }
@@ -297,15 +295,11 @@ pub fn own_cubins(
     })?;
     let arch = arch_of(info)?;
     let artifacts = kernels::compile(&toolchain, &dir.manifest, arch)?;
-    let names = dir
-        .manifest
-        .kernels
-        .iter()
-        .map(|kernel| kernel.name.clone());
-    Ok(names.zip(artifacts.into_iter().map(|a| a.cubin)).collect())
+    let images = artifacts.into_iter();
+    Ok(images.map(|(image, a)| (image, a.cubin)).collect())
 }
 
-/// The cubins of a plan directory that a GPU runs, by kernel name.
+/// The cubins of a plan directory that a GPU runs, by image.
 pub fn carried_cubins(
     dir: &PlanDir,
     info: &GpuInfo,

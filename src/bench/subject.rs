@@ -274,9 +274,9 @@ impl Subject {
         let regimes = planner.regimes(&model.graph)?;
         let manifest = planner.manifest(&model.graph.name, &regimes)?;
         let artifacts = kernels::compile(&toolchain, &manifest, arch)?;
-        let names = manifest.kernels.iter().map(|kernel| kernel.name.clone());
+        let cubins = artifacts.into_iter().map(|(image, a)| (image, a.cubin));
         Ok(Runnable {
-            cubins: names.zip(artifacts.into_iter().map(|a| a.cubin)).collect(),
+            cubins: cubins.collect(),
             plans: regimes.into_iter().map(|r| r.planned.plan).collect(),
             manifest,
         })

@@ -1,4 +1,4 @@
-//! Matrix products as kernel text: Y[m, n] = sum over k of a(m, k) * w(n, k), for one or several
+//! Matrix products as kernel text: Y[row, column] = sum over inner of a(row, inner) * w(column, inner), for one or several
 //! products over the same rows and columns, with text hooks before and after.
 //!
 //! Lives here: the templates (`gemm_simt.cu`, `gemm_mma.cu`, `gemv.cu`, `thin.cu`) and which tiles they can
@@ -10,7 +10,6 @@
 //! Blocks run over columns fastest: block `i` of the lane has column tile `i % column_tiles` and row
 //! tile `i / column_tiles`.
 
-use std::collections::BTreeSet;
 use std::sync::LazyLock;
 
 use serde::Serialize;
@@ -28,9 +27,9 @@ pub use fusec_fuse::schedule::{GemmTile, GemvTile, MmaTile, SimtTile, ThinTile};
 pub struct Product {
     /// The C identifier that holds the finished sum (f32) in the epilogue.
     pub name: String,
-    /// Length of the sum: the range of `k`.
+    /// Length of the sum: the range of `inner`.
     pub depth: usize,
-    /// Pointer expression of the rows, `x[m * x_stride + k]`; `None` when the prologue computes `a`
+    /// Pointer expression of the rows, `x[row * x_stride + inner]`; `None` when the prologue computes `a`
     /// from nothing.
     pub x: Option<String>,
     /// Storage type behind `x`.
@@ -39,12 +38,12 @@ pub struct Product {
     pub x_stride: usize,
     /// Element of the buffer that `x` points at: decides which accesses are aligned.
     pub x_offset: usize,
-    /// Statements that see `i64 m`, `int k` and may change `float a` (initially the element of `x`, or
+    /// Statements that see `i64 row`, `int inner` and may change `float activation` (initially the element of `x`, or
     /// 0). They run for elements inside the matrix only.
     pub prologue: String,
     /// Few rows only: statements of the whole block that fill `xs` (`float [rows of the tile][depth]`, or,
     /// on tensor cores, rows of the operand [`thin::pitch`] elements apart) with
-    /// a(m, k), zeros for rows past the end. In place of `x` and `prologue`; contains its own barriers if
+    /// a(row, inner), zeros for rows past the end. In place of `x` and `prologue`; contains its own barriers if
     /// it needs some.
     pub stage: String,
     /// Pointer expression of the weights.
@@ -64,18 +63,18 @@ pub struct Product {
 pub struct Projection {
     /// At least one.
     pub products: Vec<Product>,
-    /// Number of output columns: the range of `n`.
+    /// Number of output columns: the range of `column`.
     pub columns: usize,
-    /// Integer expression: the number of rows, the range of `m`.
+    /// Integer expression: the number of rows, the range of `row`.
     pub rows: String,
     /// Integer expression: index of this block inside its lane.
     pub block: String,
-    /// Statements at the start of the body: definitions that hooks and expressions use. They see `m0`,
-    /// `n0`, `rows` and `tid`.
+    /// Statements at the start of the body: definitions that hooks and expressions use. They see `row0`,
+    /// `column0`, `rows` and `tid`.
     pub setup: String,
-    /// Statements before the epilogue of the elements of a row; they see `i64 m`.
+    /// Statements before the epilogue of the elements of a row; they see `i64 row`.
     pub row_prologue: String,
-    /// Statements per output element; they see `i64 m`, `int n` and each product's `float NAME`.
+    /// Statements per output element; they see `i64 row`, `int column` and each product's `float NAME`.
     pub epilogue: String,
     /// Tensor cores only: how neighbouring columns are handled together.
     pub run: Run,
@@ -95,12 +94,12 @@ impl Projection {
 }
 
 /// A run of neighbouring output columns that one thread handles, so that it moves 16 bytes at a
-/// time. The epilogue sees `int v`, the place of its column in the run.
+/// time. The epilogue sees `int nth`, the place of its column in the run.
 #[derive(Debug, Clone, Default)]
 pub struct Run {
     /// Columns of a run, a divisor of 16 and of the number of columns; 0 and 1: no runs.
     pub columns: usize,
-    /// Statements before the columns of a run; they see `i64 m` and `int n_first`.
+    /// Statements before the columns of a run; they see `i64 row` and `int column_first`.
     pub before: String,
     /// Statements after them.
     pub after: String,
@@ -159,45 +158,6 @@ static TEMPLATES: LazyLock<Tera> = LazyLock::new(|| {
         .expect("the templates are part of this crate and tests render them");
     tera
 });
-
-/// Every identifier that the templates' text uses. Names that hooks and expressions refer to (kernel
-/// parameters, above all) must not be among them, or a local of the template would hide them.
-/// Exceptions are what the hooks are told to use: see [`Product`] and [`Projection`].
-pub fn reserved_identifiers() -> BTreeSet<&'static str> {
-    TEMPLATE_FILES
-        .iter()
-        .flat_map(|(_, text)| identifiers(text))
-        .collect()
-}
-
-/// The identifiers of a template's text that are not inside the template language's braces.
-pub(crate) fn identifiers(text: &'static str) -> BTreeSet<&'static str> {
-    let mut words = BTreeSet::new();
-    for line in text.lines() {
-        let code = line.split("//").next().unwrap_or("");
-        // What lies between the braces of the template language is not part of the result.
-        for (i, piece) in code
-            .split("{{")
-            .flat_map(|part| part.split("{%"))
-            .enumerate()
-        {
-            let piece = match (i, piece.find(['}', '%'])) {
-                (0, _) => piece,
-                (_, Some(end)) => &piece[end..],
-                (_, None) => "",
-            };
-            // A member's name (`threadIdx.x`) hides nothing: only what precedes the point counts.
-            let words_of = piece
-                .split(|c: char| c != '_' && c != '.' && !c.is_ascii_alphanumeric())
-                .filter_map(|word| word.split('.').next());
-            words
-                .extend(words_of.filter(|word| {
-                    word.starts_with(|c: char| c == '_' || c.is_ascii_alphabetic())
-                }));
-        }
-    }
-    words
-}
 
 fn c_type(element: Element) -> &'static str {
     match element {
@@ -559,17 +519,6 @@ fn vector_limit(tile: GemvTile, product: &Product) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn locals_of_the_templates_are_reserved_and_common_names_of_models_are_not() {
-        let reserved = reserved_identifiers();
-        for local in ["w_regs", "a_tile", "acc_", "chunk", "m0", "rows", "lane"] {
-            assert!(reserved.contains(local), "{local}");
-        }
-        for name in ["w", "x", "r", "g", "q", "receptance"] {
-            assert!(!reserved.contains(name), "{name}");
-        }
-    }
 
     #[test]
     fn vectors_divide_everything_that_they_step_over() {

@@ -39,6 +39,6 @@ pub use plan::{
     Body, Cost, GridAxis, Kernel, Mode, Phase, Plan, Reject, Roles, Shape, Storage, Template,
 };
 pub use planner::{Options, PlanError, Planned, Submit, plan};
-pub use print::{interior, launches_per_layer, limit};
+pub use print::{interior, launches_per_layer, limit, summary};
 pub use schedule::{Launch, Schedule, Target};
 pub use validate::validate;

@@ -56,6 +56,8 @@ pub struct KeyParts<'a> {
     pub name: &'a str,
     /// The source.
     pub source: &'a str,
+    /// The names and texts that it may include.
+    pub headers: &'a [(&'a str, &'a str)],
     /// The architecture, such as `sm_90a` or `x86_64`.
     pub arch: &'a str,
     /// The compiler's options.
@@ -82,6 +84,10 @@ impl Key {
         }
         for option in parts.options {
             add(option);
+        }
+        // No option is empty: what follows is told from one.
+        for (name, text) in parts.headers {
+            ["", name, text].into_iter().for_each(&mut add);
         }
         Self(hash.finalize().into())
     }
@@ -447,6 +453,7 @@ mod tests {
         KeyParts {
             name: "k.cu",
             source,
+            headers: &[],
             arch: "sm_80",
             options,
             compiler: "nvrtc 13.5",
@@ -492,6 +499,18 @@ mod tests {
             },
             KeyParts {
                 source: "sourc",
+                ..base
+            },
+            KeyParts {
+                headers: &[("a.cuh", "text")],
+                ..base
+            },
+            KeyParts {
+                headers: &[("a.cuh", "other text")],
+                ..base
+            },
+            KeyParts {
+                headers: &[("a.cuh", ""), ("", "text")],
                 ..base
             },
             KeyParts {

@@ -7,7 +7,8 @@
 //! NAME/manifest.json      what to launch
 //! NAME/cubins.json        which cubins there are, with their hashes
 //! NAME/kernels/K.cu       the source of each kernel
-//! NAME/kernels/K.ARCH.cubin
+//! NAME/kernels/fusec.cuh  the primitives that they include
+//! NAME/kernels/K.ARCH.cubin  of each kernel that is not compiled as another one
 //! ```
 //!
 //! Lives here: writing it whole or not at all, reading it with every hash checked, and showing that it is
@@ -18,7 +19,7 @@ use crate::executor::{ManifestError, check_manifest};
 use crate::limits;
 use crate::partial;
 use crate::toolchain::{Arch, UnknownArch};
-use fusec_codegen::{Manifest, Planned, generate};
+use fusec_codegen::{Manifest, Planned, generate, prelude};
 use fusec_fuse::plan::PLAN_VERSION;
 use fusec_fuse::{Body, Device, Kernel, Plan, accept};
 use fusec_ir::interpret::check_graph;
@@ -105,7 +106,7 @@ pub enum PlanDirError {
     },
 }
 
-/// Cubins by architecture (`sm_90a`), then by kernel name.
+/// Cubins by architecture (`sm_90a`), then by image: the kernel that was compiled.
 pub type Cubins = BTreeMap<String, BTreeMap<String, Vec<u8>>>;
 
 /// A compiled model, as it is on disk.
@@ -126,12 +127,12 @@ pub struct PlanDir {
 #[derive(PartialEq, Serialize, Deserialize)]
 struct CubinIndex {
     version: u32,
-    /// SHA-256, hexadecimal, by architecture and kernel name.
+    /// SHA-256, hexadecimal, by architecture and image.
     sha256: BTreeMap<String, BTreeMap<String, String>>,
 }
 
 impl PlanDir {
-    /// The cubins for an architecture, by kernel name. `path` is for the message.
+    /// The cubins for an architecture, by image. `path` is for the message.
     pub fn cubins_for(
         &self,
         arch: &str,
@@ -334,6 +335,10 @@ fn write_files(dir: &Path, compiled: &PlanDir) -> Result<(), PlanDirError> {
             kernel.source.as_bytes(),
         )?;
     }
+    write(
+        kernels.join(prelude::FILE),
+        compiled.manifest.prelude.as_bytes(),
+    )?;
     let mut index = CubinIndex {
         version: CUBINS_VERSION,
         sha256: BTreeMap::new(),
@@ -355,6 +360,7 @@ fn write_files(dir: &Path, compiled: &PlanDir) -> Result<(), PlanDirError> {
     write(dir.join(CUBINS), &json(&dir.join(CUBINS), &index)?)?;
     // Sources are in files of their own.
     let mut manifest = compiled.manifest.clone();
+    manifest.prelude.clear();
     for kernel in &mut manifest.kernels {
         kernel.source.clear();
     }
@@ -492,18 +498,9 @@ pub fn read_plan_dir(dir: &Path) -> Result<PlanDir, PlanDirError> {
     let kernels = dir.join(KERNELS);
     for kernel in &mut manifest.kernels {
         let path = kernels.join(format!("{}.cu", kernel.name));
-        let bytes = std::fs::read(&path).map_err(io_error("read", &path))?;
-        let damaged = |reason: &str| PlanDirError::Damaged {
-            path: path.clone(),
-            reason: reason.into(),
-        };
-        if sha256(&bytes) != kernel.source_sha256 {
-            return Err(damaged(
-                "it is not the source that was compiled (its SHA-256 differs)",
-            ));
-        }
-        kernel.source = String::from_utf8(bytes).map_err(|_| damaged("it is no text"))?;
+        kernel.source = read_source(&path, &kernel.source_sha256)?;
     }
+    manifest.prelude = read_source(&kernels.join(prelude::FILE), &manifest.prelude_sha256)?;
     let path = dir.join(PLANS);
     let plans: Vec<Plan> = parse(&path)?;
     if let Some(plan) = plans.iter().find(|plan| plan.version != PLAN_VERSION) {
@@ -524,6 +521,21 @@ pub fn read_plan_dir(dir: &Path) -> Result<PlanDir, PlanDirError> {
         device: parse(&dir.join(DEVICE))?,
         text,
     })
+}
+
+/// A source, checked to be the one that was written.
+fn read_source(path: &Path, hash: &str) -> Result<String, PlanDirError> {
+    let bytes = std::fs::read(path).map_err(io_error("read", path))?;
+    let damaged = |reason: &str| PlanDirError::Damaged {
+        path: path.to_owned(),
+        reason: reason.into(),
+    };
+    if sha256(&bytes) != hash {
+        return Err(damaged(
+            "it is not the source that was compiled (its SHA-256 differs)",
+        ));
+    }
+    String::from_utf8(bytes).map_err(|_| damaged("it is no text"))
 }
 
 /// Indices of the plans point into the graphs, and launches of the manifest into the plans.
@@ -589,7 +601,7 @@ fn read_cubins(dir: &Path, manifest: &Manifest) -> Result<Cubins, PlanDirError> 
             index.version
         )));
     }
-    let known: BTreeSet<&str> = manifest.kernels.iter().map(|k| k.name.as_str()).collect();
+    let known: BTreeSet<&str> = manifest.images().map(|k| k.name.as_str()).collect();
     let mut cubins = Cubins::new();
     for (arch, hashes) in &index.sha256 {
         if !arch.bytes().all(|b| b == b'_' || b.is_ascii_alphanumeric()) {
@@ -601,7 +613,7 @@ fn read_cubins(dir: &Path, manifest: &Manifest) -> Result<Cubins, PlanDirError> 
         let mut images = BTreeMap::new();
         for (name, hash) in hashes {
             if !known.contains(name.as_str()) {
-                return Err(damaged(format!("`{name}` is no kernel of the manifest")));
+                return Err(damaged(format!("`{name}` is no image of the manifest")));
             }
             let path = dir.join(KERNELS).join(format!("{name}.{arch}.cubin"));
             let image = std::fs::read(&path).map_err(io_error("read", &path))?;

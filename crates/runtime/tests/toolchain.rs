@@ -46,6 +46,7 @@ fn source() -> Source<'static> {
     Source {
         name: "kernels.cu",
         text: KERNELS,
+        headers: &[],
     }
 }
 
@@ -236,7 +237,11 @@ fn errors_carry_the_place_and_stay_with_their_source() {
     let sources: Vec<Source<'_>> = names
         .iter()
         .zip(&texts)
-        .map(|(name, text)| Source { name, text })
+        .map(|(name, text)| Source {
+            name,
+            text,
+            headers: &[],
+        })
         .collect();
     let results = toolchain
         .compile_all(&sources, arch("sm_80"), || {})

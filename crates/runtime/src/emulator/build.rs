@@ -5,6 +5,8 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::process::Command;
 
+use fusec_codegen::manifest::ENTRY;
+use fusec_codegen::prelude;
 use rayon::prelude::*;
 
 use super::EmulatorError;
@@ -54,6 +56,10 @@ pub struct EmulatedModule {
     pub(super) kernels: BTreeMap<String, EmulatedKernel>,
 }
 
+/// The only thing that an object exports, for the linker: whatever a kernel is called and defines, it
+/// takes the place of nothing.
+const EXPORTED: &str = "{ global: emulator_table; local: *; };\n";
+
 impl Emulator {
     /// An emulator that caches compiled kernels under `cache` (created when missing). A cache that
     /// cannot be used is no error: it is logged, and every kernel is compiled anew.
@@ -84,9 +90,14 @@ impl Emulator {
         })
     }
 
-    /// Compiles and loads `sources`, pairs of a kernel's name and the text that defines
-    /// `extern "C" __global__ void NAME(...)`. Kernels that are in the cache are not compiled again.
-    pub fn build(&self, sources: &[(&str, &str)]) -> Result<EmulatedModule, EmulatorError> {
+    /// Compiles and loads `sources`, pairs of a kernel's entry and the text that defines
+    /// `extern "C" __global__ void ENTRY(...)` and may include `prelude` under its name. Kernels that
+    /// are in the cache are not compiled again.
+    pub fn build(
+        &self,
+        sources: &[(&str, &str)],
+        prelude: &str,
+    ) -> Result<EmulatedModule, EmulatorError> {
         let mut unique = BTreeMap::new();
         for (name, source) in sources {
             let kernel = || (*name).to_owned();
@@ -98,6 +109,12 @@ impl Emulator {
                 return Err(EmulatorError::Name {
                     kernel: kernel(),
                     reason: "it is no C identifier",
+                });
+            }
+            if !name.starts_with(ENTRY) {
+                return Err(EmulatorError::Name {
+                    kernel: kernel(),
+                    reason: "it does not begin as entries do, and may be that of a library",
                 });
             }
             if unique
@@ -113,7 +130,7 @@ impl Emulator {
         let kernels = unique
             .par_iter()
             .map(|(name, source)| {
-                let image = self.compiled(name, source)?;
+                let image = self.compiled(name, source, prelude)?;
                 Ok(((*name).to_owned(), EmulatedKernel::load(name, &image)?))
             })
             .collect::<Result<BTreeMap<_, _>, EmulatorError>>()?;
@@ -137,6 +154,8 @@ impl Emulator {
             "-ffp-contract=off",
             "-fcf-protection=none",
             "-fno-stack-protector",
+            // What the object calls of its own is its own, whatever else has the name.
+            "-Wl,-Bsymbolic",
         ];
         // Wider vectors change the speed, not the numbers: contraction is off.
         #[cfg(target_arch = "x86_64")]
@@ -152,7 +171,7 @@ impl Emulator {
     }
 
     /// The shared object of one kernel, compiled now when the cache has none that is sound.
-    fn compiled(&self, name: &str, source: &str) -> Result<Vec<u8>, EmulatorError> {
+    fn compiled(&self, name: &str, source: &str, prelude: &str) -> Result<Vec<u8>, EmulatorError> {
         let kernel_file = format!("{name}.cu");
         let mut text = format!("#define FUSEC_EMULATOR 1\n#define FUSEC_KERNEL {name}\n");
         for (file, part) in BEFORE
@@ -162,18 +181,19 @@ impl Emulator {
             text.push_str(&format!("#line 1 \"{file}\"\n{part}\n"));
         }
         let Some(cache) = &self.cache else {
-            return self.compile(name, &text, &std::env::temp_dir());
+            return self.compile(name, &text, prelude, &std::env::temp_dir());
         };
         let options: Vec<String> = self.flags().into_iter().map(str::to_owned).collect();
         let parts = KeyParts {
             name: &kernel_file,
             source: &text,
+            headers: &[(prelude::FILE, prelude), ("exported.map", EXPORTED)],
             arch: std::env::consts::ARCH,
             options: &options,
             compiler: &self.compiler_version,
         };
         let lookup = cache.get_or_compile(&parts, || {
-            let image = self.compile(name, &text, cache.dir())?;
+            let image = self.compile(name, &text, prelude, cache.dir())?;
             let log = String::new();
             Ok::<_, EmulatorError>(Entry { image, log })
         })?;
@@ -187,7 +207,13 @@ impl Emulator {
     }
 
     /// Runs the compiler, in a directory of its own below `place`.
-    fn compile(&self, name: &str, text: &str, place: &Path) -> Result<Vec<u8>, EmulatorError> {
+    fn compile(
+        &self,
+        name: &str,
+        text: &str,
+        prelude: &str,
+        place: &Path,
+    ) -> Result<Vec<u8>, EmulatorError> {
         let failed = |path: &Path| {
             let path = path.to_owned();
             move |source| EmulatorError::Build { path, source }
@@ -195,12 +221,22 @@ impl Emulator {
         let (scratch, _unfinished) = partial::dir_in(place).map_err(failed(place))?;
         let input = scratch.path().join("kernel.cpp");
         let output = scratch.path().join("kernel.so");
-        std::fs::write(&input, text).map_err(failed(&input))?;
+        let exported = scratch.path().join("exported.map");
+        for (path, text) in [
+            (&input, text),
+            (&scratch.path().join(prelude::FILE), prelude),
+            (&exported, EXPORTED),
+        ] {
+            std::fs::write(path, text).map_err(failed(path))?;
+        }
+        let mut export = OsString::from("-Wl,--version-script=");
+        export.push(&exported);
         let result = Command::new(&self.options.compiler)
             .args(self.flags())
             .arg(&input)
             .arg("-o")
             .arg(&output)
+            .arg(export)
             .arg("-lm")
             .output()
             .map_err(|source| EmulatorError::CompilerMissing {

@@ -66,7 +66,7 @@ pub struct LaunchShape {
     pub seed: u64,
 }
 
-/// What one worker hands to the shim: `fusec_emu::Launch`.
+/// What one worker hands to the shim: `emulator::Launch`.
 #[repr(C)]
 pub(super) struct LaunchRecord {
     grid: [u32; 3],

@@ -9,11 +9,18 @@ use libloading::Library;
 use super::EmulatorError;
 use super::launch::LaunchRecord;
 
+/// `emulator::Table`, the only thing that an object exports.
+#[repr(C)]
+struct Table {
+    signature: unsafe extern "C" fn() -> *const std::ffi::c_char,
+    run_block: unsafe extern "C" fn(*mut LaunchRecord) -> i32,
+}
+
 /// A kernel that can be called.
 #[derive(Debug)]
 pub(super) struct EmulatedKernel {
     pub(super) run_block: unsafe extern "C" fn(*mut LaunchRecord) -> i32,
-    /// One letter per parameter, as `fusec_emu_signature` says.
+    /// One letter per parameter, as the table's `signature` says.
     pub(super) signature: String,
     /// Keeps `run_block` mapped.
     _library: Library,
@@ -38,15 +45,13 @@ impl EmulatedKernel {
         // runs no code when it is loaded. The symbols live as long as the library, which is kept beside them.
         unsafe {
             let library = Library::new(path).map_err(error)?;
-            let run_block = *library
-                .get::<unsafe extern "C" fn(*mut LaunchRecord) -> i32>(b"fusec_emu_run_block\0")
+            let table = *library
+                .get::<*const Table>(b"emulator_table\0")
                 .map_err(error)?;
-            let signature = library
-                .get::<unsafe extern "C" fn() -> *const std::ffi::c_char>(b"fusec_emu_signature\0")
-                .map_err(error)?;
-            let signature = CStr::from_ptr(signature()).to_string_lossy().into_owned();
+            let signature = CStr::from_ptr(((*table).signature)());
+            let signature = signature.to_string_lossy().into_owned();
             Ok(Self {
-                run_block,
+                run_block: (*table).run_block,
                 signature,
                 _library: library,
                 _image: file,
