@@ -157,17 +157,13 @@ fn what_is_no_other_spelling_is_refused_by_name() {
     let mut half = packed(golden("rwkv7-fla"));
     let x_r = (vec![128], vec![0.0; 128]);
     half.tensors.insert("model.layers.0.attn.x_r".into(), x_r);
-    let five = packed(golden("rwkv7-fla"));
-    let five = {
-        let mut five = five;
-        let (shape, elements) = five
-            .tensors
-            .get_mut("model.layers.0.attn.x_x")
-            .expect("it is there");
-        shape[0] = 5;
-        elements.truncate(5 * shape[1]);
-        five
-    };
+    let mut five = packed(golden("rwkv7-fla"));
+    let (shape, elements) = five
+        .tensors
+        .get_mut("model.layers.0.attn.x_x")
+        .expect("it is there");
+    shape[0] = 5;
+    elements.truncate(5 * shape[1]);
     for (what, stored, part) in [
         ("two models", two, "no tensor 'emb.weight'"),
         ("packed and not", half, "'model.layers.0.attn.x_x'"),
