@@ -36,6 +36,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use fusec_runtime::allocator::ExitWhenExhausted;
+use fusec_runtime::threads;
 
 use crate::exit::Exit;
 use crate::failure::Failure;
@@ -101,7 +102,9 @@ fn main() -> ExitCode {
         // A signal then ends the program as it would any other.
         tracing::debug!("{error}");
     }
-    match dispatch(cli.verb, &mut output).and_then(|exit| output.finish().map(|()| exit)) {
+    let started = threads::start().map_err(failure::input);
+    let done = started.and_then(|()| dispatch(cli.verb, &mut output));
+    match done.and_then(|exit| output.finish().map(|()| exit)) {
         Ok(exit) => exit.into(),
         Err(failure) if failure.is_reader_gone() => Exit::Success.into(),
         Err(failure) => {

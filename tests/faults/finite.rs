@@ -11,11 +11,8 @@ name = "growing"
 [axes]
 V = 8
 C = 8
-[input]
-ids = "ids"
 [param]
 emb = { shape = "V, C", init = "uniform(90, 100)" }
-w   = { shape = "C, C", init = "uniform(0.9, 1.0)" }
 [block.layer]
 args = ["x"]
 flow = """
@@ -23,6 +20,8 @@ flow = """
   y = grown @ w
   return y
 """
+[block.layer.param]
+w = { shape = "C, C", init = "uniform(0.9, 1.0)" }
 [model]
 flow = """
   x = gather(emb, ids)

@@ -12,16 +12,13 @@ mod together;
 /// A model of numbers, small.
 const NUMBERS: &str = "models/gated-scan.toml";
 
-/// A model of token ids, so that it runs without an input. `C` is the width.
+/// A model of token ids, so that it runs without an input.
 const TOKENS: &str = r#"
 name = "tokens"
 
 [axes]
 V = 32
 C = 16
-
-[input]
-ids = "ids"
 
 [param]
 emb = { shape = "V, C", init = "normal(1)" }

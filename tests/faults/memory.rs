@@ -115,9 +115,9 @@ fn a_system_that_refuses_memory_ends_in_an_error() {
     let dir = tempfile::tempdir().expect("a directory");
     let model = tokens(dir.path());
     let mut refused = 0;
-    for kilobytes in (40_000..400_000).step_by(24_000) {
+    for kilobytes in (20_000..140_000).step_by(10_000) {
         let script = format!(
-            "ulimit -v {kilobytes}; exec '{}' run '{model}' --weights random:1 --device cpu --shape B=16,T=4096",
+            "ulimit -v {kilobytes}; exec '{}' run '{model}' --weights random:1 --device cpu --shape B=8,T=2048",
             env!("CARGO_BIN_EXE_fusec")
         );
         let answer = answer(

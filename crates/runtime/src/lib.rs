@@ -25,6 +25,7 @@ pub mod partial;
 pub mod plan_dir;
 pub mod session;
 pub mod tensor_file;
+pub mod threads;
 pub mod toolchain;
 pub mod verify;
 pub mod weights;

@@ -149,3 +149,46 @@ impl Footprint {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use fusec_ir::language::{ModelSource, Overrides, compile};
+
+    const MODEL: &str = r#"
+name = "m"
+[axes]
+C = 8
+D = 4
+[input]
+x = "C"
+[param]
+w = { shape = "D, C" }
+[model]
+flow = """
+  y = x @ w
+  z = exp(y) + shift(y)
+  return z
+"""
+"#;
+
+    #[test]
+    fn buffers_are_counted_from_their_computation_to_their_last_use() {
+        let source = ModelSource::from_text("m", MODEL);
+        let graph = compile(&source, &Overrides::default()).expect("a model");
+        let shape = Shape { batch: 2, time: 3 };
+        for (number, arena) in [
+            // Given and copied `x`, `y`, `z`, the delayed `y`, its new tail.
+            (4, 2 * 192 + 96 + 96 + 96 + 32),
+            (8, 2 * 384 + 192 + 192 + 192 + 64),
+        ] {
+            let found = Footprint::of_interpreter(&graph, shape, number);
+            assert_eq!(found.weights, 32 * (4 + number));
+            assert_eq!((found.states, found.tails), (0, 2 * 2 * 4 * number));
+            assert_eq!(found.arena, arena);
+            assert_eq!(found.largest, Some(("x".into(), 2 * 3 * 8 * number)));
+        }
+        let caller = Footprint::of_caller(&graph, shape);
+        assert_eq!((caller.weights, caller.host), (32 * 4, 192 + 2 * 96));
+    }
+}
