@@ -263,7 +263,7 @@ impl<'b, 'a> Lanes<'b, 'a> {
         before.subtract(union);
         // What lanes share is paid for once. Cuts that more lanes would meet only raise the cost.
         let shared: f64 = before.iter().map(|i| us(hunt.prices.of[i]).max(0.0)).sum();
-        let slowdown = Parts::slowdown(ctx, blocks);
+        let slowdown = Parts::slowdown(ctx.device, blocks);
         let mut gain = [0.0f64; 5];
         let mut lanes = allowed.iter().peekable();
         for range in &self.ranges {
@@ -321,8 +321,9 @@ struct Hunt<'p> {
 impl Hunt<'_> {
     /// Keeps a set of lanes, unless its bound is too high.
     fn judge(&mut self, board: &Board<'_>, union: &Bits, parts: Parts, worth: f64) {
-        let least =
-            parts.slowed(board.ctx) + parts.latency_us + board.ctx.launch_us - worth - SLACK_US;
+        let least = parts.slowed(board.ctx.device) + parts.latency_us + board.ctx.launch_us
+            - worth
+            - SLACK_US;
         self.keep(board, least, union);
     }
 
