@@ -22,6 +22,9 @@
 //!   overlap with it;
 //! - under-filled GPU: work shared by fewer blocks than there are multiprocessors.
 //!
+//! A body is first counted ([`work()`]), then its counts are priced ([`price()`]): recorded counts can be
+//! priced again with other figures.
+//!
 //! Every number that depends on the device, measured or fitted, stands in its file
 //! ([`crate::device`]). Numbers that may stand in these modules count something: operations,
 //! accesses that wait for each other, elements and threads of a template's layout.

@@ -1,8 +1,8 @@
 //! The work of a subkernel in counts: bytes, operations, steps, blocks.
 //!
 //! No rate and no other figure of a device is in it, so that recorded work can be priced again
-//! when figures change. Lives here: what is counted. Never here: how a body is gone through for it (see
-//! [`super::lane`]), and what a count costs (see [`super::price`]).
+//! when figures change. Lives here: what is counted. Never here: how a body is gone through for it
+//! (`lane.rs`), and what a count costs (`price.rs`).
 
 use crate::plan::Storage;
 use serde::{Deserialize, Serialize};

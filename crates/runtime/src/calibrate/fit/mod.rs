@@ -7,7 +7,7 @@
 //! proportion, not by their square. Each figure is sought as a logarithm between the least and the
 //! largest value that is believed of it, and drawn a little to the middle between the two; so a figure
 //! that the results do not decide stays where it is believed, and the start is the same whatever the
-//! profile had. The solver is [`solve`]; nothing is drawn at random.
+//! profile had. The solver is in `solve.rs`; nothing is drawn at random.
 //!
 //! Validation is out of sample: each model in turn is predicted with figures that were fitted to the
 //! others only ([`Fit::left_out`]).
