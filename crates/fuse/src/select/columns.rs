@@ -90,6 +90,7 @@ impl<'p> Pricing<'p> {
     /// reduced cost at least (microseconds), is left out.
     pub fn step(&mut self, least_us: f64) -> bool {
         self.steps += 1;
+        self.costs.steps += 1;
         if self.steps <= self.cap {
             return true;
         }

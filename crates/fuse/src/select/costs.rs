@@ -9,6 +9,8 @@ use std::collections::{BTreeMap, HashMap};
 pub struct Costs {
     /// Nanoseconds; `None` for a group that is no kernel.
     known: HashMap<Bits, Option<i64>>,
+    /// Steps that pricing has taken.
+    pub steps: usize,
     /// Illegal groups, by the rule that forbids them.
     pub rejected: BTreeMap<String, usize>,
 }
@@ -30,7 +32,12 @@ impl Costs {
         cost
     }
 
-    /// Legal groups asked about so far.
+    /// Groups asked about so far.
+    pub fn asked(&self) -> usize {
+        self.known.len()
+    }
+
+    /// Those that are legal.
     pub fn legal(&self) -> usize {
         self.known.values().flatten().count()
     }

@@ -37,6 +37,9 @@ const COLUMNS: usize = 60;
 const LIMITS: [i64; 4] = [-1_000_000, -200_000, -40_000, -8_000];
 /// The part of the total by which a reduced cost may be negative in the end: one in so many.
 const SLACK: i64 = 10_000_000;
+/// Groups asked for their cost, and steps of pricing, after which a selection is content.
+const ASKED: usize = 150_000;
+const STEPS: usize = 2_000_000;
 /// Rounds of cuts.
 const CUTTING: usize = 40;
 /// The least part of the total that is worth a cut: one in so many. A smaller gap is searched.
@@ -190,6 +193,11 @@ impl<'b, 'a, 'w> Solver<'b, 'a, 'w> {
         self.best = groups;
     }
 
+    /// Whether a cap on all that a selection may do is reached.
+    fn is_spent(&self) -> bool {
+        self.costs.asked() > ASKED || self.costs.steps > STEPS
+    }
+
     /// Nanoseconds between the best partition and the bound; `None` if nothing is left, or
     /// nothing is known.
     fn gap(&self) -> Option<i64> {
@@ -216,6 +224,9 @@ impl<'b, 'a, 'w> Solver<'b, 'a, 'w> {
         // What is left at the end is taken off the values of anchors: chasing it takes longest.
         let slack = self.duals.total().max(0) / SLACK + 1;
         for round in 0..ROUNDS {
+            if self.is_spent() {
+                break;
+            }
             (self.watch)("adding columns", round);
             let limit = limits.peek().copied().unwrap_or(-slack);
             let of_rows = limits.peek().copied().unwrap_or(0);
@@ -263,7 +274,7 @@ impl<'b, 'a, 'w> Solver<'b, 'a, 'w> {
 
     /// Lists columns of low reduced cost, and looks for a better partition into them.
     fn search(&mut self, how: &Search) {
-        if self.bound.is_some() && self.gap().is_none() {
+        if self.bound.is_some() && self.gap().is_none() || self.is_spent() {
             return;
         }
         (self.watch)("searching", how.states);

@@ -29,7 +29,7 @@ use std::ops::Range;
 /// Lanes of a segment found before their growth stops.
 const LANES: usize = 3000;
 /// Sets of lanes looked at in one pricing.
-const SETS: usize = 400_000;
+const SETS: usize = 100_000;
 
 /// One body of a lane of a kernel.
 pub(super) struct Lane {
