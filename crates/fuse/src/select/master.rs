@@ -98,7 +98,7 @@ impl<'b, 'a> Master<'b, 'a> {
         let mut duals = Duals {
             of: value[..n].iter().map(picoseconds).collect(),
             cuts: (self.cuts.iter().copied())
-                .zip(value[n..].iter().map(|p| (p * 1e3).ceil().max(0.0) as i64))
+                .zip(value[n..].iter().map(|p| picoseconds(p) + 1))
                 .collect(),
         };
         // Only whole atoms are in kernels: as much for each operation of one, so that a part of it is
