@@ -5,10 +5,10 @@
 //! lives here: choosing anything.
 
 use crate::Device;
+use crate::error::PlanError;
 use crate::fit;
 use crate::name::Names;
 use crate::plan::{Kernel, PLAN_VERSION, Plan};
-use crate::error::PlanError;
 use crate::planner::{Options, Submit};
 use crate::schedule::launch;
 use crate::validate::validate;

@@ -3,7 +3,7 @@
 //! Exact selection leaves out groups of rows whose least cost is too high, without looking at them
 //! one by one. So nothing here may exceed what [`super::cost`] says of any kernel.
 
-use super::{L2_SHARE, Lane, cost};
+use super::{Lane, cost};
 use crate::context::Context;
 use crate::fit::row_runs;
 use crate::plan::{Body, Phase, Roles};
@@ -30,7 +30,7 @@ pub(crate) fn row_terms(ctx: &Context<'_>, id: OpId) -> RowTerms {
     let lane = Lane::new(ctx, &body);
     let from_memory = |bytes: f64| bytes / device.memory_tbs.value / 1e6;
     let from_l2 = |bytes: f64| bytes / device.l2_tbs.value / 1e6;
-    let l2 = device.l2_mb.value * 1e6 * L2_SHARE;
+    let l2 = device.l2_mb.value * 1e6 * device.fitted.l2_share.value;
     let mut terms = RowTerms::default();
     for access in &op.inputs {
         if let Some(tail) = access.tail {

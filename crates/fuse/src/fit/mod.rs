@@ -61,7 +61,7 @@ pub(crate) use row::row_runs;
 
 use crate::context::{Context, is_row_op};
 use crate::plan::{Body, Phase, Reject, Template};
-use fusec_ir::{OpId, OpKind};
+use fusec_ir::{OpId, OpKind, ValueId};
 use group::Group;
 
 /// The phases of the kernel that computes `ops` (ascending, each once), or why there is none.

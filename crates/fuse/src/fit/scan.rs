@@ -107,7 +107,7 @@ fn schedule(
         let Some(axis) = spread.iter_mut().rev().find(|g| g.tile > 1) else {
             return Err(refused);
         };
-        axis.tile = divisors(axis.tile).nth(1).unwrap_or(1);
+        axis.tile = divisors(axis.tile, axis.tile - 1).next().unwrap_or(1);
     }
 }
 
