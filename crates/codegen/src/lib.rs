@@ -26,6 +26,7 @@ pub mod projection;
 mod render;
 mod text;
 mod walk;
+pub mod wgmma;
 
 pub use error::CodegenError;
 pub use generate::{Planned, generate};

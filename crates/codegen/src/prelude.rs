@@ -21,6 +21,8 @@ const FILES: &[(&str, &str)] = &[
     ("warp.cu", include_str!("../templates/prelude/warp.cu")),
     ("mma.cu", include_str!("../templates/prelude/mma.cu")),
     ("async.cu", include_str!("../templates/prelude/async.cu")),
+    ("bulk.cu", include_str!("../templates/prelude/bulk.cu")),
+    ("wgmma.cu", include_str!("../templates/prelude/wgmma.cu")),
     ("grid.cu", include_str!("../templates/prelude/grid.cu")),
 ];
 

@@ -1,8 +1,8 @@
 //! Matrix products as kernel text: Y[m, n] = sum over k of a(m, k) * w(n, k), for one or several
 //! products over the same rows and columns, with text hooks before and after.
 //!
-//! Lives here: the three templates (`gemm_simt.cu`, `gemm_mma.cu`, `gemv.cu`), the tile sizes they can
-//! take, and what follows from a tile: threads, shared memory, blocks. Never here: which operations of
+//! Lives here: the templates `gemm_simt.cu`, `gemm_mma.cu` and `gemv.cu`, the tile sizes they can take
+//! (`gemm_wgmma.cu` has its own file, [`crate::wgmma`]), and what follows from a tile: threads, shared memory, blocks. Never here: which operations of
 //! a graph become a product, and what the hooks compute.
 //!
 //! The text is one lane's body, a `{ ... }` block. Around it the kernel must define
@@ -17,6 +17,7 @@ use serde::Serialize;
 use tera::{Context, Tera};
 
 use crate::Element;
+pub use crate::wgmma::{MapAxis, MapExtent, WgmmaTile};
 
 /// How the weights of a product lie in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -61,6 +62,10 @@ pub struct Product {
     pub w_offset: usize,
     /// Layout of the weights.
     pub w_layout: WeightLayout,
+    /// Wgmma only: the parameter that maps the rows as a tensor, in place of `x`.
+    pub x_map: String,
+    /// Wgmma only: the parameter that maps the weights, in place of `w`.
+    pub w_map: String,
 }
 
 /// Products over the same rows and columns, and what happens to their results.
@@ -104,6 +109,8 @@ pub enum ProjectionTile {
     Simt(SimtTile),
     /// Tensor cores, sm_80 and above.
     Mma(MmaTile),
+    /// Tensor cores by warpgroups, sm_90a.
+    Wgmma(WgmmaTile),
     /// Few rows.
     Gemv(GemvTile),
 }
@@ -182,9 +189,13 @@ pub enum ProjectionError {
 
 const SIMT_DEPTH: usize = 16;
 
-const TEMPLATE_FILES: [(&str, &str); 3] = [
+const TEMPLATE_FILES: [(&str, &str); 4] = [
     ("gemm_simt.cu", include_str!("../templates/gemm_simt.cu")),
     ("gemm_mma.cu", include_str!("../templates/gemm_mma.cu")),
+    (
+        crate::wgmma::TEMPLATE,
+        include_str!("../templates/gemm_wgmma.cu"),
+    ),
     ("gemv.cu", include_str!("../templates/gemv.cu")),
 ];
 
@@ -234,7 +245,22 @@ pub(crate) fn identifiers(text: &'static str) -> BTreeSet<&'static str> {
     words
 }
 
-fn c_type(element: Element) -> &'static str {
+/// The body of a kernel whose lanes are projections of the same rows by [`WgmmaTile`]s that differ in
+/// their columns at most.
+pub fn render_wgmma(lanes: &[(WgmmaTile, &Projection)]) -> Result<String, ProjectionError> {
+    render(crate::wgmma::TEMPLATE, &WgmmaTile::context(lanes)?)
+}
+
+fn render(template: &'static str, context: &Context) -> Result<String, ProjectionError> {
+    TEMPLATES
+        .render(template, context)
+        .map_err(|source| ProjectionError::Template {
+            template,
+            source: Box::new(source),
+        })
+}
+
+pub(crate) fn c_type(element: Element) -> &'static str {
     match element {
         Element::F32 => "float",
         Element::Bf16 => "bf16_t",
@@ -286,6 +312,7 @@ impl ProjectionTile {
         match self {
             Self::Simt(_) => "gemm_simt.cu",
             Self::Mma(_) => "gemm_mma.cu",
+            Self::Wgmma(_) => crate::wgmma::TEMPLATE,
             Self::Gemv(_) => "gemv.cu",
         }
     }
@@ -295,6 +322,7 @@ impl ProjectionTile {
         match self {
             Self::Simt(tile) => 16 * tile.rows / tile.thread_rows(),
             Self::Mma(tile) => 32 * tile.warps_m * tile.warps_n,
+            Self::Wgmma(tile) => tile.threads(),
             Self::Gemv(tile) => 32 * tile.warps,
         }
     }
@@ -304,6 +332,7 @@ impl ProjectionTile {
         match self {
             Self::Simt(tile) => tile.rows,
             Self::Mma(tile) => tile.rows,
+            Self::Wgmma(tile) => tile.rows(),
             Self::Gemv(tile) => tile.rows,
         }
     }
@@ -313,6 +342,7 @@ impl ProjectionTile {
         match self {
             Self::Simt(tile) => tile.columns,
             Self::Mma(tile) => tile.columns,
+            Self::Wgmma(tile) => tile.columns,
             Self::Gemv(tile) => tile.columns,
         }
     }
@@ -332,16 +362,21 @@ impl ProjectionTile {
                     tile.warps_m * tile.warps_n * 16 * (tile.columns / tile.warps_n.max(1) + 8) * 4;
                 pipeline.max(out * projection.products.len())
             }
+            Self::Wgmma(tile) => tile.shared_bytes(),
             Self::Gemv(tile) => 4 * tile.layout(projection).1,
         }
     }
 
     /// The lane's body.
     pub fn render(self, projection: &Projection) -> Result<String, ProjectionError> {
+        if let Self::Wgmma(tile) = self {
+            return render_wgmma(&[(tile, projection)]);
+        }
         let template = self.template();
         self.check(projection)?;
         let mut context = Context::new();
         let products: Vec<ProductText<'_>> = match self {
+            Self::Wgmma(_) => Vec::new(),
             Self::Simt(tile) => {
                 context.insert(
                     "tile",
@@ -406,12 +441,7 @@ impl ProjectionTile {
         context.insert("setup", projection.setup.trim_end());
         context.insert("row_prologue", projection.row_prologue.trim_end());
         context.insert("epilogue", projection.epilogue.trim_end());
-        TEMPLATES
-            .render(template, &context)
-            .map_err(|source| ProjectionError::Template {
-                template,
-                source: Box::new(source),
-            })
+        render(template, &context)
     }
 
     /// Whether the template takes this tile for this projection.
@@ -423,6 +453,7 @@ impl ProjectionTile {
             return Err(ProjectionError::Empty);
         }
         let reason = match self {
+            Self::Wgmma(tile) => return tile.check(projection),
             Self::Simt(tile) => {
                 let sizes = [32, 64, 128];
                 (!sizes.contains(&tile.rows) || !sizes.contains(&tile.columns))

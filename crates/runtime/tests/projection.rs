@@ -171,6 +171,8 @@ fn projection(case: Case) -> Projection {
         w_stride,
         w_offset: 0,
         w_layout: case.layout,
+        x_map: "x_map".into(),
+        w_map: "w_map".into(),
     };
     let mut projection = Projection {
         products: vec![first.clone()],

@@ -244,6 +244,8 @@ impl<'g> ProductLane<'_, 'g> {
             w_stride,
             w_offset: alignment(&w_offset),
             w_layout,
+            x_map: String::new(),
+            w_map: String::new(),
         };
         match self.in_body(x.value) {
             Some(_) if self.body.template == Template::Gemm => {

@@ -1,0 +1,178 @@
+{
+    // Y[m, n] = sum over k of x(m, k) * w(n, k) on the tensor cores (wgmma, f32 accumulators). {{ tile.consumers }} warpgroups have 64
+    // rows of a tile each, one thread of another brings what they multiply: a ring of {{ tile.stages }} stages, each {{ tile.depth }} of the
+    // sum, that copies fill and products empty. {{ tile.cluster }} block(s) side by side along the rows share the weights.
+    // Blocks go from tile to tile, so that loads of the next one are under way while results are written.
+    typedef {{ tile.operand }} Operand;
+    constexpr int CONSUMERS = {{ tile.consumers }}, CLUSTER = {{ tile.cluster }}, STAGES = {{ tile.stages }}, TILE_K = {{ tile.depth }};
+    constexpr int TILE_M = 64 * CONSUMERS, UNIT_M = TILE_M * CLUSTER;
+    constexpr int A_BYTES = TILE_M * TILE_K * 2, STAGE_BYTES = A_BYTES + {{ tile.columns }} * TILE_K * 2;
+    const int lane = tid % 32, warp = tid / 32 % 4, group = tid / 128;
+    const i64 rows = {{ rows }};
+    // Swizzled tiles begin at a multiple of 1,024 bytes.
+    char* const stages = reinterpret_cast<char*>(smem) + (1024 - smem_u32(smem) % 1024) % 1024;  // [STAGES][x tile, then w tile]
+    u64* const full = reinterpret_cast<u64*>(stages + STAGES * STAGE_BYTES);
+    u64* const empty = full + STAGES;
+    if (tid == 0) {
+        for (int stage = 0; stage < STAGES; ++stage) {
+            mbarrier_init(full + stage, 1);
+            mbarrier_init(empty + stage, CONSUMERS * CLUSTER);
+        }
+        mbarrier_init_fence();
+    }
+{%- if tile.cluster > 1 %}
+    cluster_barrier();
+{%- else %}
+    __syncthreads();
+{%- endif %}
+    const u32 rank = u32(blockIdx.x) % CLUSTER, cluster = u32(blockIdx.x) / CLUSTER, clusters = u32(gridDim.x) / CLUSTER;
+    // A unit of work is a tile for each block of the cluster. Units go down {{ tile.group }} tiles of rows before they
+    // go on to the next columns, so that those at work at once read the same rows and columns.
+    const u32 row_units = u32((rows + UNIT_M - 1) / UNIT_M);
+{%- for l in lanes %}
+    constexpr u32 COLUMN_TILES_{{ loop.index0 }} = {{ l.column_tiles }};
+    const u32 end_{{ loop.index0 }} = {% if not loop.first %}end_{{ loop.index0 - 1 }} + {% endif %}row_units * COLUMN_TILES_{{ loop.index0 }};
+{%- endfor %}
+    auto place = [&](u32 unit, u32 column_tiles, u32& row_unit, u32& column_tile) {
+        const u32 band = unit / ({{ tile.group }} * column_tiles), inside = unit % ({{ tile.group }} * column_tiles);
+        const u32 height = min(u32({{ tile.group }}), row_units - {{ tile.group }} * band);
+        row_unit = {{ tile.group }} * band + inside % height;
+        column_tile = inside / height;
+    };
+    if (group == CONSUMERS) {
+        registers_release<{{ tile.producer_registers }}>();
+        if (tid == 128 * CONSUMERS) {
+            int stage = 0;
+            u32 parity = 0;
+            for (u32 unit = cluster; unit < end_{{ lanes | length - 1 }}; unit += clusters) {
+                u32 row_unit, column_tile;
+{%- for l in lanes %}
+                {% if not loop.first %}else {% endif %}{% if not loop.last %}if (unit < end_{{ loop.index0 }}) {% endif %}{
+                    place(unit{% if not loop.first %} - end_{{ loop.index0 - 1 }}{% endif %}, COLUMN_TILES_{{ loop.index0 }}, row_unit, column_tile);
+                    const int m0 = int(row_unit * UNIT_M + rank * TILE_M), n0 = int(column_tile) * {{ l.tile_columns }};
+{%- for pass in l.passes %}
+                    for (int k = 0; k < {{ pass.depth }}; k += TILE_K) {
+                        char* const a_tile = stages + stage * STAGE_BYTES;
+                        mbarrier_wait(empty + stage, parity ^ 1);
+                        mbarrier_arrive_expecting(full + stage, A_BYTES + {{ pass.products | length }} * {{ l.tile_columns }} * TILE_K * 2);
+                        tensor_load_2d(a_tile, {{ pass.x_map }}, full + stage, k, m0);
+{%- for p in pass.products %}
+                        char* const w_tile_{{ loop.index0 }} = a_tile + A_BYTES + {{ loop.index0 }} * {{ l.tile_columns }} * TILE_K * 2;
+{%- if p.w_layout == "kn" %}
+#pragma unroll
+                        for (int n = 0; n < {{ l.tile_columns }}; n += 64)
+{%- if tile.cluster > 1 %}
+                            tensor_load_2d_shared(w_tile_{{ loop.index0 }} + n * TILE_K * 2 + rank * (TILE_K / CLUSTER * 128), {{ p.w_map }}, full + stage, n0 + n, k + int(rank) * (TILE_K / CLUSTER), {{ tile.cluster_mask }});
+{%- else %}
+                            tensor_load_2d(w_tile_{{ loop.index0 }} + n * TILE_K * 2, {{ p.w_map }}, full + stage, n0 + n, k);
+{%- endif %}
+{%- elif l.runs %}
+{%- if tile.cluster > 1 %}
+                        tensor_load_5d_shared(w_tile_{{ loop.index0 }} + rank * ({{ l.tile_columns }} / CLUSTER * TILE_K * 2), {{ p.w_map }}, full + stage, k, n0 / 32 + int(rank) * ({{ l.tile_columns }} / CLUSTER / 32), {{ tile.cluster_mask }});
+{%- else %}
+                        tensor_load_5d(w_tile_{{ loop.index0 }}, {{ p.w_map }}, full + stage, k, n0 / 32);
+{%- endif %}
+{%- else %}
+{%- if tile.cluster > 1 %}
+                        tensor_load_2d_shared(w_tile_{{ loop.index0 }} + rank * ({{ l.tile_columns }} / CLUSTER * TILE_K * 2), {{ p.w_map }}, full + stage, k, n0 + int(rank) * ({{ l.tile_columns }} / CLUSTER), {{ tile.cluster_mask }});
+{%- else %}
+                        tensor_load_2d(w_tile_{{ loop.index0 }}, {{ p.w_map }}, full + stage, k, n0);
+{%- endif %}
+{%- endif %}
+{%- endfor %}
+                        if (++stage == STAGES) stage = 0, parity ^= 1;
+                    }
+{%- endfor %}
+                }
+{%- endfor %}
+            }
+        }
+    } else {
+        registers_claim<{{ tile.consumer_registers }}>();
+        int stage = 0;
+        u32 parity = 0;
+        for (u32 unit = cluster; unit < end_{{ lanes | length - 1 }}; unit += clusters) {
+            u32 row_unit, column_tile;
+{%- for l in lanes %}
+            {% if not loop.first %}else {% endif %}{% if not loop.last %}if (unit < end_{{ loop.index0 }}) {% endif %}{
+                constexpr int COLUMNS = {{ l.columns }}, TILE_N = {{ l.tile_columns }};
+                place(unit{% if not loop.first %} - end_{{ loop.index0 - 1 }}{% endif %}, COLUMN_TILES_{{ loop.index0 }}, row_unit, column_tile);
+                const i64 m0 = i64(row_unit) * UNIT_M + rank * TILE_M;
+                const int n0 = int(column_tile) * TILE_N;
+{%- if l.setup %}
+                {{ l.setup | indent(width=16) }}
+{%- endif %}
+{%- for p in l.products %}
+                float acc_{{ p.name }}[TILE_N / 2] = {};
+{%- endfor %}
+{%- for pass in l.passes %}
+                {
+                    int before = 0;
+                    for (int k = 0; k < {{ pass.depth }}; k += TILE_K) {
+                        const char* const a_tile = stages + stage * STAGE_BYTES;
+                        const u64 a_place = operand_tile(a_tile + group * (64 * TILE_K * 2), 16);
+{%- for p in pass.products %}
+                        const u64 w_place_{{ loop.index0 }} = operand_tile(a_tile + A_BYTES + {{ loop.index0 }} * TILE_N * TILE_K * 2, {% if p.w_layout == "kn" %}64 * TILE_K * 2{% else %}16{% endif %});
+{%- endfor %}
+                        mbarrier_wait(full + stage, parity);
+                        warpgroup_fence();
+#pragma unroll
+                        for (int part = 0; part < TILE_K / 16; ++part) {
+{%- for p in pass.products %}
+                            wgmma_n{{ l.tile_columns }}<Operand, {% if p.w_layout == "kn" %}true{% else %}false{% endif %}>(acc_{{ p.name }}, a_place + part * 2, w_place_{{ loop.index0 }} + part * {% if p.w_layout == "kn" %}128{% else %}2{% endif %});
+{%- endfor %}
+                        }
+                        warpgroup_commit();
+                        // The products before these are done: their stage can be filled again, in all blocks.
+                        warpgroup_wait<1>();
+                        if (k > 0 && tid % 128 < CLUSTER) mbarrier_arrive(empty + before, tid % 128);
+                        before = stage;
+                        if (++stage == STAGES) stage = 0, parity ^= 1;
+                    }
+                    warpgroup_wait<0>();
+                    if (tid % 128 < CLUSTER) mbarrier_arrive(empty + before, tid % 128);
+                }
+{%- endfor %}
+#pragma unroll
+                for (int half = 0; half < 2; ++half) {
+                    const i64 m = m0 + group * 64 + warp * 16 + half * 8 + lane / 4;
+                    if (m < rows) {
+{%- if l.row_prologue %}
+                        {{ l.row_prologue | indent(width=24) }}
+{%- endif %}
+#pragma unroll
+                        for (int part = 0; part < TILE_N / {{ l.run * 4 }}; ++part) {
+                            const int n_first = n0 + part * {{ l.run * 4 }} + lane % 4 * {{ l.run }};
+                            if (COLUMNS % TILE_N == 0 || n_first < COLUMNS) {
+{%- if l.run_before %}
+                                {{ l.run_before | indent(width=32) }}
+{%- endif %}
+#pragma unroll
+                                for (int v = 0; v < {{ l.run }}; ++v) {
+                                    const int n = n_first + v;
+{%- if not l.whole %}
+                                    if (n >= COLUMNS) continue;
+{%- endif %}
+{%- for p in l.products %}
+                                    const float {{ p.name }} = acc_{{ p.name }}[(part * {{ l.run }} + v / 2 * 2) * 2 + half * 2 + v % 2];
+{%- endfor %}
+                                    // ---- epilogue of element (m, n)
+                                    {{ l.epilogue | indent(width=36) }}
+                                    // ---- end of epilogue
+                                }
+{%- if l.run_after %}
+                                {{ l.run_after | indent(width=32) }}
+{%- endif %}
+                            }
+                        }
+                    }
+                }
+            }
+{%- endfor %}
+        }
+    }
+{%- if tile.cluster > 1 %}
+    // A block's memory is there until the copies and arrivals of the others are over.
+    cluster_barrier();
+{%- endif %}
+}
