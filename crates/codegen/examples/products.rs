@@ -269,27 +269,44 @@ fn main() {
     let mut index = Vec::new();
     let tile = |consumers, columns, stages, cluster, group| WgmmaTile {
         consumers,
+        turns: false,
         columns,
         stages,
         cluster,
         group,
         operand: Element::Bf16,
     };
-    let usual = tile(2, 256, 4, 2, 8);
+    let shared = tile(2, 256, 4, 2, 8);
+    let turns = WgmmaTile {
+        turns: true,
+        ..tile(2, 256, 5, 2, 16)
+    };
+    let narrow = |columns| WgmmaTile { columns, ..turns };
     use Epilogue::{Gate, Pair, Plain, Residual, RowStatistics, Silu};
     use WeightLayout::{Kn, Nk};
     // Tiles, on the shapes of projections inside models.
     for (k, n) in [(2048, 2048), (2048, 8192), (8192, 2048), (4096, 4096)] {
         for (label, tile) in [
-            ("c2", usual),
-            ("c1", tile(2, 256, 4, 1, 8)),
-            ("c2g16", tile(2, 256, 4, 2, 16)),
-            ("c2g4", tile(2, 256, 4, 2, 4)),
-            ("c2n192", tile(2, 192, 5, 2, 8)),
-            ("c2n128", tile(2, 128, 6, 2, 8)),
-            ("c3n192", tile(3, 192, 4, 1, 8)),
-            ("c3n192c2", tile(3, 192, 4, 2, 8)),
-            ("c1w1", tile(1, 256, 4, 2, 16)),
+            ("share", shared),
+            ("share_alone", tile(2, 256, 4, 1, 8)),
+            ("share_128", tile(2, 128, 6, 2, 8)),
+            ("turns", turns),
+            (
+                "turns_alone",
+                WgmmaTile {
+                    cluster: 1,
+                    ..turns
+                },
+            ),
+            ("turns_8", WgmmaTile { group: 8, ..turns }),
+            (
+                "turns_192",
+                WgmmaTile {
+                    columns: 192,
+                    stages: 6,
+                    ..turns
+                },
+            ),
         ] {
             emit(
                 dir,
@@ -306,7 +323,7 @@ fn main() {
         &mut index,
         "head_2048_65536",
         2048,
-        &[(65536, Nk, Plain, usual)],
+        &[(65536, Nk, Plain, turns)],
     );
     // Columns that are no multiple of 32, and weights with k outermost.
     emit(
@@ -314,61 +331,66 @@ fn main() {
         &mut index,
         "odd_2056_2060",
         2056,
-        &[(2060, Nk, Plain, usual)],
+        &[(2060, Nk, Plain, turns)],
     );
     emit(
         dir,
         &mut index,
         "kn_2048_2048",
         2048,
-        &[(2048, Kn, Plain, usual)],
+        &[(2048, Kn, Plain, turns)],
     );
     emit(
         dir,
         &mut index,
         "kn_2048_96",
         2048,
-        &[(96, Kn, Plain, tile(2, 128, 6, 2, 8))],
+        &[(
+            96,
+            Kn,
+            Plain,
+            WgmmaTile {
+                stages: 8,
+                ..narrow(128)
+            },
+        )],
     );
     // Epilogues.
-    for epilogue in [Residual, Silu, Gate, RowStatistics] {
-        for (k, n) in [(2048, 2048), (2048, 8192)] {
-            emit(
-                dir,
-                &mut index,
-                &format!("{}_{k}_{n}", epilogue.name()),
-                k,
-                &[(n, Nk, epilogue, usual)],
-            );
+    for (label, tile) in [("share", shared), ("turns", turns)] {
+        for epilogue in [Residual, Silu, Gate, RowStatistics] {
+            for (k, n) in [(2048, 2048), (2048, 8192)] {
+                let name = format!("{}_{label}_{k}_{n}", epilogue.name());
+                emit(dir, &mut index, &name, k, &[(n, Nk, epilogue, tile)]);
+            }
         }
+        emit(
+            dir,
+            &mut index,
+            &format!("pair_{label}_2048_4096"),
+            2048,
+            &[(4096, Nk, Pair, tile)],
+        );
+        // Several products of one activation, narrow ones beside wide ones.
+        emit(
+            dir,
+            &mut index,
+            &format!("three_{label}_2048_2048"),
+            2048,
+            &[(2048, Nk, Plain, tile); 3],
+        );
+        let narrow = |columns| WgmmaTile { columns, ..tile };
+        emit(
+            dir,
+            &mut index,
+            &format!("wide_narrow_{label}_2048"),
+            2048,
+            &[
+                (2048, Nk, Plain, tile),
+                (64, Nk, Plain, narrow(64)),
+                (128, Kn, Plain, narrow(128)),
+            ],
+        );
     }
-    emit(
-        dir,
-        &mut index,
-        "pair_2048_4096",
-        2048,
-        &[(4096, Nk, Pair, usual)],
-    );
-    // Several products of one activation, narrow ones beside wide ones.
-    emit(
-        dir,
-        &mut index,
-        "three_2048_2048",
-        2048,
-        &[(2048, Nk, Plain, usual); 3],
-    );
-    let narrow = tile(2, 64, 4, 2, 8);
-    emit(
-        dir,
-        &mut index,
-        "wide_narrow_2048",
-        2048,
-        &[
-            (2048, Nk, Plain, usual),
-            (64, Nk, Plain, narrow),
-            (128, Kn, Plain, tile(2, 128, 4, 2, 8)),
-        ],
-    );
     std::fs::write(
         dir.join("products.json"),
         serde_json::to_string_pretty(&index).expect("plain data"),

@@ -34,8 +34,11 @@ const ACCUMULATED_COLUMNS: usize = 256;
 /// Tile of `gemm_wgmma.cu`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WgmmaTile {
-    /// Warpgroups that multiply, 64 rows each: 1 to 3.
+    /// Warpgroups that multiply: 1 to 3.
     pub consumers: usize,
+    /// Whether they take turns at tiles of 64 rows, so that one multiplies while another writes its
+    /// results, in place of having 64 rows of one tile each.
+    pub turns: bool,
     /// Columns per block: 64, 128, 192 or 256, over all products of a projection.
     pub columns: usize,
     /// Stages of the ring: 2 to 8.
@@ -90,6 +93,8 @@ struct LaneText<'a> {
     columns: usize,
     tile_columns: usize,
     column_tiles: usize,
+    /// Stages that a tile takes.
+    steps: usize,
     /// Columns of a thread's run.
     run: usize,
     /// Whether the weights' columns are arranged for runs of [`RUN`].
@@ -111,7 +116,10 @@ impl WgmmaTile {
 
     /// Rows of a block.
     pub fn rows(self) -> usize {
-        GROUP_ROWS * self.consumers
+        match self.turns {
+            true => GROUP_ROWS,
+            false => GROUP_ROWS * self.consumers,
+        }
     }
 
     /// Rows of a unit of work: a tile of each block of a cluster.
@@ -222,7 +230,7 @@ impl WgmmaTile {
         context.insert(
             "tile",
             &serde_json::json!({
-                "consumers": whole.consumers, "columns": whole.columns, "depth": DEPTH, "stages": whole.stages,
+                "consumers": whole.consumers, "turns": whole.turns, "columns": whole.columns, "depth": DEPTH, "stages": whole.stages,
                 "cluster": whole.cluster, "cluster_mask": (1 << whole.cluster) - 1, "group": whole.group,
                 "operand": crate::projection::c_type(whole.operand),
                 "producer_registers": producer, "consumer_registers": consumer,
@@ -255,7 +263,9 @@ impl WgmmaTile {
                 }),
             }
         }
+        let steps = passes.iter().map(|pass| pass.depth.div_ceil(DEPTH)).sum();
         LaneText {
+            steps,
             products: projection.products.iter().map(product).collect(),
             passes,
             columns: projection.columns,

@@ -1,11 +1,12 @@
 {
-    // Y[m, n] = sum over k of x(m, k) * w(n, k) on the tensor cores (wgmma, f32 accumulators). {{ tile.consumers }} warpgroups have 64
-    // rows of a tile each, one thread of another brings what they multiply: a ring of {{ tile.stages }} stages, each {{ tile.depth }} of the
-    // sum, that copies fill and products empty. {{ tile.cluster }} block(s) side by side along the rows share the weights.
-    // Blocks go from tile to tile, so that loads of the next one are under way while results are written.
+    // Y[m, n] = sum over k of x(m, k) * w(n, k) on the tensor cores (wgmma, f32 accumulators). {{ tile.consumers }} warpgroups {% if tile.turns %}take
+    // turns at tiles of 64 rows, so that one multiplies while another writes its results{% else %}have 64
+    // rows of a tile each{% endif %}; one thread of another brings what they multiply: a ring of {{ tile.stages }}
+    // stages, each {{ tile.depth }} of the sum, that copies fill and products empty. {{ tile.cluster }} block(s) side by side along the
+    // rows share the weights. Blocks go from tile to tile, and loads of the next one do not wait for results.
     typedef {{ tile.operand }} Operand;
     constexpr int CONSUMERS = {{ tile.consumers }}, CLUSTER = {{ tile.cluster }}, STAGES = {{ tile.stages }}, TILE_K = {{ tile.depth }};
-    constexpr int TILE_M = 64 * CONSUMERS, UNIT_M = TILE_M * CLUSTER;
+    constexpr int TILE_M = {% if tile.turns %}64{% else %}64 * CONSUMERS{% endif %}, UNIT_M = TILE_M * CLUSTER;
     constexpr int A_BYTES = TILE_M * TILE_K * 2, STAGE_BYTES = A_BYTES + {{ tile.columns }} * TILE_K * 2;
     const int lane = tid % 32, warp = tid / 32 % 4, group = tid / 128;
     const i64 rows = {{ rows }};
@@ -16,7 +17,7 @@
     if (tid == 0) {
         for (int stage = 0; stage < STAGES; ++stage) {
             mbarrier_init(full + stage, 1);
-            mbarrier_init(empty + stage, CONSUMERS * CLUSTER);
+            mbarrier_init(empty + stage, TILE_M / 64 * CLUSTER);
         }
         mbarrier_init_fence();
     }
@@ -91,7 +92,22 @@
         registers_claim<{{ tile.consumer_registers }}>();
         int stage = 0;
         u32 parity = 0;
+{%- if tile.turns %}
+        int turn = 0;
+        u32 filled = 0;  // stages that all tiles before this one took
+{%- else %}
+        const int own = 64 * group;
+{%- endif %}
         for (u32 unit = cluster; unit < end_{{ lanes | length - 1 }}; unit += clusters) {
+{%- if tile.turns %}
+            constexpr int own = 0;
+            const bool mine = turn == group;
+            stage = filled % STAGES;
+            parity = filled / STAGES % 2;
+            filled += {% for l in lanes %}{% if not loop.last %}unit < end_{{ loop.index0 }} ? {{ l.steps }} : {% else %}{{ l.steps }}{% endif %}{% endfor %};
+            if (++turn == CONSUMERS) turn = 0;
+            if (!mine) continue;
+{%- endif %}
             u32 row_unit, column_tile;
 {%- for l in lanes %}
             {% if not loop.first %}else {% endif %}{% if not loop.last %}if (unit < end_{{ loop.index0 }}) {% endif %}{
@@ -110,7 +126,7 @@
                     int before = 0;
                     for (int k = 0; k < {{ pass.depth }}; k += TILE_K) {
                         const char* const a_tile = stages + stage * STAGE_BYTES;
-                        const u64 a_place = operand_tile(a_tile + group * (64 * TILE_K * 2), 16);
+                        const u64 a_place = operand_tile(a_tile + own * (TILE_K * 2), 16);
 {%- for p in pass.products %}
                         const u64 w_place_{{ loop.index0 }} = operand_tile(a_tile + A_BYTES + {{ loop.index0 }} * TILE_N * TILE_K * 2, {% if p.w_layout == "kn" %}64 * TILE_K * 2{% else %}16{% endif %});
 {%- endfor %}
@@ -135,7 +151,7 @@
 {%- endfor %}
 #pragma unroll
                 for (int half = 0; half < 2; ++half) {
-                    const i64 m = m0 + group * 64 + warp * 16 + half * 8 + lane / 4;
+                    const i64 m = m0 + own + warp * 16 + half * 8 + lane / 4;
                     if (m < rows) {
 {%- if l.row_prologue %}
                         {{ l.row_prologue | indent(width=24) }}
