@@ -18,9 +18,7 @@ mod layout;
 pub mod manifest;
 mod matmul;
 mod memory;
-mod micro;
 mod names;
-mod parts;
 pub mod prelude;
 pub mod projection;
 mod render;
@@ -28,9 +26,11 @@ mod text;
 mod walk;
 pub mod wgmma;
 
+use fusec_fuse::schedule::{parts, program as micro};
+
 pub use error::CodegenError;
 pub use generate::{Planned, generate};
 pub use manifest::{
     Arg, Buffer, BufferKind, Element, Extent, KernelImage, KernelParam, LaneGrid, Manifest,
-    ParamKind, Regime, RowUnits, Step,
+    MapAxis, MapExtent, ParamKind, Regime, RowUnits, Step, TensorMap,
 };

@@ -1,10 +1,9 @@
 //! The kernel's parameters: which memory its lanes touch, under which names.
 
-use crate::manifest::Element;
+use crate::manifest::{Element, MapAxis};
 use crate::names::Names;
-use fusec_fuse::Storage;
-use fusec_ir::{Def, Graph, OpKind, Precision, StateId, ValueId};
-use std::collections::BTreeSet;
+use fusec_fuse::elements::Elements;
+use fusec_ir::{Def, Graph, StateId, ValueId};
 
 /// A piece of memory that a kernel points to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -34,55 +33,26 @@ pub struct Pointer {
     pub read: bool,
 }
 
-/// The pointers of a kernel, in order of first use.
+/// A tensor map parameter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mapped {
+    /// What it maps.
+    pub place: Place,
+    /// Its name in the source.
+    pub name: String,
+    /// First element of the tensor.
+    pub offset: usize,
+    /// Axes of the tensor, innermost first.
+    pub axes: Vec<MapAxis>,
+}
+
+/// The pointers and tensor maps of a kernel, in order of first use.
 #[derive(Clone, Debug)]
 pub struct Pointers<'g> {
     graph: &'g Graph,
     elements: &'g Elements,
     list: Vec<Pointer>,
-}
-
-/// Element type of every value of a graph at a storage type.
-#[derive(Clone, Debug)]
-pub struct Elements {
-    of: Vec<Element>,
-}
-
-impl Elements {
-    /// Matrices, tables and activations take the storage type; what is marked f32 and all other
-    /// parameters (gains, biases, mixing vectors) stay f32.
-    pub fn new(graph: &Graph, storage: Storage) -> Self {
-        let mut heavy: BTreeSet<ValueId> = BTreeSet::new();
-        for op in &graph.ops {
-            match op.kind {
-                OpKind::Contract { .. } => {
-                    heavy.extend(op.inputs.get(1).map(|a| a.value));
-                }
-                OpKind::Gather => {
-                    heavy.extend(op.inputs.first().map(|a| a.value));
-                }
-                _ => {}
-            }
-        }
-        let of = graph
-            .values
-            .iter()
-            .enumerate()
-            .map(|(i, value)| match value.precision {
-                Precision::Index => Element::I32,
-                Precision::F32 => Element::F32,
-                Precision::Storage if value.rows => storage.into(),
-                Precision::Storage if heavy.contains(&ValueId(i as u32)) => storage.into(),
-                Precision::Storage => Element::F32,
-            })
-            .collect();
-        Elements { of }
-    }
-
-    /// The element type of a value.
-    pub fn get(&self, value: ValueId) -> Element {
-        self.of[value.index()]
-    }
+    maps: Vec<Mapped>,
 }
 
 /// The C type of an element.
@@ -102,7 +72,13 @@ impl<'g> Pointers<'g> {
             graph,
             elements,
             list: Vec::new(),
+            maps: Vec::new(),
         }
+    }
+
+    /// In which type each value lies in memory.
+    pub fn elements(&self) -> &'g Elements {
+        self.elements
     }
 
     /// The name under which a place is read.
@@ -121,6 +97,35 @@ impl<'g> Pointers<'g> {
             Place::Value(v) => self.elements.get(v),
             Place::State(_) | Place::OldTail(_) | Place::NewTail(_) => Element::F32,
         }
+    }
+
+    /// The name of the tensor map of a value from an element on.
+    pub fn map(
+        &mut self,
+        value: ValueId,
+        offset: usize,
+        axes: Vec<MapAxis>,
+        names: &mut Names,
+    ) -> String {
+        let place = Place::Value(value);
+        let same = |m: &&Mapped| m.place == place && m.offset == offset && m.axes == axes;
+        if let Some(map) = self.maps.iter().find(same) {
+            return map.name.clone();
+        }
+        let base = crate::names::identifier(&self.graph.value(value).name);
+        let name = names.fresh(&format!("map_{base}"));
+        self.maps.push(Mapped {
+            place,
+            name: name.clone(),
+            offset,
+            axes,
+        });
+        name
+    }
+
+    /// All tensor maps, in order of first use.
+    pub fn maps(&self) -> &[Mapped] {
+        &self.maps
     }
 
     /// All pointers, in order of first use.

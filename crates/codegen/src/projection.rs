@@ -1,9 +1,9 @@
 //! Matrix products as kernel text: Y[m, n] = sum over k of a(m, k) * w(n, k), for one or several
 //! products over the same rows and columns, with text hooks before and after.
 //!
-//! Lives here: the templates `gemm_simt.cu`, `gemm_mma.cu` and `gemv.cu`, the tile sizes they can take
-//! (`gemm_wgmma.cu` has its own file, [`crate::wgmma`]), and what follows from a tile: threads, shared memory, blocks. Never here: which operations of
-//! a graph become a product, and what the hooks compute.
+//! Lives here: the templates `gemm_simt.cu`, `gemm_mma.cu` and `gemv.cu`, and which tiles they can take
+//! (`gemm_wgmma.cu` has a file of its own, [`crate::wgmma`]). Never here: which operations of a graph become a product, which tile it has (see
+//! [`fusec_fuse::schedule`]), and what the hooks compute.
 //!
 //! The text is one lane's body, a `{ ... }` block. Around it the kernel must define
 //! `char* smem` (128-byte aligned dynamic shared memory) and whatever the hooks and expressions name.
@@ -17,17 +17,10 @@ use serde::Serialize;
 use tera::{Context, Tera};
 
 use crate::Element;
-pub use crate::wgmma::{MapAxis, MapExtent, WgmmaTile};
-
-/// How the weights of a product lie in memory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum WeightLayout {
-    /// `w[n * stride + k]`: one row per output column, as PyTorch's Linear has it.
-    Nk,
-    /// `w[k * stride + n]`: one row per input column.
-    Kn,
-}
+use fusec_fuse::schedule::gemm::SIMT_DEPTH;
+use fusec_fuse::schedule::product::ProductShape;
+pub use fusec_fuse::schedule::product::WeightLayout;
+pub use fusec_fuse::schedule::{GemmTile, GemvTile, MmaTile, SimtTile, WgmmaTile};
 
 /// One product: an accumulator per output element.
 #[derive(Debug, Clone)]
@@ -62,9 +55,9 @@ pub struct Product {
     pub w_offset: usize,
     /// Layout of the weights.
     pub w_layout: WeightLayout,
-    /// Wgmma only: the parameter that maps the rows as a tensor, in place of `x`.
+    /// Warpgroups only: the parameter that maps the rows as a tensor, in place of `x`.
     pub x_map: String,
-    /// Wgmma only: the parameter that maps the weights, in place of `w`.
+    /// Warpgroups only: the parameter that maps the weights, in place of `w`.
     pub w_map: String,
 }
 
@@ -90,6 +83,17 @@ pub struct Projection {
     pub run: Run,
 }
 
+impl Projection {
+    /// The products as shapes.
+    fn shapes(&self) -> Vec<ProductShape> {
+        let shape = |p: &Product| ProductShape {
+            depth: p.depth,
+            layout: p.w_layout,
+        };
+        self.products.iter().map(shape).collect()
+    }
+}
+
 /// A run of neighbouring output columns that one thread handles, so that it moves 16 bytes at a
 /// time. The epilogue sees `int v`, the place of its column in the run.
 #[derive(Debug, Clone, Default)]
@@ -105,61 +109,14 @@ pub struct Run {
 /// A template with its tile sizes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ProjectionTile {
-    /// FP32 units, any storage types.
-    Simt(SimtTile),
-    /// Tensor cores, sm_80 and above.
-    Mma(MmaTile),
-    /// Tensor cores by warpgroups, sm_90a.
-    Wgmma(WgmmaTile),
+    /// Many rows.
+    Gemm(GemmTile),
     /// Few rows.
     Gemv(GemvTile),
 }
 
-/// Tile of `gemm_simt.cu`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct SimtTile {
-    /// Rows per block: 32, 64 or 128.
-    pub rows: usize,
-    /// Columns per block: 32, 64 or 128.
-    pub columns: usize,
-}
-
-/// Tile of `gemm_mma.cu`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct MmaTile {
-    /// Rows per block: a multiple of `16 * warps_m`.
-    pub rows: usize,
-    /// Columns per block: a multiple of `16 * warps_n`.
-    pub columns: usize,
-    /// Warps along the rows.
-    pub warps_m: usize,
-    /// Warps along the columns.
-    pub warps_n: usize,
-    /// Length of a tile along k: 32 or 64.
-    pub depth: usize,
-    /// Tiles along k that shared memory holds: 2 to 8.
-    pub stages: usize,
-    /// What the tensor cores multiply: bf16 or f16. Operands of other types are rounded to it.
-    pub operand: Element,
-}
-
 /// Bytes of a line of the L2 cache.
 const CACHE_LINE: usize = 128;
-
-/// Tile of `gemv.cu`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct GemvTile {
-    /// Rows per block: 1 to 8. More rows than this read the weights again.
-    pub rows: usize,
-    /// Columns per block: a power of two.
-    pub columns: usize,
-    /// Warps per block.
-    pub warps: usize,
-    /// Warps that share a column (layout [`WeightLayout::Nk`]): divides `warps`.
-    pub split: usize,
-    /// 16-byte loads of one column that a lane keeps in flight.
-    pub unroll: usize,
-}
 
 /// Why a projection cannot be written with a tile.
 #[derive(Debug, thiserror::Error)]
@@ -187,22 +144,21 @@ pub enum ProjectionError {
     },
 }
 
-const SIMT_DEPTH: usize = 16;
-
-const TEMPLATE_FILES: [(&str, &str); 4] = [
+const TEMPLATE_FILES: [(&str, &str); 3] = [
     ("gemm_simt.cu", include_str!("../templates/gemm_simt.cu")),
     ("gemm_mma.cu", include_str!("../templates/gemm_mma.cu")),
-    (
-        crate::wgmma::TEMPLATE,
-        include_str!("../templates/gemm_wgmma.cu"),
-    ),
     ("gemv.cu", include_str!("../templates/gemv.cu")),
 ];
 
 static TEMPLATES: LazyLock<Tera> = LazyLock::new(|| {
     let mut tera = Tera::default();
-    tera.add_raw_templates(TEMPLATE_FILES.iter().copied())
-        .expect("the templates are part of this crate and tests render them");
+    tera.add_raw_templates(
+        TEMPLATE_FILES
+            .iter()
+            .copied()
+            .chain([crate::wgmma::TEMPLATE]),
+    )
+    .expect("the templates are part of this crate and tests render them");
     tera
 });
 
@@ -245,13 +201,8 @@ pub(crate) fn identifiers(text: &'static str) -> BTreeSet<&'static str> {
     words
 }
 
-/// The body of a kernel whose lanes are projections of the same rows by [`WgmmaTile`]s that differ in
-/// their columns at most.
-pub fn render_wgmma(lanes: &[(WgmmaTile, &Projection)]) -> Result<String, ProjectionError> {
-    render(crate::wgmma::TEMPLATE, &WgmmaTile::context(lanes)?)
-}
-
-fn render(template: &'static str, context: &Context) -> Result<String, ProjectionError> {
+/// A template filled.
+pub(crate) fn render(template: &'static str, context: &Context) -> Result<String, ProjectionError> {
     TEMPLATES
         .render(template, context)
         .map_err(|source| ProjectionError::Template {
@@ -310,9 +261,9 @@ impl ProjectionTile {
     /// File name of the template.
     pub fn template(self) -> &'static str {
         match self {
-            Self::Simt(_) => "gemm_simt.cu",
-            Self::Mma(_) => "gemm_mma.cu",
-            Self::Wgmma(_) => crate::wgmma::TEMPLATE,
+            Self::Gemm(GemmTile::Simt(_)) => "gemm_simt.cu",
+            Self::Gemm(GemmTile::Mma(_)) => "gemm_mma.cu",
+            Self::Gemm(GemmTile::Wgmma(_)) => crate::wgmma::TEMPLATE.0,
             Self::Gemv(_) => "gemv.cu",
         }
     }
@@ -320,64 +271,52 @@ impl ProjectionTile {
     /// Threads of a block.
     pub fn threads(self) -> usize {
         match self {
-            Self::Simt(tile) => 16 * tile.rows / tile.thread_rows(),
-            Self::Mma(tile) => 32 * tile.warps_m * tile.warps_n,
-            Self::Wgmma(tile) => tile.threads(),
-            Self::Gemv(tile) => 32 * tile.warps,
+            Self::Gemm(tile) => tile.threads(),
+            Self::Gemv(tile) => tile.threads(),
         }
     }
 
     /// Rows of a block.
     pub fn rows(self) -> usize {
         match self {
-            Self::Simt(tile) => tile.rows,
-            Self::Mma(tile) => tile.rows,
-            Self::Wgmma(tile) => tile.rows(),
+            Self::Gemm(tile) => tile.rows(),
             Self::Gemv(tile) => tile.rows,
         }
     }
 
-    /// Columns of a block.
-    pub fn columns(self) -> usize {
+    /// Columns of a block, for each of some products.
+    pub fn columns(self, products: usize) -> usize {
         match self {
-            Self::Simt(tile) => tile.columns,
-            Self::Mma(tile) => tile.columns,
-            Self::Wgmma(tile) => tile.columns,
+            Self::Gemm(tile) => tile.columns(products),
             Self::Gemv(tile) => tile.columns,
         }
     }
 
     /// Blocks per row tile.
-    pub fn column_tiles(self, columns: usize) -> usize {
-        columns.div_ceil(self.columns())
+    pub fn column_tiles(self, projection: &Projection) -> usize {
+        let across = self.columns(projection.products.len());
+        projection.columns.div_ceil(across)
     }
 
     /// Dynamic shared memory of a block, bytes.
     pub fn shared_bytes(self, projection: &Projection) -> usize {
         match self {
-            Self::Simt(tile) => 2 * SIMT_DEPTH * (tile.rows + 4 + tile.columns + 4) * 4,
-            Self::Mma(tile) => {
-                let pipeline = tile.stages * tile.stage_elements(projection) * 2;
-                let out =
-                    tile.warps_m * tile.warps_n * 16 * (tile.columns / tile.warps_n.max(1) + 8) * 4;
-                pipeline.max(out * projection.products.len())
-            }
-            Self::Wgmma(tile) => tile.shared_bytes(),
-            Self::Gemv(tile) => 4 * tile.layout(projection).1,
+            Self::Gemm(tile) => tile.shared_bytes(&projection.shapes()),
+            Self::Gemv(tile) => tile.shared_bytes(&projection.shapes()),
         }
     }
 
     /// The lane's body.
     pub fn render(self, projection: &Projection) -> Result<String, ProjectionError> {
-        if let Self::Wgmma(tile) = self {
-            return render_wgmma(&[(tile, projection)]);
+        if let Self::Gemm(GemmTile::Wgmma(tile)) = self {
+            return crate::wgmma::render(&[(tile, projection)]);
         }
         let template = self.template();
         self.check(projection)?;
         let mut context = Context::new();
         let products: Vec<ProductText<'_>> = match self {
-            Self::Wgmma(_) => Vec::new(),
-            Self::Simt(tile) => {
+            Self::Gemm(GemmTile::Wgmma(_)) => Vec::new(),
+            Self::Gemm(GemmTile::Simt(tile)) => {
                 context.insert(
                     "tile",
                     &serde_json::json!({
@@ -391,7 +330,7 @@ impl ProjectionTile {
                     .map(|p| p.text(projection.columns, 4, 4))
                     .collect()
             }
-            Self::Mma(tile) => {
+            Self::Gemm(GemmTile::Mma(tile)) => {
                 context.insert(
                     "tile",
                     &serde_json::json!({
@@ -402,7 +341,7 @@ impl ProjectionTile {
                 context.insert("run", &projection.run.columns.max(1));
                 context.insert("run_before", projection.run.before.trim_end());
                 context.insert("run_after", projection.run.after.trim_end());
-                context.insert("stage_elements", &tile.stage_elements(projection));
+                context.insert("stage_elements", &tile.stage_elements(&projection.shapes()));
                 let mut texts = Vec::new();
                 for p in &projection.products {
                     let mut text = p.text(projection.columns, 8, 8);
@@ -423,12 +362,12 @@ impl ProjectionTile {
                         "unroll": tile.unroll,
                     }),
                 );
-                let places = tile.layout(projection).0;
+                let places = tile.places(&projection.shapes()).0;
                 let mut texts = Vec::new();
                 for (p, (a_offset, sums_offset)) in projection.products.iter().zip(places) {
-                    let mut text = p.text(projection.columns, 4, tile.vector_limit(p));
+                    let mut text = p.text(projection.columns, 4, vector_limit(tile, p));
                     (text.a_offset, text.sums_offset, text.parts) =
-                        (a_offset, sums_offset, tile.parts(p));
+                        (a_offset, sums_offset, tile.parts(p.w_layout));
                     texts.push(text);
                 }
                 texts
@@ -453,13 +392,13 @@ impl ProjectionTile {
             return Err(ProjectionError::Empty);
         }
         let reason = match self {
-            Self::Wgmma(tile) => return tile.check(projection),
-            Self::Simt(tile) => {
+            Self::Gemm(GemmTile::Wgmma(tile)) => return crate::wgmma::check(tile, projection),
+            Self::Gemm(GemmTile::Simt(tile)) => {
                 let sizes = [32, 64, 128];
                 (!sizes.contains(&tile.rows) || !sizes.contains(&tile.columns))
                     .then_some("rows and columns are 32, 64 or 128")
             }
-            Self::Mma(tile) => {
+            Self::Gemm(GemmTile::Mma(tile)) => {
                 if tile.warps_m == 0 || tile.warps_n == 0 || tile.warps_m * tile.warps_n > 16 {
                     Some("there are 1 to 16 warps")
                 } else if tile.rows == 0 || !tile.rows.is_multiple_of(16 * tile.warps_m) {
@@ -481,7 +420,9 @@ impl ProjectionTile {
                     && tile.warps.is_multiple_of(tile.split)
                     && (tile.columns * tile.split).is_multiple_of(tile.warps);
                 let kn_fits = |p: &Product| {
-                    let v = p.text(projection.columns, 4, tile.vector_limit(p)).w_vector;
+                    let v = p
+                        .text(projection.columns, 4, vector_limit(tile, p))
+                        .w_vector;
                     tile.columns / v <= 32
                 };
                 if !(1..=8).contains(&tile.rows) {
@@ -554,62 +495,12 @@ impl Product {
     }
 }
 
-impl SimtTile {
-    /// Rows of a thread: 256 threads, or fewer for small tiles.
-    fn thread_rows(self) -> usize {
-        if self.rows >= 128 { 8 } else { 4 }
-    }
-}
-
-impl MmaTile {
-    /// Operands of one stage: both tiles, padded.
-    fn stage_elements(self, projection: &Projection) -> usize {
-        let weights = projection.products.iter().map(|p| match p.w_layout {
-            WeightLayout::Nk => self.columns * (self.depth + 8),
-            WeightLayout::Kn => self.depth * (self.columns + 8),
-        });
-        self.rows * (self.depth + 8) + weights.max().unwrap_or(0)
-    }
-}
-
-impl GemvTile {
-    /// Elements of a 16-byte load of the weights, no more than a row of the tile holds.
-    fn vector_limit(self, product: &Product) -> usize {
-        let whole = 16 / product.w_element.bytes();
-        match product.w_layout {
-            WeightLayout::Nk => whole,
-            WeightLayout::Kn => whole.min(self.columns),
-        }
-    }
-
-    /// Partial sums of an element of `product` that different warps hold.
-    fn parts(self, product: &Product) -> usize {
-        match product.w_layout {
-            WeightLayout::Nk => self.split,
-            WeightLayout::Kn => self.warps,
-        }
-    }
-
-    /// Offsets of each product's rows and sums in shared memory, and the whole, floats.
-    fn layout(self, projection: &Projection) -> (Vec<(usize, usize)>, usize) {
-        let mut end = 0;
-        let mut take = |floats: usize| {
-            let start = end;
-            // 16-byte alignment for vector accesses.
-            end += floats.next_multiple_of(4);
-            start
-        };
-        let places = projection
-            .products
-            .iter()
-            .map(|p| {
-                (
-                    take(self.rows * p.depth),
-                    take(self.parts(p) * self.rows * self.columns),
-                )
-            })
-            .collect();
-        (places, end)
+/// Elements of a 16-byte load of the weights, no more than a row of the tile holds.
+fn vector_limit(tile: GemvTile, product: &Product) -> usize {
+    let whole = 16 / product.w_element.bytes();
+    match product.w_layout {
+        WeightLayout::Nk => whole,
+        WeightLayout::Kn => whole.min(tile.columns),
     }
 }
 

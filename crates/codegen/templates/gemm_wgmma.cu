@@ -1,43 +1,38 @@
 {
-    // Y[m, n] = sum over k of x(m, k) * w(n, k) on the tensor cores (wgmma, f32 accumulators). {{ tile.consumers }} warpgroups {% if tile.turns %}take
-    // turns at tiles of 64 rows, so that one multiplies while another writes its results{% else %}have 64
-    // rows of a tile each{% endif %}; one thread of another brings what they multiply: a ring of {{ tile.stages }}
-    // stages, each {{ tile.depth }} of the sum, that copies fill and products empty. {{ tile.cluster }} block(s) side by side along the
-    // rows share the weights. Blocks go from tile to tile, and loads of the next one do not wait for results.
+    // Y[m, n] = sum over k of x(m, k) * w(n, k) on the tensor cores (wgmma, f32 accumulators). Two warpgroups take turns at
+    // tiles of 64 rows, so that one multiplies while the other writes its results. One thread of a third brings what
+    // they multiply: a ring of {{ tile.stages }} stages, each {{ tile.depth }} of the sum, that copies fill and products empty. Blocks go from
+    // tile to tile, whatever the number of blocks.
     typedef {{ tile.operand }} Operand;
-    constexpr int CONSUMERS = {{ tile.consumers }}, CLUSTER = {{ tile.cluster }}, STAGES = {{ tile.stages }}, TILE_K = {{ tile.depth }};
-    constexpr int TILE_M = {% if tile.turns %}64{% else %}64 * CONSUMERS{% endif %}, UNIT_M = TILE_M * CLUSTER;
+    constexpr int CONSUMERS = 2, STAGES = {{ tile.stages }}, TILE_M = {{ tile.rows }}, TILE_K = {{ tile.depth }};
     constexpr int A_BYTES = TILE_M * TILE_K * 2, STAGE_BYTES = A_BYTES + {{ tile.columns }} * TILE_K * 2;
     const int lane = tid % 32, warp = tid / 32 % 4, group = tid / 128;
     const i64 rows = {{ rows }};
     // Swizzled tiles begin at a multiple of 1,024 bytes.
-    char* const stages = reinterpret_cast<char*>(smem) + (1024 - smem_u32(smem) % 1024) % 1024;  // [STAGES][x tile, then w tile]
+    char* const stages = reinterpret_cast<char*>(smem) + (1024 - smem_u32(smem) % 1024) % 1024;  // [STAGES][x tile, then w tiles]
     u64* const full = reinterpret_cast<u64*>(stages + STAGES * STAGE_BYTES);
     u64* const empty = full + STAGES;
+    u64* const before_turn = empty + STAGES;  // [CONSUMERS]: the warpgroup before this one has started its last product
     if (tid == 0) {
         for (int stage = 0; stage < STAGES; ++stage) {
             mbarrier_init(full + stage, 1);
-            mbarrier_init(empty + stage, TILE_M / 64 * CLUSTER);
+            mbarrier_init(empty + stage, 1);
         }
+        for (int consumer = 0; consumer < CONSUMERS; ++consumer) mbarrier_init(before_turn + consumer, 1);
         mbarrier_init_fence();
     }
-{%- if tile.cluster > 1 %}
-    cluster_barrier();
-{%- else %}
     __syncthreads();
-{%- endif %}
-    const u32 rank = u32(blockIdx.x) % CLUSTER, cluster = u32(blockIdx.x) / CLUSTER, clusters = u32(gridDim.x) / CLUSTER;
-    // A unit of work is a tile for each block of the cluster. Units go down {{ tile.group }} tiles of rows before they
-    // go on to the next columns, so that those at work at once read the same rows and columns.
-    const u32 row_units = u32((rows + UNIT_M - 1) / UNIT_M);
+    // Tiles go down {{ tile.group }} tiles of rows before they go on to the next columns, so that the blocks at work at one
+    // time read the same rows and columns.
+    const u32 row_tiles = u32((rows + TILE_M - 1) / TILE_M);
 {%- for l in lanes %}
     constexpr u32 COLUMN_TILES_{{ loop.index0 }} = {{ l.column_tiles }};
-    const u32 end_{{ loop.index0 }} = {% if not loop.first %}end_{{ loop.index0 - 1 }} + {% endif %}row_units * COLUMN_TILES_{{ loop.index0 }};
+    const u32 end_{{ loop.index0 }} = {% if not loop.first %}end_{{ loop.index0 - 1 }} + {% endif %}row_tiles * COLUMN_TILES_{{ loop.index0 }};
 {%- endfor %}
-    auto place = [&](u32 unit, u32 column_tiles, u32& row_unit, u32& column_tile) {
-        const u32 band = unit / ({{ tile.group }} * column_tiles), inside = unit % ({{ tile.group }} * column_tiles);
-        const u32 height = min(u32({{ tile.group }}), row_units - {{ tile.group }} * band);
-        row_unit = {{ tile.group }} * band + inside % height;
+    auto locate = [&](u32 tile, u32 column_tiles, u32& row_tile, u32& column_tile) {
+        const u32 band = tile / ({{ tile.group }} * column_tiles), inside = tile % ({{ tile.group }} * column_tiles);
+        const u32 height = min(u32({{ tile.group }}), row_tiles - {{ tile.group }} * band);
+        row_tile = {{ tile.group }} * band + inside % height;
         column_tile = inside / height;
     };
     if (group == CONSUMERS) {
@@ -45,40 +40,27 @@
         if (tid == 128 * CONSUMERS) {
             int stage = 0;
             u32 parity = 0;
-            for (u32 unit = cluster; unit < end_{{ lanes | length - 1 }}; unit += clusters) {
-                u32 row_unit, column_tile;
+            for (u32 tile = blockIdx.x; tile < end_{{ lanes | length - 1 }}; tile += gridDim.x) {
+                u32 row_tile, column_tile;
 {%- for l in lanes %}
-                {% if not loop.first %}else {% endif %}{% if not loop.last %}if (unit < end_{{ loop.index0 }}) {% endif %}{
-                    place(unit{% if not loop.first %} - end_{{ loop.index0 - 1 }}{% endif %}, COLUMN_TILES_{{ loop.index0 }}, row_unit, column_tile);
-                    const int m0 = int(row_unit * UNIT_M + rank * TILE_M), n0 = int(column_tile) * {{ l.tile_columns }};
+                {% if not loop.first %}else {% endif %}{% if not loop.last %}if (tile < end_{{ loop.index0 }}) {% endif %}{
+                    locate(tile{% if not loop.first %} - end_{{ loop.index0 - 1 }}{% endif %}, COLUMN_TILES_{{ loop.index0 }}, row_tile, column_tile);
+                    const int m0 = int(row_tile * TILE_M), n0 = int(column_tile) * {{ l.tile_columns }};
 {%- for pass in l.passes %}
                     for (int k = 0; k < {{ pass.depth }}; k += TILE_K) {
                         char* const a_tile = stages + stage * STAGE_BYTES;
+                        char* const w_tile = a_tile + A_BYTES;
                         mbarrier_wait(empty + stage, parity ^ 1);
                         mbarrier_arrive_expecting(full + stage, A_BYTES + {{ pass.products | length }} * {{ l.tile_columns }} * TILE_K * 2);
                         tensor_load_2d(a_tile, {{ pass.x_map }}, full + stage, k, m0);
 {%- for p in pass.products %}
-                        char* const w_tile_{{ loop.index0 }} = a_tile + A_BYTES + {{ loop.index0 }} * {{ l.tile_columns }} * TILE_K * 2;
 {%- if p.w_layout == "kn" %}
 #pragma unroll
-                        for (int n = 0; n < {{ l.tile_columns }}; n += 64)
-{%- if tile.cluster > 1 %}
-                            tensor_load_2d_shared(w_tile_{{ loop.index0 }} + n * TILE_K * 2 + rank * (TILE_K / CLUSTER * 128), {{ p.w_map }}, full + stage, n0 + n, k + int(rank) * (TILE_K / CLUSTER), {{ tile.cluster_mask }});
-{%- else %}
-                            tensor_load_2d(w_tile_{{ loop.index0 }} + n * TILE_K * 2, {{ p.w_map }}, full + stage, n0 + n, k);
-{%- endif %}
+                        for (int n = 0; n < {{ l.tile_columns }}; n += 64) tensor_load_2d(w_tile + ({{ loop.index0 }} * {{ l.tile_columns }} + n) * TILE_K * 2, {{ p.w_map }}, full + stage, n0 + n, k);
 {%- elif l.runs %}
-{%- if tile.cluster > 1 %}
-                        tensor_load_5d_shared(w_tile_{{ loop.index0 }} + rank * ({{ l.tile_columns }} / CLUSTER * TILE_K * 2), {{ p.w_map }}, full + stage, k, n0 / 32 + int(rank) * ({{ l.tile_columns }} / CLUSTER / 32), {{ tile.cluster_mask }});
+                        tensor_load_5d(w_tile + {{ loop.index0 }} * {{ l.tile_columns }} * TILE_K * 2, {{ p.w_map }}, full + stage, k, n0 / 32);
 {%- else %}
-                        tensor_load_5d(w_tile_{{ loop.index0 }}, {{ p.w_map }}, full + stage, k, n0 / 32);
-{%- endif %}
-{%- else %}
-{%- if tile.cluster > 1 %}
-                        tensor_load_2d_shared(w_tile_{{ loop.index0 }} + rank * ({{ l.tile_columns }} / CLUSTER * TILE_K * 2), {{ p.w_map }}, full + stage, k, n0 + int(rank) * ({{ l.tile_columns }} / CLUSTER), {{ tile.cluster_mask }});
-{%- else %}
-                        tensor_load_2d(w_tile_{{ loop.index0 }}, {{ p.w_map }}, full + stage, k, n0);
-{%- endif %}
+                        tensor_load_2d(w_tile + {{ loop.index0 }} * {{ l.tile_columns }} * TILE_K * 2, {{ p.w_map }}, full + stage, k, n0);
 {%- endif %}
 {%- endfor %}
                         if (++stage == STAGES) stage = 0, parity ^= 1;
@@ -90,30 +72,25 @@
         }
     } else {
         registers_claim<{{ tile.consumer_registers }}>();
-        int stage = 0;
-        u32 parity = 0;
-{%- if tile.turns %}
         int turn = 0;
-        u32 filled = 0;  // stages that all tiles before this one took
-{%- else %}
-        const int own = 64 * group;
-{%- endif %}
-        for (u32 unit = cluster; unit < end_{{ lanes | length - 1 }}; unit += clusters) {
-{%- if tile.turns %}
-            constexpr int own = 0;
+        u32 turn_parity = group == 0;  // nobody is before the first one's first turn
+        u32 filled = 0;                // stages that the tiles before this one took
+        for (u32 tile = blockIdx.x; tile < end_{{ lanes | length - 1 }}; tile += gridDim.x) {
             const bool mine = turn == group;
-            stage = filled % STAGES;
-            parity = filled / STAGES % 2;
-            filled += {% for l in lanes %}{% if not loop.last %}unit < end_{{ loop.index0 }} ? {{ l.steps }} : {% else %}{{ l.steps }}{% endif %}{% endfor %};
+            int stage = int(filled % STAGES);
+            u32 parity = filled / STAGES % 2;
+            filled += {% for l in lanes %}{% if not loop.last %}tile < end_{{ loop.index0 }} ? {{ l.steps }} : {% else %}{{ l.steps }}{% endif %}{% endfor %};
             if (++turn == CONSUMERS) turn = 0;
             if (!mine) continue;
-{%- endif %}
-            u32 row_unit, column_tile;
+            // The parity of a stage tells a fill from the one before it only: no earlier ones may be under way.
+            mbarrier_wait(before_turn + group, turn_parity);
+            turn_parity ^= 1;
+            u32 row_tile, column_tile;
 {%- for l in lanes %}
-            {% if not loop.first %}else {% endif %}{% if not loop.last %}if (unit < end_{{ loop.index0 }}) {% endif %}{
+            {% if not loop.first %}else {% endif %}{% if not loop.last %}if (tile < end_{{ loop.index0 }}) {% endif %}{
                 constexpr int COLUMNS = {{ l.columns }}, TILE_N = {{ l.tile_columns }};
-                place(unit{% if not loop.first %} - end_{{ loop.index0 - 1 }}{% endif %}, COLUMN_TILES_{{ loop.index0 }}, row_unit, column_tile);
-                const i64 m0 = i64(row_unit) * UNIT_M + rank * TILE_M;
+                locate(tile{% if not loop.first %} - end_{{ loop.index0 - 1 }}{% endif %}, COLUMN_TILES_{{ loop.index0 }}, row_tile, column_tile);
+                const i64 m0 = i64(row_tile) * TILE_M;
                 const int n0 = int(column_tile) * TILE_N;
 {%- if l.setup %}
                 {{ l.setup | indent(width=16) }}
@@ -126,9 +103,10 @@
                     int before = 0;
                     for (int k = 0; k < {{ pass.depth }}; k += TILE_K) {
                         const char* const a_tile = stages + stage * STAGE_BYTES;
-                        const u64 a_place = operand_tile(a_tile + own * (TILE_K * 2), 16);
+                        const char* const w_tile = a_tile + A_BYTES;
+                        const u64 a_place = operand_tile(a_tile, 16);
 {%- for p in pass.products %}
-                        const u64 w_place_{{ loop.index0 }} = operand_tile(a_tile + A_BYTES + {{ loop.index0 }} * TILE_N * TILE_K * 2, {% if p.w_layout == "kn" %}64 * TILE_K * 2{% else %}16{% endif %});
+                        const u64 w_place_{{ loop.index0 }} = operand_tile(w_tile + {{ loop.index0 }} * TILE_N * TILE_K * 2, {% if p.w_layout == "kn" %}64 * TILE_K * 2{% else %}16{% endif %});
 {%- endfor %}
                         mbarrier_wait(full + stage, parity);
                         warpgroup_fence();
@@ -139,19 +117,22 @@
 {%- endfor %}
                         }
                         warpgroup_commit();
-                        // The products before these are done: their stage can be filled again, in all blocks.
+                        // The products before these are done: their stage can be filled again.
                         warpgroup_wait<1>();
-                        if (k > 0 && tid % 128 < CLUSTER) mbarrier_arrive(empty + before, tid % 128);
+                        if (k > 0 && tid % 128 == 0) mbarrier_arrive(empty + before);
                         before = stage;
                         if (++stage == STAGES) stage = 0, parity ^= 1;
                     }
+{%- if loop.last %}
+                    if (tid % 128 == 0) mbarrier_arrive(before_turn + (group + 1) % CONSUMERS);
+{%- endif %}
                     warpgroup_wait<0>();
-                    if (tid % 128 < CLUSTER) mbarrier_arrive(empty + before, tid % 128);
+                    if (tid % 128 == 0) mbarrier_arrive(empty + before);
                 }
 {%- endfor %}
 #pragma unroll
                 for (int half = 0; half < 2; ++half) {
-                    const i64 m = m0 + own + warp * 16 + half * 8 + lane / 4;
+                    const i64 m = m0 + warp * 16 + half * 8 + lane / 4;
                     if (m < rows) {
 {%- if l.row_prologue %}
                         {{ l.row_prologue | indent(width=24) }}
@@ -166,7 +147,9 @@
 #pragma unroll
                                 for (int v = 0; v < {{ l.run }}; ++v) {
                                     const int n = n_first + v;
-{%- if not l.whole %}
+{%- if l.whole %}
+                                    (void)n;
+{%- else %}
                                     if (n >= COLUMNS) continue;
 {%- endif %}
 {%- for p in l.products %}
@@ -187,8 +170,4 @@
 {%- endfor %}
         }
     }
-{%- if tile.cluster > 1 %}
-    // A block's memory is there until the copies and arrivals of the others are over.
-    cluster_barrier();
-{%- endif %}
 }

@@ -10,7 +10,7 @@ mod epilogue;
 mod staging;
 
 use crate::CodegenError;
-use crate::affine::{Grid, Offset, Space, index_text};
+use crate::affine::{Grid, Offset, OffsetText, Space, index_text};
 use crate::cexpr::{self, Leaves};
 use crate::chunked::{Chunked, Decay};
 use crate::kernel::Lane;
@@ -19,19 +19,14 @@ use crate::memory::{Place, Pointers};
 use crate::micro::{Read, Src};
 use crate::names::Names;
 use crate::text::Text;
-use fusec_fuse::chunked::staging::{Staged, after, at};
-use fusec_fuse::chunked::{Classes, Parts, Tile, pieces, slabs};
-use fusec_fuse::{Body, Kernel, Storage};
+use fusec_fuse::chunked::staging::{Staged, at};
+use fusec_fuse::chunked::{Classes, Parts, pieces, slabs};
+use fusec_fuse::{Body, Kernel, Schedule, Storage};
 use fusec_ir::{Access, AxisId, Expr, Graph, IndexExpr, OpId, OpKind, StepRef, ValueId};
 use std::collections::BTreeMap;
 
 /// Names that the code around the template uses.
 pub const OWN_NAMES: [&str; 5] = ["share", "item", "kept", "piece", "row"];
-
-/// Threads of a body of this template.
-pub fn threads(graph: &Graph, classes: &Classes, storage: Storage, body: &Body) -> usize {
-    Tile::of(graph, classes, storage, body).map_or(32, |tile| 32 * tile.warps())
-}
 
 /// What the lane is made for.
 pub struct Request<'a, 'g> {
@@ -66,14 +61,14 @@ pub fn lane<'g>(
         kernel: kernel.name.clone(),
         what,
     };
-    let [scan] = body.anchors[..] else {
+    let (Schedule::Chunked(chunk), [scan]) = (&body.schedule, body.anchors()) else {
         return Err(unsupported("a chunk of several recurrences".into()));
     };
+    let scan = *scan;
+    let tile = chunk.tile;
     let parts = Parts::of(graph, classes, scan)
         .map_err(|not| unsupported(format!("a chunked recurrence with {}", not.got)))?;
-    let tile = Tile::of(graph, classes, request.storage, body)
-        .ok_or_else(|| unsupported("a chunked recurrence without a tile".into()))?;
-    let grid = Grid::new(graph, &body.grid);
+    let grid = Grid::new(graph, &chunk.grid);
     let mut first_index = BTreeMap::new();
     let mut decode = Text::default();
     let blocks = grid.blocks();
@@ -81,7 +76,7 @@ pub fn lane<'g>(
         decode.line(format!("const i64 share = block % {blocks};"));
     }
     // Innermost first: it is the fastest to vary from block to block.
-    for g in body.grid.iter().rev() {
+    for g in chunk.grid.iter().rev() {
         let name = names.fresh(&format!("{}0", graph.axis_name(g.axis).to_lowercase()));
         let n = graph.size(g.axis) / g.tile;
         let times = match g.tile {
@@ -93,7 +88,6 @@ pub fn lane<'g>(
         first_index.insert(g.axis, name);
     }
     decode.line("const i64 b = block;");
-    let after: Vec<OpId> = after(graph, &body.ops, scan).into_iter().collect();
     let mut hooks = Hooks {
         graph,
         scan,
@@ -103,7 +97,8 @@ pub fn lane<'g>(
         value: grid.space(&parts.layout.value),
         grid,
         first_index,
-        after,
+        after: body.roles.epilogue.clone(),
+        chunk: tile.chunk,
         pointers,
         names,
         position: false,
@@ -170,6 +165,7 @@ pub fn lane<'g>(
         },
         shared_floats: tile.shared_bytes() / 4,
         position,
+        by_warpgroups: None,
     })
 }
 
@@ -187,6 +183,8 @@ struct Hooks<'a, 'g> {
     first_index: BTreeMap<AxisId, String>,
     /// Operations after the recurrence.
     after: Vec<OpId>,
+    /// Tokens of a chunk.
+    chunk: usize,
     pointers: &'a mut Pointers<'g>,
     names: &'a mut Names,
     position: bool,

@@ -6,8 +6,7 @@ __device__ __forceinline__ void mbarrier_init(u64* barrier, u32 arrivals) {
 }
 
 //@ mbarrier_init_fence arch 90
-// Lets copies and blocks of the cluster see the barriers that this thread made; a barrier of the block or
-// the cluster has to follow.
+// Lets copies see the barriers that this thread made; a barrier of the block has to follow.
 __device__ __forceinline__ void mbarrier_init_fence() { asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory"); }
 
 //@ mbarrier_arrive_expecting needs smem_u32, u64 arch 90
@@ -17,11 +16,9 @@ __device__ __forceinline__ void mbarrier_arrive_expecting(u64* barrier, u32 byte
 }
 
 //@ mbarrier_arrive needs smem_u32, u64 arch 90
-// Arrives at the barrier that block `rank` of the cluster has at the same place. It orders what copies and
-// products did, once they were waited for, not what this thread wrote to memory.
-__device__ __forceinline__ void mbarrier_arrive(u64* barrier, u32 rank) {
-    asm volatile("{\n.reg .b32 there;\nmapa.shared::cluster.u32 there, %0, %1;\nmbarrier.arrive.shared::cluster.b64 _, [there];\n}"
-                 :: "r"(smem_u32(barrier)), "r"(rank) : "memory");
+// Arrives. It orders products and copies that were waited for, not what this thread wrote to memory.
+__device__ __forceinline__ void mbarrier_arrive(u64* barrier) {
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" :: "r"(smem_u32(barrier)) : "memory");
 }
 
 //@ mbarrier_wait needs smem_u32, u64 arch 90
@@ -36,10 +33,6 @@ __device__ __forceinline__ void mbarrier_wait(u64* barrier, u32 parity) {
 // takes it by value: `const __grid_constant__ tensor_map`.
 struct __align__(64) tensor_map { u64 words[16]; };
 
-//@ tensor_map_prefetch needs tensor_map arch 90
-// Starts bringing the map itself near.
-__device__ __forceinline__ void tensor_map_prefetch(const tensor_map& map) { asm volatile("prefetch.tensormap [%0];" :: "l"(&map) : "memory"); }
-
 //@ tensor_load_2d needs tensor_map, smem_u32 arch 90
 // Starts copying the box at (x, y) of a matrix to shared memory at `to` (1,024-byte aligned), x innermost;
 // elements outside of the matrix come as zeros. `barrier` gets the bytes of the whole box. One thread calls it.
@@ -48,32 +41,11 @@ __device__ __forceinline__ void tensor_load_2d(void* to, const tensor_map& map, 
                  :: "r"(smem_u32(to)), "l"(&map), "r"(smem_u32(barrier)), "r"(x), "r"(y) : "memory");
 }
 
-//@ tensor_load_2d_shared needs tensor_map, smem_u32, u16 arch 90
-// As tensor_load_2d to the same place in each block of the cluster whose bit is set in `blocks`; the barrier
-// at the same place in each gets the bytes.
-__device__ __forceinline__ void tensor_load_2d_shared(void* to, const tensor_map& map, u64* barrier, int x, int y, u16 blocks) {
-    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1, {%3, %4}], [%2], %5;"
-                 :: "r"(smem_u32(to)), "l"(&map), "r"(smem_u32(barrier)), "r"(x), "r"(y), "h"(blocks) : "memory");
-}
-
 //@ tensor_load_5d needs tensor_map, smem_u32 arch 90
 // As tensor_load_2d with five axes, of which the first and the last have a place.
 __device__ __forceinline__ void tensor_load_5d(void* to, const tensor_map& map, u64* barrier, int x, int y) {
     asm volatile("cp.async.bulk.tensor.5d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, %5, %5, %5, %4}], [%2];"
                  :: "r"(smem_u32(to)), "l"(&map), "r"(smem_u32(barrier)), "r"(x), "r"(y), "r"(0) : "memory");
-}
-
-//@ tensor_load_5d_shared needs tensor_map, smem_u32, u16 arch 90
-// As tensor_load_2d_shared with five axes, of which the first and the last have a place.
-__device__ __forceinline__ void tensor_load_5d_shared(void* to, const tensor_map& map, u64* barrier, int x, int y, u16 blocks) {
-    asm volatile("cp.async.bulk.tensor.5d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1, {%3, %5, %5, %5, %4}], [%2], %6;"
-                 :: "r"(smem_u32(to)), "l"(&map), "r"(smem_u32(barrier)), "r"(x), "r"(y), "r"(0), "h"(blocks) : "memory");
-}
-
-//@ cluster_barrier arch 90
-// A barrier of all threads of the cluster: what any wrote before it, all may read after it.
-__device__ __forceinline__ void cluster_barrier() {
-    asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;" ::: "memory");
 }
 
 //@ store_vec_global, stores_bf16 needs RawVec, VecIsRaw, pack_f32, store_vec, pack_bf16x2, bf16_t arch 80
