@@ -20,16 +20,7 @@ def call(name, *args):
         raise RuntimeError(f"{name}: {text.value.decode() if text.value else code}")
 
 
-class Attribute(ctypes.Structure):
-    _fields_ = [("id", ctypes.c_int), ("pad", ctypes.c_int), ("value", ctypes.c_uint * 16)]
-
-
-class Config(ctypes.Structure):
-    _fields_ = [("grid", ctypes.c_uint * 3), ("block", ctypes.c_uint * 3), ("shared", ctypes.c_uint), ("stream", ctypes.c_void_p),
-                ("attributes", ctypes.POINTER(Attribute)), ("count", ctypes.c_uint)]
-
-
-BF16, SWIZZLE_128, PROMOTE_256, CLUSTER, MOST_SHARED = 9, 3, 3, 4, 8
+BF16, SWIZZLE_128, PROMOTE_256, MOST_SHARED = 9, 3, 3, 8
 
 
 def tensor_map(tensor, axes, rows):
@@ -75,17 +66,16 @@ class Kernel:
                 keep.append(value)
                 pointers.append(ctypes.addressof(value))
         params = (ctypes.c_void_p * len(pointers))(*pointers)
-        units = -(-rows // info["unit_rows"]) * sum(lane["column_tiles"] for lane in info["lanes"])
-        cluster = info["cluster"]
-        blocks = min(units, multiprocessors // cluster) * cluster if info["persistent"] else units
-        attribute = Attribute(CLUSTER, 0, (ctypes.c_uint * 16)(cluster, 1, 1))
-        config = Config((blocks, 1, 1), (info["threads"], 1, 1), info["shared"], None, ctypes.pointer(attribute), 1 if cluster > 1 else 0)
+        tiles = -(-rows // info["tile_rows"]) * sum(lane["column_tiles"] for lane in info["lanes"])
+        blocks = min(tiles, multiprocessors) if info["persistent"] else tiles
+        one = ctypes.c_uint(1)
 
         def launch():
-            config.stream = torch.cuda.current_stream().cuda_stream
-            call("cuLaunchKernelEx", ctypes.byref(config), self.function, params, None)
+            stream = ctypes.c_void_p(torch.cuda.current_stream().cuda_stream)
+            call("cuLaunchKernel", self.function, ctypes.c_uint(blocks), one, one, ctypes.c_uint(info["threads"]), one, one,
+                 ctypes.c_uint(info["shared"]), stream, params, None)
 
-        launch.keep = (keep, params, config, attribute)
+        launch.keep = (keep, params)
         return launch
 
 

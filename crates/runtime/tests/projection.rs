@@ -261,7 +261,7 @@ fn check(emulator: &Emulator, case: Case, seed: u64) {
     let module = emulator
         .build(&[("product", &source(case))])
         .unwrap_or_else(|error| panic!("{case:?}: {error}"));
-    let blocks = case.tile.column_tiles(columns) * rows.div_ceil(case.tile.rows());
+    let blocks = case.tile.column_tiles(&projection) * rows.div_ceil(case.tile.rows());
     let shape = LaunchShape {
         grid: [blocks as u32, 1, 1],
         block: [case.tile.threads() as u32, 1, 1],

@@ -1,26 +1,26 @@
-//@ warpgroup_fence arch 90
+//@ warpgroup_fence arch 90a
 // Orders what this warp wrote to accumulators and shared memory before the products that it starts next.
 // All threads of a warpgroup (four warps, the first a multiple of four) execute it together, as they
 // do everything named warpgroup_ or wgmma_.
 __device__ __forceinline__ void warpgroup_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 
-//@ warpgroup_commit arch 90
+//@ warpgroup_commit arch 90a
 // Closes the current group of products.
 __device__ __forceinline__ void warpgroup_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
 
-//@ warpgroup_wait arch 90
+//@ warpgroup_wait arch 90a
 // Waits until at most N groups of products are still under way.
 template <int N> __device__ __forceinline__ void warpgroup_wait() { asm volatile("wgmma.wait_group.sync.aligned %0;" :: "n"(N) : "memory"); }
 
-//@ registers_release arch 90
+//@ registers_release arch 90a
 // Gives registers of each thread of the warpgroup back, so that it keeps N (a multiple of 8).
 template <int N> __device__ __forceinline__ void registers_release() { asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" :: "n"(N)); }
 
-//@ registers_claim arch 90
+//@ registers_claim arch 90a
 // Waits until each thread of the warpgroup can have N registers (a multiple of 8).
 template <int N> __device__ __forceinline__ void registers_claim() { asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" :: "n"(N)); }
 
-//@ operand_tile needs smem_u32, u64 arch 90
+//@ operand_tile needs smem_u32, u64 arch 90a
 // Describes a tile of 16-bit elements in shared memory to the tensor cores, as tensor_load puts it there:
 // lines of 128 bytes, their 16-byte pieces swizzled by the line's place among eight. `first`: 16-byte
 // aligned, inside a tile that begins at a multiple of 1,024 bytes. `apart`: bytes from one column of
@@ -39,7 +39,7 @@ template <> constexpr bool wgmma_takes_f16<f16_t> = true;
 #define FUSEC_ACC_8(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]), "+f"(d[i + 7])
 #define FUSEC_ACC_32(i) FUSEC_ACC_8(i), FUSEC_ACC_8(i + 8), FUSEC_ACC_8(i + 16), FUSEC_ACC_8(i + 24)
 
-//@ wgmma_n64 needs FUSEC_WGMMA, u64 arch 90
+//@ wgmma_n64 needs FUSEC_WGMMA, u64 arch 90a
 // d[64, 64] += a[64, 16] b[16, 64] for a warpgroup, T in, f32 accumulators; under way until
 // warpgroup_wait, from warpgroup_commit on. a's lines run along the sum; b's as well, or, with ACROSS_K, along
 // the columns. Warp w has rows 16w ..; with g = lane/4, t = lane%4, j = 0 .. 7: d[4j] d[4j+1] (g, 8j+2t ..),
@@ -53,7 +53,7 @@ template <typename T, bool ACROSS_K> __device__ __forceinline__ void wgmma_n64(f
     if constexpr (wgmma_takes_f16<T>) FUSEC_WGMMA_N64("f16"); else FUSEC_WGMMA_N64("bf16");
 }
 
-//@ wgmma_n128 needs FUSEC_WGMMA, u64 arch 90
+//@ wgmma_n128 needs FUSEC_WGMMA, u64 arch 90a
 // d[64, 128] += a[64, 16] b[16, 128] for a warpgroup, T in, f32 accumulators; under way until
 // warpgroup_wait, from warpgroup_commit on. a's lines run along the sum; b's as well, or, with ACROSS_K, along
 // the columns. Warp w has rows 16w ..; with g = lane/4, t = lane%4, j = 0 .. 15: d[4j] d[4j+1] (g, 8j+2t ..),
@@ -69,7 +69,7 @@ template <typename T, bool ACROSS_K> __device__ __forceinline__ void wgmma_n128(
     if constexpr (wgmma_takes_f16<T>) FUSEC_WGMMA_N128("f16"); else FUSEC_WGMMA_N128("bf16");
 }
 
-//@ wgmma_n192 needs FUSEC_WGMMA, u64 arch 90
+//@ wgmma_n192 needs FUSEC_WGMMA, u64 arch 90a
 // d[64, 192] += a[64, 16] b[16, 192] for a warpgroup, T in, f32 accumulators; under way until
 // warpgroup_wait, from warpgroup_commit on. a's lines run along the sum; b's as well, or, with ACROSS_K, along
 // the columns. Warp w has rows 16w ..; with g = lane/4, t = lane%4, j = 0 .. 23: d[4j] d[4j+1] (g, 8j+2t ..),
@@ -87,7 +87,7 @@ template <typename T, bool ACROSS_K> __device__ __forceinline__ void wgmma_n192(
     if constexpr (wgmma_takes_f16<T>) FUSEC_WGMMA_N192("f16"); else FUSEC_WGMMA_N192("bf16");
 }
 
-//@ wgmma_n256 needs FUSEC_WGMMA, u64 arch 90
+//@ wgmma_n256 needs FUSEC_WGMMA, u64 arch 90a
 // d[64, 256] += a[64, 16] b[16, 256] for a warpgroup, T in, f32 accumulators; under way until
 // warpgroup_wait, from warpgroup_commit on. a's lines run along the sum; b's as well, or, with ACROSS_K, along
 // the columns. Warp w has rows 16w ..; with g = lane/4, t = lane%4, j = 0 .. 31: d[4j] d[4j+1] (g, 8j+2t ..),
