@@ -281,6 +281,10 @@ fn main() {
             bench.wgmma(&name, k, &[(n, Nk, epilogue, usual)]);
         }
     }
+    for epilogue in [Residual, Gate] {
+        let name = format!("{}_128_2048_2048", epilogue.name());
+        bench.wgmma(&name, 2048, &[(2048, Nk, epilogue, tile(128, 8))]);
+    }
     bench.wgmma("pair_2048_4096", 2048, &[(4096, Nk, Pair, usual)]);
     // Several products of one activation, narrow ones beside wide ones.
     bench.wgmma("three_2048_2048", 2048, &[(2048, Nk, Plain, usual); 3]);

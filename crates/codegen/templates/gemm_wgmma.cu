@@ -101,6 +101,8 @@
 {%- for pass in l.passes %}
                 {
                     int before = 0;
+                    // Unrolled, products of short sums would be put behind each other by the compiler.
+#pragma unroll 1
                     for (int k = 0; k < {{ pass.depth }}; k += TILE_K) {
                         const char* const a_tile = stages + stage * STAGE_BYTES;
                         const char* const w_tile = a_tile + A_BYTES;

@@ -463,7 +463,7 @@ fn barriers_copies_and_products_that_a_gpu_would_hang_or_fail_on_are_refused() {
 }
 
 #[test]
-fn products_compile_for_sm_90a_without_spills() {
+fn products_compile_for_sm_90a_and_overlap() {
     if std::env::var("FUSEC_OFFLINE_TESTS").is_ok_and(|value| value == "1") {
         return;
     }
@@ -482,8 +482,9 @@ fn products_compile_for_sm_90a_without_spills() {
             "{:?}",
             artifact.resources
         );
+        // A sum of one stage has no products to overlap.
         assert!(
-            !artifact.log.contains("serialized"),
+            case.depth <= 64 || !artifact.log.contains("serialized"),
             "{case:?}: {}",
             artifact.log
         );

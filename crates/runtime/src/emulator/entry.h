@@ -9,7 +9,8 @@ extern "C" void fusec_emu_fiber() {
         Thread* t = w->cur;
         invoke(&FUSEC_KERNEL, w->launch->args);
         end_thread(w, t);
-        Thread* next = next_ready(w);
+        // Nobody waits for what is under way when the last one ends.
+        Thread* next = w->ended == w->threads ? pop(w) : next_ready(w);
         if (!next) {
             if (w->ended != w->threads) deadlock(w);
             void* dead;
