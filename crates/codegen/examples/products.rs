@@ -21,7 +21,7 @@ enum Epilogue {
     Silu,
     /// y = sigmoid(sum) * r
     Gate,
-    /// y = (sum - mean[m] * bias[n]) * inverse[m]: a normalisation of the rows, applied after the product.
+    /// y = (sum - mean[row] * bias[column]) * inverse[row]: a normalisation of the rows, applied after the product.
     RowStatistics,
     /// y = silu(first) * second, two products.
     Pair,
@@ -76,13 +76,13 @@ fn projection(depth: usize, lane: usize, of: &Lane, run: usize, store: &str) -> 
         Epilogue::Pair => &["sum", "gate"],
         _ => &["sum"],
     };
-    let at = format!("m * {columns} + n_first");
+    let at = format!("row * {columns} + column_first");
     let value = match epilogue {
         Epilogue::Plain => "sum",
-        Epilogue::Residual => "sum + other[v]",
+        Epilogue::Residual => "sum + other[nth]",
         Epilogue::Silu => "fsilu(sum)",
-        Epilogue::Gate => "fsigmoid(sum) * other[v]",
-        Epilogue::RowStatistics => "(sum - mean * other[v]) * inverse",
+        Epilogue::Gate => "fsigmoid(sum) * other[nth]",
+        Epilogue::RowStatistics => "(sum - mean * other[nth]) * inverse",
         Epilogue::Pair => "fsilu(sum) * gate",
     };
     let other = match epilogue {
@@ -90,7 +90,7 @@ fn projection(depth: usize, lane: usize, of: &Lane, run: usize, store: &str) -> 
             format!("float other[{run}];\nload_vec<bf16_t, {run}>(r{lane} + {at}, other);\n")
         }
         Epilogue::RowStatistics => {
-            format!("float other[{run}];\nload_vec<float, {run}>(bias + n_first, other);\n")
+            format!("float other[{run}];\nload_vec<float, {run}>(bias + column_first, other);\n")
         }
         _ => String::new(),
     };
@@ -102,11 +102,11 @@ fn projection(depth: usize, lane: usize, of: &Lane, run: usize, store: &str) -> 
         setup: String::new(),
         row_prologue: match epilogue {
             Epilogue::RowStatistics => {
-                "const float mean = statistics[2 * m], inverse = statistics[2 * m + 1];".into()
+                "const float mean = statistics[2 * row], inverse = statistics[2 * row + 1];".into()
             }
             _ => String::new(),
         },
-        epilogue: format!("all[v] = {value};"),
+        epilogue: format!("all[nth] = {value};"),
         run: Run {
             columns: run,
             before: format!("float all[{run}];\n{other}"),

@@ -12,9 +12,13 @@ mod cexpr;
 pub mod chunked;
 mod chunks;
 mod error;
+mod function;
 mod generate;
+mod header;
 mod kernel;
+mod lane;
 mod layout;
+mod lexeme;
 pub mod manifest;
 mod matmul;
 mod memory;
@@ -30,6 +34,7 @@ use fusec_fuse::schedule::{parts, program as micro};
 
 pub use error::CodegenError;
 pub use generate::{Planned, generate};
+pub use lexeme::without_comments;
 pub use manifest::{
     Arg, Buffer, BufferKind, Element, Extent, KernelImage, KernelParam, LaneGrid, Manifest,
     MapAxis, MapExtent, ParamKind, Regime, RowUnits, Step, TensorMap,

@@ -10,7 +10,11 @@ use fusec_ir::{Graph, ParamId, StateId, ValueId};
 use serde::{Deserialize, Serialize};
 
 /// Version of the serialised form; raised whenever a field changes meaning.
-pub const MANIFEST_VERSION: u32 = 1;
+pub const MANIFEST_VERSION: u32 = 2;
+
+/// What every entry begins with: no function of a library does, nor anything in the prelude or in
+/// the emulator, whatever a model calls its values.
+pub const ENTRY: &str = "fusec_";
 
 /// A compiled model: one or more regimes that share parameters and states.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -21,6 +25,12 @@ pub struct Manifest {
     pub model: String,
     /// Storage type of activations and matrices.
     pub storage: Storage,
+    /// The primitives that the kernels use: the text of `kernels/fusec.cuh`, which each of them
+    /// includes. Left out of `manifest.json`.
+    #[serde(skip)]
+    pub prelude: String,
+    /// SHA-256 of that text, hexadecimal.
+    pub prelude_sha256: String,
     /// Distinct kernels of all regimes.
     pub kernels: Vec<KernelImage>,
     /// The plans, each for a range of run lengths. Exactly one holds for every `time >= 1`.
@@ -47,12 +57,15 @@ pub struct Regime {
     pub steps: Vec<Step>,
 }
 
-/// One kernel: a source file with one entry point.
+/// One kernel: a source file with one entry point, which includes the prelude and nothing else.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct KernelImage {
     /// Readable name; the file is `kernels/NAME.cu`.
     pub name: String,
-    /// The `extern "C"` symbol.
+    /// The kernel whose source is compiled for this one: itself, or an earlier one from which it
+    /// differs in names and comments only.
+    pub image: String,
+    /// The `extern "C"` symbol in what that source is compiled to.
     pub entry: String,
     /// SHA-256 of the source text, hexadecimal.
     pub source_sha256: String,
@@ -266,6 +279,11 @@ impl LaneGrid {
 }
 
 impl Manifest {
+    /// The kernels that are compiled: those that are not compiled as another one.
+    pub fn images(&self) -> impl Iterator<Item = &KernelImage> {
+        self.kernels.iter().filter(|k| k.image == k.name)
+    }
+
     /// The regime for runs of `time` tokens.
     pub fn regime(&self, time: usize) -> Option<usize> {
         self.regimes

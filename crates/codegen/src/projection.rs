@@ -1,8 +1,8 @@
-//! Matrix products as kernel text: Y[m, n] = sum over k of a(m, k) * w(n, k), for one or several
+//! Matrix products as kernel text: Y[row, column] = sum over inner of a(row, inner) * w(column, inner), for one or several
 //! products over the same rows and columns, with text hooks before and after.
 //!
-//! Lives here: the templates `gemm_simt.cu`, `gemm_mma.cu` and `gemv.cu`, and which tiles they can take
-//! (`gemm_wgmma.cu` has a file of its own, [`crate::wgmma`]). Never here: which operations of a graph become a product, which tile it has (see
+//! Lives here: the templates (`gemm_simt.cu`, `gemm_mma.cu`, `gemv.cu`, `thin.cu`) and which tiles they can
+//! take; `gemm_wgmma.cu` has a file of its own, [`crate::wgmma`]. Never here: which operations of a graph become a product, which tile it has (see
 //! [`fusec_fuse::schedule`]), and what the hooks compute.
 //!
 //! The text is one lane's body, a `{ ... }` block. Around it the kernel must define
@@ -10,7 +10,6 @@
 //! Blocks run over columns fastest: block `i` of the lane has column tile `i % column_tiles` and row
 //! tile `i / column_tiles`.
 
-use std::collections::BTreeSet;
 use std::sync::LazyLock;
 
 use serde::Serialize;
@@ -18,18 +17,19 @@ use tera::{Context, Tera};
 
 use crate::Element;
 use fusec_fuse::schedule::gemm::SIMT_DEPTH;
-use fusec_fuse::schedule::product::ProductShape;
 pub use fusec_fuse::schedule::product::WeightLayout;
-pub use fusec_fuse::schedule::{GemmTile, GemvTile, MmaTile, SimtTile, WgmmaTile};
+use fusec_fuse::schedule::product::{ALIGNED, ProductShape};
+use fusec_fuse::schedule::thin;
+pub use fusec_fuse::schedule::{GemmTile, GemvTile, MmaTile, SimtTile, ThinTile, WgmmaTile};
 
 /// One product: an accumulator per output element.
 #[derive(Debug, Clone)]
 pub struct Product {
     /// The C identifier that holds the finished sum (f32) in the epilogue.
     pub name: String,
-    /// Length of the sum: the range of `k`.
+    /// Length of the sum: the range of `inner`.
     pub depth: usize,
-    /// Pointer expression of the rows, `x[m * x_stride + k]`; `None` when the prologue computes `a`
+    /// Pointer expression of the rows, `x[row * x_stride + inner]`; `None` when the prologue computes `a`
     /// from nothing.
     pub x: Option<String>,
     /// Storage type behind `x`.
@@ -38,11 +38,12 @@ pub struct Product {
     pub x_stride: usize,
     /// Element of the buffer that `x` points at: decides which accesses are aligned.
     pub x_offset: usize,
-    /// Statements that see `i64 m`, `int k` and may change `float a` (initially the element of `x`, or
+    /// Statements that see `i64 row`, `int inner` and may change `float activation` (initially the element of `x`, or
     /// 0). They run for elements inside the matrix only.
     pub prologue: String,
-    /// GEMV only: statements of the whole block that fill `float* xs` (`[rows of the tile][depth]`) with
-    /// a(m, k), zeros for rows past the end. In place of `x` and `prologue`; contains its own barriers if
+    /// Few rows only: statements of the whole block that fill `xs` (`float [rows of the tile][depth]`, or,
+    /// on tensor cores, rows of the operand [`thin::pitch`] elements apart) with
+    /// a(row, inner), zeros for rows past the end. In place of `x` and `prologue`; contains its own barriers if
     /// it needs some.
     pub stage: String,
     /// Pointer expression of the weights.
@@ -66,18 +67,18 @@ pub struct Product {
 pub struct Projection {
     /// At least one.
     pub products: Vec<Product>,
-    /// Number of output columns: the range of `n`.
+    /// Number of output columns: the range of `column`.
     pub columns: usize,
-    /// Integer expression: the number of rows, the range of `m`.
+    /// Integer expression: the number of rows, the range of `row`.
     pub rows: String,
     /// Integer expression: index of this block inside its lane.
     pub block: String,
-    /// Statements at the start of the body: definitions that hooks and expressions use. They see `m0`,
-    /// `n0`, `rows` and `tid`.
+    /// Statements at the start of the body: definitions that hooks and expressions use. They see `row0`,
+    /// `column0`, `rows` and `tid`.
     pub setup: String,
-    /// Statements before the epilogue of the elements of a row; they see `i64 m`.
+    /// Statements before the epilogue of the elements of a row; they see `i64 row`.
     pub row_prologue: String,
-    /// Statements per output element; they see `i64 m`, `int n` and each product's `float NAME`.
+    /// Statements per output element; they see `i64 row`, `int column` and each product's `float NAME`.
     pub epilogue: String,
     /// Tensor cores only: how neighbouring columns are handled together.
     pub run: Run,
@@ -89,18 +90,20 @@ impl Projection {
         let shape = |p: &Product| ProductShape {
             depth: p.depth,
             layout: p.w_layout,
+            aligned: p.w_stride.is_multiple_of(ALIGNED) && p.w_offset.is_multiple_of(ALIGNED),
+            direct: p.is_direct(),
         };
         self.products.iter().map(shape).collect()
     }
 }
 
 /// A run of neighbouring output columns that one thread handles, so that it moves 16 bytes at a
-/// time. The epilogue sees `int v`, the place of its column in the run.
+/// time. The epilogue sees `int nth`, the place of its column in the run.
 #[derive(Debug, Clone, Default)]
 pub struct Run {
     /// Columns of a run, a divisor of 16 and of the number of columns; 0 and 1: no runs.
     pub columns: usize,
-    /// Statements before the columns of a run; they see `i64 m` and `int n_first`.
+    /// Statements before the columns of a run; they see `i64 row` and `int column_first`.
     pub before: String,
     /// Statements after them.
     pub after: String,
@@ -111,8 +114,10 @@ pub struct Run {
 pub enum ProjectionTile {
     /// Many rows.
     Gemm(GemmTile),
-    /// Few rows.
+    /// Few rows, on FP32 units.
     Gemv(GemvTile),
+    /// Few rows, on tensor cores.
+    Thin(ThinTile),
 }
 
 /// Bytes of a line of the L2 cache.
@@ -144,10 +149,11 @@ pub enum ProjectionError {
     },
 }
 
-const TEMPLATE_FILES: [(&str, &str); 3] = [
+const TEMPLATE_FILES: [(&str, &str); 4] = [
     ("gemm_simt.cu", include_str!("../templates/gemm_simt.cu")),
     ("gemm_mma.cu", include_str!("../templates/gemm_mma.cu")),
     ("gemv.cu", include_str!("../templates/gemv.cu")),
+    ("thin.cu", include_str!("../templates/thin.cu")),
 ];
 
 static TEMPLATES: LazyLock<Tera> = LazyLock::new(|| {
@@ -161,45 +167,6 @@ static TEMPLATES: LazyLock<Tera> = LazyLock::new(|| {
     .expect("the templates are part of this crate and tests render them");
     tera
 });
-
-/// Every identifier that the templates' text uses. Names that hooks and expressions refer to (kernel
-/// parameters, above all) must not be among them, or a local of the template would hide them.
-/// Exceptions are what the hooks are told to use: see [`Product`] and [`Projection`].
-pub fn reserved_identifiers() -> BTreeSet<&'static str> {
-    TEMPLATE_FILES
-        .iter()
-        .flat_map(|(_, text)| identifiers(text))
-        .collect()
-}
-
-/// The identifiers of a template's text that are not inside the template language's braces.
-pub(crate) fn identifiers(text: &'static str) -> BTreeSet<&'static str> {
-    let mut words = BTreeSet::new();
-    for line in text.lines() {
-        let code = line.split("//").next().unwrap_or("");
-        // What lies between the braces of the template language is not part of the result.
-        for (i, piece) in code
-            .split("{{")
-            .flat_map(|part| part.split("{%"))
-            .enumerate()
-        {
-            let piece = match (i, piece.find(['}', '%'])) {
-                (0, _) => piece,
-                (_, Some(end)) => &piece[end..],
-                (_, None) => "",
-            };
-            // A member's name (`threadIdx.x`) hides nothing: only what precedes the point counts.
-            let words_of = piece
-                .split(|c: char| c != '_' && c != '.' && !c.is_ascii_alphanumeric())
-                .filter_map(|word| word.split('.').next());
-            words
-                .extend(words_of.filter(|word| {
-                    word.starts_with(|c: char| c == '_' || c.is_ascii_alphabetic())
-                }));
-        }
-    }
-    words
-}
 
 /// A template filled.
 pub(crate) fn render(template: &'static str, context: &Context) -> Result<String, ProjectionError> {
@@ -255,6 +222,12 @@ struct ProductText<'a> {
     sums_offset: usize,
     /// GEMV: partial sums per element.
     parts: usize,
+    /// Thin: elements from one row in shared memory to the next.
+    pitch: usize,
+    /// C type of the weights.
+    w_type: &'static str,
+    /// Thin: whether activations go from memory to registers.
+    direct: bool,
 }
 
 impl ProjectionTile {
@@ -265,6 +238,7 @@ impl ProjectionTile {
             Self::Gemm(GemmTile::Mma(_)) => "gemm_mma.cu",
             Self::Gemm(GemmTile::Wgmma(_)) => crate::wgmma::TEMPLATE.0,
             Self::Gemv(_) => "gemv.cu",
+            Self::Thin(_) => "thin.cu",
         }
     }
 
@@ -273,6 +247,7 @@ impl ProjectionTile {
         match self {
             Self::Gemm(tile) => tile.threads(),
             Self::Gemv(tile) => tile.threads(),
+            Self::Thin(tile) => tile.threads(),
         }
     }
 
@@ -281,6 +256,7 @@ impl ProjectionTile {
         match self {
             Self::Gemm(tile) => tile.rows(),
             Self::Gemv(tile) => tile.rows,
+            Self::Thin(tile) => tile.rows,
         }
     }
 
@@ -289,6 +265,7 @@ impl ProjectionTile {
         match self {
             Self::Gemm(tile) => tile.columns(products),
             Self::Gemv(tile) => tile.columns,
+            Self::Thin(tile) => tile.columns,
         }
     }
 
@@ -303,6 +280,7 @@ impl ProjectionTile {
         match self {
             Self::Gemm(tile) => tile.shared_bytes(&projection.shapes()),
             Self::Gemv(tile) => tile.shared_bytes(&projection.shapes()),
+            Self::Thin(tile) => tile.shared_bytes(&projection.shapes()),
         }
     }
 
@@ -368,6 +346,25 @@ impl ProjectionTile {
                     let mut text = p.text(projection.columns, 4, vector_limit(tile, p));
                     (text.a_offset, text.sums_offset, text.parts) =
                         (a_offset, sums_offset, tile.parts(p.w_layout));
+                    texts.push(text);
+                }
+                texts
+            }
+            Self::Thin(tile) => {
+                context.insert(
+                    "tile",
+                    &serde_json::json!({
+                        "rows": tile.rows, "columns": tile.columns, "warps": tile.warps, "split": tile.split,
+                        "unroll": tile.unroll, "operand": c_type(tile.operand),
+                    }),
+                );
+                let staged = !projection.products.iter().all(Product::is_direct);
+                context.insert("staged", &staged);
+                let places = tile.places(&projection.shapes()).0;
+                let mut texts = Vec::new();
+                for (p, (a_offset, sums_offset)) in projection.products.iter().zip(places) {
+                    let mut text = p.text(projection.columns, 8, 8);
+                    (text.a_offset, text.sums_offset) = (a_offset, sums_offset);
                     texts.push(text);
                 }
                 texts
@@ -452,6 +449,28 @@ impl ProjectionTile {
                     None
                 }
             }
+            Self::Thin(tile) => {
+                let shapes = projection.shapes();
+                let readable = |p: &Product| p.w_element == tile.operand;
+                if !(1..=thin::ROWS).contains(&tile.rows) {
+                    Some("there are 1 to 64 rows")
+                } else if tile.split == 0
+                    || !tile.warps.is_multiple_of(tile.split)
+                    || tile.columns != tile.warps / tile.split * thin::WARP_COLUMNS
+                {
+                    Some("groups of `split` warps have 16 columns each")
+                } else if !(1..=8).contains(&tile.unroll) {
+                    Some("1 to 8 loads are in flight")
+                } else if !matches!(tile.operand, Element::Bf16 | Element::F16) {
+                    Some("the tensor cores multiply bf16 or f16")
+                } else if !shapes.iter().all(thin::is_readable)
+                    || !projection.products.iter().all(readable)
+                {
+                    Some("rows of weights of the operand's type are read 16 bytes at a time")
+                } else {
+                    None
+                }
+            }
         };
         match reason {
             None => Ok(()),
@@ -465,6 +484,17 @@ impl ProjectionTile {
 }
 
 impl Product {
+    /// Whether 16-byte accesses take the activations from memory as the tensor cores want them, where
+    /// these multiply what the weights are stored as.
+    fn is_direct(&self) -> bool {
+        self.x.is_some()
+            && self.prologue.trim().is_empty()
+            && self.stage.trim().is_empty()
+            && self.x_element == self.w_element
+            && self.x_stride.is_multiple_of(ALIGNED)
+            && self.x_offset.is_multiple_of(ALIGNED)
+    }
+
     /// The template's view, with vectors of at most `x_limit` and `w_limit` elements.
     fn text(&self, columns: usize, x_limit: usize, w_limit: usize) -> ProductText<'_> {
         let w_extent = match self.w_layout {
@@ -491,6 +521,9 @@ impl Product {
             a_offset: 0,
             sums_offset: 0,
             parts: 1,
+            pitch: thin::pitch(self.depth),
+            w_type: c_type(self.w_element),
+            direct: self.is_direct(),
         }
     }
 }
@@ -507,17 +540,6 @@ fn vector_limit(tile: GemvTile, product: &Product) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn locals_of_the_templates_are_reserved_and_common_names_of_models_are_not() {
-        let reserved = reserved_identifiers();
-        for local in ["w_regs", "a_tile", "acc_", "chunk", "m0", "rows", "lane"] {
-            assert!(reserved.contains(local), "{local}");
-        }
-        for name in ["w", "x", "r", "g", "q", "receptance"] {
-            assert!(!reserved.contains(name), "{name}");
-        }
-    }
 
     #[test]
     fn vectors_divide_everything_that_they_step_over() {

@@ -10,8 +10,6 @@
 //! the hooks name. Blocks go from tile to tile of all projections, so any number of them does the work; more
 //! than the device holds at once have none to do.
 
-use std::collections::BTreeSet;
-
 use fusec_fuse::schedule::WgmmaTile;
 use fusec_fuse::schedule::wgmma::{DEPTH, MOST_COLUMNS, MOST_STAGES, ROWS};
 use serde::Serialize;
@@ -124,7 +122,9 @@ pub fn w_axes(tile: WgmmaTile, projection: &Projection, product: &Product) -> Ve
 
 /// The body of a kernel whose lanes are projections of the same rows. Their tiles differ in their
 /// columns at most.
-pub fn render(lanes: &[(WgmmaTile, &Projection)]) -> Result<String, ProjectionError> {
+pub fn render<P: std::borrow::Borrow<Projection>>(
+    lanes: &[(WgmmaTile, P)],
+) -> Result<String, ProjectionError> {
     let Some((first, projection)) = lanes.first() else {
         return Err(ProjectionError::Empty);
     };
@@ -135,6 +135,7 @@ pub fn render(lanes: &[(WgmmaTile, &Projection)]) -> Result<String, ProjectionEr
     };
     let mut texts = Vec::new();
     for (tile, projection) in lanes {
+        let projection = projection.borrow();
         check(*tile, projection)?;
         let alike = WgmmaTile {
             columns: whole.columns,
@@ -157,14 +158,9 @@ pub fn render(lanes: &[(WgmmaTile, &Projection)]) -> Result<String, ProjectionEr
             "producer_registers": REGISTERS.0, "consumer_registers": REGISTERS.1,
         }),
     );
-    context.insert("rows", &projection.rows);
+    context.insert("rows", &projection.borrow().rows);
     context.insert("lanes", &texts);
     projection::render(TEMPLATE.0, &context)
-}
-
-/// Every identifier that the template's text uses, as [`crate::projection::reserved_identifiers`].
-pub(crate) fn reserved_identifiers() -> BTreeSet<&'static str> {
-    projection::identifiers(TEMPLATE.1)
 }
 
 fn lane(tile: WgmmaTile, projection: &Projection) -> LaneText<'_> {

@@ -1,5 +1,5 @@
 {
-    // Y[m, n] = sum over k of x(m, k) * w(n, k) on the tensor cores (wgmma, f32 accumulators). Two warpgroups take turns at
+    // Y[row, column] = sum over inner of x(row, inner) * w(column, inner) on the tensor cores (wgmma, f32 accumulators). Two warpgroups take turns at
     // tiles of 64 rows, so that one multiplies while the other writes its results. One thread of a third brings what
     // they multiply: a ring of {{ tile.stages }} stages, each {{ tile.depth }} of the sum, that copies fill and products empty. Blocks go from
     // tile to tile, whatever the number of blocks.
@@ -45,22 +45,22 @@
 {%- for l in lanes %}
                 {% if not loop.first %}else {% endif %}{% if not loop.last %}if (tile < end_{{ loop.index0 }}) {% endif %}{
                     locate(tile{% if not loop.first %} - end_{{ loop.index0 - 1 }}{% endif %}, COLUMN_TILES_{{ loop.index0 }}, row_tile, column_tile);
-                    const int m0 = int(row_tile * TILE_M), n0 = int(column_tile) * {{ l.tile_columns }};
+                    const int row0 = int(row_tile * TILE_M), column0 = int(column_tile) * {{ l.tile_columns }};
 {%- for pass in l.passes %}
-                    for (int k = 0; k < {{ pass.depth }}; k += TILE_K) {
+                    for (int inner = 0; inner < {{ pass.depth }}; inner += TILE_K) {
                         char* const a_tile = stages + stage * STAGE_BYTES;
                         char* const w_tile = a_tile + A_BYTES;
                         mbarrier_wait(empty + stage, parity ^ 1);
                         mbarrier_arrive_expecting(full + stage, A_BYTES + {{ pass.products | length }} * {{ l.tile_columns }} * TILE_K * 2);
-                        tensor_load_2d(a_tile, {{ pass.x_map }}, full + stage, k, m0);
+                        tensor_load_2d(a_tile, {{ pass.x_map }}, full + stage, inner, row0);
 {%- for p in pass.products %}
 {%- if p.w_layout == "kn" %}
 #pragma unroll
-                        for (int n = 0; n < {{ l.tile_columns }}; n += 64) tensor_load_2d(w_tile + ({{ loop.index0 }} * {{ l.tile_columns }} + n) * TILE_K * 2, {{ p.w_map }}, full + stage, n0 + n, k);
+                        for (int n = 0; n < {{ l.tile_columns }}; n += 64) tensor_load_2d(w_tile + ({{ loop.index0 }} * {{ l.tile_columns }} + n) * TILE_K * 2, {{ p.w_map }}, full + stage, column0 + n, inner);
 {%- elif l.runs %}
-                        tensor_load_5d(w_tile + {{ loop.index0 }} * {{ l.tile_columns }} * TILE_K * 2, {{ p.w_map }}, full + stage, k, n0 / 32);
+                        tensor_load_5d(w_tile + {{ loop.index0 }} * {{ l.tile_columns }} * TILE_K * 2, {{ p.w_map }}, full + stage, inner, column0 / 32);
 {%- else %}
-                        tensor_load_2d(w_tile + {{ loop.index0 }} * {{ l.tile_columns }} * TILE_K * 2, {{ p.w_map }}, full + stage, k, n0);
+                        tensor_load_2d(w_tile + {{ loop.index0 }} * {{ l.tile_columns }} * TILE_K * 2, {{ p.w_map }}, full + stage, inner, column0);
 {%- endif %}
 {%- endfor %}
                         if (++stage == STAGES) stage = 0, parity ^= 1;
@@ -90,8 +90,8 @@
             {% if not loop.first %}else {% endif %}{% if not loop.last %}if (tile < end_{{ loop.index0 }}) {% endif %}{
                 constexpr int COLUMNS = {{ l.columns }}, TILE_N = {{ l.tile_columns }};
                 locate(tile{% if not loop.first %} - end_{{ loop.index0 - 1 }}{% endif %}, COLUMN_TILES_{{ loop.index0 }}, row_tile, column_tile);
-                const i64 m0 = i64(row_tile) * TILE_M;
-                const int n0 = int(column_tile) * TILE_N;
+                const i64 row0 = i64(row_tile) * TILE_M;
+                const int column0 = int(column_tile) * TILE_N;
 {%- if l.setup %}
                 {{ l.setup | indent(width=16) }}
 {%- endif %}
@@ -103,7 +103,7 @@
                     int before = 0;
                     // Unrolled, products of short sums would be put behind each other by the compiler.
 #pragma unroll 1
-                    for (int k = 0; k < {{ pass.depth }}; k += TILE_K) {
+                    for (int inner = 0; inner < {{ pass.depth }}; inner += TILE_K) {
                         const char* const a_tile = stages + stage * STAGE_BYTES;
                         const char* const w_tile = a_tile + A_BYTES;
                         const u64 a_place = operand_tile(a_tile, 16);
@@ -121,7 +121,7 @@
                         warpgroup_commit();
                         // The products before these are done: their stage can be filled again.
                         warpgroup_wait<1>();
-                        if (k > 0 && tid % 128 == 0) mbarrier_arrive(empty + before);
+                        if (inner > 0 && tid % 128 == 0) mbarrier_arrive(empty + before);
                         before = stage;
                         if (++stage == STAGES) stage = 0, parity ^= 1;
                     }
@@ -134,30 +134,30 @@
 {%- endfor %}
 #pragma unroll
                 for (int half = 0; half < 2; ++half) {
-                    const i64 m = m0 + warp * 16 + half * 8 + lane / 4;
-                    if (m < rows) {
+                    const i64 row = row0 + warp * 16 + half * 8 + lane / 4;
+                    if (row < rows) {
 {%- if l.row_prologue %}
                         {{ l.row_prologue | indent(width=24) }}
 {%- endif %}
 #pragma unroll
                         for (int part = 0; part < TILE_N / {{ l.run * 4 }}; ++part) {
-                            const int n_first = n0 + part * {{ l.run * 4 }} + lane % 4 * {{ l.run }};
-                            if (COLUMNS % TILE_N == 0 || n_first < COLUMNS) {
+                            const int column_first = column0 + part * {{ l.run * 4 }} + lane % 4 * {{ l.run }};
+                            if (COLUMNS % TILE_N == 0 || column_first < COLUMNS) {
 {%- if l.run_before %}
                                 {{ l.run_before | indent(width=32) }}
 {%- endif %}
 #pragma unroll
-                                for (int v = 0; v < {{ l.run }}; ++v) {
-                                    const int n = n_first + v;
+                                for (int nth = 0; nth < {{ l.run }}; ++nth) {
+                                    const int column = column_first + nth;
 {%- if l.whole %}
-                                    (void)n;
+                                    (void)column;
 {%- else %}
-                                    if (n >= COLUMNS) continue;
+                                    if (column >= COLUMNS) continue;
 {%- endif %}
 {%- for p in l.products %}
-                                    const float {{ p.name }} = acc_{{ p.name }}[(part * {{ l.run }} + v / 2 * 2) * 2 + half * 2 + v % 2];
+                                    const float {{ p.name }} = acc_{{ p.name }}[(part * {{ l.run }} + nth / 2 * 2) * 2 + half * 2 + nth % 2];
 {%- endfor %}
-                                    // ---- epilogue of element (m, n)
+                                    // ---- epilogue of element (row, column)
                                     {{ l.epilogue | indent(width=36) }}
                                     // ---- end of epilogue
                                 }

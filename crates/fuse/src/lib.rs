@@ -7,6 +7,7 @@
 #![warn(missing_docs)]
 #![forbid(unsafe_code)]
 
+mod accept;
 mod bits;
 mod board;
 mod candidates;
@@ -29,6 +30,7 @@ pub mod segment;
 pub mod select;
 mod validate;
 
+pub use accept::accept;
 pub use device::{Device, DeviceError, Figure, Fitted, FittedFigure, Provenance};
 
 pub use decisions::Decisions;
@@ -37,6 +39,6 @@ pub use plan::{
     Body, Cost, GridAxis, Kernel, Mode, Phase, Plan, Reject, Roles, Shape, Storage, Template,
 };
 pub use planner::{Options, PlanError, Planned, Submit, plan};
-pub use print::{interior, launches_per_layer, limit};
+pub use print::{interior, launches_per_layer, limit, summary};
 pub use schedule::{Launch, Schedule, Target};
 pub use validate::validate;

@@ -137,6 +137,16 @@ pub enum PlanError {
     /// The rules contradict each other.
     #[error("the search for forms failed: {0}; use `--plan greedy`, and report it")]
     Forms(String),
+    /// A plan from a file is none that this program makes.
+    #[error(
+        "{place} is not what this program plans: {what}; it was changed, or made by another version"
+    )]
+    Foreign {
+        /// The kernel.
+        place: String,
+        /// What is wrong.
+        what: String,
+    },
     /// The solver gave up.
     #[error("the selection of kernels failed: {0}; use `--plan greedy`, and report it")]
     Selection(String),

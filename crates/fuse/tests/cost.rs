@@ -195,7 +195,7 @@ fn a_projection_of_one_row_takes_its_norm_as_a_prologue_and_one_of_many_rows_doe
 #[test]
 fn the_product_stays_outside_the_loop_and_the_gate_goes_into_it() {
     let graph = model("gated-scan", None);
-    for name in ["a100", "h200"] {
+    for name in ["t4", "h200"] {
         let device = Device::find(name).unwrap();
         for batch in [1, 4, 8, 16] {
             for time in [512, 1024, 2048] {
@@ -291,7 +291,7 @@ fn a_product_inside_the_loop_loses() {
         recurrence_of_a_product(true),
         recurrence_of_a_product(false),
     );
-    for name in ["a100", "h200"] {
+    for name in ["t4", "h200"] {
         let device = Device::find(name).unwrap();
         for batch in [1, 4, 8, 16] {
             for time in [512, 1024, 2048] {
@@ -312,7 +312,7 @@ fn a_product_inside_the_loop_loses() {
 fn a_shift_of_the_channel_mix_fused_alone_gains_nothing() {
     let shift = ["channel_mix.xx", "channel_mix.xk", "channel_mix.xr"];
     let graph = model("rwkv6", Some("1.6b"));
-    for name in ["a100", "h200"] {
+    for name in ["t4", "h200"] {
         let device = Device::find(name).unwrap();
         let options = Options {
             storage: Storage::F16,

@@ -164,7 +164,7 @@ fn projection(case: &Case, at: usize) -> Projection {
         block: String::new(),
         setup: String::new(),
         row_prologue: String::new(),
-        epilogue: format!("y{at}[m * {columns} + n] = sum;"),
+        epilogue: format!("y{at}[row * {columns} + column] = sum;"),
         run: Run::default(),
     };
     match hooks {
@@ -173,22 +173,25 @@ fn projection(case: &Case, at: usize) -> Projection {
             out.run = Run {
                 columns: run,
                 before: format!(
-                    "float bias[{run}], all[{run}];\nload_vec<float, {run}>(gain + n_first, bias);"
+                    "float bias[{run}], all[{run}];\nload_vec<float, {run}>(gain + column_first, bias);"
                 ),
                 after: format!(
-                    "store_vec_global<float, {run}>(y{at} + m * {columns} + n_first, all);"
+                    "store_vec_global<float, {run}>(y{at} + row * {columns} + column_first, all);"
                 ),
             };
-            out.epilogue = "all[v] = sum + bias[v] + float(n);".into();
+            out.epilogue = "all[nth] = sum + bias[nth] + float(column);".into();
         }
-        Bias => out.epilogue = format!("y{at}[m * {columns} + n] = sum + gain[n] + float(n);"),
+        Bias => {
+            out.epilogue =
+                format!("y{at}[row * {columns} + column] = sum + gain[column] + float(column);")
+        }
         RowShift => {
-            out.setup = "const float first = float(m0);".into();
-            out.row_prologue = "const float shift = float(m) - first;".into();
-            out.epilogue = format!("y{at}[m * {columns} + n] = sum * 0.5f + shift + first;");
+            out.setup = "const float first = float(row0);".into();
+            out.row_prologue = "const float shift = float(row) - first;".into();
+            out.epilogue = format!("y{at}[row * {columns} + column] = sum * 0.5f + shift + first;");
         }
         Gated => {
-            out.epilogue = format!("y{at}[m * {columns} + n] = sum / (1.0f + gate * gate);");
+            out.epilogue = format!("y{at}[row * {columns} + column] = sum / (1.0f + gate * gate);");
         }
     }
     out

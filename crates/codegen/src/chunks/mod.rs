@@ -13,7 +13,7 @@ use crate::CodegenError;
 use crate::affine::{Grid, Offset, OffsetText, Space, index_text};
 use crate::cexpr::{self, Leaves};
 use crate::chunked::{Chunked, Decay};
-use crate::kernel::Lane;
+use crate::lane::Lane;
 use crate::manifest::{LaneGrid, RowUnits};
 use crate::memory::{Place, Pointers};
 use crate::micro::{Read, Src};
@@ -24,9 +24,6 @@ use fusec_fuse::chunked::{Classes, Parts, pieces, slabs};
 use fusec_fuse::{Body, Kernel, Schedule, Storage};
 use fusec_ir::{Access, AxisId, Expr, Graph, IndexExpr, OpId, OpKind, StepRef, ValueId};
 use std::collections::BTreeMap;
-
-/// Names that the code around the template uses.
-pub const OWN_NAMES: [&str; 5] = ["share", "item", "kept", "piece", "row"];
 
 /// What the lane is made for.
 pub struct Request<'a, 'g> {
@@ -87,7 +84,7 @@ pub fn lane<'g>(
         decode.line(format!("block /= {n};"));
         first_index.insert(g.axis, name);
     }
-    decode.line("const i64 b = block;");
+    decode.line("const i64 batch = block;");
     let mut hooks = Hooks {
         graph,
         scan,
@@ -176,9 +173,9 @@ struct Hooks<'a, 'g> {
     parts: &'a Parts<'a>,
     body: &'a Body,
     grid: Grid<'g>,
-    /// Key channels of the block: elements `j`.
+    /// Key channels of the block: elements `kj`.
     key: Space,
-    /// Value columns of the block: elements `i`.
+    /// Value columns of the block: elements `vi`.
     value: Space,
     first_index: BTreeMap<AxisId, String>,
     /// Operations after the recurrence.
@@ -223,7 +220,7 @@ impl<'g> Hooks<'_, 'g> {
 
     /// The elements of q and k, and the decay if every key has its own.
     fn keys(&mut self, per_key: bool) -> String {
-        let mut scope = self.scope(&self.key, "j");
+        let mut scope = self.scope(&self.key, "kj");
         let mut text = Text::default();
         let mut assign = vec![
             ("q_element", self.parts.read.query),
@@ -249,7 +246,7 @@ impl<'g> Hooks<'_, 'g> {
     }
 
     fn values(&mut self) -> String {
-        let mut scope = self.scope(&self.value, "i");
+        let mut scope = self.scope(&self.value, "vi");
         let mut text = Text::default();
         let value = self.coefficient(self.parts.v, &mut scope, &mut text);
         text.line(format!("v_element = {value};"));
@@ -257,7 +254,7 @@ impl<'g> Hooks<'_, 'g> {
     }
 
     fn bonus(&mut self, bonus: StepRef) -> String {
-        let mut scope = self.scope(&self.key, "j");
+        let mut scope = self.scope(&self.key, "kj");
         let mut text = Text::default();
         let value = self.coefficient(bonus, &mut scope, &mut text);
         text.line(format!("bonus_element = {value};"));
@@ -457,8 +454,8 @@ impl<'g> Hooks<'_, 'g> {
         let mut places = Vec::new();
         if value.rows {
             let row = match back {
-                0 => "(b * T + t)".to_string(),
-                back => format!("(b * T + t - {back})"),
+                0 => "(batch * T + t)".to_string(),
+                back => format!("(batch * T + t - {back})"),
             };
             places.push(match graph.row_elements(access.value) {
                 1 => row,

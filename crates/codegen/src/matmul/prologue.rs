@@ -3,13 +3,13 @@
 
 use super::{ProductLane, alignment};
 use crate::affine::{Grid, OffsetText, Space};
-use crate::memory::Place;
-use crate::projection::Product;
+use crate::memory::{Place, c_type};
+use crate::projection::{Product, ProjectionTile};
 use crate::text::Text;
 use crate::walk::{self, Walk};
-use fusec_fuse::schedule::GemvTile;
 use fusec_fuse::schedule::gemv::Stage;
 use fusec_fuse::schedule::product::summed;
+use fusec_fuse::schedule::thin;
 use fusec_fuse::schedule::walk::{Placed, Walked};
 use fusec_ir::Access;
 use std::collections::BTreeMap;
@@ -23,8 +23,8 @@ impl<'g> ProductLane<'_, 'g> {
         let pointer = self.pointers.read(Place::Value(x.value), self.names);
         let base = self.based(&pointer, &offset);
         let stride = graph.row_elements(x.value);
-        let local = offset.local_text(depth, "k");
-        if x.delay == 0 && (local.as_deref() == Some("k") || depth.len() == 1) {
+        let local = offset.local_text(depth, "inner");
+        if x.delay == 0 && (local.as_deref() == Some("inner") || depth.len() == 1) {
             product.x = Some(base);
             product.x_element = self.pointers.element(Place::Value(x.value));
             product.x_stride = stride;
@@ -43,20 +43,20 @@ impl<'g> ProductLane<'_, 'g> {
                 let base_in_row = offset.block_text(&|a| self.first(a));
                 let extra = base_in_row.map(|b| format!(" + {b}")).unwrap_or_default();
                 format!(
-                    "a = m % T < {delay} ? {old}[((m / T) * {width} + {width} - {delay} + m % T) * {stride}{extra} + {at}]\n    : to_f32({pointer}[(m - {delay}) * {stride}{extra} + {at}]);\n"
+                    "activation = row % T < {delay} ? {old}[((row / T) * {width} + {width} - {delay} + row % T) * {stride}{extra} + {at}]\n    : to_f32({pointer}[(row - {delay}) * {stride}{extra} + {at}]);\n"
                 )
             }
-            _ => format!("a = to_f32(*({base} + m * {stride} + {at}));\n"),
+            _ => format!("activation = to_f32(*({base} + row * {stride} + {at}));\n"),
         };
     }
 
-    /// Gemm: the maps before the product, for element `(m, k)`.
+    /// Gemm: the maps before the product, for element `(row, inner)`.
     pub(super) fn map_prologue(&mut self, x: &Access, depth: &Space) -> String {
         let graph = self.graph;
         let value = graph.value(x.value);
         let offset = self.grid.global(&value.axes, &x.index);
         let mut parts: Vec<String> = offset.block_text(&|a| self.first(a)).into_iter().collect();
-        parts.extend(offset.local_text(depth, "k"));
+        parts.extend(offset.local_text(depth, "inner"));
         let e = if parts.is_empty() {
             "0".to_string()
         } else {
@@ -70,10 +70,10 @@ impl<'g> ProductLane<'_, 'g> {
         let plain = Grid::new(graph, &[]);
         let space = plain.space(&value.axes);
         let mut text = Text::default();
-        let element = if e == "k" {
-            "k".to_string()
+        let element = if e == "inner" {
+            "inner".to_string()
         } else {
-            let name = self.names.fresh("at_k");
+            let name = self.names.fresh("at");
             text.line(format!("const int {name} = {e};"));
             name
         };
@@ -82,7 +82,7 @@ impl<'g> ProductLane<'_, 'g> {
             self.element_map(&plain, id, &space, &element, &mut known, &mut text);
         }
         if let Some(name) = known.get(&x.value) {
-            text.line(format!("a = {name};"));
+            text.line(format!("activation = {name};"));
         }
         text.finish()
     }
@@ -93,7 +93,7 @@ impl<'g> ProductLane<'_, 'g> {
         &mut self,
         stage: &Stage,
         shared_base: usize,
-        tile: &GemvTile,
+        tile: ProjectionTile,
     ) -> (String, usize) {
         let graph = self.graph;
         let x = &graph.op(stage.anchor).inputs[0];
@@ -112,6 +112,15 @@ impl<'g> ProductLane<'_, 'g> {
         let value = graph.value(x.value);
         let depth = summed(graph, &self.grid, stage.anchor);
         let offset = self.grid.global(&value.axes, &x.index);
+        // How the rows of the product lie in shared memory.
+        let (pitch, operand) = match tile {
+            ProjectionTile::Thin(tile) => (thin::pitch(depth.len()), Some(c_type(tile.operand))),
+            _ => (depth.len(), None),
+        };
+        let convert = |x: &str| match operand {
+            Some(operand) => format!("from_f32<{operand}>({x})"),
+            None => x.to_string(),
+        };
         let mut base = shared_base.next_multiple_of(4);
         let row_buffer = (!stage.whole).then(|| {
             let name = self.names.fresh(&format!("s_{}_row", value.name));
@@ -120,10 +129,10 @@ impl<'g> ProductLane<'_, 'g> {
             (name, at)
         });
         let target = match &row_buffer {
-            None => format!("xs + tile_row * {}", depth.len()),
+            None => format!("xs + tile_row * {pitch}"),
             Some((name, _)) => name.clone(),
         };
-        let mut conditions = vec!["n0 == 0".to_string()];
+        let mut conditions = vec!["column0 == 0".to_string()];
         conditions.extend(self.first_index.values().map(|f| format!("{f} == 0")));
         let walk = Walk {
             grid: &plain,
@@ -145,30 +154,31 @@ impl<'g> ProductLane<'_, 'g> {
         }
         text.open(format!(
             "for (int tile_row = 0; tile_row < {}; ++tile_row)",
-            tile.rows
+            tile.rows()
         ));
-        text.open("if (m0 + tile_row < rows)");
-        text.line("const i64 b = (m0 + tile_row) / T;");
-        text.line("const i64 t_begin = (m0 + tile_row) % T;");
+        text.open("if (row0 + tile_row < rows)");
+        text.line("const i64 batch = (row0 + tile_row) / T;");
+        text.line("const i64 t_begin = (row0 + tile_row) % T;");
         text.line("const i64 t_end = t_begin + 1;");
         text.lines(&walked.code);
         if let Some((name, _)) = &row_buffer {
             let mut parts = vec![name.clone()];
             parts.extend(offset.block_text(&|a| self.first(a)));
-            parts.extend(offset.local_text(&depth, "k"));
+            parts.extend(offset.local_text(&depth, "inner"));
             text.line("__syncthreads();");
             text.line(format!(
-                "for (int k = tid; k < {0}; k += {threads}) xs[tile_row * {0} + k] = *({1});",
+                "for (int inner = tid; inner < {}; inner += {threads}) xs[tile_row * {pitch} + inner] = {};",
                 depth.len(),
-                parts.join(" + ")
+                convert(&format!("*({})", parts.join(" + ")))
             ));
             text.line("__syncthreads();");
         }
         text.close();
         text.open("else");
         text.line(format!(
-            "for (int k = tid; k < {0}; k += {threads}) xs[tile_row * {0} + k] = 0.0f;",
-            depth.len()
+            "for (int inner = tid; inner < {}; inner += {threads}) xs[tile_row * {pitch} + inner] = {};",
+            depth.len(),
+            convert("0.0f")
         ));
         text.close();
         text.close();

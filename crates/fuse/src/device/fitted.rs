@@ -68,6 +68,9 @@ fitted! {
     epilogue_slots,
     /// a row that a block walks although the next one is already on its way, us
     row_us,
+    /// an element of a row that a thread computes before products of few rows, for each row after the
+    /// first, us
+    stage_element_us,
     /// registers of a thread of the row template
     row_registers,
     /// registers of a thread of the scan template

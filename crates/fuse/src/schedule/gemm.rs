@@ -179,6 +179,8 @@ mod tests {
         let shape = ProductShape {
             depth: 2048,
             layout: WeightLayout::Nk,
+            aligned: true,
+            direct: false,
         };
         Products {
             batch: vec![],

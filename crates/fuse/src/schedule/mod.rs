@@ -14,9 +14,11 @@ pub mod gemv;
 mod launch;
 pub mod parts;
 pub mod placement;
+mod print;
 pub mod product;
 pub mod program;
 mod target;
+pub mod thin;
 pub mod walk;
 pub mod wgmma;
 
@@ -25,6 +27,7 @@ pub use gemm::{GemmTile, MmaTile, SimtTile};
 pub use gemv::GemvTile;
 pub use launch::{Launch, blocks, launch};
 pub use target::Target;
+pub use thin::ThinTile;
 pub use walk::{RowTile, ScanTile};
 pub use wgmma::WgmmaTile;
 
@@ -42,8 +45,10 @@ pub enum Schedule {
     Scan(ScanTile),
     /// Sequences, some tokens at a time.
     Chunked(ChunkTile),
-    /// Matrix-vector products.
+    /// Products of few rows, on FP32 units.
     Gemv(GemvTile),
+    /// Products of few rows, on tensor cores.
+    Thin(ThinTile),
     /// Matrix products.
     Gemm(GemmTile),
     /// Softmax attention.
@@ -70,6 +75,7 @@ impl Schedule {
             Schedule::Scan(_) => Template::Scan,
             Schedule::Chunked(_) => Template::Chunked,
             Schedule::Gemv(_) => Template::Gemv,
+            Schedule::Thin(_) => Template::Thin,
             Schedule::Gemm(_) => Template::Gemm,
             Schedule::Attend(_) => Template::Attend,
         }
@@ -83,7 +89,7 @@ impl Schedule {
             Schedule::Scan(tile) => &tile.grid,
             Schedule::Chunked(tile) => &tile.grid,
             Schedule::Attend(tile) => &tile.grid,
-            Schedule::Gemv(_) | Schedule::Gemm(_) => &[],
+            Schedule::Gemv(_) | Schedule::Thin(_) | Schedule::Gemm(_) => &[],
         }
     }
 
@@ -94,6 +100,7 @@ impl Schedule {
             Schedule::Scan(tile) => tile.threads as usize,
             Schedule::Chunked(chunk) => 32 * chunk.tile.warps(),
             Schedule::Gemv(tile) => tile.threads(),
+            Schedule::Thin(tile) => tile.threads(),
             Schedule::Gemm(tile) => tile.threads(),
             Schedule::Attend(_) => attend::THREADS,
         }
@@ -104,13 +111,18 @@ impl Schedule {
         matches!(self, Schedule::Row(_) | Schedule::Scan(_))
     }
 
+    /// Shared memory for computed activations of so many elements a row, bytes: products of few rows
+    /// hold all rows of a block.
+    pub fn staged_bytes(&self, elements: usize) -> usize {
+        match self {
+            Schedule::Gemv(tile) => 4 * tile.rows * elements,
+            Schedule::Thin(tile) => 2 * tile.rows * elements,
+            _ => 0,
+        }
+    }
+
     /// Whether the rows of a chunk arrive while the one before is worked on.
     pub fn ahead(&self) -> bool {
         matches!(self, Schedule::Chunked(chunk) if chunk.ahead)
-    }
-
-    /// Whether rows before the first one of a block are computed by it as well.
-    pub fn repeats_halo(&self) -> bool {
-        matches!(self, Schedule::Row(_) | Schedule::Gemv(_))
     }
 }

@@ -3,7 +3,7 @@
 
 use super::affine::{Grid, Offset, Space};
 use crate::plan::GridAxis;
-use fusec_ir::{AxisId, Graph, OpId, OpKind};
+use fusec_ir::{AxisId, Graph, OpId, OpKind, Precision};
 use serde::{Deserialize, Serialize};
 
 /// How the weights of a product lie in memory.
@@ -23,7 +23,16 @@ pub struct ProductShape {
     pub depth: usize,
     /// Layout of the weights.
     pub layout: WeightLayout,
+    /// Whether the weights have the storage type and their rows start at multiples of
+    /// [`ALIGNED`] elements.
+    pub aligned: bool,
+    /// Whether the activations lie in memory as rows of the storage type that start at such multiples:
+    /// nothing computes them on their way.
+    pub direct: bool,
 }
+
+/// Elements of a 16-byte access to 16-bit weights.
+pub const ALIGNED: usize = 8;
 
 /// The products of a body: contractions over the same rows and columns.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,9 +50,9 @@ pub struct Products {
 }
 
 impl Products {
-    /// The products of some contractions; `None` where batch axes do not lead the result, or a
+    /// The products of some contractions, of a body that computes `ops` (ascending); `None` where batch axes do not lead the result, or a
     /// matrix has rows that are not evenly spaced: no template takes these.
-    pub fn of(graph: &Graph, anchors: &[OpId]) -> Option<Products> {
+    pub fn of(graph: &Graph, anchors: &[OpId], ops: &[OpId]) -> Option<Products> {
         let first = graph.op(*anchors.first()?);
         let out = &graph.value(*first.outputs.first()?).axes;
         // Any contraction that runs over an output axis on the activation's side makes it a batch
@@ -66,10 +75,16 @@ impl Products {
         let space = grid.space(columns);
         let shape = |id: &OpId| {
             let depth = summed(graph, &grid, *id);
-            let (offset, _) = weights(graph, &grid, *id)?;
-            let (layout, _) = weight_layout(&offset, &depth, &space)?;
-            let depth = depth.len();
-            Some(ProductShape { depth, layout })
+            let (offset, value) = weights(graph, &grid, *id)?;
+            let (layout, stride) = weight_layout(&offset, &depth, &space)?;
+            let stored = graph.value(value).precision == Precision::Storage;
+            let starts = offset.starts_at_multiples_of(ALIGNED as i64);
+            Some(ProductShape {
+                depth: depth.len(),
+                layout,
+                aligned: stored && starts && stride.is_multiple_of(ALIGNED),
+                direct: is_direct(graph, &grid, *id, ops, &depth),
+            })
         };
         Some(Products {
             batch: batch.to_vec(),
@@ -84,6 +99,24 @@ impl Products {
     pub fn deepest(&self) -> usize {
         self.shapes.iter().map(|s| s.depth).max().unwrap_or(0)
     }
+}
+
+/// Whether the activation of a contraction comes from memory, row by row, as 16-byte accesses take it.
+fn is_direct(graph: &Graph, grid: &Grid<'_>, id: OpId, ops: &[OpId], depth: &Space) -> bool {
+    let Some(x) = graph.op(id).inputs.first() else {
+        return false;
+    };
+    let value = graph.value(x.value);
+    let computed = graph
+        .producer(x.value)
+        .is_some_and(|p| ops.binary_search(&p).is_ok());
+    let offset = grid.global(&value.axes, &x.index);
+    !computed
+        && x.delay == 0
+        && value.precision == Precision::Storage
+        && graph.row_elements(x.value).is_multiple_of(ALIGNED)
+        && offset.starts_at_multiples_of(ALIGNED as i64)
+        && offset.runs_along(depth)
 }
 
 /// The grid of a body whose products of a batch have blocks of their own.

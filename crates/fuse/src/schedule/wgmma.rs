@@ -181,6 +181,8 @@ mod tests {
             let shape = ProductShape {
                 depth: 2048,
                 layout: WeightLayout::Nk,
+                aligned: true,
+                direct: true,
             };
             let products = Products {
                 batch: vec![],
