@@ -1,9 +1,9 @@
 // CPU bodies of the primitives of sm_90a: barriers with phases, copies by tensor maps, products of
 // warpgroups. Names and meaning are those of crates/codegen/templates/prelude.
 
-typedef fusec_emu::TensorMap tensor_map;
+typedef emulator::TensorMap tensor_map;
 
-namespace fusec_emu {
+namespace emulator {
 
 // Bytes that a barrier waits for, beside arrivals; a barrier is known from its first announcement on.
 static inline i32& announced(Worker* w, const Mbarrier* barrier) {
@@ -147,37 +147,37 @@ static inline void finish_products(u32 under_way) {
     t->products = kept;
 }
 
-}  // namespace fusec_emu
+}  // namespace emulator
 
 static inline void mbarrier_init(u64* word, u32 arrivals) {
-    fusec_emu::aligned(word, 8, "mbarrier_init");
-    *reinterpret_cast<fusec_emu::Mbarrier*>(word) = {u16(arrivals), u16(arrivals), 0};
+    emulator::aligned(word, 8, "mbarrier_init");
+    *reinterpret_cast<emulator::Mbarrier*>(word) = {u16(arrivals), u16(arrivals), 0};
 }
 static inline void mbarrier_init_fence() {}
-static inline void mbarrier_arrive_expecting(u64* word, u32 bytes) { fusec_emu::arrive(word, i32(bytes), "mbarrier_arrive_expecting"); }
-static inline void mbarrier_arrive(u64* word) { fusec_emu::arrive(word, 0, "mbarrier_arrive"); }
+static inline void mbarrier_arrive_expecting(u64* word, u32 bytes) { emulator::arrive(word, i32(bytes), "mbarrier_arrive_expecting"); }
+static inline void mbarrier_arrive(u64* word) { emulator::arrive(word, 0, "mbarrier_arrive"); }
 static inline void mbarrier_wait(u64* word, u32 parity, int line = __builtin_LINE()) {
-    fusec_emu::Worker* w = fusec_emu::W;
-    fusec_emu::Mbarrier* barrier = fusec_emu::made(word, "mbarrier_wait");
+    emulator::Worker* w = emulator::W;
+    emulator::Mbarrier* barrier = emulator::made(word, "mbarrier_wait");
     while (barrier->parity == parity) {
         w->cur->phase_of = barrier;
-        fusec_emu::park(w, fusec_emu::AT_PHASE, line);
+        emulator::park(w, emulator::AT_PHASE, line);
     }
 }
-static inline void tensor_load_2d(void* to, const tensor_map& map, u64* barrier, int x, int y) { fusec_emu::tensor_load(to, map, barrier, x, y, 2, "tensor_load_2d"); }
-static inline void tensor_load_5d(void* to, const tensor_map& map, u64* barrier, int x, int y) { fusec_emu::tensor_load(to, map, barrier, x, y, 5, "tensor_load_5d"); }
+static inline void tensor_load_2d(void* to, const tensor_map& map, u64* barrier, int x, int y) { emulator::tensor_load(to, map, barrier, x, y, 2, "tensor_load_2d"); }
+static inline void tensor_load_5d(void* to, const tensor_map& map, u64* barrier, int x, int y) { emulator::tensor_load(to, map, barrier, x, y, 5, "tensor_load_5d"); }
 template <class T, int V> static inline void store_vec_global(T* p, const float (&x)[V]) { store_vec<T, V>(p, x); }
 
 static inline void warpgroup_fence() {}
-static inline void warpgroup_commit() { fusec_emu::W->cur->product_groups++; }
-template <int N> static inline void warpgroup_wait() { fusec_emu::finish_products(N); }
+static inline void warpgroup_commit() { emulator::W->cur->product_groups++; }
+template <int N> static inline void warpgroup_wait() { emulator::finish_products(N); }
 // Registers are not counted here.
 template <int N> static inline void registers_release() {}
 template <int N> static inline void registers_claim() {}
 static inline u64 operand_tile(const void* first, u32 apart) {
     return u64((smem_u32(first) & 0x3ffffu) >> 4) | u64(apart >> 4) << 16 | u64(1024 >> 4) << 32 | u64(1) << 62;
 }
-template <class T, bool ACROSS_K> static inline void wgmma_n64(float (&d)[32], u64 a, u64 b, int line = __builtin_LINE()) { fusec_emu::wgmma<T, 64, ACROSS_K>(d, a, b, "wgmma_n64", line); }
-template <class T, bool ACROSS_K> static inline void wgmma_n128(float (&d)[64], u64 a, u64 b, int line = __builtin_LINE()) { fusec_emu::wgmma<T, 128, ACROSS_K>(d, a, b, "wgmma_n128", line); }
-template <class T, bool ACROSS_K> static inline void wgmma_n192(float (&d)[96], u64 a, u64 b, int line = __builtin_LINE()) { fusec_emu::wgmma<T, 192, ACROSS_K>(d, a, b, "wgmma_n192", line); }
-template <class T, bool ACROSS_K> static inline void wgmma_n256(float (&d)[128], u64 a, u64 b, int line = __builtin_LINE()) { fusec_emu::wgmma<T, 256, ACROSS_K>(d, a, b, "wgmma_n256", line); }
+template <class T, bool ACROSS_K> static inline void wgmma_n64(float (&d)[32], u64 a, u64 b, int line = __builtin_LINE()) { emulator::wgmma<T, 64, ACROSS_K>(d, a, b, "wgmma_n64", line); }
+template <class T, bool ACROSS_K> static inline void wgmma_n128(float (&d)[64], u64 a, u64 b, int line = __builtin_LINE()) { emulator::wgmma<T, 128, ACROSS_K>(d, a, b, "wgmma_n128", line); }
+template <class T, bool ACROSS_K> static inline void wgmma_n192(float (&d)[96], u64 a, u64 b, int line = __builtin_LINE()) { emulator::wgmma<T, 192, ACROSS_K>(d, a, b, "wgmma_n192", line); }
+template <class T, bool ACROSS_K> static inline void wgmma_n256(float (&d)[128], u64 a, u64 b, int line = __builtin_LINE()) { emulator::wgmma<T, 256, ACROSS_K>(d, a, b, "wgmma_n256", line); }

@@ -35,7 +35,7 @@ pub enum KernelArg {
 }
 
 /// A tensor in host memory and the box of it that one copy moves, axes innermost first:
-/// `fusec_emu::TensorMap`.
+/// `emulator::TensorMap`.
 #[repr(C, align(64))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct TensorMapArg {
