@@ -258,7 +258,7 @@ struct Work {
     bytes: f64,
     l2_bytes: f64,
     tensor_flops: f64,
-    /// What the tensor cores could do beside, were they kept busy.
+    /// What the tensor cores could do beside at the profile's rate; below zero where warpgroups exceed it.
     tensor_waste: f64,
     /// Whether activations pass through registers on their way to the tensor cores.
     staged: bool,
@@ -309,6 +309,11 @@ impl<'a> Lane<'a> {
             Schedule::Thin(_) => true,
             _ => false,
         }
+    }
+
+    /// Whether warpgroups compute its products.
+    fn by_warpgroups(&self) -> bool {
+        matches!(&self.body.schedule, Schedule::Gemm(tile) if tile.by_warpgroups())
     }
 
     /// Whether an operation is before a product: several blocks compute it.
@@ -407,7 +412,9 @@ impl<'a> Lane<'a> {
             } else {
                 work.bytes += bytes;
             }
-            if by_all {
+            if self.by_warpgroups() {
+                // What tiles read again is part of the rate that was measured.
+            } else if by_all {
                 work.l2_bytes += bytes * (self.prologue_copies - 1.0);
             } else if matches!(self.body.schedule, Schedule::Gemm(_)) && !activation {
                 let again = self.row_tiles as f64 - 1.0;
@@ -534,6 +541,7 @@ impl<'a> Lane<'a> {
                             _ => fitted.pair_efficiency.value,
                         };
                         let reached = match work.staged {
+                            _ if self.by_warpgroups() => fitted.warpgroup_rate.value,
                             true => pair * fitted.staged_efficiency.value,
                             false => pair,
                         };

@@ -101,7 +101,8 @@ impl Lane<'_> {
     /// its block are done.
     fn epilogue_us(&self) -> f64 {
         let (ctx, graph) = (self.ctx, self.ctx.graph);
-        if !matches!(self.body.schedule, Schedule::Gemm(_)) {
+        // Warpgroups take turns: one multiplies while the other is at its epilogue.
+        if !matches!(self.body.schedule, Schedule::Gemm(_)) || self.by_warpgroups() {
             return 0.0;
         }
         let fitted = &ctx.device.fitted;

@@ -60,6 +60,8 @@ fitted! {
     /// part of that rate which a product reaches that computes activations on their way in, for which
     /// tiles are short and pass through registers
     staged_efficiency,
+    /// how many times that rate products by warpgroups reach, with what their epilogues compute and read
+    warpgroup_rate,
     /// blocks of a matrix product that keep the tensor cores of a multiprocessor busy
     tensor_blocks,
     /// instruction slots of an operation after a matrix product, which nothing overlaps with
