@@ -220,7 +220,7 @@ fn source(case: &Case) -> String {
     }
     params.extend((0..projections.len()).map(|i| format!("float* __restrict__ y{i}")));
     with_prelude(&format!(
-        "extern \"C\" __global__ void __launch_bounds__({}, 1) product({}, const float* __restrict__ gain, i64 M) {{\n    \
+        "extern \"C\" __global__ void __launch_bounds__({}, 1) fusec_product({}, const float* __restrict__ gain, i64 M) {{\n    \
          const int tid = threadIdx.x;\n    FUSEC_DYNAMIC_SMEM(smem);\n{body}}}\n",
         lanes[0].0.threads(),
         params.join(", ")
@@ -283,7 +283,7 @@ fn check(emulator: &Emulator, case: &Case, blocks: u32, seed: u64) {
     args.push(KernelArg::Ptr(gain.bytes.as_mut_ptr()));
     args.push(KernelArg::I64(case.rows as i64));
     let module = emulator
-        .build(&[("product", &source(case))])
+        .build(&[("fusec_product", &source(case))], "")
         .unwrap_or_else(|error| panic!("{case:?}: {error}"));
     let bytes = (0..case.lanes.len()).map(|i| tile(case, i).shared_bytes());
     let shape = LaunchShape {
@@ -293,7 +293,7 @@ fn check(emulator: &Emulator, case: &Case, blocks: u32, seed: u64) {
         seed,
     };
     // SAFETY: the buffers have the sizes that the projections state.
-    unsafe { module.launch("product", shape, &args) }
+    unsafe { module.launch("fusec_product", shape, &args) }
         .unwrap_or_else(|error| panic!("{case:?}, {blocks} blocks, seed {seed}: {error}"));
 
     let mut weights = weights.iter();
@@ -446,11 +446,11 @@ fn barriers_copies_and_products_that_a_gpu_would_hang_or_fail_on_are_refused() {
     ];
     for (message, span, body) in cases {
         let text = with_prelude(&format!(
-            "extern \"C\" __global__ void misuse(const __grid_constant__ tensor_map x_map) {{\n    \
+            "extern \"C\" __global__ void fusec_misuse(const __grid_constant__ tensor_map x_map) {{\n    \
              const int tid = threadIdx.x;\n    FUSEC_DYNAMIC_SMEM(smem);\n{start}{body}\n}}\n"
         ));
         let module = emulator
-            .build(&[("misuse", &text)])
+            .build(&[("fusec_misuse", &text)], "")
             .unwrap_or_else(|error| panic!("{body}: {error}"));
         let shape = LaunchShape {
             grid: [1, 1, 1],
@@ -459,7 +459,7 @@ fn barriers_copies_and_products_that_a_gpu_would_hang_or_fail_on_are_refused() {
             seed: 1,
         };
         // SAFETY: the map is of a matrix of 64 x 64.
-        let error = unsafe { module.launch("misuse", shape, &[map(&x, &axes(span), 64)]) }
+        let error = unsafe { module.launch("fusec_misuse", shape, &[map(&x, &axes(span), 64)]) }
             .map_or_else(|error| error.to_string(), |_| "it ran".into());
         assert!(error.contains(message), "{body}: {error}");
     }
@@ -476,12 +476,13 @@ fn products_compile_for_sm_90a_and_overlap() {
         let source = Source {
             name: "product.cu",
             text: &text,
+            headers: &[],
         };
         let artifact = toolchain
             .compile(&source, "sm_90a".parse().expect("known"))
             .unwrap_or_else(|error| panic!("{case:?}: {error}"));
         assert!(
-            artifact.resources.contains_key("product"),
+            artifact.resources.contains_key("fusec_product"),
             "{:?}",
             artifact.resources
         );
