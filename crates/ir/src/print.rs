@@ -118,7 +118,8 @@ fn parameter(graph: &Graph, param: &Param) -> String {
     if graph.value(param.value).precision == Precision::F32 {
         out.push_str(" f32");
     }
-    if let Some(source) = &param.source {
+    let by_full_name = |source: &&crate::Source| source.tensors == [&param.name[..]];
+    if let Some(source) = param.source.as_ref().filter(|s| !by_full_name(s)) {
         let _ = write!(out, " from {}", source.tensors.join(" | "));
         for step in &source.steps {
             let _ = match step {

@@ -11,6 +11,7 @@ mod constant;
 mod document;
 mod emit;
 mod error;
+mod excerpt;
 mod flow;
 mod grammar;
 mod lower;

@@ -16,8 +16,8 @@ const MAX_DELAY: i64 = 4096;
 /// Most taps of a convolution: each is written out in the stencil.
 const MAX_TAPS: usize = 64;
 
-/// Names of the functions of a flow.
-const FUNCTIONS: [&str; 20] = [
+/// Names of the functions of a flow that are none of a step.
+pub(super) const FUNCTIONS: [&str; 17] = [
     "attention",
     "layer_norm",
     "rms_norm",
@@ -35,10 +35,13 @@ const FUNCTIONS: [&str; 20] = [
     "softmax",
     "cumsum",
     "f32",
-    "index",
-    "rename",
-    "reverse",
 ];
+
+/// Names of all functions of the language.
+pub(super) fn functions() -> impl Iterator<Item = &'static str> {
+    let unary = pointwise::UNARY.iter().map(|(name, _)| *name);
+    unary.chain(pointwise::COMMON).chain(FUNCTIONS)
+}
 
 /// The arguments of a call of a block or recurrence, in the order of its formals.
 pub(super) fn bind<'c>(call: &'c Call, formals: &[String], span: Span) -> Result<Vec<&'c Node>> {
@@ -161,7 +164,7 @@ impl<'a> Lowering<'a> {
                 args.at_most(2)?;
                 let a = pointwise::tensor(self, args.at(0, "two tensors")?)?;
                 let b = pointwise::tensor(self, args.at(1, "a second tensor")?)?;
-                Tensor::binary(Binary::Mul, a, b)
+                pointwise::joined(self, Binary::Mul, a, b, span)?
             }
             "attention" => self.attention(call, span)?,
             "softmax" => self.softmax(call, span)?,
@@ -184,9 +187,7 @@ impl<'a> Lowering<'a> {
             _ => {
                 let mut known: Vec<String> = document.blocks.keys().cloned().collect();
                 known.extend(document.recurrences.keys().cloned());
-                known.extend(FUNCTIONS.iter().map(|f| f.to_string()));
-                known.extend(pointwise::UNARY.iter().map(|(f, _)| f.to_string()));
-                known.extend(pointwise::COMMON.iter().map(|f| f.to_string()));
+                known.extend(functions().map(str::to_owned));
                 return fail(
                     Problem::UnknownFunction {
                         name: name.to_owned(),
@@ -515,7 +516,8 @@ impl<'a> Lowering<'a> {
                 }
             });
             let past = self.delay(x.clone(), xn, (width - 1 - k) as i32, span)?;
-            sum = Tensor::binary(Binary::Add, sum, Tensor::binary(Binary::Mul, past, tap));
+            let product = Tensor::binary(Binary::Mul, past, tap);
+            sum = pointwise::joined(self, Binary::Add, sum, product, span)?;
         }
         Ok(sum)
     }

@@ -29,6 +29,8 @@ pub(super) trait Host {
     ) -> Result<Tensor>;
     /// `a @ b`.
     fn contract(&mut self, a: (Tensor, &Node), b: (Tensor, &Node), span: Span) -> Result<Tensor>;
+    /// Keeps a part of an expression as a value of its own, in f32.
+    fn part(&mut self, tensor: Tensor, span: Span) -> Result<Tensor>;
     /// A call of something that only this host knows.
     fn apply(&mut self, call: &Call, span: Span) -> Result<Vec<Tensor>>;
     /// Whether `a * b` may be an outer product.
@@ -37,6 +39,40 @@ pub(super) trait Host {
     fn enter(&mut self, span: Span) -> Result<()>;
     /// Leaves a level.
     fn leave(&mut self);
+}
+
+/// Most function applications of one expression; longer ones are computed in parts. What
+/// recurses over expressions, and files that nest like them, rely on it.
+const MAX_APPLICATIONS: usize = 48;
+
+/// `a op b`, by parts where it would be too long.
+pub(super) fn joined(
+    host: &mut dyn Host,
+    op: Binary,
+    mut a: Tensor,
+    mut b: Tensor,
+    span: Span,
+) -> Result<Tensor> {
+    loop {
+        let (x, y) = (a.expr.op_count(), b.expr.op_count());
+        if x + y < MAX_APPLICATIONS {
+            return Ok(Tensor::binary(op, a, b));
+        }
+        // The longer one first: without it the other may fit.
+        match x >= y {
+            true => a = host.part(a, span)?,
+            false => b = host.part(b, span)?,
+        }
+    }
+}
+
+/// `f(a)`, by parts where it would be too long.
+fn applied(host: &mut dyn Host, f: Unary, a: Tensor, span: Span) -> Result<Tensor> {
+    let a = match a.expr.op_count() >= MAX_APPLICATIONS {
+        true => host.part(a, span)?,
+        false => a,
+    };
+    Ok(a.unary(f))
 }
 
 /// Functions of one number in the language.
@@ -91,24 +127,32 @@ fn evaluate(host: &mut dyn Host, node: &Node) -> Result<Vec<Tensor>> {
         NodeKind::Number(n) => finite(*n, node.span)?,
         NodeKind::Text(_) => return not_a_tensor("a string", node.span),
         NodeKind::Name(name) => host.read(name, node.span)?,
-        NodeKind::Negate(a) => tensor(host, a)?.unary(Unary::Neg),
+        NodeKind::Negate(a) => {
+            let a = tensor(host, a)?;
+            applied(host, Unary::Neg, a, node.span)?
+        }
         NodeKind::Not(_) => return not_a_tensor("a condition", node.span),
-        NodeKind::Binary(op, a, b) => {
-            let op = match op {
-                Operator::Add => Binary::Add,
-                Operator::Sub => Binary::Sub,
-                Operator::Mul => Binary::Mul,
-                Operator::Div => Binary::Div,
-                Operator::Contract => {
-                    let x = tensor(host, a)?;
-                    let y = tensor(host, b)?;
-                    return Ok(vec![host.contract((x, a), (y, b), node.span)?]);
-                }
-                _ => return not_a_tensor("a condition", node.span),
-            };
-            let x = tensor(host, a)?;
-            let y = tensor(host, b)?;
-            combine(host, op, (x, a), (y, b), node.span)?
+        NodeKind::Binary(..) => {
+            let (mut left_node, links) = node.chain();
+            let mut left = tensor(host, left_node)?;
+            for link in links {
+                let op = match link.operator {
+                    Operator::Add => Some(Binary::Add),
+                    Operator::Sub => Some(Binary::Sub),
+                    Operator::Mul => Some(Binary::Mul),
+                    Operator::Div => Some(Binary::Div),
+                    Operator::Contract => None,
+                    _ => return not_a_tensor("a condition", link.whole.span),
+                };
+                let right = tensor(host, link.right)?;
+                let (a, b, span) = ((left, left_node), (right, link.right), link.whole.span);
+                left = match op {
+                    Some(op) => combine(host, op, a, b, span)?,
+                    None => host.contract(a, b, span)?,
+                };
+                left_node = link.whole;
+            }
+            left
         }
         NodeKind::Call(call) => return apply(host, call, node.span),
         NodeKind::Select(of, picks) => {
@@ -204,7 +248,7 @@ pub(super) fn combine(
         .also(a.1.span, left)
         .also(b.1.span, right));
     }
-    let out = Tensor::binary(op, a.0, b.0);
+    let out = joined(host, op, a.0, b.0, span)?;
     match out.as_number() {
         Some(n) => finite(n, span),
         None => Ok(out),
@@ -435,7 +479,8 @@ fn apply(host: &mut dyn Host, call: &Call, span: Span) -> Result<Vec<Tensor>> {
     if let Some((_, f)) = UNARY.iter().find(|(n, _)| *n == name) {
         let args = Args::new(call, "one tensor, f(x)", &[], span)?;
         args.at_most(1)?;
-        let out = tensor(host, args.at(0, "a tensor")?)?.unary(*f);
+        let of = tensor(host, args.at(0, "a tensor")?)?;
+        let out = applied(host, *f, of, span)?;
         return Ok(vec![match out.as_number() {
             Some(n) => finite(n, span)?,
             None => out,
@@ -471,7 +516,7 @@ fn apply(host: &mut dyn Host, call: &Call, span: Span) -> Result<Vec<Tensor>> {
             };
             if name == "mean" {
                 let n = host.axes().elements(&axes).unwrap_or(usize::MAX);
-                of = Tensor::binary(Binary::Mul, of, Tensor::number(1.0 / n as f64));
+                of = joined(host, Binary::Mul, of, Tensor::number(1.0 / n as f64), span)?;
             }
             host.reduce(of, how, axes, span)?
         }
@@ -491,11 +536,8 @@ fn apply(host: &mut dyn Host, call: &Call, span: Span) -> Result<Vec<Tensor>> {
                     rows: false,
                     dimensions: None,
                 };
-                out = Tensor::binary(
-                    Binary::Add,
-                    Tensor::binary(Binary::Mul, out, Tensor::number(size)),
-                    inner,
-                );
+                out = joined(host, Binary::Mul, out, Tensor::number(size), span)?;
+                out = joined(host, Binary::Add, out, inner, span)?;
             }
             out
         }

@@ -553,17 +553,37 @@ impl Host for Step<'_, '_> {
         )
     }
 
+    fn part(&mut self, tensor: Tensor, span: Span) -> Result<Tensor> {
+        let axes = tensor.axes.clone();
+        let item = self.shaped("", tensor, &axes, span)?;
+        Ok(self.item(item, &axes))
+    }
+
     fn apply(&mut self, call: &Call, _span: Span) -> Result<Vec<Tensor>> {
-        let mut known: Vec<String> = pointwise::UNARY
-            .iter()
-            .map(|(f, _)| f.to_string())
-            .collect();
-        known.extend(pointwise::COMMON.iter().map(|f| f.to_string()));
-        fail(
-            Problem::UnknownFunction {
-                name: call.function.text.clone(),
-                known,
-            },
+        let name = &call.function.text;
+        let document = self.flow.document;
+        let what = match name.as_str() {
+            name if super::operations::FUNCTIONS.contains(&name) => "a function of flows",
+            name if document.blocks.contains_key(name) => "a block",
+            name if document.recurrences.contains_key(name) => "a recurrence",
+            _ => {
+                let mut known: Vec<String> = pointwise::UNARY
+                    .iter()
+                    .map(|(f, _)| f.to_string())
+                    .collect();
+                known.extend(pointwise::COMMON.iter().map(|f| f.to_string()));
+                return fail(
+                    Problem::UnknownFunction {
+                        name: name.clone(),
+                        known,
+                    },
+                    call.function.span,
+                );
+            }
+        };
+        refuse(
+            format!("`{name}` is {what}, which a step cannot call"),
+            "call it in the flow, on what is passed to the recurrence or on what it returns",
             call.function.span,
         )
     }
