@@ -288,6 +288,7 @@ pub fn expression(
 ) -> String {
     fn level(expr: &Expr) -> u8 {
         match expr {
+            _ if expr.choice().is_some() => 4,
             Expr::Binary(Binary::Add | Binary::Sub, ..) => 1,
             Expr::Binary(Binary::Mul | Binary::Div, ..) => 2,
             Expr::Unary(Unary::Neg, _) => 3,
@@ -311,13 +312,22 @@ pub fn expression(
         Expr::Unary(Unary::Neg, a) => format!("-{}", inner(a, 4)),
         Expr::Unary(f, a) => format!("{}({})", f.name(), inner(a, 0)),
         Expr::Binary(op, a, b) => match op {
-            Binary::Add => format!("{} + {}", inner(a, 1), inner(b, 1)),
+            Binary::Add => match expr.choice() {
+                Some((c, a, b)) => {
+                    format!("where({}, {}, {})", inner(c, 0), inner(a, 0), inner(b, 0))
+                }
+                None => format!("{} + {}", inner(a, 1), inner(b, 1)),
+            },
             Binary::Sub => format!("{} - {}", inner(a, 1), inner(b, 2)),
             Binary::Mul => format!("{} * {}", inner(a, 2), inner(b, 2)),
             Binary::Div => format!("{} / {}", inner(a, 2), inner(b, 3)),
             Binary::Min => format!("min({}, {})", inner(a, 0), inner(b, 0)),
             Binary::Max => format!("max({}, {})", inner(a, 0), inner(b, 0)),
             Binary::Pow => format!("pow({}, {})", inner(a, 0), inner(b, 0)),
+            Binary::Less => format!("({} < {})", inner(a, 0), inner(b, 0)),
+            Binary::LessEqual => format!("({} <= {})", inner(a, 0), inner(b, 0)),
+            Binary::Equal => format!("({} == {})", inner(a, 0), inner(b, 0)),
+            Binary::When => format!("where({}, {}, 0)", inner(a, 0), inner(b, 0)),
         },
     }
 }

@@ -145,6 +145,7 @@ fn binary(
         }
         Div => Setting::Number(x / y),
         Rem => Setting::Number(x.rem_euclid(y)),
+        Power => Setting::Number(x.powf(y)),
         Less => Setting::Bool(x < y),
         LessEqual => Setting::Bool(x <= y),
         Greater => Setting::Bool(x > y),
@@ -182,6 +183,7 @@ fn function(call: &Call, span: Span, what: &str, lookup: &Lookup<'_>) -> Result<
         ("rsqrt", [x]) => 1.0 / x.sqrt(),
         ("exp", [x]) => x.exp(),
         ("log", [x]) => x.ln(),
+        ("clamp", [x, low, high]) => x.max(*low).min(*high),
         ("min", [x, y]) => x.min(*y),
         ("max", [x, y]) => x.max(*y),
         ("pow", [x, y]) => x.powf(*y),

@@ -576,6 +576,7 @@ fn params(table: &Table<'_>) -> Result<IndexMap<String, ParamDecl>> {
                     kind: super::syntax::NodeKind::Number(decl.number(e)?),
                     span: e.value_span,
                     depth: 1,
+                    terms: 1,
                 }),
             },
         };

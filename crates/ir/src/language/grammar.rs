@@ -392,7 +392,6 @@ impl Parser {
     fn expression(&mut self, binding: u8) -> Result<Node> {
         self.deeper(|p| {
             let mut left = p.prefix()?;
-            let mut terms = 1;
             while let Some((operator, strength)) = p.operator() {
                 if strength <= binding {
                     break;
@@ -400,28 +399,7 @@ impl Parser {
                 p.advance();
                 p.newlines();
                 let right = p.expression(strength)?;
-                let span = cover(left.span, right.span);
-                terms += 1;
-                if terms > MAX_TERMS {
-                    return fail(
-                        Problem::TooLong {
-                            what: "this expression".into(),
-                            limit: MAX_TERMS,
-                            unit: "terms",
-                            advice: "give a part of it a name of its own",
-                        },
-                        span,
-                    );
-                }
-                // A chain grows to the left, and is not nested for that.
-                let chained = matches!(left.kind, NodeKind::Binary(..));
-                let below = left.depth - usize::from(chained);
-                let depth = below.max(right.depth);
-                left = node(
-                    NodeKind::Binary(operator, Box::new(left), Box::new(right)),
-                    span,
-                    depth,
-                )?;
+                left = binary(operator, left, right)?;
             }
             Ok(left)
         })
@@ -430,7 +408,7 @@ impl Parser {
     fn prefix(&mut self) -> Result<Node> {
         let start = self.token().span;
         if self.accept("-") {
-            // Binds tighter than `*`: -a * b is (-a) * b.
+            // Binds tighter than `*`, and less tightly than `**`: -a * b is (-a) * b.
             let inner = self.deeper(Self::prefix)?;
             let (span, depth) = (cover(start, inner.span), inner.depth);
             return node(NodeKind::Negate(Box::new(inner)), span, depth);
@@ -458,6 +436,12 @@ impl Parser {
             let span = cover(out.span, end);
             let depth = picks.iter().map(|p| p.1.depth).fold(out.depth, usize::max);
             out = node(NodeKind::Select(Box::new(out), picks), span, depth)?;
+        }
+        if self.accept("**") {
+            self.newlines();
+            // Of several, the last comes first; the exponent may have a sign.
+            let exponent = self.deeper(Self::prefix)?;
+            out = binary(Operator::Power, out, exponent)?;
         }
         Ok(out)
     }
@@ -534,11 +518,40 @@ impl Parser {
     }
 }
 
+/// `left operator right`. A chain grows to the left, and is not nested for that.
+fn binary(operator: Operator, left: Node, right: Node) -> Result<Node> {
+    let span = cover(left.span, right.span);
+    let terms = left.terms + 1;
+    if terms > MAX_TERMS {
+        return fail(
+            Problem::TooLong {
+                what: "this expression".into(),
+                limit: MAX_TERMS,
+                unit: "terms",
+                advice: "give a part of it a name of its own",
+            },
+            span,
+        );
+    }
+    let chained = matches!(left.kind, NodeKind::Binary(..));
+    let below = (left.depth - usize::from(chained)).max(right.depth);
+    let kind = NodeKind::Binary(operator, Box::new(left), Box::new(right));
+    Ok(Node {
+        terms,
+        ..node(kind, span, below)?
+    })
+}
+
 /// A node over children of the given height.
 fn node(kind: NodeKind, span: Span, below: usize) -> Result<Node> {
     let depth = below + 1;
     if depth > MAX_DEPTH {
         return fail(Problem::TooDeep { limit: MAX_DEPTH }, span);
     }
-    Ok(Node { kind, span, depth })
+    Ok(Node {
+        kind,
+        span,
+        depth,
+        terms: 1,
+    })
 }

@@ -1,10 +1,12 @@
 //! The functions of a flow that are operations of their own: contractions, norms,
 //! stencils, look-ups, and calls of blocks and recurrences.
 
+use super::arguments::{self, Args};
 use super::constant;
 use super::error::{Fault, Problem, Result, fail, refuse};
+use super::functions;
 use super::lower::Lowering;
-use super::pointwise::{self, Args, Host, called};
+use super::pointwise::{self, Host, called};
 use super::syntax::{Arg, Call, Node};
 use super::tensor::{Tensor, union};
 use crate::{
@@ -17,7 +19,7 @@ const MAX_DELAY: i64 = 4096;
 const MAX_TAPS: usize = 64;
 
 /// Names of the functions of a flow that are none of a step.
-pub(super) const FUNCTIONS: [&str; 17] = [
+pub(super) const FUNCTIONS: [&str; 18] = [
     "attention",
     "layer_norm",
     "rms_norm",
@@ -34,13 +36,14 @@ pub(super) const FUNCTIONS: [&str; 17] = [
     "outer",
     "softmax",
     "cumsum",
+    "split",
     "f32",
 ];
 
 /// Names of all functions of the language.
 pub(super) fn functions() -> impl Iterator<Item = &'static str> {
-    let unary = pointwise::UNARY.iter().map(|(name, _)| *name);
-    unary.chain(pointwise::COMMON).chain(FUNCTIONS)
+    let unary = functions::UNARY.iter().map(|(name, _)| *name);
+    unary.chain(functions::COMMON).chain(FUNCTIONS)
 }
 
 /// The arguments of a call of a block or recurrence, in the order of its formals.
@@ -126,6 +129,9 @@ impl<'a> Lowering<'a> {
         }
         if let Some((name, recurrence)) = document.recurrences.get_key_value(name) {
             return self.call_recurrence(name, recurrence, call, span);
+        }
+        if name == "split" {
+            return self.split(call, span);
         }
         let one = match name {
             "layer_norm" => self.norm(call, NormKind::Layer, false, span)?,
@@ -553,6 +559,76 @@ impl<'a> Lowering<'a> {
         let ids = self.access(&ids, idn.span)?;
         let id = self.emit(OpKind::Gather, vec![row, ids], out.clone(), true, span)?;
         Ok(Tensor::value(id, &out, true))
+    }
+
+    /// The parts of a tensor along an axis, one after the other, each over an axis of its own.
+    fn split(&mut self, call: &Call, span: Span) -> Result<Vec<Tensor>> {
+        let usage = "a tensor and the axes of its parts, split(x, A -> B, C, ...)";
+        let args = Args::new(call, usage, &[], span)?;
+        let node = args.at(0, "a tensor")?;
+        let x = pointwise::tensor(self, node)?;
+        let [(whole, first)] = args.renames[..] else {
+            return args.missing("the axis that is split");
+        };
+        let atoms = self.axes.atoms(whole)?;
+        let [atom] = atoms[..] else {
+            return refuse(
+                format!("axis `{}` is a product", whole.text),
+                "split along one of its factors",
+                whole.span,
+            );
+        };
+        pointwise::need_axis(self, &x, node, atom, whole)?;
+        let mut parts = vec![first.clone()];
+        for part in args.positional.iter().skip(1) {
+            parts.push(arguments::axis_name(part)?);
+        }
+        let mut places: Vec<(AxisId, usize)> = Vec::new();
+        let mut end = 0;
+        for part in &parts {
+            let atoms = self.axes.atoms(part)?;
+            let [to] = atoms[..] else {
+                return refuse(
+                    format!("axis `{}` is a product", part.text),
+                    "split into axes that are no products, and name the parts anew",
+                    part.span,
+                );
+            };
+            if to != atom && x.axes.contains(&to) {
+                return fail(
+                    Problem::AxisTwice {
+                        axis: part.text.clone(),
+                        place: format!("a part of {}", called(node, "the tensor")),
+                    },
+                    part.span,
+                );
+            }
+            places.push((to, end));
+            end += self.axes.size(to);
+        }
+        let size = self.axes.size(atom);
+        if end != size {
+            return refuse(
+                format!(
+                    "the parts of `{}` have {end} elements, it has {size}",
+                    whole.text
+                ),
+                "the sizes of the parts add up to that of the axis",
+                span,
+            );
+        }
+        let x = self.view(x, node.span)?;
+        let parts = places.into_iter().map(|(to, start)| {
+            let axes = x.axes.iter().map(|a| if *a == atom { to } else { *a });
+            x.reindex(axes.collect(), &|a| match a == atom {
+                true => IndexExpr {
+                    base: start as i64,
+                    terms: vec![(to, 1)],
+                },
+                false => IndexExpr::axis(a),
+            })
+        });
+        Ok(parts.collect())
     }
 
     fn softmax(&mut self, call: &Call, span: Span) -> Result<Tensor> {

@@ -4,6 +4,7 @@ use super::bind::Slot;
 use super::constant;
 use super::document::{RecurrenceDecl, Setting};
 use super::error::{Fault, Problem, Result, fail, refuse};
+use super::functions;
 use super::lower::{Lowering, axes_differ};
 use super::pointwise::{self, Host};
 use super::scope::Axes;
@@ -144,7 +145,9 @@ impl<'a> Lowering<'a> {
                 Some(node) => {
                     let lookup = |n: &str, s: Span| step.constant(n, s);
                     let init = constant::number(node, "the initial state", &lookup)?;
-                    pointwise::finite(init, node.span)?;
+                    if init.is_nan() {
+                        pointwise::finite(init, node.span)?;
+                    }
                     init
                 }
             };
@@ -567,11 +570,11 @@ impl Host for Step<'_, '_> {
             name if document.blocks.contains_key(name) => "a block",
             name if document.recurrences.contains_key(name) => "a recurrence",
             _ => {
-                let mut known: Vec<String> = pointwise::UNARY
+                let mut known: Vec<String> = functions::UNARY
                     .iter()
                     .map(|(f, _)| f.to_string())
                     .collect();
-                known.extend(pointwise::COMMON.iter().map(|f| f.to_string()));
+                known.extend(functions::COMMON.iter().map(|f| f.to_string()));
                 return fail(
                     Problem::UnknownFunction {
                         name: name.clone(),

@@ -17,6 +17,8 @@ pub(super) struct Node {
     /// Height of the tree, bounded by the parser so that recursion over it is safe. The left
     /// operand of a binary operator counts only where it is none itself: see [`Node::chain`].
     pub depth: usize,
+    /// Operands of the chain that it is; 1 for anything but a binary operator.
+    pub terms: usize,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -41,6 +43,7 @@ pub(super) enum Operator {
     Div,
     Rem,
     Contract,
+    Power,
     Equal,
     NotEqual,
     Less,

@@ -70,9 +70,9 @@ pub(super) fn check_name(name: &str, span: Span) -> Result<()> {
 type Input<'s> = LocatingSlice<&'s str>;
 
 /// Longest first: `->` before `-`.
-const SYMBOLS: [&str; 25] = [
-    "->", "==", "!=", "<=", ">=", "&&", "||", "+", "-", "*", "/", "%", "@", "(", ")", "[", "]",
-    "{", "}", ",", "=", "<", ">", "!", ":",
+const SYMBOLS: [&str; 26] = [
+    "->", "**", "==", "!=", "<=", ">=", "&&", "||", "+", "-", "*", "/", "%", "@", "(", ")", "[",
+    "]", "{", "}", ",", "=", "<", ">", "!", ":",
 ];
 
 fn number(input: &mut Input<'_>) -> winnow::Result<TokenKind> {
