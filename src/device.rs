@@ -21,6 +21,7 @@ use crate::failure::{self, Failure};
 use crate::flags::KernelArgs;
 use crate::kernels;
 use crate::pipeline::Planner;
+use crate::progress::Progress;
 
 /// The emulator runs what is generated for this compute capability: tensor cores and
 /// asynchronous copies, nothing that only one architecture has.
@@ -135,6 +136,7 @@ fn emulated<'g>(
     let options = args.toolchain.options();
     let cache = user_cache_dir(options.cache_dir.as_deref()).map_err(failure::input)?;
     let cache = cache.join("emulator");
+    let _progress = Progress::line("building the kernels for the emulator");
     let emulator = Emulator::new(&cache, EmulatorOptions::default()).map_err(failure::input)?;
     let device =
         EmulatedDevice::new(&emulator, &manifest, args.emulator_seed).map_err(failure::input)?;

@@ -8,6 +8,7 @@ use fusec_runtime::toolchain::{Arch, UnknownArch};
 
 use crate::failure::{self, Failure};
 use crate::flags::{ArchArgs, Names, PlanArgs};
+use crate::progress::Progress;
 
 /// A plan and the lengths of run it is for.
 #[derive(Debug)]
@@ -54,6 +55,9 @@ impl Planner {
 
     /// A plan for one shape.
     pub fn plan(&self, graph: &Graph, shape: Shape, mode: Mode) -> Result<Planned, Failure> {
+        let Shape { batch, time } = shape;
+        let name = &graph.name;
+        let _progress = Progress::line(format!("planning {name}, {mode}, for B={batch} T={time}"));
         plan(graph, &self.options(shape, mode)).map_err(failure::input)
     }
 
@@ -104,6 +108,7 @@ impl Planner {
         arch: Arch,
         regimes: &[Regime],
     ) -> Result<Manifest, Failure> {
+        let _progress = Progress::line(format!("generating the kernels of {model}"));
         let planned: Vec<codegen::Planned<'_>> = regimes
             .iter()
             .map(|regime| codegen::Planned {

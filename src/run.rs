@@ -4,12 +4,12 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use fusec_fuse::Shape;
-use fusec_ir::interpret::{Input, Tensor};
+use fusec_ir::interpret::Tensor;
 use fusec_ir::{Graph, Precision, ValueId};
 use fusec_runtime::checkpoint::Checkpoint;
 use fusec_runtime::executor::HostState;
+use fusec_runtime::inputs::{Data, RunInputs};
 use fusec_runtime::tensor_file;
-use fusec_runtime::verify;
 use fusec_runtime::weights::WeightSpec;
 use serde::Serialize;
 
@@ -19,9 +19,10 @@ use crate::failure::{self, Failure};
 use crate::flags::{KernelArgs, ModelArgs, ShapeArg};
 use crate::model;
 use crate::output::Output;
+use crate::progress::Progress;
 use crate::table::{Align, Table};
 
-/// Runs a model on token ids.
+/// Runs a model on token ids, or on the numbers that it takes.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -34,7 +35,7 @@ pub struct Args {
     #[arg(long, value_name = "WEIGHTS")]
     weights: Option<WeightSpec>,
     /// The model's inputs by name, [B, T, ...] (safetensors; token ids also as `input_ids`).
-    /// Without it, random tokens.
+    /// Without it, random tokens and numbers.
     #[arg(long, value_name = "FILE")]
     input: Option<PathBuf>,
     /// Where the model's outputs go, by name, f32 (safetensors).
@@ -59,7 +60,7 @@ pub struct Args {
         conflicts_with = "input"
     )]
     shape: ShapeArg,
-    /// Without --input: seed of the tokens.
+    /// Without --input: seed of the inputs.
     #[arg(long, default_value_t = 0, conflicts_with = "input")]
     seed: u64,
 }
@@ -87,22 +88,17 @@ struct Summary {
     largest: f64,
 }
 
-/// An input of the model, read or drawn.
-enum Given {
-    Ids(Vec<i32>),
-    Numbers(Vec<f32>),
-}
-
 /// Runs the verb.
 pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
     let model = model::open(&args.model)?;
-    let weights = model
-        .weights(args.weights.as_ref())
-        .map_err(model::report)?;
+    let weights = model::weights(&model, args.weights.as_ref())?;
     let graph = &model.graph;
     let (shape, given) = match &args.input {
         Some(path) => read_inputs(graph, path)?,
-        None => random_inputs(graph, args)?,
+        None => {
+            let ShapeArg(shape) = args.shape;
+            (shape, RunInputs::random(graph, shape, args.seed))
+        }
     };
     let started = device::start(args.device, graph, weights, &args.kernels, shape)?;
     let mut session = started.session;
@@ -124,16 +120,12 @@ pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
             session.set_state(&state).map_err(failure::input)?;
         }
     }
-    let inputs: Vec<Input<'_, f32>> = given
-        .iter()
-        .map(|given| match given {
-            Given::Ids(ids) => Input::Ids(ids),
-            Given::Numbers(numbers) => Input::Numbers(numbers),
-        })
-        .collect();
+    let progress = Progress::line(format!("running on {}", session.device()));
     let start = Instant::now();
-    let outputs = session.run(shape.time, &inputs).map_err(failure::input)?;
+    let outputs = session.run(shape.time, &given.given());
+    let outputs = outputs.map_err(failure::input)?;
     let milliseconds = start.elapsed().as_secs_f64() * 1e3;
+    drop(progress);
     let state = session.state().map_err(failure::input)?;
     if let Some(path) = &args.output {
         write_outputs(graph, shape, &outputs, path)?;
@@ -157,22 +149,8 @@ pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
     Ok(Exit::Success)
 }
 
-fn random_inputs(graph: &Graph, args: &Args) -> Result<(Shape, Vec<Given>), Failure> {
-    let ShapeArg(shape) = args.shape;
-    let vocabulary = verify::vocabulary(graph).map_err(|_| {
-        failure::message(
-            format!("`{}` does not take token ids alone", graph.name),
-            "give its inputs with --input FILE",
-        )
-    })?;
-    let count = shape.batch.saturating_mul(shape.time);
-    let ids = verify::tokens(args.seed, count, vocabulary);
-    let ids = ids.into_iter().filter_map(|id| i32::try_from(id).ok());
-    Ok((shape, vec![Given::Ids(ids.collect())]))
-}
-
 /// Reads every input of the model; they have to agree on B and T.
-fn read_inputs(graph: &Graph, path: &Path) -> Result<(Shape, Vec<Given>), Failure> {
+fn read_inputs(graph: &Graph, path: &Path) -> Result<(Shape, RunInputs), Failure> {
     let file = Checkpoint::open(path).map_err(failure::input)?;
     let mut shape: Option<Shape> = None;
     let mut given = Vec::new();
@@ -190,7 +168,7 @@ fn read_inputs(graph: &Graph, path: &Path) -> Result<(Shape, Vec<Given>), Failur
                 .iter()
                 .map(|id| i32::try_from(*id))
                 .collect::<Result<_, _>>();
-            given.push(Given::Ids(narrow.map_err(|_| {
+            given.push(Data::Ids(narrow.map_err(|_| {
                 failure::message(
                     format!("{}: '{name}' holds ids beyond 32 bits", path.display()),
                     "token ids are indices into the embedding table",
@@ -198,7 +176,7 @@ fn read_inputs(graph: &Graph, path: &Path) -> Result<(Shape, Vec<Given>), Failur
             })?));
         } else {
             let numbers = file.read_f32(name).map_err(failure::input)?;
-            given.push(Given::Numbers(numbers));
+            given.push(Data::Numbers(numbers));
         }
         let extents = file.tensor(name).map(|view| view.shape.to_vec());
         let extents = extents.unwrap_or_default();
@@ -217,7 +195,7 @@ fn read_inputs(graph: &Graph, path: &Path) -> Result<(Shape, Vec<Given>), Failur
         }
     }
     match shape {
-        Some(shape) => Ok((shape, given)),
+        Some(shape) => Ok((shape, RunInputs::new(given))),
         None => Err(failure::message(
             format!("`{}` has no inputs", graph.name),
             "run it without --input",

@@ -8,8 +8,11 @@ use fusec_ir::language::{
 };
 
 use crate::checkpoint::{Checkpoint, CheckpointError};
-use crate::layout::{Layout, LayoutError};
+use crate::layout::{Layout, LayoutError, embedded};
 use crate::weights::{SpecError, WeightSpec, Weights};
+
+/// Name of the model text in a directory that is a model.
+pub const TEXT: &str = "model.toml";
 
 /// A model, and the checkpoint it was recognised from.
 #[derive(Debug)]
@@ -52,6 +55,12 @@ pub enum ModelError {
     /// The weights cannot be had.
     #[error(transparent)]
     Weights(#[from] SpecError),
+    /// There is no such model.
+    #[error("no model called `{name}` is built in")]
+    NotBuiltIn {
+        /// As asked for.
+        name: String,
+    },
     /// A model text comes without weights.
     #[error("{} is a model text, which has no weights: give --weights CHECKPOINT or --weights random:SEED", path.display())]
     NoWeights {
@@ -61,9 +70,14 @@ pub enum ModelError {
 }
 
 impl Model {
-    /// Opens a model text (`.toml`) or a checkpoint. What `overrides` says wins over what is read
-    /// from a checkpoint.
+    /// Opens a model text (`.toml`, or a directory with a [`TEXT`] and no `config.json`) or a
+    /// checkpoint. What `overrides` says wins over what is read from a checkpoint.
     pub fn open(path: &Path, overrides: &Overrides) -> Result<Self, ModelError> {
+        let within = path.join(TEXT);
+        let path = match within.is_file() && !path.join("config.json").exists() {
+            true => within.as_path(),
+            false => path,
+        };
         let is_text = path.extension().is_some_and(|e| e == "toml");
         let (source, overrides, checkpoint) = if is_text {
             let source = ModelSource::from_path(path).map_err(|source| ModelError::Read {
@@ -80,7 +94,24 @@ impl Model {
             all.settings.extend(overrides.settings.clone());
             (layout.source(), all, Some(checkpoint))
         };
-        let compiled = compile_with_warnings(&source, &overrides)?;
+        Self::compiled(path, &source, overrides, checkpoint)
+    }
+
+    /// A model that is built in; see [`crate::layout::embedded_names`].
+    pub fn built_in(name: &str, overrides: &Overrides) -> Result<Self, ModelError> {
+        let source = embedded(name).ok_or_else(|| ModelError::NotBuiltIn {
+            name: name.to_owned(),
+        })?;
+        Self::compiled(Path::new(name), &source, overrides.clone(), None)
+    }
+
+    fn compiled(
+        path: &Path,
+        source: &ModelSource<'_>,
+        overrides: Overrides,
+        checkpoint: Option<Checkpoint>,
+    ) -> Result<Self, ModelError> {
+        let compiled = compile_with_warnings(source, &overrides)?;
         Ok(Model {
             graph: compiled.graph,
             warnings: compiled.warnings,

@@ -35,7 +35,7 @@ pub fn file_in(prefix: &str, dir: &Path) -> io::Result<(NamedTempFile, Unfinishe
     // A result is for whom the user shares files with, as any other file.
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    let file = builder.tempfile_in(dir)?;
+    let file = builder.tempfile_in(dir).map_err(|e| unnamed(e, dir))?;
     let path = file.path().to_path_buf();
     known.insert(path.clone());
     Ok((file, Unfinished(path)))
@@ -44,10 +44,20 @@ pub fn file_in(prefix: &str, dir: &Path) -> io::Result<(NamedTempFile, Unfinishe
 /// A new directory in `dir` whose name starts with `prefix`.
 pub fn dir_in(prefix: &str, dir: &Path) -> io::Result<(TempDir, Unfinished)> {
     let mut known = partial();
-    let made = tempfile::Builder::new().prefix(prefix).tempdir_in(dir)?;
+    let made = tempfile::Builder::new().prefix(prefix).tempdir_in(dir);
+    let made = made.map_err(|e| unnamed(e, dir))?;
     let path = made.path().to_path_buf();
     known.insert(path.clone());
     Ok((made, Unfinished(path)))
+}
+
+/// The error without the temporary name, which means nothing to whoever reads it.
+fn unnamed(error: io::Error, dir: &Path) -> io::Error {
+    match std::fs::metadata(dir) {
+        Err(why) => why,
+        Ok(about) if !about.is_dir() => io::ErrorKind::NotADirectory.into(),
+        Ok(_) => error.kind().into(),
+    }
 }
 
 /// Does something of several steps that an interrupt must not part, such as one thing taking the
@@ -83,6 +93,10 @@ mod tests {
         let (made, other) = dir_in("b", dir.path()).expect("a directory");
         let paths = [file.path().to_path_buf(), made.path().to_path_buf()];
         assert!(paths.iter().all(|p| partial().contains(p)));
+        for dir in [dir.path().join("none"), file.path().to_path_buf()] {
+            let message = file_in("tmp", &dir).expect_err("no directory").to_string();
+            assert!(!message.contains("tmp"), "{message}");
+        }
         file.persist(dir.path().join("done")).expect("renamed");
         drop((unfinished, other));
         assert!(paths.iter().all(|p| !partial().contains(p)));

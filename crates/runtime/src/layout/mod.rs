@@ -23,7 +23,7 @@ use crate::checkpoint::Checkpoint;
 use config::Config;
 use tensors::Tensors;
 
-pub use models::{embedded, embedded_names};
+pub use models::{embedded, embedded_names, read_into};
 
 /// The model text that a checkpoint is of, with sizes and settings.
 #[derive(Debug, Clone, PartialEq)]
