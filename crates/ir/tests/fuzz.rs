@@ -261,13 +261,19 @@ fn expression() -> impl Strategy<Value = String> {
             3 => (sums, inner.clone(), axes).prop_map(|(f, a, (x, has))| format!("{f}({a} * {has}, {x})")),
             // Long chains, and products of sums that would be long if they were multiplied out.
             1 => (inner.clone(), prop::sample::select(vec![3usize, 30, 1001]))
-                .prop_map(|(a, n)| format!("({})", vec![a; n].join(" + "))),
+                .prop_map(|(a, n)| format!("({})", repeated(a, n).join(" + "))),
             1 => (inner.clone(), prop::sample::select(vec![3usize, 12]))
-                .prop_map(|(a, n)| vec![format!("(1 + {a})"); n].join(" * ")),
+                .prop_map(|(a, n)| repeated(format!("(1 + {a})"), n).join(" * ")),
             1 => (inner, prop::sample::select(ODD.to_vec()))
                 .prop_map(|(a, odd)| odd.replace('#', &format!("({a})"))),
         ]
     })
+}
+
+/// Chains of chains soon fill the memory of the test itself.
+fn repeated(of: String, times: usize) -> Vec<String> {
+    let times = times.min(20_000 / of.len()).max(2);
+    vec![of; times]
 }
 
 /// What rarely fits.
