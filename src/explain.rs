@@ -43,6 +43,10 @@ pub struct Args {
     /// Another value for a setting of the model. May be repeated.
     #[arg(long = "set", value_name = "SETTING=VALUE", help_heading = "Model")]
     settings: Vec<Assignment>,
+    /// Tensors of the checkpoint that no parameter has to read; `*` stands for anything. May be
+    /// repeated.
+    #[arg(long, value_name = "PATTERN", help_heading = "Model")]
+    allow_unused: Vec<String>,
     #[command(flatten)]
     plan: PlanArgs,
     /// Says what the words of plans and explanations mean, and nothing else.
@@ -62,10 +66,13 @@ pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
         preset: args.preset.clone(),
         axes: args.axes.clone(),
         settings: args.settings.clone(),
+        allow_unused: args.allow_unused.clone(),
     })?;
+    output.assume(&model);
     let planner = Planner::new(&args.plan)?;
-    let options = planner.options(args.plan.shape.0, args.plan.plan);
-    let planned = planner.plan(&model.graph, options.shape, options.mode)?;
+    let (shape, mode) = (args.plan.shape.0, args.plan.plan);
+    let planned = planner.plan(&model.graph, shape, mode)?;
+    let options = planner.options(shape, mode);
     let progress = Progress::line("looking at what else could be");
     match (&args.a, &args.b) {
         (Some(a), Some(b)) => {

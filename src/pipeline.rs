@@ -2,8 +2,9 @@
 //! through.
 
 use fusec_codegen::{self as codegen, Manifest, generate};
-use fusec_fuse::{Device, Launch, Mode, Options, Plan, Planned, Shape, plan};
+use fusec_fuse::{Device, Mode, Options, Plan, Planned, Shape, Submit, plan};
 use fusec_ir::{Graph, Pin, PinKind};
+use fusec_runtime::limits;
 use fusec_runtime::toolchain::{Arch, UnknownArch};
 
 use crate::failure::{self, Failure};
@@ -55,6 +56,7 @@ impl Planner {
 
     /// A plan for one shape.
     pub fn plan(&self, graph: &Graph, shape: Shape, mode: Mode) -> Result<Planned, Failure> {
+        limits::run(graph, shape).map_err(failure::input)?;
         let Shape { batch, time } = shape;
         let name = &graph.name;
         let _progress = Progress::line(format!("planning {name}, {mode}, for B={batch} T={time}"));
@@ -68,7 +70,7 @@ impl Planner {
             storage: self.options.dtype,
             mode,
             device: &self.device,
-            launch: Launch::Graph,
+            launch: Submit::Graph,
             pins: pins(&self.options),
         }
     }
@@ -101,13 +103,13 @@ impl Planner {
             .collect()
     }
 
+    /// The profile that is planned with.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
     /// The kernels' sources and everything needed to launch them.
-    pub fn manifest(
-        &self,
-        model: &str,
-        arch: Arch,
-        regimes: &[Regime],
-    ) -> Result<Manifest, Failure> {
+    pub fn manifest(&self, model: &str, regimes: &[Regime]) -> Result<Manifest, Failure> {
         let _progress = Progress::line(format!("generating the kernels of {model}"));
         let planned: Vec<codegen::Planned<'_>> = regimes
             .iter()
@@ -119,7 +121,7 @@ impl Planner {
                 plan: &regime.planned.plan,
             })
             .collect();
-        generate(model, self.options.dtype, arch.number().into(), &planned).map_err(failure::input)
+        generate(model, self.options.dtype, &planned).map_err(failure::input)
     }
 }
 

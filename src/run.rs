@@ -5,10 +5,12 @@ use std::time::Instant;
 
 use fusec_fuse::Shape;
 use fusec_ir::interpret::Tensor;
-use fusec_ir::{Graph, Precision, ValueId};
+use fusec_ir::{Graph, ValueId};
 use fusec_runtime::checkpoint::Checkpoint;
 use fusec_runtime::executor::HostState;
-use fusec_runtime::inputs::{Data, RunInputs};
+use fusec_runtime::inputs::RunInputs;
+use fusec_runtime::layout::tuned_state;
+use fusec_runtime::session::run_finite;
 use fusec_runtime::tensor_file;
 use fusec_runtime::weights::WeightSpec;
 use serde::Serialize;
@@ -17,6 +19,7 @@ use crate::device::{self, Device};
 use crate::exit::Exit;
 use crate::failure::{self, Failure};
 use crate::flags::{KernelArgs, ModelArgs, ShapeArg};
+use crate::inputs;
 use crate::model;
 use crate::output::Output;
 use crate::progress::Progress;
@@ -34,14 +37,15 @@ pub struct Args {
     /// A checkpoint, or random:SEED; by default those of the checkpoint that MODEL is.
     #[arg(long, value_name = "WEIGHTS")]
     weights: Option<WeightSpec>,
-    /// The model's inputs by name, [B, T, ...] (safetensors; token ids also as `input_ids`).
-    /// Without it, random tokens and numbers.
+    /// The model's inputs by name, [B, T, ...], and nothing else but an `attention_mask` of ones
+    /// (safetensors; token ids also as `input_ids`). Without it, random tokens and numbers.
     #[arg(long, value_name = "FILE")]
     input: Option<PathBuf>,
     /// Where the model's outputs go, by name, f32 (safetensors).
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
-    /// The state to go on from, as --state-out wrote it.
+    /// The state to go on from, as --state-out wrote it; or a tuned initial state of RWKV
+    /// (`blocks.N.att.time_state`).
     #[arg(long, value_name = "FILE")]
     state_in: Option<PathBuf>,
     /// Where the state goes after the run.
@@ -50,6 +54,10 @@ pub struct Args {
     /// Where it runs: auto, cpu, emulator, cuda:N.
     #[arg(long, default_value_t = Device::Auto)]
     device: Device,
+    /// Take numbers that are not finite for an answer; without it they are an error, which names
+    /// the value in which the first of them arises.
+    #[arg(long)]
+    allow_nonfinite: bool,
     #[command(flatten)]
     kernels: KernelArgs,
     /// Without --input: sequences, and tokens of each.
@@ -91,21 +99,27 @@ struct Summary {
 /// Runs the verb.
 pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
     let model = model::open(&args.model)?;
-    let weights = model::weights(&model, args.weights.as_ref())?;
+    output.assume(&model);
     let graph = &model.graph;
     let (shape, given) = match &args.input {
-        Some(path) => read_inputs(graph, path)?,
+        Some(path) => {
+            let (shape, given) = inputs::read(graph, path)?;
+            device::admit(args.device, graph, shape)?;
+            (shape, given)
+        }
         None => {
             let ShapeArg(shape) = args.shape;
+            device::admit(args.device, graph, shape)?;
             (shape, RunInputs::random(graph, shape, args.seed))
         }
     };
+    let weights = model::weights(&model, args.weights.as_ref())?;
     let started = device::start(args.device, graph, weights, &args.kernels, shape)?;
     let mut session = started.session;
     match &args.state_in {
         None => session.reset(shape.batch).map_err(failure::input)?,
         Some(path) => {
-            let state = HostState::load(graph, path).map_err(failure::input)?;
+            let state = read_state(graph, path, shape.batch)?;
             if state.batch != shape.batch {
                 return Err(failure::message(
                     format!(
@@ -120,10 +134,14 @@ pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
             session.set_state(&state).map_err(failure::input)?;
         }
     }
+    let inputs = given.given();
     let progress = Progress::line(format!("running on {}", session.device()));
     let start = Instant::now();
-    let outputs = session.run(shape.time, &given.given());
-    let outputs = outputs.map_err(failure::input)?;
+    let outputs = match args.allow_nonfinite {
+        true => session.run(shape.time, &inputs),
+        false => run_finite(session.as_mut(), shape.time, &inputs),
+    }
+    .map_err(failure::input)?;
     let milliseconds = start.elapsed().as_secs_f64() * 1e3;
     drop(progress);
     let state = session.state().map_err(failure::input)?;
@@ -149,65 +167,13 @@ pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
     Ok(Exit::Success)
 }
 
-/// Reads every input of the model; they have to agree on B and T.
-fn read_inputs(graph: &Graph, path: &Path) -> Result<(Shape, RunInputs), Failure> {
+/// A state that a run left, or one that was tuned.
+fn read_state(graph: &Graph, path: &Path, batch: usize) -> Result<HostState, Failure> {
     let file = Checkpoint::open(path).map_err(failure::input)?;
-    let mut shape: Option<Shape> = None;
-    let mut given = Vec::new();
-    for id in &graph.inputs {
-        let value = graph.value(*id);
-        let is_ids = value.precision == Precision::Index;
-        let alone = is_ids && graph.inputs.len() == 1;
-        let name = match file.tensor(&value.name) {
-            None if alone && file.tensor("input_ids").is_some() => "input_ids",
-            _ => value.name.as_str(),
-        };
-        if is_ids {
-            let ids = file.read_i64(name).map_err(failure::input)?;
-            let narrow = ids
-                .iter()
-                .map(|id| i32::try_from(*id))
-                .collect::<Result<_, _>>();
-            given.push(Data::Ids(narrow.map_err(|_| {
-                failure::message(
-                    format!("{}: '{name}' holds ids beyond 32 bits", path.display()),
-                    "token ids are indices into the embedding table",
-                )
-            })?));
-        } else {
-            let numbers = file.read_f32(name).map_err(failure::input)?;
-            given.push(Data::Numbers(numbers));
-        }
-        let extents = file.tensor(name).map(|view| view.shape.to_vec());
-        let extents = extents.unwrap_or_default();
-        let [batch, time, ..] = extents[..] else {
-            return Err(wrong_shape(
-                path,
-                name,
-                &extents,
-                "[batch, time, ...]".into(),
-            ));
-        };
-        let first = *shape.get_or_insert(Shape { batch, time });
-        if (first.batch, first.time) != (batch, time) {
-            let expected = format!("[{}, {}, ...] as the first input", first.batch, first.time);
-            return Err(wrong_shape(path, name, &extents, expected));
-        }
+    match tuned_state(graph, &file, batch) {
+        Some(state) => state.map_err(failure::input),
+        None => HostState::load(graph, path).map_err(failure::input),
     }
-    match shape {
-        Some(shape) => Ok((shape, RunInputs::new(given))),
-        None => Err(failure::message(
-            format!("`{}` has no inputs", graph.name),
-            "run it without --input",
-        )),
-    }
-}
-
-fn wrong_shape(path: &Path, name: &str, got: &[usize], expected: String) -> Failure {
-    failure::message(
-        format!("{}: '{name}' has shape {got:?}", path.display()),
-        format!("expected {expected}"),
-    )
 }
 
 fn extents(graph: &Graph, shape: Shape, id: ValueId) -> Vec<usize> {

@@ -1,25 +1,19 @@
 //! The lane of softmax attention: its template's numbers and addresses.
 
 use crate::CodegenError;
-use crate::affine::{Grid, Space};
+use crate::affine::{Grid, OffsetText, Space};
 use crate::cexpr::literal;
-use crate::kernel::Lane;
+use crate::lane::Lane;
 use crate::manifest::{LaneGrid, RowUnits};
 use crate::memory::{Place, Pointers, c_type};
 use crate::names::Names;
 use crate::render::render;
-use fusec_fuse::{Body, Kernel};
+use fusec_fuse::schedule::attend::THREADS;
+use fusec_fuse::{Body, Kernel, Schedule};
 use fusec_ir::{Access, AxisId, Graph, IndexExpr, OpKind, StateId, StateKind, ValueId};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use tera::Context;
-
-/// Threads of a block.
-pub const THREADS: usize = 128;
-/// Shared memory one block should use, f32 elements: several fit a multiprocessor.
-const SHARED_TARGET: usize = 8192;
-/// Most rows of keys and values staged together.
-const TILE_LIMIT: usize = 128;
 
 #[derive(Serialize)]
 struct GridLine {
@@ -45,41 +39,6 @@ struct TailLine {
     row: usize,
 }
 
-/// Where the pieces of shared memory start, f32 elements.
-#[derive(Serialize)]
-struct At {
-    queries: usize,
-    keys: usize,
-    values: usize,
-    weights: usize,
-    tops: usize,
-    totals: usize,
-    factors: usize,
-    #[serde(skip)]
-    end: usize,
-}
-
-impl At {
-    fn new(rows: usize, depth: usize, width: usize, tile: usize) -> At {
-        let mut end = 0;
-        let mut take = |floats: usize| {
-            let at = end;
-            end += floats;
-            at
-        };
-        At {
-            queries: take(rows * depth),
-            keys: take(tile * (depth + 1)),
-            values: take(tile * width),
-            weights: take(rows * tile),
-            tops: take(rows),
-            totals: take(rows),
-            factors: take(rows),
-            end,
-        }
-    }
-}
-
 /// The addresses of one lane.
 struct Addresses<'a, 'g> {
     graph: &'g Graph,
@@ -90,14 +49,14 @@ struct Addresses<'a, 'g> {
 }
 
 impl Addresses<'_, '_> {
-    /// The offset inside a row of element `e` of a space.
+    /// The offset inside a row of element `elem` of a space.
     fn in_row(&self, value: ValueId, index: &[IndexExpr], space: &Space) -> String {
         let offset = self.grid.global(&self.graph.value(value).axes, index);
         let first = |a: AxisId| self.first_index.get(&a).cloned().unwrap_or("0".into());
         let block = offset.block_text(&first);
         let parts: Vec<String> = block
             .into_iter()
-            .chain(offset.local_text(space, "e"))
+            .chain(offset.local_text(space, "elem"))
             .collect();
         match parts.is_empty() {
             true => "0".into(),
@@ -113,10 +72,12 @@ impl Addresses<'_, '_> {
         let before = access.tail.and_then(|tail| {
             let (_, width) = tail_of(self.graph, tail)?;
             let old = self.pointers.read(Place::OldTail(tail), self.names);
-            Some(format!("{old}[(b * {width} + {width} + t) * {row} + {at}]"))
+            Some(format!(
+                "{old}[(batch * {width} + {width} + t) * {row} + {at}]"
+            ))
         });
         let now = match self.graph.value(value).rows {
-            true => format!("{pointer}[(b * T + t) * {row} + {at}]"),
+            true => format!("{pointer}[(batch * T + t) * {row} + {at}]"),
             false => format!("{pointer}[{at}]"),
         };
         Operand { now, before }
@@ -170,11 +131,14 @@ pub fn lane<'g>(
     else {
         return Err(unsupported("the attend template for another operation"));
     };
-    let grid = Grid::new(graph, &body.grid);
+    let Schedule::Attend(tile) = &body.schedule else {
+        return Err(unsupported("the attend template for another body"));
+    };
+    let grid = Grid::new(graph, &tile.grid);
     let mut lines = Vec::new();
     let mut first_index = BTreeMap::new();
     // Innermost first: it is the fastest to vary from block to block.
-    for g in body.grid.iter().rev() {
+    for g in tile.grid.iter().rev() {
         let name = names.fresh(&format!("{}0", graph.axis_name(g.axis).to_lowercase()));
         lines.push(GridLine {
             name: name.clone(),
@@ -190,13 +154,8 @@ pub fn lane<'g>(
         .collect();
     let (summed, own) = (grid.space(axes), grid.space(&own));
     let (depth, width) = (summed.len(), own.len());
-    let rows = body.rows_per_block.max(1) as usize;
-    let mut tile = TILE_LIMIT.min((*window as usize).next_power_of_two());
-    while tile > 1 && At::new(rows, depth, width, tile).end > SHARED_TARGET {
-        tile /= 2;
-    }
-    let at = At::new(rows, depth, width, tile);
-    let shared_floats = at.end;
+    let rows = tile.rows.max(1) as usize;
+    let at = tile.places();
 
     let mut addresses = Addresses {
         graph,
@@ -214,7 +173,7 @@ pub fn lane<'g>(
     context.insert("warps", &(THREADS / 32));
     context.insert("depth", &depth);
     context.insert("width", &width);
-    context.insert("tile", &tile);
+    context.insert("tile", &tile.keys);
     context.insert("window", window);
     context.insert("scale", &literal(*scale));
     context.insert("held", &(rows * width).div_ceil(THREADS));
@@ -232,7 +191,7 @@ pub fn lane<'g>(
             .write(Place::Value(*result), addresses.names);
         context.insert(
             "result",
-            &format!("{pointer}[(b * T + t) * {row} + {place}]"),
+            &format!("{pointer}[(batch * T + t) * {row} + {place}]"),
         );
         let element = addresses.pointers.element(Place::Value(*result));
         context.insert("element", c_type(element));
@@ -252,7 +211,7 @@ pub fn lane<'g>(
             rows: RowUnits::Runs(rows as u32),
         },
         blocks: format!("B * {runs} * {blocks}"),
-        shared_floats: if stored { shared_floats } else { 0 },
+        shared_floats: if stored { at.end } else { 0 },
         position: stored,
     })
 }

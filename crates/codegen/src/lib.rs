@@ -12,23 +12,28 @@ mod cexpr;
 pub mod chunked;
 mod chunks;
 mod error;
+mod function;
 mod generate;
+mod header;
 mod kernel;
+mod lane;
 mod layout;
+mod lexeme;
 pub mod manifest;
 mod matmul;
 mod memory;
-mod micro;
 mod names;
-mod parts;
 pub mod prelude;
 pub mod projection;
 mod render;
 mod text;
 mod walk;
 
+use fusec_fuse::schedule::{parts, program as micro};
+
 pub use error::CodegenError;
 pub use generate::{Planned, generate};
+pub use lexeme::without_comments;
 pub use manifest::{
     Arg, Buffer, BufferKind, Element, Extent, KernelImage, KernelParam, LaneGrid, Manifest,
     ParamKind, Regime, RowUnits, Step,

@@ -4,12 +4,17 @@
 //! beside the weights and the compiled kernels, and nothing about a driver: the
 //! same manifest drives the emulator and a GPU.
 
+pub use fusec_fuse::Element;
 use fusec_fuse::{Shape, Storage};
 use fusec_ir::{Graph, ParamId, StateId, ValueId};
 use serde::{Deserialize, Serialize};
 
 /// Version of the serialised form; raised whenever a field changes meaning.
-pub const MANIFEST_VERSION: u32 = 1;
+pub const MANIFEST_VERSION: u32 = 2;
+
+/// What every entry begins with: no function of a library does, nor anything in the prelude or in
+/// the emulator, whatever a model calls its values.
+pub const ENTRY: &str = "fusec_";
 
 /// A compiled model: one or more regimes that share parameters and states.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -20,6 +25,12 @@ pub struct Manifest {
     pub model: String,
     /// Storage type of activations and matrices.
     pub storage: Storage,
+    /// The primitives that the kernels use: the text of `kernels/fusec.cuh`, which each of them
+    /// includes. Left out of `manifest.json`.
+    #[serde(skip)]
+    pub prelude: String,
+    /// SHA-256 of that text, hexadecimal.
+    pub prelude_sha256: String,
     /// Distinct kernels of all regimes.
     pub kernels: Vec<KernelImage>,
     /// The plans, each for a range of run lengths. Exactly one holds for every `time >= 1`.
@@ -46,12 +57,15 @@ pub struct Regime {
     pub steps: Vec<Step>,
 }
 
-/// One kernel: a source file with one entry point.
+/// One kernel: a source file with one entry point, which includes the prelude and nothing else.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct KernelImage {
     /// Readable name; the file is `kernels/NAME.cu`.
     pub name: String,
-    /// The `extern "C"` symbol.
+    /// The kernel whose source is compiled for this one: itself, or an earlier one from which it
+    /// differs in names and comments only.
+    pub image: String,
+    /// The `extern "C"` symbol in what that source is compiled to.
     pub entry: String,
     /// SHA-256 of the source text, hexadecimal.
     pub source_sha256: String,
@@ -134,20 +148,6 @@ pub enum Extent {
     Rows,
 }
 
-/// Element types in memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Element {
-    /// IEEE single.
-    F32,
-    /// bfloat16.
-    Bf16,
-    /// IEEE half.
-    F16,
-    /// 32-bit signed integer.
-    I32,
-}
-
 /// A launch.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Step {
@@ -208,26 +208,6 @@ pub enum Arg {
     Position,
 }
 
-impl Element {
-    /// Bytes of one element.
-    pub fn bytes(self) -> usize {
-        match self {
-            Element::F32 | Element::I32 => 4,
-            Element::Bf16 | Element::F16 => 2,
-        }
-    }
-}
-
-impl From<Storage> for Element {
-    fn from(s: Storage) -> Self {
-        match s {
-            Storage::F32 => Element::F32,
-            Storage::Bf16 => Element::Bf16,
-            Storage::F16 => Element::F16,
-        }
-    }
-}
-
 impl Buffer {
     /// Bytes at a given shape; for a tail, of one copy. `None` on overflow.
     pub fn bytes(&self, shape: Shape) -> Option<usize> {
@@ -256,6 +236,11 @@ impl LaneGrid {
 }
 
 impl Manifest {
+    /// The kernels that are compiled: those that are not compiled as another one.
+    pub fn images(&self) -> impl Iterator<Item = &KernelImage> {
+        self.kernels.iter().filter(|k| k.image == k.name)
+    }
+
     /// The regime for runs of `time` tokens.
     pub fn regime(&self, time: usize) -> Option<usize> {
         self.regimes

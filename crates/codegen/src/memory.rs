@@ -1,10 +1,10 @@
 //! The kernel's parameters: which memory its lanes touch, under which names.
 
 use crate::manifest::Element;
-use crate::names::Names;
-use fusec_fuse::Storage;
-use fusec_ir::{Def, Graph, OpKind, Precision, StateId, ValueId};
-use std::collections::BTreeSet;
+use crate::names::{Names, last};
+use fusec_fuse::elements::Elements;
+use fusec_ir::{Def, Graph, StateId, StateKind, ValueId};
+use std::cmp::Ordering;
 
 /// A piece of memory that a kernel points to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -34,55 +34,13 @@ pub struct Pointer {
     pub read: bool,
 }
 
-/// The pointers of a kernel, in order of first use.
+/// The pointers of a kernel or of one of its functions, in order of first use.
 #[derive(Clone, Debug)]
 pub struct Pointers<'g> {
     graph: &'g Graph,
     elements: &'g Elements,
+    layer: Option<u32>,
     list: Vec<Pointer>,
-}
-
-/// Element type of every value of a graph at a storage type.
-#[derive(Clone, Debug)]
-pub struct Elements {
-    of: Vec<Element>,
-}
-
-impl Elements {
-    /// Matrices, tables and activations take the storage type; what is marked f32 and all other
-    /// parameters (gains, biases, mixing vectors) stay f32.
-    pub fn new(graph: &Graph, storage: Storage) -> Self {
-        let mut heavy: BTreeSet<ValueId> = BTreeSet::new();
-        for op in &graph.ops {
-            match op.kind {
-                OpKind::Contract { .. } => {
-                    heavy.extend(op.inputs.get(1).map(|a| a.value));
-                }
-                OpKind::Gather => {
-                    heavy.extend(op.inputs.first().map(|a| a.value));
-                }
-                _ => {}
-            }
-        }
-        let of = graph
-            .values
-            .iter()
-            .enumerate()
-            .map(|(i, value)| match value.precision {
-                Precision::Index => Element::I32,
-                Precision::F32 => Element::F32,
-                Precision::Storage if value.rows => storage.into(),
-                Precision::Storage if heavy.contains(&ValueId(i as u32)) => storage.into(),
-                Precision::Storage => Element::F32,
-            })
-            .collect();
-        Elements { of }
-    }
-
-    /// The element type of a value.
-    pub fn get(&self, value: ValueId) -> Element {
-        self.of[value.index()]
-    }
 }
 
 /// The C type of an element.
@@ -96,11 +54,12 @@ pub fn c_type(element: Element) -> &'static str {
 }
 
 impl<'g> Pointers<'g> {
-    /// No pointers yet.
-    pub fn new(graph: &'g Graph, elements: &'g Elements) -> Self {
+    /// No pointers yet, of a kernel in this layer.
+    pub fn new(graph: &'g Graph, elements: &'g Elements, layer: Option<u32>) -> Self {
         Pointers {
             graph,
             elements,
+            layer,
             list: Vec::new(),
         }
     }
@@ -128,27 +87,21 @@ impl<'g> Pointers<'g> {
         &self.list
     }
 
+    /// The name under which a place is read or written as some function of the kernel does.
+    pub fn pass(&mut self, pointer: &Pointer, names: &mut Names) -> String {
+        if pointer.read {
+            self.read(pointer.place, names);
+        }
+        self.get(pointer.place, pointer.written, names)
+    }
+
     fn get(&mut self, place: Place, written: bool, names: &mut Names) -> String {
         if let Some(p) = self.list.iter_mut().find(|p| p.place == place) {
             p.written |= written;
             p.read |= !written;
             return p.name.clone();
         }
-        let wanted = match place {
-            Place::Value(v) => {
-                let value = self.graph.value(v);
-                let base = crate::names::identifier(&value.name);
-                match value.def {
-                    Def::Param(_) => format!("w_{base}"),
-                    Def::Input | Def::Op(..) if value.rows => format!("g_{base}"),
-                    Def::Input | Def::Op(..) => format!("w_{base}"),
-                }
-            }
-            Place::State(s) => format!("state_{}", self.state_name(s)),
-            Place::OldTail(s) => format!("tail_{}", self.state_name(s)),
-            Place::NewTail(s) => format!("new_tail_{}", self.state_name(s)),
-        };
-        let name = names.fresh(&wanted);
+        let name = names.one_of(self.spellings(place));
         let element = self.element(place);
         self.list.push(Pointer {
             place,
@@ -160,15 +113,45 @@ impl<'g> Pointers<'g> {
         name
     }
 
-    // State names carry the layer number; kernels must not.
-    fn state_name(&self, state: StateId) -> String {
-        match self.graph.state(state).kind {
-            fusec_ir::StateKind::Tail { value, .. } => {
-                crate::names::identifier(&self.graph.value(value).name)
-            }
-            fusec_ir::StateKind::Scan { .. } => {
-                crate::names::identifier(&self.graph.state(state).name)
-            }
+    /// What a place may be called: by the last part of its name, by all of it, and by where its
+    /// layer is as well. Kernels of equal layers are equal: no number of a layer is in them.
+    fn spellings(&self, place: Place) -> Vec<String> {
+        let graph = self.graph;
+        let of_value = |v: ValueId| (graph.value(v).name.as_str(), graph.value(v).layer);
+        let (kind, (name, layer)) = match place {
+            Place::Value(v) => match graph.value(v).def {
+                Def::Input | Def::Op(..) if graph.value(v).rows => ("g", of_value(v)),
+                Def::Param(_) | Def::Input | Def::Op(..) => ("w", of_value(v)),
+            },
+            Place::State(s) => ("state", self.of_state(s)),
+            Place::OldTail(s) => ("tail", self.of_state(s)),
+            Place::NewTail(s) => ("new_tail", self.of_state(s)),
+        };
+        let long = format!("{kind}_{name}");
+        let mut out = vec![format!("{kind}_{}", last(name)), long.clone()];
+        out.extend(elsewhere(self.layer, layer).map(|place| format!("{long}_{place}")));
+        out
+    }
+
+    /// A state's name without its layer, and that layer.
+    fn of_state(&self, state: StateId) -> (&'g str, Option<u32>) {
+        let of = self.graph.state(state);
+        match of.kind {
+            StateKind::Tail { value, .. } => (self.graph.value(value).name.as_str(), of.layer),
+            StateKind::Scan { .. } => (last(&of.name), of.layer),
         }
+    }
+}
+
+/// Where a layer is, seen from that of a kernel, if it is another one.
+pub fn elsewhere(own: Option<u32>, layer: Option<u32>) -> Option<&'static str> {
+    match (own, layer) {
+        (Some(own), Some(layer)) => match layer.cmp(&own) {
+            Ordering::Less => Some("earlier_layer"),
+            Ordering::Equal => None,
+            Ordering::Greater => Some("next_layer"),
+        },
+        (None, Some(_)) => Some("of_layer"),
+        (_, None) => None,
     }
 }

@@ -9,6 +9,7 @@
 //! A piece in a prelude file begins with a marker line
 //! `//@ NAME[, NAME...] [needs NAME[, NAME...]] [arch N]`; its text runs to the next marker.
 
+use crate::lexeme::{Lexeme, lexemes};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
 
@@ -131,44 +132,18 @@ pub fn primitives_on(arch: u32) -> BTreeSet<&'static str> {
         .collect()
 }
 
+/// Whether the prelude defines this word.
+pub fn is_primitive(word: &str) -> bool {
+    CATALOGUE.by_name.contains_key(word)
+}
+
 /// The primitives that `source` mentions outside comments and string literals.
 pub fn primitives_in(source: &str) -> BTreeSet<&'static str> {
-    let mut found = BTreeSet::new();
-    let bytes = source.as_bytes();
-    let mut i = 0;
-    while let Some(&c) = bytes.get(i) {
-        let rest = &bytes[i..];
-        if rest.starts_with(b"//") {
-            i += rest.iter().position(|b| *b == b'\n').unwrap_or(rest.len());
-        } else if rest.starts_with(b"/*") {
-            i += rest
-                .windows(2)
-                .skip(2)
-                .position(|w| w == b"*/")
-                .map_or(rest.len(), |p| p + 4);
-        } else if c == b'"' {
-            let mut end = 1;
-            while end < rest.len() && rest[end] != b'"' {
-                end += if rest[end] == b'\\' { 2 } else { 1 };
-            }
-            i += end + 1;
-        } else if c == b'_' || c.is_ascii_alphanumeric() {
-            let length = rest
-                .iter()
-                .take_while(|b| **b == b'_' || b.is_ascii_alphanumeric())
-                .count();
-            if let Some((name, _)) = std::str::from_utf8(&rest[..length])
-                .ok()
-                .and_then(|word| CATALOGUE.by_name.get_key_value(word))
-            {
-                found.insert(*name);
-            }
-            i += length;
-        } else {
-            i += 1;
-        }
-    }
-    found
+    let words = lexemes(source).filter_map(|lexeme| match lexeme {
+        Lexeme::Word(word) => CATALOGUE.by_name.get_key_value(word),
+        Lexeme::Comment(_) | Lexeme::Other(_) => None,
+    });
+    words.map(|(name, _)| *name).collect()
 }
 
 /// Indices of the pieces that define `names` and everything they need.
@@ -199,6 +174,18 @@ pub fn prelude_for(names: &BTreeSet<&str>) -> Result<String, UnknownPrimitive> {
     }
     out.push_str("#endif  // FUSEC_EMULATOR\n");
     Ok(out)
+}
+
+/// Name of the file that kernels include.
+pub const FILE: &str = "fusec.cuh";
+
+/// The text of [`FILE`] for kernels that use these primitives.
+pub fn file(names: &BTreeSet<&str>) -> Result<String, UnknownPrimitive> {
+    Ok(format!(
+        "// {FILE}: the primitives of the kernels beside this file, every PTX instruction and intrinsic behind a\n\
+         // name. It holds what they use, needs no other header, and is read by one kernel at a time.\n\n{}",
+        prelude_for(names)?
+    ))
 }
 
 /// The prelude that the kernel text `body` needs, followed by `body`: a complete, self-contained source.

@@ -1,41 +1,35 @@
-//! Matrix products as kernel text: Y[m, n] = sum over k of a(m, k) * w(n, k), for one or several
+//! Matrix products as kernel text: Y[row, column] = sum over inner of a(row, inner) * w(column, inner), for one or several
 //! products over the same rows and columns, with text hooks before and after.
 //!
-//! Lives here: the three templates (`gemm_simt.cu`, `gemm_mma.cu`, `gemv.cu`), the tile sizes they can
-//! take, and what follows from a tile: threads, shared memory, blocks. Never here: which operations of
-//! a graph become a product, and what the hooks compute.
+//! Lives here: the templates (`gemm_simt.cu`, `gemm_mma.cu`, `gemv.cu`, `thin.cu`) and which tiles they can
+//! take. Never here: which operations of a graph become a product, which tile it has (see
+//! [`fusec_fuse::schedule`]), and what the hooks compute.
 //!
 //! The text is one lane's body, a `{ ... }` block. Around it the kernel must define
 //! `char* smem` (128-byte aligned dynamic shared memory) and whatever the hooks and expressions name.
 //! Blocks run over columns fastest: block `i` of the lane has column tile `i % column_tiles` and row
 //! tile `i / column_tiles`.
 
-use std::collections::BTreeSet;
 use std::sync::LazyLock;
 
 use serde::Serialize;
 use tera::{Context, Tera};
 
 use crate::Element;
-
-/// How the weights of a product lie in memory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum WeightLayout {
-    /// `w[n * stride + k]`: one row per output column, as PyTorch's Linear has it.
-    Nk,
-    /// `w[k * stride + n]`: one row per input column.
-    Kn,
-}
+use fusec_fuse::schedule::gemm::SIMT_DEPTH;
+pub use fusec_fuse::schedule::product::WeightLayout;
+use fusec_fuse::schedule::product::{ALIGNED, ProductShape};
+use fusec_fuse::schedule::thin;
+pub use fusec_fuse::schedule::{GemmTile, GemvTile, MmaTile, SimtTile, ThinTile};
 
 /// One product: an accumulator per output element.
 #[derive(Debug, Clone)]
 pub struct Product {
     /// The C identifier that holds the finished sum (f32) in the epilogue.
     pub name: String,
-    /// Length of the sum: the range of `k`.
+    /// Length of the sum: the range of `inner`.
     pub depth: usize,
-    /// Pointer expression of the rows, `x[m * x_stride + k]`; `None` when the prologue computes `a`
+    /// Pointer expression of the rows, `x[row * x_stride + inner]`; `None` when the prologue computes `a`
     /// from nothing.
     pub x: Option<String>,
     /// Storage type behind `x`.
@@ -44,11 +38,12 @@ pub struct Product {
     pub x_stride: usize,
     /// Element of the buffer that `x` points at: decides which accesses are aligned.
     pub x_offset: usize,
-    /// Statements that see `i64 m`, `int k` and may change `float a` (initially the element of `x`, or
+    /// Statements that see `i64 row`, `int inner` and may change `float activation` (initially the element of `x`, or
     /// 0). They run for elements inside the matrix only.
     pub prologue: String,
-    /// GEMV only: statements of the whole block that fill `float* xs` (`[rows of the tile][depth]`) with
-    /// a(m, k), zeros for rows past the end. In place of `x` and `prologue`; contains its own barriers if
+    /// Few rows only: statements of the whole block that fill `xs` (`float [rows of the tile][depth]`, or,
+    /// on tensor cores, rows of the operand [`thin::pitch`] elements apart) with
+    /// a(row, inner), zeros for rows past the end. In place of `x` and `prologue`; contains its own barriers if
     /// it needs some.
     pub stage: String,
     /// Pointer expression of the weights.
@@ -68,30 +63,43 @@ pub struct Product {
 pub struct Projection {
     /// At least one.
     pub products: Vec<Product>,
-    /// Number of output columns: the range of `n`.
+    /// Number of output columns: the range of `column`.
     pub columns: usize,
-    /// Integer expression: the number of rows, the range of `m`.
+    /// Integer expression: the number of rows, the range of `row`.
     pub rows: String,
     /// Integer expression: index of this block inside its lane.
     pub block: String,
-    /// Statements at the start of the body: definitions that hooks and expressions use. They see `m0`,
-    /// `n0`, `rows` and `tid`.
+    /// Statements at the start of the body: definitions that hooks and expressions use. They see `row0`,
+    /// `column0`, `rows` and `tid`.
     pub setup: String,
-    /// Statements before the epilogue of the elements of a row; they see `i64 m`.
+    /// Statements before the epilogue of the elements of a row; they see `i64 row`.
     pub row_prologue: String,
-    /// Statements per output element; they see `i64 m`, `int n` and each product's `float NAME`.
+    /// Statements per output element; they see `i64 row`, `int column` and each product's `float NAME`.
     pub epilogue: String,
     /// Tensor cores only: how neighbouring columns are handled together.
     pub run: Run,
 }
 
+impl Projection {
+    /// The products as shapes.
+    fn shapes(&self) -> Vec<ProductShape> {
+        let shape = |p: &Product| ProductShape {
+            depth: p.depth,
+            layout: p.w_layout,
+            aligned: p.w_stride.is_multiple_of(ALIGNED) && p.w_offset.is_multiple_of(ALIGNED),
+            direct: p.is_direct(),
+        };
+        self.products.iter().map(shape).collect()
+    }
+}
+
 /// A run of neighbouring output columns that one thread handles, so that it moves 16 bytes at a
-/// time. The epilogue sees `int v`, the place of its column in the run.
+/// time. The epilogue sees `int nth`, the place of its column in the run.
 #[derive(Debug, Clone, Default)]
 pub struct Run {
     /// Columns of a run, a divisor of 16 and of the number of columns; 0 and 1: no runs.
     pub columns: usize,
-    /// Statements before the columns of a run; they see `i64 m` and `int n_first`.
+    /// Statements before the columns of a run; they see `i64 row` and `int column_first`.
     pub before: String,
     /// Statements after them.
     pub after: String,
@@ -100,59 +108,16 @@ pub struct Run {
 /// A template with its tile sizes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ProjectionTile {
-    /// FP32 units, any storage types.
-    Simt(SimtTile),
-    /// Tensor cores, sm_80 and above.
-    Mma(MmaTile),
-    /// Few rows.
+    /// Many rows.
+    Gemm(GemmTile),
+    /// Few rows, on FP32 units.
     Gemv(GemvTile),
-}
-
-/// Tile of `gemm_simt.cu`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct SimtTile {
-    /// Rows per block: 32, 64 or 128.
-    pub rows: usize,
-    /// Columns per block: 32, 64 or 128.
-    pub columns: usize,
-}
-
-/// Tile of `gemm_mma.cu`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct MmaTile {
-    /// Rows per block: a multiple of `16 * warps_m`.
-    pub rows: usize,
-    /// Columns per block: a multiple of `16 * warps_n`.
-    pub columns: usize,
-    /// Warps along the rows.
-    pub warps_m: usize,
-    /// Warps along the columns.
-    pub warps_n: usize,
-    /// Length of a tile along k: 32 or 64.
-    pub depth: usize,
-    /// Tiles along k that shared memory holds: 2 to 8.
-    pub stages: usize,
-    /// What the tensor cores multiply: bf16 or f16. Operands of other types are rounded to it.
-    pub operand: Element,
+    /// Few rows, on tensor cores.
+    Thin(ThinTile),
 }
 
 /// Bytes of a line of the L2 cache.
 const CACHE_LINE: usize = 128;
-
-/// Tile of `gemv.cu`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct GemvTile {
-    /// Rows per block: 1 to 8. More rows than this read the weights again.
-    pub rows: usize,
-    /// Columns per block: a power of two.
-    pub columns: usize,
-    /// Warps per block.
-    pub warps: usize,
-    /// Warps that share a column (layout [`WeightLayout::Nk`]): divides `warps`.
-    pub split: usize,
-    /// 16-byte loads of one column that a lane keeps in flight.
-    pub unroll: usize,
-}
 
 /// Why a projection cannot be written with a tile.
 #[derive(Debug, thiserror::Error)]
@@ -180,12 +145,11 @@ pub enum ProjectionError {
     },
 }
 
-const SIMT_DEPTH: usize = 16;
-
-const TEMPLATE_FILES: [(&str, &str); 3] = [
+const TEMPLATE_FILES: [(&str, &str); 4] = [
     ("gemm_simt.cu", include_str!("../templates/gemm_simt.cu")),
     ("gemm_mma.cu", include_str!("../templates/gemm_mma.cu")),
     ("gemv.cu", include_str!("../templates/gemv.cu")),
+    ("thin.cu", include_str!("../templates/thin.cu")),
 ];
 
 static TEMPLATES: LazyLock<Tera> = LazyLock::new(|| {
@@ -194,45 +158,6 @@ static TEMPLATES: LazyLock<Tera> = LazyLock::new(|| {
         .expect("the templates are part of this crate and tests render them");
     tera
 });
-
-/// Every identifier that the templates' text uses. Names that hooks and expressions refer to (kernel
-/// parameters, above all) must not be among them, or a local of the template would hide them.
-/// Exceptions are what the hooks are told to use: see [`Product`] and [`Projection`].
-pub fn reserved_identifiers() -> BTreeSet<&'static str> {
-    TEMPLATE_FILES
-        .iter()
-        .flat_map(|(_, text)| identifiers(text))
-        .collect()
-}
-
-/// The identifiers of a template's text that are not inside the template language's braces.
-pub(crate) fn identifiers(text: &'static str) -> BTreeSet<&'static str> {
-    let mut words = BTreeSet::new();
-    for line in text.lines() {
-        let code = line.split("//").next().unwrap_or("");
-        // What lies between the braces of the template language is not part of the result.
-        for (i, piece) in code
-            .split("{{")
-            .flat_map(|part| part.split("{%"))
-            .enumerate()
-        {
-            let piece = match (i, piece.find(['}', '%'])) {
-                (0, _) => piece,
-                (_, Some(end)) => &piece[end..],
-                (_, None) => "",
-            };
-            // A member's name (`threadIdx.x`) hides nothing: only what precedes the point counts.
-            let words_of = piece
-                .split(|c: char| c != '_' && c != '.' && !c.is_ascii_alphanumeric())
-                .filter_map(|word| word.split('.').next());
-            words
-                .extend(words_of.filter(|word| {
-                    word.starts_with(|c: char| c == '_' || c.is_ascii_alphabetic())
-                }));
-        }
-    }
-    words
-}
 
 fn c_type(element: Element) -> &'static str {
     match element {
@@ -278,42 +203,49 @@ struct ProductText<'a> {
     sums_offset: usize,
     /// GEMV: partial sums per element.
     parts: usize,
+    /// Thin: elements from one row in shared memory to the next.
+    pitch: usize,
+    /// C type of the weights.
+    w_type: &'static str,
+    /// Thin: whether activations go from memory to registers.
+    direct: bool,
 }
 
 impl ProjectionTile {
     /// File name of the template.
     pub fn template(self) -> &'static str {
         match self {
-            Self::Simt(_) => "gemm_simt.cu",
-            Self::Mma(_) => "gemm_mma.cu",
+            Self::Gemm(GemmTile::Simt(_)) => "gemm_simt.cu",
+            Self::Gemm(GemmTile::Mma(_)) => "gemm_mma.cu",
             Self::Gemv(_) => "gemv.cu",
+            Self::Thin(_) => "thin.cu",
         }
     }
 
     /// Threads of a block.
     pub fn threads(self) -> usize {
         match self {
-            Self::Simt(tile) => 16 * tile.rows / tile.thread_rows(),
-            Self::Mma(tile) => 32 * tile.warps_m * tile.warps_n,
-            Self::Gemv(tile) => 32 * tile.warps,
+            Self::Gemm(tile) => tile.threads(),
+            Self::Gemv(tile) => tile.threads(),
+            Self::Thin(tile) => tile.threads(),
         }
     }
 
     /// Rows of a block.
     pub fn rows(self) -> usize {
         match self {
-            Self::Simt(tile) => tile.rows,
-            Self::Mma(tile) => tile.rows,
+            Self::Gemm(tile) => tile.rows(),
             Self::Gemv(tile) => tile.rows,
+            Self::Thin(tile) => tile.rows,
         }
     }
 
     /// Columns of a block.
     pub fn columns(self) -> usize {
         match self {
-            Self::Simt(tile) => tile.columns,
-            Self::Mma(tile) => tile.columns,
+            Self::Gemm(tile) => tile.columns(),
             Self::Gemv(tile) => tile.columns,
+            Self::Thin(tile) => tile.columns,
         }
     }
 
@@ -325,14 +257,9 @@ impl ProjectionTile {
     /// Dynamic shared memory of a block, bytes.
     pub fn shared_bytes(self, projection: &Projection) -> usize {
         match self {
-            Self::Simt(tile) => 2 * SIMT_DEPTH * (tile.rows + 4 + tile.columns + 4) * 4,
-            Self::Mma(tile) => {
-                let pipeline = tile.stages * tile.stage_elements(projection) * 2;
-                let out =
-                    tile.warps_m * tile.warps_n * 16 * (tile.columns / tile.warps_n.max(1) + 8) * 4;
-                pipeline.max(out * projection.products.len())
-            }
-            Self::Gemv(tile) => 4 * tile.layout(projection).1,
+            Self::Gemm(tile) => tile.shared_bytes(&projection.shapes()),
+            Self::Gemv(tile) => tile.shared_bytes(&projection.shapes()),
+            Self::Thin(tile) => tile.shared_bytes(&projection.shapes()),
         }
     }
 
@@ -342,7 +269,7 @@ impl ProjectionTile {
         self.check(projection)?;
         let mut context = Context::new();
         let products: Vec<ProductText<'_>> = match self {
-            Self::Simt(tile) => {
+            Self::Gemm(GemmTile::Simt(tile)) => {
                 context.insert(
                     "tile",
                     &serde_json::json!({
@@ -356,7 +283,7 @@ impl ProjectionTile {
                     .map(|p| p.text(projection.columns, 4, 4))
                     .collect()
             }
-            Self::Mma(tile) => {
+            Self::Gemm(GemmTile::Mma(tile)) => {
                 context.insert(
                     "tile",
                     &serde_json::json!({
@@ -367,7 +294,7 @@ impl ProjectionTile {
                 context.insert("run", &projection.run.columns.max(1));
                 context.insert("run_before", projection.run.before.trim_end());
                 context.insert("run_after", projection.run.after.trim_end());
-                context.insert("stage_elements", &tile.stage_elements(projection));
+                context.insert("stage_elements", &tile.stage_elements(&projection.shapes()));
                 let mut texts = Vec::new();
                 for p in &projection.products {
                     let mut text = p.text(projection.columns, 8, 8);
@@ -388,12 +315,31 @@ impl ProjectionTile {
                         "unroll": tile.unroll,
                     }),
                 );
-                let places = tile.layout(projection).0;
+                let places = tile.places(&projection.shapes()).0;
                 let mut texts = Vec::new();
                 for (p, (a_offset, sums_offset)) in projection.products.iter().zip(places) {
-                    let mut text = p.text(projection.columns, 4, tile.vector_limit(p));
+                    let mut text = p.text(projection.columns, 4, vector_limit(tile, p));
                     (text.a_offset, text.sums_offset, text.parts) =
-                        (a_offset, sums_offset, tile.parts(p));
+                        (a_offset, sums_offset, tile.parts(p.w_layout));
+                    texts.push(text);
+                }
+                texts
+            }
+            Self::Thin(tile) => {
+                context.insert(
+                    "tile",
+                    &serde_json::json!({
+                        "rows": tile.rows, "columns": tile.columns, "warps": tile.warps, "split": tile.split,
+                        "unroll": tile.unroll, "operand": c_type(tile.operand),
+                    }),
+                );
+                let staged = !projection.products.iter().all(Product::is_direct);
+                context.insert("staged", &staged);
+                let places = tile.places(&projection.shapes()).0;
+                let mut texts = Vec::new();
+                for (p, (a_offset, sums_offset)) in projection.products.iter().zip(places) {
+                    let mut text = p.text(projection.columns, 8, 8);
+                    (text.a_offset, text.sums_offset) = (a_offset, sums_offset);
                     texts.push(text);
                 }
                 texts
@@ -423,12 +369,12 @@ impl ProjectionTile {
             return Err(ProjectionError::Empty);
         }
         let reason = match self {
-            Self::Simt(tile) => {
+            Self::Gemm(GemmTile::Simt(tile)) => {
                 let sizes = [32, 64, 128];
                 (!sizes.contains(&tile.rows) || !sizes.contains(&tile.columns))
                     .then_some("rows and columns are 32, 64 or 128")
             }
-            Self::Mma(tile) => {
+            Self::Gemm(GemmTile::Mma(tile)) => {
                 if tile.warps_m == 0 || tile.warps_n == 0 || tile.warps_m * tile.warps_n > 16 {
                     Some("there are 1 to 16 warps")
                 } else if tile.rows == 0 || !tile.rows.is_multiple_of(16 * tile.warps_m) {
@@ -450,7 +396,9 @@ impl ProjectionTile {
                     && tile.warps.is_multiple_of(tile.split)
                     && (tile.columns * tile.split).is_multiple_of(tile.warps);
                 let kn_fits = |p: &Product| {
-                    let v = p.text(projection.columns, 4, tile.vector_limit(p)).w_vector;
+                    let v = p
+                        .text(projection.columns, 4, vector_limit(tile, p))
+                        .w_vector;
                     tile.columns / v <= 32
                 };
                 if !(1..=8).contains(&tile.rows) {
@@ -480,6 +428,28 @@ impl ProjectionTile {
                     None
                 }
             }
+            Self::Thin(tile) => {
+                let shapes = projection.shapes();
+                let readable = |p: &Product| p.w_element == tile.operand;
+                if !(1..=thin::ROWS).contains(&tile.rows) {
+                    Some("there are 1 to 64 rows")
+                } else if tile.split == 0
+                    || !tile.warps.is_multiple_of(tile.split)
+                    || tile.columns != tile.warps / tile.split * thin::WARP_COLUMNS
+                {
+                    Some("groups of `split` warps have 16 columns each")
+                } else if !(1..=8).contains(&tile.unroll) {
+                    Some("1 to 8 loads are in flight")
+                } else if !matches!(tile.operand, Element::Bf16 | Element::F16) {
+                    Some("the tensor cores multiply bf16 or f16")
+                } else if !shapes.iter().all(thin::is_readable)
+                    || !projection.products.iter().all(readable)
+                {
+                    Some("rows of weights of the operand's type are read 16 bytes at a time")
+                } else {
+                    None
+                }
+            }
         };
         match reason {
             None => Ok(()),
@@ -493,6 +463,17 @@ impl ProjectionTile {
 }
 
 impl Product {
+    /// Whether 16-byte accesses take the activations from memory as the tensor cores want them, where
+    /// these multiply what the weights are stored as.
+    fn is_direct(&self) -> bool {
+        self.x.is_some()
+            && self.prologue.trim().is_empty()
+            && self.stage.trim().is_empty()
+            && self.x_element == self.w_element
+            && self.x_stride.is_multiple_of(ALIGNED)
+            && self.x_offset.is_multiple_of(ALIGNED)
+    }
+
     /// The template's view, with vectors of at most `x_limit` and `w_limit` elements.
     fn text(&self, columns: usize, x_limit: usize, w_limit: usize) -> ProductText<'_> {
         let w_extent = match self.w_layout {
@@ -519,83 +500,25 @@ impl Product {
             a_offset: 0,
             sums_offset: 0,
             parts: 1,
+            pitch: thin::pitch(self.depth),
+            w_type: c_type(self.w_element),
+            direct: self.is_direct(),
         }
     }
 }
 
-impl SimtTile {
-    /// Rows of a thread: 256 threads, or fewer for small tiles.
-    fn thread_rows(self) -> usize {
-        if self.rows >= 128 { 8 } else { 4 }
-    }
-}
-
-impl MmaTile {
-    /// Operands of one stage: both tiles, padded.
-    fn stage_elements(self, projection: &Projection) -> usize {
-        let weights = projection.products.iter().map(|p| match p.w_layout {
-            WeightLayout::Nk => self.columns * (self.depth + 8),
-            WeightLayout::Kn => self.depth * (self.columns + 8),
-        });
-        self.rows * (self.depth + 8) + weights.max().unwrap_or(0)
-    }
-}
-
-impl GemvTile {
-    /// Elements of a 16-byte load of the weights, no more than a row of the tile holds.
-    fn vector_limit(self, product: &Product) -> usize {
-        let whole = 16 / product.w_element.bytes();
-        match product.w_layout {
-            WeightLayout::Nk => whole,
-            WeightLayout::Kn => whole.min(self.columns),
-        }
-    }
-
-    /// Partial sums of an element of `product` that different warps hold.
-    fn parts(self, product: &Product) -> usize {
-        match product.w_layout {
-            WeightLayout::Nk => self.split,
-            WeightLayout::Kn => self.warps,
-        }
-    }
-
-    /// Offsets of each product's rows and sums in shared memory, and the whole, floats.
-    fn layout(self, projection: &Projection) -> (Vec<(usize, usize)>, usize) {
-        let mut end = 0;
-        let mut take = |floats: usize| {
-            let start = end;
-            // 16-byte alignment for vector accesses.
-            end += floats.next_multiple_of(4);
-            start
-        };
-        let places = projection
-            .products
-            .iter()
-            .map(|p| {
-                (
-                    take(self.rows * p.depth),
-                    take(self.parts(p) * self.rows * self.columns),
-                )
-            })
-            .collect();
-        (places, end)
+/// Elements of a 16-byte load of the weights, no more than a row of the tile holds.
+fn vector_limit(tile: GemvTile, product: &Product) -> usize {
+    let whole = 16 / product.w_element.bytes();
+    match product.w_layout {
+        WeightLayout::Nk => whole,
+        WeightLayout::Kn => whole.min(tile.columns),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn locals_of_the_templates_are_reserved_and_common_names_of_models_are_not() {
-        let reserved = reserved_identifiers();
-        for local in ["w_regs", "a_tile", "acc_", "chunk", "m0", "rows", "lane"] {
-            assert!(reserved.contains(local), "{local}");
-        }
-        for name in ["w", "x", "r", "g", "q", "receptance"] {
-            assert!(!reserved.contains(name), "{name}");
-        }
-    }
 
     #[test]
     fn vectors_divide_everything_that_they_step_over() {

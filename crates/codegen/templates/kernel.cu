@@ -1,15 +1,10 @@
-// {{ entry }}: {{ title }}
-//
-{%- for line in header %}
-//{% if line %} {{ line }}{% endif %}
-{%- endfor %}
-
-{{ prelude }}
 extern "C" __global__ void __launch_bounds__({{ threads }}) {{ entry }}(
 {%- for p in params %}
     {{ p.declaration }}{% if not loop.last %},{% else %}) {{ open }}{% endif %}{% if p.comment %}  // {{ p.comment }}{% endif %}
 {%- endfor %}
+{%- if tid %}
     const int tid = threadIdx.x;
+{%- endif %}
 {%- if shared %}
     FUSEC_DYNAMIC_SMEM(shared_memory);
     float* const smem = reinterpret_cast<float*>(shared_memory);

@@ -8,10 +8,12 @@
 pub mod staging;
 
 use crate::plan::{Body, Storage};
+use crate::schedule::Schedule;
 use fusec_ir::class::{Class, Classified, Layout, Read};
 use fusec_ir::{
     Axis, AxisId, Graph, OpId, OpKind, Recurrence, RecurrenceId, StepKind, StepRef, classify,
 };
+use serde::{Deserialize, Serialize};
 use staging::{Room, Staged, staged};
 use std::sync::OnceLock;
 
@@ -181,7 +183,7 @@ impl<'a> Parts<'a> {
 const CLASS_LIMIT: &str = "one state with a diagonal decay and an outer product";
 
 /// What one block holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tile {
     /// Key channels, all of them.
     pub key: usize,
@@ -217,26 +219,6 @@ pub struct Places {
 }
 
 impl Tile {
-    /// The tile of a body of the chunked template. `None` for any other body.
-    pub fn of(graph: &Graph, classes: &Classes, storage: Storage, body: &Body) -> Option<Tile> {
-        let [scan] = body.anchors[..] else {
-            return None;
-        };
-        let parts = Parts::of(graph, classes, scan).ok()?;
-        let extent = |axis: &AxisId| {
-            let spread = body.grid.iter().find(|g| g.axis == *axis);
-            spread.map_or(graph.size(*axis), |g| g.tile)
-        };
-        Some(Tile {
-            key: graph.elements(&parts.layout.key),
-            value: parts.layout.value.iter().map(extent).product(),
-            chunk: body.rows_per_block as usize,
-            per_key: parts.decays_per_key(graph),
-            bonus: parts.read.bonus.is_some(),
-            room: Room::of(&slabs(graph, &parts, storage, body)),
-        })
-    }
-
     /// The largest chunk of which two blocks share a multiprocessor with `bytes` of shared memory,
     /// but not fewer than 32 tokens if one block can have those, and no more than twice the run.
     /// `None` if not even 16 tokens fit.
@@ -355,8 +337,10 @@ impl Tile {
 
 /// The rows that arrive ahead of time in a body of the chunked template, if any.
 pub fn slabs(graph: &Graph, parts: &Parts<'_>, storage: Storage, body: &Body) -> Vec<Staged> {
-    match (body.ahead, body.anchors.as_slice()) {
-        (true, [scan]) => staged(graph, parts, *scan, &body.ops, &body.grid, storage),
+    match (&body.schedule, body.anchors()) {
+        (Schedule::Chunked(chunk), [scan]) if chunk.ahead => {
+            staged(graph, parts, *scan, &body.ops, &chunk.grid, storage)
+        }
         _ => vec![],
     }
 }

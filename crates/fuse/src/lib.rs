@@ -7,6 +7,7 @@
 #![warn(missing_docs)]
 #![forbid(unsafe_code)]
 
+mod accept;
 mod bits;
 mod board;
 mod candidates;
@@ -15,6 +16,7 @@ pub mod context;
 pub mod cost;
 pub mod decisions;
 pub mod device;
+pub mod elements;
 pub mod explain;
 pub mod fit;
 pub mod forms;
@@ -23,16 +25,20 @@ mod order;
 pub mod plan;
 mod planner;
 mod print;
+pub mod schedule;
 pub mod segment;
 pub mod select;
 mod validate;
 
-pub use device::{Device, DeviceError, Figure, Provenance};
+pub use accept::accept;
+pub use device::{Device, DeviceError, Figure, Fitted, FittedFigure, Provenance};
 
 pub use decisions::Decisions;
+pub use elements::Element;
 pub use plan::{
-    Anchor, Body, Cost, GridAxis, Kernel, Mode, Phase, Plan, Reject, Shape, Storage, Template,
+    Body, Cost, GridAxis, Kernel, Mode, Phase, Plan, Reject, Roles, Shape, Storage, Template,
 };
-pub use planner::{Launch, Options, PlanError, Planned, plan};
-pub use print::{interior, launches_per_layer, limit};
+pub use planner::{Options, PlanError, Planned, Submit, plan};
+pub use print::{interior, launches_per_layer, limit, summary};
+pub use schedule::{Launch, Schedule, Target};
 pub use validate::validate;

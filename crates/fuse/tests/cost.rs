@@ -29,6 +29,56 @@ fn kernel_of<'a>(kernels: &'a [Kernel], name: &str) -> &'a Kernel {
     kernels.iter().find(holds).expect("planned")
 }
 
+/// Numbers of the cost model's text that count something: all others stand in the device files.
+const COUNTS: [(&str, &str); 9] = [
+    ("0.0", "nothing"),
+    ("1.0", "one, or all of it"),
+    (
+        "2.0",
+        "a multiply-add, a state read and written, half of a triangle",
+    ),
+    ("3.0", "operations of a norm for an element"),
+    ("4.0", "bytes of an f32"),
+    ("32.0", "threads of a warp"),
+    ("1024.0", "bytes of a KiB"),
+    ("1e3", "from one unit to another"),
+    ("1e6", "from one unit to another"),
+];
+
+#[test]
+fn no_figure_of_a_device_stands_in_the_text_of_the_cost_model() {
+    let of = |name: &str| {
+        (
+            name.to_owned(),
+            format!("{}/src/{name}", env!("CARGO_MANIFEST_DIR")),
+        )
+    };
+    let mut files = vec![of("cost.rs")];
+    let folder = std::fs::read_dir(of("cost").1).expect("a folder").flatten();
+    files.extend(folder.map(|f| of(&format!("cost/{}", f.file_name().display()))));
+    assert!(files.len() >= 3);
+    for (name, path) in files {
+        let text = std::fs::read_to_string(path).expect("a file of the crate");
+        for (number, line) in (1..).zip(text.lines()) {
+            let code = line.split("//").next().unwrap_or("");
+            let words = code.split(|c: char| c != '.' && c != '_' && !c.is_ascii_alphanumeric());
+            for word in words.filter(|w| w.starts_with(|c: char| c.is_ascii_digit())) {
+                let fraction = word.contains(['.', 'e']) && word.parse::<f64>().is_ok();
+                let known = COUNTS.iter().any(|(count, _)| *count == word);
+                assert!(
+                    !fraction || known,
+                    "{name}:{number}: `{word}` belongs in devices/*.toml"
+                );
+            }
+            let constant = code.contains("const ") && code.contains(": f64");
+            assert!(
+                !constant,
+                "{name}:{number}: a fraction belongs in devices/*.toml"
+            );
+        }
+    }
+}
+
 #[test]
 fn a_large_map_takes_the_time_of_its_bytes() {
     let mut b = Build::new();
@@ -137,7 +187,7 @@ fn a_projection_of_one_row_takes_its_norm_as_a_prologue_and_one_of_many_rows_doe
     assert_eq!(one.plan.kernels.len(), 1);
     let many = plan(&g, &options(&device, 8, 2048, Mode::Auto)).unwrap();
     let gemm = kernel_of(&many.plan.kernels, "y");
-    assert_eq!(gemm.phases[0].lanes[0].template, Template::Gemm);
+    assert_eq!(gemm.phases[0].lanes[0].template(), Template::Gemm);
     assert!(gemm.names.contains(&"z".to_string()));
     assert!(!gemm.names.contains(&"n".to_string()));
 }
@@ -156,7 +206,7 @@ fn the_product_stays_outside_the_loop_and_the_gate_goes_into_it() {
                 let kernels = plan(&graph, &options).unwrap().plan.kernels;
                 let templates: Vec<Template> = kernels
                     .iter()
-                    .map(|k| k.phases[0].lanes[0].template)
+                    .map(|k| k.phases[0].lanes[0].template())
                     .collect();
                 // One launch of products, one of the recurrence with everything pointwise.
                 let expected = [Template::Gemm, Template::Scan];
@@ -340,7 +390,7 @@ fn a_product_of_a_product_waits_for_the_grid_where_that_is_cheaper_than_a_launch
     for plan in [&pinned, &barrier] {
         let kernel = &plan.kernels[0];
         assert_eq!(kernel.forms[0], "product-phases");
-        let templates = kernel.phases.iter().map(|p| p.lanes[0].template);
+        let templates = kernel.phases.iter().map(|p| p.lanes[0].template());
         let templates: Vec<Template> = templates.collect();
         assert_eq!(templates, [Template::Gemv, Template::Gemv]);
     }

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use fusec_ir::language::{ModelSource, Overrides, Setting, SourceMap, compile};
+use fusec_ir::language::{ModelSource, Overrides, Setting, compile};
 use fusec_ir::print;
 use serde::Serialize;
 
@@ -66,7 +66,7 @@ pub fn import(model: &Model) -> Result<Imported, ImportError> {
     };
     let parameters = weights::map(&model.graph, checkpoint)
         .map_err(|error| ModelError::from(SpecError::from(error)))?;
-    let text = merged(&model.sources, &model.overrides, false);
+    let text = merged(model, false);
     let unfaithful = |why: String| ImportError::Unfaithful {
         model: name.clone(),
         why,
@@ -80,7 +80,8 @@ pub fn import(model: &Model) -> Result<Imported, ImportError> {
         return Err(unfaithful("its graph differs".into()));
     }
     let read: BTreeSet<&str> = parameters.iter().map(|p| p.tensor.as_str()).collect();
-    let unused = checkpoint.names().filter(|tensor| !read.contains(tensor));
+    let stored = checkpoint.names().map(|name| checkpoint.stored_name(name));
+    let unused = stored.filter(|tensor| !read.contains(tensor));
     let skipped = checkpoint.skipped().iter();
     Ok(Imported {
         text,
@@ -169,16 +170,16 @@ fn toml_value(setting: &Setting) -> String {
 ///
 /// [`embedded_names`]: crate::layout::embedded_names
 pub fn standalone(model: &str, name: &str) -> Result<String, ModelError> {
-    let overrides = Overrides::default();
-    let model = Model::built_in(model, &overrides)?;
-    let text = merged(&model.sources, &overrides, true);
+    let model = Model::built_in(model, &Overrides::default())?;
+    let text = merged(&model, true);
     let own = text.lines().find(|line| key(line) == Some("name"));
     Ok(text.replacen(own.unwrap_or_default(), &format!("name = {name:?}"), 1))
 }
 
 /// A model's text with its includes merged in and its sizes and settings set.
-fn merged(sources: &SourceMap, overrides: &Overrides, presets: bool) -> String {
-    let files: Vec<Vec<Section<'_>>> = (sources.files().iter())
+fn merged(model: &Model, presets: bool) -> String {
+    let overrides = &model.overrides;
+    let files: Vec<Vec<Section<'_>>> = (model.sources.files().iter())
         .map(|file| sections(&file.text))
         .collect();
     let axes = overrides.axes.iter();
@@ -193,11 +194,16 @@ fn merged(sources: &SourceMap, overrides: &Overrides, presets: bool) -> String {
     let top = files.iter().take(1).flatten();
     let (start, main): (Vec<_>, Vec<_>) = top.partition(|section| section.table.is_empty());
     for section in start {
-        let lines = section
-            .lines
-            .iter()
-            .filter(|line| key(line) != Some("include"));
-        out.extend(lines.map(|line| line.to_string()));
+        for line in &section.lines {
+            match key(line) {
+                Some("include" | "allow_unused") => {}
+                Some("name") => {
+                    out.push(line.to_string());
+                    out.extend(allow_unused(&model.graph.allow_unused));
+                }
+                _ => out.push(line.to_string()),
+            }
+        }
     }
     for (name, lines) in tables.iter().filter(|(_, lines)| !lines.is_empty()) {
         out.push(format!("[{name}]"));
@@ -218,6 +224,12 @@ fn merged(sources: &SourceMap, overrides: &Overrides, presets: bool) -> String {
     let mut text = out.join("\n").trim_end().to_string();
     text.push('\n');
     text
+}
+
+/// The line that names the tensors which may be left over, if there are any.
+fn allow_unused(patterns: &[String]) -> Option<String> {
+    let quoted: Vec<String> = patterns.iter().map(|p| format!("{p:?}")).collect();
+    (!quoted.is_empty()).then(|| format!("allow_unused = [{}]", quoted.join(", ")))
 }
 
 /// The lines of a table over all files, of which the first that has a key wins, with other values.

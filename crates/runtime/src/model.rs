@@ -8,7 +8,7 @@ use fusec_ir::language::{
 };
 
 use crate::checkpoint::{Checkpoint, CheckpointError};
-use crate::layout::{Layout, LayoutError, embedded};
+use crate::layout::{self, Assumed, Layout, LayoutError, embedded};
 use crate::weights::{SpecError, WeightSpec, Weights};
 
 /// Name of the model text in a directory that is a model.
@@ -26,6 +26,8 @@ pub struct Model {
     /// Preset, sizes and settings that differ from the text's own: those of the checkpoint, and
     /// over them those asked for.
     pub overrides: Overrides,
+    /// Settings among them that the checkpoint leaves open and nobody asked for.
+    pub assumed: Vec<Assumed>,
     /// The checkpoint, unless a model text was given.
     pub checkpoint: Option<Checkpoint>,
     path: PathBuf,
@@ -79,22 +81,29 @@ impl Model {
             false => path,
         };
         let is_text = path.extension().is_some_and(|e| e == "toml");
-        let (source, overrides, checkpoint) = if is_text {
+        let (source, overrides, assumed, checkpoint) = if is_text {
             let source = ModelSource::from_path(path).map_err(|source| ModelError::Read {
                 path: path.to_path_buf(),
                 source,
             })?;
-            (source, overrides.clone(), None)
+            (source, overrides.clone(), Vec::new(), None)
         } else {
-            let checkpoint = Checkpoint::open(path)?;
-            let layout = Layout::of(&checkpoint)?;
+            let mut checkpoint = Checkpoint::open(path)?;
+            layout::respell(&mut checkpoint);
+            let mut layout = Layout::of(&checkpoint)?;
+            let asked = |assumed: &Assumed| overrides.settings.contains_key(&assumed.setting);
+            layout.assumed.retain(|assumed| !asked(assumed));
             let mut all = layout.overrides.clone();
             all.preset.clone_from(&overrides.preset);
             all.axes.extend(overrides.axes.clone());
             all.settings.extend(overrides.settings.clone());
-            (layout.source(), all, Some(checkpoint))
+            (layout.source(), all, layout.assumed, Some(checkpoint))
         };
-        Self::compiled(path, &source, overrides, checkpoint)
+        Ok(Model {
+            assumed,
+            checkpoint,
+            ..Self::of_text(path, &source, overrides)?
+        })
     }
 
     /// A model that is built in; see [`crate::layout::embedded_names`].
@@ -102,14 +111,13 @@ impl Model {
         let source = embedded(name).ok_or_else(|| ModelError::NotBuiltIn {
             name: name.to_owned(),
         })?;
-        Self::compiled(Path::new(name), &source, overrides.clone(), None)
+        Self::of_text(Path::new(name), &source, overrides.clone())
     }
 
-    fn compiled(
+    fn of_text(
         path: &Path,
         source: &ModelSource<'_>,
         overrides: Overrides,
-        checkpoint: Option<Checkpoint>,
     ) -> Result<Self, ModelError> {
         let compiled = compile_with_warnings(source, &overrides)?;
         Ok(Model {
@@ -117,7 +125,8 @@ impl Model {
             warnings: compiled.warnings,
             sources: compiled.sources,
             overrides,
-            checkpoint,
+            assumed: Vec::new(),
+            checkpoint: None,
             path: path.to_path_buf(),
         })
     }

@@ -6,13 +6,13 @@
 use fusec_codegen::Element;
 use fusec_fuse::Shape;
 use fusec_ir::Graph;
-use fusec_ir::interpret::{Input, Rounding, StorageType};
+use fusec_ir::interpret::{Input, Rounding, StorageType, Tensor};
 use serde::Serialize;
 
 use crate::cpu::CpuSession;
 use crate::golden::GoldenCase;
 use crate::inputs::RunInputs;
-use crate::session::{Session, SessionError};
+use crate::session::{Session, SessionError, run_finite};
 use crate::weights::Weights;
 
 /// How far a session is from a golden case.
@@ -177,7 +177,7 @@ pub fn reference(graph: &Graph, weights: Weights, request: Request) -> Result<Ca
         steps: (0..steps).map(step).collect(),
         steps_expected: Vec::new(),
     };
-    (case.expected, case.steps_expected) = replay(&mut session, &case)?;
+    (case.expected, case.steps_expected) = replay(&mut session, &case, run_finite)?;
     Ok(case)
 }
 
@@ -225,7 +225,7 @@ pub fn half(
     let mut exact = CpuSession::<f64>::new(graph, weights.clone()).map_err(SessionError::from)?;
     exact.reset(case.batch)?;
     session.reset(case.batch)?;
-    let expected = replay(&mut exact, case)?;
+    let expected = replay(&mut exact, case, run_finite)?;
     let errors = |got: (Vec<f32>, Vec<f32>)| {
         [
             relative_l2(&got.0, &expected.0),
@@ -234,7 +234,7 @@ pub fn half(
     };
     let mut comparison = HalfComparison {
         device: session.device(),
-        error: errors(replay(session, case)?),
+        error: errors(replay(session, case, run_any)?),
         unfused_error: [0.0; 2],
         draws: 0,
         factor: HALF_FACTOR,
@@ -247,7 +247,7 @@ pub fn half(
         let mut unfused = CpuSession::<f64>::rounded(graph, weights.clone(), rounding)
             .map_err(SessionError::from)?;
         unfused.reset(case.batch)?;
-        let found = errors(replay(&mut unfused, case)?);
+        let found = errors(replay(&mut unfused, case, run_any)?);
         let both = comparison.unfused_error.iter_mut().zip(found);
         both.for_each(|(largest, error)| *largest = largest.max(error));
         comparison.draws += 1;
@@ -280,7 +280,12 @@ impl Comparison {
 /// Runs the case from the beginning: the prefill at once, then step by step.
 pub fn compare(session: &mut dyn Session, case: &Case) -> Result<Comparison, VerifyError> {
     session.reset(case.batch)?;
-    let (prefill, steps) = replay(session, case)?;
+    // Where there are kernels, what is wrong can be compared value by value, and says more.
+    let run = match session.has_kernels() {
+        true => run_any,
+        false => run_finite,
+    };
+    let (prefill, steps) = replay(session, case, run)?;
     let count = case.steps.len();
     Ok(Comparison {
         device: session.device(),
@@ -290,13 +295,29 @@ pub fn compare(session: &mut dyn Session, case: &Case) -> Result<Comparison, Ver
     })
 }
 
+/// How a session is run: with [`run_finite`], or with [`run_any`].
+type Run = fn(&mut dyn Session, usize, &[Input<'_, f32>]) -> Result<Vec<Tensor<f32>>, SessionError>;
+
+/// [`Session::run`]: a comparison sees what is not finite.
+fn run_any(
+    session: &mut dyn Session,
+    time: usize,
+    inputs: &[Input<'_, f32>],
+) -> Result<Vec<Tensor<f32>>, SessionError> {
+    session.run(time, inputs)
+}
+
 /// The first output `[B, length, width]` and `[B, steps, width]` of a session that has been reset.
-fn replay(session: &mut dyn Session, case: &Case) -> Result<(Vec<f32>, Vec<f32>), VerifyError> {
-    let prefill = output(session, case.length, &case.prefill.given())?;
+fn replay(
+    session: &mut dyn Session,
+    case: &Case,
+    run: Run,
+) -> Result<(Vec<f32>, Vec<f32>), VerifyError> {
+    let prefill = output(session, case.length, &case.prefill, run)?;
     let (count, width) = (case.steps.len(), case.width);
     let mut steps = vec![0f32; case.batch * count * width];
     for (step, inputs) in case.steps.iter().enumerate() {
-        let row = output(session, 1, &inputs.given())?;
+        let row = output(session, 1, inputs, run)?;
         for (b, row) in row.chunks_exact(width.max(1)).enumerate() {
             let at = (b * count + step) * width;
             if let Some(to) = steps.get_mut(at..at + width) {
@@ -310,9 +331,10 @@ fn replay(session: &mut dyn Session, case: &Case) -> Result<(Vec<f32>, Vec<f32>)
 fn output(
     session: &mut dyn Session,
     time: usize,
-    inputs: &[Input<'_, f32>],
+    inputs: &RunInputs,
+    run: Run,
 ) -> Result<Vec<f32>, VerifyError> {
-    let outputs = session.run(time, inputs)?;
+    let outputs = run(session, time, &inputs.given())?;
     match outputs.first().and_then(|tensor| tensor.numbers()) {
         Some(numbers) => Ok(numbers.to_vec()),
         None => Err(VerifyError::Session(SessionError::NoOutput {

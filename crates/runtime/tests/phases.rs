@@ -2,7 +2,7 @@
 //! interpreter, where the planner takes them and where the user asks for them.
 
 use fusec_codegen::{Manifest, Planned, generate};
-use fusec_fuse::{Device, Launch, Mode, Options, Plan, Shape, Storage, plan};
+use fusec_fuse::{Device, Mode, Options, Plan, Shape, Storage, Submit, plan};
 use fusec_ir::interpret::Tensor;
 use fusec_ir::language::{ModelSource, Overrides, compile};
 use fusec_ir::{Graph, Pin, PinKind};
@@ -63,7 +63,7 @@ fn options<'d>(device: &'d Device, storage: Storage, batch: usize, pins: &[Pin])
         storage,
         mode: Mode::Auto,
         device,
-        launch: Launch::Graph,
+        launch: Submit::Graph,
         pins: pins.to_vec(),
     }
 }
@@ -195,7 +195,7 @@ fn manifest(graph: &Graph) -> (Manifest, usize) {
         graph: &planned.graph,
         plan: &planned.plan,
     };
-    let manifest = generate("ffn", Storage::F32, 90, &[regime]).expect("generated");
+    let manifest = generate("ffn", Storage::F32, &[regime]).expect("generated");
     let step = manifest.regimes[0].steps.iter().position(|s| s.cooperative);
     (manifest, step.expect("a launch with a barrier"))
 }
@@ -210,8 +210,11 @@ fn the_source_waits_once_and_reads_what_others_wrote_through_plain_pointers() {
         .expect("a barrier between the phases");
     assert!(!second.contains("grid_barrier();"));
     assert!(first.contains("if (FUSEC_PHASE(0)) {") && second.contains("if (FUSEC_PHASE(1)) {"));
-    assert!(source.contains("// phase 1, after a barrier of the grid:"));
-    assert!(source.contains("float* g_k_,"), "{source}");
+    assert!(
+        source.contains(", after a barrier of the grid:"),
+        "{source}"
+    );
+    assert!(source.contains("    float* g_k,"), "{source}");
     assert!(
         source.contains("const float* __restrict__ w_down,"),
         "{source}"

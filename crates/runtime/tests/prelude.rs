@@ -62,6 +62,7 @@ fn the_prelude_compiles_for_every_generation() {
                 &Source {
                     name: "prelude.cu",
                     text: &text,
+                    headers: &[],
                 },
                 arch.parse().expect("known"),
             )

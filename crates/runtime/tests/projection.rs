@@ -6,23 +6,24 @@ use std::path::Path;
 use fusec_codegen::Element;
 use fusec_codegen::prelude::with_prelude;
 use fusec_codegen::projection::{
-    GemvTile, MmaTile, Product, Projection, ProjectionTile, Run, SimtTile, WeightLayout,
+    GemmTile, GemvTile, MmaTile, Product, Projection, ProjectionTile, Run, SimtTile, ThinTile,
+    WeightLayout,
 };
 use fusec_runtime::emulator::{Emulator, EmulatorOptions, KernelArg, LaunchShape};
 use fusec_runtime::toolchain::{Options, Source, Toolchain};
 
-const SIMT: ProjectionTile = ProjectionTile::Simt(SimtTile {
+const SIMT: ProjectionTile = ProjectionTile::Gemm(GemmTile::Simt(SimtTile {
     rows: 64,
     columns: 64,
-});
-const SIMT_WIDE: ProjectionTile = ProjectionTile::Simt(SimtTile {
+}));
+const SIMT_WIDE: ProjectionTile = ProjectionTile::Gemm(GemmTile::Simt(SimtTile {
     rows: 128,
     columns: 64,
-});
-const SIMT_SMALL: ProjectionTile = ProjectionTile::Simt(SimtTile {
+}));
+const SIMT_SMALL: ProjectionTile = ProjectionTile::Gemm(GemmTile::Simt(SimtTile {
     rows: 32,
     columns: 32,
-});
+}));
 const MMA: ProjectionTile = mma(64, 64, 2, 2, 3, Element::Bf16);
 const GEMV: ProjectionTile = gemv(1, 16, 4, 1);
 
@@ -34,7 +35,7 @@ const fn mma(
     stages: usize,
     operand: Element,
 ) -> ProjectionTile {
-    ProjectionTile::Mma(MmaTile {
+    ProjectionTile::Gemm(GemmTile::Mma(MmaTile {
         rows,
         columns,
         warps_m,
@@ -42,12 +43,12 @@ const fn mma(
         depth: 32,
         stages,
         operand,
-    })
+    }))
 }
 
 /// A tile as large models get it: few warps, 64 along k.
 fn deep(rows: usize, columns: usize, operand: Element) -> ProjectionTile {
-    ProjectionTile::Mma(MmaTile {
+    ProjectionTile::Gemm(GemmTile::Mma(MmaTile {
         rows,
         columns,
         warps_m: 2,
@@ -55,7 +56,7 @@ fn deep(rows: usize, columns: usize, operand: Element) -> ProjectionTile {
         depth: 64,
         stages: 3,
         operand,
-    })
+    }))
 }
 
 const fn gemv(rows: usize, columns: usize, warps: usize, split: usize) -> ProjectionTile {
@@ -65,6 +66,24 @@ const fn gemv(rows: usize, columns: usize, warps: usize, split: usize) -> Projec
         warps,
         split,
         unroll: 4,
+    })
+}
+
+fn on_tensor_cores(tile: ProjectionTile) -> bool {
+    matches!(
+        tile,
+        ProjectionTile::Gemm(GemmTile::Mma(_)) | ProjectionTile::Thin(_)
+    )
+}
+
+fn thin(rows: usize, warps: usize, split: usize, operand: Element) -> ProjectionTile {
+    ProjectionTile::Thin(ThinTile {
+        rows,
+        columns: warps / split * 16,
+        warps,
+        split,
+        unroll: 2,
+        operand,
     })
 }
 
@@ -179,44 +198,55 @@ fn projection(case: Case) -> Projection {
         block: "blockIdx.x".into(),
         setup: String::new(),
         row_prologue: String::new(),
-        epilogue: format!("y[m * {columns} + n] = sum;"),
+        epilogue: format!("y[row * {columns} + column] = sum;"),
         run: Run::default(),
     };
     match case.hooks {
         Hooks::None => {}
         Hooks::Prologue => {
-            projection.products[0].prologue = "a = a * gain[k] + float(m);".into();
+            projection.products[0].prologue =
+                "activation = activation * gain[inner] + float(row);".into();
             projection.setup = "const float half = 0.5f;".into();
-            projection.row_prologue = "const float shift = float(m);".into();
+            projection.row_prologue = "const float shift = float(row);".into();
             projection.epilogue = format!(
-                "const float halved = sum * half;\ny[m * {columns} + n] = halved + shift + float(n);"
+                "const float halved = sum * half;\ny[row * {columns} + column] = halved + shift + float(column);"
             );
         }
         Hooks::Run => {
             projection.run = Run {
                 columns: 8,
-                before: "float bias[8], all[8];\nload_vec<float, 8>(gain + n_first, bias);".into(),
-                after: format!("store_vec<float, 8>(y + m * {columns} + n_first, all);"),
+                before: "float bias[8], all[8];\nload_vec<float, 8>(gain + column_first, bias);"
+                    .into(),
+                after: format!("store_vec<float, 8>(y + row * {columns} + column_first, all);"),
             };
-            projection.epilogue = "all[v] = sum + bias[v] + float(n);".into();
+            projection.epilogue = "all[nth] = sum + bias[nth] + float(column);".into();
         }
         Hooks::Stage => {
             let stride = depth + case.padding;
+            // How rows lie in shared memory.
+            let (pitch, store) = match case.tile {
+                ProjectionTile::Thin(tile) => {
+                    let store = format!("from_f32<{}>", c_type(tile.operand));
+                    (fusec_fuse::schedule::thin::pitch(depth), store)
+                }
+                _ => (depth, String::new()),
+            };
             projection.products[0].stage = format!(
-                "for (int r = warp; r < TILE_M; r += WARPS) {{\n    const i64 m = m0 + r;\n    float total = 0.0f;\n    \
+                "for (int r = warp; r < TILE_M; r += WARPS) {{\n    const i64 m = row0 + r;\n    float total = 0.0f;\n    \
                  for (int k = lane; k < {depth}; k += 32) total += m < rows ? to_f32(x[m * {stride} + k]) : 0.0f;\n    \
                  const float mean = warp_sum(total) / {depth}.0f;\n    \
-                 for (int k = lane; k < {depth}; k += 32) xs[r * {depth} + k] = m < rows ? to_f32(x[m * {stride} + k]) - mean : 0.0f;\n}}"
+                 for (int k = lane; k < {depth}; k += 32) xs[r * {pitch} + k] = {store}(m < rows ? to_f32(x[m * {stride} + k]) - mean : 0.0f);\n}}"
             );
         }
         Hooks::Two => {
             projection.products.push(Product {
                 name: "gate".into(),
-                prologue: "a = a * a;".into(),
+                prologue: "activation = activation * activation;".into(),
                 w: "w2".into(),
                 ..first
             });
-            projection.epilogue = format!("y[m * {columns} + n] = sum / (1.0f + gate * gate);");
+            projection.epilogue =
+                format!("y[row * {columns} + column] = sum / (1.0f + gate * gate);");
         }
     }
     projection
@@ -228,7 +258,7 @@ fn source(case: Case) -> String {
         .render(&projection(case))
         .unwrap_or_else(|error| panic!("{case:?}: {error}"));
     with_prelude(&format!(
-        "extern \"C\" __global__ void __launch_bounds__({}) product(const {x}* __restrict__ x, const {w}* __restrict__ w, \
+        "extern \"C\" __global__ void __launch_bounds__({}) fusec_product(const {x}* __restrict__ x, const {w}* __restrict__ w, \
          const {w}* __restrict__ w2, const float* __restrict__ gain, float* __restrict__ y, i64 M) {{\n    \
          FUSEC_DYNAMIC_SMEM(smem);\n{body}}}\n",
         case.tile.threads(),
@@ -257,7 +287,7 @@ fn check(emulator: &Emulator, case: Case, seed: u64) {
     let mut y = vec![f32::from_bits(0x7fc0_1234); (rows + 1) * columns];
 
     let module = emulator
-        .build(&[("product", &source(case))])
+        .build(&[("fusec_product", &source(case))], "")
         .unwrap_or_else(|error| panic!("{case:?}: {error}"));
     let blocks = case.tile.column_tiles(columns) * rows.div_ceil(case.tile.rows());
     let shape = LaunchShape {
@@ -275,16 +305,22 @@ fn check(emulator: &Emulator, case: Case, seed: u64) {
         KernelArg::I64(rows as i64),
     ];
     // SAFETY: the buffers have the sizes that the projection states.
-    unsafe { module.launch("product", shape, &args) }
+    unsafe { module.launch("fusec_product", shape, &args) }
         .unwrap_or_else(|error| panic!("{case:?}: {error}"));
 
     // The tensor cores see operands rounded to their type.
     let operand = |a: f64| match case.tile {
-        ProjectionTile::Mma(MmaTile {
+        ProjectionTile::Gemm(GemmTile::Mma(MmaTile {
+            operand: Element::Bf16,
+            ..
+        }))
+        | ProjectionTile::Thin(ThinTile {
             operand: Element::Bf16,
             ..
         }) => half::bf16::from_f32(a as f32).to_f64(),
-        ProjectionTile::Mma(_) => half::f16::from_f32(a as f32).to_f64(),
+        ProjectionTile::Gemm(GemmTile::Mma(_)) | ProjectionTile::Thin(_) => {
+            half::f16::from_f32(a as f32).to_f64()
+        }
         _ => a,
     };
     for m in 0..rows {
@@ -315,8 +351,7 @@ fn check(emulator: &Emulator, case: Case, seed: u64) {
             };
             let got = f64::from(y[m * columns + n]);
             // Operands in f32 and their rounding to 16 bits may differ by one step from the f64 loop's.
-            let slack = if matches!(case.tile, ProjectionTile::Mma(_)) && case.hooks != Hooks::None
-            {
+            let slack = if on_tensor_cores(case.tile) && case.hooks != Hooks::None {
                 2e-4
             } else {
                 2e-6
@@ -416,6 +451,22 @@ fn cases() -> Vec<Case> {
     add(gemv(4, 64, 8, 2), (5, 72, 61), F32, F32, Kn, 0, Prologue);
     add(gemv(3, 16, 2, 1), (3, 19, 40), Bf16, Bf16, Kn, 2, Two);
     add(gemv(2, 16, 4, 2), (1, 24, 96), F32, F32, Kn, 0, Stage);
+    // Few rows on tensor cores: rows and columns past the end, sums that end inside a run.
+    for (rows, size) in [
+        (1, (1, 16, 64)),
+        (1, (1, 70, 200)),
+        (2, (3, 40, 8)),
+        (8, (8, 64, 576)),
+        (8, (13, 20, 136)),
+        (32, (33, 48, 520)),
+        (64, (64, 33, 96)),
+    ] {
+        add(thin(rows, 8, 8, Bf16), size, Bf16, Bf16, Nk, 0, Plain);
+        add(thin(rows, 8, 2, F16), size, F32, F16, Nk, 8, Plain);
+    }
+    add(thin(4, 8, 4, F16), (5, 40, 264), F32, F16, Nk, 0, Prologue);
+    add(thin(8, 4, 4, Bf16), (13, 24, 136), Bf16, Bf16, Nk, 0, Stage);
+    add(thin(16, 8, 2, Bf16), (9, 72, 128), Bf16, Bf16, Nk, 0, Two);
     cases
 }
 
@@ -437,10 +488,10 @@ fn products_equal_a_plain_loop() {
 #[test]
 fn tiles_that_do_not_fit_are_refused() {
     let tiles = [
-        ProjectionTile::Simt(SimtTile {
+        ProjectionTile::Gemm(GemmTile::Simt(SimtTile {
             rows: 48,
             columns: 64,
-        }),
+        })),
         mma(40, 64, 2, 2, 3, Element::Bf16),
         mma(64, 64, 2, 2, 1, Element::Bf16),
         mma(64, 64, 0, 2, 2, Element::Bf16),
@@ -473,7 +524,7 @@ fn products_compile_for_every_architecture_that_has_them() {
     }
     let toolchain = Toolchain::discover(&Options::from_env()).expect("NVRTC is found or fetched");
     for case in cases() {
-        let archs = if matches!(case.tile, ProjectionTile::Mma(_)) {
+        let archs = if on_tensor_cores(case.tile) {
             ["sm_80", "sm_90a"]
         } else {
             ["sm_75", "sm_90a"]
@@ -485,6 +536,7 @@ fn products_compile_for_every_architecture_that_has_them() {
                     &Source {
                         name: "product.cu",
                         text: &text,
+                        headers: &[],
                     },
                     arch.parse().expect("known"),
                 )

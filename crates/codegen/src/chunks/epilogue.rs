@@ -25,16 +25,16 @@ impl<'g> Hooks<'_, 'g> {
             open: None,
         };
         if let Some(rest) = self.parts.rest {
-            let mut scope = self.scope(&self.value, "i");
+            let mut scope = self.scope(&self.value, "vi");
             let mut text = Text::default();
             let value = self.coefficient(rest, &mut scope, &mut text);
-            text.line(format!("y_row[i] += {value};"));
+            text.line(format!("y_row[vi] += {value};"));
             rows.element("", &[], &text.finish(), &scope);
         }
         for value in self.graph.op(self.scan).outputs.clone() {
             if self.body.stores.contains(&value) {
-                let scope = self.scope(&self.value, "i");
-                let store = self.store(value, "y_row[i]", &scope);
+                let scope = self.scope(&self.value, "vi");
+                let store = self.store(value, "y_row[vi]", &scope);
                 rows.element("", &[], &store, &scope);
             }
         }
@@ -57,7 +57,7 @@ impl<'g> Hooks<'_, 'g> {
         rows.settle(&waits, per_column);
         let mut scope = match (&rows.open, per_column) {
             (Some(open), true) => open.scope.clone(),
-            (None, true) => self.scope(&self.value, "i"),
+            (None, true) => self.scope(&self.value, "vi"),
             (_, false) => {
                 let nothing = self.grid.space(&[]);
                 self.scope(&nothing, "0")
@@ -87,8 +87,15 @@ impl<'g> Hooks<'_, 'g> {
             }
             // A sum over axes of one element is that element.
             (_, true) => {
-                text.line(format!("{name}[n] = {value};"));
-                self.stores(statement, n, rows, &format!("{name}[n]"), &scope, &mut text);
+                text.line(format!("{name}[nth] = {value};"));
+                self.stores(
+                    statement,
+                    n,
+                    rows,
+                    &format!("{name}[nth]"),
+                    &scope,
+                    &mut text,
+                );
                 let declared = format!("float {name}[{}];", rows.columns());
                 rows.element(&declared, &waits, &text.finish(), &scope);
             }
@@ -130,7 +137,7 @@ impl<'g> Hooks<'_, 'g> {
                     (None, Some(load)) => match load.src {
                         Src::Row(value) if self.graph.producer(value) == Some(self.scan) => {
                             match per_column {
-                                true => "y_row[i]".into(),
+                                true => "y_row[vi]".into(),
                                 false => "y_row[0]".into(),
                             }
                         }
@@ -140,7 +147,7 @@ impl<'g> Hooks<'_, 'g> {
                     _ => {
                         let wide = source.axes.iter().any(|a| self.value.axes.contains(a));
                         match wide {
-                            true => format!("{}[n]", rows.names[s]),
+                            true => format!("{}[nth]", rows.names[s]),
                             false => rows.names[s].clone(),
                         }
                     }
@@ -177,8 +184,8 @@ impl<'g> Hooks<'_, 'g> {
         let pointer = self.pointers.write(Place::Value(value), self.names);
         let element = c_type(self.pointers.element(Place::Value(value)));
         let mut places = vec![match graph.row_elements(value) {
-            1 => "(b * T + t)".to_string(),
-            n => format!("(b * T + t) * {n}"),
+            1 => "(batch * T + t)".to_string(),
+            n => format!("(batch * T + t) * {n}"),
         }];
         places.extend(self.in_row(value, &index, scope));
         format!(
@@ -252,13 +259,15 @@ impl Rows<'_> {
             self.text.line(line);
         }
         self.text.line("#pragma unroll");
-        self.text
-            .open(format!("for (int n = 0; n < {}; ++n)", self.columns()));
-        self.text.line("const int i = lane + n * 32;");
+        self.text.open(format!(
+            "for (int nth = 0; nth < {}; ++nth)",
+            self.columns()
+        ));
+        self.text.line("const int vi = lane + nth * 32;");
         if self.values.is_multiple_of(32) {
             self.text.lines(&open.body);
         } else {
-            self.text.open(format!("if (i < {})", self.values));
+            self.text.open(format!("if (vi < {})", self.values));
             self.text.lines(&open.body);
             self.text.close();
         }

@@ -10,28 +10,20 @@ mod epilogue;
 mod staging;
 
 use crate::CodegenError;
-use crate::affine::{Grid, Offset, Space, index_text};
+use crate::affine::{Grid, Offset, OffsetText, Space, index_text};
 use crate::cexpr::{self, Leaves};
 use crate::chunked::{Chunked, Decay};
-use crate::kernel::Lane;
+use crate::lane::Lane;
 use crate::manifest::{LaneGrid, RowUnits};
 use crate::memory::{Place, Pointers};
 use crate::micro::{Read, Src};
 use crate::names::Names;
 use crate::text::Text;
-use fusec_fuse::chunked::staging::{Staged, after, at};
-use fusec_fuse::chunked::{Classes, Parts, Tile, pieces, slabs};
-use fusec_fuse::{Body, Kernel, Storage};
+use fusec_fuse::chunked::staging::{Staged, at};
+use fusec_fuse::chunked::{Classes, Parts, pieces, slabs};
+use fusec_fuse::{Body, Kernel, Schedule, Storage};
 use fusec_ir::{Access, AxisId, Expr, Graph, IndexExpr, OpId, OpKind, StepRef, ValueId};
 use std::collections::BTreeMap;
-
-/// Names that the code around the template uses.
-pub const OWN_NAMES: [&str; 5] = ["share", "item", "kept", "piece", "row"];
-
-/// Threads of a body of this template.
-pub fn threads(graph: &Graph, classes: &Classes, storage: Storage, body: &Body) -> usize {
-    Tile::of(graph, classes, storage, body).map_or(32, |tile| 32 * tile.warps())
-}
 
 /// What the lane is made for.
 pub struct Request<'a, 'g> {
@@ -66,14 +58,14 @@ pub fn lane<'g>(
         kernel: kernel.name.clone(),
         what,
     };
-    let [scan] = body.anchors[..] else {
+    let (Schedule::Chunked(chunk), [scan]) = (&body.schedule, body.anchors()) else {
         return Err(unsupported("a chunk of several recurrences".into()));
     };
+    let scan = *scan;
+    let tile = chunk.tile;
     let parts = Parts::of(graph, classes, scan)
         .map_err(|not| unsupported(format!("a chunked recurrence with {}", not.got)))?;
-    let tile = Tile::of(graph, classes, request.storage, body)
-        .ok_or_else(|| unsupported("a chunked recurrence without a tile".into()))?;
-    let grid = Grid::new(graph, &body.grid);
+    let grid = Grid::new(graph, &chunk.grid);
     let mut first_index = BTreeMap::new();
     let mut decode = Text::default();
     let blocks = grid.blocks();
@@ -81,7 +73,7 @@ pub fn lane<'g>(
         decode.line(format!("const i64 share = block % {blocks};"));
     }
     // Innermost first: it is the fastest to vary from block to block.
-    for g in body.grid.iter().rev() {
+    for g in chunk.grid.iter().rev() {
         let name = names.fresh(&format!("{}0", graph.axis_name(g.axis).to_lowercase()));
         let n = graph.size(g.axis) / g.tile;
         let times = match g.tile {
@@ -92,8 +84,7 @@ pub fn lane<'g>(
         decode.line(format!("block /= {n};"));
         first_index.insert(g.axis, name);
     }
-    decode.line("const i64 b = block;");
-    let after: Vec<OpId> = after(graph, &body.ops, scan).into_iter().collect();
+    decode.line("const i64 batch = block;");
     let mut hooks = Hooks {
         graph,
         scan,
@@ -103,7 +94,8 @@ pub fn lane<'g>(
         value: grid.space(&parts.layout.value),
         grid,
         first_index,
-        after,
+        after: body.roles.epilogue.clone(),
+        chunk: tile.chunk,
         pointers,
         names,
         position: false,
@@ -180,13 +172,15 @@ struct Hooks<'a, 'g> {
     parts: &'a Parts<'a>,
     body: &'a Body,
     grid: Grid<'g>,
-    /// Key channels of the block: elements `j`.
+    /// Key channels of the block: elements `kj`.
     key: Space,
-    /// Value columns of the block: elements `i`.
+    /// Value columns of the block: elements `vi`.
     value: Space,
     first_index: BTreeMap<AxisId, String>,
     /// Operations after the recurrence.
     after: Vec<OpId>,
+    /// Tokens of a chunk.
+    chunk: usize,
     pointers: &'a mut Pointers<'g>,
     names: &'a mut Names,
     position: bool,
@@ -225,7 +219,7 @@ impl<'g> Hooks<'_, 'g> {
 
     /// The elements of q and k, and the decay if every key has its own.
     fn keys(&mut self, per_key: bool) -> String {
-        let mut scope = self.scope(&self.key, "j");
+        let mut scope = self.scope(&self.key, "kj");
         let mut text = Text::default();
         let mut assign = vec![
             ("q_element", self.parts.read.query),
@@ -251,7 +245,7 @@ impl<'g> Hooks<'_, 'g> {
     }
 
     fn values(&mut self) -> String {
-        let mut scope = self.scope(&self.value, "i");
+        let mut scope = self.scope(&self.value, "vi");
         let mut text = Text::default();
         let value = self.coefficient(self.parts.v, &mut scope, &mut text);
         text.line(format!("v_element = {value};"));
@@ -259,7 +253,7 @@ impl<'g> Hooks<'_, 'g> {
     }
 
     fn bonus(&mut self, bonus: StepRef) -> String {
-        let mut scope = self.scope(&self.key, "j");
+        let mut scope = self.scope(&self.key, "kj");
         let mut text = Text::default();
         let value = self.coefficient(bonus, &mut scope, &mut text);
         text.line(format!("bonus_element = {value};"));
@@ -459,8 +453,8 @@ impl<'g> Hooks<'_, 'g> {
         let mut places = Vec::new();
         if value.rows {
             let row = match back {
-                0 => "(b * T + t)".to_string(),
-                back => format!("(b * T + t - {back})"),
+                0 => "(batch * T + t)".to_string(),
+                back => format!("(batch * T + t - {back})"),
             };
             places.push(match graph.row_elements(access.value) {
                 1 => row,

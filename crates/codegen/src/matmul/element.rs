@@ -1,29 +1,15 @@
 //! Maps at one element of a row, before and after a product.
 
 use super::ProductLane;
-use crate::affine::{Grid, Space, index_text};
+use crate::affine::{Grid, OffsetText, Space, index_text};
 use crate::cexpr::{self, Leaves};
 use crate::memory::{Place, c_type};
 use crate::text::Text;
 use fusec_ir::{Access, AxisId, Expr, OpId, OpKind, ValueId};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 impl<'g> ProductLane<'_, 'g> {
-    /// Ancestors of a value inside the body, ascending.
-    pub(super) fn ancestors(&self, value: ValueId) -> Vec<OpId> {
-        let mut found = BTreeSet::new();
-        let mut open: Vec<ValueId> = vec![value];
-        while let Some(v) = open.pop() {
-            if let Some(op) = self.in_body(v)
-                && found.insert(op)
-            {
-                open.extend(self.graph.op(op).inputs.iter().map(|a| a.value));
-            }
-        }
-        found.into_iter().collect()
-    }
-
-    /// One map at one element of row `m`: defines its result, remembers its name.
+    /// One map at one element of row `row`: defines its result, remembers its name.
     pub(super) fn element_map(
         &mut self,
         grid: &Grid<'g>,
@@ -59,7 +45,7 @@ impl<'g> ProductLane<'_, 'g> {
             &Leaves {
                 input: &|i| operands.get(i).cloned().unwrap_or_default(),
                 index: &index,
-                position: "position + m % T",
+                position: "position + row % T",
             },
         );
         let name = self.names.fresh(&self.graph.value(op.outputs[0]).name);
@@ -82,7 +68,7 @@ impl<'g> ProductLane<'_, 'g> {
         let element_type = c_type(self.pointers.element(place));
         if let Some(address) = self.run_address(grid, access.value, &pointer, &offset, space) {
             if let Some(name) = self.run_operands.get(&address) {
-                return format!("{name}[v]");
+                return format!("{name}[nth]");
             }
             let name = self.names.fresh(&format!("{}_in", value.name));
             if let Some(run) = &mut self.run {
@@ -92,13 +78,13 @@ impl<'g> ProductLane<'_, 'g> {
                 ));
             }
             self.run_operands.insert(address, name.clone());
-            return format!("{name}[v]");
+            return format!("{name}[nth]");
         }
         let mut parts = Vec::new();
         if value.rows {
             parts.push(match graph.row_elements(access.value) {
-                1 => "m".to_string(),
-                n => format!("m * {n}"),
+                1 => "row".to_string(),
+                n => format!("row * {n}"),
             });
         }
         parts.extend(offset.block_text(&|a| self.first(a)));

@@ -1,11 +1,11 @@
 //! After a product: what becomes of its results, a column or a run of columns at a time.
 
 use super::ProductLane;
-use crate::affine::{Grid, Offset, Space};
+use crate::affine::{Grid, Offset, OffsetText, Space};
 use crate::memory::{Place, c_type};
 use crate::text::Text;
-use fusec_ir::{IndexExpr, OpId, ValueId};
-use std::collections::{BTreeMap, BTreeSet};
+use fusec_ir::{IndexExpr, ValueId};
+use std::collections::BTreeMap;
 
 impl<'g> ProductLane<'_, 'g> {
     /// Address of the first of a run of elements that lie side by side where columns do; `None`
@@ -19,54 +19,46 @@ impl<'g> ProductLane<'_, 'g> {
         space: &Space,
     ) -> Option<String> {
         let run = self.run.as_ref()?.columns;
-        let local = offset.local_text(space, "n_first")?;
+        let local = offset.local_text(space, "column_first")?;
         let row = match self.graph.value(value).rows {
             true => Some(self.graph.row_elements(value)),
             false => None,
         };
         let aligned = offset.aligned(grid, space, run as i64)
             && row.is_none_or(|row| row.is_multiple_of(run));
-        if local != "n_first" || !aligned {
+        if local != "column_first" || !aligned {
             return None;
         }
         let mut parts = vec![pointer.to_string()];
-        parts.extend(row.map(|row| format!("m * {row}")));
+        parts.extend(row.map(|row| format!("row * {row}")));
         parts.extend(offset.block_text(&|a| self.first(a)));
         parts.push(local);
         Some(parts.join(" + "))
     }
 
-    /// What happens to the results of the products, for element `(m, n)`.
+    /// What happens to the results of the products, for element `(row, column)`.
     pub(super) fn epilogue(&mut self) -> String {
         let graph = self.graph;
         let grid = self.grid.clone();
         let space = self.columns.clone();
         let mut text = Text::default();
         let mut known: BTreeMap<ValueId, String> = BTreeMap::new();
-        let anchors: BTreeSet<OpId> = self.body.anchors.iter().copied().collect();
-        let mut after: BTreeSet<OpId> = anchors.clone();
-        for id in &self.body.anchors {
+        for id in self.body.anchors() {
             let value = graph.op(*id).outputs[0];
             known.insert(
                 value,
                 self.product_names.get(id).cloned().unwrap_or_default(),
             );
         }
-        let ops = self.body.ops.clone();
-        for id in &ops {
-            let reads_result = graph
-                .op(*id)
-                .inputs
-                .iter()
-                .any(|a| graph.producer(a.value).is_some_and(|p| after.contains(&p)));
-            if !anchors.contains(id) && reads_result {
-                after.insert(*id);
-                self.element_map(&grid, *id, &space, "n", &mut known, &mut text);
-            }
+        let body = self.body;
+        for id in &body.roles.epilogue {
+            self.element_map(&grid, *id, &space, "column", &mut known, &mut text);
         }
-        for id in &ops {
+        let mut after = [body.anchors(), &body.roles.epilogue].concat();
+        after.sort_unstable();
+        for id in &after {
             for value in &graph.op(*id).outputs {
-                if !after.contains(id) || !self.body.stores.contains(value) {
+                if !body.stores.contains(value) {
                     continue;
                 }
                 let Some(name) = known.get(value).cloned() else {
@@ -84,15 +76,15 @@ impl<'g> ProductLane<'_, 'g> {
                     run.before.push_str(&format!("float {all}[{n}];\n"));
                     run.after
                         .push_str(&format!("store_vec<{element}, {n}>({address}, {all});\n"));
-                    text.line(format!("{all}[v] = {name};"));
+                    text.line(format!("{all}[nth] = {name};"));
                     continue;
                 }
                 let mut parts = vec![match graph.row_elements(*value) {
-                    1 => "m".to_string(),
-                    n => format!("m * {n}"),
+                    1 => "row".to_string(),
+                    n => format!("row * {n}"),
                 }];
                 parts.extend(offset.block_text(&|a| self.first(a)));
-                parts.extend(offset.local_text(&space, "n"));
+                parts.extend(offset.local_text(&space, "column"));
                 text.line(format!(
                     "{pointer}[{}] = from_f32<{element}>({name});",
                     parts.join(" + ")

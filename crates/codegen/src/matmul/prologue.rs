@@ -1,17 +1,17 @@
 //! Before a product: rows from memory, maps of single elements, and whole rows that a block of few
 //! computes together.
 
-use super::tile::GEMV_WARPS;
-use super::{ProductLane, Written, alignment};
-use crate::affine::{Grid, Space};
-use crate::layout::Layouts;
-use crate::memory::Place;
-use crate::parts::Parts;
-use crate::projection::Product;
+use super::{ProductLane, alignment};
+use crate::affine::{Grid, OffsetText, Space};
+use crate::memory::{Place, c_type};
+use crate::projection::{Product, ProjectionTile};
 use crate::text::Text;
 use crate::walk::{self, Walk};
-use crate::{CodegenError, micro};
-use fusec_ir::{Access, OpId};
+use fusec_fuse::schedule::gemv::Stage;
+use fusec_fuse::schedule::product::summed;
+use fusec_fuse::schedule::thin;
+use fusec_fuse::schedule::walk::{Placed, Walked};
+use fusec_ir::Access;
 use std::collections::BTreeMap;
 
 impl<'g> ProductLane<'_, 'g> {
@@ -23,8 +23,8 @@ impl<'g> ProductLane<'_, 'g> {
         let pointer = self.pointers.read(Place::Value(x.value), self.names);
         let base = self.based(&pointer, &offset);
         let stride = graph.row_elements(x.value);
-        let local = offset.local_text(depth, "k");
-        if x.delay == 0 && (local.as_deref() == Some("k") || depth.len() == 1) {
+        let local = offset.local_text(depth, "inner");
+        if x.delay == 0 && (local.as_deref() == Some("inner") || depth.len() == 1) {
             product.x = Some(base);
             product.x_element = self.pointers.element(Place::Value(x.value));
             product.x_stride = stride;
@@ -43,34 +43,37 @@ impl<'g> ProductLane<'_, 'g> {
                 let base_in_row = offset.block_text(&|a| self.first(a));
                 let extra = base_in_row.map(|b| format!(" + {b}")).unwrap_or_default();
                 format!(
-                    "a = m % T < {delay} ? {old}[((m / T) * {width} + {width} - {delay} + m % T) * {stride}{extra} + {at}]\n    : to_f32({pointer}[(m - {delay}) * {stride}{extra} + {at}]);\n"
+                    "activation = row % T < {delay} ? {old}[((row / T) * {width} + {width} - {delay} + row % T) * {stride}{extra} + {at}]\n    : to_f32({pointer}[(row - {delay}) * {stride}{extra} + {at}]);\n"
                 )
             }
-            _ => format!("a = to_f32(*({base} + m * {stride} + {at}));\n"),
+            _ => format!("activation = to_f32(*({base} + row * {stride} + {at}));\n"),
         };
     }
 
-    /// Gemm: the maps before the product, for element `(m, k)`.
+    /// Gemm: the maps before the product, for element `(row, inner)`.
     pub(super) fn map_prologue(&mut self, x: &Access, depth: &Space) -> String {
         let graph = self.graph;
         let value = graph.value(x.value);
         let offset = self.grid.global(&value.axes, &x.index);
         let mut parts: Vec<String> = offset.block_text(&|a| self.first(a)).into_iter().collect();
-        parts.extend(offset.local_text(depth, "k"));
+        parts.extend(offset.local_text(depth, "inner"));
         let e = if parts.is_empty() {
             "0".to_string()
         } else {
             parts.join(" + ")
         };
-        let ops = self.ancestors(x.value);
+        let ops = match self.in_body(x.value) {
+            Some(last) => self.body.up_to(graph, last),
+            None => vec![],
+        };
         // The prologue's maps run over all axes of the activation, none of them spread over blocks.
         let plain = Grid::new(graph, &[]);
         let space = plain.space(&value.axes);
         let mut text = Text::default();
-        let element = if e == "k" {
-            "k".to_string()
+        let element = if e == "inner" {
+            "inner".to_string()
         } else {
-            let name = self.names.fresh("at_k");
+            let name = self.names.fresh("at");
             text.line(format!("const int {name} = {e};"));
             name
         };
@@ -79,7 +82,7 @@ impl<'g> ProductLane<'_, 'g> {
             self.element_map(&plain, id, &space, &element, &mut known, &mut text);
         }
         if let Some(name) = known.get(&x.value) {
-            text.line(format!("a = {name};"));
+            text.line(format!("activation = {name};"));
         }
         text.finish()
     }
@@ -88,66 +91,54 @@ impl<'g> ProductLane<'_, 'g> {
     /// Returns its text and the end of its shared memory.
     pub(super) fn stage(
         &mut self,
-        id: OpId,
+        stage: &Stage,
         shared_base: usize,
-        tile_rows: usize,
-    ) -> Result<Option<(String, usize)>, CodegenError> {
+        tile: ProjectionTile,
+    ) -> (String, usize) {
         let graph = self.graph;
-        let x = &graph.op(id).inputs[0];
-        if self.in_body(x.value).is_none() {
-            return Ok(None);
-        }
-        let ops = self.ancestors(x.value);
-        let mut stores = Vec::new();
-        let mut tails = Vec::new();
-        for op in &ops {
-            for value in &graph.op(*op).outputs {
-                if self.body.stores.contains(value) && self.written.insert(Written::Value(*value)) {
-                    stores.push(*value);
-                }
-            }
-            for tail in &graph.op(*op).tails {
-                if self.body.tails.contains(tail) && self.written.insert(Written::Tail(*tail)) {
-                    tails.push(*tail);
-                }
-            }
-        }
-        let program = micro::lower(graph, &ops, &tails);
-        self.position |= walk::uses_position(&program);
+        let x = &graph.op(stage.anchor).inputs[0];
         // The prologue computes whole rows, whatever product of a batch the block is for.
         let plain = Grid::new(graph, &[]);
-        let threads = 32 * GEMV_WARPS;
-        let layouts = Layouts::new(
-            &plain,
-            &program,
-            threads,
-            self.vector,
-            Parts::whole(&program),
-        );
+        let threads = tile.threads();
+        let walked = Walked {
+            graph,
+            ops: &stage.ops,
+            tails: &stage.tails,
+            stores: &stage.stores,
+            vector: 16 / self.storage.bytes(),
+        };
+        let Placed { program, layouts } = walked.placed(&[], threads, 1);
+        self.position |= walk::uses_position(&program);
         let value = graph.value(x.value);
-        let depth = self.depth_space(id);
+        let depth = summed(graph, &self.grid, stage.anchor);
         let offset = self.grid.global(&value.axes, &x.index);
-        let whole = offset.block_text(&|a| self.first(a)).is_none()
-            && offset.local_text(&depth, "k").as_deref() == Some("k")
-            && depth.len() == graph.row_elements(x.value);
+        // How the rows of the product lie in shared memory.
+        let (pitch, operand) = match tile {
+            ProjectionTile::Thin(tile) => (thin::pitch(depth.len()), Some(c_type(tile.operand))),
+            _ => (depth.len(), None),
+        };
+        let convert = |x: &str| match operand {
+            Some(operand) => format!("from_f32<{operand}>({x})"),
+            None => x.to_string(),
+        };
         let mut base = shared_base.next_multiple_of(4);
-        let row_buffer = (!whole).then(|| {
+        let row_buffer = (!stage.whole).then(|| {
             let name = self.names.fresh(&format!("s_{}_row", value.name));
             let at = base;
-            base += graph.row_elements(x.value).next_multiple_of(4);
+            base += stage.buffer(graph).next_multiple_of(4);
             (name, at)
         });
         let target = match &row_buffer {
-            None => format!("xs + tile_row * {}", depth.len()),
+            None => format!("xs + tile_row * {pitch}"),
             Some((name, _)) => name.clone(),
         };
-        let mut conditions = vec!["n0 == 0".to_string()];
+        let mut conditions = vec!["column0 == 0".to_string()];
         conditions.extend(self.first_index.values().map(|f| format!("{f} == 0")));
         let walk = Walk {
             grid: &plain,
             program: &program,
             layouts: &layouts,
-            stores: &stores,
+            stores: &stage.stores,
             sink: Some((x.value, target)),
             writer: Some(conditions.join(" && ")),
             first_index: BTreeMap::new(),
@@ -162,33 +153,35 @@ impl<'g> ProductLane<'_, 'g> {
             text.line(format!("float* const {name} = smem + {at};"));
         }
         text.open(format!(
-            "for (int tile_row = 0; tile_row < {tile_rows}; ++tile_row)"
+            "for (int tile_row = 0; tile_row < {}; ++tile_row)",
+            tile.rows()
         ));
-        text.open("if (m0 + tile_row < rows)");
-        text.line("const i64 b = (m0 + tile_row) / T;");
-        text.line("const i64 t_begin = (m0 + tile_row) % T;");
+        text.open("if (row0 + tile_row < rows)");
+        text.line("const i64 batch = (row0 + tile_row) / T;");
+        text.line("const i64 t_begin = (row0 + tile_row) % T;");
         text.line("const i64 t_end = t_begin + 1;");
         text.lines(&walked.code);
         if let Some((name, _)) = &row_buffer {
             let mut parts = vec![name.clone()];
             parts.extend(offset.block_text(&|a| self.first(a)));
-            parts.extend(offset.local_text(&depth, "k"));
+            parts.extend(offset.local_text(&depth, "inner"));
             text.line("__syncthreads();");
             text.line(format!(
-                "for (int k = tid; k < {0}; k += {threads}) xs[tile_row * {0} + k] = *({1});",
+                "for (int inner = tid; inner < {}; inner += {threads}) xs[tile_row * {pitch} + inner] = {};",
                 depth.len(),
-                parts.join(" + ")
+                convert(&format!("*({})", parts.join(" + ")))
             ));
             text.line("__syncthreads();");
         }
         text.close();
         text.open("else");
         text.line(format!(
-            "for (int k = tid; k < {0}; k += {threads}) xs[tile_row * {0} + k] = 0.0f;",
-            depth.len()
+            "for (int inner = tid; inner < {}; inner += {threads}) xs[tile_row * {pitch} + inner] = {};",
+            depth.len(),
+            convert("0.0f")
         ));
         text.close();
         text.close();
-        Ok(Some((text.finish(), walked.shared_floats)))
+        (text.finish(), walked.shared_floats)
     }
 }

@@ -3,10 +3,13 @@
 //! It takes runs of rows: what comes before and after the recurrence is computed for all rows of a
 //! run at once, as far as code generation finds it independent of the state.
 
+use super::anchors::anchor_lanes;
+use super::group::Group;
 use super::space::{Need, divisors, extent, halo, keeps_axis, largest_space};
-use super::{Group, anchor_lanes, row};
 use crate::context::iteration_axes;
-use crate::plan::{Body, GridAxis, Reject, Template};
+use crate::plan::{Body, GridAxis, Reject, Roles};
+use crate::schedule::walk::Walked;
+use crate::schedule::{ScanTile, Schedule};
 use fusec_ir::{AxisId, OpId, OpKind, ValueId};
 use std::collections::BTreeSet;
 
@@ -61,23 +64,79 @@ pub fn fit(group: &Group<'_>, scans: &[OpId]) -> Result<Vec<Body>, Reject> {
                 .copied()
                 .filter(|s| ops.binary_search(s).is_ok())
                 .collect();
-            let grid = spread(group, &ops, &anchors)?;
-            let rows_per_block = run(group, &ops, &anchors, &grid);
-            Ok(Body {
-                template: Template::Scan,
-                anchors,
-                stores: own
-                    .iter()
-                    .flat_map(|id| group.stored_outputs(*id))
-                    .collect(),
-                tails: row::tails(group, &own),
-                ops,
-                grid,
-                rows_per_block,
-                ahead: false,
-            })
+            let tile = schedule(group, &ops, &own, &anchors)?;
+            Ok(group.body(roles(group, &ops, anchors), ops, &own, Schedule::Scan(tile)))
         })
         .collect()
+}
+
+/// The roles of the operations of a lane.
+fn roles(group: &Group<'_>, ops: &[OpId], anchors: Vec<OpId>) -> Roles {
+    let from: Vec<bool> = group.ops.iter().map(|id| anchors.contains(id)).collect();
+    let (before, after) = (group.ancestors(&from), group.descendants(&from));
+    let others = |reached: &[bool]| -> Vec<OpId> {
+        let reaches = |id: &&OpId| group.position(**id).is_some_and(|i| reached[i]);
+        let others = ops.iter().filter(|id| !anchors.contains(id));
+        others.filter(reaches).copied().collect()
+    };
+    Roles {
+        prologue: others(&before),
+        epilogue: others(&after),
+        anchors,
+        halo: 0,
+    }
+}
+
+/// The tile of a lane. Where a block's shared memory has no room for it, axes are spread further.
+fn schedule(
+    group: &Group<'_>,
+    ops: &[OpId],
+    own: &[OpId],
+    scans: &[OpId],
+) -> Result<ScanTile, Reject> {
+    let graph = group.ctx.graph;
+    let mut spread = spread(group, ops, scans)?;
+    loop {
+        let whole = |g: &&GridAxis| g.tile < graph.size(g.axis);
+        let grid: Vec<GridAxis> = spread.iter().filter(whole).copied().collect();
+        let run = run(group, ops, scans, &grid);
+        let refused = match with_room(group, ops, own, grid, run) {
+            Ok(tile) => return Ok(tile),
+            Err(refused) => refused,
+        };
+        let Some(axis) = spread.iter_mut().rev().find(|g| g.tile > 1) else {
+            return Err(refused);
+        };
+        axis.tile = divisors(axis.tile).nth(1).unwrap_or(1);
+    }
+}
+
+/// The tile with as many rows to a run as its shared memory has room for.
+fn with_room(
+    group: &Group<'_>,
+    ops: &[OpId],
+    own: &[OpId],
+    grid: Vec<GridAxis>,
+    (run, rows_bytes): (u32, usize),
+) -> Result<ScanTile, Reject> {
+    let tails = group.tails(own);
+    let stores: Vec<ValueId> = own
+        .iter()
+        .flat_map(|id| group.stored_outputs(*id))
+        .collect();
+    let walked = Walked::of(group.ctx, ops, &tails, &stores);
+    let threads = walked.threads(&grid);
+    let limit = group.ctx.target.shared_bytes;
+    let mut run = run;
+    // From sizes alone first: that is enough but for large states and little shared memory.
+    if 4 * walked.shared_floats_at_most(&grid) + rows_bytes > limit {
+        let bytes = |run: u32| 4 * walked.shared_floats(&grid, threads as usize, run, true);
+        while run > 1 && bytes(run) > limit {
+            run /= 2;
+        }
+        group.check_shared(ops.iter().copied(), bytes(run))?;
+    }
+    Ok(ScanTile { grid, run, threads })
 }
 
 fn select(group: &Group<'_>, members: &[bool]) -> Vec<OpId> {
@@ -126,8 +185,8 @@ fn lanes(group: &Group<'_>, scans: &[OpId]) -> Result<Vec<Vec<bool>>, Reject> {
     }
 }
 
-/// Chooses the grid of a lane: parallel axes outermost first with one element per block, the
-/// trailing ones whole as long as a block does not hold too much and multiprocessors have work.
+/// The elements of each parallel axis that a block has: one of the outermost ones, the trailing ones
+/// whole as long as a block does not hold too much and multiprocessors have work.
 fn spread(group: &Group<'_>, ops: &[OpId], scans: &[OpId]) -> Result<Vec<GridAxis>, Reject> {
     let graph = group.ctx.graph;
     let from: Vec<bool> = group.ops.iter().map(|id| scans.contains(id)).collect();
@@ -191,7 +250,6 @@ fn spread(group: &Group<'_>, ops: &[OpId], scans: &[OpId]) -> Result<Vec<GridAxi
             format!("{width} elements of `{}`", group.name(id)),
         ));
     }
-    grid.retain(|g| g.tile < graph.size(g.axis));
     Ok(grid)
 }
 
@@ -212,14 +270,15 @@ fn fill(group: &Group<'_>, ops: &[OpId], grid: &mut [GridAxis]) {
         .product();
     let blocks = |tile: usize| ctx.shape.batch * others * (graph.size(grid[i].axis) / tile);
     let tiles = divisors(grid[i].tile).filter(|tile| tile.is_multiple_of(FEWEST));
-    let fitting = tiles.take_while(|tile| blocks(*tile) as f64 <= ctx.device.sms.value);
+    let fitting = tiles.take_while(|tile| blocks(*tile) <= ctx.target.sms);
     if let Some(tile) = fitting.last() {
         grid[i].tile = tile;
     }
 }
 
-/// The rows of a run: as many as there is room for with all that a row may have in shared memory.
-fn run(group: &Group<'_>, ops: &[OpId], scans: &[OpId], grid: &[GridAxis]) -> u32 {
+/// The rows of a run: as many as there is room for with all that a row may have in shared memory; and
+/// the bytes of that.
+fn run(group: &Group<'_>, ops: &[OpId], scans: &[OpId], grid: &[GridAxis]) -> (u32, usize) {
     let (ctx, graph) = (group.ctx, group.ctx.graph);
     let inputs = ops.iter().flat_map(|id| &group.op(*id).inputs);
     let read = inputs.map(|access| access.value);
@@ -237,13 +296,14 @@ fn run(group: &Group<'_>, ops: &[OpId], scans: &[OpId], grid: &[GridAxis]) -> u3
         .filter(|(step, op)| step.states.iter().all(|s| s.axes != op.axes))
         .map(|(_, op)| extent(group, &op.axes, grid).next_multiple_of(4))
         .sum();
+    let bytes = |rows: u32| 4 * rows as usize * (of_values + of_steps);
     let fits = |rows: &u32| {
-        let bytes = 4 * *rows as usize * (of_values + of_steps);
-        let room = RUN_BYTES.min((ctx.device.smem_kb.value * 1024.0) as usize);
-        (*rows as usize) < 2 * ctx.shape.time && bytes <= room
+        let room = RUN_BYTES.min(ctx.target.shared_bytes);
+        (*rows as usize) < 2 * ctx.shape.time && bytes(*rows) <= room
     };
     let halves = std::iter::successors(Some(RUN), |rows| Some(rows / 2).filter(|r| *r > 1));
-    halves.into_iter().find(fits).unwrap_or(1)
+    let rows = halves.into_iter().find(fits).unwrap_or(1);
+    (rows, if rows > 1 { bytes(rows) } else { 0 })
 }
 
 fn recurrence_of<'g>(group: &Group<'g>, id: OpId) -> Option<&'g fusec_ir::Recurrence> {

@@ -1,9 +1,9 @@
-// Compiled behind one kernel source, with FUSEC_KERNEL naming its kernel: the entry points that the
-// Rust side calls.
+// Compiled behind one kernel source, with FUSEC_KERNEL naming its kernel: the functions that the Rust side
+// calls, in a table.
 
-namespace fusec_emu {
+namespace emulator {
 
-extern "C" void fusec_emu_fiber() {
+extern "C" void emulator_fiber() {
     for (;;) {
         Worker* w = W;
         Thread* t = w->cur;
@@ -13,7 +13,7 @@ extern "C" void fusec_emu_fiber() {
         if (!next) {
             if (w->ended != w->threads) deadlock(w);
             void* dead;
-            fusec_emu_switch(&dead, w->main_sp);
+            emulator_switch(&dead, w->main_sp);
             __builtin_unreachable();
         }
         if (next->state == NOT_STARTED) {
@@ -71,13 +71,16 @@ static void begin_block(Worker* w, Launch* launch) {
     memset(launch->smem + launch->smem_bytes, 0xa5, SMEM_GUARD);
 }
 
-}  // namespace fusec_emu
+}  // namespace emulator
 
-extern "C" __attribute__((visibility("default"))) const char* fusec_emu_signature() { return fusec_emu::signature(&FUSEC_KERNEL); }
+namespace emulator {
+
+extern "C" {
+
+static const char* kernel_signature() { return signature(&FUSEC_KERNEL); }
 
 // Runs the block launch->index. 0: done; 1: launch->error says why not.
-extern "C" __attribute__((visibility("default"))) int fusec_emu_run_block(fusec_emu::Launch* launch) {
-    using namespace fusec_emu;
+static int run_block(Launch* launch) {
     Worker* w = reinterpret_cast<Worker*>(launch->arena);
     W = w;
     begin_block(w, launch);
@@ -91,3 +94,16 @@ extern "C" __attribute__((visibility("default"))) int fusec_emu_run_block(fusec_
         }
     return 0;
 }
+
+}  // extern "C"
+
+struct Table {
+    const char* (*signature)();
+    int (*run_block)(Launch*);
+};
+
+}  // namespace emulator
+
+// All that the object exports.
+extern "C" __attribute__((visibility("default"))) const emulator::Table emulator_table;
+const emulator::Table emulator_table = {emulator::kernel_signature, emulator::run_block};

@@ -21,7 +21,7 @@ typedef signed char i8;
 typedef short i16;
 typedef int i32;
 typedef long long i64;
-typedef unsigned long fusec_uptr;
+typedef unsigned long emulator_uptr;
 #ifndef size_t
 typedef __SIZE_TYPE__ size_t;
 #endif
@@ -66,13 +66,13 @@ static inline uint4 make_uint4(u32 x, u32 y, u32 z, u32 w) { return {x, y, z, w}
 // Fibers and rendezvous
 // ------------------------------------------------------------------------------------------------
 
-// fusec_emu_switch(save, load): pushes the callee-saved registers, stores the stack pointer to *save,
+// emulator_switch(save, load): pushes the callee-saved registers, stores the stack pointer to *save,
 // takes `load` as the stack pointer and returns into that fiber.
 asm(R"(
 .text
 .p2align 4
-.type fusec_emu_switch, @function
-fusec_emu_switch:
+.type emulator_switch, @function
+emulator_switch:
     pushq %rbp
     pushq %rbx
     pushq %r12
@@ -88,11 +88,11 @@ fusec_emu_switch:
     popq %rbx
     popq %rbp
     ret
-.size fusec_emu_switch, .-fusec_emu_switch
+.size emulator_switch, .-emulator_switch
 )");
-extern "C" __attribute__((visibility("hidden"))) void fusec_emu_switch(void** save, void* load) asm("fusec_emu_switch");
+extern "C" __attribute__((visibility("hidden"))) void emulator_switch(void** save, void* load) asm("emulator_switch");
 
-namespace fusec_emu {
+namespace emulator {
 
 constexpr u32 MAX_THREADS = 1024;
 constexpr u32 MAX_COPIES = 256;          // cp.async copies of one thread in flight
@@ -198,14 +198,14 @@ static inline Thread* pop(Worker* w) {
 [[noreturn]] static __attribute__((noinline)) void abort_launch(Worker* w) {
     w->failed = true;
     void* dead;
-    fusec_emu_switch(&dead, w->main_sp);
+    emulator_switch(&dead, w->main_sp);
     __builtin_unreachable();
 }
 
 #define FUSEC_EMU_FAIL(w, ...)                                                        \
     do {                                                                              \
         snprintf((w)->launch->error, (w)->launch->error_bytes, __VA_ARGS__);          \
-        fusec_emu::abort_launch(w);                                                   \
+        emulator::abort_launch(w);                                                   \
     } while (0)
 
 static const char* state_name(u32 s) {
@@ -227,22 +227,22 @@ static const char* state_name(u32 s) {
     FUSEC_EMU_FAIL(w, "block (%u,%u,%u): divergent barrier, no thread can go on: %s", w->block_idx.x, w->block_idx.y, w->block_idx.z, text);
 }
 
-extern "C" __attribute__((visibility("hidden"))) void fusec_emu_fiber();
+extern "C" __attribute__((visibility("hidden"))) void emulator_fiber();
 
 static inline void switch_to(Worker* w, void** save, Thread* to) {
     if (to->state == NOT_STARTED) {
         to->stack = w->stacks[--w->free_stacks];
         // Tops of stacks are staggered: otherwise all fibers would compete for the same cache sets.
         char* top = w->launch->arena + HEADER_BYTES + (u64(to->stack) + 1) * STACK_BYTES - (to->stack % 61) * 192 - 256;
-        void** sp = reinterpret_cast<void**>(reinterpret_cast<fusec_uptr>(top) & ~fusec_uptr(63));
+        void** sp = reinterpret_cast<void**>(reinterpret_cast<emulator_uptr>(top) & ~emulator_uptr(63));
         *--sp = nullptr;  // return address of the fiber: never used, keeps the ABI's alignment
-        *--sp = reinterpret_cast<void*>(&fusec_emu_fiber);
+        *--sp = reinterpret_cast<void*>(&emulator_fiber);
         for (int i = 0; i < 6; ++i) *--sp = nullptr;
         to->sp = sp;
         to->state = RUNNABLE;
     }
     w->cur = to;
-    fusec_emu_switch(save, to->sp);
+    emulator_switch(save, to->sp);
 }
 
 // Parks the current thread until somebody releases it.
@@ -381,4 +381,4 @@ template <class... A> static inline const char* signature(void (*)(A...)) {
     return kinds;
 }
 
-}  // namespace fusec_emu
+}  // namespace emulator

@@ -8,7 +8,8 @@ use rayon::prelude::*;
 
 use super::EmulatorError;
 use super::arena::Arena;
-use super::build::{EmulatedKernel, EmulatedModule};
+use super::build::EmulatedModule;
+use super::library::EmulatedKernel;
 
 /// Bytes behind the dynamic shared memory that the shim fills with a known pattern: `SMEM_GUARD`.
 const SMEM_GUARD: usize = 256;
@@ -65,7 +66,7 @@ pub struct LaunchShape {
     pub seed: u64,
 }
 
-/// What one worker hands to the shim: `fusec_emu::Launch`.
+/// What one worker hands to the shim: `emulator::Launch`.
 #[repr(C)]
 pub(super) struct LaunchRecord {
     grid: [u32; 3],

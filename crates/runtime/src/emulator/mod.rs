@@ -12,6 +12,7 @@
 mod arena;
 mod build;
 mod launch;
+mod library;
 
 pub use build::{EmulatedModule, Emulator, EmulatorOptions};
 pub use launch::{KernelArg, LaunchShape};
@@ -42,9 +43,9 @@ pub enum EmulatorError {
         /// What the compiler said, with the lines of the kernel's source.
         log: String,
     },
-    /// The cache of compiled kernels cannot be read or written.
-    #[error("the emulator's cache {path}: {source}", path = path.display())]
-    Cache {
+    /// The directory in which the compiler works cannot be made or written.
+    #[error("cannot compile for the emulator in {path}: {source}; free some space there, or name another place in TMPDIR or FUSEC_CACHE_DIR", path = path.display())]
+    Build {
         /// The directory or file.
         path: PathBuf,
         /// Why.
@@ -52,14 +53,11 @@ pub enum EmulatorError {
     },
     /// A compiled kernel cannot be loaded.
     #[error(
-        "kernel `{kernel}`: cannot load {path}: {reason}. Delete the file to have it rebuilt; a build with the address sanitizer needs LD_PRELOAD=libasan.so",
-        path = path.display()
+        "kernel `{kernel}` cannot be loaded: {reason}. A build with the address sanitizer needs LD_PRELOAD=libasan.so"
     )]
     Load {
         /// The kernel's name.
         kernel: String,
-        /// The shared object.
-        path: PathBuf,
         /// What the loader said.
         reason: String,
     },

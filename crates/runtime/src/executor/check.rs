@@ -4,7 +4,7 @@
 //! wrong index or size in it would make kernels read memory that is not theirs.
 
 use super::ManifestError;
-use fusec_codegen::manifest::MANIFEST_VERSION;
+use fusec_codegen::manifest::{ENTRY, MANIFEST_VERSION};
 use fusec_codegen::{
     Arg, Buffer, BufferKind, Element, Extent, KernelImage, Manifest, ParamKind, Regime, Step,
 };
@@ -53,6 +53,27 @@ fn kernels(kernels: &[KernelImage]) -> Checked {
             if !starts_well || !letters.all(|b| b == b'_' || b.is_ascii_alphanumeric()) {
                 return damaged(place(), format!("`{name}` is no C identifier"));
             }
+        }
+        if !kernel.entry.starts_with(ENTRY) {
+            // Other symbols may be those of a library.
+            return damaged(
+                place(),
+                format!("its entry `{}` does not begin with `{ENTRY}`", kernel.entry),
+            );
+        }
+        let image = kernels.iter().find(|k| k.name == kernel.image);
+        let same = |image: &KernelImage| {
+            let kinds = |k: &KernelImage| k.params.iter().map(|p| p.kind).collect::<Vec<_>>();
+            image.image == image.name
+                && image.entry == kernel.entry
+                && kinds(image) == kinds(kernel)
+                && (image.threads, image.shared_bytes) == (kernel.threads, kernel.shared_bytes)
+        };
+        if !image.is_some_and(same) {
+            return damaged(
+                place(),
+                format!("`{}` is not the kernel it is compiled as", kernel.image),
+            );
         }
         if !names.insert(&kernel.name) {
             return damaged(place(), "two kernels have this name");

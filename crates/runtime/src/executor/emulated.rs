@@ -3,6 +3,7 @@
 use super::device::{ArgValue, Device, Launch, Place, Region, RunKey, Submission};
 use super::{ExecuteError, ManifestError};
 use crate::emulator::{EmulatedModule, Emulator, KernelArg, LaunchShape};
+use crate::memory::host;
 use fusec_codegen::{KernelImage, Manifest};
 use memmap2::MmapMut;
 use rayon::prelude::*;
@@ -19,9 +20,10 @@ const RESIDENT_BLOCKS: u32 = 5;
 /// element that the write left out, shows in the results.
 #[derive(Debug)]
 pub struct EmulatedDevice {
-    /// One per kernel of the manifest: entry points of different kernels may be equal.
+    /// One per image of the manifest: entry points of different images may be equal.
     modules: Vec<EmulatedModule>,
-    entries: Vec<String>,
+    /// The module and the entry of each kernel.
+    entries: Vec<(usize, String)>,
     regions: [Option<MmapMut>; 3],
     seed: u64,
 }
@@ -38,15 +40,27 @@ impl EmulatedDevice {
                 }
                 .into());
             }
-            Ok(emulator.build(&[(&kernel.entry, &kernel.source)])?)
+            Ok(emulator.build(&[(&kernel.entry, &kernel.source)], &manifest.prelude)?)
+        };
+        let images: Vec<&KernelImage> = manifest.images().collect();
+        let entry = |kernel: &KernelImage| {
+            let image = images.iter().position(|image| image.name == kernel.image);
+            let image = image.ok_or_else(|| ManifestError::Damaged {
+                place: format!("kernel `{}`", kernel.name),
+                reason: format!("`{}` is not the kernel it is compiled as", kernel.image),
+            })?;
+            Ok::<_, ExecuteError>((image, kernel.entry.clone()))
         };
         Ok(Self {
-            modules: manifest
-                .kernels
+            modules: images
                 .par_iter()
-                .map(build)
+                .map(|image| build(image))
                 .collect::<Result<_, _>>()?,
-            entries: manifest.kernels.iter().map(|k| k.entry.clone()).collect(),
+            entries: manifest
+                .kernels
+                .iter()
+                .map(entry)
+                .collect::<Result<_, _>>()?,
             regions: [None, None, None],
             seed,
         })
@@ -73,7 +87,7 @@ impl Device for EmulatedDevice {
     }
 
     fn free_bytes(&self) -> Result<Option<usize>, ExecuteError> {
-        Ok(None)
+        Ok(host::available())
     }
 
     fn allocate(&mut self, region: Region, bytes: usize) -> Result<u64, ExecuteError> {
@@ -131,7 +145,8 @@ impl Device for EmulatedDevice {
                 seed => seed.wrapping_add(launch.step as u64).max(1),
             },
         };
-        let (module, entry) = (&self.modules[launch.kernel], &self.entries[launch.kernel]);
+        let (module, entry) = &self.entries[launch.kernel];
+        let module = &self.modules[*module];
         // SAFETY: the addresses were resolved inside the regions, which live as long as the
         // device and are borrowed by nobody during the call; sizes and extents were checked
         // against the graph when the executor was made.
