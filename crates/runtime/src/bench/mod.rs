@@ -5,20 +5,19 @@
 
 mod check;
 mod floor;
-mod inputs;
 mod kernels;
 mod provenance;
 mod spread;
 
 pub use check::{Check, check};
 pub use floor::floor_bytes;
-pub use inputs::RunInputs;
 pub use kernels::KernelTime;
 pub use provenance::{Provenance, compiler_of, now};
 pub use spread::Spread;
 
 use crate::executor::gpu::{GpuDevice, Timing};
 use crate::executor::{ExecuteError, Executor, Submission};
+use crate::inputs::RunInputs;
 use crate::session::{Session, SessionError};
 use fusec_fuse::{Plan, Shape};
 use serde::Serialize;
