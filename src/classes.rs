@@ -26,6 +26,19 @@ struct StateClass {
     log_decay: Result<(), String>,
 }
 
+impl RecurrenceClass {
+    /// Name of its definition.
+    pub fn recurrence(&self) -> &str {
+        &self.recurrence
+    }
+
+    /// Its states, each with its class.
+    pub fn states(&self) -> impl Iterator<Item = (&str, &'static str)> {
+        let states = self.states.iter();
+        states.map(|state| (state.state.as_str(), state.class))
+    }
+}
+
 /// The recurrences of a graph, each definition once per name of its operation.
 pub fn of(graph: &Graph) -> Vec<RecurrenceClass> {
     let mut seen: Vec<(RecurrenceId, &str)> = Vec::new();

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use fusec_codegen::Manifest;
-use fusec_fuse::Plan;
+use fusec_fuse::{Plan, Planned};
 use fusec_runtime::plan_dir::{self, PlanDir, write_plan_dir};
 use fusec_runtime::toolchain::{Arch, Artifact, Toolchain, ToolchainError};
 use serde::Serialize;
@@ -30,11 +30,11 @@ Examples:
   fusec compile models/hybrid.toml
   fusec compile models/hybrid.toml --shape B=1,T=512 --dtype bf16 --out out/small
   fusec compile models/rwkv6.toml --arch sm_80 --device-profile a100
-  fusec compile models/hybrid.toml --axis L=2 --split time_mix.y,mamba.y --offline")]
+  fusec compile models/hybrid.toml --axis L=2 --split time_mix.y,mixer.y --offline")]
 pub struct Args {
     #[command(flatten)]
     model: ModelArgs,
-    /// The directory to write; by default out/ and the model's name.
+    /// The directory to write; by default out/ and the name of MODEL's file, without an ending.
     #[arg(short, long, value_name = "DIR")]
     out: Option<PathBuf>,
     #[command(flatten)]
@@ -97,6 +97,12 @@ pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
     let began = Instant::now();
     let model = model::open(&args.model)?;
     output.assume(&model);
+    let out = match &args.out {
+        Some(out) => out.clone(),
+        None => PathBuf::from("out").join(model::short_name(&args.model.model)),
+    };
+    // Before the work, not after it.
+    plan_dir::check_place(&out).map_err(failure::input)?;
     let planner = Planner::new(&args.plan)?;
     let arch = planner.arch(&args.arch)?;
     let planner = planner.compiled_for(arch);
@@ -110,14 +116,9 @@ pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
     let generated = began.elapsed();
     let (artifacts, cubins) = cubins(args, &manifest, arch)?;
     let compiled = began.elapsed();
-
-    let out = match &args.out {
-        Some(out) => out.clone(),
-        None => PathBuf::from("out").join(model::short_name(&args.model.model)),
-    };
     let dir = PlanDir {
         plans: regimes.iter().map(|r| r.planned.plan.clone()).collect(),
-        text: plan_text(&regimes, &unfused),
+        text: plan_text(&regimes, &unfused, overview::text),
         device: planner.device().clone(),
         cubins: by_image(arch, artifacts),
         manifest,
@@ -147,7 +148,14 @@ pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
             compile: (compiled - generated).as_secs_f64(),
         },
     };
-    output.answer(&report, || format!("{}\n{}", dir.text, closing(&report)))?;
+    let verbose = output.is_verbose();
+    output.answer(&report, || {
+        let plans = match verbose {
+            true => dir.text.clone(),
+            false => plan_text(&regimes, &unfused, overview::brief),
+        };
+        format!("{plans}\n{}", closing(&report))
+    })?;
     if let Cubins::Missing { reason } = &report.cubins {
         output.finish()?;
         failure::message(
@@ -205,17 +213,11 @@ fn missing(error: ToolchainError) -> Result<(Option<BTreeMap<String, Artifact>>,
 }
 
 /// The readable plan of all regimes.
-fn plan_text(regimes: &[Regime], unfused: &[Plan]) -> String {
+fn plan_text(regimes: &[Regime], unfused: &[Plan], text: fn(&Planned, &Plan) -> String) -> String {
     regimes
         .iter()
         .zip(unfused)
-        .map(|(regime, unfused)| {
-            format!(
-                "{}: {}",
-                regime.name,
-                overview::text(&regime.planned, unfused)
-            )
-        })
+        .map(|(regime, unfused)| format!("{}: {}", regime.name, text(&regime.planned, unfused)))
         .collect::<Vec<_>>()
         .join("\n")
 }

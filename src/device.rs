@@ -23,6 +23,7 @@ use crate::failure::{self, Failure};
 use crate::flags::{KernelArgs, ToolchainArgs};
 use crate::kernels;
 use crate::pipeline::Planner;
+use crate::progress::Progress;
 
 /// The emulator runs what is generated for this compute capability: tensor cores and
 /// asynchronous copies, nothing that only one architecture has.
@@ -145,6 +146,7 @@ fn emulated<'g>(
             generated(graph, args, shape, arch)?
         }
     };
+    let _progress = Progress::line("building the kernels for the emulator");
     let emulator = emulator(&args.toolchain.options()).map_err(failure::input)?;
     let device =
         EmulatedDevice::new(&emulator, &manifest, args.emulator_seed).map_err(failure::input)?;

@@ -1,13 +1,16 @@
 //! `fusec explain`: why these kernels and no others.
 
+use std::path::PathBuf;
+
 use fusec_fuse::explain::{ExplainError, pair, why};
 
 use crate::exit::Exit;
 use crate::failure::{self, Failure};
-use crate::flags::{ModelArgs, PlanArgs};
-use crate::model;
+use crate::flags::{Assignment, AxisSize, ModelArgs, PlanArgs};
 use crate::output::Output;
 use crate::pipeline::Planner;
+use crate::progress::Progress;
+use crate::{glossary, model};
 
 /// Explains the kernels of an interior layer: what each costs and saves, which values could stay
 /// on the chip for a price, and which rule keeps the others apart.
@@ -20,34 +23,66 @@ Examples:
   fusec explain models/hybrid.toml
   fusec explain models/hybrid.toml --shape B=1,T=1
   fusec explain models/rwkv6.toml time_mix.r time_mix.k
-  fusec explain models/rwkv6.toml time_mix.r time_mix.k --json | jq .answer")]
+  fusec explain models/rwkv6.toml time_mix.r time_mix.k --json | jq .answer
+  fusec explain --terms")]
 pub struct Args {
-    #[command(flatten)]
-    model: ModelArgs,
+    /// A model.toml, or a directory with one; or a checkpoint.
+    #[arg(required_unless_present = "terms")]
+    model: Option<PathBuf>,
     /// A value of the model, by its name or the last part of it.
     #[arg(requires = "b")]
     a: Option<String>,
     /// Another one.
     b: Option<String>,
+    /// A preset of the model text, such as one of its sizes.
+    #[arg(long, value_name = "NAME", help_heading = "Model")]
+    preset: Option<String>,
+    /// Another size for an axis of the model. May be repeated.
+    #[arg(long = "axis", value_name = "AXIS=SIZE", help_heading = "Model")]
+    axes: Vec<AxisSize>,
+    /// Another value for a setting of the model. May be repeated.
+    #[arg(long = "set", value_name = "SETTING=VALUE", help_heading = "Model")]
+    settings: Vec<Assignment>,
+    /// Tensors of the checkpoint that no parameter has to read; `*` stands for anything. May be
+    /// repeated.
+    #[arg(long, value_name = "PATTERN", help_heading = "Model")]
+    allow_unused: Vec<String>,
     #[command(flatten)]
     plan: PlanArgs,
+    /// Says what the words of plans and explanations mean, and nothing else.
+    #[arg(long, conflicts_with = "model")]
+    terms: bool,
 }
 
 /// Runs the verb.
 pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
-    let model = model::open(&args.model)?;
+    let Some(path) = &args.model else {
+        let terms = glossary::terms();
+        output.answer(&terms, || glossary::text(&terms))?;
+        return Ok(Exit::Success);
+    };
+    let model = model::open(&ModelArgs {
+        model: path.clone(),
+        preset: args.preset.clone(),
+        axes: args.axes.clone(),
+        settings: args.settings.clone(),
+        allow_unused: args.allow_unused.clone(),
+    })?;
     output.assume(&model);
     let planner = Planner::new(&args.plan)?;
     let (shape, mode) = (args.plan.shape.0, args.plan.plan);
     let planned = planner.plan(&model.graph, shape, mode)?;
     let options = planner.options(shape, mode);
+    let progress = Progress::line("looking at what else could be");
     match (&args.a, &args.b) {
         (Some(a), Some(b)) => {
             let answer = pair(&model.graph, &planned, &options, a, b).map_err(report)?;
+            drop(progress);
             output.answer(&answer, || answer.to_string())?;
         }
         _ => {
             let answer = why(&planned, &options).map_err(report)?;
+            drop(progress);
             output.answer(&answer, || answer.to_string())?;
         }
     }

@@ -11,7 +11,8 @@ use fusec_runtime::toolchain::{self, Arch};
 /// Which model, and with which sizes.
 #[derive(Clone, Debug, Args)]
 pub struct ModelArgs {
-    /// A model.toml; or a checkpoint: a directory with config.json and weights, or a .pth.
+    /// A model.toml, or a directory with one; or a checkpoint: a directory with config.json and
+    /// weights, or a .pth.
     pub model: PathBuf,
     /// A preset of the model text, such as one of its sizes.
     #[arg(long, value_name = "NAME", help_heading = "Model")]

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use fusec_runtime::import::{ImportError, WeightMap, import};
+use fusec_runtime::model::TEXT;
 use fusec_runtime::plan_dir::write_whole;
 use serde::Serialize;
 
@@ -13,16 +14,13 @@ use crate::flags::ModelArgs;
 use crate::model;
 use crate::output::Output;
 
-/// Name of the text in a directory.
-const TEXT: &str = "model.toml";
-
 /// Writes the model of a checkpoint as one text with the sizes found, and beside it which tensor
 /// becomes which parameter (`.weights.json`). Run the text with `--weights CHECKPOINT`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   fusec import checkpoints/rwkv7 --out mine
-  fusec run mine/model.toml --weights checkpoints/rwkv7")]
+  fusec run mine --weights checkpoints/rwkv7")]
 pub struct Args {
     #[command(flatten)]
     model: ModelArgs,

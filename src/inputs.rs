@@ -1,13 +1,12 @@
-//! What a model is run on: read from a file in which nothing is passed over, or drawn.
+//! What a model is run on, read from a file in which nothing is passed over.
 
 use std::path::Path;
 
 use fusec_fuse::Shape;
-use fusec_ir::interpret::Input;
 use fusec_ir::{Graph, Precision};
 use fusec_runtime::checkpoint::Checkpoint;
 use fusec_runtime::golden;
-use fusec_runtime::verify;
+use fusec_runtime::inputs::{Data, RunInputs};
 
 use crate::failure::{self, Failure};
 
@@ -16,40 +15,8 @@ const IDS: &str = "input_ids";
 /// The name under which tokenizers say which tokens are padding: 0.
 const MASK: &str = "attention_mask";
 
-/// An input of the model.
-pub enum Given {
-    /// Token ids.
-    Ids(Vec<i32>),
-    /// Numbers.
-    Numbers(Vec<f32>),
-}
-
-impl Given {
-    /// As a session takes it.
-    pub fn input(&self) -> Input<'_, f32> {
-        match self {
-            Given::Ids(ids) => Input::Ids(ids),
-            Given::Numbers(numbers) => Input::Numbers(numbers),
-        }
-    }
-}
-
-/// Random tokens of a shape.
-pub fn random(graph: &Graph, shape: Shape, seed: u64) -> Result<Vec<Given>, Failure> {
-    let vocabulary = verify::vocabulary(graph).map_err(|_| {
-        failure::message(
-            format!("`{}` does not take token ids alone", graph.name),
-            "give its inputs with --input FILE",
-        )
-    })?;
-    let count = shape.batch.saturating_mul(shape.time);
-    let ids = verify::tokens(seed, count, vocabulary);
-    let ids = ids.into_iter().filter_map(|id| i32::try_from(id).ok());
-    Ok(vec![Given::Ids(ids.collect())])
-}
-
 /// Reads every input of the model; they have to agree on B and T, and nothing else may be there.
-pub fn read(graph: &Graph, path: &Path) -> Result<(Shape, Vec<Given>), Failure> {
+pub fn read(graph: &Graph, path: &Path) -> Result<(Shape, RunInputs), Failure> {
     let file = Checkpoint::open(path).map_err(failure::input)?;
     let mut shape: Option<Shape> = None;
     let mut given = Vec::new();
@@ -69,7 +36,7 @@ pub fn read(graph: &Graph, path: &Path) -> Result<(Shape, Vec<Given>), Failure> 
                 .iter()
                 .map(|id| i32::try_from(*id))
                 .collect::<Result<_, _>>();
-            given.push(Given::Ids(narrow.map_err(|_| {
+            given.push(Data::Ids(narrow.map_err(|_| {
                 failure::message(
                     format!("{}: '{name}' holds ids beyond 32 bits", path.display()),
                     "token ids are indices into the embedding table",
@@ -77,7 +44,7 @@ pub fn read(graph: &Graph, path: &Path) -> Result<(Shape, Vec<Given>), Failure> 
             })?));
         } else {
             let numbers = file.read_f32(name).map_err(failure::input)?;
-            given.push(Given::Numbers(numbers));
+            given.push(Data::Numbers(numbers));
         }
         let extents = extents(&file, name);
         let [batch, time, ..] = extents[..] else {
@@ -106,7 +73,7 @@ pub fn read(graph: &Graph, path: &Path) -> Result<(Shape, Vec<Given>), Failure> 
     }
     let unknown: Vec<&str> = file.names().filter(|name| !known.contains(name)).collect();
     match unknown[..] {
-        [] => Ok((shape, given)),
+        [] => Ok((shape, RunInputs::new(given))),
         _ => Err(not_inputs(graph, path, &unknown)),
     }
 }

@@ -13,14 +13,19 @@ mod device;
 mod diff;
 mod exit;
 mod explain;
+mod export;
 mod failure;
 mod flags;
+mod glossary;
 mod import;
+mod init;
 mod inputs;
 mod inspect;
 mod interrupt;
 mod kernels;
+mod man;
 mod model;
+mod models;
 mod output;
 mod overview;
 mod pipeline;
@@ -56,7 +61,8 @@ struct Cli {
     /// Write JSON to stdout instead of text.
     #[arg(long, global = true)]
     json: bool,
-    /// Say more on stderr; twice for everything.
+    /// Say more: what each kernel of a plan computes, and on stderr what is being done; twice for
+    /// the whole log.
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     verbose: u8,
     #[command(subcommand)]
@@ -75,11 +81,17 @@ enum Verb {
     Diff(diff::Args),
     /// Shows what kernels use and what they cost, and their source.
     Inspect(inspect::Args),
+    /// Shows the models that are built in: sizes, recurrences, checkpoints.
+    Models(models::Args),
+    /// Writes a model of one's own to start from.
+    Init(init::Args),
     /// Writes a checkpoint's model as a text with the sizes found, and its weight map.
     Import(import::Args),
+    /// Writes weights as a file of tensors by the model's own names.
+    Export(export::Args),
     /// Runs a model and compares its logits with recorded or reference ones.
     Verify(verify::Args),
-    /// Runs a model on token ids.
+    /// Runs a model on token ids or numbers.
     Run(run::Args),
     /// Times models and plans.
     Bench(bench::Args),
@@ -87,13 +99,15 @@ enum Verb {
     Calibrate(calibrate::Args),
     /// Shows the CUDA compiler that is used, and fetches it where there is none.
     Toolchain(toolchain::Args),
+    /// Writes manual pages and shell completions.
+    Man(man::Args),
 }
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let timings = matches!(&cli.verb, Verb::Plan(args) if args.timings());
     output::start_log(cli.verbose, timings.then(Timings::default));
-    let mut output = Output::new(cli.json);
+    let mut output = Output::new(cli.json, cli.verbose > 0);
     if let Err(error) = failure::install_handler() {
         // Reports are then printed without the source they point into, which is still a report.
         tracing::debug!("{error}");
@@ -121,11 +135,15 @@ fn dispatch(verb: Verb, output: &mut Output) -> Result<Exit, Failure> {
         Verb::Explain(args) => explain::run(&args, output),
         Verb::Diff(args) => diff::run(&args, output),
         Verb::Inspect(args) => inspect::run(&args, output),
+        Verb::Models(args) => models::run(&args, output),
+        Verb::Init(args) => init::run(&args, output),
         Verb::Import(args) => import::run(&args, output),
+        Verb::Export(args) => export::run(&args, output),
         Verb::Verify(args) => verify::run(&args, output),
         Verb::Run(args) => run::run(&args, output),
         Verb::Bench(args) => bench::run(&args, output),
         Verb::Calibrate(args) => calibrate::run(&args, output),
         Verb::Toolchain(args) => toolchain::run(&args, output),
+        Verb::Man(args) => man::run(&args, output),
     }
 }

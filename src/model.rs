@@ -6,9 +6,11 @@ use std::path::Path;
 use fusec_ir::language::{Overrides, Setting};
 use fusec_runtime::model::{Model, ModelError};
 use fusec_runtime::plan_dir::{self, PlanDir};
+use fusec_runtime::weights::{WeightSpec, Weights};
 
 use crate::failure::{self, Failure};
 use crate::flags::ModelArgs;
+use crate::progress::Progress;
 
 /// What MODEL is.
 #[derive(Debug)]
@@ -64,6 +66,15 @@ pub fn open(args: &ModelArgs) -> Result<Model, Failure> {
         tracing::warn!("{}{}", place.unwrap_or_default(), warning.message);
     }
     Ok(model)
+}
+
+/// The weights asked for, or those of the checkpoint that MODEL is.
+pub fn weights(model: &Model, spec: Option<&WeightSpec>) -> Result<Weights, Failure> {
+    let _progress = Progress::line(match spec {
+        Some(WeightSpec::Random(_)) => "drawing the weights",
+        _ => "reading the weights",
+    });
+    model.weights(spec).map_err(report)
 }
 
 /// A failure that points into the model's text where there is a place to point at.

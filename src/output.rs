@@ -17,6 +17,7 @@ use crate::timings::Timings;
 /// Stdout, and in which form.
 pub struct Output {
     json: bool,
+    verbose: bool,
     assumed: Vec<Assumed>,
     stdout: BufWriter<Stdout>,
 }
@@ -30,13 +31,19 @@ struct Assuming<'a, T> {
 }
 
 impl Output {
-    /// JSON or text.
-    pub fn new(json: bool) -> Self {
+    /// JSON or text, and whether the text says more.
+    pub fn new(json: bool, verbose: bool) -> Self {
         Output {
             json,
+            verbose,
             assumed: Vec::new(),
             stdout: BufWriter::new(io::stdout()),
         }
+    }
+
+    /// Whether more than the essential is asked for.
+    pub fn is_verbose(&self) -> bool {
+        self.verbose
     }
 
     /// Writes a line (or several) of text.
@@ -75,16 +82,33 @@ impl Output {
     }
 }
 
+/// The crates whose log `--verbose` shows; that of others is for `RUST_LOG`.
+const LOGGED: [&str; 5] = [
+    "fusec",
+    "fusec_ir",
+    "fusec_fuse",
+    "fusec_codegen",
+    "fusec_runtime",
+];
+
 /// Logs warnings to stderr; `RUST_LOG` and `--verbose` ask for more. Spans are timed if asked for.
 pub fn start_log(verbose: u8, timings: Option<Timings>) {
-    let default = match verbose {
-        0 => LevelFilter::WARN,
-        1 => LevelFilter::INFO,
-        _ => LevelFilter::DEBUG,
-    };
-    let filter = EnvFilter::builder()
-        .with_default_directive(default.into())
+    let mut filter = EnvFilter::builder()
+        .with_default_directive(LevelFilter::WARN.into())
         .from_env_lossy();
+    let level = match verbose {
+        0 => None,
+        1 => Some("info"),
+        _ => Some("debug"),
+    };
+    for own in level
+        .iter()
+        .flat_map(|level| LOGGED.map(|of| format!("{of}={level}")))
+    {
+        if let Ok(directive) = own.parse() {
+            filter = filter.add_directive(directive);
+        }
+    }
     let log = tracing_subscriber::fmt::layer()
         .with_writer(io::stderr)
         .with_ansi(failure::colour(&io::stderr()))

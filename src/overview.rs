@@ -77,9 +77,18 @@ impl<'a> Overview<'a> {
 
 /// The readable plan, and what it saves.
 pub fn text(planned: &Planned, unfused: &Plan) -> String {
+    beside(planned.to_string(), unfused)
+}
+
+/// The same with one line a kernel.
+pub fn brief(planned: &Planned, unfused: &Plan) -> String {
+    beside(planned.brief().to_string(), unfused)
+}
+
+fn beside(plan: String, unfused: &Plan) -> String {
     let before = Sums::of(unfused);
     format!(
-        "{planned}unfused: {} launches ({} per layer), {} of memory traffic, {} predicted\n",
+        "{plan}unfused: {} launches ({} per layer), {} of memory traffic, {} predicted\n",
         before.launches,
         before.launches_per_layer,
         table::bytes(before.bytes),

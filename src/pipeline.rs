@@ -9,6 +9,7 @@ use fusec_runtime::toolchain::{Arch, UnknownArch};
 
 use crate::failure::{self, Failure};
 use crate::flags::{ArchArgs, Names, PlanArgs};
+use crate::progress::Progress;
 
 /// A plan and the lengths of run it is for.
 #[derive(Debug)]
@@ -56,6 +57,9 @@ impl Planner {
     /// A plan for one shape.
     pub fn plan(&self, graph: &Graph, shape: Shape, mode: Mode) -> Result<Planned, Failure> {
         limits::run(graph, shape).map_err(failure::input)?;
+        let Shape { batch, time } = shape;
+        let name = &graph.name;
+        let _progress = Progress::line(format!("planning {name}, {mode}, for B={batch} T={time}"));
         plan(graph, &self.options(shape, mode)).map_err(failure::input)
     }
 
@@ -106,6 +110,7 @@ impl Planner {
 
     /// The kernels' sources and everything needed to launch them.
     pub fn manifest(&self, model: &str, regimes: &[Regime]) -> Result<Manifest, Failure> {
+        let _progress = Progress::line(format!("generating the kernels of {model}"));
         let planned: Vec<codegen::Planned<'_>> = regimes
             .iter()
             .map(|regime| codegen::Planned {

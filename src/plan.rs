@@ -17,13 +17,14 @@ use crate::overview::{self, Overview};
 use crate::pipeline::Planner;
 use crate::timings;
 
-/// Plans a model for one shape and shows the kernels: what each fuses, its bytes, its predicted
-/// time, beside the plan with one kernel per operation. Nothing is written but the pictures asked
-/// for.
+/// Plans a model for one shape and shows the kernels, one a line: bytes and predicted time, beside
+/// the plan with one kernel per operation; with -v also what each computes, and what was decided
+/// on the way. Nothing is written but the pictures asked for.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   fusec plan models/hybrid.toml
+  fusec plan models/hybrid.toml -v
   fusec plan models/hybrid.toml --shape B=1,T=1 --dtype bf16
   fusec plan models/rwkv6.toml --plan greedy --device-profile a100
   fusec plan models/hybrid.toml --shape B=8,T=2048 --json | jq .launches_per_layer
@@ -77,8 +78,12 @@ pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
         overview: Overview::new(&planned, &unfused),
         recurrences: debug_span!("classes of recurrences").in_scope(|| classes::of(&model.graph)),
     };
+    let verbose = output.is_verbose();
     output.answer(&answer, || {
-        let plan = overview::text(&planned, &unfused);
+        let plan = match verbose {
+            true => overview::text(&planned, &unfused),
+            false => overview::brief(&planned, &unfused),
+        };
         format!("{plan}\n{}", classes::text(&answer.recurrences))
     })?;
     if args.timings {

@@ -8,6 +8,7 @@ use fusec_ir::interpret::Tensor;
 use fusec_ir::{Graph, ValueId};
 use fusec_runtime::checkpoint::Checkpoint;
 use fusec_runtime::executor::HostState;
+use fusec_runtime::inputs::RunInputs;
 use fusec_runtime::layout::tuned_state;
 use fusec_runtime::session::run_finite;
 use fusec_runtime::tensor_file;
@@ -18,12 +19,13 @@ use crate::device::{self, Device};
 use crate::exit::Exit;
 use crate::failure::{self, Failure};
 use crate::flags::{KernelArgs, ModelArgs, ShapeArg};
-use crate::inputs::{self, Given};
+use crate::inputs;
 use crate::model;
 use crate::output::Output;
+use crate::progress::Progress;
 use crate::table::{Align, Table};
 
-/// Runs a model on token ids.
+/// Runs a model on token ids, or on the numbers that it takes.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -36,7 +38,7 @@ pub struct Args {
     #[arg(long, value_name = "WEIGHTS")]
     weights: Option<WeightSpec>,
     /// The model's inputs by name, [B, T, ...], and nothing else but an `attention_mask` of ones
-    /// (safetensors; token ids also as `input_ids`). Without it, random tokens.
+    /// (safetensors; token ids also as `input_ids`). Without it, random tokens and numbers.
     #[arg(long, value_name = "FILE")]
     input: Option<PathBuf>,
     /// Where the model's outputs go, by name, f32 (safetensors).
@@ -66,7 +68,7 @@ pub struct Args {
         conflicts_with = "input"
     )]
     shape: ShapeArg,
-    /// Without --input: seed of the tokens.
+    /// Without --input: seed of the inputs.
     #[arg(long, default_value_t = 0, conflicts_with = "input")]
     seed: u64,
 }
@@ -108,12 +110,10 @@ pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
         None => {
             let ShapeArg(shape) = args.shape;
             device::admit(args.device, graph, shape)?;
-            (shape, inputs::random(graph, shape, args.seed)?)
+            (shape, RunInputs::random(graph, shape, args.seed))
         }
     };
-    let weights = model
-        .weights(args.weights.as_ref())
-        .map_err(model::report)?;
+    let weights = model::weights(&model, args.weights.as_ref())?;
     let started = device::start(args.device, graph, weights, &args.kernels, shape)?;
     let mut session = started.session;
     match &args.state_in {
@@ -134,7 +134,8 @@ pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
             session.set_state(&state).map_err(failure::input)?;
         }
     }
-    let inputs: Vec<_> = given.iter().map(Given::input).collect();
+    let inputs = given.given();
+    let progress = Progress::line(format!("running on {}", session.device()));
     let start = Instant::now();
     let outputs = match args.allow_nonfinite {
         true => session.run(shape.time, &inputs),
@@ -142,6 +143,7 @@ pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
     }
     .map_err(failure::input)?;
     let milliseconds = start.elapsed().as_secs_f64() * 1e3;
+    drop(progress);
     let state = session.state().map_err(failure::input)?;
     if let Some(path) = &args.output {
         write_outputs(graph, shape, &outputs, path)?;

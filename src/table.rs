@@ -59,6 +59,29 @@ impl Table {
     }
 }
 
+/// A paragraph in lines of at most `width` columns, each indented and ended by a newline.
+pub fn wrapped(text: &str, indent: usize, width: usize) -> String {
+    let mut out = String::new();
+    let mut column = 0;
+    for word in text.split_whitespace() {
+        let length = word.chars().count();
+        if column == 0 || column + 1 + length > width {
+            if column > 0 {
+                out.push('\n');
+            }
+            out.push_str(&" ".repeat(indent));
+            column = indent;
+        } else {
+            out.push(' ');
+            column += 1;
+        }
+        out.push_str(word);
+        column += length;
+    }
+    out.push('\n');
+    out
+}
+
 /// Bytes with a decimal unit: `512 B`, `8.4 MB`.
 pub fn bytes(count: f64) -> String {
     scaled(count, &["B", "kB", "MB", "GB", "TB", "PB"])
@@ -117,6 +140,15 @@ mod tests {
         assert_eq!(count(12.0), "12");
         assert_eq!(microseconds(4.2), "4.20 us");
         assert_eq!(microseconds(1312.0), "1.31 ms");
+    }
+
+    #[test]
+    fn paragraphs_are_broken_between_words() {
+        assert_eq!(wrapped("one two  three", 2, 9), "  one two\n  three\n");
+        assert_eq!(
+            wrapped("longer-than-a-line x", 1, 5),
+            " longer-than-a-line\n x\n"
+        );
     }
 
     #[test]

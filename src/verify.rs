@@ -10,7 +10,7 @@ use fusec_runtime::limits;
 use fusec_runtime::localise::{self, FirstWrong};
 use fusec_runtime::memory::Footprint;
 use fusec_runtime::session::Session;
-use fusec_runtime::verify::{self, Comparison, HalfComparison, Worst};
+use fusec_runtime::verify::{self, Case, Comparison, HalfComparison, Worst};
 use fusec_runtime::weights::{WeightSpec, Weights};
 use serde::Serialize;
 
@@ -20,11 +20,13 @@ use crate::failure::{self, Failure};
 use crate::flags::{KernelArgs, ModelArgs, ShapeArg};
 use crate::model;
 use crate::output::Output;
+use crate::progress::Progress;
 use crate::table::{Align, Table};
 
-/// Runs a model and compares its logits: with a golden case where there is one beside the
-/// checkpoint (or --golden names one), else with the f64 interpreter on random tokens. First all
-/// tokens in one run, then single steps from the state it leaves.
+/// Runs a model and compares its logits, or what else it returns first: with a golden case where
+/// there is one beside the checkpoint (or --golden names one), else with the f64 interpreter on
+/// random tokens or numbers. First all tokens in one run, then single steps from the state it
+/// leaves.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -50,7 +52,7 @@ pub struct Args {
     /// Without a golden case: single steps after it.
     #[arg(long, default_value_t = 5)]
     steps: usize,
-    /// Without a golden case: seed of the tokens.
+    /// Without a golden case: seed of the inputs.
     #[arg(long, default_value_t = 0)]
     seed: u64,
 }
@@ -87,13 +89,11 @@ pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
         None => None,
     };
     admit(args, &model.graph, recorded.as_ref())?;
-    let weights = model
-        .weights(args.weights.as_ref())
-        .map_err(model::report)?;
+    let weights = model::weights(&model, args.weights.as_ref())?;
     let (case, expected) = match recorded {
-        Some(case) => {
-            let name = case.file.display().to_string();
-            (case, name)
+        Some(golden) => {
+            let case = Case::golden(&model.graph, &golden).map_err(failure::input)?;
+            (case, golden.file.display().to_string())
         }
         None => {
             let ShapeArg(Shape { batch, time }) = args.shape;
@@ -103,6 +103,7 @@ pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
                 steps: args.steps,
                 seed: args.seed,
             };
+            let _progress = Progress::line("running the f64 interpreter");
             let case = verify::reference(&model.graph, weights.clone(), request);
             (case.map_err(failure::input)?, "the f64 interpreter".into())
         }
@@ -116,8 +117,11 @@ pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
     let mut session = started.session;
     if let Some(storage) = half(started.storage) {
         let graph = &model.graph;
+        let case = case.stored_as(started.storage.into());
+        let progress = Progress::line(format!("running on {} and in f64", session.device()));
         let comparison = verify::half(session.as_mut(), graph, &weights, &case, storage)
             .map_err(failure::input)?;
+        drop(progress);
         let wrong = match comparison.passed() {
             true => None,
             false => wrong(
@@ -131,7 +135,9 @@ pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
         };
         return half_answer(&model.graph.name, comparison, wrong, output);
     }
-    let comparison = verify::golden(session.as_mut(), &case).map_err(failure::input)?;
+    let progress = Progress::line(format!("running on {}", session.device()));
+    let comparison = verify::compare(session.as_mut(), &case).map_err(failure::input)?;
+    drop(progress);
     let passed = comparison.passed();
     let wrong = match passed {
         true => None,
@@ -189,13 +195,14 @@ fn wrong(
     args: &Args,
     graph: &Graph,
     weights: &Weights,
-    case: &GoldenCase,
+    case: &Case,
     storage: Option<StorageType>,
 ) -> Result<Option<Wrong>, Failure> {
     if args.device.resolved() == Device::Cpu {
         return Ok(None);
     }
     let look = |session: &mut dyn Session| {
+        let _progress = Progress::line("looking for the first value that is wrong");
         localise::first_wrong(session, weights, case, storage, case.bound).map_err(failure::input)
     };
     let first = look(session)?;
@@ -353,9 +360,9 @@ fn text(answer: &Answer) -> String {
     let mut table = Table::new([
         ("", Align::Left),
         ("max |error|", Align::Right),
-        ("relative", Align::Right),
-        ("at [b, t, token]", Align::Left),
-        ("logits", Align::Right),
+        ("of max |expected|", Align::Right),
+        ("at [b, t, i]", Align::Left),
+        ("compared", Align::Right),
     ]);
     let mut row = |name: &str, worst: &Worst| {
         table.row([
@@ -373,7 +380,7 @@ fn text(answer: &Answer) -> String {
         false => "FAILED",
     };
     format!(
-        "{model} on {} against {expected}\n{}{verdict}: the bound is {:.1e}\n{}",
+        "{model} on {} against {expected}\n{}{verdict}: accepted is {:.1e} of max |expected|\n{}",
         comparison.device,
         table.text(),
         comparison.bound,

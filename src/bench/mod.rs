@@ -27,9 +27,10 @@ use subject::{Subject, Weighed};
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  fusec bench models/rwkv7.toml --preset 1.5b --dtype bf16 --shape B=8,T=2048 --per-kernel
-  fusec bench models/gla.toml --preset 1.3b --dtype bf16 --mode decode --shape B=1 --against unfused,greedy,random:8
-  fusec bench --plan-dir out/a --plan-dir out/b --flush-l2 --out result.json")]
+  fusec bench models/rwkv7.toml --device cuda --preset 1.5b --dtype bf16 --per-kernel
+  fusec bench models/gla.toml --device cuda --mode decode --shape B=1 --against unfused,greedy
+  fusec bench --plan-dir out/a --plan-dir out/b --flush-l2 --out result.json
+  fusec bench models/gated-scan.toml --device cpu --shape B=1,T=64 --check")]
 pub struct Args {
     /// A model.toml, one of bench/cases, a checkpoint, or a directory that `fusec compile` wrote.
     #[arg(required_unless_present = "plan_dir")]

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use fusec_codegen::Manifest;
-use fusec_fuse::{Device as Profile, Mode, Plan, Shape};
+use fusec_fuse::{Device as Profile, Mode, Plan, Shape, Storage};
 use fusec_ir::Graph;
 use fusec_runtime::bench::{check, compiler_of, on_cpu, on_gpu};
 use fusec_runtime::cpu::CpuSession;
@@ -185,6 +185,10 @@ impl Subject {
                 let weights = weighed.weights(args, &model.graph, Some(model), report)?;
                 let session = CpuSession::<f32>::new(&model.graph, weights.clone());
                 let mut session = session.map_err(failure::input)?;
+                if args.check {
+                    let checked = check(&mut session, weights, Storage::F32, args.protocol().seed);
+                    report.check = Some(checked.map_err(failure::input)?);
+                }
                 for shape in &self.shapes {
                     let measured = on_cpu(&mut session, *shape, args.protocol());
                     report.measurements.push(measured.map_err(failure::input)?);

@@ -17,11 +17,15 @@ fn help() {
         "diff",
         "inspect",
         "verify",
+        "models",
+        "init",
         "import",
+        "export",
         "run",
         "bench",
         "calibrate",
         "toolchain",
+        "man",
     ] {
         let arguments: Vec<&str> = [verb, "--help"]
             .into_iter()

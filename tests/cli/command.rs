@@ -25,13 +25,22 @@ pub fn fusec(arguments: &[&str]) -> Answer {
 
 /// [`fusec`] with environment variables of its own.
 pub fn fusec_with(arguments: &[&str], environment: &[(&str, &str)]) -> Answer {
+    fusec_in(
+        Path::new(env!("CARGO_MANIFEST_DIR")),
+        arguments,
+        environment,
+    )
+}
+
+/// [`fusec_with`] in another directory.
+pub fn fusec_in(dir: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Answer {
     let Output {
         status,
         stdout,
         stderr,
     } = Command::new(env!("CARGO_BIN_EXE_fusec"))
         .args(arguments)
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .current_dir(dir)
         .env_remove("RUST_LOG")
         .env("FUSEC_NVRTC", "/no/such/libnvrtc.so.13")
         .env("FUSEC_CACHE_DIR", "/no/such/cache")

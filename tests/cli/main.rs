@@ -3,6 +3,8 @@
 mod answers;
 mod bad_input;
 mod command;
+mod examples;
+mod first_hour;
 mod plans;
 
 /// A small model.

@@ -1,10 +1,11 @@
-//! Chores of the repository: `cargo xtask ci | bless | zoo`.
+//! Chores of the repository: `cargo xtask ci | bless | zoo | dist`.
 //!
 //! What lives here: calls of cargo that people would otherwise have to remember. What never will:
 //! anything that a user of fusec needs.
 #![warn(missing_docs)]
 #![forbid(unsafe_code)]
 
+mod dist;
 mod zoo;
 
 use std::env;
@@ -16,7 +17,8 @@ Usage: cargo xtask ci      format, lints, tests, documentation, as before every 
        cargo xtask bless   accept the plans, kernels and messages that the tests now see
        cargo xtask zoo [DEVICE ...]
                            a table of the golden cases: errors on devices (default: cpu emulator),
-                           classes of recurrences, lines of model texts";
+                           classes of recurrences, lines of model texts
+       cargo xtask dist    a release in target/dist: the program, manual pages, completions, docs";
 
 /// A call of cargo.
 struct Step {
@@ -66,6 +68,7 @@ fn main() -> ExitCode {
         ["bless"] => BLESS,
         ["zoo"] => return zoo(&["cpu", "emulator"]),
         ["zoo", ref devices @ ..] => return zoo(devices),
+        ["dist"] => return dist(),
         _ => {
             eprintln!("{USAGE}");
             return ExitCode::from(2);
@@ -95,6 +98,19 @@ fn main() -> ExitCode {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
+    }
+}
+
+fn dist() -> ExitCode {
+    match dist::archive() {
+        Ok(archive) => {
+            println!("{}", archive.display());
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
     }
 }
 

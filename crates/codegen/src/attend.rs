@@ -213,5 +213,6 @@ pub fn lane<'g>(
         blocks: format!("B * {runs} * {blocks}"),
         shared_floats: if stored { at.end } else { 0 },
         position: stored,
+        by_warpgroups: None,
     })
 }

@@ -55,6 +55,8 @@ pub fn primitive(f: Unary) -> Option<&'static str> {
         Unary::Abs => "fabs32",
         Unary::Sin => "fsin",
         Unary::Cos => "fcos",
+        Unary::Erf => "ferf",
+        Unary::Gelu => "fgelu",
         Unary::Neg => return None,
     })
 }
@@ -107,6 +109,10 @@ fn print(expr: &Expr, leaves: &Leaves, context: u8) -> String {
                 Binary::Min => call("fmin32"),
                 Binary::Max => call("fmax32"),
                 Binary::Pow => call("fpow"),
+                Binary::Less => call("fless"),
+                Binary::LessEqual => call("fless_equal"),
+                Binary::Equal => call("fequal"),
+                Binary::When => call("fwhen"),
             }
         }
     };

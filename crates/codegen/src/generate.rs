@@ -3,7 +3,8 @@
 use crate::CodegenError;
 use crate::kernel::{self, Request, Source};
 use crate::manifest::{
-    Arg, Buffer, BufferKind, Element, Extent, KernelImage, MANIFEST_VERSION, Manifest, Regime, Step,
+    Arg, Buffer, BufferKind, Element, Extent, KernelImage, MANIFEST_VERSION, Manifest, Regime,
+    Step, TensorMap,
 };
 use crate::memory::Place;
 use crate::prelude;
@@ -107,6 +108,19 @@ fn generate_regime(
                 reads.push(buffer);
             }
         }
+        let mut tensor_maps = Vec::new();
+        for map in &source.maps {
+            let buffer = memory.buffer(map.place);
+            if !reads.contains(&buffer) {
+                reads.push(buffer);
+            }
+            args.push(Arg::TensorMap(tensor_maps.len()));
+            tensor_maps.push(TensorMap {
+                buffer,
+                offset: map.offset,
+                axes: map.axes.clone(),
+            });
+        }
         args.push(Arg::Batch);
         args.push(Arg::Time);
         if source.position {
@@ -120,6 +134,8 @@ fn generate_regime(
             reads,
             writes,
             cooperative: kernel.phases.len() > 1,
+            persistent: source.persistent,
+            tensor_maps,
         });
     }
     Ok(Regime {

@@ -9,12 +9,13 @@ use crate::header;
 use crate::lane::Lane;
 use crate::manifest::{ENTRY, KernelParam, LaneGrid, ParamKind, RowUnits};
 use crate::matmul;
-use crate::memory::{Pointer, Pointers, c_type};
+use crate::memory::{Mapped, Place, Pointer, Pointers, c_type};
 use crate::names::{Canonical, Chosen, Names};
 use crate::prelude;
 use crate::render::render;
 use crate::text::Text;
 use crate::walk::{self, Walk};
+use crate::wgmma;
 use fusec_fuse::chunked::Classes;
 use fusec_fuse::elements::Elements;
 use fusec_fuse::schedule::walk::{Placed, Walked};
@@ -39,6 +40,10 @@ pub struct Source {
     pub pointers: Vec<Pointer>,
     /// Whether it takes the position.
     pub position: bool,
+    /// Tensor map parameters, in order, behind the pointers.
+    pub maps: Vec<Mapped>,
+    /// Whether its blocks go from tile to tile, whatever their number.
+    pub persistent: bool,
     /// Blocks of each lane.
     pub lanes: Vec<LaneGrid>,
     /// The primitives that it uses.
@@ -96,12 +101,21 @@ pub fn generate(request: &Request<'_, '_>, kernel: &Kernel) -> Result<Source, Co
     let lanes = kernel.phases.iter().flat_map(|phase| &phase.lanes);
     let bodies: Vec<&Body> = lanes.collect();
     let threads = kernel.launch.threads as usize;
+    // Blocks that go from tile to tile of all lanes have one text, and its names, for all.
+    let by_warpgroups =
+        |body: &&Body| matches!(&body.schedule, Schedule::Gemm(tile) if tile.by_warpgroups());
+    let persistent = bodies.iter().any(by_warpgroups);
+    let mut names = Names::default();
+    let mut pointers = Pointers::new(graph, elements, kernel.layer);
     let mut lanes = Vec::new();
     let mut scopes = Vec::new();
     for body in &bodies {
         let mut scoped_names = Names::default();
         let mut scoped_pointers = Pointers::new(graph, elements, kernel.layer);
-        let (pointers, names) = (&mut scoped_pointers, &mut scoped_names);
+        let (pointers, names) = match persistent {
+            true => (&mut pointers, &mut names),
+            false => (&mut scoped_pointers, &mut scoped_names),
+        };
         let lane = match body.schedule {
             Schedule::Row(_) | Schedule::Scan(_) => {
                 walk_lane(graph, storage, body, threads, pointers, names)?
@@ -132,10 +146,18 @@ pub fn generate(request: &Request<'_, '_>, kernel: &Kernel) -> Result<Source, Co
         });
         lanes.push(lane);
     }
-    let mut names = Names::default();
-    let mut pointers = Pointers::new(graph, elements, kernel.layer);
     let mut functions = Functions::default();
-    if let [scope] = &scopes[..] {
+    if persistent {
+        let tile = |lane: &Lane| lane.by_warpgroups.clone();
+        let tiles: Option<Vec<_>> = lanes.iter().map(tile).collect();
+        let (Some(tiles), true) = (tiles, one_phase) else {
+            return Err(CodegenError::Unsupported {
+                kernel: kernel.name.clone(),
+                what: "products by warpgroups beside other lanes or in phases".into(),
+            });
+        };
+        functions.calls.push(wgmma::render(&tiles)?);
+    } else if let [scope] = &scopes[..] {
         // The only one is the kernel itself.
         (names, pointers) = (scope.names.clone(), scope.pointers.clone());
         functions.calls.push(scope.code.clone());
@@ -147,6 +169,10 @@ pub fn generate(request: &Request<'_, '_>, kernel: &Kernel) -> Result<Source, Co
     let mut rest = lanes.iter().zip(&functions.calls);
     for (i, phase) in kernel.phases.iter().enumerate() {
         let lanes: Vec<(&Lane, &String)> = rest.by_ref().take(phase.lanes.len()).collect();
+        if persistent {
+            text.lines(&functions.calls.concat());
+            continue;
+        }
         if one_phase {
             side_by_side(graph, phase, &lanes, &mut text);
             continue;
@@ -179,8 +205,9 @@ pub fn generate(request: &Request<'_, '_>, kernel: &Kernel) -> Result<Source, Co
     context.insert("open", "{");
     context.insert("shared", &(shared_bytes > 0));
     context.insert("one_phase", &one_phase);
+    context.insert("persistent", &persistent);
     // Where the kernel is a function's caller, only the functions ask for the thread.
-    context.insert("tid", &(bodies.len() == 1));
+    context.insert("tid", &(bodies.len() == 1 || persistent));
     context.insert("params", &parameters(graph, &pointers, one_phase, position));
     context.insert("body", &body);
     let frame = render("kernel.cu", &context)?;
@@ -199,6 +226,8 @@ pub fn generate(request: &Request<'_, '_>, kernel: &Kernel) -> Result<Source, Co
         threads,
         shared_bytes,
         pointers: pointers.list().to_vec(),
+        maps: pointers.maps().to_vec(),
+        persistent,
         position,
         lanes: lanes.into_iter().map(|l| l.grid).collect(),
         min_arch: prelude::min_arch(&primitives)?,
@@ -215,13 +244,18 @@ fn parameters(
 ) -> Vec<ParamLine> {
     let pointer = |p: &Pointer| ParamLine {
         declaration: declaration(p, one_phase),
-        comment: header::one_line(&comment(graph, p)),
+        comment: header::one_line(&comment(graph, p.place)),
+    };
+    let map = |m: &Mapped| ParamLine {
+        declaration: format!("const __grid_constant__ tensor_map {}", m.name),
+        comment: header::one_line(&comment(graph, m.place)),
     };
     let number = |name: &str| ParamLine {
         declaration: format!("const i64 {name}"),
         comment: String::new(),
     };
     let mut out: Vec<ParamLine> = pointers.list().iter().map(pointer).collect();
+    out.extend(pointers.maps().iter().map(map));
     out.extend(["B", "T"].map(number));
     out.extend(position.then(|| number("position")));
     out
@@ -233,11 +267,16 @@ fn declared(pointers: &Pointers<'_>, chosen: &Chosen, position: bool) -> Vec<Ker
         name: chosen.apply(&p.name),
         kind: ParamKind::Pointer,
     };
+    let map = |m: &Mapped| KernelParam {
+        name: chosen.apply(&m.name),
+        kind: ParamKind::TensorMap,
+    };
     let number = |name: &str| KernelParam {
         name: name.into(),
         kind: ParamKind::I64,
     };
     let mut out: Vec<KernelParam> = pointers.list().iter().map(pointer).collect();
+    out.extend(pointers.maps().iter().map(map));
     out.extend(["B", "T"].map(number));
     out.extend(position.then(|| number("position")));
     out
@@ -393,6 +432,7 @@ fn walk_lane<'g>(
         },
         shared_floats: walked.shared_floats,
         position: walk::uses_position(&program),
+        by_warpgroups: None,
     })
 }
 
@@ -408,9 +448,8 @@ fn declaration(p: &Pointer, one_phase: bool) -> String {
     }
 }
 
-fn comment(graph: &Graph, p: &Pointer) -> String {
-    use crate::memory::Place;
-    match p.place {
+fn comment(graph: &Graph, place: Place) -> String {
+    match place {
         Place::Value(v) => {
             let value = graph.value(v);
             format!("{} {}", value.name, shape_text(graph, v))

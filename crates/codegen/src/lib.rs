@@ -28,6 +28,7 @@ pub mod projection;
 mod render;
 mod text;
 mod walk;
+pub mod wgmma;
 
 use fusec_fuse::schedule::{parts, program as micro};
 
@@ -36,5 +37,5 @@ pub use generate::{Planned, generate};
 pub use lexeme::without_comments;
 pub use manifest::{
     Arg, Buffer, BufferKind, Element, Extent, KernelImage, KernelParam, LaneGrid, Manifest,
-    ParamKind, Regime, RowUnits, Step,
+    MapAxis, MapExtent, ParamKind, Regime, RowUnits, Step, TensorMap,
 };

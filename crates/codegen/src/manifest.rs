@@ -87,7 +87,7 @@ pub struct KernelImage {
 pub struct KernelParam {
     /// Name in the source.
     pub name: String,
-    /// Pointer or integer.
+    /// Pointer, integer or tensor map.
     pub kind: ParamKind,
 }
 
@@ -99,6 +99,8 @@ pub enum ParamKind {
     Pointer,
     /// A 64-bit integer.
     I64,
+    /// A tensor map, by value.
+    TensorMap,
 }
 
 /// A piece of memory.
@@ -167,6 +169,45 @@ pub struct Step {
     /// Whether all blocks must be resident at once (grid barriers). Such a kernel takes any grid: where
     /// a device holds fewer blocks than its lanes have, that many do the work of all.
     pub cooperative: bool,
+    /// Whether any number of blocks does the work: a device starts as many as it holds at once, where
+    /// the lanes have more.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub persistent: bool,
+    /// Tensors that it copies boxes of.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tensor_maps: Vec<TensorMap>,
+}
+
+/// A tensor in a buffer, of which a kernel copies boxes to shared memory: lines of 128 bytes, swizzled.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TensorMap {
+    /// Index into the regime's buffers.
+    pub buffer: usize,
+    /// Its first element.
+    pub offset: usize,
+    /// Its axes, innermost first: 1 to 5.
+    pub axes: Vec<MapAxis>,
+}
+
+/// An axis of a tensor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MapAxis {
+    /// Its length. What of a box lies outside reads as zero.
+    pub extent: MapExtent,
+    /// Elements from one place on it to the next; 1 for the innermost.
+    pub stride: usize,
+    /// How much of it a copy moves.
+    pub span: usize,
+}
+
+/// How far an axis of a tensor goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MapExtent {
+    /// This many places.
+    Fixed(usize),
+    /// `B * T`.
+    Rows,
 }
 
 /// How many blocks a lane has: `blocks * (B or B*T in units) `.
@@ -200,6 +241,8 @@ pub enum Arg {
     OldTail(usize),
     /// Address of the copy of a tail that this run fills.
     NewTail(usize),
+    /// One of the step's tensor maps.
+    TensorMap(usize),
     /// B.
     Batch,
     /// T.

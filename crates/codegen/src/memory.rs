@@ -1,6 +1,6 @@
 //! The kernel's parameters: which memory its lanes touch, under which names.
 
-use crate::manifest::Element;
+use crate::manifest::{Element, MapAxis};
 use crate::names::{Names, last};
 use fusec_fuse::elements::Elements;
 use fusec_ir::{Def, Graph, StateId, StateKind, ValueId};
@@ -34,13 +34,27 @@ pub struct Pointer {
     pub read: bool,
 }
 
-/// The pointers of a kernel or of one of its functions, in order of first use.
+/// A tensor map parameter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mapped {
+    /// What it maps.
+    pub place: Place,
+    /// Its name in the source.
+    pub name: String,
+    /// First element of the tensor.
+    pub offset: usize,
+    /// Axes of the tensor, innermost first.
+    pub axes: Vec<MapAxis>,
+}
+
+/// The pointers and tensor maps of a kernel or of one of its functions, in order of first use.
 #[derive(Clone, Debug)]
 pub struct Pointers<'g> {
     graph: &'g Graph,
     elements: &'g Elements,
     layer: Option<u32>,
     list: Vec<Pointer>,
+    maps: Vec<Mapped>,
 }
 
 /// The C type of an element.
@@ -61,7 +75,42 @@ impl<'g> Pointers<'g> {
             elements,
             layer,
             list: Vec::new(),
+            maps: Vec::new(),
         }
+    }
+
+    /// In which type each value lies in memory.
+    pub fn elements(&self) -> &'g Elements {
+        self.elements
+    }
+
+    /// The name of the tensor map of a value from an element on.
+    pub fn map(
+        &mut self,
+        value: ValueId,
+        offset: usize,
+        axes: Vec<MapAxis>,
+        names: &mut Names,
+    ) -> String {
+        let place = Place::Value(value);
+        let same = |m: &&Mapped| m.place == place && m.offset == offset && m.axes == axes;
+        if let Some(map) = self.maps.iter().find(same) {
+            return map.name.clone();
+        }
+        let spellings = self.spellings(place);
+        let name = names.one_of(spellings.iter().map(|s| format!("{s}_map")).collect());
+        self.maps.push(Mapped {
+            place,
+            name: name.clone(),
+            offset,
+            axes,
+        });
+        name
+    }
+
+    /// All tensor maps, in order of first use.
+    pub fn maps(&self) -> &[Mapped] {
+        &self.maps
     }
 
     /// The name under which a place is read.

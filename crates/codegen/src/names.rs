@@ -365,7 +365,7 @@ mod tests {
         let (a, b) = (names.fresh("a"), names.fresh("b"));
         let text = format!("acc_a; acc_{a}; {b}; thread{b}; {b}Idx");
         let chosen = names.choose(&[&text]);
-        assert_eq!(chosen.apply(&text), "acc_a; acc_a_2; b; threadb; bIdx");
+        assert_eq!(chosen.apply(&text), "acc_a; acc_a_; b; threadb; bIdx");
         let (a, b) = ("Idx", "thread");
         let mut names = Names::default();
         let (a, b) = (names.fresh(a), names.fresh(b));

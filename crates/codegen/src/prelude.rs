@@ -7,7 +7,8 @@
 //! each), and any knowledge of plans or templates.
 //!
 //! A piece in a prelude file begins with a marker line
-//! `//@ NAME[, NAME...] [needs NAME[, NAME...]] [arch N]`; its text runs to the next marker.
+//! `//@ NAME[, NAME...] [needs NAME[, NAME...]] [arch N[a]]`; its text runs to the next marker. `arch N`:
+//! from that architecture on; `arch Na`: on that one only.
 
 use crate::lexeme::{Lexeme, lexemes};
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,6 +23,8 @@ const FILES: &[(&str, &str)] = &[
     ("warp.cu", include_str!("../templates/prelude/warp.cu")),
     ("mma.cu", include_str!("../templates/prelude/mma.cu")),
     ("async.cu", include_str!("../templates/prelude/async.cu")),
+    ("bulk.cu", include_str!("../templates/prelude/bulk.cu")),
+    ("wgmma.cu", include_str!("../templates/prelude/wgmma.cu")),
     ("grid.cu", include_str!("../templates/prelude/grid.cu")),
 ];
 
@@ -34,6 +37,8 @@ struct Piece {
     names: Vec<&'static str>,
     needs: Vec<&'static str>,
     arch: u32,
+    /// Whether later architectures lack it.
+    only: bool,
     text: &'static str,
 }
 
@@ -65,20 +70,21 @@ fn split_names(text: &'static str) -> Vec<&'static str> {
 }
 
 fn read_marker(line: &'static str) -> Result<Piece, String> {
-    let (head, arch) = match line.split_once(" arch ") {
-        Some((head, arch)) => (
-            head,
-            arch.trim()
-                .parse()
-                .map_err(|_| format!("`{line}`: arch is not a number"))?,
-        ),
-        None => (line, BASE_ARCH),
+    let (head, arch) = line.split_once(" arch ").unwrap_or((line, ""));
+    let number = arch.trim().trim_end_matches('a');
+    let only = arch.trim().ends_with('a');
+    let arch = match number {
+        "" => BASE_ARCH,
+        number => number
+            .parse()
+            .map_err(|_| format!("`{line}`: arch is not a number"))?,
     };
     let (names, needs) = head.split_once(" needs ").unwrap_or((head, ""));
     Ok(Piece {
         names: split_names(names),
         needs: split_names(needs),
         arch,
+        only,
         text: "",
     })
 }
@@ -100,7 +106,9 @@ fn read_catalogue(files: &[(&'static str, &'static str)]) -> Result<Catalogue, S
                 let at = catalogue.by_name.get(need).ok_or_else(|| {
                     format!("{file}: `{marker}`: `{need}` is not defined before it")
                 })?;
-                piece.arch = piece.arch.max(catalogue.pieces[*at].arch);
+                let needed = &catalogue.pieces[*at];
+                piece.arch = piece.arch.max(needed.arch);
+                piece.only |= needed.only;
             }
             for name in &piece.names {
                 if catalogue
@@ -127,7 +135,10 @@ pub fn primitives_on(arch: u32) -> BTreeSet<&'static str> {
     CATALOGUE
         .by_name
         .iter()
-        .filter(|(_, at)| CATALOGUE.pieces[**at].arch <= arch)
+        .filter(|(_, at)| {
+            let piece = &CATALOGUE.pieces[**at];
+            piece.arch == arch || (piece.arch < arch && !piece.only)
+        })
         .map(|(name, _)| *name)
         .collect()
 }
@@ -284,9 +295,14 @@ mod tests {
             ("ldmatrix_x4", 75),
             ("mma_k16", 80),
             ("cp_async_16", 80),
+            ("tensor_load_2d", 90),
+            ("wgmma_n64", 90),
         ] {
             assert_eq!(min_arch(&BTreeSet::from([name])), Ok(arch), "{name}");
             assert_eq!(primitives_on(75).contains(name), arch <= 75);
+            // Later architectures multiply by other instructions.
+            let later = primitives_on(100).contains(name);
+            assert_eq!(later, !name.starts_with("wgmma"), "{name}");
         }
     }
 }

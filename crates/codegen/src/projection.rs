@@ -2,7 +2,7 @@
 //! products over the same rows and columns, with text hooks before and after.
 //!
 //! Lives here: the templates (`gemm_simt.cu`, `gemm_mma.cu`, `gemv.cu`, `thin.cu`) and which tiles they can
-//! take. Never here: which operations of a graph become a product, which tile it has (see
+//! take; `gemm_wgmma.cu` has a file of its own, [`crate::wgmma`]. Never here: which operations of a graph become a product, which tile it has (see
 //! [`fusec_fuse::schedule`]), and what the hooks compute.
 //!
 //! The text is one lane's body, a `{ ... }` block. Around it the kernel must define
@@ -20,7 +20,7 @@ use fusec_fuse::schedule::gemm::SIMT_DEPTH;
 pub use fusec_fuse::schedule::product::WeightLayout;
 use fusec_fuse::schedule::product::{ALIGNED, ProductShape};
 use fusec_fuse::schedule::thin;
-pub use fusec_fuse::schedule::{GemmTile, GemvTile, MmaTile, SimtTile, ThinTile};
+pub use fusec_fuse::schedule::{GemmTile, GemvTile, MmaTile, SimtTile, ThinTile, WgmmaTile};
 
 /// One product: an accumulator per output element.
 #[derive(Debug, Clone)]
@@ -56,6 +56,10 @@ pub struct Product {
     pub w_offset: usize,
     /// Layout of the weights.
     pub w_layout: WeightLayout,
+    /// Warpgroups only: the parameter that maps the rows as a tensor, in place of `x`.
+    pub x_map: String,
+    /// Warpgroups only: the parameter that maps the weights, in place of `w`.
+    pub w_map: String,
 }
 
 /// Products over the same rows and columns, and what happens to their results.
@@ -154,12 +158,27 @@ const TEMPLATE_FILES: [(&str, &str); 4] = [
 
 static TEMPLATES: LazyLock<Tera> = LazyLock::new(|| {
     let mut tera = Tera::default();
-    tera.add_raw_templates(TEMPLATE_FILES.iter().copied())
-        .expect("the templates are part of this crate and tests render them");
+    tera.add_raw_templates(
+        TEMPLATE_FILES
+            .iter()
+            .copied()
+            .chain([crate::wgmma::TEMPLATE]),
+    )
+    .expect("the templates are part of this crate and tests render them");
     tera
 });
 
-fn c_type(element: Element) -> &'static str {
+/// A template filled.
+pub(crate) fn render(template: &'static str, context: &Context) -> Result<String, ProjectionError> {
+    TEMPLATES
+        .render(template, context)
+        .map_err(|source| ProjectionError::Template {
+            template,
+            source: Box::new(source),
+        })
+}
+
+pub(crate) fn c_type(element: Element) -> &'static str {
     match element {
         Element::F32 => "float",
         Element::Bf16 => "bf16_t",
@@ -217,6 +236,7 @@ impl ProjectionTile {
         match self {
             Self::Gemm(GemmTile::Simt(_)) => "gemm_simt.cu",
             Self::Gemm(GemmTile::Mma(_)) => "gemm_mma.cu",
+            Self::Gemm(GemmTile::Wgmma(_)) => crate::wgmma::TEMPLATE.0,
             Self::Gemv(_) => "gemv.cu",
             Self::Thin(_) => "thin.cu",
         }
@@ -240,18 +260,19 @@ impl ProjectionTile {
         }
     }
 
-    /// Columns of a block.
-    pub fn columns(self) -> usize {
+    /// Columns of a block, for each of some products.
+    pub fn columns(self, products: usize) -> usize {
         match self {
-            Self::Gemm(tile) => tile.columns(),
+            Self::Gemm(tile) => tile.columns(products),
             Self::Gemv(tile) => tile.columns,
             Self::Thin(tile) => tile.columns,
         }
     }
 
     /// Blocks per row tile.
-    pub fn column_tiles(self, columns: usize) -> usize {
-        columns.div_ceil(self.columns())
+    pub fn column_tiles(self, projection: &Projection) -> usize {
+        let across = self.columns(projection.products.len());
+        projection.columns.div_ceil(across)
     }
 
     /// Dynamic shared memory of a block, bytes.
@@ -265,10 +286,14 @@ impl ProjectionTile {
 
     /// The lane's body.
     pub fn render(self, projection: &Projection) -> Result<String, ProjectionError> {
+        if let Self::Gemm(GemmTile::Wgmma(tile)) = self {
+            return crate::wgmma::render(&[(tile, projection)]);
+        }
         let template = self.template();
         self.check(projection)?;
         let mut context = Context::new();
         let products: Vec<ProductText<'_>> = match self {
+            Self::Gemm(GemmTile::Wgmma(_)) => Vec::new(),
             Self::Gemm(GemmTile::Simt(tile)) => {
                 context.insert(
                     "tile",
@@ -352,12 +377,7 @@ impl ProjectionTile {
         context.insert("setup", projection.setup.trim_end());
         context.insert("row_prologue", projection.row_prologue.trim_end());
         context.insert("epilogue", projection.epilogue.trim_end());
-        TEMPLATES
-            .render(template, &context)
-            .map_err(|source| ProjectionError::Template {
-                template,
-                source: Box::new(source),
-            })
+        render(template, &context)
     }
 
     /// Whether the template takes this tile for this projection.
@@ -369,6 +389,7 @@ impl ProjectionTile {
             return Err(ProjectionError::Empty);
         }
         let reason = match self {
+            Self::Gemm(GemmTile::Wgmma(tile)) => return crate::wgmma::check(tile, projection),
             Self::Gemm(GemmTile::Simt(tile)) => {
                 let sizes = [32, 64, 128];
                 (!sizes.contains(&tile.rows) || !sizes.contains(&tile.columns))

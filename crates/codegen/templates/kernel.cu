@@ -1,4 +1,4 @@
-extern "C" __global__ void __launch_bounds__({{ threads }}) {{ entry }}(
+extern "C" __global__ void __launch_bounds__({{ threads }}{% if persistent %}, 1{% endif %}) {{ entry }}(
 {%- for p in params %}
     {{ p.declaration }}{% if not loop.last %},{% else %}) {{ open }}{% endif %}{% if p.comment %}  // {{ p.comment }}{% endif %}
 {%- endfor %}
@@ -9,7 +9,7 @@ extern "C" __global__ void __launch_bounds__({{ threads }}) {{ entry }}(
     FUSEC_DYNAMIC_SMEM(shared_memory);
     float* const smem = reinterpret_cast<float*>(shared_memory);
 {%- endif %}
-{%- if one_phase %}
+{%- if one_phase and not persistent %}
     i64 block = blockIdx.x;
 {%- endif %}
 {{ body }}}

@@ -5,10 +5,11 @@
 //! lives here: choosing anything.
 
 use crate::Device;
+use crate::error::PlanError;
 use crate::fit;
 use crate::name::Names;
 use crate::plan::{Kernel, PLAN_VERSION, Plan};
-use crate::planner::{Options, PlanError, Submit};
+use crate::planner::{Options, Submit};
 use crate::schedule::launch;
 use crate::validate::validate;
 use fusec_ir::{Graph, OpId};

@@ -118,6 +118,11 @@ impl<'a> Context<'a> {
         self.elements.get(value).bytes()
     }
 
+    /// In which type each value lies in memory.
+    pub fn elements(&self) -> &Elements {
+        &self.elements
+    }
+
     /// Whether a value has left the L2 cache by the time that another kernel reads it.
     pub fn leaves_l2(&self, value: ValueId) -> bool {
         let room = self.target.l2_bytes as f64 * self.device.fitted.l2_share.value;
@@ -229,9 +234,12 @@ pub fn instructions(expr: &fusec_ir::Expr) -> usize {
                 Unary::Tanh => 22,
                 Unary::Sin | Unary::Cos => 30,
                 Unary::Softplus | Unary::LogSigmoid => 23,
+                Unary::Erf => 24,
+                Unary::Gelu => 27,
             },
             Expr::Binary(Binary::Div, ..) => 10,
             Expr::Binary(Binary::Pow, ..) => 60,
+            Expr::Binary(Binary::Less | Binary::LessEqual | Binary::Equal | Binary::When, ..) => 2,
             Expr::Binary(..) => 1,
             _ => 0,
         }
@@ -253,7 +261,9 @@ pub fn special_count(expr: &fusec_ir::Expr) -> usize {
                 | Unary::Rsqrt
                 | Unary::Recip
                 | Unary::Sin
-                | Unary::Cos => 1,
+                | Unary::Cos
+                | Unary::Erf
+                | Unary::Gelu => 1,
                 Unary::Tanh
                 | Unary::Sigmoid
                 | Unary::Silu

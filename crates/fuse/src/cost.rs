@@ -32,11 +32,13 @@
 mod chunks;
 mod lane;
 mod price;
+mod rows;
 mod serial;
 pub mod work;
 
 pub use price::price;
 pub(crate) use price::{Parts, Slowdown};
+pub(crate) use rows::{least_row_us, row_terms};
 pub use work::Work;
 
 use crate::context::Context;
@@ -73,8 +75,9 @@ pub fn cheapest(ctx: &Context<'_>, forms: Vec<Vec<Phase>>) -> (Vec<Phase>, Cost)
 
 /// What a lane adds, at least, to every kernel that it is part of: whatever another lane may
 /// have read before is taken as found in L2, and what another lane may compute as well as
-/// stored by that one. `own` are the operations that no other lane can hold.
-pub(crate) fn lane_parts(ctx: &Context<'_>, body: &Body, own: &[OpId]) -> Parts {
+/// stored by that one. `own` are the operations that no other lane can hold; `staged` says that
+/// activations of another lane pass through registers.
+pub(crate) fn lane_parts(ctx: &Context<'_>, body: &Body, own: &[OpId], staged: bool) -> Parts {
     let graph = ctx.graph;
     let is_own = |id: &OpId| own.binary_search(id).is_ok();
     let mut body = body.clone();
@@ -98,6 +101,11 @@ pub(crate) fn lane_parts(ctx: &Context<'_>, body: &Body, own: &[OpId]) -> Parts 
     }
     let work = Lane::new(ctx, &body).work();
     let mut sum = Sum::default();
-    sum.add(ctx.device, &work, work.is_staged(), &mut read);
+    sum.add(ctx.device, &work, staged || work.is_staged(), &mut read);
     sum.least()
+}
+
+/// Whether a lane makes activations of products pass through registers, in all lanes of its kernel.
+pub(crate) fn is_staged(ctx: &Context<'_>, body: &Body) -> bool {
+    Lane::new(ctx, body).work().is_staged()
 }

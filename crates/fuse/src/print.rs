@@ -56,8 +56,31 @@ fn same(a: &Run<'_>, b: &Run<'_>) -> bool {
             .eq(b.kernels.iter().map(|k| &k.name))
 }
 
+/// A plan with one line a kernel: what each computes, and what was decided on the way, is left
+/// out.
+pub struct Brief<'a>(&'a Planned);
+
+impl Planned {
+    /// The plan with one line a kernel.
+    pub fn brief(&self) -> Brief<'_> {
+        Brief(self)
+    }
+}
+
+impl fmt::Display for Brief<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.write(f, false)
+    }
+}
+
 impl fmt::Display for Planned {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.write(f, true)
+    }
+}
+
+impl Planned {
+    fn write(&self, f: &mut fmt::Formatter<'_>, whole: bool) -> fmt::Result {
         let Planned { graph, plan, .. } = self;
         writeln!(
             f,
@@ -72,7 +95,7 @@ impl fmt::Display for Planned {
             let Some(first) = runs.first() else { continue };
             writeln!(f)?;
             write_heading(f, runs, &self.decisions)?;
-            write_kernels(f, graph, first.kernels)?;
+            write_kernels(f, graph, first.kernels, whole)?;
         }
         writeln!(f)?;
         let bytes: f64 = plan.kernels.iter().map(|k| k.cost.bytes).sum();
@@ -92,8 +115,8 @@ impl fmt::Display for Planned {
             "per layer: {} launches ({unfused} unfused)",
             inside.len()
         )?;
-        if matches!(plan.mode, Mode::Auto) {
-            self.decisions.fmt(f)?;
+        if whole && matches!(plan.mode, Mode::Auto) {
+            write!(f, "{}", self.decisions)?;
         }
         Ok(())
     }
@@ -126,7 +149,12 @@ fn write_heading(
     )
 }
 
-fn write_kernels(f: &mut fmt::Formatter<'_>, graph: &Graph, kernels: &[Kernel]) -> fmt::Result {
+fn write_kernels(
+    f: &mut fmt::Formatter<'_>,
+    graph: &Graph,
+    kernels: &[Kernel],
+    whole: bool,
+) -> fmt::Result {
     let rows: Vec<[String; 5]> = kernels
         .iter()
         .map(|kernel| {
@@ -165,6 +193,9 @@ fn write_kernels(f: &mut fmt::Formatter<'_>, graph: &Graph, kernels: &[Kernel]) 
     writeln!(f, "{}", line(&heads))?;
     for (kernel, row) in kernels.iter().zip(&rows) {
         writeln!(f, "{}", line(row))?;
+        if !whole {
+            continue;
+        }
         for (i, phase) in kernel.phases.iter().enumerate() {
             for (j, body) in phase.lanes.iter().enumerate() {
                 let mut label = String::new();

@@ -43,6 +43,10 @@ pub enum Unary {
     Sin,
     /// cosine, radians
     Cos,
+    /// the error function
+    Erf,
+    /// `x * (1 + erf(x / sqrt(2))) / 2`, the exact form
+    Gelu,
 }
 
 /// A function of two numbers.
@@ -63,6 +67,14 @@ pub enum Binary {
     Max,
     /// `a` to the power `b`
     Pow,
+    /// 1 if `a < b`, else 0
+    Less,
+    /// 1 if `a <= b`, else 0
+    LessEqual,
+    /// 1 if `a = b`, else 0
+    Equal,
+    /// `b` if `a` is not 0, else 0, whatever `b` is: see [`Expr::choice`]
+    When,
 }
 
 /// A scalar expression over the inputs of one operation.
@@ -117,6 +129,8 @@ impl Unary {
             Unary::Abs => x.abs(),
             Unary::Sin => x.sin(),
             Unary::Cos => x.cos(),
+            Unary::Erf => libm::erf(x),
+            Unary::Gelu => 0.5 * x * (1.0 + libm::erf(x * std::f64::consts::FRAC_1_SQRT_2)),
         }
     }
 
@@ -139,6 +153,8 @@ impl Unary {
             Unary::Abs => "abs",
             Unary::Sin => "sin",
             Unary::Cos => "cos",
+            Unary::Erf => "erf",
+            Unary::Gelu => "gelu",
         }
     }
 }
@@ -154,6 +170,13 @@ impl Binary {
             Binary::Min => a.min(b),
             Binary::Max => a.max(b),
             Binary::Pow => a.powf(b),
+            Binary::Less => f64::from(a < b),
+            Binary::LessEqual => f64::from(a <= b),
+            Binary::Equal => f64::from(a == b),
+            Binary::When => match a != 0.0 {
+                true => b,
+                false => 0.0,
+            },
         }
     }
 }
@@ -167,6 +190,25 @@ impl Expr {
     /// `f(a)` without writing the box.
     pub fn unary(f: Unary, a: Expr) -> Expr {
         Expr::Unary(f, Box::new(a))
+    }
+
+    /// `(c, a, b)` of a choice, `a` where `c` is 1 and `b` where it is 0. A choice is the sum of
+    /// `a` when `c` and `b` when `1 - c`, one of which is 0 even where the other is not finite.
+    pub fn choice(&self) -> Option<(&Expr, &Expr, &Expr)> {
+        let Expr::Binary(Binary::Add, yes, no) = self else {
+            return None;
+        };
+        let (Expr::Binary(Binary::When, c, a), Expr::Binary(Binary::When, other, b)) =
+            (yes.as_ref(), no.as_ref())
+        else {
+            return None;
+        };
+        match other.as_ref() {
+            Expr::Binary(Binary::Sub, one, of) if **one == Expr::Const(1.0) && of == c => {
+                Some((c.as_ref(), a.as_ref(), b.as_ref()))
+            }
+            _ => None,
+        }
     }
 
     /// Calls `visit` on this expression and every expression below it, parents first.

@@ -333,7 +333,8 @@ pub struct State {
 pub enum StateKind {
     /// State of a recurrence.
     Scan {
-        /// Initial value of every element.
+        /// Initial value of every element; may be infinite.
+        #[serde(with = "crate::recurrence::initial")]
         init: f64,
     },
     /// The last `width` rows of a value, oldest first: row `i` is `t = T - width + i`.

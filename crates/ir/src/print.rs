@@ -118,7 +118,8 @@ fn parameter(graph: &Graph, param: &Param) -> String {
     if graph.value(param.value).precision == Precision::F32 {
         out.push_str(" f32");
     }
-    if let Some(source) = &param.source {
+    let by_full_name = |source: &&crate::Source| source.tensors == [&param.name[..]];
+    if let Some(source) = param.source.as_ref().filter(|s| !by_full_name(s)) {
         let _ = write!(out, " from {}", source.tensors.join(" | "));
         for step in &source.steps {
             let _ = match step {
@@ -295,6 +296,7 @@ pub fn expression(
 ) -> String {
     fn level(expr: &Expr) -> u8 {
         match expr {
+            _ if expr.choice().is_some() => 4,
             Expr::Binary(Binary::Add | Binary::Sub, ..) => 1,
             Expr::Binary(Binary::Mul | Binary::Div, ..) => 2,
             Expr::Unary(Unary::Neg, _) => 3,
@@ -318,13 +320,22 @@ pub fn expression(
         Expr::Unary(Unary::Neg, a) => format!("-{}", inner(a, 4)),
         Expr::Unary(f, a) => format!("{}({})", f.name(), inner(a, 0)),
         Expr::Binary(op, a, b) => match op {
-            Binary::Add => format!("{} + {}", inner(a, 1), inner(b, 1)),
+            Binary::Add => match expr.choice() {
+                Some((c, a, b)) => {
+                    format!("where({}, {}, {})", inner(c, 0), inner(a, 0), inner(b, 0))
+                }
+                None => format!("{} + {}", inner(a, 1), inner(b, 1)),
+            },
             Binary::Sub => format!("{} - {}", inner(a, 1), inner(b, 2)),
             Binary::Mul => format!("{} * {}", inner(a, 2), inner(b, 2)),
             Binary::Div => format!("{} / {}", inner(a, 2), inner(b, 3)),
             Binary::Min => format!("min({}, {})", inner(a, 0), inner(b, 0)),
             Binary::Max => format!("max({}, {})", inner(a, 0), inner(b, 0)),
             Binary::Pow => format!("pow({}, {})", inner(a, 0), inner(b, 0)),
+            Binary::Less => format!("({} < {})", inner(a, 0), inner(b, 0)),
+            Binary::LessEqual => format!("({} <= {})", inner(a, 0), inner(b, 0)),
+            Binary::Equal => format!("({} == {})", inner(a, 0), inner(b, 0)),
+            Binary::When => format!("where({}, {}, 0)", inner(a, 0), inner(b, 0)),
         },
     }
 }

@@ -44,7 +44,8 @@ pub struct StepState {
     pub name: String,
     /// Axes, in storage order.
     pub axes: Vec<AxisId>,
-    /// Value of every element before the first token.
+    /// Value of every element before the first token; may be infinite.
+    #[serde(with = "initial")]
     pub init: f64,
 }
 
@@ -108,5 +109,42 @@ impl Recurrence {
             StepRef::State(i) => &self.states[i].axes,
             StepRef::Op(i) => &self.ops[i].axes,
         }
+    }
+}
+
+/// Initial values in files: JSON has no infinite numbers, so they are words there.
+pub(crate) mod initial {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    #[derive(Serialize, Deserialize)]
+    #[serde(untagged)]
+    enum Written {
+        Number(f64),
+        Infinite(Infinite),
+    }
+
+    #[derive(Serialize, Deserialize)]
+    enum Infinite {
+        #[serde(rename = "inf")]
+        Above,
+        #[serde(rename = "-inf")]
+        Below,
+    }
+
+    pub fn serialize<S: Serializer>(init: &f64, to: S) -> Result<S::Ok, S::Error> {
+        let written = match *init {
+            f64::INFINITY => Written::Infinite(Infinite::Above),
+            f64::NEG_INFINITY => Written::Infinite(Infinite::Below),
+            number => Written::Number(number),
+        };
+        written.serialize(to)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
+        Ok(match Written::deserialize(from)? {
+            Written::Number(number) => number,
+            Written::Infinite(Infinite::Above) => f64::INFINITY,
+            Written::Infinite(Infinite::Below) => f64::NEG_INFINITY,
+        })
     }
 }

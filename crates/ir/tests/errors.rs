@@ -2,8 +2,6 @@
 
 use fusec_ir::language::{LanguageError, ModelSource, Overrides, Problem, Setting, compile};
 use miette::{Diagnostic, NarratableReportHandler};
-use proptest::prelude::*;
-use std::path::PathBuf;
 
 /// A small valid model; `EDITS` each break it in one place.
 const MODEL: &str = r#"
@@ -211,6 +209,11 @@ const EDITS: &[(&str, &str, &str)] = &[
     ),
     ("strange character", "return logits", "return logits ? 1"),
     ("bad load step", "load = \"t(0, 1)\"", "load = \"flip(0)\""),
+    (
+        "load of nothing",
+        "from = \"blocks.{l}.w\", load = \"t(0, 1)\"",
+        "load = \"t(0, 1)\"",
+    ),
     ("bad initialisation", "normal(0.02)", "normal(-1)"),
     ("brace in a tensor name", "blocks.{l}.mu", "blocks.{m}.mu"),
     (
@@ -249,6 +252,32 @@ const EDITS: &[(&str, &str, &str)] = &[
         "attention between other heads",
         "y = ema(c, a)",
         "y = attention(c, rename(a, H -> L), x, N, window = 8)",
+    ),
+    (
+        "recurrence named like a function",
+        "[recurrence.ema]",
+        "[recurrence.mean]",
+    ),
+    ("block named like a word", "[block.mix]", "[block.return]"),
+    (
+        "block with a line in its name",
+        "[block.mix]",
+        "[block.\"mix\\nx\"]",
+    ),
+    (
+        "model with a quote in its name",
+        "name = \"small\"",
+        "name = 'sma\"ll'",
+    ),
+    (
+        "function of flows in a step",
+        "S = a * S + (1 - a) * x",
+        "S = a * S + l2_norm(x, i, eps = eps)",
+    ),
+    (
+        "block in a step",
+        "S = a * S + (1 - a) * x",
+        "S = a * S + mix(x)",
     ),
     (
         "attention to a parameter",
@@ -351,13 +380,14 @@ fn mistakes_in_overrides_name_what_there_is() {
 #[test]
 fn deep_nesting_is_refused() {
     let n = 5000;
-    let chain: String = (0..n).map(|i| format!("A{i} = \"A{}\"\n", i + 1)).collect();
+    let axes = 500;
+    let link = |i| format!("A{i} = \"A{}\"\n", i + 1);
+    let chain: String = (0..axes).map(link).collect();
     for (from, to) in [
         (
             "x @ head",
             format!("{}x{} @ head", "(".repeat(n), ")".repeat(n)),
         ),
-        ("x @ head", format!("x{}", " + x".repeat(n))),
         ("x @ head", format!("{}x", "-".repeat(n))),
         (
             "x @ head",
@@ -376,7 +406,7 @@ fn deep_nesting_is_refused() {
             "return logits",
             format!("if {}true {{ }}", "not ".repeat(n)),
         ),
-        ("V = 16", format!("{chain}A{n} = 1")),
+        ("V = 16", format!("{chain}A{axes} = 1")),
     ] {
         let source = ModelSource::from_text("deep.toml", edited(from, &to));
         let error = compile(&source, &Overrides::default()).expect_err("too deep");
@@ -384,97 +414,5 @@ fn deep_nesting_is_refused() {
             matches!(error.problem(), Problem::TooDeep { .. }),
             "{error}"
         );
-    }
-}
-
-/// Texts to break: all models of the repository.
-fn zoo() -> Vec<(PathBuf, String)> {
-    let models = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../models");
-    let mut paths: Vec<PathBuf> = std::fs::read_dir(models)
-        .expect("the zoo")
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .filter(|path| path.extension().is_some_and(|e| e == "toml"))
-        .collect();
-    paths.sort();
-    paths
-        .into_iter()
-        .map(|path| {
-            let text = std::fs::read_to_string(&path).expect("a model is readable");
-            (path, text)
-        })
-        .collect()
-}
-
-/// Snippets that are likely to hit something.
-const FRAGMENTS: &[&str] = &[
-    "0",
-    "-1",
-    "1e999",
-    "99999999999999999999",
-    "inf",
-    "(",
-    ")",
-    "[",
-    "]",
-    "{",
-    "}",
-    "\"",
-    "'",
-    "\"\"\"",
-    "\n",
-    "=",
-    "==",
-    "->",
-    "@",
-    "*",
-    "/",
-    "+",
-    "-",
-    ",",
-    ".",
-    "#",
-    "l",
-    "L",
-    "C",
-    "H",
-    "N",
-    "x",
-    "é",
-    "\u{0}",
-    "if true {",
-    "repeat l in L {",
-    "return",
-    "softmax(x, C)",
-    "cumsum(emb, C)",
-    "index(C)",
-    "f32(",
-    "not ",
-];
-
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
-
-    /// Whatever is written into a model: a graph or a message with a place, never a panic.
-    #[test]
-    fn broken_models_never_panic(
-        which in 0usize..1000,
-        edits in prop::collection::vec((any::<prop::sample::Index>(), 0usize..30, any::<prop::sample::Index>()), 1..4),
-    ) {
-        let zoo = zoo();
-        let (path, text) = &zoo[which % zoo.len()];
-        let mut text = text.clone();
-        for (at, cut, fragment) in edits {
-            let chars: Vec<char> = text.chars().collect();
-            let at = at.index(chars.len());
-            let fragment = FRAGMENTS[fragment.index(FRAGMENTS.len())];
-            text = chars[..at].iter().collect::<String>() + fragment
-                + &chars[(at + cut).min(chars.len())..].iter().collect::<String>();
-        }
-        let mut source = ModelSource::from_path(path).expect("a model is readable");
-        source.text = text;
-        if let Err(error) = compile(&source, &Overrides::default()) {
-            prop_assert!(error.labels().is_some_and(|mut l| l.next().is_some()));
-            told(&error);
-        }
     }
 }

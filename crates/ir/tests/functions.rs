@@ -41,6 +41,7 @@ M = {N}
 C = "H * N"
 F = {F}
 Z = {Z}
+Y = {Z}
 K = {K}
 [settings]
 eps = 1e-2
@@ -112,6 +113,57 @@ const CASES: &[(&str, Formula)] = &[
     ("return -x - 2 * (x - 1) / 4", |d| {
         hn(|t, h, n| -d.x(t, h, n) - 2.0 * (d.x(t, h, n) - 1.0) / 4.0)
     }),
+    ("return gelu(x) + erf(2 * x)", |d| {
+        hn(|t, h, n| {
+            let v = d.x(t, h, n);
+            v * (1.0 + libm::erf(v / 2f64.sqrt())) / 2.0 + libm::erf(2.0 * v)
+        })
+    }),
+    ("return clamp(x, -0.5, g) + clamp(x, -inf, 0.25)", |d| {
+        hn(|t, h, n| {
+            let v = d.x(t, h, n);
+            v.max(-0.5).min(d.p("g", n)) + v.min(0.25)
+        })
+    }),
+    (
+        "return -x ** 2 + 2 ** x ** 2 - (abs(x) + 1) ** -0.5 * 3",
+        |d| {
+            hn(|t, h, n| {
+                let v = d.x(t, h, n);
+                -v * v + 2f64.powf(v * v) - 3.0 / (v.abs() + 1.0).sqrt()
+            })
+        },
+    ),
+    // What is not chosen may be anything, also no number.
+    (
+        "return where(x > g, x, where(x > g, log(-1 - x * x), 2))",
+        |d| {
+            hn(|t, h, n| match d.x(t, h, n) > d.p("g", n) {
+                true => d.x(t, h, n),
+                false => 2.0,
+            })
+        },
+    ),
+    (
+        "return where(not (x >= 0 and index(N) != 1) or x == g, g, where(H == 2, 7, x))",
+        |d| {
+            hn(|t, h, n| {
+                let (v, g) = (d.x(t, h, n), d.p("g", n));
+                if !(v >= 0.0 && n != 1) || v == g {
+                    g
+                } else {
+                    7.0
+                }
+            })
+        },
+    ),
+    (
+        "p, q = split(x @ w, F -> Z, Y); return p + rename(q, Y -> Z)",
+        |d| {
+            let f = |t, f: usize| all(|h, n| d.x(t, h, n) * d.p("w", (f * H + h) * N + n));
+            each(&[Z], |t, i| f(t, i[0]) + f(t, Z + i[0]))
+        },
+    ),
     ("return silu(x) + sigmoid(x) * tanh(x)", |d| {
         hn(|t, h, n| {
             let v = d.x(t, h, n);

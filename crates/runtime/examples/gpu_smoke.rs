@@ -10,7 +10,7 @@
 mod sample;
 
 use fusec_codegen::{Element, Manifest};
-use fusec_fuse::{Device, Shape, Storage};
+use fusec_fuse::{Shape, Storage};
 use fusec_ir::interpret::{Input, Interpreter, Keep, State};
 use fusec_runtime::executor::gpu::{GpuDevice, GpuError, GpuOptions, Timing, gpus};
 use fusec_runtime::executor::{Device, ExecuteError, Executor, Fetch, HostState};
@@ -95,7 +95,7 @@ fn compile(dir: &Path, archs: &[&str]) -> Outcome {
         let compiled = PlanDir {
             manifest,
             plans: vec![],
-            device: Device::find("h200")?,
+            device: fusec_fuse::Device::find("h200")?,
             text: "the executor's sample\n".into(),
             cubins,
         };

@@ -66,7 +66,7 @@ pub fn import(model: &Model) -> Result<Imported, ImportError> {
     };
     let parameters = weights::map(&model.graph, checkpoint)
         .map_err(|error| ModelError::from(SpecError::from(error)))?;
-    let text = merged(model);
+    let text = merged(model, false);
     let unfaithful = |why: String| ImportError::Unfaithful {
         model: name.clone(),
         why,
@@ -166,14 +166,25 @@ fn toml_value(setting: &Setting) -> String {
     }
 }
 
-/// The model's text with its includes merged in and its sizes and settings set.
-fn merged(model: &Model) -> String {
+/// A built-in model under another name, as one text with its presets. See [`embedded_names`].
+///
+/// [`embedded_names`]: crate::layout::embedded_names
+pub fn standalone(model: &str, name: &str) -> Result<String, ModelError> {
+    let model = Model::built_in(model, &Overrides::default())?;
+    let text = merged(&model, true);
+    let own = text.lines().find(|line| key(line) == Some("name"));
+    Ok(text.replacen(own.unwrap_or_default(), &format!("name = {name:?}"), 1))
+}
+
+/// A model's text with its includes merged in and its sizes and settings set.
+fn merged(model: &Model, presets: bool) -> String {
+    let overrides = &model.overrides;
     let files: Vec<Vec<Section<'_>>> = (model.sources.files().iter())
         .map(|file| sections(&file.text))
         .collect();
-    let axes = model.overrides.axes.iter();
+    let axes = overrides.axes.iter();
     let axes = axes.map(|(name, size)| (name.as_str(), size.to_string()));
-    let settings = model.overrides.settings.iter();
+    let settings = overrides.settings.iter();
     let settings = settings.map(|(name, value)| (name.as_str(), toml_value(value)));
     let tables = [
         ("axes", table(&files, "axes", &axes.collect())),
@@ -202,7 +213,7 @@ fn merged(model: &Model) -> String {
     let included = files.iter().skip(1).flatten();
     for section in main.into_iter().chain(included) {
         let elsewhere = ["", "axes", "settings"].contains(&section.table);
-        if elsewhere || section.table.starts_with("preset.") {
+        if elsewhere || !presets && section.table.starts_with("preset.") {
             continue;
         }
         out.extend(section.lines.iter().map(|line| line.to_string()));

@@ -16,6 +16,7 @@ pub mod emulator;
 pub mod executor;
 pub mod golden;
 pub mod import;
+pub mod inputs;
 pub mod layout;
 pub mod limits;
 pub mod localise;

@@ -9,9 +9,8 @@ use fusec_ir::interpret::{Input, Interpreter, Keep, Rounding, State, StorageType
 use fusec_ir::{Graph, ValueId};
 use serde::Serialize;
 
-use crate::golden::GoldenCase;
 use crate::session::{Session, SessionError};
-use crate::verify::{HALF_FACTOR, VerifyError, as_i32, relative_l2};
+use crate::verify::{Case, HALF_FACTOR, VerifyError, relative_l2};
 use crate::weights::Weights;
 
 /// What the kernels of a run left in memory.
@@ -51,33 +50,33 @@ pub struct FirstWrong {
 pub fn first_wrong(
     session: &mut dyn Session,
     weights: &Weights,
-    case: &GoldenCase,
+    case: &Case,
     storage: Option<StorageType>,
     bound: f64,
 ) -> Result<Option<FirstWrong>, VerifyError> {
     session.reset(case.batch)?;
     let mut exact_state: Option<State<f64>> = None;
     let mut rounded_state: Option<State<f64>> = None;
-    let first_step = case.step_ids.iter().step_by(case.steps.max(1));
-    let runs = [
-        ("prefill", case.length, as_i32(&case.input_ids)),
-        ("step", 1, as_i32(&first_step.copied().collect::<Vec<_>>())),
-    ];
-    for (run, time, ids) in runs {
-        if ids.len() != case.batch * time {
-            break;
-        }
-        let Some(stored) = session.run_stored(time, &[Input::Ids(&ids)])? else {
+    let step = case.steps.first().map(|step| ("step", 1, step));
+    for (run, time, inputs) in [("prefill", case.length, &case.prefill)]
+        .into_iter()
+        .chain(step)
+    {
+        let given = inputs.given();
+        let wide: Vec<Vec<f64>> = given.iter().map(widened).collect();
+        let Some(stored) = session.run_stored(time, &given)? else {
             return Ok(None);
         };
         let graph = &stored.graph;
-        let Some(input) = graph.inputs.first() else {
-            return Ok(None);
-        };
         let interpret = |rounding, state: &mut Option<State<f64>>| {
             let interpreter = Interpreter::<f64>::with_rounding(graph, weights.to_f64(), rounding)?;
             let state = state.get_or_insert_with(|| State::zero(graph, case.batch));
-            let inputs = [(*input, Input::Ids(&ids[..]))].into_iter().collect();
+            let inputs = graph.inputs.iter().zip(given.iter().zip(&wide));
+            let inputs = inputs.map(|(id, (given, wide))| match given {
+                Input::Ids(ids) => (*id, Input::Ids(ids)),
+                Input::Numbers(_) => (*id, Input::Numbers(wide)),
+            });
+            let inputs = inputs.collect();
             interpreter.run(state, case.batch, time, &inputs, Keep::All)
         };
         let exact = interpret(Rounding::None, &mut exact_state)
@@ -135,6 +134,14 @@ pub fn first_wrong(
         }
     }
     Ok(None)
+}
+
+/// Numbers as the f64 interpreter takes them; nothing for ids.
+fn widened(input: &Input<'_, f32>) -> Vec<f64> {
+    match input {
+        Input::Numbers(numbers) => numbers.iter().map(|x| f64::from(*x)).collect(),
+        Input::Ids(_) => Vec::new(),
+    }
 }
 
 /// `max |got - want| / max |want|`.

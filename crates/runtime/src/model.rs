@@ -8,8 +8,11 @@ use fusec_ir::language::{
 };
 
 use crate::checkpoint::{Checkpoint, CheckpointError};
-use crate::layout::{self, Assumed, Layout, LayoutError};
+use crate::layout::{self, Assumed, Layout, LayoutError, embedded};
 use crate::weights::{SpecError, WeightSpec, Weights};
+
+/// Name of the model text in a directory that is a model.
+pub const TEXT: &str = "model.toml";
 
 /// A model, and the checkpoint it was recognised from.
 #[derive(Debug)]
@@ -54,6 +57,12 @@ pub enum ModelError {
     /// The weights cannot be had.
     #[error(transparent)]
     Weights(#[from] SpecError),
+    /// There is no such model.
+    #[error("no model called `{name}` is built in")]
+    NotBuiltIn {
+        /// As asked for.
+        name: String,
+    },
     /// A model text comes without weights.
     #[error("{} is a model text, which has no weights: give --weights CHECKPOINT or --weights random:SEED", path.display())]
     NoWeights {
@@ -63,9 +72,14 @@ pub enum ModelError {
 }
 
 impl Model {
-    /// Opens a model text (`.toml`) or a checkpoint. What `overrides` says wins over what is read
-    /// from a checkpoint.
+    /// Opens a model text (`.toml`, or a directory with a [`TEXT`] and no `config.json`) or a
+    /// checkpoint. What `overrides` says wins over what is read from a checkpoint.
     pub fn open(path: &Path, overrides: &Overrides) -> Result<Self, ModelError> {
+        let within = path.join(TEXT);
+        let path = match within.is_file() && !path.join("config.json").exists() {
+            true => within.as_path(),
+            false => path,
+        };
         let is_text = path.extension().is_some_and(|e| e == "toml");
         let (source, overrides, assumed, checkpoint) = if is_text {
             let source = ModelSource::from_path(path).map_err(|source| ModelError::Read {
@@ -85,14 +99,34 @@ impl Model {
             all.settings.extend(overrides.settings.clone());
             (layout.source(), all, layout.assumed, Some(checkpoint))
         };
-        let compiled = compile_with_warnings(&source, &overrides)?;
+        Ok(Model {
+            assumed,
+            checkpoint,
+            ..Self::of_text(path, &source, overrides)?
+        })
+    }
+
+    /// A model that is built in; see [`crate::layout::embedded_names`].
+    pub fn built_in(name: &str, overrides: &Overrides) -> Result<Self, ModelError> {
+        let source = embedded(name).ok_or_else(|| ModelError::NotBuiltIn {
+            name: name.to_owned(),
+        })?;
+        Self::of_text(Path::new(name), &source, overrides.clone())
+    }
+
+    fn of_text(
+        path: &Path,
+        source: &ModelSource<'_>,
+        overrides: Overrides,
+    ) -> Result<Self, ModelError> {
+        let compiled = compile_with_warnings(source, &overrides)?;
         Ok(Model {
             graph: compiled.graph,
             warnings: compiled.warnings,
             sources: compiled.sources,
             overrides,
-            assumed,
-            checkpoint,
+            assumed: Vec::new(),
+            checkpoint: None,
             path: path.to_path_buf(),
         })
     }

@@ -70,7 +70,7 @@ fn claimed<T>(
 ) -> io::Result<(T, Unfinished)> {
     let mut known = partial();
     let _no_sweep = locked_against_sweeps(dir);
-    let made = make()?;
+    let made = make().map_err(|error| unnamed(error, dir))?;
     let path = path(&made).to_path_buf();
     known.insert(path.clone());
     // Where files cannot be locked, none is swept.
@@ -145,6 +145,15 @@ fn remove_own(path: &Path, ours: impl Fn(&OsStr) -> bool) -> io::Result<()> {
     fs::remove_dir(path)
 }
 
+/// The error without the temporary name, which means nothing to whoever reads it.
+fn unnamed(error: io::Error, dir: &Path) -> io::Error {
+    match fs::metadata(dir) {
+        Err(why) => why,
+        Ok(about) if !about.is_dir() => io::ErrorKind::NotADirectory.into(),
+        Ok(_) => error.kind().into(),
+    }
+}
+
 /// Does something of several steps that an interrupt must not part, such as one thing taking the
 /// place of another. It must make nothing of this module.
 pub fn uninterrupted<R>(steps: impl FnOnce() -> R) -> R {
@@ -195,6 +204,10 @@ mod tests {
         let (made, other) = dir_in(dir.path()).expect("a directory");
         let paths = [file.path().to_path_buf(), made.path().to_path_buf()];
         assert!(paths.iter().all(|p| partial().contains(p)));
+        for dir in [dir.path().join("none"), file.path().to_path_buf()] {
+            let message = file_in(&dir).expect_err("no directory").to_string();
+            assert!(!message.contains(PREFIX), "{message}");
+        }
         file.persist(dir.path().join("done")).expect("renamed");
         drop((unfinished, other));
         assert!(paths.iter().all(|p| !partial().contains(p)));

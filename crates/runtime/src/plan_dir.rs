@@ -297,6 +297,19 @@ pub fn write_plan_dir(dir: &Path, compiled: &PlanDir) -> Result<(), PlanDirError
     result
 }
 
+/// Refuses a place that [`write_plan_dir`] could not write to, as far as that can be known before
+/// there is anything to write. Nothing is left there.
+pub fn check_place(dir: &Path) -> Result<(), PlanDirError> {
+    let dir = &dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
+    existing_plan(dir)?;
+    let mut above = parent(dir);
+    while !above.exists() && above != Path::new(".") {
+        above = parent(above);
+    }
+    partial::dir_in(above).map_err(io_error("write in", above))?;
+    Ok(())
+}
+
 /// Whether an entry of a plan directory is part of the plan, and not somebody else's.
 fn is_ours(name: &OsStr) -> bool {
     let ours = [PLAN_TEXT, PLANS, DEVICE, MANIFEST, CUBINS, KERNELS];

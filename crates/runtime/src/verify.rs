@@ -1,16 +1,17 @@
-//! Comparing a session with a golden case.
+//! Comparing a session with a golden case, or with the f64 interpreter on random inputs.
 //!
 //! Error means `max |got - expected| / max |expected logits|`, over the prefill and over the
 //! single steps that follow it from the carried state, as the case's bound is defined.
 
-use std::path::PathBuf;
-
+use fusec_codegen::Element;
+use fusec_fuse::Shape;
+use fusec_ir::Graph;
 use fusec_ir::interpret::{Input, Rounding, StorageType, Tensor};
-use fusec_ir::{Graph, OpKind, Precision};
 use serde::Serialize;
 
 use crate::cpu::CpuSession;
 use crate::golden::GoldenCase;
+use crate::inputs::RunInputs;
 use crate::session::{Session, SessionError, run_finite};
 use crate::weights::Weights;
 
@@ -38,9 +39,9 @@ pub struct Worst {
     pub batch: usize,
     /// Position in the prefill, or number of the step.
     pub time: usize,
-    /// Entry of the vocabulary.
+    /// Entry of the vocabulary, or other element of the output.
     pub token: usize,
-    /// Logits compared.
+    /// Numbers compared.
     pub compared: usize,
 }
 
@@ -79,77 +80,105 @@ pub struct Request {
     pub time: usize,
     /// Single steps after it.
     pub steps: usize,
-    /// Seed of the tokens.
+    /// Seed of the inputs.
     pub seed: u64,
 }
 
-/// A case like a golden one, with logits of the f64 interpreter for random tokens.
-pub fn reference(
-    graph: &Graph,
-    weights: Weights,
-    request: Request,
-) -> Result<GoldenCase, VerifyError> {
+/// What a model is run on, and what its first output should be: all tokens at once, then single
+/// steps.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Case {
+    /// Largest accepted `max |error| / max |expected|`, for f32 arithmetic without TF32.
+    pub bound: f64,
+    /// Sequences.
+    pub batch: usize,
+    /// Tokens of the first run, per sequence.
+    pub length: usize,
+    /// Elements of the output per token.
+    pub width: usize,
+    /// Inputs of the first run.
+    pub prefill: RunInputs,
+    /// Expected of it, `[batch, length, width]`.
+    pub expected: Vec<f32>,
+    /// Inputs of each step after it.
+    pub steps: Vec<RunInputs>,
+    /// Expected of all of them, `[batch, steps, width]`.
+    pub steps_expected: Vec<f32>,
+}
+
+impl Case {
+    /// A golden case, for a model that takes token ids and gives as many logits as are recorded.
+    pub fn golden(graph: &Graph, golden: &GoldenCase) -> Result<Self, VerifyError> {
+        let width = width(graph);
+        if graph.inputs.len() != 1 || width != golden.vocab {
+            return Err(VerifyError::Model {
+                inputs: graph.inputs.len(),
+                outputs: graph.outputs.len(),
+                elements: width,
+                vocab: golden.vocab,
+            });
+        }
+        let step = |step| {
+            let ids = golden.step_ids.iter().skip(step).step_by(golden.steps);
+            RunInputs::ids(as_i32(ids))
+        };
+        Ok(Case {
+            bound: golden.bound,
+            batch: golden.batch,
+            length: golden.length,
+            width,
+            prefill: RunInputs::ids(as_i32(golden.input_ids.iter())),
+            expected: golden.logits.clone(),
+            steps: (0..golden.steps).map(step).collect(),
+            steps_expected: golden.step_logits.clone(),
+        })
+    }
+
+    /// The same with inputs as a device holds them that stores `element`; what is expected stays.
+    pub fn stored_as(mut self, element: Element) -> Self {
+        self.prefill = self.prefill.stored_as(element);
+        let steps = self.steps.into_iter();
+        self.steps = steps.map(|inputs| inputs.stored_as(element)).collect();
+        self
+    }
+}
+
+/// Elements of the first output per token.
+fn width(graph: &Graph) -> usize {
+    let first = graph.outputs.first();
+    first.map_or(0, |id| graph.row_elements(*id))
+}
+
+/// Golden ids lie inside a vocabulary that fits memory many times over.
+fn as_i32<'a>(ids: impl Iterator<Item = &'a i64>) -> Vec<i32> {
+    ids.map(|id| i32::try_from(*id).unwrap_or(i32::MAX))
+        .collect()
+}
+
+/// A case with random inputs, and what the f64 interpreter makes of them.
+pub fn reference(graph: &Graph, weights: Weights, request: Request) -> Result<Case, VerifyError> {
     let Request {
         batch,
         time,
         steps,
         seed,
     } = request;
-    let vocab = vocabulary(graph)?;
     let mut session = CpuSession::<f64>::new(graph, weights).map_err(SessionError::from)?;
     session.reset(batch)?;
-    let input_ids = tokens(seed, batch.saturating_mul(time), vocab);
-    let step_ids = tokens(!seed, batch.saturating_mul(steps), vocab);
-    let mut case = GoldenCase {
-        file: PathBuf::new(),
+    let one = Shape { batch, time: 1 };
+    let step = |step: usize| RunInputs::random(graph, one, !seed.wrapping_add(step as u64));
+    let mut case = Case {
         bound: F32_BOUND,
         batch,
         length: time,
-        steps,
-        vocab: graph
-            .outputs
-            .first()
-            .map_or(0, |id| graph.row_elements(*id)),
-        input_ids,
-        logits: Vec::new(),
-        step_ids,
-        step_logits: Vec::new(),
+        width: width(graph),
+        prefill: RunInputs::random(graph, Shape { batch, time }, seed),
+        expected: Vec::new(),
+        steps: (0..steps).map(step).collect(),
+        steps_expected: Vec::new(),
     };
-    (case.logits, case.step_logits) = replay(&mut session, &case, run_finite)?;
+    (case.expected, case.steps_expected) = replay(&mut session, &case, run_finite)?;
     Ok(case)
-}
-
-/// Entries of the table in which the only input is looked up.
-pub fn vocabulary(graph: &Graph) -> Result<usize, VerifyError> {
-    let [input] = graph.inputs[..] else {
-        return Err(VerifyError::not_tokens(graph, 0));
-    };
-    let mut tables = graph.ops.iter().filter_map(|op| match op.kind {
-        OpKind::Gather if op.inputs.get(1).is_some_and(|a| a.value == input) => {
-            let table = graph.value(op.inputs[0].value);
-            table.axes.first().map(|axis| graph.size(*axis))
-        }
-        _ => None,
-    });
-    let is_ids = graph.value(input).precision == Precision::Index;
-    match (is_ids, tables.next()) {
-        (true, Some(first)) => Ok(tables.fold(first, usize::min)),
-        _ => Err(VerifyError::not_tokens(graph, 0)),
-    }
-}
-
-/// Token ids that look random (SplitMix64).
-pub fn tokens(seed: u64, count: usize, vocab: usize) -> Vec<i64> {
-    let mut state = seed;
-    let mut next = || {
-        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = state;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    };
-    let vocab = vocab.max(1) as u64;
-    (0..count).map(|_| (next() % vocab) as i64).collect()
 }
 
 /// How far a session in half precision is from exact arithmetic, beside an unfused plan.
@@ -182,15 +211,15 @@ impl HalfComparison {
     }
 }
 
-/// Runs a case's tokens in half precision, against the f64 interpreter, and the same for the
+/// Runs a case's inputs in half precision, against the f64 interpreter, and the same for the
 /// interpreter that rounds after every operation: to nearest, and where the session is further off
-/// than accepted, also with other errors of that size. The case's logits are not used: they are
+/// than accepted, also with other errors of that size. What the case expects is not used: it is
 /// of f32 arithmetic.
 pub fn half(
     session: &mut dyn Session,
     graph: &Graph,
     weights: &Weights,
-    case: &GoldenCase,
+    case: &Case,
     storage: StorageType,
 ) -> Result<HalfComparison, VerifyError> {
     let mut exact = CpuSession::<f64>::new(graph, weights.clone()).map_err(SessionError::from)?;
@@ -241,20 +270,6 @@ pub(crate) fn relative_l2(got: &[f32], expected: &[f32]) -> f64 {
     }
 }
 
-impl VerifyError {
-    fn not_tokens(graph: &Graph, vocab: usize) -> Self {
-        VerifyError::Model {
-            inputs: graph.inputs.len(),
-            outputs: graph.outputs.len(),
-            elements: graph
-                .outputs
-                .first()
-                .map_or(0, |id| graph.row_elements(*id)),
-            vocab,
-        }
-    }
-}
-
 impl Comparison {
     /// Whether every error is within the bound.
     pub fn passed(&self) -> bool {
@@ -263,15 +278,7 @@ impl Comparison {
 }
 
 /// Runs the case from the beginning: the prefill at once, then step by step.
-pub fn golden(session: &mut dyn Session, case: &GoldenCase) -> Result<Comparison, VerifyError> {
-    let graph = session.graph();
-    let elements = graph
-        .outputs
-        .first()
-        .map_or(0, |id| graph.row_elements(*id));
-    if graph.inputs.len() != 1 || elements != case.vocab {
-        return Err(VerifyError::not_tokens(graph, case.vocab));
-    }
+pub fn compare(session: &mut dyn Session, case: &Case) -> Result<Comparison, VerifyError> {
     session.reset(case.batch)?;
     // Where there are kernels, what is wrong can be compared value by value, and says more.
     let run = match session.has_kernels() {
@@ -279,10 +286,11 @@ pub fn golden(session: &mut dyn Session, case: &GoldenCase) -> Result<Comparison
         false => run_finite,
     };
     let (prefill, steps) = replay(session, case, run)?;
+    let count = case.steps.len();
     Ok(Comparison {
         device: session.device(),
-        prefill: worst(&prefill, &case.logits, case.length, case.vocab),
-        steps: worst(&steps, &case.step_logits, case.steps, case.vocab),
+        prefill: worst(&prefill, &case.expected, case.length, case.width),
+        steps: worst(&steps, &case.steps_expected, count, case.width),
         bound: case.bound,
     })
 }
@@ -299,21 +307,20 @@ fn run_any(
     session.run(time, inputs)
 }
 
-/// The logits `[B, length, vocab]` and `[B, steps, vocab]` of a session that has been reset.
+/// The first output `[B, length, width]` and `[B, steps, width]` of a session that has been reset.
 fn replay(
     session: &mut dyn Session,
-    case: &GoldenCase,
+    case: &Case,
     run: Run,
 ) -> Result<(Vec<f32>, Vec<f32>), VerifyError> {
-    let prefill = logits(session, case.length, &as_i32(&case.input_ids), run)?;
-    let mut steps = vec![0f32; case.batch * case.steps * case.vocab];
-    for step in 0..case.steps {
-        let ids = case.step_ids.iter().skip(step).step_by(case.steps);
-        let ids = as_i32(&ids.copied().collect::<Vec<_>>());
-        let row = logits(session, 1, &ids, run)?;
-        for (b, row) in row.chunks_exact(case.vocab).enumerate() {
-            let at = (b * case.steps + step) * case.vocab;
-            if let Some(to) = steps.get_mut(at..at + case.vocab) {
+    let prefill = output(session, case.length, &case.prefill, run)?;
+    let (count, width) = (case.steps.len(), case.width);
+    let mut steps = vec![0f32; case.batch * count * width];
+    for (step, inputs) in case.steps.iter().enumerate() {
+        let row = output(session, 1, inputs, run)?;
+        for (b, row) in row.chunks_exact(width.max(1)).enumerate() {
+            let at = (b * count + step) * width;
+            if let Some(to) = steps.get_mut(at..at + width) {
                 to.copy_from_slice(row);
             }
         }
@@ -321,23 +328,15 @@ fn replay(
     Ok((prefill, steps))
 }
 
-/// Golden ids lie inside a vocabulary that fits memory many times over.
-pub(crate) fn as_i32(ids: &[i64]) -> Vec<i32> {
-    ids.iter()
-        .map(|id| i32::try_from(*id).unwrap_or(i32::MAX))
-        .collect()
-}
-
-fn logits(
+fn output(
     session: &mut dyn Session,
     time: usize,
-    ids: &[i32],
+    inputs: &RunInputs,
     run: Run,
 ) -> Result<Vec<f32>, VerifyError> {
-    let outputs = run(session, time, &[Input::Ids(ids)])?;
-    let first = outputs.first().and_then(|tensor| tensor.numbers());
-    match first {
-        Some(logits) => Ok(logits.to_vec()),
+    let outputs = run(session, time, &inputs.given())?;
+    match outputs.first().and_then(|tensor| tensor.numbers()) {
+        Some(numbers) => Ok(numbers.to_vec()),
         None => Err(VerifyError::Session(SessionError::NoOutput {
             device: session.device(),
             name: "logits".into(),
@@ -345,8 +344,8 @@ fn logits(
     }
 }
 
-/// The worst of `[B, time, vocab]`.
-fn worst(got: &[f32], expected: &[f32], time: usize, vocab: usize) -> Worst {
+/// The worst of `[B, time, width]`.
+fn worst(got: &[f32], expected: &[f32], time: usize, width: usize) -> Worst {
     let largest = expected.iter().fold(0f64, |m, x| m.max(f64::from(x.abs())));
     let mut worst = Worst {
         compared: got.len(),
@@ -357,9 +356,9 @@ fn worst(got: &[f32], expected: &[f32], time: usize, vocab: usize) -> Worst {
         let error = if error.is_nan() { f64::INFINITY } else { error };
         if error > worst.absolute {
             worst.absolute = error;
-            worst.token = i % vocab;
-            worst.time = i / vocab % time;
-            worst.batch = i / vocab / time;
+            worst.token = i % width;
+            worst.time = i / width % time;
+            worst.batch = i / width / time;
         }
     }
     worst.relative = match largest {

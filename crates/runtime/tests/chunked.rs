@@ -444,7 +444,7 @@ fn chunks_compile_for_every_architecture_that_has_them() {
                     arch.parse().expect("known"),
                 )
                 .unwrap_or_else(|error| panic!("{decay:?} {storage:?} {arch}: {error}"));
-            let resources = artifact.resources.get("recurrence");
+            let resources = artifact.resources.get("fusec_recurrence");
             assert!(resources.is_some(), "{:?}", artifact.resources);
             println!("{decay:?} {storage:?} {arch}: {resources:?}");
         }

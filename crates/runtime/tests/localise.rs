@@ -8,7 +8,6 @@ use fusec_ir::Graph;
 use fusec_ir::interpret::{Input, StorageType, Tensor};
 use fusec_ir::language::{ModelSource, Overrides, compile};
 use fusec_runtime::executor::HostState;
-use fusec_runtime::golden::GoldenCase;
 use fusec_runtime::localise::{Stored, first_wrong};
 use fusec_runtime::session::{Session, SessionError};
 use fusec_runtime::verify::{self, Request};
@@ -81,7 +80,7 @@ impl<S: Session> Session for Spoilt<S> {
     }
 }
 
-fn model() -> (Graph, Weights, GoldenCase) {
+fn model() -> (Graph, Weights, verify::Case) {
     let path = root().join("models/hgrn.toml");
     let source = ModelSource::from_path(&path).expect("a model");
     let axes = [("V", 40), ("C", 32), ("D", 32), ("I", 32)];

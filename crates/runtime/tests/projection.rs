@@ -190,6 +190,8 @@ fn projection(case: Case) -> Projection {
         w_stride,
         w_offset: 0,
         w_layout: case.layout,
+        x_map: "x_map".into(),
+        w_map: "w_map".into(),
     };
     let mut projection = Projection {
         products: vec![first.clone()],
@@ -289,7 +291,7 @@ fn check(emulator: &Emulator, case: Case, seed: u64) {
     let module = emulator
         .build(&[("fusec_product", &source(case))], "")
         .unwrap_or_else(|error| panic!("{case:?}: {error}"));
-    let blocks = case.tile.column_tiles(columns) * rows.div_ceil(case.tile.rows());
+    let blocks = case.tile.column_tiles(&projection) * rows.div_ceil(case.tile.rows());
     let shape = LaunchShape {
         grid: [blocks as u32, 1, 1],
         block: [case.tile.threads() as u32, 1, 1],

@@ -399,14 +399,22 @@ fn storage_types_round_and_refuse_what_they_cannot_hold() {
 fn weights_are_asked_for_by_seed_or_path() {
     for (text, spec) in [
         ("random:7", WeightSpec::Random(7)),
-        ("random:", WeightSpec::Checkpoint("random:".into())),
-        ("random:x", WeightSpec::Checkpoint("random:x".into())),
         (
             "dir/model.pth",
             WeightSpec::Checkpoint("dir/model.pth".into()),
         ),
+        ("./random:x", WeightSpec::Checkpoint("./random:x".into())),
     ] {
         assert_eq!(text.parse(), Ok(spec), "{text}");
+    }
+    for text in [
+        "random:",
+        "random:x",
+        "random:-1",
+        "random:18446744073709551616",
+    ] {
+        let refused = text.parse::<WeightSpec>().unwrap_err().to_string();
+        assert!(refused.contains("random:N"), "{text}: {refused}");
     }
     let model = Model::new().drawn("w", &["C"], Init::Normal(1.0));
     assert_eq!(

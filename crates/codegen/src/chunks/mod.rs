@@ -162,6 +162,7 @@ pub fn lane<'g>(
         },
         shared_floats: tile.shared_bytes() / 4,
         position,
+        by_warpgroups: None,
     })
 }
 

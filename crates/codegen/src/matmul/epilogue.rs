@@ -73,9 +73,10 @@ impl<'g> ProductLane<'_, 'g> {
                     && let Some(run) = &mut self.run
                 {
                     let (n, all) = (run.columns, self.names.fresh(&format!("{name}_run")));
+                    let store = self.store;
                     run.before.push_str(&format!("float {all}[{n}];\n"));
                     run.after
-                        .push_str(&format!("store_vec<{element}, {n}>({address}, {all});\n"));
+                        .push_str(&format!("{store}<{element}, {n}>({address}, {all});\n"));
                     text.line(format!("{all}[nth] = {name};"));
                     continue;
                 }

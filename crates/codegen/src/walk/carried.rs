@@ -81,6 +81,12 @@ impl<'g> Emitter<'_, 'g, '_> {
     }
 
     pub(super) fn save_states(&mut self) {
+        // Of a state that is one number, every thread has loaded a copy; one of them stores it, in
+        // the place where others may not have looked yet.
+        let mut layouts = self.walk.layouts.states.iter();
+        if layouts.any(|at| self.layout(*at).space.len() == 1) {
+            self.barrier();
+        }
         for i in 0..self.walk.program.states.len() {
             let place = self.state_place(i);
             let l = self.layout(place.layout).clone();

@@ -74,6 +74,22 @@ __device__ __forceinline__ float fmax32(float x, float y) { return (x > y || x !
 // max(x, 0); NaN stays NaN.
 __device__ __forceinline__ float frelu(float x) { return fmax32(x, 0.0f); }
 
+//@ fless
+// 1 if x < y, else 0.
+__device__ __forceinline__ float fless(float x, float y) { return x < y ? 1.0f : 0.0f; }
+
+//@ fless_equal
+// 1 if x <= y, else 0.
+__device__ __forceinline__ float fless_equal(float x, float y) { return x <= y ? 1.0f : 0.0f; }
+
+//@ fequal
+// 1 if x = y, else 0.
+__device__ __forceinline__ float fequal(float x, float y) { return x == y ? 1.0f : 0.0f; }
+
+//@ fwhen
+// x if c is not 0, else 0: also where x is not finite.
+__device__ __forceinline__ float fwhen(float c, float x) { return c == 0.0f ? 0.0f : x; }
+
 //@ fsigmoid
 // 1 / (1 + e^-x) on the special-function unit (ex2.approx, rcp.approx): absolute error below 2e-7. e^-x may
 // overflow to infinity, which gives 0: no NaN for any non-NaN x.

@@ -81,6 +81,11 @@ impl<'a> Lane<'a> {
         }
     }
 
+    /// Whether warpgroups compute its products.
+    fn by_warpgroups(&self) -> bool {
+        matches!(&self.body.schedule, Schedule::Gemm(tile) if tile.by_warpgroups())
+    }
+
     /// Whether an operation is before a product: several blocks compute it.
     fn repeats(&self, id: &OpId) -> bool {
         self.products.is_some() && self.body.roles.prologue.binary_search(id).is_ok()
@@ -110,7 +115,7 @@ impl<'a> Lane<'a> {
     }
 
     /// Part of an operand's elements that one access touches.
-    fn touched(&self, op: &Op, access: &Access) -> f64 {
+    pub fn touched(&self, op: &Op, access: &Access) -> f64 {
         let graph = self.ctx.graph;
         let axes = &graph.value(access.value).axes;
         let mut part = 1.0;
@@ -166,7 +171,9 @@ impl<'a> Lane<'a> {
             let bytes = ctx.value_bytes(value) * part;
             let of_rows = graph.value(value).rows;
             let mut again = 0.0;
-            if by_all {
+            if self.by_warpgroups() {
+                // What tiles read again is part of the rate that was measured.
+            } else if by_all {
                 again = bytes * (self.copies - 1.0);
             } else if matches!(self.body.schedule, Schedule::Gemm(_)) && !of_rows {
                 again = bytes * (self.row_tiles as f64 - 1.0);
@@ -205,7 +212,7 @@ impl<'a> Lane<'a> {
     }
 
     /// Bytes of a state for the whole batch; a tail is no longer than the run it is read in.
-    fn state_bytes(&self, state: StateId) -> f64 {
+    pub fn state_bytes(&self, state: StateId) -> f64 {
         let graph = self.ctx.graph;
         let rows = match graph.state(state).kind {
             StateKind::Scan { .. } => 1,
@@ -343,16 +350,18 @@ impl<'a> Lane<'a> {
                 work.columns = Some(of_columns(tile.rows, Some(ctx.storage), whole));
             }
             Schedule::Gemm(tile) => {
-                let of_tile = 2.0 * (tile.rows() * tile.columns()) as f64 * depth as f64;
+                let of_tile =
+                    2.0 * (tile.rows() * tile.columns(products.shapes.len())) as f64 * depth as f64;
                 let (after_bytes, after_instructions) = self.after_products();
                 work.tiles = Some(Tiles {
                     tensor_cores: match tile {
-                        GemmTile::Mma(_) => Some(ctx.storage),
+                        GemmTile::Mma(_) | GemmTile::Wgmma(_) => Some(ctx.storage),
                         GemmTile::Simt(_) => None,
                     },
                     flops,
                     whole_flops: self.blocks as f64 * of_tile,
                     large: tile.rows() >= LARGE,
+                    warpgroups: tile.by_warpgroups(),
                     joined: products.shapes.len() > 1,
                     staged: !body.roles.prologue.is_empty(),
                     after_bytes,

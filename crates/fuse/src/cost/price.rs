@@ -76,6 +76,8 @@ pub(crate) struct Parts {
     pub memory_us: f64,
     pub tensor_us: f64,
     pub simt_us: f64,
+    /// Part of `simt_us` that counts instructions, where that is summed up by itself; otherwise 0.
+    pub instructions_us: f64,
     pub special_us: f64,
     pub serial_us: f64,
     /// Comes on top of the largest.
@@ -115,6 +117,7 @@ impl Parts {
             self.memory_us * slowdown.memory,
             self.tensor_us * slowdown.tensor,
             self.simt_us * slowdown.others,
+            self.instructions_us * slowdown.others,
             self.special_us * slowdown.others,
             self.serial_us,
         ]
@@ -166,6 +169,12 @@ impl Sum {
             let between_us = work.blocks as f64 * fitted.tile_us.value / device.sms.value;
             let whole = tiles.whole_flops / efficiency(device, tiles, staged);
             match tiles.tensor_cores {
+                // What comes between tiles is part of the rate.
+                Some(storage) if tiles.warpgroups => {
+                    let flops = tiles.flops / fitted.warpgroup_rate.value;
+                    self.tensor_us += tensor_us(device, flops, storage);
+                    tensor_flops += tiles.flops;
+                }
                 Some(storage) => {
                     self.tensor_us += tensor_us(device, whole, storage) + between_us;
                     tensor_flops += tiles.flops;
@@ -211,17 +220,19 @@ impl Sum {
     pub fn parts(&self) -> Parts {
         Parts {
             simt_us: self.flops_us.max(self.instructions_us),
+            instructions_us: 0.0,
             ..self.least()
         }
     }
 
-    /// The times that add up: the larger of two sums is no sum of the larger parts, so operations stand
-    /// for instructions.
+    /// The times that add up: the larger of two sums is no sum of the larger parts, so operations and
+    /// instructions are summed up each by itself.
     pub fn least(&self) -> Parts {
         Parts {
             memory_us: self.memory_us,
             tensor_us: self.tensor_us,
             simt_us: self.flops_us,
+            instructions_us: self.instructions_us,
             special_us: self.special_us,
             serial_us: self.serial_us,
             latency_us: self.latency_us,
@@ -380,7 +391,9 @@ fn serial_chunks(device: &Device, work: &Work, chunks: &Chunks) -> (f64, f64) {
 /// their blocks, beside the bulk of the work.
 fn latency_us(device: &Device, work: &Work) -> f64 {
     let fitted = &device.fitted;
-    let after_us = work.tiles.as_ref().map_or(0.0, |tiles| {
+    // Warpgroups take turns: one multiplies while the other is at its epilogue.
+    let in_turns = |tiles: &&Tiles| !tiles.warpgroups;
+    let after_us = work.tiles.as_ref().filter(in_turns).map_or(0.0, |tiles| {
         let slots = fitted.epilogue_slots.value * tiles.after_instructions;
         tiles.after_bytes / device.memory_tbs.value / 1e6
             + slots * slot_us(device) / device.sms.value

@@ -35,6 +35,9 @@ pub struct Tiles {
     pub whole_flops: f64,
     /// Whether tiles have 128 rows: smaller ones load more for each operation.
     pub large: bool,
+    /// Whether warpgroups compute them.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub warpgroups: bool,
     /// Whether several products share one tile of activations.
     pub joined: bool,
     /// Whether activations are computed on their way in.
@@ -196,4 +199,8 @@ impl Serial {
 
 fn is_nothing(count: &f64) -> bool {
     *count == 0.0
+}
+
+fn is_false(is: &bool) -> bool {
+    !is
 }

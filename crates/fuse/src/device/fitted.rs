@@ -82,6 +82,8 @@ fitted! {
     /// part of that rate which a product reaches that computes activations on their way in, for which
     /// tiles are short and pass through registers
     staged_efficiency in 0.2 to 1.0,
+    /// how many times that rate products by warpgroups reach, with what their epilogues compute and read
+    warpgroup_rate,
     /// part of that rate which tiles of fewer than 128 rows reach: they load more for each operation
     small_efficiency in 0.3 to 1.0,
     /// part of `fp32_tflops` that products in tiles reach

@@ -48,7 +48,7 @@ pub fn blocks(ctx: &Context<'_>, body: &Body) -> usize {
         Schedule::Scan(_) | Schedule::Chunked(_) => ctx.shape.batch * tiles,
         Schedule::Gemv(tile) => of_products(tile.rows, tile.columns),
         Schedule::Thin(tile) => of_products(tile.rows, tile.columns),
-        Schedule::Gemm(tile) => of_products(tile.rows(), tile.columns()),
+        Schedule::Gemm(tile) => of_products(tile.rows(), tile.columns(body.anchors().len())),
     }
 }
 

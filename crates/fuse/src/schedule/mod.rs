@@ -20,6 +20,7 @@ pub mod program;
 mod target;
 pub mod thin;
 pub mod walk;
+pub mod wgmma;
 
 pub use attend::AttendTile;
 pub use gemm::{GemmTile, MmaTile, SimtTile};
@@ -28,6 +29,7 @@ pub use launch::{Launch, blocks, launch};
 pub use target::Target;
 pub use thin::ThinTile;
 pub use walk::{RowTile, ScanTile};
+pub use wgmma::WgmmaTile;
 
 use crate::chunked::Tile;
 use crate::plan::{GridAxis, Template};

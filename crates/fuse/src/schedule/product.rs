@@ -160,24 +160,25 @@ pub fn weight_layout(
     depth: &Space,
     columns: &Space,
 ) -> Option<(WeightLayout, usize)> {
-    let along = |space: &Space| -> Option<i64> {
-        // The one stride by which consecutive elements of the space follow each other.
-        let mut stride = None;
-        let mut inner = 1i64;
-        for (axis, extent) in space.axes.iter().zip(&space.extents).rev() {
-            let c = offset.local.get(axis).copied().unwrap_or(0);
-            let s = *stride.get_or_insert(c);
-            if c != s * inner {
-                return None;
-            }
-            inner *= *extent as i64;
-        }
-        Some(stride.unwrap_or(1))
-    };
-    let (n, k) = (along(columns)?, along(depth)?);
+    let (n, k) = (stride_along(offset, columns)?, stride_along(offset, depth)?);
     match (n, k) {
         (n, 1) => usize::try_from(n).ok().map(|n| (WeightLayout::Nk, n)),
         (1, k) => usize::try_from(k).ok().map(|k| (WeightLayout::Kn, k)),
         _ => None,
     }
+}
+
+/// The one stride by which consecutive elements of a space follow each other; 1 for a single element.
+pub fn stride_along(offset: &Offset, space: &Space) -> Option<i64> {
+    let mut stride = None;
+    let mut inner = 1i64;
+    for (axis, extent) in space.axes.iter().zip(&space.extents).rev() {
+        let c = offset.local.get(axis).copied().unwrap_or(0);
+        let s = *stride.get_or_insert(c);
+        if c != s * inner {
+            return None;
+        }
+        inner *= *extent as i64;
+    }
+    Some(stride.unwrap_or(1))
 }

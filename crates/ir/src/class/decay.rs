@@ -314,7 +314,18 @@ impl Trace<'_> {
                 let a = self.log(a)?;
                 Ok(Expr::binary(*op, a, self.log(b)?))
             }
-            Expr::Binary(Binary::Add, a, b) => self.log_of_sum(a, b),
+            Expr::Binary(Binary::Add, a, b) => match expr.choice() {
+                Some((condition, yes, no)) => {
+                    let (yes, no) = (self.log(yes)?, self.log(no)?);
+                    let other = Expr::binary(Binary::Sub, Expr::Const(1.0), condition.clone());
+                    Ok(Expr::binary(
+                        Binary::Add,
+                        Expr::binary(Binary::When, condition.clone(), yes),
+                        Expr::binary(Binary::When, other, no),
+                    ))
+                }
+                None => self.log_of_sum(a, b),
+            },
             // 1 - sigmoid(x) = sigmoid(-x)
             Expr::Binary(Binary::Sub, one, b) if **one == Expr::Const(1.0) => {
                 match self.sigmoid_argument(b) {

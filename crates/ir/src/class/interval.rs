@@ -81,6 +81,7 @@ impl Interval {
             | Unary::Sigmoid
             | Unary::Softplus
             | Unary::LogSigmoid
+            | Unary::Erf
             | Unary::Relu => Interval::new(f.eval(low), f.eval(high)),
             Unary::Log if high > 0.0 => Interval::new(low.max(0.0).ln(), high.ln()),
             Unary::Sqrt if high >= 0.0 => Interval::new(low.max(0.0).sqrt(), high.sqrt()),
@@ -92,6 +93,9 @@ impl Interval {
             Unary::Silu if low >= 0.0 => Interval::new(f.eval(low), f.eval(high)),
             // The minimum of x * sigmoid(x) is -0.27846...
             Unary::Silu => Interval::new(-0.2785, high.max(0.0)),
+            Unary::Gelu if low >= 0.0 => Interval::new(f.eval(low), f.eval(high)),
+            // The minimum of x * Phi(x) is -0.16997...
+            Unary::Gelu => Interval::new(-0.17, high.max(0.0)),
             Unary::Square => {
                 let least = if low <= 0.0 && high >= 0.0 {
                     0.0
@@ -131,6 +135,8 @@ impl Interval {
                 self.high.powf(other.high),
             ]),
             Binary::Pow => Interval::ALL,
+            Binary::Less | Binary::LessEqual | Binary::Equal => Interval::UNIT,
+            Binary::When => Interval::new(other.low.min(0.0), other.high.max(0.0)),
         }
     }
 }
@@ -177,6 +183,13 @@ impl<'g> Ranges<'g> {
             Expr::Position => Interval::new(0.0, f64::INFINITY),
             Expr::Unary(f, a) => self.expression(a, inputs, depth).unary(*f),
             Expr::Binary(op, a, b) => {
+                if let Some((_, yes, no)) = expr.choice() {
+                    let (yes, no) = (
+                        self.expression(yes, inputs, depth),
+                        self.expression(no, inputs, depth),
+                    );
+                    return Interval::new(yes.low.min(no.low), yes.high.max(no.high));
+                }
                 if let (Expr::Input(a), Expr::Input(b)) = (a.as_ref(), b.as_ref())
                     && let (Some(a), Some(b)) = (inputs.get(*a), inputs.get(*b))
                     && self.is_part_of_a_whole(*op, a, b, depth)

@@ -485,13 +485,25 @@ impl Polynomial {
             Binary::Div => return self.times(&other.unary(Unary::Recip)?),
             Binary::Pow if other.as_number() == Some(1.0) => return Ok(self),
             Binary::Pow if other.as_number() == Some(2.0) => return self.times(&self),
-            Binary::Min | Binary::Max | Binary::Pow => {}
+            // Where the condition does not hold, nothing of the state is left.
+            Binary::When if !self.has_state() && other.has_state() => {
+                let holds = Atom::Binary(Binary::When, self, Polynomial::constant(1.0));
+                return other.times(&Polynomial::atom(holds));
+            }
+            Binary::Min
+            | Binary::Max
+            | Binary::Pow
+            | Binary::Less
+            | Binary::LessEqual
+            | Binary::Equal
+            | Binary::When => {}
         }
         if self.has_state() || other.has_state() {
             let function = match op {
                 Binary::Min => "min",
                 Binary::Max => "max",
-                _ => "pow",
+                Binary::Pow => "pow",
+                _ => "where",
             };
             return Err(Reason::NonLinear {
                 function: function.to_owned(),

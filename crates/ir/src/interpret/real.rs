@@ -89,7 +89,7 @@ pub(super) fn sum<F: Real>(x: &[F]) -> F {
 }
 
 macro_rules! real {
-    ($t:ident, $from_bf16:ident, $to:ident) => {
+    ($t:ident, $from_bf16:ident, $to:ident, $erf:path) => {
         impl Real for $t {
             const ZERO: Self = 0.0;
             const ONE: Self = 1.0;
@@ -151,6 +151,11 @@ macro_rules! real {
                     Unary::Abs => each(x, out, |x| x.abs()),
                     Unary::Sin => each(x, out, |x| x.sin()),
                     Unary::Cos => each(x, out, |x| x.cos()),
+                    Unary::Erf => each(x, out, $erf),
+                    Unary::Gelu => {
+                        let half = std::$t::consts::FRAC_1_SQRT_2;
+                        each(x, out, |x| 0.5 * x * (1.0 + $erf(x * half)))
+                    }
                 }
             }
 
@@ -168,6 +173,10 @@ macro_rules! real {
                     Binary::Min => each(a, b, out, |a, b| a.min(b)),
                     Binary::Max => each(a, b, out, |a, b| a.max(b)),
                     Binary::Pow => each(a, b, out, |a, b| a.powf(b)),
+                    Binary::Less => each(a, b, out, |a, b| truth(a < b)),
+                    Binary::LessEqual => each(a, b, out, |a, b| truth(a <= b)),
+                    Binary::Equal => each(a, b, out, |a, b| truth(a == b)),
+                    Binary::When => each(a, b, out, when),
                 }
             }
 
@@ -185,6 +194,10 @@ macro_rules! real {
                     Binary::Min => each(a, out, |a| a.min(b)),
                     Binary::Max => each(a, out, |a| a.max(b)),
                     Binary::Pow => each(a, out, |a| a.powf(b)),
+                    Binary::Less => each(a, out, |a| truth(a < b)),
+                    Binary::LessEqual => each(a, out, |a| truth(a <= b)),
+                    Binary::Equal => each(a, out, |a| truth(a == b)),
+                    Binary::When => each(a, out, |a| when(a, b)),
                 }
             }
 
@@ -202,19 +215,33 @@ macro_rules! real {
                     Binary::Min => each(b, out, |b| a.min(b)),
                     Binary::Max => each(b, out, |b| a.max(b)),
                     Binary::Pow => each(b, out, |b| a.powf(b)),
+                    Binary::Less => each(b, out, |b| truth(a < b)),
+                    Binary::LessEqual => each(b, out, |b| truth(a <= b)),
+                    Binary::Equal => each(b, out, |b| truth(a == b)),
+                    Binary::When => each(b, out, |b| when(a, b)),
                 }
             }
         }
     };
 }
-real!(f32, from_f32, to_f32);
-real!(f64, from_f64, to_f64);
+real!(f32, from_f32, to_f32, libm::erff);
+real!(f64, from_f64, to_f64, libm::erf);
+
+/// 1 or 0.
+fn truth<F: Real>(holds: bool) -> F {
+    if holds { F::ONE } else { F::ZERO }
+}
+
+/// `b` where `a` is not 0.
+fn when<F: Real>(a: F, b: F) -> F {
+    if a == F::ZERO { F::ZERO } else { b }
+}
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const UNARY: [Unary; 16] = [
+    const UNARY: [Unary; 18] = [
         Unary::Neg,
         Unary::Exp,
         Unary::Log,
@@ -231,8 +258,10 @@ mod tests {
         Unary::Abs,
         Unary::Sin,
         Unary::Cos,
+        Unary::Erf,
+        Unary::Gelu,
     ];
-    const BINARY: [Binary; 7] = [
+    const BINARY: [Binary; 11] = [
         Binary::Add,
         Binary::Sub,
         Binary::Mul,
@@ -240,6 +269,10 @@ mod tests {
         Binary::Min,
         Binary::Max,
         Binary::Pow,
+        Binary::Less,
+        Binary::LessEqual,
+        Binary::Equal,
+        Binary::When,
     ];
     const POINTS: [f64; 9] = [-90.0, -21.5, -1.25, -1e-3, 0.0, 0.5, 3.0, 20.5, 85.0];
 

@@ -1,9 +1,10 @@
 //! Softmax attention in a flow.
 
+use super::arguments::Args;
 use super::constant;
 use super::error::{Fault, Problem, Result, fail, refuse};
 use super::lower::Lowering;
-use super::pointwise::{self, Args, Host, called};
+use super::pointwise::{self, Host, called};
 use super::syntax::{Call, Node};
 use super::tensor::{Tensor, union};
 use crate::{AxisId, IndexExpr, OpKind, Precision, Span};

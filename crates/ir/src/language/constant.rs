@@ -2,7 +2,7 @@
 
 use super::document::Setting;
 use super::error::{Problem, Result, fail};
-use super::syntax::{Arg, Call, Node, NodeKind, Operator};
+use super::syntax::{Arg, Call, Link, Node, NodeKind, Operator};
 use crate::Span;
 
 /// Gives the value of a name, or `None` for a name that is not a constant.
@@ -30,7 +30,15 @@ pub(super) fn evaluate(node: &Node, what: &str, lookup: &Lookup<'_>) -> Result<S
         },
         NodeKind::Negate(a) => Ok(Setting::Number(-number(a, what, lookup)?)),
         NodeKind::Not(a) => Ok(Setting::Bool(!truth(a, what, lookup)?)),
-        NodeKind::Binary(op, a, b) => binary(*op, a, b, node.span, what, lookup),
+        NodeKind::Binary(..) => {
+            let (mut left, links) = node.chain();
+            let mut value = evaluate(left, what, lookup)?;
+            for link in links {
+                value = binary(value, left.span, &link, what, lookup)?;
+                left = link.whole;
+            }
+            Ok(value)
+        }
         NodeKind::Call(call) => function(call, node.span, what, lookup),
         NodeKind::Select(..) => not_static(),
     }
@@ -38,9 +46,13 @@ pub(super) fn evaluate(node: &Node, what: &str, lookup: &Lookup<'_>) -> Result<S
 
 /// A constant number.
 pub(super) fn number(node: &Node, what: &str, lookup: &Lookup<'_>) -> Result<f64> {
-    match evaluate(node, what, lookup)? {
+    as_number(evaluate(node, what, lookup)?, what, node.span)
+}
+
+fn as_number(value: Setting, what: &str, span: Span) -> Result<f64> {
+    match value {
         Setting::Number(n) => Ok(n),
-        other => wrong(what, "a number", &other, node.span),
+        other => wrong(what, "a number", &other, span),
     }
 }
 
@@ -68,9 +80,13 @@ pub(super) fn whole(n: f64, what: &str, span: Span) -> Result<i64> {
 
 /// A constant condition.
 pub(super) fn truth(node: &Node, what: &str, lookup: &Lookup<'_>) -> Result<bool> {
-    match evaluate(node, what, lookup)? {
+    as_truth(evaluate(node, what, lookup)?, what, node.span)
+}
+
+fn as_truth(value: Setting, what: &str, span: Span) -> Result<bool> {
+    match value {
         Setting::Bool(b) => Ok(b),
-        other => wrong(what, "true or false", &other, node.span),
+        other => wrong(what, "true or false", &other, span),
     }
 }
 
@@ -85,36 +101,35 @@ fn wrong<T>(what: &str, expected: &'static str, found: &Setting, span: Span) -> 
     )
 }
 
+/// `left OP right`; the right side is not looked at where the left one decides.
 fn binary(
-    op: Operator,
-    a: &Node,
-    b: &Node,
-    span: Span,
+    left: Setting,
+    left_span: Span,
+    link: &Link<'_>,
     what: &str,
     lookup: &Lookup<'_>,
 ) -> Result<Setting> {
     use Operator::*;
+    let (op, right, span) = (link.operator, link.right, link.whole.span);
     match op {
-        And => {
-            return Ok(Setting::Bool(
-                truth(a, what, lookup)? && truth(b, what, lookup)?,
-            ));
-        }
-        Or => {
-            return Ok(Setting::Bool(
-                truth(a, what, lookup)? || truth(b, what, lookup)?,
-            ));
+        And | Or => {
+            let decided = as_truth(left, what, left_span)? == (op == Or);
+            return Ok(Setting::Bool(match decided {
+                true => op == Or,
+                false => truth(right, what, lookup)?,
+            }));
         }
         Equal | NotEqual => {
-            let (x, y) = (evaluate(a, what, lookup)?, evaluate(b, what, lookup)?);
-            if std::mem::discriminant(&x) != std::mem::discriminant(&y) {
-                return wrong("the right side", x.type_name(), &y, b.span);
+            let y = evaluate(right, what, lookup)?;
+            if std::mem::discriminant(&left) != std::mem::discriminant(&y) {
+                return wrong("the right side", left.type_name(), &y, right.span);
             }
-            return Ok(Setting::Bool((x == y) == (op == Equal)));
+            return Ok(Setting::Bool((left == y) == (op == Equal)));
         }
         _ => {}
     }
-    let (x, y) = (number(a, what, lookup)?, number(b, what, lookup)?);
+    let x = as_number(left, what, left_span)?;
+    let y = number(right, what, lookup)?;
     Ok(match op {
         Add => Setting::Number(x + y),
         Sub => Setting::Number(x - y),
@@ -130,6 +145,7 @@ fn binary(
         }
         Div => Setting::Number(x / y),
         Rem => Setting::Number(x.rem_euclid(y)),
+        Power => Setting::Number(x.powf(y)),
         Less => Setting::Bool(x < y),
         LessEqual => Setting::Bool(x <= y),
         Greater => Setting::Bool(x > y),
@@ -167,6 +183,7 @@ fn function(call: &Call, span: Span, what: &str, lookup: &Lookup<'_>) -> Result<
         ("rsqrt", [x]) => 1.0 / x.sqrt(),
         ("exp", [x]) => x.exp(),
         ("log", [x]) => x.ln(),
+        ("clamp", [x, low, high]) => x.max(*low).min(*high),
         ("min", [x, y]) => x.min(*y),
         ("max", [x, y]) => x.max(*y),
         ("pow", [x, y]) => x.powf(*y),

@@ -2,9 +2,10 @@
 
 use super::error::{Fault, Problem, Result, fail, refuse};
 use super::grammar;
-use super::source::{MAX_SOURCE_BYTES, ModelSource, SourceMap, join_include};
+use super::source::{MAX_MODEL_BYTES, MAX_SOURCE_BYTES, ModelSource, SourceMap, join_include};
 use super::syntax::{Dimension, Formal, Node, Statement};
 use super::table::{Entry, Table, shift};
+use super::token::check_name;
 use crate::{PinKind, Span};
 use indexmap::IndexMap;
 use std::collections::BTreeSet;
@@ -143,6 +144,9 @@ struct Reader<'a, 's> {
     pending: Vec<(PathBuf, Span)>,
 }
 
+/// Most axes that a model declares.
+const MAX_AXES: usize = 1024;
+
 const PARAM_KEYS: [&str; 5] = ["shape", "from", "load", "init", "precision"];
 
 impl Reader<'_, '_> {
@@ -171,9 +175,7 @@ impl Reader<'_, '_> {
             "model",
         ])?;
         let name = root.string(root.need("name")?)?;
-        if name.value.is_empty() {
-            return refuse("the name is empty", "give the model a name", name.span);
-        }
+        title(&name)?;
         self.document.name = name.value;
         if let Some(entry) = root.get("allow_unused") {
             self.document.allow_unused = root
@@ -203,6 +205,7 @@ impl Reader<'_, '_> {
         }
         let inputs = root.subtable("input")?;
         for entry in &inputs.entries {
+            named(entry)?;
             let snippet = inputs.snippet(entry)?;
             let value = if snippet.text.trim() == "token" {
                 InputKind::Token
@@ -252,12 +255,21 @@ impl Reader<'_, '_> {
     }
 
     fn add(&mut self, name: String, text: String, span: Span) -> Result<u32> {
-        if text.len() > MAX_SOURCE_BYTES {
+        let read: usize = self.sources.files().iter().map(|f| f.text.len()).sum();
+        let (what, all, limit) = match text.len() > MAX_SOURCE_BYTES {
+            true => (format!("`{name}`"), text.len(), MAX_SOURCE_BYTES),
+            false => {
+                let what = format!("the model with `{name}`");
+                (what, read + text.len(), MAX_MODEL_BYTES)
+            }
+        };
+        if all > limit {
             return fail(
-                Problem::BadSize {
-                    what: format!("the size of `{name}` in bytes"),
-                    size: text.len().to_string(),
-                    limit: MAX_SOURCE_BYTES.to_string(),
+                Problem::TooLong {
+                    what,
+                    limit,
+                    unit: "bytes",
+                    advice: "is it a model text? large constants belong into a checkpoint",
                 },
                 span,
             );
@@ -288,6 +300,17 @@ impl Reader<'_, '_> {
             }
         }
         let axes = root.subtable("axes")?;
+        if self.document.axes.len() + axes.entries.len() > MAX_AXES {
+            return fail(
+                Problem::TooLong {
+                    what: "[axes]".into(),
+                    limit: MAX_AXES,
+                    unit: "entries",
+                    advice: "declare the axes that are used",
+                },
+                axes.span,
+            );
+        }
         for entry in &axes.entries {
             let value = match entry.value {
                 DeValue::Integer(_) => AxisSize::Number(axes.number(entry)? as i64),
@@ -296,9 +319,7 @@ impl Reader<'_, '_> {
                 }
                 _ => return axes.wrong(entry, "a size or a formula like \"H * N\""),
             };
-            if !is_name(&entry.key) {
-                return bad_name(&entry.key, entry.key_span);
-            }
+            named(entry)?;
             let span = super::source::cover(entry.key_span, entry.value_span);
             self.document
                 .axes
@@ -307,9 +328,7 @@ impl Reader<'_, '_> {
         }
         let settings = root.subtable("settings")?;
         for entry in &settings.entries {
-            if !is_name(&entry.key) {
-                return bad_name(&entry.key, entry.key_span);
-            }
+            named(entry)?;
             let value = settings.setting(entry)?;
             let span = entry.key_span;
             self.document
@@ -319,6 +338,7 @@ impl Reader<'_, '_> {
         }
         let blocks = root.subtable("block")?;
         for entry in &blocks.entries {
+            callable(entry)?;
             let table = blocks.table(entry, format!("[block.{}]", entry.key))?;
             let block = block(&table)?;
             let twice = self.document.blocks.insert(entry.key.clone(), block);
@@ -326,6 +346,7 @@ impl Reader<'_, '_> {
         }
         let recurrences = root.subtable("recurrence")?;
         for entry in &recurrences.entries {
+            callable(entry)?;
             let table = recurrences.table(entry, format!("[recurrence.{}]", entry.key))?;
             let recurrence = recurrence(&table)?;
             let twice = self
@@ -372,11 +393,50 @@ fn is_name(text: &str) -> bool {
         && chars.all(|c| c.is_ascii_alphanumeric() || c == '_')
 }
 
-fn bad_name<T>(name: &str, span: Span) -> Result<T> {
+/// Refuses what is not a name of the language.
+fn check_word(name: &str, span: Span) -> Result<()> {
+    check_name(name, span)?;
+    if is_name(name) {
+        return Ok(());
+    }
     refuse(
         format!("`{name}` is not a name"),
-        "names are letters, digits and `_`, and start with a letter",
+        "names are letters, digits and `_`, and start with a letter or `_`",
         span,
+    )
+}
+
+fn named(entry: &Entry<'_>) -> Result<()> {
+    check_word(&entry.key, entry.key_span)
+}
+
+/// Refuses a block or recurrence that could not be called, for its name means something else.
+fn callable(entry: &Entry<'_>) -> Result<()> {
+    named(entry)?;
+    let what = match entry.key.as_str() {
+        "and" | "or" | "not" | "if" | "else" | "repeat" | "return" => "a word",
+        name if super::operations::functions().any(|f| f == name) => "a function",
+        _ => return Ok(()),
+    };
+    refuse(
+        format!("`{}` is {what} of the language", entry.key),
+        "choose another name",
+        entry.key_span,
+    )
+}
+
+/// Refuses a name of a model that could not stand in a path or a comment.
+fn title(name: &Placed<String>) -> Result<()> {
+    check_name(&name.value, name.span)?;
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_-.+ ".contains(c);
+    let first = name.value.chars().next();
+    if first.is_some_and(|c| c.is_ascii_alphanumeric()) && name.value.chars().all(plain) {
+        return Ok(());
+    }
+    refuse(
+        format!("\"{}\" cannot be the name of a model", name.value),
+        "it is letters, digits, spaces and `_ - . +`, and starts with a letter or a digit",
+        name.span,
     )
 }
 
@@ -387,9 +447,7 @@ fn block(table: &Table<'_>) -> Result<BlockDecl> {
         None => Vec::new(),
     };
     for (i, arg) in args.iter().enumerate() {
-        if !is_name(&arg.value) {
-            return bad_name(&arg.value, arg.span);
-        }
+        check_word(&arg.value, arg.span)?;
         if args[..i].iter().any(|a| a.value == arg.value) {
             return fail(
                 Problem::Twice {
@@ -506,9 +564,7 @@ fn params(table: &Table<'_>) -> Result<IndexMap<String, ParamDecl>> {
     };
     let list = table.table(entry, "a table of parameters".into())?;
     for entry in &list.entries {
-        if !is_name(&entry.key) {
-            return bad_name(&entry.key, entry.key_span);
-        }
+        named(entry)?;
         let decl = list.table(entry, format!("parameter `{}`", entry.key))?;
         decl.known(&PARAM_KEYS)?;
         let shape = decl.need("shape")?;
@@ -520,6 +576,7 @@ fn params(table: &Table<'_>) -> Result<IndexMap<String, ParamDecl>> {
                     kind: super::syntax::NodeKind::Number(decl.number(e)?),
                     span: e.value_span,
                     depth: 1,
+                    terms: 1,
                 }),
             },
         };

@@ -2,6 +2,7 @@
 
 use super::error::{Problem, Result, fail};
 use super::lower::Lowering;
+use super::scope::{MAX_TENSOR_AXES, too_many_axes};
 use super::tensor::Tensor;
 use crate::{Access, AxisId, Def, Expr, Op, OpId, OpKind, Precision, Span, Value, ValueId};
 
@@ -117,6 +118,7 @@ impl Lowering<'_> {
 
     pub fn check_elements(&self, axes: &[AxisId], name: &str, span: Span) -> Result<()> {
         match self.axes.elements(axes) {
+            Some(_) if axes.len() > MAX_TENSOR_AXES => too_many_axes(format!("`{name}`"), span),
             Some(_) => Ok(()),
             None => fail(
                 Problem::BadSize {

@@ -1,19 +1,24 @@
 //! What can be wrong with a model text, where, and what to do about it.
 
+use super::excerpt::Excerpt;
 use super::source::SourceMap;
 use crate::Span;
-use miette::{Diagnostic, LabeledSpan, NamedSource, SourceCode};
+use miette::{Diagnostic, LabeledSpan, SourceCode};
+use std::fmt;
 use thiserror::Error;
 
+/// Longest message, in bytes: a text in it may be as long as the file.
+const MESSAGE: usize = 1000;
+
 /// A problem in a model text, with its place.
-#[derive(Debug, Error)]
-#[error("{}", .0.problem)]
+#[derive(Debug)]
 pub struct LanguageError(Box<Report>);
 
 #[derive(Debug)]
 struct Report {
     problem: Box<Problem>,
-    text: NamedSource<String>,
+    message: String,
+    text: Excerpt,
     labels: Vec<LabeledSpan>,
     help: String,
 }
@@ -22,6 +27,14 @@ impl LanguageError {
     /// What is wrong.
     pub fn problem(&self) -> &Problem {
         &self.0.problem
+    }
+}
+
+impl std::error::Error for LanguageError {}
+
+impl fmt::Display for LanguageError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.message)
     }
 }
 
@@ -109,6 +122,18 @@ pub enum Problem {
         expected: String,
         /// What does.
         found: String,
+    },
+    /// Text beyond a limit.
+    #[error("{what} is longer than {limit} {unit}")]
+    TooLong {
+        /// What is too long.
+        what: String,
+        /// The limit.
+        limit: usize,
+        /// What is counted.
+        unit: &'static str,
+        /// What to do.
+        advice: &'static str,
     },
     /// Nesting beyond the limit.
     #[error("nested more than {limit} deep")]
@@ -287,6 +312,7 @@ impl Problem {
             Problem::Twice { .. } => "twice",
             Problem::Include { .. } => "include",
             Problem::Syntax { .. } => "syntax",
+            Problem::TooLong { .. } => "too_long",
             Problem::TooDeep { .. } => "too_deep",
             Problem::UnknownAxis { .. } => "unknown_axis",
             Problem::UnknownName { .. } => "unknown_name",
@@ -342,6 +368,7 @@ impl Problem {
                  [ ] and after an operator"
                     .into()
             }
+            Problem::TooLong { advice, .. } => (*advice).into(),
             Problem::TooDeep { .. } => "give a part of it a name of its own".into(),
             Problem::ReadBeforeSet { name } => {
                 format!("move the statement that sets `{name}` above this one")
@@ -405,31 +432,51 @@ impl Fault {
             Some((file, range)) => (Some(file), range),
             None => (None, 0..0),
         };
-        let mut labels = Vec::new();
+        let mut places = Vec::new();
         for (span, label) in &self.more {
             // A diagnostic shows one file; places in others go without a label.
             if let Some((other, range)) = sources.locate(*span)
                 && file.is_some_and(|f| f.base == other.base)
             {
-                labels.push(LabeledSpan::at(range, label.clone()));
+                places.push((range, label.clone()));
             }
         }
-        let covered = labels
+        let covered = places
             .iter()
-            .any(|l| l.offset() >= main.start && l.offset() + l.len() <= main.end);
+            .any(|(place, _)| place.start >= main.start && place.end <= main.end);
         if !covered {
-            labels.insert(0, LabeledSpan::at(main, "here"));
+            places.insert(0, (main, "here".to_owned()));
         }
+        let (ranges, words): (Vec<_>, Vec<_>) = places.into_iter().unzip();
+        let name = file.map_or("model", |f| f.name.as_str());
+        let text = file.map_or("", |f| f.text.as_str());
+        let (text, ranges) = Excerpt::new(name, text, &ranges);
+        let labels = ranges.into_iter().zip(words);
         LanguageError(Box::new(Report {
             help: self.problem.help(),
+            message: printable(&self.problem.to_string()),
             problem: self.problem,
-            text: NamedSource::new(
-                file.map_or("model", |f| f.name.as_str()),
-                file.map_or(String::new(), |f| f.text.clone()),
-            ),
-            labels,
+            text,
+            labels: labels.map(|(at, word)| LabeledSpan::at(at, word)).collect(),
         }))
     }
+}
+
+/// A message without what a terminal would obey, cut where it is too long to read.
+fn printable(message: &str) -> String {
+    let mut out = String::new();
+    for c in message.chars() {
+        if out.len() >= MESSAGE {
+            out.push_str("...");
+            break;
+        }
+        match c {
+            '\n' => out.push(c),
+            c if c.is_control() => out.extend(c.escape_default()),
+            c => out.push(c),
+        }
+    }
+    out
 }
 
 /// `Err` with a problem and its place.
@@ -475,9 +522,11 @@ fn suggest(name: &str, known: &[String], intro: &str) -> String {
 
 /// The known name closest to a misspelt one, if one is close.
 pub(super) fn nearest<'a>(name: &str, known: &'a [String]) -> Option<&'a str> {
-    let limit = 1 + name.chars().count() / 4;
+    let length = name.chars().count();
+    let limit = 1 + length / 4;
     known
         .iter()
+        .filter(|k| k.chars().count().abs_diff(length) <= limit)
         .map(|k| (distance(name, k), k.as_str()))
         .filter(|(d, k)| *d <= limit && *d < k.chars().count())
         .min()

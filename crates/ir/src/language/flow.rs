@@ -1,16 +1,18 @@
 //! Evaluation of expressions in a flow: what names mean there.
 
 use super::document::Setting;
-use super::error::{Fault, Problem, Result, fail};
+use super::error::{Fault, Problem, Result, fail, refuse};
 use super::lower::Lowering;
 use super::pointwise::{self, Host};
 use super::scope::Axes;
 use super::syntax::{Call, Ident, Node, Statement};
 use super::tensor::Tensor;
-use crate::{AxisId, Combine, OpKind, Span};
+use crate::{AxisId, Combine, OpKind, Precision, Span};
 
 /// Deepest nesting of blocks and expressions together.
 const MAX_NESTING: usize = 160;
+/// Most expressions that a model may come to, those of every layer and every call counted.
+const MAX_EVALUATIONS: usize = 1 << 22;
 
 impl Host for Lowering<'_> {
     fn axes(&mut self) -> &mut Axes {
@@ -133,6 +135,13 @@ impl Host for Lowering<'_> {
         self.project(a, b, span)
     }
 
+    fn part(&mut self, tensor: Tensor, span: Span) -> Result<Tensor> {
+        let outer = std::mem::replace(&mut self.precision, Precision::F32);
+        let id = self.store(&tensor, span);
+        self.precision = outer;
+        Ok(Tensor::value(id?, &tensor.axes, tensor.rows))
+    }
+
     fn apply(&mut self, call: &Call, span: Span) -> Result<Vec<Tensor>> {
         self.call(call, span)
     }
@@ -142,6 +151,14 @@ impl Host for Lowering<'_> {
     }
 
     fn enter(&mut self, span: Span) -> Result<()> {
+        self.evaluations += 1;
+        if self.evaluations > MAX_EVALUATIONS {
+            return refuse(
+                format!("the model comes to more than {MAX_EVALUATIONS} expressions"),
+                "use fewer layers, or shorter blocks and steps",
+                span,
+            );
+        }
         self.nesting += 1;
         if self.nesting > MAX_NESTING {
             return fail(Problem::TooDeep { limit: MAX_NESTING }, span);

@@ -9,6 +9,11 @@ use crate::Span;
 /// Deepest nesting of expressions and statements. Everything that recurses over the
 /// tree relies on it.
 pub(super) const MAX_DEPTH: usize = 100;
+/// Most terms of one expression that are joined by operators, one after the other. What
+/// walks such a chain does so in a loop.
+const MAX_TERMS: usize = 1000;
+/// Most entries of a list between commas.
+pub(super) const MAX_LIST: usize = 256;
 
 struct Parser {
     tokens: Vec<Token>,
@@ -41,6 +46,7 @@ pub(super) fn formals(snippet: &Snippet) -> Result<Vec<Formal>> {
     parser.newlines();
     while !parser.at_end() {
         out.push(parser.formal()?);
+        parser.listed(out.len())?;
         parser.newlines();
         if !parser.accept(",") {
             break;
@@ -60,8 +66,10 @@ pub(super) fn shape(snippet: &Snippet) -> Result<Vec<Dimension>> {
         let mut dimension = vec![parser.name("the name of an axis")?];
         while parser.accept("*") {
             dimension.push(parser.name("the name of an axis")?);
+            parser.listed(dimension.len())?;
         }
         out.push(dimension);
+        parser.listed(out.len())?;
         parser.newlines();
         if !parser.accept(",") {
             break;
@@ -91,6 +99,7 @@ pub(super) fn calls(snippet: &Snippet) -> Result<Vec<Call>> {
                 );
             }
         }
+        parser.listed(out.len())?;
         parser.newlines();
         if !parser.accept(",") {
             break;
@@ -232,6 +241,7 @@ impl Parser {
             let mut values = vec![self.expression(0)?];
             while self.accept(",") {
                 values.push(self.expression(0)?);
+                self.listed(values.len())?;
             }
             for value in &values {
                 span = cover(span, value.span);
@@ -261,6 +271,7 @@ impl Parser {
         let mut targets = vec![self.target()?];
         while self.accept(",") {
             targets.push(self.target()?);
+            self.listed(targets.len())?;
         }
         self.expect("=")?;
         let value = self.expression(0)?;
@@ -297,6 +308,7 @@ impl Parser {
             let mut axes = Vec::new();
             while !self.is("]") {
                 axes.push(self.name("the name of an axis")?);
+                self.listed(axes.len())?;
                 if !self.accept(",") {
                     break;
                 }
@@ -321,6 +333,7 @@ impl Parser {
                     None
                 };
                 axes.push(FormalAxis { name, size });
+                self.listed(axes.len())?;
                 if !self.accept(",") {
                     break;
                 }
@@ -333,6 +346,22 @@ impl Parser {
             None
         };
         Ok(Formal { name, axes, init })
+    }
+
+    /// Refuses a list that has grown too long.
+    fn listed(&self, entries: usize) -> Result<()> {
+        if entries <= MAX_LIST {
+            return Ok(());
+        }
+        fail(
+            Problem::TooLong {
+                what: "this list".into(),
+                limit: MAX_LIST,
+                unit: "entries",
+                advice: "give fewer",
+            },
+            self.token().span,
+        )
     }
 
     fn operator(&self) -> Option<(Operator, u8)> {
@@ -370,13 +399,7 @@ impl Parser {
                 p.advance();
                 p.newlines();
                 let right = p.expression(strength)?;
-                let span = cover(left.span, right.span);
-                let depth = left.depth.max(right.depth);
-                left = node(
-                    NodeKind::Binary(operator, Box::new(left), Box::new(right)),
-                    span,
-                    depth,
-                )?;
+                left = binary(operator, left, right)?;
             }
             Ok(left)
         })
@@ -385,7 +408,7 @@ impl Parser {
     fn prefix(&mut self) -> Result<Node> {
         let start = self.token().span;
         if self.accept("-") {
-            // Binds tighter than `*`: -a * b is (-a) * b.
+            // Binds tighter than `*`, and less tightly than `**`: -a * b is (-a) * b.
             let inner = self.deeper(Self::prefix)?;
             let (span, depth) = (cover(start, inner.span), inner.depth);
             return node(NodeKind::Negate(Box::new(inner)), span, depth);
@@ -404,6 +427,7 @@ impl Parser {
                 let axis = self.name("the name of an axis")?;
                 self.expect("=")?;
                 picks.push((axis, self.expression(0)?));
+                self.listed(picks.len())?;
                 if !self.accept(",") {
                     break;
                 }
@@ -412,6 +436,12 @@ impl Parser {
             let span = cover(out.span, end);
             let depth = picks.iter().map(|p| p.1.depth).fold(out.depth, usize::max);
             out = node(NodeKind::Select(Box::new(out), picks), span, depth)?;
+        }
+        if self.accept("**") {
+            self.newlines();
+            // Of several, the last comes first; the exponent may have a sign.
+            let exponent = self.deeper(Self::prefix)?;
+            out = binary(Operator::Power, out, exponent)?;
         }
         Ok(out)
     }
@@ -440,6 +470,7 @@ impl Parser {
                         depth = depth.max(n.depth);
                     }
                     args.push(arg);
+                    self.listed(args.len())?;
                     if !self.accept(",") {
                         break;
                     }
@@ -487,11 +518,40 @@ impl Parser {
     }
 }
 
+/// `left operator right`. A chain grows to the left, and is not nested for that.
+fn binary(operator: Operator, left: Node, right: Node) -> Result<Node> {
+    let span = cover(left.span, right.span);
+    let terms = left.terms + 1;
+    if terms > MAX_TERMS {
+        return fail(
+            Problem::TooLong {
+                what: "this expression".into(),
+                limit: MAX_TERMS,
+                unit: "terms",
+                advice: "give a part of it a name of its own",
+            },
+            span,
+        );
+    }
+    let chained = matches!(left.kind, NodeKind::Binary(..));
+    let below = (left.depth - usize::from(chained)).max(right.depth);
+    let kind = NodeKind::Binary(operator, Box::new(left), Box::new(right));
+    Ok(Node {
+        terms,
+        ..node(kind, span, below)?
+    })
+}
+
 /// A node over children of the given height.
 fn node(kind: NodeKind, span: Span, below: usize) -> Result<Node> {
     let depth = below + 1;
     if depth > MAX_DEPTH {
         return fail(Problem::TooDeep { limit: MAX_DEPTH }, span);
     }
-    Ok(Node { kind, span, depth })
+    Ok(Node {
+        kind,
+        span,
+        depth,
+        terms: 1,
+    })
 }

@@ -47,6 +47,7 @@ pub(super) struct Lowering<'a> {
     /// Names given to a value that has another name already.
     pub aliases: BTreeMap<String, String>,
     work: usize,
+    pub evaluations: usize,
     pub nesting: usize,
 }
 
@@ -84,6 +85,7 @@ pub(super) fn lower(
         taken: HashMap::new(),
         aliases: BTreeMap::new(),
         work: 0,
+        evaluations: 0,
         nesting: 0,
     };
     lowering.model()?;
@@ -274,12 +276,16 @@ impl<'a> Lowering<'a> {
             );
         }
         self.graph.layers = layers as u32;
+        let mut set = HashSet::new();
+        Statement::targets(body, &mut |target| {
+            set.insert(target.text.as_str());
+        });
         for l in 0..layers as u32 {
             let before: Vec<(String, Vec<AxisId>)> = self
                 .frame()
                 .names
                 .iter()
-                .filter(|(_, t)| t.as_number().is_none())
+                .filter(|(n, t)| set.contains(n.as_str()) && t.as_number().is_none())
                 .map(|(n, t)| (n.clone(), t.axes.clone()))
                 .collect();
             self.layer = Some((l, &variable.text));

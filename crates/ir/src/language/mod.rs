@@ -5,13 +5,16 @@
 //! lives here: reading the file, the expression language, binding of axes, and
 //! cutting flows into operations. What never will: knowledge of any one model.
 
+mod arguments;
 mod attention;
 mod bind;
 mod constant;
 mod document;
 mod emit;
 mod error;
+mod excerpt;
 mod flow;
+mod functions;
 mod grammar;
 mod lower;
 mod operations;

@@ -1,10 +1,12 @@
 //! The functions of a flow that are operations of their own: contractions, norms,
 //! stencils, look-ups, and calls of blocks and recurrences.
 
+use super::arguments::{self, Args};
 use super::constant;
 use super::error::{Fault, Problem, Result, fail, refuse};
+use super::functions;
 use super::lower::Lowering;
-use super::pointwise::{self, Args, Host, called};
+use super::pointwise::{self, Host, called};
 use super::syntax::{Arg, Call, Node};
 use super::tensor::{Tensor, union};
 use crate::{
@@ -16,8 +18,8 @@ const MAX_DELAY: i64 = 4096;
 /// Most taps of a convolution: each is written out in the stencil.
 const MAX_TAPS: usize = 64;
 
-/// Names of the functions of a flow.
-const FUNCTIONS: [&str; 20] = [
+/// Names of the functions of a flow that are none of a step.
+pub(super) const FUNCTIONS: [&str; 18] = [
     "attention",
     "layer_norm",
     "rms_norm",
@@ -34,11 +36,15 @@ const FUNCTIONS: [&str; 20] = [
     "outer",
     "softmax",
     "cumsum",
+    "split",
     "f32",
-    "index",
-    "rename",
-    "reverse",
 ];
+
+/// Names of all functions of the language.
+pub(super) fn functions() -> impl Iterator<Item = &'static str> {
+    let unary = functions::UNARY.iter().map(|(name, _)| *name);
+    unary.chain(functions::COMMON).chain(FUNCTIONS)
+}
 
 /// The arguments of a call of a block or recurrence, in the order of its formals.
 pub(super) fn bind<'c>(call: &'c Call, formals: &[String], span: Span) -> Result<Vec<&'c Node>> {
@@ -124,6 +130,9 @@ impl<'a> Lowering<'a> {
         if let Some((name, recurrence)) = document.recurrences.get_key_value(name) {
             return self.call_recurrence(name, recurrence, call, span);
         }
+        if name == "split" {
+            return self.split(call, span);
+        }
         let one = match name {
             "layer_norm" => self.norm(call, NormKind::Layer, false, span)?,
             "group_norm" => self.norm(call, NormKind::Layer, true, span)?,
@@ -161,7 +170,7 @@ impl<'a> Lowering<'a> {
                 args.at_most(2)?;
                 let a = pointwise::tensor(self, args.at(0, "two tensors")?)?;
                 let b = pointwise::tensor(self, args.at(1, "a second tensor")?)?;
-                Tensor::binary(Binary::Mul, a, b)
+                pointwise::joined(self, Binary::Mul, a, b, span)?
             }
             "attention" => self.attention(call, span)?,
             "softmax" => self.softmax(call, span)?,
@@ -184,9 +193,7 @@ impl<'a> Lowering<'a> {
             _ => {
                 let mut known: Vec<String> = document.blocks.keys().cloned().collect();
                 known.extend(document.recurrences.keys().cloned());
-                known.extend(FUNCTIONS.iter().map(|f| f.to_string()));
-                known.extend(pointwise::UNARY.iter().map(|(f, _)| f.to_string()));
-                known.extend(pointwise::COMMON.iter().map(|f| f.to_string()));
+                known.extend(functions().map(str::to_owned));
                 return fail(
                     Problem::UnknownFunction {
                         name: name.to_owned(),
@@ -515,7 +522,8 @@ impl<'a> Lowering<'a> {
                 }
             });
             let past = self.delay(x.clone(), xn, (width - 1 - k) as i32, span)?;
-            sum = Tensor::binary(Binary::Add, sum, Tensor::binary(Binary::Mul, past, tap));
+            let product = Tensor::binary(Binary::Mul, past, tap);
+            sum = pointwise::joined(self, Binary::Add, sum, product, span)?;
         }
         Ok(sum)
     }
@@ -551,6 +559,76 @@ impl<'a> Lowering<'a> {
         let ids = self.access(&ids, idn.span)?;
         let id = self.emit(OpKind::Gather, vec![row, ids], out.clone(), true, span)?;
         Ok(Tensor::value(id, &out, true))
+    }
+
+    /// The parts of a tensor along an axis, one after the other, each over an axis of its own.
+    fn split(&mut self, call: &Call, span: Span) -> Result<Vec<Tensor>> {
+        let usage = "a tensor and the axes of its parts, split(x, A -> B, C, ...)";
+        let args = Args::new(call, usage, &[], span)?;
+        let node = args.at(0, "a tensor")?;
+        let x = pointwise::tensor(self, node)?;
+        let [(whole, first)] = args.renames[..] else {
+            return args.missing("the axis that is split");
+        };
+        let atoms = self.axes.atoms(whole)?;
+        let [atom] = atoms[..] else {
+            return refuse(
+                format!("axis `{}` is a product", whole.text),
+                "split along one of its factors",
+                whole.span,
+            );
+        };
+        pointwise::need_axis(self, &x, node, atom, whole)?;
+        let mut parts = vec![first.clone()];
+        for part in args.positional.iter().skip(1) {
+            parts.push(arguments::axis_name(part)?);
+        }
+        let mut places: Vec<(AxisId, usize)> = Vec::new();
+        let mut end = 0;
+        for part in &parts {
+            let atoms = self.axes.atoms(part)?;
+            let [to] = atoms[..] else {
+                return refuse(
+                    format!("axis `{}` is a product", part.text),
+                    "split into axes that are no products, and name the parts anew",
+                    part.span,
+                );
+            };
+            if to != atom && x.axes.contains(&to) {
+                return fail(
+                    Problem::AxisTwice {
+                        axis: part.text.clone(),
+                        place: format!("a part of {}", called(node, "the tensor")),
+                    },
+                    part.span,
+                );
+            }
+            places.push((to, end));
+            end += self.axes.size(to);
+        }
+        let size = self.axes.size(atom);
+        if end != size {
+            return refuse(
+                format!(
+                    "the parts of `{}` have {end} elements, it has {size}",
+                    whole.text
+                ),
+                "the sizes of the parts add up to that of the axis",
+                span,
+            );
+        }
+        let x = self.view(x, node.span)?;
+        let parts = places.into_iter().map(|(to, start)| {
+            let axes = x.axes.iter().map(|a| if *a == atom { to } else { *a });
+            x.reindex(axes.collect(), &|a| match a == atom {
+                true => IndexExpr {
+                    base: start as i64,
+                    terms: vec![(to, 1)],
+                },
+                false => IndexExpr::axis(a),
+            })
+        });
+        Ok(parts.collect())
     }
 
     fn softmax(&mut self, call: &Call, span: Span) -> Result<Tensor> {

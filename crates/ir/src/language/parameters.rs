@@ -48,7 +48,7 @@ impl Lowering<'_> {
             Some(l) => format!("layers.{l}.{qualified}"),
             None => qualified,
         };
-        let source = self.source(decl, layer)?;
+        let source = self.source(decl, layer, &full)?;
         let init = self.init(decl, &dimensions, &axes)?;
         self.graph.params.push(Param {
             name: full,
@@ -80,9 +80,20 @@ impl Lowering<'_> {
         }
     }
 
-    fn source(&self, decl: &ParamDecl, layer: Option<u32>) -> Result<Option<Source>> {
+    /// Where a parameter is found; without a name of its own, by its full name.
+    fn source(&self, decl: &ParamDecl, layer: Option<u32>, full: &str) -> Result<Option<Source>> {
         let Some(from) = &decl.from else {
-            return Ok(None);
+            if decl.load.is_some() {
+                return refuse(
+                    "`load` without `from`",
+                    "say in `from` which tensor is loaded",
+                    decl.span,
+                );
+            }
+            return Ok(Some(Source {
+                tensors: vec![full.to_owned()],
+                steps: Vec::new(),
+            }));
         };
         let Some(names) = self.chosen(from)? else {
             return Ok(None);

@@ -3,11 +3,18 @@
 use super::error::{Problem, Result, fail};
 use super::lower::Lowering;
 use crate::{Def, Pin};
+use std::collections::HashSet;
 
 impl Lowering<'_> {
     /// Resolves pins to names of values.
     pub fn pins(&mut self) -> Result<()> {
         let document = self.document;
+        let mut names: HashSet<&str> = HashSet::new();
+        let mut called: HashSet<&str> = HashSet::new();
+        for value in &self.graph.values {
+            names.insert(&value.name);
+            called.extend(value.name.split_once('.').map(|(block, _)| block));
+        }
         let model = document.pins.iter().map(|p| (None, p));
         let blocks = document
             .blocks
@@ -18,18 +25,13 @@ impl Lowering<'_> {
             for name in &pin.names {
                 let local = block.map(|b| format!("{b}.{}", name.value));
                 let found = local.iter().chain([&name.value]).find_map(|candidate| {
-                    if self.graph.values.iter().any(|v| v.name == *candidate) {
+                    if names.contains(candidate.as_str()) {
                         Some(candidate.clone())
                     } else {
                         self.aliases.get(candidate).cloned()
                     }
                 });
-                let used = block.is_none_or(|b| {
-                    self.graph
-                        .values
-                        .iter()
-                        .any(|v| v.name.starts_with(&format!("{b}.")))
-                });
+                let used = block.is_none_or(|b| called.contains(b.as_str()));
                 match found {
                     Some(found) => values.push(found),
                     // A block that this model does not call has nothing to pin.

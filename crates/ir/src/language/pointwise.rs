@@ -1,13 +1,14 @@
-//! What flows and recurrence steps have in common: element-wise expressions,
-//! reductions and views.
+//! What flows and recurrence steps have in common: where expressions are evaluated, operators,
+//! selections. Functions are in [`super::functions`].
 
 use super::constant;
 use super::document::Setting;
 use super::error::{Fault, Problem, Result, fail};
+use super::functions;
 use super::scope::Axes;
-use super::syntax::{Arg, Call, Ident, Node, NodeKind, Operator};
+use super::syntax::{Call, Ident, Node, NodeKind, Operator};
 use super::tensor::Tensor;
-use crate::{AxisId, Binary, Combine, Expr, IndexExpr, Span, Unary};
+use crate::{AxisId, Binary, Combine, IndexExpr, Span, Unary};
 
 /// Where an expression is evaluated.
 pub(super) trait Host {
@@ -29,6 +30,8 @@ pub(super) trait Host {
     ) -> Result<Tensor>;
     /// `a @ b`.
     fn contract(&mut self, a: (Tensor, &Node), b: (Tensor, &Node), span: Span) -> Result<Tensor>;
+    /// Keeps a part of an expression as a value of its own, in f32.
+    fn part(&mut self, tensor: Tensor, span: Span) -> Result<Tensor>;
     /// A call of something that only this host knows.
     fn apply(&mut self, call: &Call, span: Span) -> Result<Vec<Tensor>>;
     /// Whether `a * b` may be an outer product.
@@ -39,29 +42,39 @@ pub(super) trait Host {
     fn leave(&mut self);
 }
 
-/// Functions of one number in the language.
-pub(super) const UNARY: [(&str, Unary); 15] = [
-    ("exp", Unary::Exp),
-    ("log", Unary::Log),
-    ("sqrt", Unary::Sqrt),
-    ("rsqrt", Unary::Rsqrt),
-    ("recip", Unary::Recip),
-    ("tanh", Unary::Tanh),
-    ("sigmoid", Unary::Sigmoid),
-    ("silu", Unary::Silu),
-    ("softplus", Unary::Softplus),
-    ("logsigmoid", Unary::LogSigmoid),
-    ("relu", Unary::Relu),
-    ("square", Unary::Square),
-    ("abs", Unary::Abs),
-    ("sin", Unary::Sin),
-    ("cos", Unary::Cos),
-];
+/// Most function applications of one expression; longer ones are computed in parts. What
+/// recurses over expressions, and files that nest like them, rely on it.
+const MAX_APPLICATIONS: usize = 48;
 
-/// Names of the functions known everywhere.
-pub(super) const COMMON: [&str; 9] = [
-    "min", "max", "pow", "sum", "mean", "max_over", "index", "rename", "reverse",
-];
+/// `a op b`, by parts where it would be too long.
+pub(super) fn joined(
+    host: &mut dyn Host,
+    op: Binary,
+    mut a: Tensor,
+    mut b: Tensor,
+    span: Span,
+) -> Result<Tensor> {
+    loop {
+        let (x, y) = (a.expr.op_count(), b.expr.op_count());
+        if x + y < MAX_APPLICATIONS {
+            return Ok(Tensor::binary(op, a, b));
+        }
+        // The longer one first: without it the other may fit.
+        match x >= y {
+            true => a = host.part(a, span)?,
+            false => b = host.part(b, span)?,
+        }
+    }
+}
+
+/// `f(a)`, by parts where it would be too long.
+pub(super) fn applied(host: &mut dyn Host, f: Unary, a: Tensor, span: Span) -> Result<Tensor> {
+    let a = match a.expr.op_count() >= MAX_APPLICATIONS {
+        true => host.part(a, span)?,
+        false => a,
+    };
+    Ok(a.unary(f))
+}
 
 /// The value of an expression that stands for one tensor.
 pub(super) fn tensor(host: &mut dyn Host, node: &Node) -> Result<Tensor> {
@@ -91,26 +104,13 @@ fn evaluate(host: &mut dyn Host, node: &Node) -> Result<Vec<Tensor>> {
         NodeKind::Number(n) => finite(*n, node.span)?,
         NodeKind::Text(_) => return not_a_tensor("a string", node.span),
         NodeKind::Name(name) => host.read(name, node.span)?,
-        NodeKind::Negate(a) => tensor(host, a)?.unary(Unary::Neg),
-        NodeKind::Not(_) => return not_a_tensor("a condition", node.span),
-        NodeKind::Binary(op, a, b) => {
-            let op = match op {
-                Operator::Add => Binary::Add,
-                Operator::Sub => Binary::Sub,
-                Operator::Mul => Binary::Mul,
-                Operator::Div => Binary::Div,
-                Operator::Contract => {
-                    let x = tensor(host, a)?;
-                    let y = tensor(host, b)?;
-                    return Ok(vec![host.contract((x, a), (y, b), node.span)?]);
-                }
-                _ => return not_a_tensor("a condition", node.span),
-            };
-            let x = tensor(host, a)?;
-            let y = tensor(host, b)?;
-            combine(host, op, (x, a), (y, b), node.span)?
+        NodeKind::Negate(a) => {
+            let a = tensor(host, a)?;
+            applied(host, Unary::Neg, a, node.span)?
         }
-        NodeKind::Call(call) => return apply(host, call, node.span),
+        NodeKind::Not(_) => return not_a_tensor("a condition", node.span),
+        NodeKind::Binary(..) => chain(host, node)?,
+        NodeKind::Call(call) => return functions::apply(host, call, node.span),
         NodeKind::Select(of, picks) => {
             let mut out = tensor(host, of)?;
             for (axis, index) in picks {
@@ -120,6 +120,36 @@ fn evaluate(host: &mut dyn Host, node: &Node) -> Result<Vec<Tensor>> {
         }
     };
     Ok(vec![one])
+}
+
+/// Operators one after the other, from left to right.
+fn chain(host: &mut dyn Host, node: &Node) -> Result<Tensor> {
+    let (mut left_node, links) = node.chain();
+    let mut left = tensor(host, left_node)?;
+    for link in links {
+        let op = match link.operator {
+            Operator::Add => Some(Binary::Add),
+            Operator::Sub => Some(Binary::Sub),
+            Operator::Mul => Some(Binary::Mul),
+            Operator::Div => Some(Binary::Div),
+            Operator::Power => Some(Binary::Pow),
+            Operator::Contract => None,
+            _ => return not_a_tensor("a condition", link.whole.span),
+        };
+        let right = tensor(host, link.right)?;
+        if link.operator == Operator::Power && right.as_number() == Some(2.0) {
+            left = applied(host, Unary::Square, left, link.whole.span)?;
+            left_node = link.whole;
+            continue;
+        }
+        let (a, b, span) = ((left, left_node), (right, link.right), link.whole.span);
+        left = match op {
+            Some(op) => combine(host, op, a, b, span)?,
+            None => host.contract(a, b, span)?,
+        };
+        left_node = link.whole;
+    }
+    Ok(left)
 }
 
 /// A constant as a tensor; infinities and NaN are refused.
@@ -141,7 +171,8 @@ fn not_a_tensor<T>(what: &str, span: Span) -> Result<T> {
     fail(
         Problem::Other {
             what: format!("{what} cannot be computed with"),
-            advice: "conditions stand in `if`, strings are compared there".into(),
+            advice: "conditions stand in `if` and in where(c, a, b), strings are compared in `if`"
+                .into(),
         },
         span,
     )
@@ -204,7 +235,7 @@ pub(super) fn combine(
         .also(a.1.span, left)
         .also(b.1.span, right));
     }
-    let out = Tensor::binary(op, a.0, b.0);
+    let out = joined(host, op, a.0, b.0, span)?;
     match out.as_number() {
         Some(n) => finite(n, span),
         None => Ok(out),
@@ -254,7 +285,7 @@ fn select(
     }))
 }
 
-fn need_axis(
+pub(super) fn need_axis(
     host: &mut dyn Host,
     of: &Tensor,
     of_node: &Node,
@@ -276,319 +307,4 @@ fn need_axis(
     )
     .also(of_node.span, described)
     .also(name.span, "not one of its axes"))
-}
-
-/// Arguments of a call, sorted by kind.
-pub(super) struct Args<'c> {
-    pub function: &'c Ident,
-    pub usage: &'static str,
-    pub positional: Vec<&'c Node>,
-    pub keywords: Vec<(&'c Ident, &'c Node)>,
-    pub renames: Vec<(&'c Ident, &'c Ident)>,
-    pub span: Span,
-}
-
-impl<'c> Args<'c> {
-    /// Checks the keywords against those the function has.
-    pub fn new(
-        call: &'c Call,
-        usage: &'static str,
-        known: &[&str],
-        span: Span,
-    ) -> Result<Args<'c>> {
-        let mut out = Args {
-            function: &call.function,
-            usage,
-            positional: Vec::new(),
-            keywords: Vec::new(),
-            renames: Vec::new(),
-            span,
-        };
-        for arg in &call.args {
-            match arg {
-                Arg::Positional(node) => out.positional.push(node),
-                Arg::Keyword(name, node) => {
-                    if !known.contains(&name.text.as_str()) {
-                        return fail(
-                            Problem::UnknownArgument {
-                                function: call.function.text.clone(),
-                                name: name.text.clone(),
-                                known: known.iter().map(|k| k.to_string()).collect(),
-                            },
-                            name.span,
-                        );
-                    }
-                    if out.keyword(&name.text).is_some() {
-                        return fail(
-                            Problem::Twice {
-                                what: "argument",
-                                name: name.text.clone(),
-                            },
-                            name.span,
-                        );
-                    }
-                    out.keywords.push((name, node));
-                }
-                Arg::Rename(from, to) => out.renames.push((from, to)),
-            }
-        }
-        if !out.renames.is_empty() && call.function.text != "rename" {
-            return out.bad("`->` belongs into rename(x, A -> B)");
-        }
-        Ok(out)
-    }
-
-    /// A keyword argument.
-    pub fn keyword(&self, name: &str) -> Option<&'c Node> {
-        self.keywords
-            .iter()
-            .find(|(k, _)| k.text == name)
-            .map(|(_, node)| *node)
-    }
-
-    /// Positional argument number `i`, called `what`.
-    pub fn at(&self, i: usize, what: &str) -> Result<&'c Node> {
-        match self.positional.get(i) {
-            Some(node) => Ok(node),
-            None => self.missing(what),
-        }
-    }
-
-    /// Refuses more than `n` positional arguments.
-    pub fn at_most(&self, n: usize) -> Result<()> {
-        if self.positional.len() > n {
-            return self.bad(&format!("got {} arguments", self.positional.len()));
-        }
-        Ok(())
-    }
-
-    pub fn missing<T>(&self, what: &str) -> Result<T> {
-        fail(
-            Problem::MissingArgument {
-                function: self.function.text.clone(),
-                argument: what.to_owned(),
-                usage: self.usage.into(),
-            },
-            self.span,
-        )
-    }
-
-    pub fn bad<T>(&self, found: &str) -> Result<T> {
-        fail(
-            Problem::BadArgument {
-                function: self.function.text.clone(),
-                takes: self.usage.into(),
-                found: found.to_owned(),
-            },
-            self.span,
-        )
-    }
-
-    /// The axes named by the positional arguments from number `first` on.
-    pub fn axes_of(
-        &self,
-        host: &mut dyn Host,
-        first: usize,
-        of: &Tensor,
-        of_node: &Node,
-    ) -> Result<Vec<AxisId>> {
-        let mut out = Vec::new();
-        for node in self.positional.iter().skip(first) {
-            let name = axis_name(node)?;
-            for atom in host.axis(&name)? {
-                need_axis(host, of, of_node, atom, &name)?;
-                if out.contains(&atom) {
-                    return fail(
-                        Problem::AxisTwice {
-                            axis: name.text,
-                            place: format!("`{}`", self.function.text),
-                        },
-                        node.span,
-                    );
-                }
-                out.push(atom);
-            }
-        }
-        Ok(out)
-    }
-}
-
-/// An argument that has to be the name of an axis.
-pub(super) fn axis_name(node: &Node) -> Result<Ident> {
-    match &node.kind {
-        NodeKind::Name(text) => Ok(Ident {
-            text: text.clone(),
-            span: node.span,
-        }),
-        _ => fail(
-            Problem::Syntax {
-                expected: "the name of an axis".into(),
-                found: "an expression".into(),
-            },
-            node.span,
-        ),
-    }
-}
-
-fn apply(host: &mut dyn Host, call: &Call, span: Span) -> Result<Vec<Tensor>> {
-    let name = call.function.text.as_str();
-    if let Some((_, f)) = UNARY.iter().find(|(n, _)| *n == name) {
-        let args = Args::new(call, "one tensor, f(x)", &[], span)?;
-        args.at_most(1)?;
-        let out = tensor(host, args.at(0, "a tensor")?)?.unary(*f);
-        return Ok(vec![match out.as_number() {
-            Some(n) => finite(n, span)?,
-            None => out,
-        }]);
-    }
-    Ok(vec![match name {
-        "min" | "max" | "pow" => {
-            let args = Args::new(call, "two tensors, f(a, b)", &[], span)?;
-            args.at_most(2)?;
-            let (a, b) = (args.at(0, "two tensors")?, args.at(1, "a second tensor")?);
-            let op = match name {
-                "min" => Binary::Min,
-                "max" => Binary::Max,
-                _ => Binary::Pow,
-            };
-            let bound = |host: &mut dyn Host, node: &Node| bound_or_tensor(host, node, op);
-            let x = bound(host, a)?;
-            let y = bound(host, b)?;
-            combine(host, op, (x, a), (y, b), span)?
-        }
-        "sum" | "mean" | "max_over" => {
-            let args = Args::new(call, "a tensor and its axes, f(x, AXIS, ...)", &[], span)?;
-            let node = args.at(0, "a tensor")?;
-            let mut of = tensor(host, node)?;
-            let axes = args.axes_of(host, 1, &of, node)?;
-            if axes.is_empty() {
-                return args.missing("the axes to reduce");
-            }
-            let how = if name == "max_over" {
-                Combine::Max
-            } else {
-                Combine::Sum
-            };
-            if name == "mean" {
-                let n = host.axes().elements(&axes).unwrap_or(usize::MAX);
-                of = Tensor::binary(Binary::Mul, of, Tensor::number(1.0 / n as f64));
-            }
-            host.reduce(of, how, axes, span)?
-        }
-        "index" => {
-            let args = Args::new(call, "one axis, index(AXIS)", &[], span)?;
-            args.at_most(1)?;
-            let axis = axis_name(args.at(0, "an axis")?)?;
-            let atoms = host.axis(&axis)?;
-            // Along a product the index runs over the merged elements, row-major.
-            let mut out = Tensor::number(0.0);
-            for atom in atoms {
-                let size = host.axes().size(atom) as f64;
-                let inner = Tensor {
-                    expr: Expr::Index(atom),
-                    inputs: Vec::new(),
-                    axes: vec![atom],
-                    rows: false,
-                    dimensions: None,
-                };
-                out = Tensor::binary(
-                    Binary::Add,
-                    Tensor::binary(Binary::Mul, out, Tensor::number(size)),
-                    inner,
-                );
-            }
-            out
-        }
-        "rename" => {
-            let args = Args::new(call, "a tensor and axes, rename(x, A -> B, ...)", &[], span)?;
-            args.at_most(1)?;
-            let node = args.at(0, "a tensor")?;
-            let of = tensor(host, node)?;
-            if args.renames.is_empty() {
-                return args.missing("an axis and its new name");
-            }
-            rename(host, of, node, &args)?
-        }
-        "reverse" => {
-            let args = Args::new(call, "a tensor and an axis, reverse(x, AXIS)", &[], span)?;
-            let node = args.at(0, "a tensor")?;
-            let of = tensor(host, node)?;
-            let reversed = args.axes_of(host, 1, &of, node)?;
-            if reversed.is_empty() {
-                return args.missing("the axis to reverse");
-            }
-            let sizes: Vec<i64> = reversed
-                .iter()
-                .map(|a| host.axes().size(*a) as i64)
-                .collect();
-            of.reindex(
-                of.axes.clone(),
-                &|a| match reversed.iter().position(|r| *r == a) {
-                    Some(i) => IndexExpr {
-                        base: sizes[i] - 1,
-                        terms: vec![(a, -1)],
-                    },
-                    None => IndexExpr::axis(a),
-                },
-            )
-        }
-        _ => return host.apply(call, span),
-    }])
-}
-
-/// An argument of min or max: an infinite bound is allowed, and drops out.
-fn bound_or_tensor(host: &mut dyn Host, node: &Node, op: Binary) -> Result<Tensor> {
-    if matches!(op, Binary::Min | Binary::Max)
-        && let NodeKind::Name(name) = &node.kind
-        && let Some(Setting::Number(n)) = host.constant(name, node.span)?
-        && n.is_infinite()
-    {
-        return Ok(Tensor::number(n));
-    }
-    tensor(host, node)
-}
-
-fn rename(host: &mut dyn Host, of: Tensor, of_node: &Node, args: &Args<'_>) -> Result<Tensor> {
-    let mut pairs: Vec<(AxisId, AxisId)> = Vec::new();
-    for (from, to) in &args.renames {
-        let (old, new) = (host.axis(from)?, host.axis(to)?);
-        let sizes = |host: &mut dyn Host, list: &[AxisId]| -> Vec<usize> {
-            list.iter().map(|a| host.axes().size(*a)).collect()
-        };
-        if sizes(host, &old) != sizes(host, &new) {
-            let axes = host.axes();
-            return fail(
-                Problem::ShapeMismatch {
-                    left: format!("`{}`{}", from.text, axes.describe(&old)),
-                    right: format!("`{}`{}", to.text, axes.describe(&new)),
-                    why: "their sizes differ".into(),
-                    advice: "rename an axis to one of the same size, factor by factor".into(),
-                },
-                super::source::cover(from.span, to.span),
-            );
-        }
-        for (a, b) in old.into_iter().zip(new) {
-            need_axis(host, &of, of_node, a, from)?;
-            pairs.push((a, b));
-        }
-    }
-    let renamed = |a: AxisId| {
-        pairs
-            .iter()
-            .find(|(from, _)| *from == a)
-            .map_or(a, |(_, to)| *to)
-    };
-    let axes: Vec<AxisId> = of.axes.iter().map(|a| renamed(*a)).collect();
-    for (i, axis) in axes.iter().enumerate() {
-        if axes[..i].contains(axis) {
-            return fail(
-                Problem::AxisTwice {
-                    axis: host.axes().name(*axis).to_owned(),
-                    place: format!("the renamed {}", called(of_node, "tensor")),
-                },
-                args.span,
-            );
-        }
-    }
-    Ok(of.reindex(axes, &|a| IndexExpr::axis(renamed(a))))
 }

@@ -5,11 +5,27 @@ use super::document::{AxisSize, Document, Setting};
 use super::error::{Fault, Problem, Result, fail};
 use super::syntax::{Dimension, Ident, Node, NodeKind, Operator};
 use crate::{Axis, AxisId, Span};
-use indexmap::IndexMap;
+use indexmap::{IndexMap, IndexSet};
 use std::collections::BTreeMap;
 
 /// Largest size of one axis and of one tensor, in elements.
 pub(super) const MAX_ELEMENTS: usize = 1 << 40;
+
+/// Most axes of one tensor, products counted by their factors.
+pub(super) const MAX_TENSOR_AXES: usize = 32;
+
+/// Refuses a tensor beyond [`MAX_TENSOR_AXES`].
+pub(super) fn too_many_axes<T>(what: String, span: Span) -> Result<T> {
+    fail(
+        Problem::TooLong {
+            what,
+            limit: MAX_TENSOR_AXES,
+            unit: "axes",
+            advice: "sum over axes, or merge them into one",
+        },
+        span,
+    )
+}
 
 /// Longest chain of formulas that need each other.
 const MAX_CHAIN: usize = 64;
@@ -26,7 +42,7 @@ struct Declared {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Axes {
     declared: IndexMap<String, Declared>,
-    used: Vec<Axis>,
+    used: IndexSet<Axis>,
 }
 
 impl Axes {
@@ -207,17 +223,10 @@ impl Axes {
 
     /// The axis of this name and size, made on first use.
     pub fn intern(&mut self, name: &str, size: usize) -> AxisId {
-        let at = self
-            .used
-            .iter()
-            .position(|a| a.name == name && a.size == size)
-            .unwrap_or_else(|| {
-                self.used.push(Axis {
-                    name: name.to_owned(),
-                    size,
-                });
-                self.used.len() - 1
-            });
+        let (at, _) = self.used.insert_full(Axis {
+            name: name.to_owned(),
+            size,
+        });
         AxisId(at as u32)
     }
 
@@ -266,7 +275,7 @@ impl Axes {
 
     /// All axes in use, by id.
     pub fn into_list(self) -> Vec<Axis> {
-        self.used
+        self.used.into_iter().collect()
     }
 
     /// The axes of a declared shape: an atom that comes again is primed. Also the number of
@@ -283,6 +292,9 @@ impl Axes {
                     }
                     axes.push(atom);
                     count += 1;
+                    if axes.len() > MAX_TENSOR_AXES {
+                        return too_many_axes("this shape".into(), name.span);
+                    }
                 }
             }
             counts.push(count);
@@ -295,9 +307,15 @@ impl Axes {
 fn product(node: &Node, document: &Document) -> Option<Vec<String>> {
     match &node.kind {
         NodeKind::Name(name) if document.axes.contains_key(name) => Some(vec![name.clone()]),
-        NodeKind::Binary(Operator::Mul, a, b) => {
-            let mut factors = product(a, document)?;
-            factors.extend(product(b, document)?);
+        NodeKind::Binary(..) => {
+            let (first, links) = node.chain();
+            let mut factors = product(first, document)?;
+            for link in links {
+                if link.operator != Operator::Mul {
+                    return None;
+                }
+                factors.extend(product(link.right, document)?);
+            }
             Some(factors)
         }
         _ => None,

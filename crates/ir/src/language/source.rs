@@ -4,10 +4,14 @@
 //! end, the main file first, so that one [`Span`] names a place in any of them.
 
 use crate::Span;
+use std::io::{Error, ErrorKind, Read};
 use std::path::{Component, Path, PathBuf};
 
 /// Largest model text in bytes that is read.
 pub const MAX_SOURCE_BYTES: usize = 4 << 20;
+
+/// Largest sum over the files of a model, in bytes.
+pub(super) const MAX_MODEL_BYTES: usize = 16 << 20;
 
 /// Reads the text of an included file, given its path relative to the model's directory.
 pub type Loader<'a> = dyn Fn(&Path) -> std::io::Result<String> + 'a;
@@ -38,7 +42,7 @@ impl ModelSource<'static> {
 
     /// A model file; `include` reads files below its directory and no others.
     pub fn from_path(path: &Path) -> std::io::Result<Self> {
-        let text = std::fs::read_to_string(path)?;
+        let text = read_text(path)?;
         let directory = match path.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => parent.to_path_buf(),
             _ => PathBuf::from("."),
@@ -54,10 +58,30 @@ impl ModelSource<'static> {
                         "it lies outside the model's directory",
                     ));
                 }
-                std::fs::read_to_string(file)
+                read_text(&file)
             }),
         })
     }
+}
+
+/// The text of a file, not much more of it than is accepted.
+fn read_text(path: &Path) -> std::io::Result<String> {
+    let mut bytes = Vec::new();
+    let most = MAX_SOURCE_BYTES as u64 + 1;
+    std::fs::File::open(path)?
+        .take(most)
+        .read_to_end(&mut bytes)?;
+    if bytes.len() > MAX_SOURCE_BYTES {
+        // Refused for its length, whatever is in it.
+        return Ok(String::from_utf8_lossy(&bytes).into_owned());
+    }
+    String::from_utf8(bytes).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        Error::new(
+            ErrorKind::InvalidData,
+            format!("byte {at} is not UTF-8 text"),
+        )
+    })
 }
 
 /// Joins an include path to the directory of the file that names it. `None` when it

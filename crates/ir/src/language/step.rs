@@ -4,6 +4,7 @@ use super::bind::Slot;
 use super::constant;
 use super::document::{RecurrenceDecl, Setting};
 use super::error::{Fault, Problem, Result, fail, refuse};
+use super::functions;
 use super::lower::{Lowering, axes_differ};
 use super::pointwise::{self, Host};
 use super::scope::Axes;
@@ -144,7 +145,9 @@ impl<'a> Lowering<'a> {
                 Some(node) => {
                     let lookup = |n: &str, s: Span| step.constant(n, s);
                     let init = constant::number(node, "the initial state", &lookup)?;
-                    pointwise::finite(init, node.span)?;
+                    if init.is_nan() {
+                        pointwise::finite(init, node.span)?;
+                    }
                     init
                 }
             };
@@ -553,17 +556,37 @@ impl Host for Step<'_, '_> {
         )
     }
 
+    fn part(&mut self, tensor: Tensor, span: Span) -> Result<Tensor> {
+        let axes = tensor.axes.clone();
+        let item = self.shaped("", tensor, &axes, span)?;
+        Ok(self.item(item, &axes))
+    }
+
     fn apply(&mut self, call: &Call, _span: Span) -> Result<Vec<Tensor>> {
-        let mut known: Vec<String> = pointwise::UNARY
-            .iter()
-            .map(|(f, _)| f.to_string())
-            .collect();
-        known.extend(pointwise::COMMON.iter().map(|f| f.to_string()));
-        fail(
-            Problem::UnknownFunction {
-                name: call.function.text.clone(),
-                known,
-            },
+        let name = &call.function.text;
+        let document = self.flow.document;
+        let what = match name.as_str() {
+            name if super::operations::FUNCTIONS.contains(&name) => "a function of flows",
+            name if document.blocks.contains_key(name) => "a block",
+            name if document.recurrences.contains_key(name) => "a recurrence",
+            _ => {
+                let mut known: Vec<String> = functions::UNARY
+                    .iter()
+                    .map(|(f, _)| f.to_string())
+                    .collect();
+                known.extend(functions::COMMON.iter().map(|f| f.to_string()));
+                return fail(
+                    Problem::UnknownFunction {
+                        name: name.clone(),
+                        known,
+                    },
+                    call.function.span,
+                );
+            }
+        };
+        refuse(
+            format!("`{name}` is {what}, which a step cannot call"),
+            "call it in the flow, on what is passed to the recurrence or on what it returns",
             call.function.span,
         )
     }

@@ -14,8 +14,11 @@ pub(super) struct Ident {
 pub(super) struct Node {
     pub kind: NodeKind,
     pub span: Span,
-    /// Height of the tree, bounded by the parser so that recursion over it is safe.
+    /// Height of the tree, bounded by the parser so that recursion over it is safe. The left
+    /// operand of a binary operator counts only where it is none itself: see [`Node::chain`].
     pub depth: usize,
+    /// Operands of the chain that it is; 1 for anything but a binary operator.
+    pub terms: usize,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -40,6 +43,7 @@ pub(super) enum Operator {
     Div,
     Rem,
     Contract,
+    Power,
     Equal,
     NotEqual,
     Less,
@@ -150,16 +154,42 @@ impl Statement {
     }
 }
 
+/// A step of a [`Node::chain`].
+pub(super) struct Link<'a> {
+    pub operator: Operator,
+    pub right: &'a Node,
+    /// Everything up to and with the right operand.
+    pub whole: &'a Node,
+}
+
 impl Node {
+    /// `a + b - c` as `a`, and what follows it from left to right. A chain may be long, so that
+    /// it has to be walked in a loop.
+    pub fn chain(&self) -> (&Node, Vec<Link<'_>>) {
+        let mut links = Vec::new();
+        let mut first = self;
+        while let NodeKind::Binary(operator, left, right) = &first.kind {
+            links.push(Link {
+                operator: *operator,
+                right,
+                whole: first,
+            });
+            first = left;
+        }
+        links.reverse();
+        (first, links)
+    }
+
     /// Calls `visit` on every name in the expression, called or read.
     pub fn reads<'a>(&'a self, visit: &mut impl FnMut(&'a str)) {
         match &self.kind {
             NodeKind::Number(_) | NodeKind::Text(_) => {}
             NodeKind::Name(name) => visit(name),
             NodeKind::Negate(a) | NodeKind::Not(a) => a.reads(visit),
-            NodeKind::Binary(_, a, b) => {
-                a.reads(visit);
-                b.reads(visit);
+            NodeKind::Binary(..) => {
+                let (first, links) = self.chain();
+                first.reads(visit);
+                links.iter().for_each(|link| link.right.reads(visit));
             }
             NodeKind::Call(call) => {
                 visit(&call.function.text);

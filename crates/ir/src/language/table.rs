@@ -2,10 +2,14 @@
 
 use super::document::{Placed, Setting};
 use super::error::{Problem, Result, fail};
+use super::grammar::MAX_LIST;
 use super::source::Snippet;
 use crate::Span;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
+
+/// Longest string that is no flow, step or formula, in bytes: a name in a checkpoint, a path.
+const MAX_STRING: usize = 1024;
 
 /// A table being read: knows where it is, for messages.
 pub(super) struct Table<'t> {
@@ -164,10 +168,7 @@ impl<'t> Table<'t> {
 
     pub fn string(&self, entry: &Entry<'t>) -> Result<Placed<String>> {
         match entry.value {
-            DeValue::String(text) => Ok(Placed {
-                value: text.to_string(),
-                span: entry.value_span,
-            }),
+            DeValue::String(text) => short(text, entry.value_span),
             _ => self.wrong(entry, "a string"),
         }
     }
@@ -175,13 +176,19 @@ impl<'t> Table<'t> {
     /// A string or a list of strings.
     pub fn strings(&self, entry: &Entry<'t>) -> Result<Vec<Placed<String>>> {
         match entry.value {
+            DeValue::Array(items) if items.len() > MAX_LIST => fail(
+                Problem::TooLong {
+                    what: format!("the list `{}`", entry.key),
+                    limit: MAX_LIST,
+                    unit: "entries",
+                    advice: "give fewer",
+                },
+                entry.key_span,
+            ),
             DeValue::Array(items) => items
                 .iter()
                 .map(|item: &Spanned<DeValue<'_>>| match item.get_ref() {
-                    DeValue::String(text) => Ok(Placed {
-                        value: text.to_string(),
-                        span: shift(item.span(), self.base),
-                    }),
+                    DeValue::String(text) => short(text, shift(item.span(), self.base)),
                     _ => self.wrong(entry, "a string or a list of strings"),
                 })
                 .collect(),
@@ -193,7 +200,7 @@ impl<'t> Table<'t> {
     pub fn setting(&self, entry: &Entry<'t>) -> Result<Setting> {
         Ok(match entry.value {
             DeValue::Boolean(b) => Setting::Bool(*b),
-            DeValue::String(text) => Setting::Text(text.to_string()),
+            DeValue::String(_) => Setting::Text(self.string(entry)?.value),
             DeValue::Integer(_) | DeValue::Float(_) => Setting::Number(self.number(entry)?),
             _ => return self.wrong(entry, "a number, a string, true or false"),
         })
@@ -212,4 +219,22 @@ impl<'t> Table<'t> {
             None => self.wrong(entry, "a number"),
         }
     }
+}
+
+fn short(text: &str, span: Span) -> Result<Placed<String>> {
+    if text.len() > MAX_STRING {
+        return fail(
+            Problem::TooLong {
+                what: "this string".into(),
+                limit: MAX_STRING,
+                unit: "bytes",
+                advice: "shorten it",
+            },
+            span,
+        );
+    }
+    Ok(Placed {
+        value: text.to_owned(),
+        span,
+    })
 }

@@ -73,6 +73,10 @@ impl Tensor {
             (_, Some(x), Some(y)) => return Tensor::number(op.eval(x, y)),
             // Neutral constants would otherwise reach every kernel.
             (Binary::Add, Some(0.0), _) | (Binary::Mul, Some(1.0), _) => return b,
+            (Binary::When, Some(c), _) if c != 0.0 => return b,
+            (Binary::When, Some(_), _) | (Binary::When, _, Some(0.0)) => {
+                return Tensor::number(0.0);
+            }
             (Binary::Add | Binary::Sub, _, Some(0.0))
             | (Binary::Mul | Binary::Div | Binary::Pow, _, Some(1.0))
             | (Binary::Min, _, Some(f64::INFINITY))

@@ -47,12 +47,32 @@ pub(super) struct Token {
     pub span: Span,
 }
 
+/// Longest name, in characters.
+pub(super) const MAX_NAME: usize = 64;
+
+/// Refuses a name beyond [`MAX_NAME`].
+pub(super) fn check_name(name: &str, span: Span) -> Result<()> {
+    if name.chars().nth(MAX_NAME).is_none() {
+        return Ok(());
+    }
+    let begins: String = name.chars().take(24).collect();
+    fail(
+        Problem::TooLong {
+            what: format!("the name `{begins}...`"),
+            limit: MAX_NAME,
+            unit: "characters",
+            advice: "choose a shorter one",
+        },
+        span,
+    )
+}
+
 type Input<'s> = LocatingSlice<&'s str>;
 
 /// Longest first: `->` before `-`.
-const SYMBOLS: [&str; 25] = [
-    "->", "==", "!=", "<=", ">=", "&&", "||", "+", "-", "*", "/", "%", "@", "(", ")", "[", "]",
-    "{", "}", ",", "=", "<", ">", "!", ":",
+const SYMBOLS: [&str; 26] = [
+    "->", "**", "==", "!=", "<=", ">=", "&&", "||", "+", "-", "*", "/", "%", "@", "(", ")", "[",
+    "]", "{", "}", ",", "=", "<", ">", "!", ":",
 ];
 
 fn number(input: &mut Input<'_>) -> winnow::Result<TokenKind> {
@@ -129,6 +149,7 @@ pub(super) fn tokens(snippet: &Snippet) -> Result<Vec<Token>> {
         {
             Ok((kind, range)) => {
                 match &kind {
+                    TokenKind::Name(name) => check_name(name, snippet.span(range.clone()))?,
                     TokenKind::Symbol("(" | "[") => open += 1,
                     TokenKind::Symbol(")" | "]") => open = open.saturating_sub(1),
                     TokenKind::Newline if open > 0 => continue,

@@ -1,8 +1,8 @@
 //! Are the numbers right that are computed so fast? A short run against the f64 interpreter, so
 //! that no time is reported of kernels that compute something else.
 
-use super::RunInputs;
 use crate::cpu::CpuSession;
+use crate::inputs::RunInputs;
 use crate::session::{Session, SessionError, run_finite};
 use crate::weights::Weights;
 use fusec_fuse::{Shape, Storage};

@@ -5,7 +5,6 @@
 
 mod check;
 mod floor;
-mod inputs;
 mod kernels;
 mod provenance;
 mod spread;
@@ -13,7 +12,6 @@ mod work;
 
 pub use check::{Check, check};
 pub use floor::floor_bytes;
-pub use inputs::RunInputs;
 pub use kernels::KernelTime;
 pub use provenance::{Provenance, compiler_of, now};
 pub use spread::Spread;
@@ -21,6 +19,7 @@ pub use work::KernelWork;
 
 use crate::executor::gpu::{GpuDevice, Timing};
 use crate::executor::{ExecuteError, Executor, Submission};
+use crate::inputs::RunInputs;
 use crate::session::{Session, SessionError};
 use fusec_fuse::{Device, Plan, Shape};
 use serde::Serialize;

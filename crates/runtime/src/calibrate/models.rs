@@ -2,9 +2,9 @@
 //! recurrence takes. The cost model is about these, not about what a GPU could do.
 
 use super::CalibrateError;
-use crate::bench::RunInputs;
 use crate::executor::Executor;
 use crate::executor::gpu::{GpuDevice, GpuOptions, Timing};
+use crate::inputs::RunInputs;
 use crate::toolchain::{Arch, Header, Source, Toolchain};
 use crate::weights::Weights;
 use fusec_codegen::{Planned, generate};

@@ -16,10 +16,11 @@ use crate::cache::{Contents, Entry, KernelCache, KeyParts, Outcome};
 use crate::partial;
 
 /// What surrounds a kernel's source, in order: before it and behind it.
-const BEFORE: [(&str, &str); 3] = [
+const BEFORE: [(&str, &str); 4] = [
     ("execution.h", include_str!("execution.h")),
     ("builtins.h", include_str!("builtins.h")),
     ("primitives.h", include_str!("primitives.h")),
+    ("bulk.h", include_str!("bulk.h")),
 ];
 const BEHIND: (&str, &str) = ("entry.h", include_str!("entry.h"));
 

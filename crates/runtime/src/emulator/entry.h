@@ -9,7 +9,8 @@ extern "C" void emulator_fiber() {
         Thread* t = w->cur;
         invoke(&FUSEC_KERNEL, w->launch->args);
         end_thread(w, t);
-        Thread* next = pop(w);
+        // Nobody waits for what is under way when the last one ends.
+        Thread* next = w->ended == w->threads ? pop(w) : next_ready(w);
         if (!next) {
             if (w->ended != w->threads) deadlock(w);
             void* dead;
@@ -38,6 +39,8 @@ static void begin_block(Worker* w, Launch* launch) {
     w->threads = n;
     w->ended = w->arrived = w->first_ended = 0;
     w->failed = false;
+    w->tensor_copies = 0;
+    memset(w->announced_to, 0, sizeof w->announced_to);
     w->ready_head = w->ready_count = 0;
     memset(w->warp_arrived, 0, sizeof w->warp_arrived);
     memset(w->warp_ended, 0, sizeof w->warp_ended);
@@ -62,7 +65,7 @@ static void begin_block(Worker* w, Launch* launch) {
                 t.index = index;
                 t.state = NOT_STARTED;
                 t.line = 0;
-                t.copies = t.groups = 0;
+                t.copies = t.groups = t.products = t.product_groups = 0;
             }
     w->free_stacks = n;
     for (u32 i = 0; i < n; ++i) w->stacks[i] = u16(n - 1 - i);
@@ -86,6 +89,11 @@ static int run_block(Launch* launch) {
     begin_block(w, launch);
     switch_to(w, &w->main_sp, pop(w));
     if (w->failed) return 1;
+    if (w->tensor_copies) {
+        snprintf(launch->error, launch->error_bytes, "block (%u,%u,%u) ended before %u of its copies had landed",
+                 w->block_idx.x, w->block_idx.y, w->block_idx.z, w->tensor_copies);
+        return 1;
+    }
     for (u32 i = 0; i < SMEM_GUARD; ++i)
         if (u8(launch->smem[launch->smem_bytes + i]) != 0xa5) {
             snprintf(launch->error, launch->error_bytes, "block (%u,%u,%u) wrote %u bytes behind its %u bytes of dynamic shared memory",

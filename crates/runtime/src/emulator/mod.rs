@@ -4,8 +4,10 @@
 //! Lives here: building kernels (one shared object per kernel, cached by content), launching them over
 //! the host's cores, and turning what goes wrong inside a kernel into an error. The execution model
 //! (fibers, seeded order, divergence detection, poisoned shared memory) is in `execution.h`.
+//! Copies by tensor maps and products of warpgroups (`bulk.h`) happen as late as barriers allow. There are
+//! no clusters of blocks: no template launches any.
 //! What it cannot show, and only a GPU can: the memory model between threads (a fence that is missing,
-//! an asynchronous proxy), overlap of dependent launches, bank conflicts and coalescing, the tensor
+//! an asynchronous proxy), the registers that warpgroups hand over, overlap of dependent launches, bank conflicts and coalescing, the tensor
 //! cores' own rounding, and races between blocks that a host's few threads never meet.
 //! Never here: knowledge of plans, models or numerics bounds; a GPU.
 
@@ -15,7 +17,7 @@ mod launch;
 mod library;
 
 pub use build::{EmulatedModule, Emulator, EmulatorOptions};
-pub use launch::{KernelArg, LaunchShape};
+pub use launch::{KernelArg, LaunchShape, TensorMapArg};
 
 use std::path::PathBuf;
 

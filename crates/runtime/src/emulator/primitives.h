@@ -119,6 +119,10 @@ static inline float fabs32(float x) { return fabsf(x); }
 static inline float fmin32(float x, float y) { return (x < y || x != x) ? x : y; }
 static inline float fmax32(float x, float y) { return (x > y || x != x) ? x : y; }
 static inline float frelu(float x) { return fmax32(x, 0.0f); }
+static inline float fless(float x, float y) { return x < y ? 1.0f : 0.0f; }
+static inline float fless_equal(float x, float y) { return x <= y ? 1.0f : 0.0f; }
+static inline float fequal(float x, float y) { return x == y ? 1.0f : 0.0f; }
+static inline float fwhen(float c, float x) { return c == 0.0f ? 0.0f : x; }
 static inline float fsigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
 static inline float fsilu(float x) { return x / (1.0f + expf(-x)); }
 static inline float fgelu(float x) { return 0.5f * x * (1.0f + erff(x * 0.70710678118654752f)); }

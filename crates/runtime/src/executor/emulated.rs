@@ -2,7 +2,7 @@
 
 use super::device::{ArgValue, Device, Launch, Place, Region, RunKey, Submission};
 use super::{ExecuteError, ManifestError};
-use crate::emulator::{EmulatedModule, Emulator, KernelArg, LaunchShape};
+use crate::emulator::{EmulatedModule, Emulator, KernelArg, LaunchShape, TensorMapArg};
 use crate::memory::host;
 use fusec_codegen::{KernelImage, Manifest};
 use memmap2::MmapMut;
@@ -10,7 +10,8 @@ use rayon::prelude::*;
 
 /// Every element type reads this byte, repeated, as NaN (floats) or -1 (integers).
 const POISON: u8 = 0xff;
-/// Blocks of a launch with barriers of the grid: few, so that each has to do the work of several.
+/// Blocks of a launch with barriers of the grid, or whose blocks share the work whatever their number:
+/// few, so that each has to do the work of several.
 const RESIDENT_BLOCKS: u32 = 5;
 
 /// The emulator as a device.
@@ -130,9 +131,17 @@ impl Device for EmulatedDevice {
                 }
                 ArgValue::Integer(value) => KernelArg::I64(value),
                 ArgValue::Position => KernelArg::I64(position),
+                ArgValue::TensorMap(map) => KernelArg::TensorMap(TensorMapArg {
+                    address: map.address,
+                    element_bytes: map.element.bytes() as u32,
+                    axes: map.axes as u32,
+                    extent: map.extents,
+                    stride_bytes: map.strides,
+                    span: map.spans,
+                }),
             })
             .collect();
-        let grid = match launch.cooperative {
+        let grid = match launch.cooperative || launch.persistent {
             true => launch.grid.min(RESIDENT_BLOCKS),
             false => launch.grid,
         };

@@ -26,7 +26,7 @@ use crate::checkpoint::Checkpoint;
 use config::Config;
 use tensors::Tensors;
 
-pub use models::{embedded, embedded_names};
+pub use models::{embedded, embedded_names, read_into};
 pub(crate) use spelling::respell;
 pub use tuned_state::tuned_state;
 

@@ -69,10 +69,37 @@ pub fn embedded_names() -> impl Iterator<Item = &'static str> {
     tops.filter_map(|(name, _)| name.strip_suffix(".toml"))
 }
 
+/// The checkpoints that are read into a built-in model: by `model_type`, or by what they are.
+pub fn read_into(model: &str) -> Vec<&'static str> {
+    let read: &[&str] = match model {
+        "deltanet" => &["delta_net"],
+        "gated-deltanet" => &["gated_deltanet"],
+        "gla" => &["gla"],
+        "hgrn" => &["hgrn"],
+        "hgrn2" => &["hgrn2"],
+        "kda" => &["kda"],
+        "mamba1" => &["mamba"],
+        "mamba2" => &["mamba2"],
+        "retnet" => &["retnet"],
+        "rwkv6" => &["rwkv6", "RWKV-6 .pth"],
+        "rwkv7" => &["rwkv7", "RWKV-7 .pth"],
+        _ => &[],
+    };
+    read.to_vec()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::collections::BTreeSet;
+
+    #[test]
+    fn every_model_type_is_read_into_a_model() {
+        let read: Vec<_> = embedded_names().flat_map(read_into).collect();
+        for kind in super::super::KNOWN {
+            assert_eq!(read.iter().filter(|r| **r == kind).count(), 1, "{kind}");
+        }
+    }
 
     #[test]
     fn no_model_text_is_left_out() {

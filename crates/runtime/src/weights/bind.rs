@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use fusec_ir::{Graph, Param};
+use fusec_ir::{Graph, LoadStep, Param};
 use rayon::prelude::*;
 
 use super::{
@@ -29,6 +29,8 @@ struct Bound<'g, T> {
 /// Where a parameter was found.
 struct Found<'g, 'c> {
     tensor: &'g str,
+    /// What is done with it.
+    steps: &'g [LoadStep],
     stored: TensorView<'c>,
     arranged: Arranged<'c>,
 }
@@ -53,7 +55,6 @@ pub(super) fn bind(graph: &Graph, checkpoint: &Checkpoint) -> Result<Vec<Vec<f32
 /// not read.
 pub(super) fn map(graph: &Graph, checkpoint: &Checkpoint) -> Result<Vec<Mapped>, WeightsError> {
     survey(graph, checkpoint, |param, axes, found| {
-        let steps = param.source.iter().flat_map(|source| source.steps.clone());
         Ok(Mapped {
             param: param.name.clone(),
             shape: (axes.iter())
@@ -62,7 +63,7 @@ pub(super) fn map(graph: &Graph, checkpoint: &Checkpoint) -> Result<Vec<Mapped>,
             tensor: checkpoint.stored_name(found.tensor).to_string(),
             dtype: found.stored.dtype.to_string(),
             stored: found.stored.shape.to_vec(),
-            load: steps.collect(),
+            load: found.steps.to_vec(),
         })
     })
 }
@@ -218,13 +219,18 @@ fn find<'g, 'c>(
     let Some(source) = &param.source else {
         return Err(BindProblem::NoSource { param: name() });
     };
-    let mut present = source
+    let published = source
         .tensors
         .iter()
-        .filter_map(|tensor| Some((tensor, checkpoint.tensor(tensor)?)));
+        .map(|tensor| (tensor, &source.steps[..]));
+    // Weights that were exported: by full name, and of the parameter's own shape.
+    let exported = [(&param.name, &[][..])];
+    let mut present = published
+        .chain(exported)
+        .filter_map(|(tensor, steps)| Some((tensor, steps, checkpoint.tensor(tensor)?)));
     // The first alternative; a second one that is there too is reported as unused, unless another
     // parameter reads it (an output projection tied to the embedding).
-    let Some((tensor, view)) = present.next() else {
+    let Some((tensor, steps, view)) = present.next() else {
         return Err(BindProblem::Missing {
             param: name(),
             tensors: source.tensors.clone(),
@@ -242,7 +248,7 @@ fn find<'g, 'c>(
         });
     }
     let mut arranged = Arranged::new(view);
-    for step in &source.steps {
+    for step in steps {
         let shape = arranged.shape().to_vec();
         arranged.apply(step).map_err(|why| BindProblem::Step {
             param: name(),
@@ -265,6 +271,7 @@ fn find<'g, 'c>(
     }
     Ok(Found {
         tensor,
+        steps,
         stored: view,
         arranged,
     })

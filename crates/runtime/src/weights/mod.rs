@@ -23,7 +23,7 @@ use crate::checkpoint::Checkpoint;
 
 pub use self::{
     error::{BindProblem, WeightsError},
-    spec::{SpecError, WeightSpec},
+    spec::{BadSeed, SpecError, WeightSpec},
 };
 
 /// One f32 vector per parameter, in [`ParamId`] order.

@@ -1,6 +1,6 @@
 //! What a user writes for `--weights`.
 
-use std::{convert::Infallible, path::PathBuf, str::FromStr};
+use std::{path::PathBuf, str::FromStr};
 
 use fusec_ir::Graph;
 
@@ -29,15 +29,29 @@ pub enum SpecError {
     Weights(#[from] WeightsError),
 }
 
-impl FromStr for WeightSpec {
-    type Err = Infallible;
+/// A seed that is none.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "`{seed}` is no seed: give random:N with a whole number N below 2^64; a file of this name is \
+     ./random:{seed}"
+)]
+pub struct BadSeed {
+    /// What follows `random:`.
+    pub seed: String,
+}
 
-    /// `random:` and a number below 2^64 is a seed; anything else is a path.
-    fn from_str(text: &str) -> Result<Self, Infallible> {
-        Ok(match text.strip_prefix("random:").map(str::parse) {
-            Some(Ok(seed)) => Self::Random(seed),
-            _ => Self::Checkpoint(PathBuf::from(text)),
-        })
+impl FromStr for WeightSpec {
+    type Err = BadSeed;
+
+    /// `random:` and a number below 2^64 is a seed; what does not begin so is a path.
+    fn from_str(text: &str) -> Result<Self, BadSeed> {
+        match text.strip_prefix("random:") {
+            Some(seed) => match seed.parse() {
+                Ok(seed) => Ok(Self::Random(seed)),
+                Err(_) => Err(BadSeed { seed: seed.into() }),
+            },
+            None => Ok(Self::Checkpoint(PathBuf::from(text))),
+        }
     }
 }
 
@@ -64,11 +78,11 @@ impl WeightSpec {
     }
 }
 
-/// Whether every parameter with a source has a tensor of one of its names.
+/// Whether every parameter with a source has a tensor of one of its names, or of its own.
 fn has_all(graph: &Graph, checkpoint: &Checkpoint) -> bool {
-    let mut sources = graph
-        .params
-        .iter()
-        .filter_map(|param| param.source.as_ref());
-    sources.all(|source| source.tensors.iter().any(|tensor| checkpoint.has(tensor)))
+    graph.params.iter().all(|param| {
+        let published = param.source.iter().flat_map(|source| &source.tensors);
+        let mut names = published.chain([&param.name]);
+        param.source.is_none() || names.any(|name| checkpoint.has(name))
+    })
 }

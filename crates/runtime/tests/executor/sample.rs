@@ -376,6 +376,8 @@ pub fn manifest(storage: Storage) -> Manifest {
         reads: reads.to_vec(),
         writes: writes.to_vec(),
         cooperative: false,
+        persistent: false,
+        tensor_maps: Vec::new(),
     };
     use Arg::{Buffer as At, NewTail, OldTail, Position, Time};
     let every_row = RowUnits::Tiles(1);

@@ -176,7 +176,16 @@ impl Writer {
         let axis = width.axis();
         let expression = match self.dice.below(12) {
             0 => {
-                let f = self.choose(&["silu", "tanh", "sigmoid", "sin", "softplus", "logsigmoid"]);
+                let f = self.choose(&[
+                    "silu",
+                    "tanh",
+                    "sigmoid",
+                    "sin",
+                    "softplus",
+                    "logsigmoid",
+                    "gelu",
+                    "erf",
+                ]);
                 format!("{f}({a})")
             }
             1 => {

@@ -1,5 +1,5 @@
-//! Inputs for timing: numbers and token ids from a seed. Never zeros, on which kernels run faster
-//! than on real data.
+//! Inputs of a run: token ids and numbers, given or from a seed. Those from a seed are never zeros,
+//! on which kernels run faster than on real data, and on which much that is wrong looks right.
 
 use crate::element::{decode, encode};
 use crate::weights::draws::Draws;
@@ -12,25 +12,40 @@ use rayon::prelude::*;
 /// Elements drawn by one thread at a time.
 const CHUNK: usize = 1 << 14;
 
-enum Data {
+/// One input.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Data {
+    /// Numbers.
     Numbers(Vec<f32>),
+    /// Token ids.
     Ids(Vec<i32>),
 }
 
-/// One input of a run per input of a graph.
+/// One input of a run per input of a graph, each `[B, T, axes...]`.
+#[derive(Clone, Debug, PartialEq)]
 pub struct RunInputs(Vec<Data>);
 
 impl RunInputs {
+    /// These, in the order of the graph's inputs.
+    pub fn new(inputs: Vec<Data>) -> Self {
+        RunInputs(inputs)
+    }
+
+    /// Token ids `[B, T]`, for a model with no other input.
+    pub fn ids(ids: Vec<i32>) -> Self {
+        RunInputs(vec![Data::Ids(ids)])
+    }
+
     /// Draws numbers from the standard normal distribution, and ids from all entries of the
     /// tables they are looked up in.
     pub fn random(graph: &Graph, shape: Shape, seed: u64) -> Self {
         let inputs = graph.inputs.iter().map(|id| {
             let value = graph.value(*id);
             let rows = match value.rows {
-                true => shape.batch * shape.time,
+                true => shape.batch.saturating_mul(shape.time),
                 false => 1,
             };
-            let elements = rows * graph.row_elements(*id);
+            let elements = rows.saturating_mul(graph.row_elements(*id));
             let draws = Draws::new(seed, &value.name);
             match value.precision {
                 Precision::Index => {

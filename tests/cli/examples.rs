@@ -1,0 +1,191 @@
+//! Every example in every help text is run, in a directory laid out as a user's would be.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::MODEL;
+use crate::command::{Answer, fusec, fusec_in, repository};
+
+/// Golden cases that stand for the checkpoints of the examples.
+const CHECKPOINTS: [(&str, &str); 2] = [("rwkv6", "rwkv6-native"), ("rwkv7", "rwkv7-native")];
+
+/// What earlier calls of a user left: directories that were compiled.
+const COMPILED: [&str; 6] = [
+    "out/h200",
+    "out/a100",
+    "out/before",
+    "out/after",
+    "out/a",
+    "out/b",
+];
+
+/// A line of a help text.
+#[derive(Debug)]
+struct Example {
+    verb: String,
+    environment: Vec<(String, String)>,
+    arguments: Vec<String>,
+    /// What a pipe into jq looks at.
+    path: Option<String>,
+}
+
+/// The verbs that `fusec --help` lists.
+fn verbs() -> Vec<String> {
+    let help = fusec(&["--help"]).stdout;
+    let commands = help.lines().skip_while(|line| *line != "Commands:").skip(1);
+    commands
+        .take_while(|line| line.starts_with("  "))
+        .filter_map(|line| line.split_whitespace().next())
+        .filter(|verb| *verb != "help")
+        .map(str::to_owned)
+        .collect()
+}
+
+fn examples(verb: &str) -> Vec<Example> {
+    let help = fusec(&[verb, "--help"]).stdout;
+    let lines = help.lines().skip_while(|line| *line != "Examples:").skip(1);
+    lines
+        .take_while(|line| line.starts_with("  "))
+        .map(|line| example(verb, line))
+        .collect()
+}
+
+fn example(verb: &str, line: &str) -> Example {
+    // What stands after a gap is a remark.
+    let line = line.trim().split("   ").next().unwrap_or_default();
+    let (call, pipe) = line.split_once(" | ").unwrap_or((line, ""));
+    let path = pipe
+        .strip_prefix("jq ")
+        .map(|path| path.trim_matches('\'').to_owned());
+    let mut words = call.split_whitespace().map(str::to_owned).peekable();
+    let mut environment = Vec::new();
+    while let Some((name, value)) = words.peek().and_then(|word| word.split_once('=')) {
+        environment.push((name.to_owned(), value.to_owned()));
+        words.next();
+    }
+    assert_eq!(words.next().as_deref(), Some("fusec"), "{line}");
+    let arguments: Vec<String> = words.collect();
+    assert_eq!(arguments.first().map(String::as_str), Some(verb), "{line}");
+    Example {
+        verb: verb.to_owned(),
+        environment,
+        arguments,
+        path,
+    }
+}
+
+/// A directory with models, checkpoints and results of earlier calls.
+fn laid_out() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().expect("a directory");
+    let at = |path: &str| dir.path().join(path);
+    for below in ["models", "devices", "tests"] {
+        std::os::unix::fs::symlink(repository(below), at(below)).expect("a link");
+    }
+    fs::create_dir(at("checkpoints")).expect("a directory");
+    for (name, case) in CHECKPOINTS {
+        let case = repository("tests/golden").join(case);
+        std::os::unix::fs::symlink(case, at("checkpoints").join(name)).expect("a link");
+    }
+    fs::write(at("ids.safetensors"), ids()).expect("a file");
+    for out in COMPILED {
+        let profile = if out.ends_with("a100") {
+            "a100"
+        } else {
+            "h200"
+        };
+        let arguments = ["compile", MODEL, "--out", out, "--device-profile", profile];
+        let answer = fusec_in(dir.path(), &arguments, &[]);
+        assert_eq!(answer.status, Some(3), "{answer:?}");
+    }
+    dir
+}
+
+/// A safetensors file of token ids [1, 5].
+fn ids() -> Vec<u8> {
+    let header = r#"{"input_ids":{"dtype":"I64","shape":[1,5],"data_offsets":[0,40]}}"#;
+    let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+    bytes.extend(header.as_bytes());
+    bytes.extend((1..=5i64).flat_map(i64::to_le_bytes));
+    bytes
+}
+
+/// Whether a path as jq writes it leads anywhere.
+fn leads(value: &Value, path: &str) -> bool {
+    let Some(rest) = path.strip_prefix('.') else {
+        return path.is_empty() && !value.is_null();
+    };
+    if let Some(rest) = rest.strip_prefix("[]") {
+        return value
+            .as_array()
+            .is_some_and(|items| items.iter().any(|item| leads(item, rest)));
+    }
+    let end = rest.find(['.', '[']).unwrap_or(rest.len());
+    let (key, rest) = rest.split_at(end);
+    let Some(found) = value.get(key) else {
+        return false;
+    };
+    match rest.strip_prefix("[]") {
+        Some(rest) => found
+            .as_array()
+            .is_some_and(|items| items.iter().any(|item| leads(item, rest))),
+        None => leads(found, rest),
+    }
+}
+
+fn run(dir: &Path, example: &Example) -> Answer {
+    let arguments: Vec<&str> = example.arguments.iter().map(String::as_str).collect();
+    let environment = example.environment.iter();
+    let cache = dir.join("cache").display().to_string();
+    let cache = ("FUSEC_CACHE_DIR", cache.as_str());
+    let environment = environment.map(|(n, v)| (n.as_str(), v.as_str()));
+    let environment: Vec<_> = environment.chain([cache]).collect();
+    fusec_in(dir, &arguments, &environment)
+}
+
+#[test]
+fn every_example_does_what_it_says() {
+    let dir = laid_out();
+    let mut run_verbs = BTreeSet::new();
+    for verb in verbs() {
+        for example in examples(&verb) {
+            let answer = run(dir.path(), &example);
+            let statuses: &[i32] = match verb.as_str() {
+                // There is no CUDA compiler in these tests.
+                "compile" | "inspect" | "toolchain" => &[0, 3],
+                // Nor need there be a GPU.
+                "bench" | "calibrate" if answer.stderr.contains("GPU") => &[2],
+                _ => &[0],
+            };
+            let status = answer.status.expect("it ends by itself");
+            assert!(statuses.contains(&status), "{example:?}: {answer:?}");
+            if let Some(path) = &example.path {
+                let json: Value = serde_json::from_str(&answer.stdout).expect("--json is JSON");
+                let compiled = !path.contains("resources");
+                assert!(
+                    leads(&json, path) || !compiled,
+                    "{example:?}: {}",
+                    answer.stdout
+                );
+            }
+            run_verbs.insert(example.verb);
+        }
+    }
+    assert_eq!(run_verbs, verbs().into_iter().collect::<BTreeSet<_>>());
+}
+
+#[test]
+fn paths_lead_where_jq_would_go() {
+    let value = serde_json::json!({ "a": [{ "b": 1 }, {}], "c": null });
+    for (path, there) in [
+        (".a[].b", true),
+        (".a", true),
+        (".a[].d", false),
+        (".c", false),
+    ] {
+        assert_eq!(leads(&value, path), there, "{path}");
+    }
+    assert!(leads(&value["a"], ".[].b"));
+}

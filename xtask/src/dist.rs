@@ -1,0 +1,102 @@
+//! A release: the program without symbols, its manual pages and completions, licences and docs in
+//! one archive. The same sources and the same Rust give the same bytes.
+
+use std::env;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// What lies beside the program.
+const FILES: [&str; 4] = ["README.md", "CHANGELOG.md", "LICENSE-APACHE", "LICENSE-MIT"];
+/// Directories that lie beside it.
+const DIRECTORIES: [&str; 3] = ["docs", "models", "devices"];
+
+/// Builds and packs; the path of the archive.
+pub fn archive() -> Result<PathBuf, String> {
+    let target = host()?;
+    build()?;
+    let name = format!("fusec-{}-{target}", env!("CARGO_PKG_VERSION"));
+    let above = Path::new("target/dist");
+    let dir = above.join(&name);
+    if dir.exists() {
+        fs::remove_dir_all(&dir).map_err(|e| at(&dir, e))?;
+    }
+    fs::create_dir_all(&dir).map_err(|e| at(&dir, e))?;
+    let program = dir.join("fusec");
+    copy(Path::new("target/release/fusec"), &program)?;
+    for file in FILES {
+        copy(Path::new(file), &dir.join(file))?;
+    }
+    for directory in DIRECTORIES {
+        copy_all(Path::new(directory), &dir.join(directory))?;
+    }
+    let share = dir.display().to_string();
+    run(Command::new(&program).args(["man", share.as_str()]))?;
+    let archive = above.join(format!("{name}.tar.gz"));
+    // Nothing of the machine or the moment: sorted, of nobody, at the beginning of time.
+    let tar = format!(
+        "set -o pipefail; tar --sort=name --owner=0 --group=0 --numeric-owner --mtime=@0 \
+         --mode=u+rw,go+r-w,a+rX -C target/dist -cf - {name} | gzip -n9 > {}",
+        archive.display()
+    );
+    run(Command::new("bash").args(["-c", &tar]))?;
+    let sum = format!("cd target/dist && sha256sum {name}.tar.gz > {name}.tar.gz.sha256");
+    run(Command::new("bash").args(["-c", &sum]))?;
+    Ok(archive)
+}
+
+/// The program, with no path of this machine in it.
+fn build() -> Result<(), String> {
+    let here = env::current_dir().map_err(|e| at(Path::new("."), e))?;
+    let cargo_home = env::var_os("CARGO_HOME").map(PathBuf::from);
+    let home = env::var_os("HOME").map(|home| PathBuf::from(home).join(".cargo"));
+    let mut flags = vec![format!("--remap-path-prefix={}=fusec", here.display())];
+    if let Some(cargo) = cargo_home.or(home) {
+        flags.push(format!("--remap-path-prefix={}=cargo", cargo.display()));
+    }
+    let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    run(Command::new(cargo)
+        .args(["build", "--release", "--locked", "-p", "fusec"])
+        .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"))
+        .env("CARGO_INCREMENTAL", "0"))
+}
+
+/// The platform that cargo builds for.
+fn host() -> Result<String, String> {
+    let out = Command::new("rustc").arg("-vV").output();
+    let out = out.map_err(|error| format!("rustc -vV: {error}"))?;
+    let text = String::from_utf8_lossy(&out.stdout).into_owned();
+    let host = text.lines().find_map(|line| line.strip_prefix("host: "));
+    host.map(str::to_owned)
+        .ok_or_else(|| "rustc -vV names no host".into())
+}
+
+fn run(command: &mut Command) -> Result<(), String> {
+    match command.status() {
+        Ok(status) if status.success() => Ok(()),
+        Ok(status) => Err(format!("{command:?}: {status}")),
+        Err(error) => Err(format!("{command:?}: {error}")),
+    }
+}
+
+fn copy(from: &Path, to: &Path) -> Result<(), String> {
+    fs::copy(from, to).map(|_| ()).map_err(|e| at(from, e))
+}
+
+fn copy_all(from: &Path, to: &Path) -> Result<(), String> {
+    fs::create_dir_all(to).map_err(|e| at(to, e))?;
+    for entry in fs::read_dir(from).map_err(|e| at(from, e))? {
+        let path = entry.map_err(|e| at(from, e))?.path();
+        let to = to.join(path.file_name().unwrap_or_default());
+        match path.is_dir() {
+            true => copy_all(&path, &to)?,
+            false => copy(&path, &to)?,
+        }
+    }
+    Ok(())
+}
+
+fn at(path: &Path, error: io::Error) -> String {
+    format!("{}: {error}", path.display())
+}
