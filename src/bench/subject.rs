@@ -248,9 +248,8 @@ impl Subject {
             report.check = Some(checked.map_err(failure::input)?);
         }
         let roof = Profile::find(&args.device_profile).map_err(failure::input)?;
-        let roof = Some(roof.memory_tbs.value);
         for shape in &self.shapes {
-            let measured = on_gpu(&mut executor, &plans, *shape, args.protocol(), roof);
+            let measured = on_gpu(&mut executor, &plans, *shape, args.protocol(), &roof);
             report.measurements.push(measured.map_err(failure::input)?);
             progress.step();
         }

@@ -6,10 +6,11 @@
 
 mod fitted;
 
-pub use fitted::{Fitted, FittedFigure};
+pub use fitted::{Entry, Fitted, FittedFigure};
 
 use crate::plan::Storage;
 use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -160,25 +161,35 @@ impl Device {
 
     /// A compiled-in profile by name, or a profile from a path ending in `.toml`.
     pub fn find(name_or_path: &str) -> Result<Device, DeviceError> {
+        let (text, path) = Device::text(name_or_path)?;
+        Device::parse(&text, &path)
+    }
+
+    /// What a profile says of itself in the comment at its head, line by line.
+    pub fn note(name_or_path: &str) -> Result<String, DeviceError> {
+        let (text, _) = Device::text(name_or_path)?;
+        let head = text.lines().map_while(|line| line.strip_prefix("# "));
+        Ok(head.collect::<Vec<_>>().join("\n"))
+    }
+
+    /// Reads a profile from a file.
+    pub fn load(path: &Path) -> Result<Device, DeviceError> {
+        Device::parse(&read(path)?, path)
+    }
+
+    /// The text of a profile, and its place.
+    fn text(name_or_path: &str) -> Result<(Cow<'static, str>, PathBuf), DeviceError> {
         if name_or_path.ends_with(".toml") {
-            return Device::load(Path::new(name_or_path));
+            let path = PathBuf::from(name_or_path);
+            return Ok((read(&path)?.into(), path));
         }
         match BUILT_IN.iter().find(|(name, _)| *name == name_or_path) {
-            Some((name, text)) => Device::parse(text, Path::new(&format!("devices/{name}.toml"))),
+            Some((name, text)) => Ok(((*text).into(), format!("devices/{name}.toml").into())),
             None => Err(DeviceError::Unknown {
                 name: name_or_path.to_string(),
                 known: Device::names().collect::<Vec<_>>().join(", "),
             }),
         }
-    }
-
-    /// Reads a profile from a file.
-    pub fn load(path: &Path) -> Result<Device, DeviceError> {
-        let text = std::fs::read_to_string(path).map_err(|source| DeviceError::Read {
-            path: path.to_path_buf(),
-            source,
-        })?;
-        Device::parse(&text, path)
     }
 
     fn parse(text: &str, path: &Path) -> Result<Device, DeviceError> {
@@ -196,10 +207,8 @@ impl Device {
         let figures = device
             .figures()
             .map(|(field, figure)| (field, figure.value));
-        let fitted = device.fitted.figures();
-        let fitted = fitted
-            .iter()
-            .map(|(field, _, figure)| (*field, figure.value));
+        let fitted = device.fitted.entries();
+        let fitted = fitted.iter().map(|of| (of.field, of.figure.value));
         for (field, value) in figures.into_iter().chain(fitted) {
             if !(value.is_finite() && value > 0.0) {
                 return Err(DeviceError::Figure {
@@ -261,6 +270,13 @@ impl Device {
     }
 }
 
+fn read(path: &Path) -> Result<String, DeviceError> {
+    std::fs::read_to_string(path).map_err(|source| DeviceError::Read {
+        path: path.to_path_buf(),
+        source,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -275,7 +291,9 @@ mod tests {
 
     #[test]
     fn a_profile_with_a_figure_that_is_no_positive_number_is_refused_by_name() {
-        let text = BUILT_IN[0].1.replace("4.24", "0.0");
+        let text = BUILT_IN[0]
+            .1
+            .replace("memory_tbs = { value = ", "memory_tbs = { value = -");
         let error = Device::parse(&text, Path::new("x.toml")).unwrap_err();
         assert!(error.to_string().contains("memory_tbs"), "{error}");
     }
@@ -292,7 +310,7 @@ mod tests {
         );
         let text = BUILT_IN[0]
             .1
-            .replace("trip_us = { value = 1,", "trip_us = { value = -1,");
+            .replace("trip_us = { value = ", "trip_us = { value = -");
         let error = Device::parse(&text, Path::new("x.toml")).unwrap_err();
         assert!(error.to_string().contains("trip_us"), "{error}");
     }

@@ -302,8 +302,10 @@ fn long_runs_go_in_chunks_and_steps_do_not() {
         ((8, 2048), 64, bf16, Template::Chunked),
         ((64, 2048), 64, bf16, Template::Chunked),
         ((8, 2048), 64, f32, Template::Scan),
-        ((1, 2048), 64, bf16, Template::Scan),
-        ((8, 256), 32, bf16, Template::Scan),
+        ((1, 2048), 64, bf16, Template::Chunked),
+        ((1, 2048), 64, f32, Template::Scan),
+        ((8, 256), 32, bf16, Template::Chunked),
+        ((8, 32), 32, bf16, Template::Scan),
         ((8, 1), 64, bf16, Template::Scan),
         ((1, 1), 64, f32, Template::Scan),
         ((64, 1), 128, bf16, Template::Scan),
@@ -344,9 +346,9 @@ fn a_chunked_recurrence_takes_what_it_was_measured_to_take() {
             "64 or 32 value columns"
         );
         let us: Vec<f64> = all.iter().map(|form| cost(&ctx, form).total_us).collect();
-        assert!((624.0..801.0).contains(&us[1]), "{storage}: {us:?}");
+        assert!((600.0..801.0).contains(&us[1]), "{storage}: {us:?}");
         if storage == Storage::Bf16 {
-            assert!((528.0..610.0).contains(&us[2]), "{us:?}");
+            assert!((500.0..610.0).contains(&us[2]), "{us:?}");
         }
         let (form, least) = cheapest(&ctx, all);
         // Three products for each of f32, where a row after the other is as fast.

@@ -1,15 +1,20 @@
-//! The terms of a recurrence that goes in chunks.
+//! The counts of a recurrence that goes in chunks.
 //!
 //! Chunks of one block follow each other: each waits for the state that the one before leaves, and
-//! inside it loads, products and the epilogue wait for each other. Their time is counted in clock
-//! cycles per thread, which the device file has.
+//! inside it loads, products and the epilogue wait for each other.
 
-use super::{Lane, Work};
-use crate::chunked::{Tile, pieces};
+use super::lane::Lane;
+use super::work::{Chunks, Work};
+use crate::chunked::pieces;
 use crate::context::{iteration_axes, reduced_axes, special_count};
 use crate::schedule::{ChunkTile, Schedule};
-use fusec_ir::{Expr, OpId, OpKind};
+use fusec_ir::{OpId, OpKind};
 use std::collections::BTreeMap;
+
+/// Operations for an element of what is neither a map nor a reduction.
+const OF_OTHERS: usize = 5;
+/// Threads of a warp.
+const WARP: f64 = 32.0;
 
 impl Lane<'_> {
     /// Chunked template: how often an element of a map before the recurrence is computed.
@@ -49,86 +54,54 @@ impl Lane<'_> {
         let chunks = (self.blocks * self.ctx.shape.time.div_ceil(tile.chunk)) as f64;
         let pieces = pieces(self.ctx.storage);
         work.chunk_flops += chunks * tile.tensor_flops(pieces);
-        work.simt_flops += chunks * tile.simt_flops(pieces);
+        work.flops += chunks * tile.simt_flops(pieces);
     }
 
-    /// Chunks one block takes one after the other, and their time: while a block waits, others on
-    /// its multiprocessor work, as many as the shared memory has room for.
-    pub(super) fn serial_chunks(&self) -> (f64, f64) {
-        let device = self.ctx.device;
-        let fitted = &device.fitted;
-        let Schedule::Chunked(ChunkTile { tile, ahead, .. }) = &self.body.schedule else {
-            return (0.0, 0.0);
-        };
-        let room = device.smem_kb.value * 1024.0 / tile.shared_bytes() as f64;
-        let share = (self.blocks as f64 / device.sms.value).ceil();
-        let resident = room
-            .floor()
-            .clamp(1.0, share.clamp(1.0, fitted.chunk_resident.value));
-        let waves = (self.blocks as f64 / (resident * device.sms.value)).ceil();
-        let chunks = self.ctx.shape.time.div_ceil(tile.chunk) as f64;
-        let pieces = pieces(self.ctx.storage);
-        let threads = (32 * tile.warps()) as f64;
-        let (chunk_cycles, per_element) = match ahead {
-            true => (
-                fitted.chunk_ahead_cycles.value,
-                fitted.chunk_element_ahead_cycles.value,
-            ),
-            false => (fitted.chunk_cycles.value, fitted.chunk_element_cycles.value),
-        };
-        let work = tile.elements() * per_element
-            + tile.simt_flops(pieces) * fitted.chunk_flop_cycles.value
-            + self.around(tile, *ahead);
-        let latency = fitted.chunk_latency.value;
-        let cycles = (chunk_cycles + work / threads) * (latency + (1.0 - latency) / 2.0 * resident);
-        let us = cycles / (device.clock_ghz.value * 1e3);
-        (chunks * waves, chunks * waves * us)
-    }
-
-    /// Clock cycles, of all threads together, that one chunk of a block spends on the operations
-    /// around the recurrence.
-    fn around(&self, tile: &Tile, ahead: bool) -> f64 {
+    /// The chunks that one block takes one after the other.
+    pub(super) fn chunks(&self, ChunkTile { tile, ahead, .. }: &ChunkTile) -> Chunks {
         let graph = self.ctx.graph;
-        let uses = self.uses();
-        let fitted = &self.ctx.device.fitted;
-        let per_load = match ahead {
-            true => fitted.around_load_ahead_cycles.value,
-            false => fitted.around_load_cycles.value,
+        let tokens = tile.chunk as f64;
+        let mut chunks = Chunks {
+            chunks: self.ctx.shape.time.div_ceil(tile.chunk) as f64,
+            shared_bytes: tile.shared_bytes() as f64,
+            state: 2.0 * (tile.key * tile.value) as f64,
+            ahead: *ahead,
+            elements: tile.elements(),
+            flops: tile.simt_flops(pieces(self.ctx.storage)),
+            around: 0.0,
+            around_special: 0.0,
+            around_loads: 0.0,
+            around_sums: 0.0,
         };
-        let others = self
-            .body
-            .ops
-            .iter()
-            .filter(|id| !self.body.anchors().contains(id));
-        others
-            .map(|id| {
-                let op = graph.op(*id);
-                let axes = iteration_axes(graph, op).into_iter();
-                let columns: usize = axes.map(|axis| self.extent(axis)).product();
-                let times = uses.get(id).copied().unwrap_or(1.0);
-                let rows = op.inputs.iter().filter(|access| {
-                    graph.value(access.value).rows && !self.produces(access.value)
-                });
-                // Before the recurrence the first load takes the place of the recurrence's own.
-                let loads = rows
-                    .count()
-                    .saturating_sub(usize::from(uses.contains_key(id)));
-                let nothing = Expr::Const(0.0);
-                let (expr, more) = match &op.kind {
-                    OpKind::Map { expr } => (expr, 0),
-                    OpKind::Reduce { expr, .. } => (expr, 1),
-                    _ => (&nothing, 5),
-                };
-                let one = fitted.around_operation_cycles.value * (expr.op_count() + more) as f64
-                    + fitted.around_special_cycles.value * special_count(expr) as f64
-                    + per_load * loads as f64;
-                let sums = match reduced_axes(op) {
-                    [] => 0.0,
-                    // A warp sums a row while the others do so with theirs.
-                    _ => fitted.around_sum_cycles.value * 32.0,
-                };
-                (columns as f64 * times * one + sums) * tile.chunk as f64
-            })
-            .sum()
+        let uses = self.uses();
+        let is_anchor = |id: &&OpId| self.body.anchors().contains(*id);
+        for id in self.body.ops.iter().filter(|id| !is_anchor(id)) {
+            let op = graph.op(*id);
+            let axes = iteration_axes(graph, op).into_iter();
+            let columns: usize = axes.map(|axis| self.extent(axis)).product();
+            let times = uses.get(id).copied().unwrap_or(1.0);
+            let elements = columns as f64 * times * tokens;
+            let rows = op
+                .inputs
+                .iter()
+                .filter(|access| graph.value(access.value).rows && !self.produces(access.value));
+            // Before the recurrence the first load takes the place of the recurrence's own.
+            let loads = rows
+                .count()
+                .saturating_sub(usize::from(uses.contains_key(id)));
+            let (operations, special) = match &op.kind {
+                OpKind::Map { expr } => (expr.op_count(), special_count(expr)),
+                OpKind::Reduce { expr, .. } => (expr.op_count() + 1, special_count(expr)),
+                _ => (OF_OTHERS, 0),
+            };
+            chunks.around += elements * operations as f64;
+            chunks.around_special += elements * special as f64;
+            chunks.around_loads += elements * loads as f64;
+            if !reduced_axes(op).is_empty() {
+                // A warp sums a row while the others do so with theirs.
+                chunks.around_sums += WARP * tokens;
+            }
+        }
+        chunks
     }
 }

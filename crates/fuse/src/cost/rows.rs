@@ -3,7 +3,8 @@
 //! Exact selection leaves out groups of rows whose least cost is too high, without looking at them
 //! one by one. So nothing here may exceed what [`super::cost`] says of any kernel.
 
-use super::{Lane, cost};
+use super::cost;
+use super::lane::Lane;
 use crate::context::Context;
 use crate::fit::row_runs;
 use crate::plan::{Body, Phase, Roles};
@@ -28,7 +29,8 @@ pub(crate) fn row_terms(ctx: &Context<'_>, id: OpId) -> RowTerms {
     let op = graph.op(id);
     let body = row_body(vec![id], 1);
     let lane = Lane::new(ctx, &body);
-    let from_memory = |bytes: f64| bytes / device.memory_tbs.value / 1e6;
+    let memory_tbs = device.memory_tbs.value * device.fitted.memory_efficiency.value;
+    let from_memory = |bytes: f64| bytes / memory_tbs / 1e6;
     let from_l2 = |bytes: f64| bytes / device.l2_tbs.value / 1e6;
     let l2 = device.l2_mb.value * 1e6 * device.fitted.l2_share.value;
     let mut terms = RowTerms::default();

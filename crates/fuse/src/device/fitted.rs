@@ -20,9 +20,24 @@ pub struct FittedFigure {
     pub on: String,
 }
 
-/// Declares the table once: the fields, what each is in words, and the ways to go through them.
+/// A figure of the table, to read.
+#[derive(Clone, Copy, Debug)]
+pub struct Entry<'a> {
+    /// The name of its field.
+    pub field: &'static str,
+    /// What it is in words, line by line.
+    pub meaning: &'static [&'static str],
+    /// Least and largest value that is believed, before anything is measured. None of figures that are
+    /// no matter of degree, which a fit leaves as they are.
+    pub range: Option<(f64, f64)>,
+    /// The figure.
+    pub figure: &'a FittedFigure,
+}
+
+/// Declares the table once: the fields, what each is in words, what is believed of it, and the ways to
+/// go through them.
 macro_rules! fitted {
-    ($($(#[doc = $line:literal])+ $field:ident,)+) => {
+    ($($(#[doc = $line:literal])+ $field:ident $(in $least:literal to $most:literal)?,)+) => {
         /// The figures of the `[fitted]` table of a device file.
         #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
         #[serde(deny_unknown_fields)]
@@ -31,14 +46,19 @@ macro_rules! fitted {
         }
 
         impl Fitted {
-            /// Every figure: the name of its field, what it is in words, line by line, and the figure.
-            pub fn figures(&self) -> Vec<(&'static str, &'static [&'static str], &FittedFigure)> {
-                vec![$((stringify!($field), &[$($line),+] as &[&str], &self.$field),)+]
+            /// Every figure, in the order of the table.
+            pub fn entries(&self) -> Vec<Entry<'_>> {
+                vec![$(Entry {
+                    field: stringify!($field),
+                    meaning: &[$($line),+],
+                    range: [$(($least, $most))?].first().copied(),
+                    figure: &self.$field,
+                },)+]
             }
 
-            /// Every figure by the name of its field, to be changed.
-            pub fn figures_mut(&mut self) -> Vec<(&'static str, &mut FittedFigure)> {
-                vec![$((stringify!($field), &mut self.$field),)+]
+            /// Every figure, in the same order, to be changed.
+            pub fn figures_mut(&mut self) -> Vec<&mut FittedFigure> {
+                vec![$(&mut self.$field,)+]
             }
         }
     };
@@ -47,30 +67,49 @@ macro_rules! fitted {
 fitted! {
     /// part of the L2 that activations may fill before they count as evicted
     l2_share,
+    /// part of `memory_tbs`, which a copy reaches, that kernels reach
+    memory_efficiency in 0.7 to 1.0,
+    /// how many times its even share of the memory bandwidth one multiprocessor can draw
+    memory_reach in 1.0 to 10.0,
     /// part of the L2's time for parameters of rows, which every run of rows reads, that does not pass
     /// while rows arrive
-    row_parameters,
-    /// how many times its even share of the memory bandwidth one multiprocessor can draw
-    memory_reach,
+    row_parameters in 0.1 to 1.0,
     /// an access to memory that the next one waits for, with the work between the two, us
-    trip_us,
+    trip_us in 0.4 to 3.0,
     /// part of the tensor cores' rate that products reach which share one tile of activations: their
     /// accumulators leave room for half a tile each
-    pair_efficiency,
+    pair_efficiency in 0.5 to 1.0,
     /// part of that rate which a product reaches that computes activations on their way in, for which
     /// tiles are short and pass through registers
-    staged_efficiency,
+    staged_efficiency in 0.2 to 1.0,
     /// how many times that rate products by warpgroups reach, with what their epilogues compute and read
     warpgroup_rate,
+    /// part of that rate which tiles of fewer than 128 rows reach: they load more for each operation
+    small_efficiency in 0.3 to 1.0,
+    /// part of `fp32_tflops` that products in tiles reach
+    fp32_efficiency in 0.2 to 1.0,
     /// blocks of a matrix product that keep the tensor cores of a multiprocessor busy
-    tensor_blocks,
-    /// instruction slots of an operation after a matrix product, which nothing overlaps with
-    epilogue_slots,
+    tensor_blocks in 1.0 to 4.0,
+    /// what a multiprocessor needs beside the operations of a tile: first loads, results, the next
+    /// block, us
+    tile_us in 0.2 to 4.0,
+    /// instruction slots of an instruction after a matrix product, which nothing overlaps with
+    epilogue_slots in 0.3 to 4.0,
+    /// instruction slots of an instruction of maps and reductions
+    instruction_slots in 0.7 to 4.0,
+    /// operations of the FP32 units that one takes which multiplies a few rows with a column
+    column_slots in 1.0 to 12.0,
+    /// instruction slots of an element of a row that a block brings to shared memory for its columns
+    stage_slots in 2.0 to 100.0,
+    /// the same of an operation that it computes for such an element
+    stage_operation_slots in 2.0 to 60.0,
+    /// instruction slots of a block of columns beside these: barriers, sums over its warps, results
+    column_block_slots in 5e3 to 2e5,
+    /// operations of the FP32 units that one of attention takes: each row walks its keys one after the
+    /// other
+    attend_slots in 5.0 to 150.0,
     /// a row that a block walks although the next one is already on its way, us
-    row_us,
-    /// an element of a row that a thread computes before products of few rows, for each row after the
-    /// first, us
-    stage_element_us,
+    row_us in 0.2 to 3.0,
     /// registers of a thread of the row template
     row_registers,
     /// registers of a thread of the scan template
@@ -78,55 +117,58 @@ fitted! {
     /// how much longer a step of a scan takes for each further block on the same multiprocessor, where
     /// rows arrive one at a time
     scan_sharing,
-    /// part of `step_us` that is left where rows arrive in runs and what surrounds the recurrence is
-    /// computed for all rows of a run at once
-    run_step,
-    /// part of `barrier_us` that is left of an exchange after the recurrence where rows come in runs
-    run_exchange,
-    /// the same of a sum inside a step that another one waits for
-    run_reduction,
+    /// a step of a scan whose rows arrive in runs, by itself, clock cycles
+    step_cycles in 60.0 to 800.0,
+    /// an exchange of what surrounds the recurrence, for a row, clock cycles
+    step_exchange_cycles in 20.0 to 800.0,
+    /// a sum inside a step that the next state waits for, clock cycles
+    step_sum_cycles in 30.0 to 400.0,
+    /// what surrounds the recurrence for a run of rows, before and after it, us
+    run_us in 0.7 to 7.0,
+    /// what blocks of a scan wait for that find no place at first, beside their steps, us
+    scan_wave_us in 1.0 to 16.0,
     /// instruction slots that a step of a scan takes for each of its operations
-    step_slots,
+    step_slots in 0.5 to 5.0,
     /// the same where rows of a state are summed that have more than `short_sum` elements: more lanes
     /// share one, and each reads as much of what is spread along it
-    long_step_slots,
+    long_step_slots in 1.0 to 12.0,
     /// elements of a row of a state up to which summing it takes `step_slots`
     short_sum,
-    /// instruction slots of a special function in a step beside the one that is counted
-    special_slots,
+    /// operations that a special function in a step counts for
+    special_slots in 1.0 to 16.0,
     /// the barriers of one chunk of a recurrence, clock cycles
-    chunk_cycles,
+    chunk_cycles in 1.5e3 to 1.2e4,
     /// the same where rows arrive ahead of time, with the copies and what no load hides any more
-    chunk_ahead_cycles,
-    /// an element that a thread loads or stores for a chunk, its latency shared with the elements in
-    /// flight beside it, clock cycles
-    chunk_element_cycles,
+    chunk_ahead_cycles in 3e3 to 2.4e4,
+    /// an element that a thread loads or stores for a chunk, or of a state, its latency shared with the
+    /// elements in flight beside it, clock cycles
+    chunk_element_cycles in 80.0 to 900.0,
     /// the same of an element whose row is in shared memory by then, clock cycles
-    chunk_element_ahead_cycles,
+    chunk_element_ahead_cycles in 15.0 to 250.0,
     /// a floating-point operation of a thread of a chunk outside the tensor cores, with the loads from
     /// shared memory that it waits for, clock cycles
-    chunk_flop_cycles,
+    chunk_flop_cycles in 5.0 to 60.0,
     /// part of the time of two blocks of chunks on one multiprocessor which is latency: it stays when
     /// there are more, or one
-    chunk_latency,
+    chunk_latency in 0.15 to 0.8,
     /// blocks of chunks, at most, whose registers fit one multiprocessor
     chunk_resident,
     /// an operation on registers around a recurrence in chunks, clock cycles
-    around_operation_cycles,
+    around_operation_cycles in 1.0 to 16.0,
     /// a special function there, clock cycles
-    around_special_cycles,
+    around_special_cycles in 5.0 to 80.0,
     /// a load there beside that of an operation's first operand, clock cycles
-    around_load_cycles,
+    around_load_cycles in 20.0 to 300.0,
     /// the same of a row that is in shared memory by then, clock cycles
-    around_load_ahead_cycles,
+    around_load_ahead_cycles in 4.0 to 60.0,
     /// a sum over a warp there, clock cycles
-    around_sum_cycles,
+    around_sum_cycles in 50.0 to 900.0,
 }
 
 impl Fitted {
     /// The table for another device: the values stay, as estimates.
     pub fn taken_over(mut self) -> Fitted {
-        for (_, figure) in self.figures_mut() {
+        for figure in self.figures_mut() {
             figure.from = Provenance::Estimate;
         }
         self

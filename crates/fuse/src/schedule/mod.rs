@@ -111,16 +111,6 @@ impl Schedule {
         matches!(self, Schedule::Row(_) | Schedule::Scan(_))
     }
 
-    /// Shared memory for computed activations of so many elements a row, bytes: products of few rows
-    /// hold all rows of a block.
-    pub fn staged_bytes(&self, elements: usize) -> usize {
-        match self {
-            Schedule::Gemv(tile) => 4 * tile.rows * elements,
-            Schedule::Thin(tile) => 2 * tile.rows * elements,
-            _ => 0,
-        }
-    }
-
     /// Whether the rows of a chunk arrive while the one before is worked on.
     pub fn ahead(&self) -> bool {
         matches!(self, Schedule::Chunked(chunk) if chunk.ahead)

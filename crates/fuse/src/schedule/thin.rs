@@ -26,6 +26,8 @@ pub struct ThinTile {
 
 /// Elements of a sum that a warp takes at a time.
 pub const KEYS: usize = 64;
+/// Rows that a fragment of the tensor cores has, whether there are as many or not.
+pub const FRAGMENT_ROWS: usize = 8;
 /// Columns of a warp.
 pub const WARP_COLUMNS: usize = 16;
 /// Most rows of a block.

@@ -90,7 +90,7 @@ impl Load {
         if self.is_staged {
             parts.tensor_us = self.staged_us;
         }
-        parts.slowed(ctx) + parts.latency_us
+        parts.slowed(ctx.device) + parts.latency_us
     }
 
     /// The times that add up over lanes of a kernel, and, last, the one that does not.
@@ -301,7 +301,7 @@ impl<'b, 'a> Lanes<'b, 'a> {
         before.subtract(union);
         // What lanes share is paid for once. Cuts that more lanes would meet only raise the cost.
         let shared: f64 = before.iter().map(|i| us(duals.of[i]).max(0.0)).sum();
-        let slowdown = Parts::slowdown(ctx, blocks);
+        let slowdown = Parts::slowdown(ctx.device, blocks);
         let mut gain = [0.0f64; 6];
         let mut lanes = allowed.iter().peekable();
         for range in &self.ranges {

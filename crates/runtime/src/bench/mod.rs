@@ -8,18 +8,20 @@ mod floor;
 mod kernels;
 mod provenance;
 mod spread;
+mod work;
 
 pub use check::{Check, check};
 pub use floor::floor_bytes;
 pub use kernels::KernelTime;
 pub use provenance::{Provenance, compiler_of, now};
 pub use spread::Spread;
+pub use work::KernelWork;
 
 use crate::executor::gpu::{GpuDevice, Timing};
 use crate::executor::{ExecuteError, Executor, Submission};
 use crate::inputs::RunInputs;
 use crate::session::{Session, SessionError};
-use fusec_fuse::{Plan, Shape};
+use fusec_fuse::{Device, Plan, Shape};
 use serde::Serialize;
 use std::time::Instant;
 
@@ -69,17 +71,20 @@ pub struct Measurement {
     pub predicted_ms: Option<f64>,
     /// Each kernel, in the order of its first launch.
     pub kernels: Vec<KernelTime>,
+    /// The work of each kernel, in the same order; none for a shape that the plan was not made for.
+    pub work: Vec<KernelWork>,
 }
 
-/// Times a model on a GPU. `plans` are those of the regimes, in order; `memory_tbs` is the
-/// bandwidth that fractions are of.
+/// Times a model on a GPU. `plans` are those of the regimes, in order; `profile` has the bandwidth that
+/// fractions are of.
 pub fn on_gpu(
     executor: &mut Executor<GpuDevice>,
     plans: &[Plan],
     shape: Shape,
     protocol: Protocol,
-    memory_tbs: Option<f64>,
+    profile: &Device,
 ) -> Result<Measurement, ExecuteError> {
+    let memory_tbs = profile.memory_tbs.value;
     if executor.batch() != shape.batch {
         executor.reset(shape.batch)?;
     }
@@ -124,11 +129,17 @@ pub fn on_gpu(
                 plan,
                 &steps,
                 run_ms,
-                memory_tbs,
+                Some(memory_tbs),
             )
         }
     };
+    let manifest = executor.manifest();
+    let regime = at.and_then(|at| manifest.regimes.get(at));
+    let work = regime.zip(plan).map_or_else(Vec::new, |(regime, plan)| {
+        work::by_kernel(manifest, regime, plan, profile)
+    });
     Ok(Measurement {
+        work,
         regime: name.unwrap_or_default(),
         shape,
         launches: pilot.launches,
@@ -136,8 +147,9 @@ pub fn on_gpu(
         tokens_per_second: tokens_per_second(shape, &milliseconds),
         peak_bytes: Some(footprint.total()),
         floor_bytes,
-        memory_fraction: memory_tbs
-            .map(|tbs| floor_bytes / (tbs * 1e9) / milliseconds.median.max(f64::MIN_POSITIVE)),
+        memory_fraction: Some(
+            floor_bytes / (memory_tbs * 1e9) / milliseconds.median.max(f64::MIN_POSITIVE),
+        ),
         predicted_ms: plan.map(|plan| plan.total_us / 1e3),
         milliseconds,
         kernels,
@@ -184,6 +196,7 @@ pub fn on_cpu(
         predicted_ms: None,
         milliseconds,
         kernels: Vec::new(),
+        work: Vec::new(),
     })
 }
 

@@ -2,6 +2,7 @@
 //!
 //! Lives here: what is run to learn each figure. Never here: what the cost model makes of them.
 
+pub mod fit;
 mod models;
 mod profile;
 

@@ -54,12 +54,14 @@ pub fn text(device: &Device, note: &str) -> String {
         line(format_args!("# {note}"));
     }
     line(format_args!("[fitted]"));
-    for (field, meaning, figure) in device.fitted.figures() {
-        for meaning in meaning {
+    for entry in device.fitted.entries() {
+        let figure = entry.figure;
+        for meaning in entry.meaning {
             line(format_args!("#{meaning}"));
         }
         line(format_args!(
-            "{field} = {{ value = {}, from = \"{}\", on = {:?} }}",
+            "{} = {{ value = {}, from = \"{}\", on = {:?} }}",
+            entry.field,
             four_digits(figure.value),
             figure.from,
             figure.on

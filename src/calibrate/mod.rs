@@ -1,6 +1,8 @@
-//! `fusec calibrate`: a device profile by measurement.
+//! `fusec calibrate`: a device profile by measurement, and its fitted figures from recorded results.
 
-use std::path::PathBuf;
+mod fit;
+
+use std::path::{Path, PathBuf};
 
 use fusec_fuse::Device as Profile;
 use fusec_runtime::bench::now;
@@ -19,11 +21,15 @@ use crate::progress::Progress;
 /// Measures a GPU and writes a device profile, which --device-profile takes: memory, L2 cache,
 /// arithmetic, special functions, barriers, launches, and what fusec's own matrix product and
 /// recurrences reach. Takes under two minutes; nothing else should use the GPU meanwhile.
+///
+/// With --fit nothing is measured: the figures of the cost model that no single measurement gives are
+/// fitted to results of `fusec bench --per-kernel --out`, and each model is predicted from the others.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   fusec calibrate --out devices/mine.toml
-  fusec calibrate --device cuda:1 --name left --out left.toml")]
+  fusec calibrate --device cuda:1 --name left --out left.toml
+  fusec calibrate --fit bench/results/h200/2026-11-29-*.json --out devices/h200.toml")]
 pub struct Args {
     /// The GPU: cuda:N.
     #[arg(long, default_value_t = Device::Cuda(0))]
@@ -34,12 +40,21 @@ pub struct Args {
     /// Where the profile goes; by default stdout.
     #[arg(short, long, value_name = "FILE")]
     out: Option<PathBuf>,
+    /// Fit the [fitted] table of a profile to these results instead.
+    #[arg(long, value_name = "RESULTS", num_args = 1..)]
+    fit: Vec<PathBuf>,
+    /// The profile whose fitted figures are kept, or fitted anew.
+    #[arg(long, value_name = "NAME", default_value = "h200")]
+    device_profile: String,
     #[command(flatten)]
     toolchain: ToolchainArgs,
 }
 
 /// Runs the verb.
 pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
+    if !args.fit.is_empty() {
+        return fit::run(args, &args.fit, output);
+    }
     let ordinal = match args.device {
         Device::Cuda(ordinal) => ordinal,
         Device::Auto => 0,
@@ -59,7 +74,7 @@ pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
         };
         failure::input(error).with_exit(exit)
     })?;
-    let planned_as = Profile::find("h200").map_err(failure::input)?;
+    let planned_as = Profile::find(&args.device_profile).map_err(failure::input)?;
     let progress = Progress::new("measuring", PARTS.len());
     let name = args.name.as_deref();
     let device = calibrate(ordinal, name, &toolchain, &planned_as, |part| {
@@ -77,13 +92,18 @@ pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
     );
     let text = text(&device, &note);
     if let Some(path) = &args.out {
-        write_whole(path, text.as_bytes()).map_err(|error| {
-            failure::message(
-                format!("cannot write {}: {error}", path.display()),
-                "give --out another place",
-            )
-        })?;
+        write(path, &text)?;
     }
     output.answer(&device, || text)?;
     Ok(Exit::Success)
+}
+
+/// Writes a profile.
+fn write(path: &Path, text: &str) -> Result<(), Failure> {
+    write_whole(path, text.as_bytes()).map_err(|error| {
+        failure::message(
+            format!("cannot write {}: {error}", path.display()),
+            "give --out another place",
+        )
+    })
 }
