@@ -86,9 +86,8 @@ pub fn generate(
     if uses(&[Template::Gemv, Template::Gemm]) {
         taken.extend(crate::projection::reserved_identifiers());
     }
-    if uses(&[Template::Chunked]) {
-        taken.extend(crate::chunked::reserved_identifiers());
-        taken.extend(crate::chunks::OWN_NAMES);
+    for body in bodies.iter().filter(|b| b.template == Template::Chunked) {
+        taken.extend(chunks::reserved_identifiers(graph, classes, body));
     }
     if !one_phase {
         taken.insert(TURN);

@@ -25,7 +25,7 @@
 mod chunks;
 mod serial;
 
-use crate::chunked::Tile;
+use crate::chunked::Sizes;
 use crate::context::{Context, instructions, iteration_axes, special_count, step_work};
 use crate::fit::columns_per_block;
 use crate::plan::{Body, Cost, Phase, Storage, Template};
@@ -283,7 +283,7 @@ struct Lane<'a> {
     /// How many blocks compute (and read) the same prologue elements.
     prologue_copies: f64,
     /// Chunked template: what a block holds.
-    tile: Option<Tile>,
+    tile: Option<Sizes>,
 }
 
 impl<'a> Lane<'a> {
@@ -343,7 +343,7 @@ impl<'a> Lane<'a> {
             }
         };
         let tile = match body.template {
-            Template::Chunked => Tile::of(graph, ctx.classes(), ctx.storage, body),
+            Template::Chunked => Sizes::of(graph, ctx.classes(), ctx.storage, body),
             _ => None,
         };
         Lane {

@@ -7,6 +7,7 @@
 
 mod carried;
 mod epilogue;
+mod rank_one;
 mod staging;
 
 use crate::CodegenError;
@@ -20,17 +21,36 @@ use crate::micro::{Read, Src};
 use crate::names::Names;
 use crate::text::Text;
 use fusec_fuse::chunked::staging::{Staged, after, at};
-use fusec_fuse::chunked::{Classes, Parts, Tile, pieces, slabs};
+use fusec_fuse::chunked::{Classes, Parts, Sizes, Tile, pieces, slabs};
 use fusec_fuse::{Body, Kernel, Storage};
 use fusec_ir::{Access, AxisId, Expr, Graph, IndexExpr, OpId, OpKind, StepRef, ValueId};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Names that the code around the template uses.
-pub const OWN_NAMES: [&str; 5] = ["share", "item", "kept", "piece", "row"];
+const OWN_NAMES: [&str; 5] = ["share", "item", "kept", "piece", "row"];
+
+/// Identifiers of the template of a body, and of the code around it.
+pub fn reserved_identifiers(
+    graph: &Graph,
+    classes: &Classes,
+    body: &Body,
+) -> BTreeSet<&'static str> {
+    let mut anchors = body.anchors.iter();
+    let has_factor = |scan: &OpId| {
+        let parts = Parts::of(graph, classes, *scan);
+        parts.is_ok_and(|parts| parts.factor.is_some())
+    };
+    let mut names = match anchors.any(has_factor) {
+        true => crate::chunked::rank_one::reserved_identifiers(),
+        false => crate::chunked::reserved_identifiers(),
+    };
+    names.extend(OWN_NAMES);
+    names
+}
 
 /// Threads of a body of this template.
 pub fn threads(graph: &Graph, classes: &Classes, storage: Storage, body: &Body) -> usize {
-    Tile::of(graph, classes, storage, body).map_or(32, |tile| 32 * tile.warps())
+    Sizes::of(graph, classes, storage, body).map_or(32, |sizes| 32 * sizes.warps())
 }
 
 /// What the lane is made for.
@@ -71,7 +91,7 @@ pub fn lane<'g>(
     };
     let parts = Parts::of(graph, classes, scan)
         .map_err(|not| unsupported(format!("a chunked recurrence with {}", not.got)))?;
-    let tile = Tile::of(graph, classes, request.storage, body)
+    let sizes = Sizes::of(graph, classes, request.storage, body)
         .ok_or_else(|| unsupported("a chunked recurrence without a tile".into()))?;
     let grid = Grid::new(graph, &body.grid);
     let mut first_index = BTreeMap::new();
@@ -112,10 +132,47 @@ pub fn lane<'g>(
         tokens: Vec::new(),
     };
     hooks.name_slabs();
+    let text = match (sizes, parts.factor) {
+        (Sizes::Outer(tile), _) => outer(&mut hooks, request, tile)?,
+        (Sizes::RankOne(tile), Some(factor)) => rank_one::body(&mut hooks, request, factor, tile)?,
+        (Sizes::RankOne(_), None) => return Err(unsupported("a factor that is none".into())),
+    };
+    let tails = hooks.tails(request.threads, blocks);
+    let position = hooks.position;
+    let mut code = decode.finish();
+    code.push_str(&text);
+    code.push_str(&tails);
+    Ok(Lane {
+        code,
+        grid: LaneGrid {
+            blocks: blocks as u64,
+            rows: RowUnits::Batch,
+        },
+        blocks: match blocks {
+            1 => "B".into(),
+            n => format!("B * {n}"),
+        },
+        shared_floats: sizes.shared_bytes() / 4,
+        position,
+    })
+}
+
+/// The template for a decay and an outer product, its hooks filled.
+fn outer(
+    hooks: &mut Hooks<'_, '_>,
+    request: &Request<'_, '_>,
+    tile: Tile,
+) -> Result<String, CodegenError> {
+    let Some(read) = hooks.parts.read() else {
+        return Err(CodegenError::Unsupported {
+            kernel: request.kernel.name.clone(),
+            what: "a chunked recurrence that nothing reads".into(),
+        });
+    };
     let per_key = tile.per_key;
-    let keys = hooks.keys(per_key);
+    let keys = hooks.keys(read.query, per_key);
     let values = hooks.values();
-    let bonus = parts.read.bonus.map(|bonus| hooks.bonus(bonus));
+    let bonus = read.bonus.map(|bonus| hooks.bonus(bonus));
     let (load_state, store_state, keys_first) = hooks.state()?;
     let epilogue = hooks.epilogue();
     // Last, since it reads what the others keep of a token.
@@ -126,8 +183,6 @@ pub fn lane<'g>(
     let tokens = hooks.token_values();
     let ahead = hooks.ahead(tile.chunk);
     let late = hooks.arrives_late();
-    let tails = hooks.tails(request.threads, blocks);
-    let position = hooks.position;
     let chunked = Chunked {
         key: tile.key,
         value: tile.value,
@@ -139,7 +194,7 @@ pub fn lane<'g>(
             true => Decay::PerKey,
             false => Decay::PerToken,
         },
-        before: parts.read.before,
+        before: read.before,
         steps: "T".into(),
         setup: String::new(),
         tokens,
@@ -155,22 +210,7 @@ pub fn lane<'g>(
         store_state,
         epilogue,
     };
-    let mut code = decode.finish();
-    code.push_str(&chunked.render()?);
-    code.push_str(&tails);
-    Ok(Lane {
-        code,
-        grid: LaneGrid {
-            blocks: blocks as u64,
-            rows: RowUnits::Batch,
-        },
-        blocks: match blocks {
-            1 => "B".into(),
-            n => format!("B * {n}"),
-        },
-        shared_floats: tile.shared_bytes() / 4,
-        position,
-    })
+    Ok(chunked.render()?)
 }
 
 /// The writer of a lane's hooks.
@@ -224,13 +264,10 @@ impl<'g> Hooks<'_, 'g> {
     }
 
     /// The elements of q and k, and the decay if every key has its own.
-    fn keys(&mut self, per_key: bool) -> String {
+    fn keys(&mut self, query: StepRef, per_key: bool) -> String {
         let mut scope = self.scope(&self.key, "j");
         let mut text = Text::default();
-        let mut assign = vec![
-            ("q_element", self.parts.read.query),
-            ("k_element", self.parts.k),
-        ];
+        let mut assign = vec![("q_element", query), ("k_element", self.parts.k)];
         if per_key {
             assign.push(("decay_element", self.parts.decay));
         }

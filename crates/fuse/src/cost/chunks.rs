@@ -5,7 +5,7 @@
 //! cycles per thread, set by what was measured.
 
 use super::{Lane, Work};
-use crate::chunked::{Tile, pieces};
+use crate::chunked::{Sizes, pieces};
 use crate::context::{iteration_axes, reduced_axes, special_count};
 use fusec_ir::{Expr, OpId, OpKind};
 use std::collections::BTreeMap;
@@ -72,7 +72,7 @@ impl Lane<'_> {
         let Some(tile) = self.tile else {
             return;
         };
-        let chunks = (self.blocks * self.ctx.shape.time.div_ceil(tile.chunk)) as f64;
+        let chunks = (self.blocks * self.ctx.shape.time.div_ceil(tile.chunk())) as f64;
         let pieces = pieces(self.ctx.storage);
         work.chunk_flops += chunks * tile.tensor_flops(pieces);
         work.simt_flops += chunks * tile.simt_flops(pieces);
@@ -89,7 +89,7 @@ impl Lane<'_> {
         let share = (self.blocks as f64 / device.sms.value).ceil();
         let resident = room.floor().clamp(1.0, share.clamp(1.0, MOST_RESIDENT));
         let waves = (self.blocks as f64 / (resident * device.sms.value)).ceil();
-        let chunks = self.ctx.shape.time.div_ceil(tile.chunk) as f64;
+        let chunks = self.ctx.shape.time.div_ceil(tile.chunk()) as f64;
         let pieces = pieces(self.ctx.storage);
         let threads = (32 * tile.warps()) as f64;
         let (chunk_cycles, per_element) = match self.body.ahead {
@@ -106,7 +106,7 @@ impl Lane<'_> {
 
     /// Clock cycles, of all threads together, that one chunk of a block spends on the operations
     /// around the recurrence.
-    fn around(&self, tile: &Tile) -> f64 {
+    fn around(&self, tile: &Sizes) -> f64 {
         let graph = self.ctx.graph;
         let uses = self.uses();
         let (per_operation, per_function, per_load) = CYCLES_AROUND;
@@ -146,7 +146,7 @@ impl Lane<'_> {
                     // A warp sums a row while the others do so with theirs.
                     _ => CYCLES_PER_SUM * 32.0,
                 };
-                (columns as f64 * times * one + sums) * tile.chunk as f64
+                (columns as f64 * times * one + sums) * tile.chunk() as f64
             })
             .sum()
     }

@@ -7,7 +7,7 @@
 use super::Group;
 use super::space::divisors;
 use crate::chunked::staging::Room;
-use crate::chunked::{KEY_LIMIT, Parts, Tile, VALUE_LIMIT, slabs};
+use crate::chunked::{KEY_LIMIT, Parts, Sizes, VALUE_LIMIT, slabs};
 use crate::context::{iteration_axes, reduced_axes};
 use crate::plan::{Body, GridAxis, Reject, Storage, Template};
 use fusec_ir::class::decay_range;
@@ -15,6 +15,8 @@ use fusec_ir::{AxisId, Graph, OpId, OpKind};
 
 /// Value columns of a block, where no operation needs all: few make more blocks, many share the keys.
 const VALUE_TARGETS: [usize; 3] = [64, 32, 128];
+/// The same with a rank-one factor, where a warp has 16 columns of the state in its registers.
+const RANK_ONE_TARGETS: [usize; 4] = [64, 16, 32, 128];
 
 /// The chunked forms of a lane of the scan template, at least one; they differ in how the value
 /// columns are spread over blocks.
@@ -42,9 +44,10 @@ pub fn fit(group: &Group<'_>, lane: &Body) -> Result<Vec<Body>, Reject> {
     let roles = Roles::of(group, lane, scan);
     prologue(group, lane, &roles)?;
     let whole = epilogue(group, &roles, &parts)?;
-    let targets = match whole {
-        true => &[usize::MAX][..],
-        false => &VALUE_TARGETS,
+    let targets = match (whole, parts.factor) {
+        (true, _) => &[usize::MAX][..],
+        (false, None) => &VALUE_TARGETS,
+        (false, Some(_)) => &RANK_ONE_TARGETS,
     };
     let mut bodies: Vec<Body> = Vec::new();
     let mut first = None;
@@ -55,7 +58,7 @@ pub fn fit(group: &Group<'_>, lane: &Body) -> Result<Vec<Body>, Reject> {
                 ahead,
                 ..lane.clone()
             };
-            match spread(group, lane, &parts, *target) {
+            match spread(group, lane, scan, &parts, *target) {
                 Ok(body) if !bodies.contains(&body) => bodies.push(body),
                 Ok(_) => {}
                 Err(reject) => first = first.or(Some(reject)),
@@ -236,12 +239,12 @@ fn epilogue(group: &Group<'_>, roles: &Roles, parts: &Parts<'_>) -> Result<bool,
 fn spread(
     group: &Group<'_>,
     mut body: Body,
+    scan: OpId,
     parts: &Parts<'_>,
     target: usize,
 ) -> Result<Body, Reject> {
     let (ctx, graph) = (group.ctx, group.ctx.graph);
     let layout = parts.layout;
-    let scan = body.anchors.iter().copied();
     let heads = layout.heads.iter().filter(|a| graph.size(**a) > 1);
     let mut grid: Vec<GridAxis> = heads
         .map(|axis| GridAxis {
@@ -265,7 +268,7 @@ fn spread(
     if value > VALUE_LIMIT {
         return Err(group.reject(
             "chunked-value",
-            scan,
+            [scan],
             format!("{VALUE_LIMIT} value columns of a block"),
             format!("{value}, all of which an operation after the recurrence combines"),
         ));
@@ -274,7 +277,7 @@ fn spread(
     if key > KEY_LIMIT {
         return Err(group.reject(
             "chunked-key",
-            scan,
+            [scan],
             format!("{KEY_LIMIT} key channels"),
             format!("{key}"),
         ));
@@ -283,25 +286,19 @@ fn spread(
     let slabs = slabs(graph, parts, ctx.storage, &body);
     // Nothing arrives ahead of time where nothing can.
     body.ahead = !slabs.is_empty();
-    let tile = Tile {
-        key,
-        value,
-        chunk: 16,
-        per_key: parts.decays_per_key(graph),
-        bonus: parts.read.bonus.is_some(),
-        room: Room::of(&slabs),
-    };
+    let room = Room::of(&slabs);
+    let sizes = Sizes::fresh(graph, scan, parts, ctx.storage, value, room);
     let bytes = (ctx.device.smem_kb.value * 1024.0) as usize;
-    match tile.fitting(bytes, ctx.shape.time) {
-        Some(tile) => Ok(Body {
-            rows_per_block: tile.chunk as u32,
+    match sizes.fitting(bytes, ctx.shape.time) {
+        Some(sizes) => Ok(Body {
+            rows_per_block: sizes.chunk() as u32,
             ..body
         }),
         None => Err(group.reject(
             "chunked-shared",
-            scan,
+            [scan],
             format!("{bytes} bytes of shared memory per block"),
-            format!("{} for {key} keys and {value} values", tile.shared_bytes()),
+            format!("{} for {key} keys and {value} values", sizes.shared_bytes()),
         )),
     }
 }

@@ -1,0 +1,606 @@
+{
+    // S[i, j] = decay_t[j] S[i, j] + u_t[i] b_t[j] + v_t[i] k_t[j] with u_t[i] = sum over j of S[i, j] a_t[j] (S {% if through_a %}after its
+    // decay{% else %}before the step{% endif %}), read by sums over j of q_t[j] S[i, j]. The {{ chunk }} tokens of a chunk are brought into products together;
+    // 16 of them, a sub-chunk, are solved at once: U = (I - L)^-1 (A S + M V), where L and M are the products of
+    // a with the b and k of earlier tokens. The state is in f32 in registers: a warp has 16 value columns of it.
+{%- if centred %}
+    // Decays enter as products from the middle of a sub-chunk; that none of these underflows is proven.
+{%- else %}
+    // Decays enter as products over at most 16 tokens, never as quotients: a decay of 0 is as good as any.
+{%- endif %}
+    constexpr int KEYS = {{ key }}, VALUES = {{ value }}, CHUNK = {{ chunk }}, SUB = 16, SUBS = CHUNK / SUB;
+    constexpr int K_SIZE = {{ key_padded }}, V_SIZE = {{ value_padded }};       // up to whole tiles of the tensor cores
+    constexpr int WARPS = {{ warps }}, THREADS = 32 * WARPS, VALUE_WARPS = V_SIZE / 16;
+    constexpr int LEFTS = {{ lefts }};                                          // a and the queries
+    constexpr int STRICT = {{ strict }}, THROUGH = {{ through }};                           // a bit each: without the own token, with its decay
+    constexpr int PIECES = {{ pieces }};                                        // bf16 numbers that an operand is split into
+    constexpr int K_PITCH = K_SIZE + 8, V_PITCH = V_SIZE + 8, S_PITCH = SUB + 8, L_PITCH = SUB + 4, Y_PITCH = V_SIZE + 4;
+    constexpr int K_PIECE = CHUNK * K_PITCH, V_PIECE = CHUNK * V_PITCH, S_PIECE = CHUNK * S_PITCH;
+    const int tid = threadIdx.x, lane = tid % 32, warp = tid / 32;
+    const int lane_row = lane / 4, lane_pair = lane % 4 * 2;        // places in an mma fragment
+    const int near_row = lane % 8 + lane / 16 * 8, near_column = lane / 8 % 2 * 8;  // rows that a lane names to ldmatrix,
+    const int far_row = lane % 16, far_column = lane / 16 * 8;                      // by rows and by columns first
+    const i64 steps = {{ steps }};
+    float* const room = reinterpret_cast<float*>(smem);
+    bf16_t* const left_rows = reinterpret_cast<bf16_t*>(room);                              // [LEFTS][PIECES][CHUNK][K_PITCH]
+    bf16_t* const right_rows = reinterpret_cast<bf16_t*>(room + {{ places.right_rows }});   // [b, k][PIECES][CHUNK][K_PITCH]
+    bf16_t* const v_rows = reinterpret_cast<bf16_t*>(room + {{ places.v_rows }});           // [PIECES][CHUNK][V_PITCH]
+    bf16_t* const scores = reinterpret_cast<bf16_t*>(room + {{ places.scores }});           // [LEFTS][b, k][PIECES][CHUNK][S_PITCH]
+    float* const solved = room + {{ places.solved }};               // [CHUNK][L_PITCH]: L
+    float* const y_rows = room + {{ places.y_rows }};               // [{{ outputs | length }}][CHUNK][Y_PITCH]
+{%- if per_token %}
+    float* const decays = room + {{ places.decays }};               // [CHUNK]
+    float* const between = room + {{ places.between }};             // [CHUNK][L_PITCH]: from after one token through another
+    float* const since = room + {{ places.since }};                 // [CHUNK]: from the start of the sub-chunk to before the token
+    float* const until = room + {{ places.until }};                 // [CHUNK]: from after the token to the end
+    float* const totals = room + {{ places.totals }};               // [SUBS]
+{%- elif centred %}
+    float* const early = room + {{ places.early }};                 // [SUBS][K_SIZE]: from the start of a sub-chunk to its middle
+    float* const totals = room + {{ places.totals }};               // [SUBS][K_SIZE]: from there to the end
+{%- else %}
+    float* const decays = room + {{ places.decays }};               // [CHUNK][K_PITCH]
+    float* const totals = room + {{ places.totals }};               // [SUBS][K_SIZE]: product over a sub-chunk
+{%- endif %}
+{%- if bonuses %}
+    float* const bonuses = room + {{ places.bonuses }};             // [LEFTS - 1][CHUNK]: sum over j of bonus q k
+{%- endif %}
+    // f32 numbers as sums of PIECES bf16 numbers, and products of such fragments: the terms that are left out are
+    // as small as the last piece's rounding.
+    auto put = [](bf16_t* to, int apart, float number) {
+#pragma unroll
+        for (int p = 0; p < PIECES; ++p) {
+            const bf16_t piece = from_f32<bf16_t>(number);
+            number -= to_f32(piece);
+            to[p * apart] = piece;
+        }
+    };
+    auto put_pair = [](bf16_t* to, int apart, float low, float high) {
+#pragma unroll
+        for (int p = 0; p < PIECES; ++p) {
+            const u32 packed = pack_bf16x2(low, high);
+            low -= __uint_as_float(packed << 16);
+            high -= __uint_as_float(packed & 0xffff0000u);
+            *reinterpret_cast<u32*>(to + p * apart) = packed;
+        }
+    };
+    auto split = [](float (&values)[8], u32 (&pieces)[PIECES][4]) {
+#pragma unroll
+        for (int p = 0; p < PIECES; ++p)
+#pragma unroll
+            for (int word = 0; word < 4; ++word) {
+                const u32 packed = pack_bf16x2(values[2 * word], values[2 * word + 1]);
+                values[2 * word] -= __uint_as_float(packed << 16);
+                values[2 * word + 1] -= __uint_as_float(packed & 0xffff0000u);
+                pieces[p][word] = packed;
+            }
+    };
+    auto multiply = [](float (&sums)[4], const u32 (&a_pieces)[PIECES][4], const u32 (&b_pieces)[PIECES][4], int tile) {
+        // Smallest terms first.
+#pragma unroll
+        for (int order = PIECES - 1; order >= 0; --order)
+#pragma unroll
+            for (int p = 0; p <= order; ++p) {
+                const u32 half[2] = {b_pieces[order - p][2 * tile], b_pieces[order - p][2 * tile + 1]};
+                mma_m16n8k16_bf16(sums, a_pieces[p], half);
+            }
+    };
+    auto load = [](u32 (&pieces)[PIECES][4], const bf16_t* rows, int apart) {
+#pragma unroll
+        for (int p = 0; p < PIECES; ++p) ldmatrix_x4(pieces[p], rows + p * apart);
+    };
+    auto load_transposed = [](u32 (&pieces)[PIECES][4], const bf16_t* rows, int apart) {
+#pragma unroll
+        for (int p = 0; p < PIECES; ++p) ldmatrix_x4_trans(pieces[p], rows + p * apart);
+    };
+    // Two tiles of accumulators side by side are one fragment of 16 columns.
+    auto split_pair = [&](const float (&low)[4], const float (&high)[4], u32 (&pieces)[PIECES][4]) {
+        float both[8] = {low[0], low[1], low[2], low[3], high[0], high[1], high[2], high[3]};
+        split(both, pieces);
+    };
+{%- if per_key %}
+    auto get = [](const bf16_t* from, int apart) {
+        float number = 0.0f;
+#pragma unroll
+        for (int p = PIECES - 1; p >= 0; --p) number += to_f32(from[p * apart]);
+        return number;
+    };
+{%- endif %}
+{%- if setup %}
+    {{ setup | indent }}
+{%- endif %}
+{%- if tokens %}
+    float* const token_values = room + {{ places.tokens }};         // [{{ token_values }}][CHUNK]
+{%- endif %}
+{%- if ahead %}
+    // Rows of operands arrive in shared memory while the chunk before is worked on.
+    float* const arrived = room + {{ places.staged }};
+    {{ ahead | indent }}
+    {{ own }}bring_early(0, 0);
+    cp_async_commit();
+{%- endif %}
+    float state[K_SIZE / 8][4];     // S[i, j]: rows i, columns j
+    if (warp < VALUE_WARPS) {
+#pragma unroll
+        for (int n = 0; n < K_SIZE / 8; ++n)
+#pragma unroll
+            for (int v = 0; v < 4; ++v) {
+                const int i = warp * 16 + lane_row + v / 2 * 8, j = n * 8 + lane_pair + v % 2;
+                float s = 0.0f;
+                if (j < KEYS && i < VALUES) {
+                    // ---- initial state: s = S[i, j]
+                    {{ load_state | indent(width=20) }}
+                    // ----
+                }
+                state[n][v] = s;
+            }
+    }
+    for (i64 chunk0 = 0; chunk0 < steps; chunk0 += CHUNK) {
+        const int tokens = steps - chunk0 < CHUNK ? int(steps - chunk0) : CHUNK;
+{%- if ahead %}
+        const int turn = int(chunk0 / CHUNK % 2);
+        cp_async_wait<0>();
+        __syncthreads();
+{%- if late %}
+        {{ own }}bring_late(chunk0);
+        cp_async_commit();
+{%- endif %}
+{%- endif %}
+{%- if tokens or per_token %}
+        {{ own }}for (int token = tid; token < CHUNK; token += THREADS) {
+            const int at = token < tokens ? token : tokens - 1;
+            const i64 t = chunk0 + at;
+{%- if tokens %}
+            {
+                // ---- token_values of token t
+                {{ tokens | indent(width=16) }}
+                // ----
+            }
+{%- endif %}
+{%- if per_token %}
+            float decay_element = 1.0f;
+            // ---- decay_element of token t
+            {{ decay | indent(width=12) }}
+            // ----
+            decays[token] = token < tokens ? decay_element : 1.0f;
+{%- endif %}
+        }
+        __syncthreads();
+{%- endif %}
+{%- if per_token %}
+        {{ own }}for (int token = tid; token < CHUNK; token += THREADS) {
+            const int own = token % SUB, first = token - own;
+            float carried = 1.0f, before = 1.0f;
+#pragma unroll
+            for (int later = 0; later < SUB; ++later) {
+                carried *= later > own ? decays[first + later] : 1.0f;
+                before *= later < own ? decays[first + later] : 1.0f;
+                between[(first + later) * L_PITCH + own] = later >= own ? carried : 0.0f;
+            }
+            until[token] = carried;
+            since[token] = before;
+            if (own == SUB - 1) totals[token / SUB] = before * decays[token];
+        }
+{%- endif %}
+        // Tokens past the end change nothing: no key, no b, no value, no decay. What is loaded for them is that of
+        // the last token, and not used: loads without conditions are under way together.
+{%- if centred %}
+        {{ own }}for (int round = 0; round < (SUBS * K_SIZE + THREADS - 1) / THREADS; ++round) {
+            const int element = round * THREADS + tid;
+            if (SUBS * K_SIZE % THREADS != 0 && element >= SUBS * K_SIZE) break;
+            const int first = element / K_SIZE * SUB, column = element % K_SIZE;
+            const int j = column < KEYS ? column : KEYS - 1;
+            float factors[SUB];
+#pragma unroll
+            for (int own = 0; own < SUB; ++own) {
+                const int token = first + own;
+                const bool live = token < tokens && column < KEYS;
+                const int at = token < tokens ? token : tokens - 1;
+                const i64 t = chunk0 + at;
+                float decay_element;
+                // ---- decay_element of key (t, j)
+                {{ decay | indent(width=16) }}
+                // ----
+                factors[own] = live ? decay_element : 1.0f;
+            }
+            // Decays between the middle and a token: from the middle through the token (to[own + 1]), or to before it
+            // (to[own]); and from after the token to the middle, which is the inverse (from[own]).
+            float to[SUB + 1], from[SUB];
+            from[SUB / 2 - 1] = 1.0f;
+#pragma unroll
+            for (int own = SUB / 2 - 2; own >= 0; --own) from[own] = from[own + 1] * factors[own + 1];
+            const float first_half = from[0] * factors[0];
+            early[element] = first_half;
+            to[0] = 1.0f / first_half;
+#pragma unroll
+            for (int own = 0; own < SUB / 2 - 1; ++own) to[own + 1] = to[own] * factors[own];
+            to[SUB / 2] = 1.0f;
+#pragma unroll
+            for (int own = SUB / 2; own < SUB; ++own) to[own + 1] = to[own] * factors[own];
+            totals[element] = to[SUB];
+            from[SUB - 1] = 1.0f / to[SUB];
+#pragma unroll
+            for (int own = SUB - 1; own > SUB / 2; --own) from[own - 1] = from[own] * factors[own];
+#pragma unroll
+            for (int own = 0; own < SUB; ++own) {
+                const int token = first + own;
+                const bool live = token < tokens && column < KEYS;
+                const int at = token < tokens ? token : tokens - 1;
+                const i64 t = chunk0 + at;
+                float left_elements[LEFTS], right_elements[2];
+                // ---- left_elements (a, then the queries), right_elements (b, k) of key (t, j)
+                {{ keys | indent(width=16) }}
+                // ----
+#pragma unroll
+                for (int left = 0; left < LEFTS; ++left)
+                    put(left_rows + left * PIECES * K_PIECE + token * K_PITCH + column, K_PIECE,
+                        live ? left_elements[left] * to[own + (THROUGH >> left & 1)] : 0.0f);
+#pragma unroll
+                for (int right = 0; right < 2; ++right)
+                    put(right_rows + right * PIECES * K_PIECE + token * K_PITCH + column, K_PIECE,
+                        live ? right_elements[right] * from[own] : 0.0f);
+            }
+        }
+{%- else %}
+        {{ own }}{
+#pragma unroll {{ unroll }}
+            for (int round = 0; round < (CHUNK * K_SIZE + THREADS - 1) / THREADS; ++round) {
+                const int element = round * THREADS + tid;
+                if (CHUNK * K_SIZE % THREADS != 0 && element >= CHUNK * K_SIZE) break;
+                const int token = element / K_SIZE, column = element % K_SIZE;
+                const bool live = token < tokens && column < KEYS;
+                const int at = token < tokens ? token : tokens - 1;
+                const i64 t = chunk0 + at;
+                const int j = column < KEYS ? column : KEYS - 1;
+                float left_elements[LEFTS], right_elements[2];
+                // ---- left_elements (a, then the queries), right_elements (b, k) of key (t, j)
+                {{ keys | indent(width=16) }}
+                // ----
+#pragma unroll
+                for (int left = 0; left < LEFTS; ++left)
+                    put(left_rows + left * PIECES * K_PIECE + token * K_PITCH + column, K_PIECE, live ? left_elements[left] : 0.0f);
+#pragma unroll
+                for (int right = 0; right < 2; ++right)
+                    put(right_rows + right * PIECES * K_PIECE + token * K_PITCH + column, K_PIECE, live ? right_elements[right] : 0.0f);
+{%- if per_key %}
+                float decay_element;
+                {
+                    // ---- decay_element of key (t, j)
+                    {{ decay | indent(width=20) }}
+                    // ----
+                }
+                decays[token * K_PITCH + column] = live ? decay_element : 1.0f;
+{%- endif %}
+            }
+        }
+{%- endif %}
+        {{ own }}{
+#pragma unroll {{ unroll }}
+            for (int round = 0; round < (CHUNK * V_SIZE + THREADS - 1) / THREADS; ++round) {
+                const int element = round * THREADS + tid;
+                if (CHUNK * V_SIZE % THREADS != 0 && element >= CHUNK * V_SIZE) break;
+                const int token = element / V_SIZE, column = element % V_SIZE;
+                const bool live = token < tokens && column < VALUES;
+                const int at = token < tokens ? token : tokens - 1;
+                const i64 t = chunk0 + at;
+                const int i = column < VALUES ? column : VALUES - 1;
+                float v_element;
+                // ---- v_element of value (t, i)
+                {{ values | indent(width=16) }}
+                // ----
+                put(v_rows + token * V_PITCH + column, V_PIECE, live ? v_element : 0.0f);
+            }
+        }
+{%- for bonus in bonuses %}
+        {{ own }}for (int token = warp; token < CHUNK; token += WARPS) {
+            const int at = token < tokens ? token : tokens - 1;
+            const i64 t = chunk0 + at;
+            float sum = 0.0f;
+            for (int j = lane; j < KEYS; j += 32) {
+                float bonus_element;
+                // ---- bonus_element: bonus q k of key (t, j)
+                {{ bonus.text | indent(width=16) }}
+                // ----
+                sum += bonus_element;
+            }
+            sum = warp_sum(sum);
+            if (lane == 0) bonuses[{{ bonus.read }} * CHUNK + token] = token < tokens ? sum : 0.0f;
+        }
+{%- endfor %}
+        __syncthreads();
+{%- if ahead %}
+        {{ own }}if (chunk0 + CHUNK < steps) bring_early(chunk0 + CHUNK, 1 - turn);
+        cp_async_commit();
+{%- endif %}
+        // x = (I - L)^-1, a column to a lane, by substitution; what is kept is x - I.
+        auto solve = [&](int first) {
+            const int column = lane % SUB;
+            float x[SUB];
+#pragma unroll
+            for (int row = 0; row < SUB; ++row) {
+                float sum = row == column ? 1.0f : 0.0f;
+#pragma unroll
+                for (int part = 0; part < row; part += 4) {
+                    float factors[4];
+                    load_vec(solved + (first + row) * L_PITCH + part, factors);
+#pragma unroll
+                    for (int v = 0; v < 4; ++v)
+                        if (part + v < row) sum += factors[v] * x[part + v];
+                }
+                x[row] = sum;
+            }
+            if (lane < SUB) {
+#pragma unroll
+                for (int row = 0; row < SUB; ++row)
+                    put(scores + (first + row) * S_PITCH + column, S_PIECE, row > column ? x[row] : 0.0f);
+            }
+        };
+{%- if per_key %}
+        {{ own }}for (int task = warp; task < 2 * SUBS; task += WARPS) {
+            // Products inside a sub-chunk: four lanes take the b and k of one token on through the tokens after it.
+            const int first = task / 2 * SUB, own = task % 2 * (SUB / 2) + lane / 4;
+            float sums[LEFTS][2][SUB] = {};
+            for (int j = lane % 4 * 4; j < K_SIZE; j += 16) {
+                float carried[2][4];
+#pragma unroll
+                for (int right = 0; right < 2; ++right)
+#pragma unroll
+                    for (int v = 0; v < 4; ++v)
+                        carried[right][v] = get(right_rows + right * PIECES * K_PIECE + (first + own) * K_PITCH + j + v, K_PIECE);
+#pragma unroll
+                for (int token = 0; token < SUB; ++token) {
+                    if (token < own) continue;
+                    float decay_vec[4];
+                    load_vec(decays + (first + token) * K_PITCH + j, decay_vec);
+#pragma unroll
+                    for (int v = 0; v < 4; ++v) {
+                        const float decay_element = token > own ? decay_vec[v] : 1.0f;
+                        const float through[2] = {carried[0][v] * decay_element, carried[1][v] * decay_element};
+#pragma unroll
+                        for (int left = 0; left < LEFTS; ++left) {
+                            const float element = get(left_rows + left * PIECES * K_PIECE + (first + token) * K_PITCH + j + v, K_PIECE);
+#pragma unroll
+                            for (int right = 0; right < 2; ++right)
+                                sums[left][right][token] += element * (THROUGH >> left & 1 ? through[right] : carried[right][v]);
+                        }
+                        carried[0][v] = through[0];
+                        carried[1][v] = through[1];
+                    }
+                }
+            }
+#pragma unroll
+            for (int token = 0; token < SUB; ++token)
+#pragma unroll
+                for (int left = 0; left < LEFTS; ++left)
+#pragma unroll
+                    for (int right = 0; right < 2; ++right) {
+                        float score = lane_sum<4>(sums[left][right][token]);
+                        if (token < own + (STRICT >> left & 1)) score = 0.0f;
+{%- for bonus in bonuses %}
+                        if (left == {{ bonus.read }} + 1 && right == 1 && token == own) score += bonuses[{{ bonus.read }} * CHUNK + first + token];
+{%- endfor %}
+                        if (lane % 4 != 0) continue;
+                        if (left + right == 0) solved[(first + token) * L_PITCH + own] = score;
+                        else put(scores + (left * 2 + right) * PIECES * S_PIECE + (first + token) * S_PITCH + own, S_PIECE, score);
+                    }
+        }
+        __syncthreads();
+        {{ own }}for (int sub = warp; sub < SUBS; sub += WARPS) solve(sub * SUB);
+        // From here on a and q carry the decay since the start of their sub-chunk, b and k that to its end.
+        {{ own }}for (int round = 0; round < (SUBS * K_SIZE + THREADS - 1) / THREADS; ++round) {
+            const int element = round * THREADS + tid;
+            if (SUBS * K_SIZE % THREADS != 0 && element >= SUBS * K_SIZE) break;
+            const int first = element / K_SIZE * SUB, column = element % K_SIZE;
+            float forward = 1.0f, backward = 1.0f;
+#pragma unroll
+            for (int own = 0; own < SUB; ++own) {
+                const float through = forward * decays[(first + own) * K_PITCH + column];
+#pragma unroll
+                for (int left = 0; left < LEFTS; ++left) {
+                    bf16_t* const place = left_rows + left * PIECES * K_PIECE + (first + own) * K_PITCH + column;
+                    put(place, K_PIECE, get(place, K_PIECE) * (THROUGH >> left & 1 ? through : forward));
+                }
+                forward = through;
+            }
+            totals[element] = forward;
+#pragma unroll
+            for (int own = SUB - 1; own >= 0; --own) {
+#pragma unroll
+                for (int right = 0; right < 2; ++right) {
+                    bf16_t* const place = right_rows + right * PIECES * K_PIECE + (first + own) * K_PITCH + column;
+                    put(place, K_PIECE, get(place, K_PIECE) * backward);
+                }
+                backward *= decays[(first + own) * K_PITCH + column];
+            }
+        }
+{%- else %}
+        {{ own }}for (int task = warp; task < LEFTS * SUBS; task += WARPS) {
+            // Products inside a sub-chunk of one left operand with both right ones.
+            const int left = task / SUBS, first = task % SUBS * SUB;
+            const bf16_t* const left_start = left_rows + left * PIECES * K_PIECE + (first + far_row) * K_PITCH + far_column;
+            const bf16_t* const right_start = right_rows + (first + near_row) * K_PITCH + near_column;
+            float sums[2][2][4] = {};
+#pragma unroll
+            for (int j0 = 0; j0 < K_SIZE; j0 += 16) {
+                u32 left_pieces[PIECES][4], right_pieces[PIECES][4];
+                load(left_pieces, left_start + j0, K_PIECE);
+#pragma unroll
+                for (int right = 0; right < 2; ++right) {
+                    load(right_pieces, right_start + right * PIECES * K_PIECE + j0, K_PIECE);
+                    multiply(sums[right][0], left_pieces, right_pieces, 0);
+                    multiply(sums[right][1], left_pieces, right_pieces, 1);
+                }
+            }
+            const int strict = STRICT >> left & 1{% if per_token %}, through = THROUGH >> left & 1{% endif %};
+#pragma unroll
+            for (int right = 0; right < 2; ++right)
+#pragma unroll
+                for (int v = 0; v < 8; v += 2) {
+                    const int row = lane_row + v / 2 % 2 * 8, column = v / 4 * 8 + lane_pair;
+                    float pair[2];
+#pragma unroll
+                    for (int w = 0; w < 2; ++w) {
+                        const bool seen = column + w + strict <= row;
+                        pair[w] = seen ? sums[right][v / 4][v % 4 + w]{% if per_token %} * between[(first + row - (through ? 0 : strict)) * L_PITCH + column + w]{% endif %} : 0.0f;
+{%- for bonus in bonuses %}
+                        if (left == {{ bonus.read }} + 1 && right == 1 && row == column + w) pair[w] += bonuses[{{ bonus.read }} * CHUNK + first + row];
+{%- endfor %}
+                    }
+                    if (left + right == 0) {
+                        store_vec(solved + (first + row) * L_PITCH + column, pair);
+                    } else {
+                        put_pair(scores + (left * 2 + right) * PIECES * S_PIECE + (first + row) * S_PITCH + column, S_PIECE, pair[0], pair[1]);
+                    }
+                }
+            if (left == 0) {
+                __syncwarp();
+                solve(first);
+            }
+        }
+{%- endif %}
+        __syncthreads();
+        if (warp < VALUE_WARPS) {
+            for (int first = 0; first < CHUNK && first < tokens; first += SUB) {
+                float u[2][4] = {}, y[LEFTS - 1][2][4] = {};
+{%- if centred %}
+                const float* const lead = early + first / SUB * K_SIZE + lane_pair;
+{%- endif %}
+                const bf16_t* const left_start = left_rows + (first + near_row) * K_PITCH + near_column;
+#pragma unroll
+                for (int kt = 0; kt < K_SIZE / 16; ++kt) {
+{%- if centred %}
+#pragma unroll
+                    for (int v = 0; v < 8; ++v) state[2 * kt + v / 4][v % 4] *= lead[kt * 16 + v / 4 * 8 + v % 2];
+{%- endif %}
+                    u32 state_pieces[PIECES][4], left_pieces[PIECES][4];
+                    split_pair(state[2 * kt], state[2 * kt + 1], state_pieces);
+#pragma unroll
+                    for (int left = 0; left < LEFTS; ++left) {
+                        load(left_pieces, left_start + left * PIECES * K_PIECE + kt * 16, K_PIECE);
+#pragma unroll
+                        for (int n = 0; n < 2; ++n) multiply(left == 0 ? u[n] : y[left > 0 ? left - 1 : 0][n], state_pieces, left_pieces, n);
+                    }
+                }
+{%- if per_token %}
+#pragma unroll
+                for (int v = 0; v < 8; ++v) {
+                    const int token = first + v / 4 * 8 + lane_pair + v % 2;
+                    const float before = since[token], after = before * decays[token];
+                    u[v / 4][v % 4] *= THROUGH & 1 ? after : before;
+#pragma unroll
+                    for (int left = 1; left < LEFTS; ++left) y[left - 1][v / 4][v % 4] *= THROUGH >> left & 1 ? after : before;
+                }
+{%- endif %}
+                const bf16_t* const score_start = scores + (first + near_row) * S_PITCH + near_column;
+                u32 v_pieces[PIECES][4], u_pieces[PIECES][4], score_pieces[PIECES][4];
+                load_transposed(v_pieces, v_rows + (first + near_row) * V_PITCH + warp * 16 + near_column, V_PIECE);
+                // U = (I - L)^-1 (A S + M V): the sum itself and, by products, what the inverse adds to it.
+                load(score_pieces, score_start + PIECES * S_PIECE, S_PIECE);
+#pragma unroll
+                for (int n = 0; n < 2; ++n) multiply(u[n], v_pieces, score_pieces, n);
+                split_pair(u[0], u[1], u_pieces);
+                load(score_pieces, score_start, S_PIECE);
+#pragma unroll
+                for (int n = 0; n < 2; ++n) multiply(u[n], u_pieces, score_pieces, n);
+                split_pair(u[0], u[1], u_pieces);
+#pragma unroll
+                for (int left = 1; left < LEFTS; ++left) {
+                    load(score_pieces, score_start + (2 * left + 1) * PIECES * S_PIECE, S_PIECE);
+#pragma unroll
+                    for (int n = 0; n < 2; ++n) multiply(y[left - 1][n], v_pieces, score_pieces, n);
+                    load(score_pieces, score_start + 2 * left * PIECES * S_PIECE, S_PIECE);
+#pragma unroll
+                    for (int n = 0; n < 2; ++n) multiply(y[left - 1][n], u_pieces, score_pieces, n);
+                }
+{%- if per_token %}
+                // To the end of the sub-chunk: u and v carry what b and k do not.
+                {
+                    float v_part[8];
+#pragma unroll
+                    for (int v = 0; v < 8; ++v) {
+                        const float weight = until[first + v / 4 * 8 + lane_pair + v % 2];
+                        float number = 0.0f;
+#pragma unroll
+                        for (int p = PIECES - 1; p >= 0; --p)
+                            number += __uint_as_float(v % 2 ? v_pieces[p][v / 2] & 0xffff0000u : v_pieces[p][v / 2] << 16);
+                        v_part[v] = number * weight;
+                        u[v / 4][v % 4] *= weight;
+                    }
+                    split(v_part, v_pieces);
+                    split_pair(u[0], u[1], u_pieces);
+                }
+                const float total = totals[first / SUB];
+{%- else %}
+                const float* const total = totals + first / SUB * K_SIZE + lane_pair;
+{%- endif %}
+                const bf16_t* const right_start = right_rows + (first + far_row) * K_PITCH + far_column;
+#pragma unroll
+                for (int kt = 0; kt < K_SIZE / 16; ++kt) {
+{%- if not centred %}
+#pragma unroll
+                    for (int v = 0; v < 8; ++v) state[2 * kt + v / 4][v % 4] *= total{% if per_key %}[kt * 16 + v / 4 * 8 + v % 2]{% endif %};
+{%- endif %}
+                    u32 right_pieces[PIECES][4];
+                    load_transposed(right_pieces, right_start + kt * 16, K_PIECE);
+                    multiply(state[2 * kt], u_pieces, right_pieces, 0);
+                    multiply(state[2 * kt + 1], u_pieces, right_pieces, 1);
+                    load_transposed(right_pieces, right_start + PIECES * K_PIECE + kt * 16, K_PIECE);
+                    multiply(state[2 * kt], v_pieces, right_pieces, 0);
+                    multiply(state[2 * kt + 1], v_pieces, right_pieces, 1);
+{%- if centred %}
+#pragma unroll
+                    for (int v = 0; v < 8; ++v) state[2 * kt + v / 4][v % 4] *= total[kt * 16 + v / 4 * 8 + v % 2];
+{%- endif %}
+                }
+#pragma unroll
+                for (int v = 0; v < 8; ++v) {
+                    float* const y_place = y_rows + (first + v / 4 * 8 + lane_pair + v % 2) * Y_PITCH + warp * 16 + lane_row + v / 2 % 2 * 8;
+{%- for output in outputs %}
+                    y_place[{{ loop.index0 }} * CHUNK * Y_PITCH] = {% for read in output.reads %}{% if not loop.first %} + {% endif %}y[{{ read }}][v / 4][v % 4]{% else %}0.0f{% endfor %};
+{%- endfor %}
+                }
+            }
+        }
+{%- if late %}
+        cp_async_wait<1>();
+{%- endif %}
+        __syncthreads();
+        // A warp per token: the epilogue may sum over the value columns. It runs for tokens past the end as
+        // well, and stores nothing of them.
+        {{ own }}{
+#pragma unroll {{ unroll }}
+            for (int round = 0; round < (CHUNK + WARPS - 1) / WARPS; ++round) {
+                const int token = round * WARPS + warp;
+                if (CHUNK % WARPS != 0 && token >= CHUNK) break;
+                const bool live = token < tokens;
+                const int at = live ? token : tokens - 1;
+                const i64 t = chunk0 + at;
+                float* const y_row = y_rows + token * Y_PITCH;
+{%- for output in outputs %}
+{%- if not loop.first %}
+                float* const y{{ loop.index0 }}_row = y_row + {{ loop.index0 }} * CHUNK * Y_PITCH;
+{%- endif %}
+{%- endfor %}
+                // ---- epilogue of token t
+                {{ epilogue | indent(width=16) }}
+                // ----
+            }
+        }
+{%- if tokens and not ahead %}
+        __syncthreads();
+{%- endif %}
+    }
+    if (warp < VALUE_WARPS) {
+#pragma unroll
+        for (int n = 0; n < K_SIZE / 8; ++n)
+#pragma unroll
+            for (int v = 0; v < 4; ++v) {
+                const int i = warp * 16 + lane_row + v / 2 * 8, j = n * 8 + lane_pair + v % 2;
+                const float s = state[n][v];
+                if (j < KEYS && i < VALUES) {
+                    // ---- final state
+                    {{ store_state | indent(width=20) }}
+                    // ----
+                }
+            }
+    }
+}
