@@ -104,7 +104,7 @@ pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
         .map(|regime| planner.unfused(&model.graph, regime.planned.plan.shape))
         .collect::<Result<Vec<Plan>, _>>()?;
     let planned = began.elapsed();
-    let manifest = planner.manifest(&model.graph.name, arch, &regimes)?;
+    let manifest = planner.manifest(&model.graph.name, &regimes)?;
     let generated = began.elapsed();
     let (artifacts, cubins) = cubins(args, &manifest, arch)?;
     let compiled = began.elapsed();

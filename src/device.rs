@@ -199,7 +199,7 @@ fn generated(
 ) -> Result<Manifest, Failure> {
     let planner = Planner::new(&args.plan_args(shape))?.compiled_for(arch);
     let regimes = planner.regimes(graph)?;
-    planner.manifest(&graph.name, arch, &regimes)
+    planner.manifest(&graph.name, &regimes)
 }
 
 /// A plan directory, checked to be of this model at these sizes.

@@ -131,7 +131,7 @@ fn compiled(args: &Args) -> Result<Compiled, Failure> {
     let arch = planner.arch(&args.arch)?;
     let planner = planner.compiled_for(arch);
     let regimes = planner.regimes(&model.graph)?;
-    let manifest = planner.manifest(&model.graph.name, arch, &regimes)?;
+    let manifest = planner.manifest(&model.graph.name, &regimes)?;
     let plans = regimes.into_iter().map(|r| r.planned.plan).collect();
     let (resources, missing) = match Toolchain::discover(&args.toolchain.options()) {
         Ok(toolchain) => {

@@ -115,13 +115,13 @@ impl<'a> KernelOverview<'a> {
     pub fn new(graph: &'a Graph, kernel: &'a Kernel) -> Self {
         let lanes = || kernel.phases.iter().flat_map(|phase| &phase.lanes);
         let op_name = |id: &OpId| graph.op(*id).name.as_str();
-        let mut templates: Vec<Template> = lanes().map(|lane| lane.template).collect();
+        let mut templates: Vec<Template> = lanes().map(|lane| lane.template()).collect();
         templates.dedup();
         KernelOverview {
             name: &kernel.name,
             layer: kernel.layer,
             templates,
-            anchors: lanes().flat_map(|l| &l.anchors).map(op_name).collect(),
+            anchors: lanes().flat_map(|l| l.anchors()).map(op_name).collect(),
             ops: kernel.ops.iter().map(op_name).collect(),
             stores: lanes()
                 .flat_map(|lane| &lane.stores)

@@ -2,7 +2,7 @@
 //! through.
 
 use fusec_codegen::{self as codegen, Manifest, generate};
-use fusec_fuse::{Device, Launch, Mode, Options, Plan, Planned, Shape, plan};
+use fusec_fuse::{Device, Mode, Options, Plan, Planned, Shape, Submit, plan};
 use fusec_ir::{Graph, Pin, PinKind};
 use fusec_runtime::toolchain::{Arch, UnknownArch};
 
@@ -64,7 +64,7 @@ impl Planner {
             storage: self.options.dtype,
             mode,
             device: &self.device,
-            launch: Launch::Graph,
+            launch: Submit::Graph,
             pins: pins(&self.options),
         }
     }
@@ -98,12 +98,7 @@ impl Planner {
     }
 
     /// The kernels' sources and everything needed to launch them.
-    pub fn manifest(
-        &self,
-        model: &str,
-        arch: Arch,
-        regimes: &[Regime],
-    ) -> Result<Manifest, Failure> {
+    pub fn manifest(&self, model: &str, regimes: &[Regime]) -> Result<Manifest, Failure> {
         let planned: Vec<codegen::Planned<'_>> = regimes
             .iter()
             .map(|regime| codegen::Planned {
@@ -114,7 +109,7 @@ impl Planner {
                 plan: &regime.planned.plan,
             })
             .collect();
-        generate(model, self.options.dtype, arch.number().into(), &planned).map_err(failure::input)
+        generate(model, self.options.dtype, &planned).map_err(failure::input)
     }
 }
 

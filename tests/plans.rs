@@ -10,7 +10,7 @@
 //! A change in them is a change of what users run: read it, then `cargo xtask bless`.
 
 use fusec_codegen::generate;
-use fusec_fuse::{Body, Device, Kernel, Launch, Mode, Options, Planned, Shape, Storage, explain};
+use fusec_fuse::{Body, Device, Kernel, Mode, Options, Planned, Shape, Storage, Submit, explain};
 use fusec_ir::class::classify;
 use fusec_ir::language::{ModelSource, Overrides, compile};
 use fusec_ir::{Graph, OpId, OpKind};
@@ -21,7 +21,6 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Compute capability times ten of the devices of the cases: it decides which primitives are used.
-const ARCH: u32 = 90;
 
 /// NAME.toml.
 #[derive(Deserialize)]
@@ -86,7 +85,7 @@ impl Case {
             storage: self.storage,
             mode,
             device,
-            launch: Launch::Graph,
+            launch: Submit::Graph,
             pins: vec![],
         };
         self.shapes.iter().map(of).collect()
@@ -144,22 +143,22 @@ fn template_use(graph: &Graph, kernel: &Kernel) -> String {
     let uses: Vec<String> = phases
         .map(|phase| match &phase.lanes[..] {
             [lane] => lane_use(graph, lane),
-            lanes => format!("{}-lanes", lanes[0].template),
+            lanes => format!("{}-lanes", lanes[0].template()),
         })
         .collect();
     uses.join("-then-")
 }
 
 fn lane_use(graph: &Graph, lane: &Body) -> String {
-    let mut parts = vec![lane.template.to_string()];
+    let mut parts = vec![lane.template().to_string()];
     let kind = |id: &OpId| &graph.op(*id).kind;
-    for id in &lane.anchors {
+    for id in lane.anchors() {
         if let OpKind::Scan { recurrence, .. } = kind(id) {
             let found = classify(graph, graph.recurrence(*recurrence));
             parts.extend(found.states.iter().map(|class| class.name().to_string()));
         }
     }
-    if lane.anchors.is_empty() {
+    if lane.anchors().is_empty() {
         let combines = |id: &OpId| matches!(kind(id), OpKind::Norm { .. } | OpKind::Reduce { .. });
         let looks_up = |id: &OpId| matches!(kind(id), OpKind::Gather);
         let delayed = |id: &OpId| graph.op(*id).inputs.iter().any(|a| a.delay > 0);
@@ -174,9 +173,9 @@ fn lane_use(graph: &Graph, lane: &Body) -> String {
             }
         }
     } else {
-        let first = lane.anchors.iter().min();
-        let last = lane.anchors.iter().max();
-        if lane.anchors.len() > 1 {
+        let first = lane.anchors().iter().min();
+        let last = lane.anchors().iter().max();
+        if lane.anchors().len() > 1 {
             parts.push("joined".to_string());
         }
         if lane.ops.first() < first {
@@ -212,7 +211,7 @@ fn every_use_of_a_template_becomes_the_kernel_expected() {
                         graph: &planned.graph,
                         plan: &planned.plan,
                     };
-                    match generate(&case.model, case.storage, ARCH, &[regime]) {
+                    match generate(&case.model, case.storage, &[regime]) {
                         Ok(manifest) => manifest,
                         Err(error) => panic!("{name}: {error}"),
                     }

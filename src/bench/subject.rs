@@ -259,7 +259,7 @@ impl Subject {
         let arch = arch_of(gpu)?;
         let planner = planner.compiled_for(arch);
         let regimes = planner.regimes(&model.graph)?;
-        let manifest = planner.manifest(&model.graph.name, arch, &regimes)?;
+        let manifest = planner.manifest(&model.graph.name, &regimes)?;
         let artifacts = kernels::compile(&toolchain, &manifest, arch)?;
         let names = manifest.kernels.iter().map(|kernel| kernel.name.clone());
         Ok(Runnable {

@@ -1,25 +1,19 @@
 //! The lane of softmax attention: its template's numbers and addresses.
 
 use crate::CodegenError;
-use crate::affine::{Grid, Space};
+use crate::affine::{Grid, OffsetText, Space};
 use crate::cexpr::literal;
 use crate::kernel::Lane;
 use crate::manifest::{LaneGrid, RowUnits};
 use crate::memory::{Place, Pointers, c_type};
 use crate::names::Names;
 use crate::render::render;
-use fusec_fuse::{Body, Kernel};
+use fusec_fuse::schedule::attend::THREADS;
+use fusec_fuse::{Body, Kernel, Schedule};
 use fusec_ir::{Access, AxisId, Graph, IndexExpr, OpKind, StateId, StateKind, ValueId};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use tera::Context;
-
-/// Threads of a block.
-pub const THREADS: usize = 128;
-/// Shared memory one block should use, f32 elements: several fit a multiprocessor.
-const SHARED_TARGET: usize = 8192;
-/// Most rows of keys and values staged together.
-const TILE_LIMIT: usize = 128;
 
 #[derive(Serialize)]
 struct GridLine {
@@ -43,41 +37,6 @@ struct TailLine {
     new: String,
     width: usize,
     row: usize,
-}
-
-/// Where the pieces of shared memory start, f32 elements.
-#[derive(Serialize)]
-struct At {
-    queries: usize,
-    keys: usize,
-    values: usize,
-    weights: usize,
-    tops: usize,
-    totals: usize,
-    factors: usize,
-    #[serde(skip)]
-    end: usize,
-}
-
-impl At {
-    fn new(rows: usize, depth: usize, width: usize, tile: usize) -> At {
-        let mut end = 0;
-        let mut take = |floats: usize| {
-            let at = end;
-            end += floats;
-            at
-        };
-        At {
-            queries: take(rows * depth),
-            keys: take(tile * (depth + 1)),
-            values: take(tile * width),
-            weights: take(rows * tile),
-            tops: take(rows),
-            totals: take(rows),
-            factors: take(rows),
-            end,
-        }
-    }
 }
 
 /// The addresses of one lane.
@@ -170,11 +129,14 @@ pub fn lane<'g>(
     else {
         return Err(unsupported("the attend template for another operation"));
     };
-    let grid = Grid::new(graph, &body.grid);
+    let Schedule::Attend(tile) = &body.schedule else {
+        return Err(unsupported("the attend template for another body"));
+    };
+    let grid = Grid::new(graph, &tile.grid);
     let mut lines = Vec::new();
     let mut first_index = BTreeMap::new();
     // Innermost first: it is the fastest to vary from block to block.
-    for g in body.grid.iter().rev() {
+    for g in tile.grid.iter().rev() {
         let name = names.fresh(&format!("{}0", graph.axis_name(g.axis).to_lowercase()));
         lines.push(GridLine {
             name: name.clone(),
@@ -190,13 +152,8 @@ pub fn lane<'g>(
         .collect();
     let (summed, own) = (grid.space(axes), grid.space(&own));
     let (depth, width) = (summed.len(), own.len());
-    let rows = body.rows_per_block.max(1) as usize;
-    let mut tile = TILE_LIMIT.min((*window as usize).next_power_of_two());
-    while tile > 1 && At::new(rows, depth, width, tile).end > SHARED_TARGET {
-        tile /= 2;
-    }
-    let at = At::new(rows, depth, width, tile);
-    let shared_floats = at.end;
+    let rows = tile.rows.max(1) as usize;
+    let at = tile.places();
 
     let mut addresses = Addresses {
         graph,
@@ -214,7 +171,7 @@ pub fn lane<'g>(
     context.insert("warps", &(THREADS / 32));
     context.insert("depth", &depth);
     context.insert("width", &width);
-    context.insert("tile", &tile);
+    context.insert("tile", &tile.keys);
     context.insert("window", window);
     context.insert("scale", &literal(*scale));
     context.insert("held", &(rows * width).div_ceil(THREADS));
@@ -252,7 +209,7 @@ pub fn lane<'g>(
             rows: RowUnits::Runs(rows as u32),
         },
         blocks: format!("B * {runs} * {blocks}"),
-        shared_floats: if stored { shared_floats } else { 0 },
+        shared_floats: if stored { at.end } else { 0 },
         position: stored,
     })
 }

@@ -22,6 +22,19 @@ pub enum CodegenError {
     /// The template of chunked recurrences refuses its sizes.
     #[error(transparent)]
     Chunked(#[from] crate::chunked::ChunkedError),
+    /// A text needs more shared memory than the launch of its plan has: the plan is not of this
+    /// version, or was edited.
+    #[error(
+        "kernel `{kernel}` needs {used} bytes of shared memory a block, its plan says {planned}; plan it again"
+    )]
+    Unplanned {
+        /// Which kernel.
+        kernel: String,
+        /// Bytes that its text needs.
+        used: usize,
+        /// Bytes of its launch.
+        planned: usize,
+    },
     /// The plan asks for something no template can do.
     #[error("kernel `{kernel}` needs {what}, which no template offers; plan it apart (--split)")]
     Unsupported {

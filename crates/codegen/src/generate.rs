@@ -5,9 +5,9 @@ use crate::kernel::{self, Source};
 use crate::manifest::{
     Arg, Buffer, BufferKind, Element, Extent, KernelImage, MANIFEST_VERSION, Manifest, Regime, Step,
 };
-use crate::matmul::Target;
-use crate::memory::{Elements, Place};
+use crate::memory::Place;
 use fusec_fuse::chunked::Classes;
+use fusec_fuse::elements::Elements;
 use fusec_fuse::{Plan, Storage};
 use fusec_ir::{Def, Graph, StateId, StateKind, ValueId};
 use sha2::{Digest, Sha256};
@@ -28,11 +28,9 @@ pub struct Planned<'a> {
 }
 
 /// Generates all kernels of some plans of one model and the manifest that launches them.
-/// `arch` is the compute capability times ten; it decides which primitives may be used.
 pub fn generate(
     model: &str,
     storage: Storage,
-    arch: u32,
     planned: &[Planned],
 ) -> Result<Manifest, CodegenError> {
     let mut out = Manifest {
@@ -43,7 +41,7 @@ pub fn generate(
         regimes: Vec::new(),
     };
     for regime in planned {
-        let regime = generate_regime(storage, arch, regime, &mut out.kernels)?;
+        let regime = generate_regime(storage, regime, &mut out.kernels)?;
         out.regimes.push(regime);
     }
     Ok(out)
@@ -51,7 +49,6 @@ pub fn generate(
 
 fn generate_regime(
     storage: Storage,
-    arch: u32,
     planned: &Planned,
     kernels: &mut Vec<KernelImage>,
 ) -> Result<Regime, CodegenError> {
@@ -74,14 +71,9 @@ fn generate_regime(
             StateKind::Tail { .. } => Place::OldTail(id),
         });
     }
-    let target = Target {
-        storage,
-        arch,
-        shape: planned.plan.shape,
-    };
     let mut steps = Vec::new();
     for (plan_kernel, kernel) in planned.plan.kernels.iter().enumerate() {
-        let source = kernel::generate(graph, &classes, &elements, target, kernel)?;
+        let source = kernel::generate(graph, &classes, &elements, storage, kernel)?;
         let image = add_kernel(kernels, &kernel.name, planned.name, &source)?;
         let mut args = Vec::new();
         let (mut reads, mut writes) = (Vec::new(), Vec::new());

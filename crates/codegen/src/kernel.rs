@@ -4,19 +4,18 @@ use crate::CodegenError;
 use crate::affine::Grid;
 use crate::attend;
 use crate::chunks;
-use crate::layout::{self, Layouts};
 use crate::manifest::{KernelParam, LaneGrid, ParamKind, RowUnits};
-use crate::matmul::{self, Target};
-use crate::memory::{Elements, Pointer, Pointers, c_type};
-use crate::micro;
+use crate::matmul;
+use crate::memory::{Pointer, Pointers, c_type};
 use crate::names::Names;
-use crate::parts::{self, Parts};
 use crate::prelude;
 use crate::render::render;
 use crate::text::Text;
 use crate::walk::{self, Walk};
 use fusec_fuse::chunked::Classes;
-use fusec_fuse::{Body, Kernel, Phase, Storage, Template};
+use fusec_fuse::elements::Elements;
+use fusec_fuse::schedule::walk::{Placed, Walked};
+use fusec_fuse::{Body, Kernel, Phase, Schedule, Storage, Template};
 use fusec_ir::{Graph, Op, OpId, OpKind, ValueId};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -75,18 +74,18 @@ pub fn generate(
     graph: &Graph,
     classes: &Classes,
     elements: &Elements,
-    target: Target,
+    storage: Storage,
     kernel: &Kernel,
 ) -> Result<Source, CodegenError> {
     let one_phase = kernel.phases.len() <= 1;
     let lanes = kernel.phases.iter().flat_map(|phase| &phase.lanes);
     let bodies: Vec<&Body> = lanes.collect();
-    let uses = |templates: &[Template]| bodies.iter().any(|b| templates.contains(&b.template));
+    let uses = |templates: &[Template]| bodies.iter().any(|b| templates.contains(&b.template()));
     let mut taken = BTreeSet::new();
     if uses(&[Template::Gemv, Template::Gemm]) {
         taken.extend(crate::projection::reserved_identifiers());
     }
-    for body in bodies.iter().filter(|b| b.template == Template::Chunked) {
+    for body in bodies.iter().filter(|b| b.template() == Template::Chunked) {
         taken.extend(chunks::reserved_identifiers(graph, classes, body));
     }
     if !one_phase {
@@ -94,33 +93,22 @@ pub fn generate(
     }
     let mut names = Names::beside(taken);
     let mut pointers = Pointers::new(graph, elements);
-    let staged = matmul::staged(graph, &bodies);
-    let threads = bodies
-        .iter()
-        .map(|b| threads_of(graph, classes, target, staged, b))
-        .max()
-        .unwrap_or(128);
+    let threads = kernel.launch.threads as usize;
     let mut lanes = Vec::new();
     for body in &bodies {
-        lanes.push(match body.template {
-            Template::Row | Template::Scan => {
-                walk_lane(graph, target, body, threads, &mut pointers, &mut names)?
+        lanes.push(match body.schedule {
+            Schedule::Row(_) | Schedule::Scan(_) => {
+                walk_lane(graph, storage, body, threads, &mut pointers, &mut names)?
             }
-            Template::Gemv | Template::Gemm => matmul::lane(
-                graph,
-                target,
-                staged,
-                kernel,
-                body,
-                &mut pointers,
-                &mut names,
-            )?,
-            Template::Attend => attend::lane(graph, kernel, body, &mut pointers, &mut names)?,
-            Template::Chunked => {
+            Schedule::Gemv(_) | Schedule::Gemm(_) => {
+                matmul::lane(graph, storage, kernel, body, &mut pointers, &mut names)?
+            }
+            Schedule::Attend(_) => attend::lane(graph, kernel, body, &mut pointers, &mut names)?,
+            Schedule::Chunked(_) => {
                 let request = chunks::Request {
                     graph,
                     classes,
-                    storage: target.storage,
+                    storage,
                     kernel,
                     body,
                     threads,
@@ -129,6 +117,7 @@ pub fn generate(
             }
         });
     }
+    obeys(kernel, &lanes)?;
     let mut text = Text::at(1);
     let mut rest = &lanes[..];
     for (i, phase) in kernel.phases.iter().enumerate() {
@@ -158,10 +147,10 @@ pub fn generate(
         text.close();
     }
     let body = text.finish();
-    let shared_floats = lanes.iter().map(|l| l.shared_floats).max().unwrap_or(0);
+    let shared_bytes = kernel.launch.shared_bytes as usize;
     let position = lanes.iter().any(|l| l.position);
     let mut names_used = prelude::primitives_in(&body);
-    if shared_floats > 0 {
+    if shared_bytes > 0 {
         // Named by the frame around the body.
         names_used.insert("FUSEC_DYNAMIC_SMEM");
     }
@@ -189,10 +178,10 @@ pub fn generate(
     }
     let mut context = Context::new();
     context.insert("title", &title(kernel));
-    context.insert("header", &header(graph, kernel, target.storage));
+    context.insert("header", &header(graph, kernel, storage));
     context.insert("threads", &threads);
     context.insert("open", "{");
-    context.insert("shared", &(shared_floats > 0));
+    context.insert("shared", &(shared_bytes > 0));
     context.insert("one_phase", &one_phase);
     context.insert("params", &params);
     let prelude_text = prelude::prelude_for(&names_used)?;
@@ -201,7 +190,7 @@ pub fn generate(
         context,
         body,
         threads,
-        shared_bytes: shared_floats * 4,
+        shared_bytes,
         pointers: pointers.list().to_vec(),
         position,
         lanes: lanes.into_iter().map(|l| l.grid).collect(),
@@ -226,7 +215,7 @@ fn side_by_side(graph: &Graph, phase: &Phase, lanes: &[Lane], text: &mut Text) {
 }
 
 fn anchor_names(graph: &Graph, bodies: &[&Body]) -> String {
-    let anchors = bodies.iter().flat_map(|body| &body.anchors);
+    let anchors = bodies.iter().flat_map(|body| body.anchors());
     let names: Vec<&str> = anchors.map(|o| graph.op(*o).name.as_str()).collect();
     names.join(", ")
 }
@@ -284,51 +273,47 @@ fn tidy(source: &str) -> String {
     out
 }
 
-fn threads_of(
-    graph: &Graph,
-    classes: &Classes,
-    target: Target,
-    staged: bool,
-    body: &Body,
-) -> usize {
-    match body.template {
-        Template::Row | Template::Scan => {
-            let grid = Grid::new(graph, &body.grid);
-            layout::threads_for(&grid, &micro::lower(graph, &body.ops, &body.tails))
-        }
-        Template::Gemv | Template::Gemm => matmul::threads(graph, target, staged, body),
-        Template::Attend => attend::THREADS,
-        Template::Chunked => chunks::threads(graph, classes, target.storage, body),
+/// The text needs no more shared memory than its plan says.
+fn obeys(kernel: &Kernel, lanes: &[Lane]) -> Result<(), CodegenError> {
+    let used = lanes.iter().map(|l| 4 * l.shared_floats).max().unwrap_or(0);
+    match used <= kernel.launch.shared_bytes as usize {
+        true => Ok(()),
+        false => Err(CodegenError::Unplanned {
+            kernel: kernel.name.clone(),
+            used,
+            planned: kernel.launch.shared_bytes as usize,
+        }),
     }
 }
 
 fn walk_lane<'g>(
     graph: &'g Graph,
-    target: Target,
+    storage: Storage,
     body: &Body,
     threads: usize,
     pointers: &mut Pointers<'g>,
     names: &mut Names,
 ) -> Result<Lane, CodegenError> {
-    let storage = target.storage;
-    let grid = Grid::new(graph, &body.grid);
-    let program = micro::lower(graph, &body.ops, &body.tails);
-    let vector = 16 / storage.bytes();
-    let (program, parts) = match body.template {
-        Template::Scan => {
-            let sizes = (threads, vector, body.rows_per_block as usize);
-            parts::divide(&grid, program, &body.stores, sizes)
-        }
-        _ => {
-            let parts = Parts::whole(&program);
-            (program, parts)
-        }
+    let grid_axes = body.schedule.grid();
+    let grid = Grid::new(graph, grid_axes);
+    // Rows of a block, if it does not walk along all of T.
+    let (rows, run) = match &body.schedule {
+        Schedule::Row(tile) => (Some(tile.rows.max(1)), 1),
+        Schedule::Scan(tile) => (None, tile.run),
+        _ => (None, 1),
     };
-    let layouts = Layouts::new(&grid, &program, threads, vector, parts);
+    let walked = Walked {
+        graph,
+        ops: &body.ops,
+        tails: &body.tails,
+        stores: &body.stores,
+        vector: 16 / storage.bytes(),
+    };
+    let Placed { program, layouts } = walked.placed(grid_axes, threads, run);
     let mut first_index = BTreeMap::new();
     let mut lines = Vec::new();
     // Innermost grid axis first: it is the fastest to vary from block to block.
-    for g in body.grid.iter().rev() {
+    for g in grid_axes.iter().rev() {
         let name = names.fresh(&format!("{}0", graph.axis_name(g.axis).to_lowercase()));
         lines.push(GridLine {
             name: name.clone(),
@@ -337,7 +322,6 @@ fn walk_lane<'g>(
         });
         first_index.insert(g.axis, name);
     }
-    let is_row = body.template == Template::Row;
     let walk = Walk {
         grid: &grid,
         program: &program,
@@ -346,29 +330,26 @@ fn walk_lane<'g>(
         sink: None,
         writer: None,
         first_index,
-        halo: is_row,
-        repeats: !is_row || body.rows_per_block > 1,
-        streams: &|value| streamed(graph, target, value),
+        halo: rows.is_some(),
+        repeats: rows != Some(1),
+        streams: &|value| body.streamed.contains(&value),
         shared_base: 0,
     };
     let walked = walk::emit(&walk, pointers, names);
     let blocks = grid.blocks();
-    let rows = body.rows_per_block.max(1);
     let mut context = Context::new();
-    context.insert("rows", &if is_row { rows } else { 1 });
-    context.insert("row_runs", &is_row);
+    context.insert("rows", &rows.unwrap_or(1));
+    context.insert("row_runs", &rows.is_some());
     context.insert("grid", &lines);
     context.insert("code", &walked.code);
     let code = render("walk.cu", &context)?;
-    let (units, count) = if is_row {
-        let runs = if rows > 1 {
-            format!("((T + {}) / {rows})", rows - 1)
-        } else {
-            "T".into()
-        };
-        (RowUnits::Runs(rows), format!("B * {runs}"))
-    } else {
-        (RowUnits::Batch, "B".into())
+    let (units, count) = match rows {
+        None => (RowUnits::Batch, "B".into()),
+        Some(1) => (RowUnits::Runs(1), "B * T".into()),
+        Some(rows) => {
+            let runs = format!("B * ((T + {}) / {rows})", rows - 1);
+            (RowUnits::Runs(rows), runs)
+        }
     };
     Ok(Lane {
         code: code.trim_start_matches('\n').to_string(),
@@ -384,16 +365,6 @@ fn walk_lane<'g>(
         shared_floats: walked.shared_floats,
         position: walk::uses_position(&program),
     })
-}
-
-/// A value of this many bytes leaves every L2 cache before another kernel reads it.
-const STREAMED_BYTES: usize = 32 << 20;
-
-/// Whether a value is written past the caches, at the shape that the plan is for.
-fn streamed(graph: &Graph, target: Target, value: ValueId) -> bool {
-    let rows = target.shape.batch * target.shape.time;
-    graph.value(value).rows
-        && rows * graph.row_elements(value) * target.storage.bytes() > STREAMED_BYTES
 }
 
 fn declaration(p: &Pointer, one_phase: bool) -> String {
@@ -465,7 +436,7 @@ fn header(graph: &Graph, kernel: &Kernel, storage: Storage) -> Vec<String> {
             out.push(format!("phase {n}{waits}:"));
         }
         for (i, body) in phase.lanes.iter().enumerate() {
-            let template = body.template;
+            let template = body.template();
             if phase.lanes.len() > 1 {
                 out.push(format!("lane {i}, template {template}, storage {storage}:"));
             } else {

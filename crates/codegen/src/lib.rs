@@ -18,14 +18,14 @@ mod layout;
 pub mod manifest;
 mod matmul;
 mod memory;
-mod micro;
 mod names;
-mod parts;
 pub mod prelude;
 pub mod projection;
 mod render;
 mod text;
 mod walk;
+
+use fusec_fuse::schedule::{parts, program as micro};
 
 pub use error::CodegenError;
 pub use generate::{Planned, generate};

@@ -4,6 +4,7 @@
 //! beside the weights and the compiled kernels, and nothing about a driver: the
 //! same manifest drives the emulator and a GPU.
 
+pub use fusec_fuse::Element;
 use fusec_fuse::{Shape, Storage};
 use fusec_ir::{Graph, ParamId, StateId, ValueId};
 use serde::{Deserialize, Serialize};
@@ -134,20 +135,6 @@ pub enum Extent {
     Rows,
 }
 
-/// Element types in memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Element {
-    /// IEEE single.
-    F32,
-    /// bfloat16.
-    Bf16,
-    /// IEEE half.
-    F16,
-    /// 32-bit signed integer.
-    I32,
-}
-
 /// A launch.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Step {
@@ -206,26 +193,6 @@ pub enum Arg {
     Time,
     /// Absolute position of the first token of this run.
     Position,
-}
-
-impl Element {
-    /// Bytes of one element.
-    pub fn bytes(self) -> usize {
-        match self {
-            Element::F32 | Element::I32 => 4,
-            Element::Bf16 | Element::F16 => 2,
-        }
-    }
-}
-
-impl From<Storage> for Element {
-    fn from(s: Storage) -> Self {
-        match s {
-            Storage::F32 => Element::F32,
-            Storage::Bf16 => Element::Bf16,
-            Storage::F16 => Element::F16,
-        }
-    }
 }
 
 impl Buffer {

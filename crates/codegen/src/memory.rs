@@ -2,9 +2,8 @@
 
 use crate::manifest::Element;
 use crate::names::Names;
-use fusec_fuse::Storage;
-use fusec_ir::{Def, Graph, OpKind, Precision, StateId, ValueId};
-use std::collections::BTreeSet;
+use fusec_fuse::elements::Elements;
+use fusec_ir::{Def, Graph, StateId, ValueId};
 
 /// A piece of memory that a kernel points to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -40,49 +39,6 @@ pub struct Pointers<'g> {
     graph: &'g Graph,
     elements: &'g Elements,
     list: Vec<Pointer>,
-}
-
-/// Element type of every value of a graph at a storage type.
-#[derive(Clone, Debug)]
-pub struct Elements {
-    of: Vec<Element>,
-}
-
-impl Elements {
-    /// Matrices, tables and activations take the storage type; what is marked f32 and all other
-    /// parameters (gains, biases, mixing vectors) stay f32.
-    pub fn new(graph: &Graph, storage: Storage) -> Self {
-        let mut heavy: BTreeSet<ValueId> = BTreeSet::new();
-        for op in &graph.ops {
-            match op.kind {
-                OpKind::Contract { .. } => {
-                    heavy.extend(op.inputs.get(1).map(|a| a.value));
-                }
-                OpKind::Gather => {
-                    heavy.extend(op.inputs.first().map(|a| a.value));
-                }
-                _ => {}
-            }
-        }
-        let of = graph
-            .values
-            .iter()
-            .enumerate()
-            .map(|(i, value)| match value.precision {
-                Precision::Index => Element::I32,
-                Precision::F32 => Element::F32,
-                Precision::Storage if value.rows => storage.into(),
-                Precision::Storage if heavy.contains(&ValueId(i as u32)) => storage.into(),
-                Precision::Storage => Element::F32,
-            })
-            .collect();
-        Elements { of }
-    }
-
-    /// The element type of a value.
-    pub fn get(&self, value: ValueId) -> Element {
-        self.of[value.index()]
-    }
 }
 
 /// The C type of an element.

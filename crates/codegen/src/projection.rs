@@ -1,9 +1,9 @@
 //! Matrix products as kernel text: Y[m, n] = sum over k of a(m, k) * w(n, k), for one or several
 //! products over the same rows and columns, with text hooks before and after.
 //!
-//! Lives here: the three templates (`gemm_simt.cu`, `gemm_mma.cu`, `gemv.cu`), the tile sizes they can
-//! take, and what follows from a tile: threads, shared memory, blocks. Never here: which operations of
-//! a graph become a product, and what the hooks compute.
+//! Lives here: the three templates (`gemm_simt.cu`, `gemm_mma.cu`, `gemv.cu`) and which tiles they can
+//! take. Never here: which operations of a graph become a product, which tile it has (see
+//! [`fusec_fuse::schedule`]), and what the hooks compute.
 //!
 //! The text is one lane's body, a `{ ... }` block. Around it the kernel must define
 //! `char* smem` (128-byte aligned dynamic shared memory) and whatever the hooks and expressions name.
@@ -17,16 +17,10 @@ use serde::Serialize;
 use tera::{Context, Tera};
 
 use crate::Element;
-
-/// How the weights of a product lie in memory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum WeightLayout {
-    /// `w[n * stride + k]`: one row per output column, as PyTorch's Linear has it.
-    Nk,
-    /// `w[k * stride + n]`: one row per input column.
-    Kn,
-}
+use fusec_fuse::schedule::gemm::SIMT_DEPTH;
+use fusec_fuse::schedule::product::ProductShape;
+pub use fusec_fuse::schedule::product::WeightLayout;
+pub use fusec_fuse::schedule::{GemmTile, GemvTile, MmaTile, SimtTile};
 
 /// One product: an accumulator per output element.
 #[derive(Debug, Clone)]
@@ -85,6 +79,17 @@ pub struct Projection {
     pub run: Run,
 }
 
+impl Projection {
+    /// The products as shapes.
+    fn shapes(&self) -> Vec<ProductShape> {
+        let shape = |p: &Product| ProductShape {
+            depth: p.depth,
+            layout: p.w_layout,
+        };
+        self.products.iter().map(shape).collect()
+    }
+}
+
 /// A run of neighbouring output columns that one thread handles, so that it moves 16 bytes at a
 /// time. The epilogue sees `int v`, the place of its column in the run.
 #[derive(Debug, Clone, Default)]
@@ -100,59 +105,14 @@ pub struct Run {
 /// A template with its tile sizes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ProjectionTile {
-    /// FP32 units, any storage types.
-    Simt(SimtTile),
-    /// Tensor cores, sm_80 and above.
-    Mma(MmaTile),
+    /// Many rows.
+    Gemm(GemmTile),
     /// Few rows.
     Gemv(GemvTile),
 }
 
-/// Tile of `gemm_simt.cu`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct SimtTile {
-    /// Rows per block: 32, 64 or 128.
-    pub rows: usize,
-    /// Columns per block: 32, 64 or 128.
-    pub columns: usize,
-}
-
-/// Tile of `gemm_mma.cu`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct MmaTile {
-    /// Rows per block: a multiple of `16 * warps_m`.
-    pub rows: usize,
-    /// Columns per block: a multiple of `16 * warps_n`.
-    pub columns: usize,
-    /// Warps along the rows.
-    pub warps_m: usize,
-    /// Warps along the columns.
-    pub warps_n: usize,
-    /// Length of a tile along k: 32 or 64.
-    pub depth: usize,
-    /// Tiles along k that shared memory holds: 2 to 8.
-    pub stages: usize,
-    /// What the tensor cores multiply: bf16 or f16. Operands of other types are rounded to it.
-    pub operand: Element,
-}
-
 /// Bytes of a line of the L2 cache.
 const CACHE_LINE: usize = 128;
-
-/// Tile of `gemv.cu`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct GemvTile {
-    /// Rows per block: 1 to 8. More rows than this read the weights again.
-    pub rows: usize,
-    /// Columns per block: a power of two.
-    pub columns: usize,
-    /// Warps per block.
-    pub warps: usize,
-    /// Warps that share a column (layout [`WeightLayout::Nk`]): divides `warps`.
-    pub split: usize,
-    /// 16-byte loads of one column that a lane keeps in flight.
-    pub unroll: usize,
-}
 
 /// Why a projection cannot be written with a tile.
 #[derive(Debug, thiserror::Error)]
@@ -179,8 +139,6 @@ pub enum ProjectionError {
         source: Box<tera::Error>,
     },
 }
-
-const SIMT_DEPTH: usize = 16;
 
 const TEMPLATE_FILES: [(&str, &str); 3] = [
     ("gemm_simt.cu", include_str!("../templates/gemm_simt.cu")),
@@ -284,8 +242,8 @@ impl ProjectionTile {
     /// File name of the template.
     pub fn template(self) -> &'static str {
         match self {
-            Self::Simt(_) => "gemm_simt.cu",
-            Self::Mma(_) => "gemm_mma.cu",
+            Self::Gemm(GemmTile::Simt(_)) => "gemm_simt.cu",
+            Self::Gemm(GemmTile::Mma(_)) => "gemm_mma.cu",
             Self::Gemv(_) => "gemv.cu",
         }
     }
@@ -293,17 +251,15 @@ impl ProjectionTile {
     /// Threads of a block.
     pub fn threads(self) -> usize {
         match self {
-            Self::Simt(tile) => 16 * tile.rows / tile.thread_rows(),
-            Self::Mma(tile) => 32 * tile.warps_m * tile.warps_n,
-            Self::Gemv(tile) => 32 * tile.warps,
+            Self::Gemm(tile) => tile.threads(),
+            Self::Gemv(tile) => tile.threads(),
         }
     }
 
     /// Rows of a block.
     pub fn rows(self) -> usize {
         match self {
-            Self::Simt(tile) => tile.rows,
-            Self::Mma(tile) => tile.rows,
+            Self::Gemm(tile) => tile.rows(),
             Self::Gemv(tile) => tile.rows,
         }
     }
@@ -311,8 +267,7 @@ impl ProjectionTile {
     /// Columns of a block.
     pub fn columns(self) -> usize {
         match self {
-            Self::Simt(tile) => tile.columns,
-            Self::Mma(tile) => tile.columns,
+            Self::Gemm(tile) => tile.columns(),
             Self::Gemv(tile) => tile.columns,
         }
     }
@@ -325,14 +280,8 @@ impl ProjectionTile {
     /// Dynamic shared memory of a block, bytes.
     pub fn shared_bytes(self, projection: &Projection) -> usize {
         match self {
-            Self::Simt(tile) => 2 * SIMT_DEPTH * (tile.rows + 4 + tile.columns + 4) * 4,
-            Self::Mma(tile) => {
-                let pipeline = tile.stages * tile.stage_elements(projection) * 2;
-                let out =
-                    tile.warps_m * tile.warps_n * 16 * (tile.columns / tile.warps_n.max(1) + 8) * 4;
-                pipeline.max(out * projection.products.len())
-            }
-            Self::Gemv(tile) => 4 * tile.layout(projection).1,
+            Self::Gemm(tile) => tile.shared_bytes(&projection.shapes()),
+            Self::Gemv(tile) => tile.shared_bytes(&projection.shapes()),
         }
     }
 
@@ -342,7 +291,7 @@ impl ProjectionTile {
         self.check(projection)?;
         let mut context = Context::new();
         let products: Vec<ProductText<'_>> = match self {
-            Self::Simt(tile) => {
+            Self::Gemm(GemmTile::Simt(tile)) => {
                 context.insert(
                     "tile",
                     &serde_json::json!({
@@ -356,7 +305,7 @@ impl ProjectionTile {
                     .map(|p| p.text(projection.columns, 4, 4))
                     .collect()
             }
-            Self::Mma(tile) => {
+            Self::Gemm(GemmTile::Mma(tile)) => {
                 context.insert(
                     "tile",
                     &serde_json::json!({
@@ -367,7 +316,7 @@ impl ProjectionTile {
                 context.insert("run", &projection.run.columns.max(1));
                 context.insert("run_before", projection.run.before.trim_end());
                 context.insert("run_after", projection.run.after.trim_end());
-                context.insert("stage_elements", &tile.stage_elements(projection));
+                context.insert("stage_elements", &tile.stage_elements(&projection.shapes()));
                 let mut texts = Vec::new();
                 for p in &projection.products {
                     let mut text = p.text(projection.columns, 8, 8);
@@ -388,12 +337,12 @@ impl ProjectionTile {
                         "unroll": tile.unroll,
                     }),
                 );
-                let places = tile.layout(projection).0;
+                let places = tile.places(&projection.shapes()).0;
                 let mut texts = Vec::new();
                 for (p, (a_offset, sums_offset)) in projection.products.iter().zip(places) {
-                    let mut text = p.text(projection.columns, 4, tile.vector_limit(p));
+                    let mut text = p.text(projection.columns, 4, vector_limit(tile, p));
                     (text.a_offset, text.sums_offset, text.parts) =
-                        (a_offset, sums_offset, tile.parts(p));
+                        (a_offset, sums_offset, tile.parts(p.w_layout));
                     texts.push(text);
                 }
                 texts
@@ -423,12 +372,12 @@ impl ProjectionTile {
             return Err(ProjectionError::Empty);
         }
         let reason = match self {
-            Self::Simt(tile) => {
+            Self::Gemm(GemmTile::Simt(tile)) => {
                 let sizes = [32, 64, 128];
                 (!sizes.contains(&tile.rows) || !sizes.contains(&tile.columns))
                     .then_some("rows and columns are 32, 64 or 128")
             }
-            Self::Mma(tile) => {
+            Self::Gemm(GemmTile::Mma(tile)) => {
                 if tile.warps_m == 0 || tile.warps_n == 0 || tile.warps_m * tile.warps_n > 16 {
                     Some("there are 1 to 16 warps")
                 } else if tile.rows == 0 || !tile.rows.is_multiple_of(16 * tile.warps_m) {
@@ -450,7 +399,9 @@ impl ProjectionTile {
                     && tile.warps.is_multiple_of(tile.split)
                     && (tile.columns * tile.split).is_multiple_of(tile.warps);
                 let kn_fits = |p: &Product| {
-                    let v = p.text(projection.columns, 4, tile.vector_limit(p)).w_vector;
+                    let v = p
+                        .text(projection.columns, 4, vector_limit(tile, p))
+                        .w_vector;
                     tile.columns / v <= 32
                 };
                 if !(1..=8).contains(&tile.rows) {
@@ -523,62 +474,12 @@ impl Product {
     }
 }
 
-impl SimtTile {
-    /// Rows of a thread: 256 threads, or fewer for small tiles.
-    fn thread_rows(self) -> usize {
-        if self.rows >= 128 { 8 } else { 4 }
-    }
-}
-
-impl MmaTile {
-    /// Operands of one stage: both tiles, padded.
-    fn stage_elements(self, projection: &Projection) -> usize {
-        let weights = projection.products.iter().map(|p| match p.w_layout {
-            WeightLayout::Nk => self.columns * (self.depth + 8),
-            WeightLayout::Kn => self.depth * (self.columns + 8),
-        });
-        self.rows * (self.depth + 8) + weights.max().unwrap_or(0)
-    }
-}
-
-impl GemvTile {
-    /// Elements of a 16-byte load of the weights, no more than a row of the tile holds.
-    fn vector_limit(self, product: &Product) -> usize {
-        let whole = 16 / product.w_element.bytes();
-        match product.w_layout {
-            WeightLayout::Nk => whole,
-            WeightLayout::Kn => whole.min(self.columns),
-        }
-    }
-
-    /// Partial sums of an element of `product` that different warps hold.
-    fn parts(self, product: &Product) -> usize {
-        match product.w_layout {
-            WeightLayout::Nk => self.split,
-            WeightLayout::Kn => self.warps,
-        }
-    }
-
-    /// Offsets of each product's rows and sums in shared memory, and the whole, floats.
-    fn layout(self, projection: &Projection) -> (Vec<(usize, usize)>, usize) {
-        let mut end = 0;
-        let mut take = |floats: usize| {
-            let start = end;
-            // 16-byte alignment for vector accesses.
-            end += floats.next_multiple_of(4);
-            start
-        };
-        let places = projection
-            .products
-            .iter()
-            .map(|p| {
-                (
-                    take(self.rows * p.depth),
-                    take(self.parts(p) * self.rows * self.columns),
-                )
-            })
-            .collect();
-        (places, end)
+/// Elements of a 16-byte load of the weights, no more than a row of the tile holds.
+fn vector_limit(tile: GemvTile, product: &Product) -> usize {
+    let whole = 16 / product.w_element.bytes();
+    match product.w_layout {
+        WeightLayout::Nk => whole,
+        WeightLayout::Kn => whole.min(tile.columns),
     }
 }
 

@@ -10,10 +10,12 @@ pub mod rank_one;
 pub mod staging;
 
 use crate::plan::{Body, Storage};
+use crate::schedule::Schedule;
 use fusec_ir::class::{Class, Classified, Layout, Read};
 use fusec_ir::{
     Axis, AxisId, Graph, OpId, OpKind, Recurrence, RecurrenceId, StepKind, StepRef, classify,
 };
+use serde::{Deserialize, Serialize};
 use staging::{Room, Staged, staged};
 use std::sync::OnceLock;
 
@@ -230,7 +232,8 @@ const CLASS_LIMIT: &str =
     "one state with a diagonal decay, perhaps a rank-one factor, and an outer product";
 
 /// What one block holds, of either form.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Sizes {
     /// A diagonal decay and an outer product.
     Outer(Tile),
@@ -239,24 +242,8 @@ pub enum Sizes {
 }
 
 impl Sizes {
-    /// Those of a body of the chunked template. `None` for any other body.
-    pub fn of(graph: &Graph, classes: &Classes, storage: Storage, body: &Body) -> Option<Sizes> {
-        let [scan] = body.anchors[..] else {
-            return None;
-        };
-        let parts = Parts::of(graph, classes, scan).ok()?;
-        let extent = |axis: &AxisId| {
-            let spread = body.grid.iter().find(|g| g.axis == *axis);
-            spread.map_or(graph.size(*axis), |g| g.tile)
-        };
-        let value = parts.layout.value.iter().map(extent).product();
-        let room = Room::of(&slabs(graph, &parts, storage, body));
-        let sizes = Sizes::fresh(graph, scan, &parts, storage, value, room);
-        Some(sizes.with_chunk(body.rows_per_block as usize))
-    }
-
     /// Those of a block with so many value columns and the least chunk.
-    pub fn fresh(
+    pub fn least(
         graph: &Graph,
         scan: OpId,
         parts: &Parts<'_>,
@@ -358,7 +345,7 @@ impl Sizes {
 }
 
 /// What one block holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tile {
     /// Key channels, all of them.
     pub key: usize,
@@ -499,8 +486,10 @@ impl Tile {
 
 /// The rows that arrive ahead of time in a body of the chunked template, if any.
 pub fn slabs(graph: &Graph, parts: &Parts<'_>, storage: Storage, body: &Body) -> Vec<Staged> {
-    match (body.ahead, body.anchors.as_slice()) {
-        (true, [scan]) => staged(graph, parts, *scan, &body.ops, &body.grid, storage),
+    match (&body.schedule, body.anchors()) {
+        (Schedule::Chunked(chunk), [scan]) if chunk.ahead => {
+            staged(graph, parts, *scan, &body.ops, &chunk.grid, storage)
+        }
         _ => vec![],
     }
 }

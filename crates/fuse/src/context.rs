@@ -5,8 +5,10 @@
 
 use crate::Device;
 use crate::chunked::Classes;
+use crate::elements::Elements;
 use crate::plan::{Shape, Storage};
-use fusec_ir::{AxisId, Graph, Op, OpId, OpKind, Precision, StepKind, ValueId};
+use crate::schedule::Target;
+use fusec_ir::{AxisId, Graph, Op, OpId, OpKind, StepKind, ValueId};
 use std::sync::Arc;
 
 /// Everything that is fixed while one model is planned.
@@ -20,6 +22,8 @@ pub struct Context<'a> {
     pub storage: Storage,
     /// The device profile.
     pub device: &'a Device,
+    /// What of it limits schedules.
+    pub target: Target,
     /// Launch overhead of one kernel, microseconds.
     pub launch_us: f64,
     /// Per value, the planned operations that read it.
@@ -30,6 +34,8 @@ pub struct Context<'a> {
     planned: Vec<OpId>,
     /// The classes of the recurrences.
     classes: Arc<Classes>,
+    /// In which type each value lies in memory.
+    elements: Elements,
 }
 
 impl<'a> Context<'a> {
@@ -61,11 +67,13 @@ impl<'a> Context<'a> {
             shape,
             storage,
             device,
+            target: Target::of(device),
             launch_us,
             consumers,
             is_output,
             planned,
             classes: Arc::new(Classes::new(graph)),
+            elements: Elements::new(graph, storage),
         }
     }
 
@@ -105,17 +113,15 @@ impl<'a> Context<'a> {
         self.shape.batch * self.shape.time
     }
 
-    /// Streaming multiprocessors of the device.
-    pub fn sms(&self) -> usize {
-        self.device.sms.value as usize
-    }
-
     /// Bytes of one element of a value in memory.
     pub fn element_bytes(&self, value: ValueId) -> usize {
-        match self.graph.value(value).precision {
-            Precision::Storage => self.storage.bytes(),
-            Precision::F32 | Precision::Index => 4,
-        }
+        self.elements.get(value).bytes()
+    }
+
+    /// Whether a value has left the L2 cache by the time that another kernel reads it.
+    pub fn leaves_l2(&self, value: ValueId) -> bool {
+        let room = self.target.l2_bytes as f64 * crate::cost::L2_SHARE;
+        self.graph.value(value).rows && self.value_bytes(value) > room
     }
 
     /// Bytes of a value in memory at the planned shape.

@@ -25,17 +25,14 @@
 mod chunks;
 mod serial;
 
-use crate::chunked::Sizes;
 use crate::context::{Context, instructions, iteration_axes, special_count, step_work};
-use crate::fit::columns_per_block;
-use crate::plan::{Body, Cost, Phase, Storage, Template};
+use crate::plan::{Body, Cost, Phase, Storage};
+use crate::schedule::{Schedule, blocks};
 use fusec_ir::{Access, AxisId, OpId, OpKind, StateKind, ValueId};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Rows and columns of one tile of a matrix product.
-const GEMM_TILE: usize = 128;
 /// Part of the L2 that activations may fill before they count as evicted.
-const L2_SHARE: f64 = 0.5;
+pub(crate) const L2_SHARE: f64 = 0.5;
 /// Part of the tensor cores' rate that products reach which share one tile of activations: their
 /// accumulators leave room for half a tile each (206 of 287 TFLOP/s on an H100).
 const PAIR_EFFICIENCY: f64 = 0.72;
@@ -278,87 +275,53 @@ struct Lane<'a> {
     ctx: &'a Context<'a>,
     body: &'a Body,
     blocks: usize,
-    /// Operations before the anchors of a product, which several blocks compute.
-    prologue: BTreeSet<OpId>,
+    /// Tiles of rows of a product, or all blocks.
+    row_tiles: usize,
     /// How many blocks compute (and read) the same prologue elements.
     prologue_copies: f64,
-    /// Chunked template: what a block holds.
-    tile: Option<Sizes>,
 }
 
 impl<'a> Lane<'a> {
     fn new(ctx: &'a Context<'a>, body: &'a Body) -> Self {
-        let graph = ctx.graph;
-        let tiles: usize = body
-            .grid
-            .iter()
-            .map(|g| graph.size(g.axis) / g.tile)
-            .product();
-        let depths = body.anchors.iter().map(|id| match &graph.op(*id).kind {
-            OpKind::Contract { axes } => graph.elements(axes),
-            _ => 0,
-        });
-        let depth = depths.max().unwrap_or(0);
-        let columns = body
-            .anchors
-            .first()
-            .and_then(|id| graph.op(*id).outputs.first())
-            .map_or(1, |v| graph.row_elements(*v));
-        let mut prologue = BTreeSet::new();
-        if matches!(body.template, Template::Gemv | Template::Gemm) {
-            let mut stack = body.anchors.clone();
-            while let Some(id) = stack.pop() {
-                for access in &graph.op(id).inputs {
-                    if let Some(p) = graph.producer(access.value)
-                        && body.ops.binary_search(&p).is_ok()
-                        && prologue.insert(p)
-                    {
-                        stack.push(p);
-                    }
-                }
-            }
-        }
-        let (blocks, copies) = match body.template {
-            Template::Row => {
-                let runs = ctx.shape.time.div_ceil(body.rows_per_block.max(1) as usize);
-                (ctx.shape.batch * runs * tiles, 1)
-            }
-            Template::Attend => {
-                let runs = ctx.shape.time.div_ceil(body.rows_per_block.max(1) as usize);
-                (ctx.shape.batch * runs * tiles, 1)
-            }
-            Template::Scan | Template::Chunked => (ctx.shape.batch * tiles, 1),
-            Template::Gemv => {
-                let blocks = columns.div_ceil(columns_per_block(
-                    ctx.rows(),
-                    columns,
-                    depth,
-                    !prologue.is_empty(),
-                ));
-                (blocks, blocks)
-            }
-            Template::Gemm => {
-                let across = columns.div_ceil(GEMM_TILE);
-                (ctx.rows().div_ceil(GEMM_TILE) * across, across)
-            }
-        };
-        let tile = match body.template {
-            Template::Chunked => Sizes::of(graph, ctx.classes(), ctx.storage, body),
-            _ => None,
+        let blocks = blocks(ctx, body);
+        let row_tiles = match &body.schedule {
+            Schedule::Gemv(tile) => ctx.rows().div_ceil(tile.rows),
+            Schedule::Gemm(tile) => ctx.rows().div_ceil(tile.rows()),
+            _ => blocks,
         };
         Lane {
             ctx,
             body,
             blocks,
-            prologue,
-            prologue_copies: copies as f64,
-            tile,
+            row_tiles,
+            prologue_copies: (blocks / row_tiles.max(1)) as f64,
         }
+    }
+
+    /// Whether its products run on tensor cores.
+    fn on_tensor_cores(&self) -> bool {
+        matches!(&self.body.schedule, Schedule::Gemm(tile) if tile.on_tensor_cores())
+    }
+
+    /// Whether an operation is before a product: several blocks compute it.
+    fn repeats(&self, id: &OpId) -> bool {
+        let products = matches!(self.body.schedule, Schedule::Gemv(_) | Schedule::Gemm(_));
+        products && self.body.roles.prologue.binary_search(id).is_ok()
+    }
+
+    /// Consecutive rows of a block.
+    fn rows(&self) -> f64 {
+        let rows = match &self.body.schedule {
+            Schedule::Row(tile) => tile.rows,
+            Schedule::Attend(tile) => tile.rows,
+            _ => 1,
+        };
+        f64::from(rows.max(1))
     }
 
     /// Elements of an axis that one block has.
     fn extent(&self, axis: AxisId) -> usize {
-        let spread = self.body.grid.iter().find(|g| g.axis == axis);
+        let spread = self.body.schedule.grid().iter().find(|g| g.axis == axis);
         spread.map_or(self.ctx.graph.size(axis), |g| g.tile)
     }
 
@@ -401,7 +364,7 @@ impl<'a> Lane<'a> {
                 if matches!(op.kind, OpKind::Gather) {
                     looked_up.insert(access.value);
                 }
-                let by_all = self.prologue.contains(id) || self.body.anchors.contains(id);
+                let by_all = self.repeats(id) || self.body.anchors().contains(id);
                 let entry = reads.entry(access.value).or_insert((0.0, false));
                 entry.0 = (entry.0 + self.touched(op, access)).min(1.0);
                 // Each block reads all rows of the activation; parameters of a prologue it finds
@@ -410,7 +373,7 @@ impl<'a> Lane<'a> {
             }
             if let (OpKind::Attend { .. }, [_, key, value]) = (&op.kind, op.inputs.as_slice()) {
                 // Each run of rows reads what it sees again.
-                let rows = f64::from(self.body.rows_per_block.max(1));
+                let rows = self.rows();
                 let runs = (ctx.shape.time as f64 / rows).ceil() - 1.0;
                 for access in [key, value] {
                     let bytes = graph.row_elements(access.value) * ctx.element_bytes(access.value);
@@ -435,15 +398,15 @@ impl<'a> Lane<'a> {
             }
             if by_all {
                 work.l2_bytes += bytes * (self.prologue_copies - 1.0);
-            } else if self.body.template == Template::Gemm && !activation {
-                let again = ctx.rows().div_ceil(GEMM_TILE) as f64 - 1.0;
+            } else if matches!(self.body.schedule, Schedule::Gemm(_)) && !activation {
+                let again = self.row_tiles as f64 - 1.0;
                 work.l2_bytes += bytes * again;
-            } else if self.body.template == Template::Row
+            } else if matches!(self.body.schedule, Schedule::Row(_))
                 && !activation
                 && !looked_up.contains(&value)
             {
                 // Each run of rows reads its parameters again.
-                let rows = f64::from(self.body.rows_per_block.max(1));
+                let rows = self.rows();
                 let runs = (ctx.shape.time as f64 / rows).ceil() * ctx.shape.batch as f64;
                 // Vectors of parameters are f32 whatever the storage type.
                 let bytes = 4.0 * graph.row_elements(value) as f64 * part;
@@ -496,13 +459,13 @@ impl<'a> Lane<'a> {
 
     fn add_operations(&self, work: &mut Work) {
         let (ctx, graph) = (self.ctx, self.ctx.graph);
-        let halos = if self.body.template == Template::Row {
+        let halos = if matches!(self.body.schedule, Schedule::Row(_)) {
             self.halos()
         } else {
             BTreeMap::new()
         };
-        let uses = match self.body.template {
-            Template::Chunked => self.uses(),
+        let uses = match self.body.schedule {
+            Schedule::Chunked(_) => self.uses(),
             _ => BTreeMap::new(),
         };
         for id in &self.body.ops {
@@ -510,11 +473,16 @@ impl<'a> Lane<'a> {
             let axes = iteration_axes(graph, op);
             let mut times = ctx.rows() as f64;
             if let Some(halo) = halos.get(id) {
-                let rows = f64::from(self.body.rows_per_block.max(1));
+                let rows = self.rows();
                 times *= (rows + halo) / rows;
             }
-            if matches!(self.body.template, Template::Scan | Template::Chunked) {
-                let missing = self.body.grid.iter().filter(|g| !axes.contains(&g.axis));
+            if matches!(self.body.schedule, Schedule::Scan(_) | Schedule::Chunked(_)) {
+                let missing = self
+                    .body
+                    .schedule
+                    .grid()
+                    .iter()
+                    .filter(|g| !axes.contains(&g.axis));
                 let copies: usize = missing.map(|g| graph.size(g.axis) / g.tile).product();
                 if !matches!(op.kind, OpKind::Scan { .. }) {
                     times *= copies as f64;
@@ -523,7 +491,7 @@ impl<'a> Lane<'a> {
             if let Some(uses) = uses.get(id) {
                 times *= uses;
             }
-            if self.prologue.contains(id) {
+            if self.repeats(id) {
                 times *= self.prologue_copies;
             }
             let space = graph.elements(&axes) as f64 * times;
@@ -548,10 +516,8 @@ impl<'a> Lane<'a> {
                 }
                 OpKind::Contract { .. } => {
                     let flops = 2.0 * space;
-                    if self.body.template == Template::Gemm
-                        && ctx.device.tensor_rate(ctx.storage).is_some()
-                    {
-                        let pair = self.body.anchors.len() > 1;
+                    if self.on_tensor_cores() {
+                        let pair = self.body.anchors().len() > 1;
                         let reached = if pair { PAIR_EFFICIENCY } else { 1.0 }
                             * if work.staged { STAGED_EFFICIENCY } else { 1.0 };
                         work.tensor_flops += flops;
@@ -560,7 +526,7 @@ impl<'a> Lane<'a> {
                         work.simt_flops += flops;
                     }
                 }
-                OpKind::Scan { .. } if self.body.template == Template::Chunked => {
+                OpKind::Scan { .. } if matches!(self.body.schedule, Schedule::Chunked(_)) => {
                     self.add_chunks(work);
                 }
                 OpKind::Scan { recurrence, .. } => {

@@ -15,6 +15,7 @@ pub mod context;
 pub mod cost;
 pub mod decisions;
 pub mod device;
+pub mod elements;
 pub mod explain;
 pub mod fit;
 pub mod forms;
@@ -23,6 +24,7 @@ mod order;
 pub mod plan;
 mod planner;
 mod print;
+pub mod schedule;
 pub mod segment;
 pub mod select;
 mod validate;
@@ -30,9 +32,11 @@ mod validate;
 pub use device::{Device, DeviceError, Figure, Provenance};
 
 pub use decisions::Decisions;
+pub use elements::Element;
 pub use plan::{
-    Anchor, Body, Cost, GridAxis, Kernel, Mode, Phase, Plan, Reject, Shape, Storage, Template,
+    Body, Cost, GridAxis, Kernel, Mode, Phase, Plan, Reject, Roles, Shape, Storage, Template,
 };
-pub use planner::{Launch, Options, PlanError, Planned, plan};
+pub use planner::{Options, PlanError, Planned, Submit, plan};
 pub use print::{interior, launches_per_layer, limit};
+pub use schedule::{Launch, Schedule, Target};
 pub use validate::validate;

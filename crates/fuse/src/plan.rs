@@ -6,13 +6,15 @@
 //! An operation belongs to exactly one kernel; inside a kernel, lanes may each
 //! compute it for themselves.
 
-use fusec_ir::{AxisId, OpId, StateId, ValueId};
+use crate::schedule::{Launch, Schedule};
+use fusec_ir::{AxisId, Graph, OpId, StateId, ValueId};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
 /// Version of the serialised form; raised whenever a field changes meaning.
-pub const PLAN_VERSION: u32 = 4;
+pub const PLAN_VERSION: u32 = 5;
 
 /// The kernels of one run, in launch order.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -91,12 +93,14 @@ pub struct Kernel {
     pub layer: Option<u32>,
     /// Names of the local forms (rewrite rules) it realises.
     pub forms: Vec<String>,
+    /// Threads, shared memory and blocks.
+    pub launch: Launch,
     /// Its predicted cost.
     pub cost: Cost,
 }
 
 /// Bodies that run side by side on disjoint ranges of blocks.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Phase {
     /// The lanes, in block order.
     pub lanes: Vec<Body>,
@@ -123,42 +127,61 @@ pub enum Template {
     Attend,
 }
 
-/// What a body is built around.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Anchor {
-    /// Nothing heavier than a row.
-    Row,
-    /// A contraction (its epilogue may combine several over the same output axes).
-    Contract,
-    /// A recurrence.
-    Scan,
-    /// Softmax attention.
-    Attend,
+/// The operations of a body by what they are in it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Roles {
+    /// What the anchors depend on, ascending.
+    pub prologue: Vec<OpId>,
+    /// The contractions, scans or attention that it is built around, ascending; none of rows.
+    pub anchors: Vec<OpId>,
+    /// What depends on the anchors, ascending.
+    pub epilogue: Vec<OpId>,
+    /// Rows before the first one of a block that are computed as well.
+    pub halo: u32,
 }
 
-/// A group of operations that one template executes.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// A group of operations that one template executes, and how.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Body {
-    /// The template.
-    pub template: Template,
-    /// The contractions, scans or attention it is built around; empty for [`Template::Row`].
-    pub anchors: Vec<OpId>,
-    /// Everything it computes, ascending: prologue, anchors, epilogue.
+    /// Its operations by role. Rows, and side results of what is before a recurrence, have none.
+    pub roles: Roles,
+    /// Everything it computes, ascending.
     pub ops: Vec<OpId>,
     /// Values that it writes to memory: needed by another kernel or by the caller.
     pub stores: Vec<ValueId>,
+    /// Those of them that are written past the caches: they leave the L2 before anybody reads them.
+    pub streamed: Vec<ValueId>,
     /// Stencil tails that it brings up to date.
     pub tails: Vec<StateId>,
-    /// Axes spread over the grid (beside batch, and time for rows), outermost first.
-    pub grid: Vec<GridAxis>,
-    /// Row and attend templates: consecutive rows of one block. Chunked template: tokens of a
-    /// chunk. Scan template: rows for which what surrounds the recurrence is computed at once.
-    /// Otherwise 1.
-    pub rows_per_block: u32,
-    /// Chunked template: whether the rows of a chunk are brought to shared memory while the one
-    /// before is worked on.
-    pub ahead: bool,
+    /// Tiles, threads, and how work is spread over blocks.
+    pub schedule: Schedule,
+}
+
+impl Body {
+    /// The template that executes it.
+    pub fn template(&self) -> Template {
+        self.schedule.template()
+    }
+
+    /// Those of its operations that `last` depends on, and `last` itself, ascending.
+    pub fn up_to(&self, graph: &Graph, last: OpId) -> Vec<OpId> {
+        let mut needed = BTreeSet::from([last]);
+        let mut open = vec![last];
+        while let Some(id) = open.pop() {
+            let inputs = graph.op(id).inputs.iter();
+            for maker in inputs.filter_map(|access| graph.producer(access.value)) {
+                if self.ops.binary_search(&maker).is_ok() && needed.insert(maker) {
+                    open.push(maker);
+                }
+            }
+        }
+        needed.into_iter().collect()
+    }
+
+    /// What it is built around.
+    pub fn anchors(&self) -> &[OpId] {
+        &self.roles.anchors
+    }
 }
 
 /// An axis of which each block owns `tile` consecutive elements. `tile` divides the size.

@@ -9,6 +9,7 @@ use crate::order::launch_order;
 use crate::plan::{
     Cost, Kernel, Mode, PLAN_VERSION, Phase, Plan, Reject, Shape, Storage, Template,
 };
+use crate::schedule::launch;
 use crate::segment::{Segment, segments};
 use crate::validate::validate;
 use crate::{Device, cost, forms, select};
@@ -27,7 +28,7 @@ pub(crate) const IN_PHASES: &str = "product-phases";
 
 /// How kernels are started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Launch {
+pub enum Submit {
     /// As nodes of a CUDA graph.
     Graph,
     /// One by one on a stream.
@@ -46,7 +47,7 @@ pub struct Options<'a> {
     /// The device profile.
     pub device: &'a Device,
     /// How kernels are started.
-    pub launch: Launch,
+    pub launch: Submit,
     /// Wishes about fusion beside those of the model.
     pub pins: Vec<Pin>,
 }
@@ -58,8 +59,8 @@ impl<'d> Options<'d> {
         'd: 'a,
     {
         let launch_us = match self.launch {
-            Launch::Graph => self.device.graph_launch_us.value,
-            Launch::Stream => self.device.stream_launch_us.value,
+            Submit::Graph => self.device.graph_launch_us.value,
+            Submit::Stream => self.device.stream_launch_us.value,
         };
         Context::new(graph, self.shape, self.storage, self.device, launch_us)
     }
@@ -371,11 +372,12 @@ fn emit(
             let forms = fit::forms(ctx, ops).map_err(|reject| unplannable(ctx, ops, reject))?;
             let (phases, cost) = implement(ctx, forms, mode, g);
             let mut lanes = phases.iter().flat_map(|p| &p.lanes);
-            let in_chunks = lanes.any(|l| l.template == Template::Chunked);
+            let in_chunks = lanes.any(|l| l.template() == Template::Chunked);
             let forms = [(in_chunks, IN_CHUNKS), (phases.len() > 1, IN_PHASES)];
             Ok(Kernel {
                 name: names.name(ctx, ops, &phases),
                 cost,
+                launch: launch(ctx, &phases),
                 phases,
                 names: ops
                     .iter()

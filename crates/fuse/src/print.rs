@@ -189,7 +189,7 @@ fn write_kernels(f: &mut fmt::Formatter<'_>, graph: &Graph, kernels: &[Kernel]) 
 pub(crate) fn template(kernel: &Kernel) -> String {
     let mut names: Vec<String> = Vec::new();
     for phase in &kernel.phases {
-        let of = phase.lanes.first().map(|b| b.template.to_string());
+        let of = phase.lanes.first().map(|b| b.template().to_string());
         let name = of.unwrap_or_default();
         names.push(match phase.lanes.len() {
             0 | 1 => name,
@@ -219,7 +219,7 @@ fn fuses(graph: &Graph, body: &Body) -> String {
             out.push_str(", ");
         }
         out.push_str(last);
-        if body.anchors.contains(id) {
+        if body.anchors().contains(id) {
             out.push('*');
         }
     }

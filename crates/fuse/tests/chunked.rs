@@ -68,7 +68,11 @@ fn rule(graph: &Graph, names: &[&str], device: &Device) -> String {
     let plain = fit(&ctx, &ops).unwrap_or_else(|reject| panic!("{names:?}: {reject}"));
     match in_chunks(&ctx, &ops, &plain[0].lanes).swap_remove(0) {
         Ok(bodies) => {
-            assert!(bodies.iter().all(|body| body.template == Template::Chunked));
+            assert!(
+                bodies
+                    .iter()
+                    .all(|body| body.template() == Template::Chunked)
+            );
             assert!(!bodies.is_empty());
             "legal".into()
         }
@@ -277,7 +281,7 @@ fn chosen(
     let named = forms.filter(|f| f == "recurrent-chunked").count();
     let lanes: Vec<Template> = kernels
         .flat_map(|k| &k.phases[0].lanes)
-        .map(|lane| lane.template)
+        .map(|lane| lane.template())
         .collect();
     let chunked = lanes.iter().filter(|t| **t == Template::Chunked).count();
     assert_eq!(named, chunked, "the kernel's forms name the form");
@@ -327,7 +331,10 @@ fn a_chunked_recurrence_takes_what_it_was_measured_to_take() {
         let all = forms(&ctx, &ops).expect("legal");
         let values = |form: &Vec<Phase>| {
             let lane = &form[0].lanes[0];
-            (lane.grid.last().map(|axis| axis.tile), lane.ahead)
+            (
+                lane.schedule.grid().last().map(|axis| axis.tile),
+                lane.schedule.ahead(),
+            )
         };
         let spread: Vec<_> = all[1..].iter().map(values).collect();
         let (whole, half) = (Some(1), Some(32));
@@ -347,7 +354,7 @@ fn a_chunked_recurrence_takes_what_it_was_measured_to_take() {
             Storage::Bf16 => Template::Chunked,
             _ => Template::Scan,
         };
-        assert_eq!(form[0].lanes[0].template, expected);
+        assert_eq!(form[0].lanes[0].template(), expected);
         assert_eq!(
             least.total_us,
             us.iter().copied().fold(f64::INFINITY, f64::min)
@@ -409,7 +416,7 @@ fn what_arrives_ahead_of_time() {
         let all = forms(&ctx, &ops(&graph, names)).expect("legal");
         let mut seen = 0;
         for body in all.iter().flat_map(|form| &form[0].lanes) {
-            let [scan] = body.anchors[..] else {
+            let [scan] = body.anchors()[..] else {
                 panic!("one recurrence")
             };
             let classes = Classes::new(&graph);
@@ -425,11 +432,11 @@ fn what_arrives_ahead_of_time() {
                 })
                 .collect();
             let mut expected = expected.to_vec();
-            if !body.ahead {
+            if !body.schedule.ahead() {
                 expected.clear();
             }
             assert_eq!(found, expected, "{flow}");
-            seen += usize::from(body.ahead);
+            seen += usize::from(body.schedule.ahead());
         }
         assert!(seen > 0, "{flow}");
     }
@@ -445,7 +452,7 @@ fn random_plans_draw_among_the_forms() {
         let options = common::options(&device, 2, 19, Mode::Random(seed));
         let planned = plan(&graph, &options).unwrap_or_else(|e| panic!("{e}"));
         let lanes = planned.plan.kernels.iter().flat_map(|k| &k.phases[0].lanes);
-        seen.extend(lanes.map(|lane| lane.template));
+        seen.extend(lanes.map(|lane| lane.template()));
         let again = plan(&graph, &options).unwrap_or_else(|e| panic!("{e}"));
         assert_eq!(planned.plan, again.plan, "seed {seed}");
     }

@@ -137,7 +137,7 @@ fn a_projection_of_one_row_takes_its_norm_as_a_prologue_and_one_of_many_rows_doe
     assert_eq!(one.plan.kernels.len(), 1);
     let many = plan(&g, &options(&device, 8, 2048, Mode::Auto)).unwrap();
     let gemm = kernel_of(&many.plan.kernels, "y");
-    assert_eq!(gemm.phases[0].lanes[0].template, Template::Gemm);
+    assert_eq!(gemm.phases[0].lanes[0].template(), Template::Gemm);
     assert!(gemm.names.contains(&"z".to_string()));
     assert!(!gemm.names.contains(&"n".to_string()));
 }
@@ -156,7 +156,7 @@ fn the_product_stays_outside_the_loop_and_the_gate_goes_into_it() {
                 let kernels = plan(&graph, &options).unwrap().plan.kernels;
                 let templates: Vec<Template> = kernels
                     .iter()
-                    .map(|k| k.phases[0].lanes[0].template)
+                    .map(|k| k.phases[0].lanes[0].template())
                     .collect();
                 // One launch of products, one of the recurrence with everything pointwise.
                 let expected = [Template::Gemm, Template::Scan];
@@ -340,7 +340,7 @@ fn a_product_of_a_product_waits_for_the_grid_where_that_is_cheaper_than_a_launch
     for plan in [&pinned, &barrier] {
         let kernel = &plan.kernels[0];
         assert_eq!(kernel.forms[0], "product-phases");
-        let templates = kernel.phases.iter().map(|p| p.lanes[0].template);
+        let templates = kernel.phases.iter().map(|p| p.lanes[0].template());
         let templates: Vec<Template> = templates.collect();
         assert_eq!(templates, [Template::Gemv, Template::Gemv]);
     }

@@ -4,7 +4,7 @@ mod common;
 
 use common::{Build, context, h200};
 use fusec_fuse::fit::fit;
-use fusec_fuse::{Body, GridAxis, Phase, Reject, Template};
+use fusec_fuse::{Body, GridAxis, Phase, Reject, Schedule, Template};
 use fusec_ir::*;
 
 /// The lanes that compute the named values' operations of a graph at (batch, time), in one phase.
@@ -699,9 +699,23 @@ fn a_row_body_spreads_parallel_axes_until_a_block_holds_2048_elements() {
     let q = b.norm("q", p, &[n]);
     let r = b.norm("r", p, &[h, n]);
     let g = b.output(&[q, r]);
-    let grid = |names: &[&str]| fit_at(&g, names, 8, 2048).unwrap()[0].grid.clone();
+    let grid = |names: &[&str]| {
+        fit_at(&g, names, 8, 2048).unwrap()[0]
+            .schedule
+            .grid()
+            .to_vec()
+    };
     assert_eq!(grid(&["p", "q"]), [GridAxis { axis: h, tile: 32 }]);
     assert_eq!(grid(&["p", "q", "r"]), []);
+}
+
+/// Consecutive rows of a block.
+fn rows_of(body: &Body) -> u32 {
+    match &body.schedule {
+        Schedule::Row(tile) => tile.rows,
+        Schedule::Attend(tile) => tile.rows,
+        other => panic!("no rows in {other:?}"),
+    }
 }
 
 #[test]
@@ -722,7 +736,7 @@ fn rows_per_block_shrink_until_the_gpu_is_full() {
         ("y", 64, 1, 1),
     ] {
         let body = &fit_at(&g, &[name], batch, time).unwrap()[0];
-        assert_eq!(body.rows_per_block, rows, "{name} B={batch} T={time}");
+        assert_eq!(rows_of(body), rows, "{name} B={batch} T={time}");
     }
 }
 
@@ -743,7 +757,7 @@ fn scans_that_share_only_a_prologue_are_lanes_and_the_first_stores_it() {
     assert_eq!(stores, [2, 1], "a and s; t");
     let joined = fit_at(&g, &["a", "s", "t", "u"], 1, 64).unwrap();
     assert_eq!(joined.len(), 1, "a common consumer joins them");
-    assert_eq!(joined[0].template, Template::Scan);
+    assert_eq!(joined[0].template(), Template::Scan);
 }
 
 #[test]
@@ -778,7 +792,7 @@ fn what_two_phases_share_the_first_makes_and_stores() {
     assert_eq!(names(&first.ops), ["n", "k", "act"]);
     assert_eq!(stored(first), ["n", "act"]);
     assert_eq!(names(&second.ops), ["mean", "v", "r", "y"]);
-    assert_eq!(names(&second.anchors), ["v", "r"]);
+    assert_eq!(names(second.anchors()), ["v", "r"]);
     assert_eq!(stored(second), ["y"]);
 }
 
@@ -803,7 +817,7 @@ fn a_scan_keeps_trailing_axes_whole_while_the_state_fits_and_the_gpu_is_filled()
         (&["s", "n"], 1, &whole),
     ] {
         let body = &fit_at(&g, names, batch, 64).unwrap()[0];
-        assert_eq!(body.grid, *expected, "{names:?} B={batch}");
+        assert_eq!(body.schedule.grid(), *expected, "{names:?} B={batch}");
     }
 }
 
@@ -820,10 +834,10 @@ fn a_prologue_without_the_head_axis_is_computed_by_every_head() {
     let t = b.outer("t", &[h], (i, j), d, k, v, q);
     let g = b.output(&[s, t, group]);
     let body = &fit_at(&g, &["group", "s"], 1, 64).unwrap()[0];
-    assert_eq!(body.grid, [GridAxis { axis: h, tile: 1 }]);
+    assert_eq!(body.schedule.grid(), [GridAxis { axis: h, tile: 1 }]);
     // A norm over heads needs all of them in one block.
     let body = &fit_at(&g, &["all", "t"], 1, 64).unwrap()[0];
-    assert_eq!(body.grid, []);
+    assert_eq!(body.schedule.grid(), []);
 }
 
 #[test]
@@ -845,9 +859,9 @@ fn attention_gives_a_head_to_a_block_and_as_many_rows_as_it_can_hold() {
         let g = b.output(&[a]);
         let body = &fit_at(&g, &["a"], 1, time).unwrap()[0];
         let grid = [GridAxis { axis: h, tile: 1 }];
-        assert_eq!(body.template, Template::Attend);
-        assert_eq!(body.rows_per_block, rows, "{width} T={time}");
-        assert_eq!(body.grid, grid[..usize::from(heads > 1)]);
+        assert_eq!(body.template(), Template::Attend);
+        assert_eq!(rows_of(body), rows, "{width} T={time}");
+        assert_eq!(body.schedule.grid(), &grid[..usize::from(heads > 1)]);
         assert_eq!((body.stores.len(), body.tails.len()), (1, 2));
     }
 }

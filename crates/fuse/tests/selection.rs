@@ -38,7 +38,7 @@ fn check(ctx: &Context<'_>, plan: &Plan) {
             for s in &body.tails {
                 assert!(kept.insert(*s), "kept twice");
             }
-            for grid in &body.grid {
+            for grid in body.schedule.grid() {
                 assert_eq!(ctx.graph.size(grid.axis) % grid.tile, 0);
             }
         }
@@ -236,9 +236,9 @@ fn every_way_of_choosing_gives_a_plan_and_random_ones_use_every_template() {
                     in_phases += kernels.filter(|k| k.phases.len() > 1).count();
                     for phase in planned.plan.kernels.iter().flat_map(|k| &k.phases) {
                         for body in &phase.lanes {
-                            templates.insert(body.template);
+                            templates.insert(body.template());
                             if phase.lanes.len() > 1 {
-                                lanes.insert(body.template);
+                                lanes.insert(body.template());
                             }
                         }
                     }

@@ -16,8 +16,8 @@ use crate::executor::{ManifestError, check_manifest};
 use crate::partial;
 use fusec_codegen::Manifest;
 use fusec_fuse::plan::PLAN_VERSION;
-use fusec_fuse::{Kernel, Plan};
-use fusec_ir::Graph;
+use fusec_fuse::{Body, Kernel, Plan};
+use fusec_ir::{Graph, OpId};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
@@ -410,14 +410,21 @@ fn check_plans(manifest: &Manifest, plans: &[Plan]) -> Result<(), String> {
     Ok(())
 }
 
+fn roles(body: &Body) -> impl Iterator<Item = &OpId> {
+    let roles = &body.roles;
+    [&roles.prologue, &roles.anchors, &roles.epilogue]
+        .into_iter()
+        .flatten()
+}
+
 fn inside(kernel: &Kernel, graph: &Graph) -> bool {
     let lanes = || kernel.phases.iter().flat_map(|phase| &phase.lanes);
     let mut ops = lanes()
-        .flat_map(|lane| lane.ops.iter().chain(&lane.anchors))
+        .flat_map(|lane| lane.ops.iter().chain(roles(lane)))
         .chain(&kernel.ops);
-    let mut values = lanes().flat_map(|lane| &lane.stores);
+    let mut values = lanes().flat_map(|lane| lane.stores.iter().chain(&lane.streamed));
     let mut tails = lanes().flat_map(|lane| &lane.tails);
-    let mut axes = lanes().flat_map(|lane| &lane.grid);
+    let mut axes = lanes().flat_map(|lane| lane.schedule.grid());
     ops.all(|op| op.index() < graph.ops.len())
         && values.all(|value| value.index() < graph.values.len())
         && tails.all(|state| state.index() < graph.states.len())

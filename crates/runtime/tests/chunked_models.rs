@@ -3,7 +3,7 @@
 
 use fusec_fuse::context::Context;
 use fusec_fuse::fit::{fit, in_chunks};
-use fusec_fuse::{Device, Launch, Mode, Options, Shape, Storage, Template, plan};
+use fusec_fuse::{Device, Mode, Options, Shape, Storage, Submit, Template, plan};
 use fusec_ir::language::{ModelSource, Overrides, compile};
 use fusec_ir::{Graph, OpId, OpKind};
 
@@ -41,14 +41,14 @@ fn chunked_lanes(
         storage,
         mode: Mode::Auto,
         device,
-        launch: Launch::Graph,
+        launch: Submit::Graph,
         pins: vec![],
     };
     let planned = plan(graph, &options).unwrap_or_else(|e| panic!("{e}"));
     let kernels = planned.plan.kernels.iter();
     let lanes = kernels.flat_map(|k| k.phases.iter().flat_map(|p| &p.lanes));
     lanes
-        .filter(|lane| lane.template == Template::Chunked)
+        .filter(|lane| lane.template() == Template::Chunked)
         .map(|lane| {
             let names = lane.ops.iter().map(|id| planned.graph.op(*id).name.clone());
             names.collect()

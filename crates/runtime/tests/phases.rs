@@ -2,7 +2,7 @@
 //! interpreter, where the planner takes them and where the user asks for them.
 
 use fusec_codegen::{Manifest, Planned, generate};
-use fusec_fuse::{Device, Launch, Mode, Options, Plan, Shape, Storage, plan};
+use fusec_fuse::{Device, Mode, Options, Plan, Shape, Storage, Submit, plan};
 use fusec_ir::interpret::Tensor;
 use fusec_ir::language::{ModelSource, Overrides, compile};
 use fusec_ir::{Graph, Pin, PinKind};
@@ -63,7 +63,7 @@ fn options<'d>(device: &'d Device, storage: Storage, batch: usize, pins: &[Pin])
         storage,
         mode: Mode::Auto,
         device,
-        launch: Launch::Graph,
+        launch: Submit::Graph,
         pins: pins.to_vec(),
     }
 }
@@ -195,7 +195,7 @@ fn manifest(graph: &Graph) -> (Manifest, usize) {
         graph: &planned.graph,
         plan: &planned.plan,
     };
-    let manifest = generate("ffn", Storage::F32, 90, &[regime]).expect("generated");
+    let manifest = generate("ffn", Storage::F32, &[regime]).expect("generated");
     let step = manifest.regimes[0].steps.iter().position(|s| s.cooperative);
     (manifest, step.expect("a launch with a barrier"))
 }

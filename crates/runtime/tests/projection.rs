@@ -6,23 +6,23 @@ use std::path::Path;
 use fusec_codegen::Element;
 use fusec_codegen::prelude::with_prelude;
 use fusec_codegen::projection::{
-    GemvTile, MmaTile, Product, Projection, ProjectionTile, Run, SimtTile, WeightLayout,
+    GemmTile, GemvTile, MmaTile, Product, Projection, ProjectionTile, Run, SimtTile, WeightLayout,
 };
 use fusec_runtime::emulator::{Emulator, EmulatorOptions, KernelArg, LaunchShape};
 use fusec_runtime::toolchain::{Options, Source, Toolchain};
 
-const SIMT: ProjectionTile = ProjectionTile::Simt(SimtTile {
+const SIMT: ProjectionTile = ProjectionTile::Gemm(GemmTile::Simt(SimtTile {
     rows: 64,
     columns: 64,
-});
-const SIMT_WIDE: ProjectionTile = ProjectionTile::Simt(SimtTile {
+}));
+const SIMT_WIDE: ProjectionTile = ProjectionTile::Gemm(GemmTile::Simt(SimtTile {
     rows: 128,
     columns: 64,
-});
-const SIMT_SMALL: ProjectionTile = ProjectionTile::Simt(SimtTile {
+}));
+const SIMT_SMALL: ProjectionTile = ProjectionTile::Gemm(GemmTile::Simt(SimtTile {
     rows: 32,
     columns: 32,
-});
+}));
 const MMA: ProjectionTile = mma(64, 64, 2, 2, 3, Element::Bf16);
 const GEMV: ProjectionTile = gemv(1, 16, 4, 1);
 
@@ -34,7 +34,7 @@ const fn mma(
     stages: usize,
     operand: Element,
 ) -> ProjectionTile {
-    ProjectionTile::Mma(MmaTile {
+    ProjectionTile::Gemm(GemmTile::Mma(MmaTile {
         rows,
         columns,
         warps_m,
@@ -42,12 +42,12 @@ const fn mma(
         depth: 32,
         stages,
         operand,
-    })
+    }))
 }
 
 /// A tile as large models get it: few warps, 64 along k.
 fn deep(rows: usize, columns: usize, operand: Element) -> ProjectionTile {
-    ProjectionTile::Mma(MmaTile {
+    ProjectionTile::Gemm(GemmTile::Mma(MmaTile {
         rows,
         columns,
         warps_m: 2,
@@ -55,7 +55,7 @@ fn deep(rows: usize, columns: usize, operand: Element) -> ProjectionTile {
         depth: 64,
         stages: 3,
         operand,
-    })
+    }))
 }
 
 const fn gemv(rows: usize, columns: usize, warps: usize, split: usize) -> ProjectionTile {
@@ -280,11 +280,11 @@ fn check(emulator: &Emulator, case: Case, seed: u64) {
 
     // The tensor cores see operands rounded to their type.
     let operand = |a: f64| match case.tile {
-        ProjectionTile::Mma(MmaTile {
+        ProjectionTile::Gemm(GemmTile::Mma(MmaTile {
             operand: Element::Bf16,
             ..
-        }) => half::bf16::from_f32(a as f32).to_f64(),
-        ProjectionTile::Mma(_) => half::f16::from_f32(a as f32).to_f64(),
+        })) => half::bf16::from_f32(a as f32).to_f64(),
+        ProjectionTile::Gemm(GemmTile::Mma(_)) => half::f16::from_f32(a as f32).to_f64(),
         _ => a,
     };
     for m in 0..rows {
@@ -315,7 +315,8 @@ fn check(emulator: &Emulator, case: Case, seed: u64) {
             };
             let got = f64::from(y[m * columns + n]);
             // Operands in f32 and their rounding to 16 bits may differ by one step from the f64 loop's.
-            let slack = if matches!(case.tile, ProjectionTile::Mma(_)) && case.hooks != Hooks::None
+            let slack = if matches!(case.tile, ProjectionTile::Gemm(GemmTile::Mma(_)))
+                && case.hooks != Hooks::None
             {
                 2e-4
             } else {
@@ -437,10 +438,10 @@ fn products_equal_a_plain_loop() {
 #[test]
 fn tiles_that_do_not_fit_are_refused() {
     let tiles = [
-        ProjectionTile::Simt(SimtTile {
+        ProjectionTile::Gemm(GemmTile::Simt(SimtTile {
             rows: 48,
             columns: 64,
-        }),
+        })),
         mma(40, 64, 2, 2, 3, Element::Bf16),
         mma(64, 64, 2, 2, 1, Element::Bf16),
         mma(64, 64, 0, 2, 2, Element::Bf16),
@@ -473,7 +474,7 @@ fn products_compile_for_every_architecture_that_has_them() {
     }
     let toolchain = Toolchain::discover(&Options::from_env()).expect("NVRTC is found or fetched");
     for case in cases() {
-        let archs = if matches!(case.tile, ProjectionTile::Mma(_)) {
+        let archs = if matches!(case.tile, ProjectionTile::Gemm(GemmTile::Mma(_))) {
             ["sm_80", "sm_90a"]
         } else {
             ["sm_75", "sm_90a"]

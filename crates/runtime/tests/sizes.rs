@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use common::{Case, root};
 use fusec_codegen::{Planned, generate};
-use fusec_fuse::{Device, Launch, Mode, Options, Shape, Storage, plan};
+use fusec_fuse::{Device, Mode, Options, Shape, Storage, Submit, plan};
 use fusec_ir::Graph;
 use fusec_ir::language::{ModelSource, Overrides, compile};
 
@@ -87,7 +87,7 @@ fn plans_of_any_size_are_made_or_refused() {
                     storage,
                     mode,
                     device: &device,
-                    launch: Launch::Graph,
+                    launch: Submit::Graph,
                     pins: vec![],
                 };
                 let made = match plan(&graph, &options) {
@@ -101,7 +101,7 @@ fn plans_of_any_size_are_made_or_refused() {
                     graph: &made.graph,
                     plan: &made.plan,
                 }];
-                if let Err(why) = generate(name, storage, 90, &regimes) {
+                if let Err(why) = generate(name, storage, &regimes) {
                     panic!("{name} {sizes} {mode} T={time}: {why}");
                 }
             }

@@ -2,7 +2,7 @@
 
 use super::{Hooks, Scope, first, sum};
 use crate::CodegenError;
-use crate::affine::Grid;
+use crate::affine::{Grid, OffsetText};
 use crate::memory::Place;
 use crate::text::Text;
 use fusec_ir::{Access, IndexExpr, OpKind, StateId, StateKind};

@@ -11,7 +11,7 @@ mod rank_one;
 mod staging;
 
 use crate::CodegenError;
-use crate::affine::{Grid, Offset, Space, index_text};
+use crate::affine::{Grid, Offset, OffsetText, Space, index_text};
 use crate::cexpr::{self, Leaves};
 use crate::chunked::{Chunked, Decay};
 use crate::kernel::Lane;
@@ -20,9 +20,9 @@ use crate::memory::{Place, Pointers};
 use crate::micro::{Read, Src};
 use crate::names::Names;
 use crate::text::Text;
-use fusec_fuse::chunked::staging::{Staged, after, at};
+use fusec_fuse::chunked::staging::{Staged, at};
 use fusec_fuse::chunked::{Classes, Parts, Sizes, Tile, pieces, slabs};
-use fusec_fuse::{Body, Kernel, Storage};
+use fusec_fuse::{Body, Kernel, Schedule, Storage};
 use fusec_ir::{Access, AxisId, Expr, Graph, IndexExpr, OpId, OpKind, StepRef, ValueId};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -35,7 +35,7 @@ pub fn reserved_identifiers(
     classes: &Classes,
     body: &Body,
 ) -> BTreeSet<&'static str> {
-    let mut anchors = body.anchors.iter();
+    let mut anchors = body.anchors().iter();
     let has_factor = |scan: &OpId| {
         let parts = Parts::of(graph, classes, *scan);
         parts.is_ok_and(|parts| parts.factor.is_some())
@@ -46,11 +46,6 @@ pub fn reserved_identifiers(
     };
     names.extend(OWN_NAMES);
     names
-}
-
-/// Threads of a body of this template.
-pub fn threads(graph: &Graph, classes: &Classes, storage: Storage, body: &Body) -> usize {
-    Sizes::of(graph, classes, storage, body).map_or(32, |sizes| 32 * sizes.warps())
 }
 
 /// What the lane is made for.
@@ -86,14 +81,14 @@ pub fn lane<'g>(
         kernel: kernel.name.clone(),
         what,
     };
-    let [scan] = body.anchors[..] else {
+    let (Schedule::Chunked(chunk), [scan]) = (&body.schedule, body.anchors()) else {
         return Err(unsupported("a chunk of several recurrences".into()));
     };
+    let scan = *scan;
+    let sizes = chunk.tile;
     let parts = Parts::of(graph, classes, scan)
         .map_err(|not| unsupported(format!("a chunked recurrence with {}", not.got)))?;
-    let sizes = Sizes::of(graph, classes, request.storage, body)
-        .ok_or_else(|| unsupported("a chunked recurrence without a tile".into()))?;
-    let grid = Grid::new(graph, &body.grid);
+    let grid = Grid::new(graph, &chunk.grid);
     let mut first_index = BTreeMap::new();
     let mut decode = Text::default();
     let blocks = grid.blocks();
@@ -101,7 +96,7 @@ pub fn lane<'g>(
         decode.line(format!("const i64 share = block % {blocks};"));
     }
     // Innermost first: it is the fastest to vary from block to block.
-    for g in body.grid.iter().rev() {
+    for g in chunk.grid.iter().rev() {
         let name = names.fresh(&format!("{}0", graph.axis_name(g.axis).to_lowercase()));
         let n = graph.size(g.axis) / g.tile;
         let times = match g.tile {
@@ -113,7 +108,6 @@ pub fn lane<'g>(
         first_index.insert(g.axis, name);
     }
     decode.line("const i64 b = block;");
-    let after: Vec<OpId> = after(graph, &body.ops, scan).into_iter().collect();
     let mut hooks = Hooks {
         graph,
         scan,
@@ -123,7 +117,8 @@ pub fn lane<'g>(
         value: grid.space(&parts.layout.value),
         grid,
         first_index,
-        after,
+        after: body.roles.epilogue.clone(),
+        chunk: sizes.chunk(),
         pointers,
         names,
         position: false,
@@ -227,6 +222,8 @@ struct Hooks<'a, 'g> {
     first_index: BTreeMap<AxisId, String>,
     /// Operations after the recurrence.
     after: Vec<OpId>,
+    /// Tokens of a chunk.
+    chunk: usize,
     pointers: &'a mut Pointers<'g>,
     names: &'a mut Names,
     position: bool,

@@ -1,6 +1,7 @@
 //! Rows that arrive in shared memory ahead of time, and values of a token that are computed once.
 
 use super::{Hooks, Scope, first, sum};
+use crate::affine::OffsetText;
 use crate::memory::{Place, c_type};
 use crate::text::Text;
 use fusec_fuse::chunked::TOKEN_VALUES;
@@ -43,17 +44,13 @@ impl Hooks<'_, '_> {
         };
         let mut places = vec![in_rows(&row, slab.pitch)];
         if slab.turns() > 1 {
-            places.insert(0, format!("turn * {}", turn_elements(slab, self.chunk())));
+            places.insert(0, format!("turn * {}", turn_elements(slab, self.chunk)));
         }
         if !slab.aligned {
             places.push(format!("{name}_lead"));
         }
         places.extend(offset.local_text(&scope.space, &scope.element));
         Some(format!("to_f32({name}[{}])", sum(places)))
-    }
-
-    fn chunk(&self) -> usize {
-        self.body.rows_per_block as usize
     }
 
     /// A value of the token that is the same for all elements of a hook, if there is room for

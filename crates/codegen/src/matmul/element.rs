@@ -1,28 +1,14 @@
 //! Maps at one element of a row, before and after a product.
 
 use super::ProductLane;
-use crate::affine::{Grid, Space, index_text};
+use crate::affine::{Grid, OffsetText, Space, index_text};
 use crate::cexpr::{self, Leaves};
 use crate::memory::{Place, c_type};
 use crate::text::Text;
 use fusec_ir::{Access, AxisId, Expr, OpId, OpKind, ValueId};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 impl<'g> ProductLane<'_, 'g> {
-    /// Ancestors of a value inside the body, ascending.
-    pub(super) fn ancestors(&self, value: ValueId) -> Vec<OpId> {
-        let mut found = BTreeSet::new();
-        let mut open: Vec<ValueId> = vec![value];
-        while let Some(v) = open.pop() {
-            if let Some(op) = self.in_body(v)
-                && found.insert(op)
-            {
-                open.extend(self.graph.op(op).inputs.iter().map(|a| a.value));
-            }
-        }
-        found.into_iter().collect()
-    }
-
     /// One map at one element of row `m`: defines its result, remembers its name.
     pub(super) fn element_map(
         &mut self,

@@ -1,11 +1,11 @@
 //! After a product: what becomes of its results, a column or a run of columns at a time.
 
 use super::ProductLane;
-use crate::affine::{Grid, Offset, Space};
+use crate::affine::{Grid, Offset, OffsetText, Space};
 use crate::memory::{Place, c_type};
 use crate::text::Text;
-use fusec_ir::{IndexExpr, OpId, ValueId};
-use std::collections::{BTreeMap, BTreeSet};
+use fusec_ir::{IndexExpr, ValueId};
+use std::collections::BTreeMap;
 
 impl<'g> ProductLane<'_, 'g> {
     /// Address of the first of a run of elements that lie side by side where columns do; `None`
@@ -43,30 +43,22 @@ impl<'g> ProductLane<'_, 'g> {
         let space = self.columns.clone();
         let mut text = Text::default();
         let mut known: BTreeMap<ValueId, String> = BTreeMap::new();
-        let anchors: BTreeSet<OpId> = self.body.anchors.iter().copied().collect();
-        let mut after: BTreeSet<OpId> = anchors.clone();
-        for id in &self.body.anchors {
+        for id in self.body.anchors() {
             let value = graph.op(*id).outputs[0];
             known.insert(
                 value,
                 self.product_names.get(id).cloned().unwrap_or_default(),
             );
         }
-        let ops = self.body.ops.clone();
-        for id in &ops {
-            let reads_result = graph
-                .op(*id)
-                .inputs
-                .iter()
-                .any(|a| graph.producer(a.value).is_some_and(|p| after.contains(&p)));
-            if !anchors.contains(id) && reads_result {
-                after.insert(*id);
-                self.element_map(&grid, *id, &space, "n", &mut known, &mut text);
-            }
+        let body = self.body;
+        for id in &body.roles.epilogue {
+            self.element_map(&grid, *id, &space, "n", &mut known, &mut text);
         }
-        for id in &ops {
+        let mut after = [body.anchors(), &body.roles.epilogue].concat();
+        after.sort_unstable();
+        for id in &after {
             for value in &graph.op(*id).outputs {
-                if !after.contains(id) || !self.body.stores.contains(value) {
+                if !body.stores.contains(value) {
                     continue;
                 }
                 let Some(name) = known.get(value).cloned() else {

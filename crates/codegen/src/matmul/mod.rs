@@ -4,41 +4,31 @@
 //! graph are turned into its operands and hooks.
 
 use crate::CodegenError;
-use crate::affine::{Grid, Offset, Space};
+use crate::affine::{Grid, Offset, OffsetText, Space};
 use crate::kernel::Lane;
 use crate::manifest::{Element, LaneGrid, RowUnits};
 use crate::memory::{Place, Pointers};
 use crate::names::Names;
-use crate::projection::{Product, Projection, ProjectionTile, Run, WeightLayout};
+use crate::projection::{Product, Projection, ProjectionTile, Run};
 use crate::text::Text;
-use fusec_fuse::{Body, GridAxis, Kernel, Shape, Storage, Template};
-use fusec_ir::{AxisId, Graph, OpId, OpKind, StateId, ValueId};
-use std::collections::{BTreeMap, BTreeSet};
+use fusec_fuse::schedule::gemv::Stage;
+use fusec_fuse::schedule::product::{Products, batch_grid, summed, weight_layout};
+use fusec_fuse::{Body, Kernel, Schedule, Storage};
+use fusec_ir::{AxisId, Graph, OpId, ValueId};
+use std::collections::BTreeMap;
 
 mod element;
 mod epilogue;
 mod prologue;
-mod tile;
 
-use tile::{RUN, shape_of, tile};
-pub use tile::{staged, threads};
-
-/// What the tile sizes depend on, beside the body itself.
-#[derive(Clone, Copy, Debug)]
-pub struct Target {
-    /// Storage type of activations and matrices.
-    pub storage: Storage,
-    /// Compute capability, times ten.
-    pub arch: u32,
-    /// The shape the plan is for.
-    pub shape: Shape,
-}
+/// Columns that a thread handles together after a product on tensor cores: 16 bytes of 16-bit
+/// elements.
+const RUN: usize = 8;
 
 /// A lane of the Gemv or Gemm template.
 pub fn lane<'g>(
     graph: &'g Graph,
-    target: Target,
-    staged: bool,
+    storage: Storage,
     kernel: &Kernel,
     body: &Body,
     pointers: &mut Pointers<'g>,
@@ -48,15 +38,14 @@ pub fn lane<'g>(
         kernel: kernel.name.clone(),
         what: what.to_string(),
     };
-    let axes = shape_of(graph, body)
-        .ok_or_else(|| unsupported("batch axes that do not lead the product's result"))?;
-    let tile = tile(graph, target, staged, body, &axes);
-    let grid_axes: Vec<GridAxis> = axes
-        .batch
-        .iter()
-        .map(|a| GridAxis { axis: *a, tile: 1 })
-        .collect();
-    let grid = Grid::new(graph, &grid_axes);
+    let (tile, on_tensor_cores) = match &body.schedule {
+        Schedule::Gemm(tile) => (ProjectionTile::Gemm(*tile), tile.on_tensor_cores()),
+        Schedule::Gemv(tile) => (ProjectionTile::Gemv(*tile), false),
+        _ => return Err(unsupported("the template of products for another body")),
+    };
+    let axes = Products::of(graph, body.anchors())
+        .ok_or_else(|| unsupported("products that no template takes"))?;
+    let grid = batch_grid(graph, &axes.batch);
     let mut first_index = BTreeMap::new();
     let mut decode = Text::default();
     for axis in axes.batch.iter().rev() {
@@ -88,19 +77,18 @@ pub fn lane<'g>(
         pointers,
         names,
         position: false,
-        written: BTreeSet::new(),
         kernel: &kernel.name,
-        vector: 16 / target.storage.bytes(),
+        storage,
         product_names: BTreeMap::new(),
         run: None,
         run_operands: BTreeMap::new(),
     };
     let columns = lane.columns.len();
     let mut products = Vec::new();
-    for id in &body.anchors {
+    for id in body.anchors() {
         products.push(lane.product(*id)?);
     }
-    if matches!(tile, ProjectionTile::Mma(_)) && columns.is_multiple_of(RUN) {
+    if on_tensor_cores && columns.is_multiple_of(RUN) {
         lane.run = Some(Run {
             columns: RUN,
             ..Run::default()
@@ -119,13 +107,15 @@ pub fn lane<'g>(
     };
     // The prologues' own shared memory lies behind that of the products.
     let mut floats = tile.shared_bytes(&projection).div_ceil(4);
-    if body.template == Template::Gemv {
-        let base = floats;
-        for (i, id) in body.anchors.iter().enumerate() {
-            if let Some((stage, end)) = lane.stage(*id, base, tile.rows())? {
-                projection.products[i].stage = stage;
-                floats = floats.max(end);
+    let base = floats;
+    if let Schedule::Gemv(tile) = &body.schedule {
+        for stage in Stage::of(graph, &axes.batch, body) {
+            let (text, end) = lane.stage(&stage, base, tile);
+            let product = body.anchors().iter().position(|id| *id == stage.anchor);
+            if let Some(product) = product.and_then(|i| projection.products.get_mut(i)) {
+                product.stage = text;
             }
+            floats = floats.max(end);
         }
     }
     let position = lane.position;
@@ -154,22 +144,14 @@ struct ProductLane<'a, 'g> {
     pointers: &'a mut Pointers<'g>,
     names: &'a mut Names,
     position: bool,
-    /// Side outputs and tails already written by an earlier product's prologue.
-    written: BTreeSet<Written>,
     kernel: &'a str,
-    vector: usize,
+    storage: Storage,
     /// Identifier of each contraction's result.
     product_names: BTreeMap<OpId, String>,
     /// Neighbouring columns that the epilogue handles together.
     run: Option<Run>,
     /// Operands that are loaded for a whole run: their registers by their address.
     run_operands: BTreeMap<String, String>,
-}
-
-#[derive(PartialEq, Eq, PartialOrd, Ord)]
-enum Written {
-    Value(ValueId),
-    Tail(StateId),
 }
 
 impl<'g> ProductLane<'_, 'g> {
@@ -193,34 +175,10 @@ impl<'g> ProductLane<'_, 'g> {
             .unwrap_or_else(|| "0".into())
     }
 
-    /// The summed axes of a contraction, in the order in which its matrix stores them.
-    fn depth_space(&self, id: OpId) -> Space {
-        let op = self.graph.op(id);
-        let OpKind::Contract { axes } = &op.kind else {
-            return Space {
-                axes: vec![],
-                extents: vec![],
-            };
-        };
-        let mut order: Vec<AxisId> = Vec::new();
-        for (axis, _) in op.inputs[1].index.iter().flat_map(|i| &i.terms) {
-            if axes.contains(axis) && !order.contains(axis) {
-                order.push(*axis);
-            }
-        }
-        order.extend(
-            axes.iter()
-                .copied()
-                .filter(|a| !order.contains(a))
-                .collect::<Vec<_>>(),
-        );
-        self.grid.space(&order)
-    }
-
     fn product(&mut self, id: OpId) -> Result<Product, CodegenError> {
         let graph = self.graph;
         let op = graph.op(id);
-        let depth = self.depth_space(id);
+        let depth = summed(graph, &self.grid, id);
         let (x, w) = (&op.inputs[0], &op.inputs[1]);
         let w_value = graph.value(w.value);
         let w_offset = self.grid.global(&w_value.axes, &w.index);
@@ -246,7 +204,7 @@ impl<'g> ProductLane<'_, 'g> {
             w_layout,
         };
         match self.in_body(x.value) {
-            Some(_) if self.body.template == Template::Gemm => {
+            Some(_) if matches!(self.body.schedule, Schedule::Gemm(_)) => {
                 product.prologue = self.map_prologue(x, &depth);
             }
             // The stage fills the rows.
@@ -274,28 +232,4 @@ fn alignment(offset: &Offset) -> usize {
         }
     }
     if divisor == 16 { 0 } else { divisor as usize }
-}
-
-/// How a matrix lies in memory with respect to the columns and the summed axes.
-fn weight_layout(offset: &Offset, depth: &Space, columns: &Space) -> Option<(WeightLayout, usize)> {
-    let along = |space: &Space| -> Option<i64> {
-        // The one stride by which consecutive elements of the space follow each other.
-        let mut stride = None;
-        let mut inner = 1i64;
-        for (axis, extent) in space.axes.iter().zip(&space.extents).rev() {
-            let c = offset.local.get(axis).copied().unwrap_or(0);
-            let s = *stride.get_or_insert(c);
-            if c != s * inner {
-                return None;
-            }
-            inner *= *extent as i64;
-        }
-        Some(stride.unwrap_or(1))
-    };
-    let (n, k) = (along(columns)?, along(depth)?);
-    match (n, k) {
-        (n, 1) => usize::try_from(n).ok().map(|n| (WeightLayout::Nk, n)),
-        (1, k) => usize::try_from(k).ok().map(|k| (WeightLayout::Kn, k)),
-        _ => None,
-    }
 }

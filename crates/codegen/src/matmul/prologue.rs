@@ -1,17 +1,17 @@
 //! Before a product: rows from memory, maps of single elements, and whole rows that a block of few
 //! computes together.
 
-use super::tile::GEMV_WARPS;
-use super::{ProductLane, Written, alignment};
-use crate::affine::{Grid, Space};
-use crate::layout::Layouts;
+use super::{ProductLane, alignment};
+use crate::affine::{Grid, OffsetText, Space};
 use crate::memory::Place;
-use crate::parts::Parts;
 use crate::projection::Product;
 use crate::text::Text;
 use crate::walk::{self, Walk};
-use crate::{CodegenError, micro};
-use fusec_ir::{Access, OpId};
+use fusec_fuse::schedule::GemvTile;
+use fusec_fuse::schedule::gemv::Stage;
+use fusec_fuse::schedule::product::summed;
+use fusec_fuse::schedule::walk::{Placed, Walked};
+use fusec_ir::Access;
 use std::collections::BTreeMap;
 
 impl<'g> ProductLane<'_, 'g> {
@@ -62,7 +62,10 @@ impl<'g> ProductLane<'_, 'g> {
         } else {
             parts.join(" + ")
         };
-        let ops = self.ancestors(x.value);
+        let ops = match self.in_body(x.value) {
+            Some(last) => self.body.up_to(graph, last),
+            None => vec![],
+        };
         // The prologue's maps run over all axes of the activation, none of them spread over blocks.
         let plain = Grid::new(graph, &[]);
         let space = plain.space(&value.axes);
@@ -88,53 +91,32 @@ impl<'g> ProductLane<'_, 'g> {
     /// Returns its text and the end of its shared memory.
     pub(super) fn stage(
         &mut self,
-        id: OpId,
+        stage: &Stage,
         shared_base: usize,
-        tile_rows: usize,
-    ) -> Result<Option<(String, usize)>, CodegenError> {
+        tile: &GemvTile,
+    ) -> (String, usize) {
         let graph = self.graph;
-        let x = &graph.op(id).inputs[0];
-        if self.in_body(x.value).is_none() {
-            return Ok(None);
-        }
-        let ops = self.ancestors(x.value);
-        let mut stores = Vec::new();
-        let mut tails = Vec::new();
-        for op in &ops {
-            for value in &graph.op(*op).outputs {
-                if self.body.stores.contains(value) && self.written.insert(Written::Value(*value)) {
-                    stores.push(*value);
-                }
-            }
-            for tail in &graph.op(*op).tails {
-                if self.body.tails.contains(tail) && self.written.insert(Written::Tail(*tail)) {
-                    tails.push(*tail);
-                }
-            }
-        }
-        let program = micro::lower(graph, &ops, &tails);
-        self.position |= walk::uses_position(&program);
+        let x = &graph.op(stage.anchor).inputs[0];
         // The prologue computes whole rows, whatever product of a batch the block is for.
         let plain = Grid::new(graph, &[]);
-        let threads = 32 * GEMV_WARPS;
-        let layouts = Layouts::new(
-            &plain,
-            &program,
-            threads,
-            self.vector,
-            Parts::whole(&program),
-        );
+        let threads = tile.threads();
+        let walked = Walked {
+            graph,
+            ops: &stage.ops,
+            tails: &stage.tails,
+            stores: &stage.stores,
+            vector: 16 / self.storage.bytes(),
+        };
+        let Placed { program, layouts } = walked.placed(&[], threads, 1);
+        self.position |= walk::uses_position(&program);
         let value = graph.value(x.value);
-        let depth = self.depth_space(id);
+        let depth = summed(graph, &self.grid, stage.anchor);
         let offset = self.grid.global(&value.axes, &x.index);
-        let whole = offset.block_text(&|a| self.first(a)).is_none()
-            && offset.local_text(&depth, "k").as_deref() == Some("k")
-            && depth.len() == graph.row_elements(x.value);
         let mut base = shared_base.next_multiple_of(4);
-        let row_buffer = (!whole).then(|| {
+        let row_buffer = (!stage.whole).then(|| {
             let name = self.names.fresh(&format!("s_{}_row", value.name));
             let at = base;
-            base += graph.row_elements(x.value).next_multiple_of(4);
+            base += stage.buffer(graph).next_multiple_of(4);
             (name, at)
         });
         let target = match &row_buffer {
@@ -147,7 +129,7 @@ impl<'g> ProductLane<'_, 'g> {
             grid: &plain,
             program: &program,
             layouts: &layouts,
-            stores: &stores,
+            stores: &stage.stores,
             sink: Some((x.value, target)),
             writer: Some(conditions.join(" && ")),
             first_index: BTreeMap::new(),
@@ -162,7 +144,8 @@ impl<'g> ProductLane<'_, 'g> {
             text.line(format!("float* const {name} = smem + {at};"));
         }
         text.open(format!(
-            "for (int tile_row = 0; tile_row < {tile_rows}; ++tile_row)"
+            "for (int tile_row = 0; tile_row < {}; ++tile_row)",
+            tile.rows
         ));
         text.open("if (m0 + tile_row < rows)");
         text.line("const i64 b = (m0 + tile_row) / T;");
@@ -189,6 +172,6 @@ impl<'g> ProductLane<'_, 'g> {
         ));
         text.close();
         text.close();
-        Ok(Some((text.finish(), walked.shared_floats)))
+        (text.finish(), walked.shared_floats)
     }
 }

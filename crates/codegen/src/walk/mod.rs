@@ -17,7 +17,7 @@ mod runs;
 mod stage;
 mod statement;
 
-use crate::affine::{Grid, Offset, Space};
+use crate::affine::{Grid, Offset, OffsetText, Space};
 use crate::layout::{Layout, Layouts, Reduction};
 use crate::memory::Pointers;
 use crate::micro::{Program, Src};

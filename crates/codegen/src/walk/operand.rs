@@ -3,7 +3,7 @@
 use super::Emitter;
 use super::stage::Piece;
 use crate::affine::Offset;
-use crate::layout::{Layout, Place};
+use crate::layout::{Layout, LayoutText, Place};
 use crate::memory::{self, c_type};
 use crate::micro::{Read, Src};
 use crate::parts::Part;

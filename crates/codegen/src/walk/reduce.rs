@@ -2,8 +2,8 @@
 
 use super::Emitter;
 use super::stage::Piece;
-use crate::affine::{Offset, Space};
-use crate::layout::{Place, Reduction, neutral};
+use crate::affine::{Offset, OffsetText, Space};
+use crate::layout::{LayoutText, Place, Reduction, neutral};
 use crate::memory::{self, c_type};
 use fusec_ir::{AxisId, Combine, IndexExpr};
 use std::collections::BTreeMap;

@@ -1,7 +1,7 @@
 //! Stages: statements over one layout, collected into one loop over a thread's elements.
 
 use super::Emitter;
-use crate::layout::Layout;
+use crate::layout::{Layout, LayoutText};
 use std::collections::BTreeMap;
 
 #[derive(Default)]

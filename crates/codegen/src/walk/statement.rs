@@ -5,7 +5,7 @@ use super::operand::{row_alignment, strided};
 use super::stage::Piece;
 use crate::affine::index_text;
 use crate::cexpr::{self, Leaves};
-use crate::layout::Place;
+use crate::layout::{LayoutText, Place};
 use crate::memory::{self, c_type};
 use crate::micro::Src;
 use fusec_ir::{AxisId, Expr, IndexExpr};

@@ -48,6 +48,7 @@ use super::staging::Room;
 use super::{Parts, SUB, TOKEN_VALUES};
 use fusec_ir::class::decay_range;
 use fusec_ir::{Graph, OpId};
+use serde::{Deserialize, Serialize};
 
 /// The smallest decay of which the product over half a sub-chunk, and its inverse, are far from the
 /// ends of the range of f32 and bf16: 2^-64.
@@ -58,7 +59,8 @@ const COLUMNS: usize = 16;
 const LEAST_WARPS: usize = 4;
 
 /// How decays come into the products inside a sub-chunk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Decays {
     /// One number per token: weights of whole rows and columns of the products.
     PerToken,
@@ -84,7 +86,7 @@ impl Decays {
 }
 
 /// What one block holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tile {
     /// Key channels, all of them.
     pub key: usize,
@@ -107,7 +109,7 @@ pub struct Tile {
 }
 
 /// Places of a block's data in shared memory, f32 elements, each a multiple of 4.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[allow(missing_docs, reason = "the template says what each is")]
 pub struct Places {
     pub right_rows: usize,

@@ -10,6 +10,7 @@ use crate::plan::{GridAxis, Storage};
 use fusec_ir::{
     Access, AxisId, Graph, IndexExpr, OpId, OpKind, Precision, StateId, StepRef, ValueId,
 };
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// How many times the elements that are read a slab may hold.
@@ -117,7 +118,7 @@ pub fn after(graph: &Graph, ops: &[OpId], scan: OpId) -> BTreeSet<OpId> {
 }
 
 /// Shared memory that slabs take, bytes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Room {
     /// For each token of a chunk.
     pub token: usize,

@@ -7,6 +7,7 @@
 use super::{Lane, Work};
 use crate::chunked::{Sizes, pieces};
 use crate::context::{iteration_axes, reduced_axes, special_count};
+use crate::schedule::{ChunkTile, Schedule};
 use fusec_ir::{Expr, OpId, OpKind};
 use std::collections::BTreeMap;
 
@@ -54,7 +55,7 @@ impl Lane<'_> {
                 }
             }
         }
-        for anchor in &self.body.anchors {
+        for anchor in self.body.anchors() {
             // What follows the recurrence is computed once.
             let mut after = vec![*anchor];
             while let Some(id) = after.pop() {
@@ -69,7 +70,7 @@ impl Lane<'_> {
 
     /// The work of a chunked recurrence.
     pub(super) fn add_chunks(&self, work: &mut Work) {
-        let Some(tile) = self.tile else {
+        let Schedule::Chunked(ChunkTile { tile, .. }) = &self.body.schedule else {
             return;
         };
         let chunks = (self.blocks * self.ctx.shape.time.div_ceil(tile.chunk())) as f64;
@@ -82,7 +83,7 @@ impl Lane<'_> {
     /// its multiprocessor work, as many as the shared memory has room for.
     pub(super) fn serial_chunks(&self) -> (f64, f64) {
         let device = self.ctx.device;
-        let Some(tile) = self.tile else {
+        let Schedule::Chunked(ChunkTile { tile, ahead, .. }) = &self.body.schedule else {
             return (0.0, 0.0);
         };
         let room = device.smem_kb.value * 1024.0 / tile.shared_bytes() as f64;
@@ -92,13 +93,13 @@ impl Lane<'_> {
         let chunks = self.ctx.shape.time.div_ceil(tile.chunk()) as f64;
         let pieces = pieces(self.ctx.storage);
         let threads = (32 * tile.warps()) as f64;
-        let (chunk_cycles, per_element) = match self.body.ahead {
+        let (chunk_cycles, per_element) = match ahead {
             true => (CHUNK_CYCLES_AHEAD, CYCLES_PER_ELEMENT_AHEAD),
             false => (CHUNK_CYCLES, CYCLES_PER_ELEMENT),
         };
         let work = tile.elements() * per_element
             + tile.simt_flops(pieces) * CYCLES_PER_FLOP
-            + self.around(&tile);
+            + self.around(tile, *ahead);
         let cycles = (chunk_cycles + work / threads) * (LATENCY + (1.0 - LATENCY) / 2.0 * resident);
         let us = cycles / (device.clock_ghz.value * 1e3);
         (chunks * waves, chunks * waves * us)
@@ -106,11 +107,11 @@ impl Lane<'_> {
 
     /// Clock cycles, of all threads together, that one chunk of a block spends on the operations
     /// around the recurrence.
-    fn around(&self, tile: &Sizes) -> f64 {
+    fn around(&self, tile: &Sizes, ahead: bool) -> f64 {
         let graph = self.ctx.graph;
         let uses = self.uses();
         let (per_operation, per_function, per_load) = CYCLES_AROUND;
-        let per_load = match self.body.ahead {
+        let per_load = match ahead {
             true => CYCLES_PER_LOAD_AHEAD,
             false => per_load,
         };
@@ -118,7 +119,7 @@ impl Lane<'_> {
             .body
             .ops
             .iter()
-            .filter(|id| !self.body.anchors.contains(id));
+            .filter(|id| !self.body.anchors().contains(id));
         others
             .map(|id| {
                 let op = graph.op(*id);

@@ -3,8 +3,8 @@
 
 use super::Lane;
 use crate::context::{instructions, iteration_axes, reduced_axes, step_work};
-use crate::plan::Template;
-use fusec_ir::{OpId, OpKind, RecurrenceId, StateKind, StepKind, ValueId};
+use crate::schedule::Schedule;
+use fusec_ir::{OpId, OpKind, RecurrenceId, StepKind, ValueId};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// An access to memory that the next one waits for, with the work between the two, microseconds:
@@ -12,8 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 const TRIP_US: f64 = 1.0;
 /// A row that a block walks although the next one is already on its way, microseconds.
 const ROW_US: f64 = 0.8;
-/// State elements of a thread, and the registers that it has in all.
-const STATE_PER_THREAD: usize = 16;
+/// Registers of a thread of a scan.
 const REGISTERS: usize = 96;
 /// Elements of a row that a thread has, and its registers.
 const ROW_PER_THREAD: usize = 8;
@@ -46,20 +45,20 @@ impl Lane<'_> {
     pub(super) fn serial(&self) -> (f64, f64) {
         let device = self.ctx.device;
         let exchange_us = self.exchanges() * device.barrier_us.value;
-        match self.body.template {
-            Template::Row => {
+        match &self.body.schedule {
+            Schedule::Row(tile) => {
                 // Rows before the first one of a block are walked as well; the first row's time is
                 // latency.
-                let halo = self.halo();
-                let rows = f64::from(self.body.rows_per_block.max(1)) + halo;
-                let resident = self.resident_rows(halo);
+                let halo = f64::from(self.body.roles.halo);
+                let rows = self.rows() + halo;
+                let resident = self.resident_rows(halo, tile.threads as usize);
                 let waves = (self.blocks as f64 / (device.sms.value * resident)).ceil();
                 let first_us = if waves > 1.0 { TRIP_US } else { 0.0 };
                 let us = first_us + (rows - 1.0) * ROW_US + rows * exchange_us;
                 (rows, waves * us)
             }
-            Template::Scan => {
-                let (waves, share) = self.waves();
+            Schedule::Scan(tile) => {
+                let (waves, share) = self.waves(tile.threads as usize);
                 let steps = self.ctx.shape.time as f64 * waves;
                 let inner_us = self.inner_exchanges() * device.barrier_us.value;
                 let latency_us = QUIET * device.step_us.value
@@ -69,29 +68,29 @@ impl Lane<'_> {
                 let in_runs = latency_us.hypot(self.step_slots() * share * self.slot_us());
                 let sharing = 1.0 + SHARING * (share - 1.0);
                 let alone = (device.step_us.value + exchange_us + inner_us) * sharing;
-                let step_us = match self.takes_runs() {
+                let step_us = match self.takes_runs(tile.run) {
                     true => in_runs,
                     // No less: what a kernel costs bounds what one with more in it does.
                     false => alone.max(in_runs),
                 };
                 (steps, steps * step_us)
             }
-            Template::Chunked => self.serial_chunks(),
-            Template::Gemv => (self.ctx.rows() as f64, self.ctx.rows() as f64 * exchange_us),
-            Template::Gemm | Template::Attend => (0.0, 0.0),
+            Schedule::Chunked(_) => self.serial_chunks(),
+            Schedule::Gemv(_) => (self.ctx.rows() as f64, self.ctx.rows() as f64 * exchange_us),
+            Schedule::Gemm(_) | Schedule::Attend(_) => (0.0, 0.0),
         }
     }
 
     /// Microseconds of the accesses that wait for each other, beside the bulk of the work.
     pub(super) fn latency_us(&self) -> f64 {
-        let trips = match self.body.template {
-            Template::Row => 1.0,
+        let trips = match self.body.schedule {
+            Schedule::Row(_) => 1.0,
             // Rows and weights of a prologue come before those of the product.
-            Template::Gemv if self.prologue.is_empty() => 1.0,
-            Template::Gemv => 2.0,
+            Schedule::Gemv(_) if self.body.roles.prologue.is_empty() => 1.0,
+            Schedule::Gemv(_) => 2.0,
             // The state, the first row, the results.
-            Template::Scan | Template::Chunked => 2.0,
-            Template::Gemm | Template::Attend => 2.0,
+            Schedule::Scan(_) | Schedule::Chunked(_) => 2.0,
+            Schedule::Gemm(_) | Schedule::Attend(_) => 2.0,
         };
         trips * TRIP_US + self.epilogue_us()
     }
@@ -100,18 +99,18 @@ impl Lane<'_> {
     /// its block are done.
     fn epilogue_us(&self) -> f64 {
         let (ctx, graph) = (self.ctx, self.ctx.graph);
-        if self.body.template != Template::Gemm {
+        if !matches!(self.body.schedule, Schedule::Gemm(_)) {
             return 0.0;
         }
-        let after = |id: &&OpId| !self.prologue.contains(*id) && !self.body.anchors.contains(*id);
-        let inputs = self.body.ops.iter().filter(after);
+        let after = &self.body.roles.epilogue;
+        let inputs = after.iter();
         let inputs = inputs.flat_map(|id| &graph.op(*id).inputs);
         let read: BTreeSet<ValueId> = inputs
             .map(|access| access.value)
             .filter(|v| graph.value(*v).rows && !self.produces(*v))
             .collect();
         let bytes: f64 = read.into_iter().map(|v| ctx.value_bytes(v)).sum();
-        let slots = self.body.ops.iter().filter(after).map(|id| {
+        let slots = after.iter().map(|id| {
             let op = graph.op(*id);
             let elements = graph.elements(&iteration_axes(graph, op)) * ctx.rows();
             match &op.kind {
@@ -125,10 +124,7 @@ impl Lane<'_> {
 
     /// Blocks of rows that a multiprocessor holds: a thread has some elements of a row and, for a
     /// stencil, of earlier rows.
-    fn resident_rows(&self, halo: f64) -> f64 {
-        let elements = self.body.ops.iter().map(|id| self.elements(*id));
-        let widest = elements.max().unwrap_or(1);
-        let threads = (widest / ROW_PER_THREAD).next_power_of_two().clamp(64, 512);
+    fn resident_rows(&self, halo: f64, threads: usize) -> f64 {
         let registers = if halo > 1.0 {
             2 * ROW_REGISTERS
         } else {
@@ -149,21 +145,6 @@ impl Lane<'_> {
         by_registers.min(RESIDENT_THREADS / threads).max(1)
     }
 
-    /// Rows before the first one of a block that it needs.
-    fn halo(&self) -> f64 {
-        let graph = self.ctx.graph;
-        let mut depth: BTreeMap<OpId, f64> = BTreeMap::new();
-        for id in &self.body.ops {
-            let back = graph.op(*id).inputs.iter().map(|access| {
-                let before = graph.producer(access.value).and_then(|p| depth.get(&p));
-                f64::from(access.delay.max(0)) + before.copied().unwrap_or(0.0)
-            });
-            let back = back.fold(0.0, f64::max);
-            depth.insert(*id, back);
-        }
-        depth.into_values().fold(0.0, f64::max)
-    }
-
     /// Exchanges among all threads of a block, for one row: sums that do not wait for each other
     /// share one where rows follow each other.
     fn exchanges(&self) -> f64 {
@@ -181,8 +162,8 @@ impl Lane<'_> {
             all += usize::from(exchanging);
         }
         let chain = after.into_values().max().unwrap_or(0);
-        match self.body.template {
-            Template::Row | Template::Scan => chain as f64,
+        match self.body.schedule {
+            Schedule::Row(_) | Schedule::Scan(_) => chain as f64,
             _ => all as f64,
         }
     }
@@ -194,14 +175,14 @@ impl Lane<'_> {
             OpKind::Scan { recurrence, .. } => step_work(graph, graph.recurrence(*recurrence)).2,
             _ => 0.0,
         };
-        let most = self.body.anchors.iter().map(of).fold(0.0, f64::max);
+        let most = self.body.anchors().iter().map(of).fold(0.0, f64::max);
         (most - 1.0).max(0.0)
     }
 
     /// Whether the rows of a scan come in runs. Rows that later rows need come one at a time.
-    fn takes_runs(&self) -> bool {
+    fn takes_runs(&self, run: u32) -> bool {
         let delayed = |id: &OpId| self.ctx.graph.op(*id).inputs.iter().any(|a| a.delay != 0);
-        self.body.rows_per_block > 1 && !self.body.ops.iter().any(delayed)
+        run > 1 && !self.body.ops.iter().any(delayed)
     }
 
     /// Instruction slots of one block for one row of a scan and of what surrounds it.
@@ -250,25 +231,8 @@ impl Lane<'_> {
 
     /// How often the blocks of a scan fill the GPU, and how many share a multiprocessor: states live
     /// in registers, and blocks that find none free wait until others have walked all of T.
-    fn waves(&self) -> (f64, f64) {
-        let (device, graph) = (self.ctx.device, self.ctx.graph);
-        let state: usize = self
-            .body
-            .anchors
-            .iter()
-            .filter_map(|id| match &graph.op(*id).kind {
-                OpKind::Scan { states, .. } => Some(states),
-                _ => None,
-            })
-            .flatten()
-            .map(|s| match graph.state(*s).kind {
-                StateKind::Scan { .. } => graph.elements(&graph.state(*s).axes),
-                StateKind::Tail { .. } => 0,
-            })
-            .sum();
-        let threads = (state / self.spread().max(1) / STATE_PER_THREAD)
-            .next_power_of_two()
-            .clamp(64, 512);
+    fn waves(&self, threads: usize) -> (f64, f64) {
+        let device = self.ctx.device;
         let resident = self.resident(threads, REGISTERS);
         let waves = (self.blocks as f64 / (device.sms.value * resident as f64)).ceil();
         let share = (self.blocks as f64 / device.sms.value)
@@ -279,6 +243,6 @@ impl Lane<'_> {
 
     /// Whether activations of a matrix product are computed on their way in.
     pub(super) fn is_staged(&self) -> bool {
-        self.body.template == Template::Gemm && !self.prologue.is_empty()
+        matches!(self.body.schedule, Schedule::Gemm(_)) && !self.body.roles.prologue.is_empty()
     }
 }

@@ -236,7 +236,7 @@ fn others(ctx: &Context<'_>, kernel: &Kernel) -> Vec<Other> {
     };
     let templates = |phases: &[Phase]| -> Vec<(Template, bool)> {
         let lanes = phases.iter().flat_map(|p| &p.lanes);
-        lanes.map(|l| (l.template, l.ahead)).collect()
+        lanes.map(|l| (l.template(), l.schedule.ahead())).collect()
     };
     let own = templates(&kernel.phases);
     let plain = forms.first().map(|form| lanes(form)).unwrap_or_default();
@@ -268,8 +268,8 @@ fn others(ctx: &Context<'_>, kernel: &Kernel) -> Vec<Other> {
         .iter()
         .zip(chunked)
         .filter_map(|(lane, chunked)| match chunked {
-            Err(reject) if lane.template == Template::Scan => Some(Other::NotInChunks {
-                scans: op_names(ctx, &lane.anchors),
+            Err(reject) if lane.template() == Template::Scan => Some(Other::NotInChunks {
+                scans: op_names(ctx, lane.anchors()),
                 reason: Reason::new(ctx, reject),
             }),
             _ => None,

@@ -1,8 +1,9 @@
 //! The attend template: softmax attention over the rows kept, one head to a block.
 
 use super::Group;
-use crate::plan::{Body, GridAxis, Reject, Template};
-use fusec_ir::OpId;
+use crate::plan::{Body, GridAxis, Reject, Roles};
+use crate::schedule::{AttendTile, Schedule};
+use fusec_ir::{OpId, OpKind};
 
 /// Elements of a key and a value of one head that one block stages, together.
 const WIDTH_LIMIT: usize = 4096;
@@ -31,18 +32,23 @@ pub fn fit(group: &Group<'_>, id: OpId) -> Result<Body, Reject> {
     {
         rows *= 2;
     }
-    Ok(Body {
-        template: Template::Attend,
+    let window = match &op.kind {
+        OpKind::Attend { window, .. } => *window,
+        _ => 1,
+    };
+    let grid = heads.into_iter().filter(|axis| graph.size(*axis) > 1);
+    let tile = AttendTile {
+        grid: grid.map(|axis| GridAxis { axis, tile: 1 }).collect(),
+        rows: rows as u32,
+        keys: 1,
+        depth: depth as u32,
+        width: width as u32,
+    };
+    let tile = tile.staging(window);
+    group.check_shared([id], tile.shared_bytes())?;
+    let roles = Roles {
         anchors: vec![id],
-        ops: vec![id],
-        stores: group.stored_outputs(id).collect(),
-        tails: op.tails.clone(),
-        grid: heads
-            .into_iter()
-            .filter(|axis| graph.size(*axis) > 1)
-            .map(|axis| GridAxis { axis, tile: 1 })
-            .collect(),
-        rows_per_block: rows as u32,
-        ahead: false,
-    })
+        ..Roles::default()
+    };
+    Ok(group.body(roles, vec![id], &[id], Schedule::Attend(tile)))
 }

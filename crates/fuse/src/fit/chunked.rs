@@ -6,10 +6,11 @@
 
 use super::Group;
 use super::space::divisors;
-use crate::chunked::staging::Room;
-use crate::chunked::{KEY_LIMIT, Parts, Sizes, VALUE_LIMIT, slabs};
+use crate::chunked::staging::{Room, staged};
+use crate::chunked::{KEY_LIMIT, Parts, Sizes, VALUE_LIMIT};
 use crate::context::{iteration_axes, reduced_axes};
-use crate::plan::{Body, GridAxis, Reject, Storage, Template};
+use crate::plan::{Body, GridAxis, Reject, Storage};
+use crate::schedule::{ChunkTile, Schedule};
 use fusec_ir::class::decay_range;
 use fusec_ir::{AxisId, Graph, OpId, OpKind};
 
@@ -22,18 +23,18 @@ const RANK_ONE_TARGETS: [usize; 4] = [64, 16, 32, 128];
 /// columns are spread over blocks.
 pub fn fit(group: &Group<'_>, lane: &Body) -> Result<Vec<Body>, Reject> {
     let (ctx, graph) = (group.ctx, group.ctx.graph);
-    let [scan] = lane.anchors[..] else {
+    let [scan] = lane.anchors()[..] else {
         return Err(group.reject(
             "chunked-one-scan",
-            lane.anchors.iter().copied(),
+            lane.anchors().iter().copied(),
             "one recurrence per lane",
-            format!("{}", lane.anchors.len()),
+            format!("{}", lane.anchors().len()),
         ));
     };
     let parts = Parts::of(graph, ctx.classes(), scan)
         .map_err(|not| group.reject(not.rule, [scan], not.limit, not.got))?;
     bounded(group, scan, &parts)?;
-    if ctx.device.tensor_rate(Storage::Bf16).is_none() {
+    if ctx.target.mma_operand(Storage::Bf16).is_none() {
         return Err(group.reject(
             "chunked-device",
             [scan],
@@ -41,9 +42,8 @@ pub fn fit(group: &Group<'_>, lane: &Body) -> Result<Vec<Body>, Reject> {
             ctx.device.arch.clone(),
         ));
     }
-    let roles = Roles::of(group, lane, scan);
-    prologue(group, lane, &roles)?;
-    let whole = epilogue(group, &roles, &parts)?;
+    prologue(group, lane, scan)?;
+    let whole = epilogue(group, lane, &parts)?;
     let targets = match (whole, parts.factor) {
         (true, _) => &[usize::MAX][..],
         (false, None) => &VALUE_TARGETS,
@@ -53,12 +53,7 @@ pub fn fit(group: &Group<'_>, lane: &Body) -> Result<Vec<Body>, Reject> {
     let mut first = None;
     for target in targets {
         for ahead in [false, true] {
-            let lane = Body {
-                template: Template::Chunked,
-                ahead,
-                ..lane.clone()
-            };
-            match spread(group, lane, scan, &parts, *target) {
+            match spread(group, lane, scan, &parts, *target, ahead) {
                 Ok(body) if !bodies.contains(&body) => bodies.push(body),
                 Ok(_) => {}
                 Err(reject) => first = first.or(Some(reject)),
@@ -68,25 +63,6 @@ pub fn fit(group: &Group<'_>, lane: &Body) -> Result<Vec<Body>, Reject> {
     match first {
         Some(reject) if bodies.is_empty() => Err(reject),
         _ => Ok(bodies),
-    }
-}
-
-/// The operations of a lane by their place around the recurrence.
-struct Roles {
-    /// Those that do not depend on it.
-    before: Vec<OpId>,
-    /// Those that do.
-    after: Vec<OpId>,
-}
-
-impl Roles {
-    fn of(group: &Group<'_>, lane: &Body, scan: OpId) -> Roles {
-        let from: Vec<bool> = group.ops.iter().map(|id| *id == scan).collect();
-        let reached = group.descendants(&from);
-        let depends = |id: &OpId| group.position(*id).is_some_and(|i| reached[i]);
-        let others = lane.ops.iter().copied().filter(|id| *id != scan);
-        let (after, before) = others.partition(depends);
-        Roles { before, after }
     }
 }
 
@@ -111,8 +87,10 @@ fn bounded(group: &Group<'_>, scan: OpId, parts: &Parts<'_>) -> Result<(), Rejec
     }
 }
 
-fn prologue(group: &Group<'_>, lane: &Body, roles: &Roles) -> Result<(), Reject> {
-    for id in &roles.before {
+fn prologue(group: &Group<'_>, lane: &Body, scan: OpId) -> Result<(), Reject> {
+    // Side results of what is before it as well.
+    let before = |id: &&OpId| **id != scan && !lane.roles.epilogue.contains(id);
+    for id in lane.ops.iter().filter(before) {
         let op = group.op(*id);
         if !matches!(op.kind, OpKind::Map { .. }) {
             return Err(group.reject(
@@ -136,7 +114,7 @@ fn prologue(group: &Group<'_>, lane: &Body, roles: &Roles) -> Result<(), Reject>
 }
 
 /// Checks what follows the recurrence. Returns whether it combines over the value axes.
-fn epilogue(group: &Group<'_>, roles: &Roles, parts: &Parts<'_>) -> Result<bool, Reject> {
+fn epilogue(group: &Group<'_>, lane: &Body, parts: &Parts<'_>) -> Result<bool, Reject> {
     let graph = group.ctx.graph;
     let sized = |axes: &[AxisId]| -> Vec<AxisId> {
         let mut axes: Vec<AxisId> = axes.to_vec();
@@ -147,7 +125,8 @@ fn epilogue(group: &Group<'_>, roles: &Roles, parts: &Parts<'_>) -> Result<bool,
     let value = sized(&parts.layout.value);
     let heads = sized(&parts.layout.heads);
     let mut whole = false;
-    for id in &roles.after {
+    let before = |id: &OpId| !lane.roles.epilogue.contains(id) && !lane.anchors().contains(id);
+    for id in &lane.roles.epilogue {
         let op = group.op(*id);
         if !matches!(
             op.kind,
@@ -199,7 +178,7 @@ fn epilogue(group: &Group<'_>, roles: &Roles, parts: &Parts<'_>) -> Result<bool,
             ));
         }
         for (access, producer) in group.in_body_accesses(*id) {
-            if roles.before.contains(&producer) {
+            if before(&producer) {
                 continue;
             }
             let axes = &graph.value(access.value).axes;
@@ -218,9 +197,9 @@ fn epilogue(group: &Group<'_>, roles: &Roles, parts: &Parts<'_>) -> Result<bool,
         }
         // A tail of what follows the recurrence would have to be kept from row to row.
         let kept = op.tails.iter().find(|tail| match graph.state(**tail).kind {
-            fusec_ir::StateKind::Tail { value, .. } => group
-                .in_body(value)
-                .is_some_and(|p| !roles.before.contains(&p)),
+            fusec_ir::StateKind::Tail { value, .. } => {
+                group.in_body(value).is_some_and(|p| !before(&p))
+            }
             fusec_ir::StateKind::Scan { .. } => false,
         });
         if let Some(tail) = kept {
@@ -238,10 +217,11 @@ fn epilogue(group: &Group<'_>, roles: &Roles, parts: &Parts<'_>) -> Result<bool,
 /// One head per block, and at most `target` value columns.
 fn spread(
     group: &Group<'_>,
-    mut body: Body,
+    lane: &Body,
     scan: OpId,
     parts: &Parts<'_>,
     target: usize,
+    ahead: bool,
 ) -> Result<Body, Reject> {
     let (ctx, graph) = (group.ctx, group.ctx.graph);
     let layout = parts.layout;
@@ -282,23 +262,29 @@ fn spread(
             format!("{key}"),
         ));
     }
-    body.grid = grid;
-    let slabs = slabs(graph, parts, ctx.storage, &body);
-    // Nothing arrives ahead of time where nothing can.
-    body.ahead = !slabs.is_empty();
+    let slabs = match ahead {
+        true => staged(graph, parts, scan, &lane.ops, &grid, ctx.storage),
+        false => vec![],
+    };
     let room = Room::of(&slabs);
-    let sizes = Sizes::fresh(graph, scan, parts, ctx.storage, value, room);
-    let bytes = (ctx.device.smem_kb.value * 1024.0) as usize;
-    match sizes.fitting(bytes, ctx.shape.time) {
-        Some(sizes) => Ok(Body {
-            rows_per_block: sizes.chunk() as u32,
-            ..body
+    let least = Sizes::least(graph, scan, parts, ctx.storage, value, room);
+    let bytes = ctx.target.shared_bytes;
+    match least.fitting(bytes, ctx.shape.time) {
+        Some(tile) => Ok(Body {
+            schedule: Schedule::Chunked(ChunkTile {
+                grid,
+                // Nothing arrives ahead of time where nothing can.
+                ahead: !slabs.is_empty(),
+                tile,
+            }),
+            streamed: vec![],
+            ..lane.clone()
         }),
         None => Err(group.reject(
             "chunked-shared",
             [scan],
             format!("{bytes} bytes of shared memory per block"),
-            format!("{} for {key} keys and {value} values", sizes.shared_bytes()),
+            format!("{} for {key} keys and {value} values", least.shared_bytes()),
         )),
     }
 }

@@ -3,7 +3,8 @@
 use super::space::is_identity;
 use super::{Group, anchor_lanes};
 use crate::context::reduced_axes;
-use crate::plan::Reject;
+use crate::plan::{Reject, Roles};
+use crate::schedule::product::Products;
 use fusec_ir::{AxisId, OpId, OpKind};
 
 /// Most rows (batch times time) for which products run as matrix-vector products.
@@ -26,6 +27,28 @@ impl Lane {
         ops.sort_unstable();
         ops
     }
+
+    /// The roles of its operations.
+    pub fn roles(&self, halo: u32) -> Roles {
+        Roles {
+            prologue: self.prologue.clone(),
+            anchors: self.contracts.clone(),
+            epilogue: self.epilogue.clone(),
+            halo,
+        }
+    }
+}
+
+/// The products of a lane as shapes, or why no template takes them.
+pub fn products_of(group: &Group<'_>, lane: &Lane) -> Result<Products, Reject> {
+    Products::of(group.ctx.graph, &lane.contracts).ok_or_else(|| {
+        group.reject(
+            "product-layout",
+            lane.contracts.iter().copied(),
+            "batch axes that lead the result, and matrices whose rows are evenly spaced",
+            "others",
+        )
+    })
 }
 
 /// Splits a group into lanes and checks the rules that hold for every product.

@@ -1,38 +1,60 @@
 //! The matrix-product template: tiles of rows by columns, operands mapped on the way in.
 
-use super::contract::{Lane, lanes, same_activation};
+use super::Group;
+use super::contract::{Lane, lanes, products_of, same_activation};
 use super::space::is_identity;
-use super::{Group, row};
-use crate::plan::{Body, Reject, Template};
+use crate::plan::{Body, Reject};
+use crate::schedule::{Schedule, gemm};
 use fusec_ir::{OpId, OpKind};
 
 /// Products of one activation whose accumulators fit side by side.
 const LANE_CONTRACTS: usize = 2;
 
 pub fn fit(group: &Group<'_>, contracts: &[OpId]) -> Result<Vec<Body>, Reject> {
-    lanes(group, contracts)?
+    let ctx = group.ctx;
+    let lanes = lanes(group, contracts)?;
+    for lane in &lanes {
+        check_accumulators(group, lane)?;
+        for id in &lane.prologue {
+            check_prologue_op(group, *id, lane)?;
+        }
+    }
+    let staged = lanes.iter().any(|lane| through_registers(group, lane));
+    lanes
         .into_iter()
         .map(|lane| {
-            check_accumulators(group, &lane)?;
-            for id in &lane.prologue {
-                check_prologue_op(group, *id, &lane)?;
-            }
+            let products = products_of(group, &lane)?;
+            let tile = gemm::schedule(&products, ctx.rows(), staged, ctx.storage, &ctx.target);
+            let Some(tile) = tile else {
+                return Err(group.reject(
+                    "shared-memory",
+                    lane.contracts,
+                    format!(
+                        "{} bytes of shared memory per block",
+                        ctx.target.shared_bytes
+                    ),
+                    "more for the smallest tile of a matrix product",
+                ));
+            };
             let ops = lane.ops();
-            Ok(Body {
-                template: Template::Gemm,
-                anchors: lane.contracts,
-                stores: ops
-                    .iter()
-                    .flat_map(|id| group.stored_outputs(*id))
-                    .collect(),
-                tails: row::tails(group, &ops),
-                ops,
-                grid: vec![],
-                rows_per_block: 1,
-                ahead: false,
-            })
+            Ok(group.body(lane.roles(0), ops.clone(), &ops, Schedule::Gemm(tile)))
         })
         .collect()
+}
+
+/// Whether some activation comes to its product through registers: it is computed, or does not lie in
+/// memory as the tensor cores want it.
+fn through_registers(group: &Group<'_>, lane: &Lane) -> bool {
+    let graph = group.ctx.graph;
+    let mut activations = lane
+        .contracts
+        .iter()
+        .filter_map(|id| group.op(*id).inputs.first());
+    activations.any(|a| {
+        let laid_out = a.delay == 0 && graph.row_elements(a.value).is_multiple_of(8);
+        let computed = group.in_body(a.value);
+        computed.is_some_and(|p| lane.prologue.contains(&p)) || !laid_out
+    })
 }
 
 fn check_accumulators(group: &Group<'_>, lane: &Lane) -> Result<(), Reject> {

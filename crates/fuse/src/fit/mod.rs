@@ -14,6 +14,7 @@
 //! | `look-ahead` | all | a row after the current one, produced in the same kernel |
 //! | `delay-permuted` | row, scan, gemv | an earlier row of a value of the same kernel, with permuted or sliced axes |
 //! | `halo-depth` | row, gemv | rows recomputed before the first one of a block |
+//! | `shared-memory` | all | shared memory of one block, by the schedule that needs least |
 //! | `row-size` | row | elements of one row held by one block |
 //! | `scan-gather` | scan | a look-up inside a kernel that walks along T |
 //! | `state-size` | scan | state elements held by one block |
@@ -22,6 +23,7 @@
 //! | `contract-delay` | gemv, gemm | a product reads an earlier row of a value of the same kernel |
 //! | `needs-phase` | gemv, gemm | a product depends on another product's result: two phases of matrix-vector products at most |
 //! | `phase-lanes` | gemv | lanes side by side in one of two phases |
+//! | `product-layout` | gemv, gemm | batch axes lead the result, and the rows of a matrix are evenly spaced |
 //! | `lane-axes` | gemv, gemm | products joined by an epilogue have different result axes |
 //! | `epilogue-op` | gemv, gemm | something else than a map after a product |
 //! | `epilogue-axes` | gemv, gemm | an epilogue over other axes than the product's |
@@ -53,11 +55,11 @@ mod scan;
 mod space;
 
 pub use contract::GEMV_MAX_ROWS;
-pub use gemv::columns_per_block;
 
 use crate::context::{Context, is_row_op};
-use crate::plan::{Body, Phase, Reject};
-use fusec_ir::{Access, Op, OpId, OpKind, ValueId};
+use crate::plan::{Body, Phase, Reject, Roles, Template};
+use crate::schedule::Schedule;
+use fusec_ir::{Access, Op, OpId, OpKind, StateId, ValueId};
 
 /// A group of operations under examination.
 pub(crate) struct Group<'a> {
@@ -220,13 +222,13 @@ pub fn in_chunks(
             "chunked-class",
             lane.ops.iter().copied(),
             "a recurrence",
-            format!("a lane of the {} template", lane.template),
+            format!("a lane of the {} template", lane.template()),
         )
     };
     lanes
         .iter()
-        .map(|lane| match lane.template {
-            crate::plan::Template::Scan => chunked::fit(&group, lane),
+        .map(|lane| match lane.template() {
+            Template::Scan => chunked::fit(&group, lane),
             _ => Err(no_scan(lane)),
         })
         .collect()
@@ -303,6 +305,47 @@ impl Group<'_> {
             }
         }
         reached
+    }
+
+    /// A body of the group: what of its values goes to memory, and which of those past the caches.
+    pub fn body(&self, roles: Roles, ops: Vec<OpId>, own: &[OpId], schedule: Schedule) -> Body {
+        let stores: Vec<ValueId> = own.iter().flat_map(|id| self.stored_outputs(*id)).collect();
+        let streams = |v: &ValueId| schedule.streams() && self.ctx.leaves_l2(*v);
+        Body {
+            roles,
+            streamed: stores.iter().copied().filter(streams).collect(),
+            stores,
+            tails: self.tails(own),
+            ops,
+            schedule,
+        }
+    }
+
+    /// The stencil tails that some operations keep.
+    pub fn tails(&self, ops: &[OpId]) -> Vec<StateId> {
+        let tails = ops.iter().flat_map(|id| self.op(*id).tails.iter().copied());
+        tails.collect()
+    }
+
+    /// Refuses more shared memory than a block of the device may have.
+    pub fn check_shared(
+        &self,
+        ops: impl IntoIterator<Item = OpId>,
+        bytes: usize,
+    ) -> Result<(), Reject> {
+        let limit = self.ctx.target.shared_bytes;
+        match bytes <= limit {
+            true => Ok(()),
+            false => Err(self.reject(
+                "shared-memory",
+                ops,
+                format!(
+                    "{limit} bytes of shared memory per block of {}",
+                    self.ctx.device.name
+                ),
+                format!("{bytes} bytes"),
+            )),
+        }
     }
 
     pub fn reject(

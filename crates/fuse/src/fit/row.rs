@@ -3,7 +3,9 @@
 use super::Group;
 use super::space::{Need, check_halo, divisors, extent, keeps_axis, largest_space};
 use crate::context::iteration_axes;
-use crate::plan::{Body, GridAxis, Reject, Template};
+use crate::plan::{Body, GridAxis, Reject, Roles};
+use crate::schedule::walk::Walked;
+use crate::schedule::{RowTile, Schedule};
 use fusec_ir::{AxisId, OpId};
 
 /// Elements one block should hold: enough for full warps, few enough for many blocks.
@@ -30,24 +32,24 @@ pub fn fit(group: &Group<'_>) -> Result<Body, Reject> {
             format!("{size} elements of `{}`", group.name(id)),
         ));
     }
-    let rows_per_block = rows_per_block(group, &grid, halo);
-    Ok(Body {
-        template: Template::Row,
-        anchors: vec![],
-        ops: group.ops.to_vec(),
-        stores,
-        tails: tails(group, group.ops),
+    let rows = rows_per_block(group, &grid, halo);
+    let tails = group.tails(group.ops);
+    let walked = Walked::of(group.ctx, group.ops, &tails, &stores);
+    let threads = walked.threads(&grid);
+    if 4 * walked.shared_floats_at_most(&grid) > group.ctx.target.shared_bytes {
+        let floats = walked.shared_floats(&grid, threads as usize, 1, rows > 1);
+        group.check_shared(group.ops.iter().copied(), 4 * floats)?;
+    }
+    let roles = Roles {
+        halo,
+        ..Roles::default()
+    };
+    let schedule = Schedule::Row(RowTile {
         grid,
-        rows_per_block,
-        ahead: false,
-    })
-}
-
-/// The stencil tails that `ops` keep.
-pub fn tails(group: &Group<'_>, ops: &[OpId]) -> Vec<fusec_ir::StateId> {
-    ops.iter()
-        .flat_map(|id| group.op(*id).tails.iter().copied())
-        .collect()
+        rows,
+        threads,
+    });
+    Ok(group.body(roles, group.ops.to_vec(), group.ops, schedule))
 }
 
 /// Every operation must share a value with the rest: an edge, or a row input read by both.
@@ -136,7 +138,7 @@ fn rows_per_block(group: &Group<'_>, grid: &[GridAxis], halo: u32) -> u32 {
         .map(|g| group.ctx.graph.size(g.axis) / g.tile)
         .product();
     let mut rows = if halo > 0 { 16 } else { 4 };
-    while rows > 1 && shape.batch * shape.time.div_ceil(rows) * tiles < 4 * group.ctx.sms() {
+    while rows > 1 && shape.batch * shape.time.div_ceil(rows) * tiles < 4 * group.ctx.target.sms {
         rows /= 2;
     }
     rows as u32

@@ -4,9 +4,11 @@
 //! run at once, as far as code generation finds it independent of the state.
 
 use super::space::{Need, divisors, extent, halo, keeps_axis, largest_space};
-use super::{Group, anchor_lanes, row};
+use super::{Group, anchor_lanes};
 use crate::context::iteration_axes;
-use crate::plan::{Body, GridAxis, Reject, Template};
+use crate::plan::{Body, GridAxis, Reject, Roles};
+use crate::schedule::walk::Walked;
+use crate::schedule::{ScanTile, Schedule};
 use fusec_ir::{AxisId, OpId, OpKind, ValueId};
 use std::collections::BTreeSet;
 
@@ -62,22 +64,56 @@ pub fn fit(group: &Group<'_>, scans: &[OpId]) -> Result<Vec<Body>, Reject> {
                 .filter(|s| ops.binary_search(s).is_ok())
                 .collect();
             let grid = spread(group, &ops, &anchors)?;
-            let rows_per_block = run(group, &ops, &anchors, &grid);
-            Ok(Body {
-                template: Template::Scan,
-                anchors,
-                stores: own
-                    .iter()
-                    .flat_map(|id| group.stored_outputs(*id))
-                    .collect(),
-                tails: row::tails(group, &own),
-                ops,
-                grid,
-                rows_per_block,
-                ahead: false,
-            })
+            let run = run(group, &ops, &anchors, &grid);
+            let tile = schedule(group, &ops, &own, grid, run)?;
+            Ok(group.body(roles(group, &ops, anchors), ops, &own, Schedule::Scan(tile)))
         })
         .collect()
+}
+
+/// The roles of the operations of a lane.
+fn roles(group: &Group<'_>, ops: &[OpId], anchors: Vec<OpId>) -> Roles {
+    let from: Vec<bool> = group.ops.iter().map(|id| anchors.contains(id)).collect();
+    let (before, after) = (group.ancestors(&from), group.descendants(&from));
+    let others = |reached: &[bool]| -> Vec<OpId> {
+        let reaches = |id: &&OpId| group.position(**id).is_some_and(|i| reached[i]);
+        let others = ops.iter().filter(|id| !anchors.contains(id));
+        others.filter(reaches).copied().collect()
+    };
+    Roles {
+        prologue: others(&before),
+        epilogue: others(&after),
+        anchors,
+        halo: 0,
+    }
+}
+
+/// The tile with as many rows to a run as its shared memory has room for.
+fn schedule(
+    group: &Group<'_>,
+    ops: &[OpId],
+    own: &[OpId],
+    grid: Vec<GridAxis>,
+    (run, rows_bytes): (u32, usize),
+) -> Result<ScanTile, Reject> {
+    let tails = group.tails(own);
+    let stores: Vec<ValueId> = own
+        .iter()
+        .flat_map(|id| group.stored_outputs(*id))
+        .collect();
+    let walked = Walked::of(group.ctx, ops, &tails, &stores);
+    let threads = walked.threads(&grid);
+    let limit = group.ctx.target.shared_bytes;
+    let mut run = run;
+    // From sizes alone first: that is enough but for large states and little shared memory.
+    if 4 * walked.shared_floats_at_most(&grid) + rows_bytes > limit {
+        let bytes = |run: u32| 4 * walked.shared_floats(&grid, threads as usize, run, true);
+        while run > 1 && bytes(run) > limit {
+            run /= 2;
+        }
+        group.check_shared(ops.iter().copied(), bytes(run))?;
+    }
+    Ok(ScanTile { grid, run, threads })
 }
 
 fn select(group: &Group<'_>, members: &[bool]) -> Vec<OpId> {
@@ -212,14 +248,15 @@ fn fill(group: &Group<'_>, ops: &[OpId], grid: &mut [GridAxis]) {
         .product();
     let blocks = |tile: usize| ctx.shape.batch * others * (graph.size(grid[i].axis) / tile);
     let tiles = divisors(grid[i].tile).filter(|tile| tile.is_multiple_of(FEWEST));
-    let fitting = tiles.take_while(|tile| blocks(*tile) as f64 <= ctx.device.sms.value);
+    let fitting = tiles.take_while(|tile| blocks(*tile) <= ctx.target.sms);
     if let Some(tile) = fitting.last() {
         grid[i].tile = tile;
     }
 }
 
-/// The rows of a run: as many as there is room for with all that a row may have in shared memory.
-fn run(group: &Group<'_>, ops: &[OpId], scans: &[OpId], grid: &[GridAxis]) -> u32 {
+/// The rows of a run: as many as there is room for with all that a row may have in shared memory; and
+/// the bytes of that.
+fn run(group: &Group<'_>, ops: &[OpId], scans: &[OpId], grid: &[GridAxis]) -> (u32, usize) {
     let (ctx, graph) = (group.ctx, group.ctx.graph);
     let inputs = ops.iter().flat_map(|id| &group.op(*id).inputs);
     let read = inputs.map(|access| access.value);
@@ -237,13 +274,14 @@ fn run(group: &Group<'_>, ops: &[OpId], scans: &[OpId], grid: &[GridAxis]) -> u3
         .filter(|(step, op)| step.states.iter().all(|s| s.axes != op.axes))
         .map(|(_, op)| extent(group, &op.axes, grid).next_multiple_of(4))
         .sum();
+    let bytes = |rows: u32| 4 * rows as usize * (of_values + of_steps);
     let fits = |rows: &u32| {
-        let bytes = 4 * *rows as usize * (of_values + of_steps);
-        let room = RUN_BYTES.min((ctx.device.smem_kb.value * 1024.0) as usize);
-        (*rows as usize) < 2 * ctx.shape.time && bytes <= room
+        let room = RUN_BYTES.min(ctx.target.shared_bytes);
+        (*rows as usize) < 2 * ctx.shape.time && bytes(*rows) <= room
     };
     let halves = std::iter::successors(Some(RUN), |rows| Some(rows / 2).filter(|r| *r > 1));
-    halves.into_iter().find(fits).unwrap_or(1)
+    let rows = halves.into_iter().find(fits).unwrap_or(1);
+    (rows, if rows > 1 { bytes(rows) } else { 0 })
 }
 
 fn recurrence_of<'g>(group: &Group<'g>, id: OpId) -> Option<&'g fusec_ir::Recurrence> {

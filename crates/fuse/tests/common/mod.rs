@@ -4,7 +4,7 @@
 pub mod random;
 
 use fusec_fuse::context::Context;
-use fusec_fuse::{Device, Launch, Mode, Options, Shape, Storage};
+use fusec_fuse::{Device, Mode, Options, Shape, Storage, Submit};
 use fusec_ir::language::{ModelSource, Overrides, compile};
 use fusec_ir::*;
 use std::path::{Path, PathBuf};
@@ -402,7 +402,7 @@ pub fn options(device: &Device, batch: usize, time: usize, mode: Mode) -> Option
         storage: Storage::Bf16,
         mode,
         device,
-        launch: Launch::Graph,
+        launch: Submit::Graph,
         pins: vec![],
     }
 }

@@ -8,7 +8,7 @@ use crate::executor::gpu::{GpuDevice, GpuOptions, Timing};
 use crate::toolchain::{Arch, Source, Toolchain};
 use crate::weights::Weights;
 use fusec_codegen::{Planned, generate};
-use fusec_fuse::{Device, Launch, Mode, Options, Shape, Storage, Template, plan};
+use fusec_fuse::{Device, Mode, Options, Schedule, Shape, Storage, Submit, plan};
 use fusec_ir::language::{ModelSource, Overrides, compile};
 use std::collections::BTreeMap;
 
@@ -101,7 +101,7 @@ impl Bench<'_> {
             // One operation each, and a recurrence step by step.
             mode: Mode::Unfused,
             device: self.planned_as,
-            launch: Launch::Graph,
+            launch: Submit::Graph,
             pins: Vec::new(),
         };
         let mut planned =
@@ -111,8 +111,10 @@ impl Bench<'_> {
         let lanes = kernels
             .flat_map(|k| &mut k.phases)
             .flat_map(|p| &mut p.lanes);
-        for lane in lanes.filter(|lane| lane.template == Template::Scan) {
-            lane.rows_per_block = 1;
+        for lane in lanes {
+            if let Schedule::Scan(tile) = &mut lane.schedule {
+                tile.run = 1;
+            }
         }
         let regime = Planned {
             name: "prefill",
@@ -121,8 +123,7 @@ impl Bench<'_> {
             graph: &planned.graph,
             plan: &planned.plan,
         };
-        let arch = self.arch.number().into();
-        let manifest = generate(&graph.name, storage, arch, &[regime])
+        let manifest = generate(&graph.name, storage, &[regime])
             .map_err(|error| CalibrateError::own(error.to_string()))?;
         let mut cubins = BTreeMap::new();
         for kernel in &manifest.kernels {

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use fusec_codegen::{Planned, generate};
-use fusec_fuse::{Device, Launch, Mode, Options, Shape, Storage, plan};
+use fusec_fuse::{Device, Mode, Options, Shape, Storage, Submit, plan};
 use fusec_ir::interpret::{Input, Interpreter, Keep, Real, State, Tensor};
 use fusec_ir::{Graph, Pin, Precision, ValueId};
 use fusec_runtime::emulator::{Emulator, EmulatorOptions};
@@ -178,7 +178,7 @@ pub fn emulate_for(
             storage: case.storage,
             mode: case.mode,
             device,
-            launch: Launch::Graph,
+            launch: Submit::Graph,
             pins: pins.to_vec(),
         };
         plan(case.graph, &options).map_err(|e| format!("planning: {e}"))
@@ -201,7 +201,7 @@ pub fn emulate_for(
         },
     ];
     let manifest =
-        generate(case.name, case.storage, 90, &regimes).map_err(|e| format!("generating: {e}"))?;
+        generate(case.name, case.storage, &regimes).map_err(|e| format!("generating: {e}"))?;
     let cache = root().join("target/emulator-cache");
     let emulator = Emulator::new(&cache, EmulatorOptions::default()).expect("g++");
     let device =

@@ -116,7 +116,7 @@ fn kernel_box(graph: &Graph, kernel: &Kernel, layer_us: f64) -> Group {
         Pill {
             name: op.name.clone(),
             label: label(&op.name),
-            anchor: lanes().any(|l| l.anchors.contains(id)),
+            anchor: lanes().any(|l| l.anchors().contains(id)),
             stored: op.outputs.iter().any(|v| stores.contains(v)),
         }
     });
@@ -137,7 +137,7 @@ fn kernel_box(graph: &Graph, kernel: &Kernel, layer_us: f64) -> Group {
             if kernel.ops.len() == 1 { "" } else { "s" },
             time(kernel.cost.total_us)
         ),
-        template: lanes().next().map(|l| l.template),
+        template: lanes().next().map(|l| l.template()),
         share: if layer_us > 0.0 {
             kernel.cost.total_us / layer_us
         } else {

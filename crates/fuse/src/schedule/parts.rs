@@ -6,9 +6,9 @@
 //!
 //! Lives here: which statement belongs to which part. Never here: their text.
 
-use crate::affine::Grid;
-use crate::layout::{self, Reduction};
-use crate::micro::{self, Program, Read, Src, Statement};
+use super::affine::Grid;
+use super::placement::{self, Reduction};
+use super::program::{self, Program, Read, Src, Statement};
 use fusec_ir::{AxisId, ValueId};
 
 /// Fewest threads of a team: whole warps, which reduce without a barrier.
@@ -83,7 +83,7 @@ pub fn divide(
         let s = &program.statements[of];
         let kept = s.history > 0 || program.tails.iter().any(|(_, tail, _)| *tail == of);
         if parts.of[of] == Part::Step && !large && !kept {
-            let copy = micro::copy(of, s);
+            let copy = program::copy(of, s);
             program.statements.push(copy);
             program.value.insert(*value, program.statements.len() - 1);
         }
@@ -212,8 +212,8 @@ impl Split<'_, '_> {
         if let Some((_, reduced)) = &s.reduce {
             let space = self.grid.space(&s.iteration_axes());
             let results = self.grid.space(&s.axes).len();
-            let layout = layout::side_by_side(space, self.team, self.vector);
-            let reduction = layout::reduction(&layout, reduced, results);
+            let layout = placement::side_by_side(space, self.team, self.vector);
+            let reduction = placement::reduction(&layout, reduced, results);
             if !matches!(reduction, Reduction::Lanes(_)) {
                 return false;
             }
@@ -283,7 +283,7 @@ fn sources(s: &Statement) -> impl Iterator<Item = usize> + '_ {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::micro::Carried;
+    use crate::schedule::program::Carried;
     use fusec_ir::language::{ModelSource, Overrides, compile};
     use fusec_ir::{Combine, Expr, IndexExpr, StateId};
 

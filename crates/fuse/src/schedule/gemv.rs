@@ -1,0 +1,251 @@
+//! Schedules of matrix-vector products: few rows, one or more warps per output column.
+
+use super::product::{ProductShape, Products, WeightLayout, batch_grid, summed};
+use super::walk::Walked;
+use crate::context::Context;
+use crate::plan::Body;
+use fusec_ir::{Graph, OpId, StateId, ValueId};
+use serde::{Deserialize, Serialize};
+
+/// Tile of `gemv.cu`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GemvTile {
+    /// Rows per block: 1 to 8. More rows than this read the weights again.
+    pub rows: usize,
+    /// Columns per block: a power of two.
+    pub columns: usize,
+    /// Warps per block.
+    pub warps: usize,
+    /// Warps that share a column (layout [`WeightLayout::Nk`]): divides `warps`.
+    pub split: usize,
+    /// 16-byte loads of one column that a lane keeps in flight.
+    pub unroll: usize,
+}
+
+/// Warps of a block.
+const WARPS: usize = 8;
+/// Most rows of a block.
+const ROWS: usize = 8;
+/// 16-byte loads of weights that a lane of a warp keeps in flight.
+const LOADS: usize = 4;
+/// Shared memory for the rows of a block, bytes, of which a device may have less.
+const STAGED_BYTES: usize = 128 << 10;
+/// Blocks of a body, beside others of its kernel, that keep a large GPU busy.
+const WANTED_BLOCKS: usize = 264;
+/// The same where each block computes a prologue before it gets to its weights: fewer blocks, each
+/// with more columns, do that less often.
+const WANTED_PROLOGUES: usize = 64;
+/// Columns of a block, at most, without a prologue and with one.
+const COLUMNS: usize = 8;
+const COLUMNS_AFTER_PROLOGUE: usize = 16;
+/// Weights of a block beyond which the prologue of one row is short beside them.
+const WEIGHTS: usize = 32 * 1024;
+
+/// Result columns that one block of a matrix-vector product makes.
+///
+/// `columns` is the length of a result row, `depth` that of the sum behind an element, `prologue`
+/// whether anything is computed before the product, for each of `rows` rows.
+fn columns_per_block(rows: usize, columns: usize, depth: usize, prologue: bool) -> usize {
+    let (most, wanted) = match prologue {
+        true if COLUMNS * depth < WEIGHTS * rows => (COLUMNS_AFTER_PROLOGUE, WANTED_PROLOGUES),
+        true => (COLUMNS, WANTED_PROLOGUES),
+        false => (COLUMNS, WANTED_BLOCKS),
+    };
+    let mut per_block = most;
+    while per_block > 1 && columns / per_block < wanted {
+        per_block /= 2;
+    }
+    per_block
+}
+
+/// The tile of some products for `rows` rows, of which a block holds as many as have room in
+/// `shared_bytes` beside `around` bytes of what is computed before the products. `None` where not
+/// even one row has.
+pub fn schedule(
+    products: &Products,
+    rows: usize,
+    prologue: bool,
+    shared_bytes: usize,
+    around: usize,
+) -> Option<GemvTile> {
+    let columns = columns_per_block(
+        rows,
+        products.width * products.copies,
+        products.deepest(),
+        prologue,
+    );
+    let split = (WARPS / columns).max(1);
+    let of = |rows: usize| GemvTile {
+        rows,
+        columns,
+        warps: WARPS,
+        split,
+        unroll: LOADS * WARPS / (columns * split),
+    };
+    let depths: usize = products.shapes.iter().map(|s| s.depth).sum();
+    let most = rows.next_power_of_two().clamp(1, ROWS);
+    let halves = std::iter::successors(Some(most), |rows| Some(rows / 2).filter(|r| *r > 0));
+    halves.map(of).find(|tile| {
+        let staged = 4 * tile.rows * depths;
+        (staged <= STAGED_BYTES || tile.rows == 1)
+            && tile.shared_bytes(&products.shapes).next_multiple_of(16) + around <= shared_bytes
+    })
+}
+
+/// What a block computes before one product, for each of its rows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stage {
+    /// The product.
+    pub anchor: OpId,
+    /// The operations, ascending: a walk that ends with the product's activation.
+    pub ops: Vec<OpId>,
+    /// Those of their results that this stage writes to memory, and the tails that it brings up to
+    /// date: what several stages compute the first one stores.
+    pub stores: Vec<ValueId>,
+    /// See `stores`.
+    pub tails: Vec<StateId>,
+    /// Whether the activation is its own row of the product: otherwise it goes through a buffer of a
+    /// row.
+    pub whole: bool,
+}
+
+impl Stage {
+    /// The stages of a body, for the products whose activation it computes.
+    pub fn of(graph: &Graph, batch: &[fusec_ir::AxisId], body: &Body) -> Vec<Stage> {
+        let grid = batch_grid(graph, batch);
+        let (mut stores, mut tails) = (body.stores.clone(), body.tails.clone());
+        let stage = |anchor: &OpId| {
+            let x = graph.op(*anchor).inputs.first()?;
+            let last = graph.producer(x.value)?;
+            body.ops.binary_search(&last).ok()?;
+            let ops = body.up_to(graph, last);
+            let mut take = |id: &OpId| {
+                let op = graph.op(*id);
+                let mut own = (op.outputs.clone(), op.tails.clone());
+                own.0.retain(|v| stores.contains(v));
+                own.1.retain(|s| tails.contains(s));
+                stores.retain(|v| !own.0.contains(v));
+                tails.retain(|s| !own.1.contains(s));
+                own
+            };
+            let (stored, kept): (Vec<_>, Vec<_>) = ops.iter().map(&mut take).unzip();
+            let depth = summed(graph, &grid, *anchor);
+            let offset = grid.global(&graph.value(x.value).axes, &x.index);
+            Some(Stage {
+                anchor: *anchor,
+                ops,
+                stores: stored.concat(),
+                tails: kept.concat(),
+                whole: offset.is_row(&depth) && depth.len() == graph.row_elements(x.value),
+            })
+        };
+        body.anchors().iter().filter_map(stage).collect()
+    }
+
+    /// Elements of the row that goes through a buffer, 0 where none does.
+    pub fn buffer(&self, graph: &Graph) -> usize {
+        let x = graph.op(self.anchor).inputs.first().map(|x| x.value);
+        match (self.whole, x) {
+            (false, Some(x)) => graph.row_elements(x),
+            _ => 0,
+        }
+    }
+}
+
+/// Shared memory that the stages of a body take beside its products, f32 elements: they follow each
+/// other.
+pub fn around(ctx: &Context<'_>, products: &Products, body: &Body, threads: usize) -> usize {
+    let stages = Stage::of(ctx.graph, &products.batch, body);
+    let floats = stages.iter().map(|stage| {
+        // A stage computes whole rows, whatever product of a batch the block is for.
+        let walk = Walked::of(ctx, &stage.ops, &stage.tails, &stage.stores);
+        stage.buffer(ctx.graph).next_multiple_of(4) + walk.shared_floats(&[], threads, 1, false)
+    });
+    floats.max().unwrap_or(0)
+}
+
+impl GemvTile {
+    /// Threads of a block.
+    pub fn threads(&self) -> usize {
+        32 * self.warps
+    }
+
+    /// Partial sums of an element of a product that different warps hold.
+    pub fn parts(&self, layout: WeightLayout) -> usize {
+        match layout {
+            WeightLayout::Nk => self.split,
+            WeightLayout::Kn => self.warps,
+        }
+    }
+
+    /// Offsets of each product's rows and sums in shared memory, and the whole, floats.
+    pub fn places(&self, products: &[ProductShape]) -> (Vec<(usize, usize)>, usize) {
+        let mut end = 0;
+        let mut take = |floats: usize| {
+            let start = end;
+            // 16-byte alignment for vector accesses.
+            end += floats.next_multiple_of(4);
+            start
+        };
+        let places = products.iter().map(|p| {
+            let rows = take(self.rows * p.depth);
+            (rows, take(self.parts(p.layout) * self.rows * self.columns))
+        });
+        (places.collect(), end)
+    }
+
+    /// Shared memory of a block for the products alone, bytes.
+    pub fn shared_bytes(&self, products: &[ProductShape]) -> usize {
+        4 * self.places(products).1
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_of_a_block() {
+        // Rows, columns, depth, prologue, expected.
+        let cases = [
+            (1, 4096, 2048, false, 8),
+            (1, 2048, 2048, false, 4),
+            (1, 128, 4096, false, 1),
+            (1, 2048, 2048, true, 16),
+            (1, 2048, 4096, true, 8),
+            (8, 2048, 4096, true, 16),
+            (1, 128, 4096, true, 2),
+            (1, 1, 64, true, 1),
+        ];
+        for (rows, columns, depth, prologue, expected) in cases {
+            let got = columns_per_block(rows, columns, depth, prologue);
+            assert_eq!(got, expected, "{rows} {columns} {depth} {prologue}");
+        }
+    }
+
+    #[test]
+    fn a_block_has_the_rows_that_fit_its_shared_memory() {
+        let layout = WeightLayout::Nk;
+        let products = |depth: usize| Products {
+            batch: vec![],
+            columns: vec![],
+            width: 2048,
+            copies: 1,
+            shapes: vec![ProductShape { depth, layout }],
+        };
+        // Depth, KiB of shared memory, bytes around, rows expected.
+        let cases = [
+            (2048, 227, 0, Some(8)),
+            (2048, 64, 0, Some(4)),
+            (2048, 227, 200 << 10, Some(2)),
+            (8192, 227, 0, Some(4)),
+            (8192, 99, 0, Some(2)),
+            (8192, 64, 0, Some(1)),
+            (32768, 64, 0, None),
+        ];
+        for (depth, kb, around, rows) in cases {
+            let tile = schedule(&products(depth), 8, false, kb << 10, around);
+            assert_eq!(tile.map(|t| t.rows), rows, "{depth} {kb} {around}");
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! Launches: threads, shared memory and blocks that follow from the schedules of a kernel's bodies.
+
+use super::Schedule;
+use super::gemv;
+use super::product::Products;
+use super::walk::Walked;
+use crate::context::Context;
+use crate::plan::{Body, Phase};
+use serde::{Deserialize, Serialize};
+
+/// What a kernel is launched with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Launch {
+    /// Threads of a block.
+    pub threads: u32,
+    /// Dynamic shared memory of a block, bytes.
+    pub shared_bytes: u32,
+    /// Blocks at the shape that the plan is for; of several phases, the most that one has.
+    pub blocks: u64,
+}
+
+/// The launch of a kernel made of `phases`.
+pub fn launch(ctx: &Context<'_>, phases: &[Phase]) -> Launch {
+    let bodies = || phases.iter().flat_map(|phase| &phase.lanes);
+    let threads = bodies().map(|b| b.schedule.threads()).max().unwrap_or(32);
+    let floats = bodies().map(|body| shared_floats(ctx, body, threads));
+    let of_phase = |phase: &Phase| phase.lanes.iter().map(|body| blocks(ctx, body)).sum();
+    Launch {
+        threads: threads as u32,
+        shared_bytes: 4 * floats.max().unwrap_or(0) as u32,
+        blocks: phases.iter().map(of_phase).max().unwrap_or(0) as u64,
+    }
+}
+
+/// Blocks of a body at the planned shape.
+pub fn blocks(ctx: &Context<'_>, body: &Body) -> usize {
+    let spread = body.schedule.grid().iter();
+    let tiles: usize = spread.map(|g| ctx.graph.size(g.axis) / g.tile).product();
+    let runs = |rows: u32| ctx.shape.batch * ctx.shape.time.div_ceil(rows.max(1) as usize) * tiles;
+    let of_products = |rows: usize, columns: usize| {
+        let products = Products::of(ctx.graph, body.anchors());
+        let across = products.map_or(1, |p| p.width.div_ceil(columns) * p.copies);
+        ctx.rows().div_ceil(rows) * across
+    };
+    match &body.schedule {
+        Schedule::Row(tile) => runs(tile.rows),
+        Schedule::Attend(tile) => runs(tile.rows),
+        Schedule::Scan(_) | Schedule::Chunked(_) => ctx.shape.batch * tiles,
+        Schedule::Gemv(tile) => of_products(tile.rows, tile.columns),
+        Schedule::Gemm(tile) => of_products(tile.rows(), tile.columns()),
+    }
+}
+
+/// Shared memory of a body in a kernel whose blocks have `threads`, f32 elements.
+pub fn shared_floats(ctx: &Context<'_>, body: &Body, threads: usize) -> usize {
+    let walked = Walked::of(ctx, &body.ops, &body.tails, &body.stores);
+    match &body.schedule {
+        Schedule::Row(tile) => walked.shared_floats(&tile.grid, threads, 1, tile.rows > 1),
+        Schedule::Scan(tile) => walked.shared_floats(&tile.grid, threads, tile.run, true),
+        Schedule::Chunked(chunk) => chunk.tile.shared_bytes() / 4,
+        Schedule::Gemv(tile) => match Products::of(ctx.graph, body.anchors()) {
+            Some(products) => {
+                let own = tile.places(&products.shapes).1;
+                let around = gemv::around(ctx, &products, body, tile.threads());
+                own + around
+            }
+            None => 0,
+        },
+        Schedule::Gemm(tile) => Products::of(ctx.graph, body.anchors()).map_or(0, |products| {
+            tile.shared_bytes(&products.shapes).div_ceil(4)
+        }),
+        // Without its result, attention only keeps rows for the next run.
+        Schedule::Attend(tile) => match body.stores.is_empty() {
+            true => 0,
+            false => tile.places().end,
+        },
+    }
+}

@@ -1,0 +1,114 @@
+//! Schedules: how a template executes a body, as data.
+//!
+//! A schedule says everything that the text of a kernel needs beside the operations themselves: how work
+//! is spread over blocks, tiles, threads, stages, what is held in shared memory. It is chosen here, from
+//! what the [`Target`] can launch; [`crate::cost`] prices it as it is; code generation obeys it and
+//! sizes nothing. One file per template; [`affine`], [`program`], [`placement`] and [`parts`] are what
+//! walks have in common. Never here: which operations may share a kernel (see [`crate::fit`]),
+//! rates (see [`crate::device`]) and CUDA text.
+
+pub mod affine;
+pub mod attend;
+pub mod gemm;
+pub mod gemv;
+mod launch;
+pub mod parts;
+pub mod placement;
+pub mod product;
+pub mod program;
+mod target;
+pub mod walk;
+
+pub use attend::AttendTile;
+pub use gemm::{GemmTile, MmaTile, SimtTile};
+pub use gemv::GemvTile;
+pub use launch::{Launch, blocks, launch};
+pub use target::Target;
+pub use walk::{RowTile, ScanTile};
+
+use crate::chunked::Sizes;
+use crate::plan::{GridAxis, Template};
+use serde::{Deserialize, Serialize};
+
+/// How a template executes a body.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Schedule {
+    /// Runs of rows.
+    Row(RowTile),
+    /// Sequences, a row after the other.
+    Scan(ScanTile),
+    /// Sequences, some tokens at a time.
+    Chunked(ChunkTile),
+    /// Matrix-vector products.
+    Gemv(GemvTile),
+    /// Matrix products.
+    Gemm(GemmTile),
+    /// Softmax attention.
+    Attend(AttendTile),
+}
+
+/// A block owns one sequence, one head and a tile of value columns of a recurrence, and walks along T
+/// some tokens at a time.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChunkTile {
+    /// Axes spread over the grid, outermost first.
+    pub grid: Vec<GridAxis>,
+    /// Whether the rows of a chunk are brought to shared memory while the one before is worked on.
+    pub ahead: bool,
+    /// What a block holds.
+    pub tile: Sizes,
+}
+
+impl Schedule {
+    /// The template that it is a schedule of.
+    pub fn template(&self) -> Template {
+        match self {
+            Schedule::Row(_) => Template::Row,
+            Schedule::Scan(_) => Template::Scan,
+            Schedule::Chunked(_) => Template::Chunked,
+            Schedule::Gemv(_) => Template::Gemv,
+            Schedule::Gemm(_) => Template::Gemm,
+            Schedule::Attend(_) => Template::Attend,
+        }
+    }
+
+    /// Axes spread over the grid beside batch and rows, outermost first. Products spread their columns
+    /// instead.
+    pub fn grid(&self) -> &[GridAxis] {
+        match self {
+            Schedule::Row(tile) => &tile.grid,
+            Schedule::Scan(tile) => &tile.grid,
+            Schedule::Chunked(tile) => &tile.grid,
+            Schedule::Attend(tile) => &tile.grid,
+            Schedule::Gemv(_) | Schedule::Gemm(_) => &[],
+        }
+    }
+
+    /// Threads that suit a block. A kernel has as many as the body that wants most.
+    pub fn threads(&self) -> usize {
+        match self {
+            Schedule::Row(tile) => tile.threads as usize,
+            Schedule::Scan(tile) => tile.threads as usize,
+            Schedule::Chunked(chunk) => 32 * chunk.tile.warps(),
+            Schedule::Gemv(tile) => tile.threads(),
+            Schedule::Gemm(tile) => tile.threads(),
+            Schedule::Attend(_) => attend::THREADS,
+        }
+    }
+
+    /// Whether the text of its template can write results past the caches.
+    pub fn streams(&self) -> bool {
+        matches!(self, Schedule::Row(_) | Schedule::Scan(_))
+    }
+
+    /// Whether the rows of a chunk arrive while the one before is worked on.
+    pub fn ahead(&self) -> bool {
+        matches!(self, Schedule::Chunked(chunk) if chunk.ahead)
+    }
+
+    /// Whether rows before the first one of a block are computed by it as well.
+    pub fn repeats_halo(&self) -> bool {
+        matches!(self, Schedule::Row(_) | Schedule::Gemv(_))
+    }
+}
