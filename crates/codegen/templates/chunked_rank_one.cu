@@ -1,8 +1,15 @@
 {
+{%- if along_key %}
+    // S[i, j] = decay_t[j] S[i, j] + u_t[i] k_t[j] with u_t[i] = v_t[i] + sum over j of S[i, j] a_t[j] (S {% if through_a %}after its decay{% else %}before the step{% endif %}),
+    // read by sums over j of q_t[j] S[i, j]. The {{ chunk }} tokens of a chunk are brought into products together; 16 of
+    // them, a sub-chunk, are solved at once: U = (I - L)^-1 (A S + V), where L is the products of a with the k of
+    // earlier tokens. The state is in f32 in registers: a warp has 16 value columns of it.
+{%- else %}
     // S[i, j] = decay_t[j] S[i, j] + u_t[i] b_t[j] + v_t[i] k_t[j] with u_t[i] = sum over j of S[i, j] a_t[j] (S {% if through_a %}after its
     // decay{% else %}before the step{% endif %}), read by sums over j of q_t[j] S[i, j]. The {{ chunk }} tokens of a chunk are brought into products together;
     // 16 of them, a sub-chunk, are solved at once: U = (I - L)^-1 (A S + M V), where L and M are the products of
     // a with the b and k of earlier tokens. The state is in f32 in registers: a warp has 16 value columns of it.
+{%- endif %}
 {%- if centred %}
     // Decays enter as products from the middle of a sub-chunk; that none of these underflows is proven.
 {%- else %}
@@ -11,7 +18,7 @@
     constexpr int KEYS = {{ key }}, VALUES = {{ value }}, CHUNK = {{ chunk }}, SUB = 16, SUBS = CHUNK / SUB;
     constexpr int K_SIZE = {{ key_padded }}, V_SIZE = {{ value_padded }};       // up to whole tiles of the tensor cores
     constexpr int WARPS = {{ warps }}, THREADS = 32 * WARPS, VALUE_WARPS = V_SIZE / 16;
-    constexpr int LEFTS = {{ lefts }};                                          // a and the queries
+    constexpr int LEFTS = {{ lefts }}, RIGHTS = {{ rights }};                              // a and the queries; {% if along_key %}k{% else %}b and k{% endif %}
     constexpr int STRICT = {{ strict }}, THROUGH = {{ through }};                           // a bit each: without the own token, with its decay
     constexpr int PIECES = {{ pieces }};                                        // bf16 numbers that an operand is split into
     constexpr int K_PITCH = K_SIZE + 8, V_PITCH = V_SIZE + 8, S_PITCH = SUB + 8, L_PITCH = SUB + 4, Y_PITCH = V_SIZE + 4;
@@ -23,10 +30,10 @@
     const i64 steps = {{ steps }};
     float* const room = reinterpret_cast<float*>(smem);
     bf16_t* const left_rows = reinterpret_cast<bf16_t*>(room);                              // [LEFTS][PIECES][CHUNK][K_PITCH]
-    bf16_t* const right_rows = reinterpret_cast<bf16_t*>(room + {{ places.right_rows }});   // [b, k][PIECES][CHUNK][K_PITCH]
+    bf16_t* const right_rows = reinterpret_cast<bf16_t*>(room + {{ places.right_rows }});   // [RIGHTS][PIECES][CHUNK][K_PITCH]
     bf16_t* const v_rows = reinterpret_cast<bf16_t*>(room + {{ places.v_rows }});           // [PIECES][CHUNK][V_PITCH]
-    bf16_t* const scores = reinterpret_cast<bf16_t*>(room + {{ places.scores }});           // [LEFTS][b, k][PIECES][CHUNK][S_PITCH]
-    float* const solved = room + {{ places.solved }};               // [CHUNK][L_PITCH]: L
+    bf16_t* const scores = reinterpret_cast<bf16_t*>(room + {{ places.scores }});           // [LEFTS][RIGHTS][PIECES][CHUNK][S_PITCH]
+    float* const solved = room + {{ places.solved }};               // [CHUNK][L_PITCH]: L, a column after the other
     float* const y_rows = room + {{ places.y_rows }};               // [{{ outputs | length }}][CHUNK][Y_PITCH]
 {%- if per_token %}
     float* const decays = room + {{ places.decays }};               // [CHUNK]
@@ -97,6 +104,15 @@
         float both[8] = {low[0], low[1], low[2], low[3], high[0], high[1], high[2], high[3]};
         split(both, pieces);
     };
+{%- if along_key or per_token %}
+    // Element v of a fragment.
+    auto whole = [](const u32 (&pieces)[PIECES][4], int v) {
+        float number = 0.0f;
+#pragma unroll
+        for (int p = PIECES - 1; p >= 0; --p) number += __uint_as_float(v % 2 ? pieces[p][v / 2] & 0xffff0000u : pieces[p][v / 2] << 16);
+        return number;
+    };
+{%- endif %}
 {%- if per_key %}
     auto get = [](const bf16_t* from, int apart) {
         float number = 0.0f;
@@ -184,15 +200,19 @@
         // Tokens past the end change nothing: no key, no b, no value, no decay. What is loaded for them is that of
         // the last token, and not used: loads without conditions are under way together.
 {%- if centred %}
-        {{ own }}for (int round = 0; round < (SUBS * K_SIZE + THREADS - 1) / THREADS; ++round) {
+        {{ own }}for (int round = 0; round < (2 * SUBS * K_SIZE + THREADS - 1) / THREADS; ++round) {
             const int element = round * THREADS + tid;
-            if (SUBS * K_SIZE % THREADS != 0 && element >= SUBS * K_SIZE) break;
-            const int first = element / K_SIZE * SUB, column = element % K_SIZE;
+            if (2 * SUBS * K_SIZE % THREADS != 0 && element >= 2 * SUBS * K_SIZE) break;
+            // Half a sub-chunk, from its middle outwards: later tokens, or earlier ones.
+            constexpr int HALF = SUB / 2;
+            const int half = element / K_SIZE, column = element % K_SIZE;
+            const bool later = half % 2;
+            const int start = half * HALF + (later ? 0 : HALF - 1), step = later ? 1 : -1;
             const int j = column < KEYS ? column : KEYS - 1;
-            float factors[SUB];
+            float factors[HALF];
 #pragma unroll
-            for (int own = 0; own < SUB; ++own) {
-                const int token = first + own;
+            for (int own = 0; own < HALF; ++own) {
+                const int token = start + own * step;
                 const bool live = token < tokens && column < KEYS;
                 const int at = token < tokens ? token : tokens - 1;
                 const i64 t = chunk0 + at;
@@ -202,42 +222,36 @@
                 // ----
                 factors[own] = live ? decay_element : 1.0f;
             }
-            // Decays between the middle and a token: from the middle through the token (to[own + 1]), or to before it
-            // (to[own]); and from after the token to the middle, which is the inverse (from[own]).
-            float to[SUB + 1], from[SUB];
-            from[SUB / 2 - 1] = 1.0f;
+            // The decay over the first tokens, and its inverse.
+            float along[HALF + 1], against[HALF + 1];
+            along[0] = 1.0f;
 #pragma unroll
-            for (int own = SUB / 2 - 2; own >= 0; --own) from[own] = from[own + 1] * factors[own + 1];
-            const float first_half = from[0] * factors[0];
-            early[element] = first_half;
-            to[0] = 1.0f / first_half;
+            for (int own = 0; own < HALF; ++own) along[own + 1] = along[own] * factors[own];
+            against[HALF] = 1.0f / along[HALF];
 #pragma unroll
-            for (int own = 0; own < SUB / 2 - 1; ++own) to[own + 1] = to[own] * factors[own];
-            to[SUB / 2] = 1.0f;
+            for (int own = HALF; own > 0; --own) against[own - 1] = against[own] * factors[own - 1];
+            (later ? totals : early)[half / 2 * K_SIZE + column] = along[HALF];
 #pragma unroll
-            for (int own = SUB / 2; own < SUB; ++own) to[own + 1] = to[own] * factors[own];
-            totals[element] = to[SUB];
-            from[SUB - 1] = 1.0f / to[SUB];
-#pragma unroll
-            for (int own = SUB - 1; own > SUB / 2; --own) from[own - 1] = from[own] * factors[own];
-#pragma unroll
-            for (int own = 0; own < SUB; ++own) {
-                const int token = first + own;
+            for (int own = 0; own < HALF; ++own) {
+                const int token = start + own * step;
                 const bool live = token < tokens && column < KEYS;
                 const int at = token < tokens ? token : tokens - 1;
                 const i64 t = chunk0 + at;
-                float left_elements[LEFTS], right_elements[2];
-                // ---- left_elements (a, then the queries), right_elements (b, k) of key (t, j)
+                float left_elements[LEFTS], right_elements[RIGHTS];
+                // ---- left_elements (a, then the queries), right_elements ({% if along_key %}k{% else %}b, k{% endif %}) of key (t, j)
                 {{ keys | indent(width=16) }}
                 // ----
+                // From the middle through the token, or to before it; and from after the token to the middle.
+                const float through = later ? along[own + 1] : against[own], before = later ? along[own] : against[own + 1];
+                const float back = later ? against[own + 1] : along[own];
 #pragma unroll
                 for (int left = 0; left < LEFTS; ++left)
                     put(left_rows + left * PIECES * K_PIECE + token * K_PITCH + column, K_PIECE,
-                        live ? left_elements[left] * to[own + (THROUGH >> left & 1)] : 0.0f);
+                        live ? left_elements[left] * (THROUGH >> left & 1 ? through : before) : 0.0f);
 #pragma unroll
-                for (int right = 0; right < 2; ++right)
+                for (int right = 0; right < RIGHTS; ++right)
                     put(right_rows + right * PIECES * K_PIECE + token * K_PITCH + column, K_PIECE,
-                        live ? right_elements[right] * from[own] : 0.0f);
+                        live ? right_elements[right] * back : 0.0f);
             }
         }
 {%- else %}
@@ -251,15 +265,15 @@
                 const int at = token < tokens ? token : tokens - 1;
                 const i64 t = chunk0 + at;
                 const int j = column < KEYS ? column : KEYS - 1;
-                float left_elements[LEFTS], right_elements[2];
-                // ---- left_elements (a, then the queries), right_elements (b, k) of key (t, j)
+                float left_elements[LEFTS], right_elements[RIGHTS];
+                // ---- left_elements (a, then the queries), right_elements ({% if along_key %}k{% else %}b, k{% endif %}) of key (t, j)
                 {{ keys | indent(width=16) }}
                 // ----
 #pragma unroll
                 for (int left = 0; left < LEFTS; ++left)
                     put(left_rows + left * PIECES * K_PIECE + token * K_PITCH + column, K_PIECE, live ? left_elements[left] : 0.0f);
 #pragma unroll
-                for (int right = 0; right < 2; ++right)
+                for (int right = 0; right < RIGHTS; ++right)
                     put(right_rows + right * PIECES * K_PIECE + token * K_PITCH + column, K_PIECE, live ? right_elements[right] : 0.0f);
 {%- if per_key %}
                 float decay_element;
@@ -316,18 +330,17 @@
             const int column = lane % SUB;
             float x[SUB];
 #pragma unroll
-            for (int row = 0; row < SUB; ++row) {
-                float sum = row == column ? 1.0f : 0.0f;
+            for (int row = 0; row < SUB; ++row) x[row] = row == column ? 1.0f : 0.0f;
 #pragma unroll
-                for (int part = 0; part < row; part += 4) {
+            for (int known = 0; known < SUB - 1; ++known)
+#pragma unroll
+                for (int part = known / 4 * 4; part < SUB; part += 4) {
                     float factors[4];
-                    load_vec(solved + (first + row) * L_PITCH + part, factors);
+                    load_vec(solved + (first + known) * L_PITCH + part, factors);
 #pragma unroll
                     for (int v = 0; v < 4; ++v)
-                        if (part + v < row) sum += factors[v] * x[part + v];
+                        if (part + v > known) x[part + v] += factors[v] * x[known];
                 }
-                x[row] = sum;
-            }
             if (lane < SUB) {
 #pragma unroll
                 for (int row = 0; row < SUB; ++row)
@@ -338,11 +351,11 @@
         {{ own }}for (int task = warp; task < 2 * SUBS; task += WARPS) {
             // Products inside a sub-chunk: four lanes take the b and k of one token on through the tokens after it.
             const int first = task / 2 * SUB, own = task % 2 * (SUB / 2) + lane / 4;
-            float sums[LEFTS][2][SUB] = {};
+            float sums[LEFTS][RIGHTS][SUB] = {};
             for (int j = lane % 4 * 4; j < K_SIZE; j += 16) {
-                float carried[2][4];
+                float carried[RIGHTS][4];
 #pragma unroll
-                for (int right = 0; right < 2; ++right)
+                for (int right = 0; right < RIGHTS; ++right)
 #pragma unroll
                     for (int v = 0; v < 4; ++v)
                         carried[right][v] = get(right_rows + right * PIECES * K_PIECE + (first + own) * K_PITCH + j + v, K_PIECE);
@@ -354,16 +367,18 @@
 #pragma unroll
                     for (int v = 0; v < 4; ++v) {
                         const float decay_element = token > own ? decay_vec[v] : 1.0f;
-                        const float through[2] = {carried[0][v] * decay_element, carried[1][v] * decay_element};
+                        float through[RIGHTS];
+#pragma unroll
+                        for (int right = 0; right < RIGHTS; ++right) through[right] = carried[right][v] * decay_element;
 #pragma unroll
                         for (int left = 0; left < LEFTS; ++left) {
                             const float element = get(left_rows + left * PIECES * K_PIECE + (first + token) * K_PITCH + j + v, K_PIECE);
 #pragma unroll
-                            for (int right = 0; right < 2; ++right)
+                            for (int right = 0; right < RIGHTS; ++right)
                                 sums[left][right][token] += element * (THROUGH >> left & 1 ? through[right] : carried[right][v]);
                         }
-                        carried[0][v] = through[0];
-                        carried[1][v] = through[1];
+#pragma unroll
+                        for (int right = 0; right < RIGHTS; ++right) carried[right][v] = through[right];
                     }
                 }
             }
@@ -372,15 +387,15 @@
 #pragma unroll
                 for (int left = 0; left < LEFTS; ++left)
 #pragma unroll
-                    for (int right = 0; right < 2; ++right) {
+                    for (int right = 0; right < RIGHTS; ++right) {
                         float score = lane_sum<4>(sums[left][right][token]);
                         if (token < own + (STRICT >> left & 1)) score = 0.0f;
-{%- for bonus in bonuses %}
-                        if (left == {{ bonus.read }} + 1 && right == 1 && token == own) score += bonuses[{{ bonus.read }} * CHUNK + first + token];
-{%- endfor %}
+{%- for bonus in bonuses %}{% if not along_key %}
+                        if (left == {{ bonus.read }} + 1 && right == RIGHTS - 1 && token == own) score += bonuses[{{ bonus.read }} * CHUNK + first + token];
+{%- endif %}{% endfor %}
                         if (lane % 4 != 0) continue;
-                        if (left + right == 0) solved[(first + token) * L_PITCH + own] = score;
-                        else put(scores + (left * 2 + right) * PIECES * S_PIECE + (first + token) * S_PITCH + own, S_PIECE, score);
+                        if (left + right == 0) solved[(first + own) * L_PITCH + token] = score;
+                        else put(scores + (left * RIGHTS + right) * PIECES * S_PIECE + (first + token) * S_PITCH + own, S_PIECE, score);
                     }
         }
         __syncthreads();
@@ -405,7 +420,7 @@
 #pragma unroll
             for (int own = SUB - 1; own >= 0; --own) {
 #pragma unroll
-                for (int right = 0; right < 2; ++right) {
+                for (int right = 0; right < RIGHTS; ++right) {
                     bf16_t* const place = right_rows + right * PIECES * K_PIECE + (first + own) * K_PITCH + column;
                     put(place, K_PIECE, get(place, K_PIECE) * backward);
                 }
@@ -414,17 +429,17 @@
         }
 {%- else %}
         {{ own }}for (int task = warp; task < LEFTS * SUBS; task += WARPS) {
-            // Products inside a sub-chunk of one left operand with both right ones.
+            // Products inside a sub-chunk of one left operand with the right ones.
             const int left = task / SUBS, first = task % SUBS * SUB;
             const bf16_t* const left_start = left_rows + left * PIECES * K_PIECE + (first + far_row) * K_PITCH + far_column;
             const bf16_t* const right_start = right_rows + (first + near_row) * K_PITCH + near_column;
-            float sums[2][2][4] = {};
+            float sums[RIGHTS][2][4] = {};
 #pragma unroll
             for (int j0 = 0; j0 < K_SIZE; j0 += 16) {
                 u32 left_pieces[PIECES][4], right_pieces[PIECES][4];
                 load(left_pieces, left_start + j0, K_PIECE);
 #pragma unroll
-                for (int right = 0; right < 2; ++right) {
+                for (int right = 0; right < RIGHTS; ++right) {
                     load(right_pieces, right_start + right * PIECES * K_PIECE + j0, K_PIECE);
                     multiply(sums[right][0], left_pieces, right_pieces, 0);
                     multiply(sums[right][1], left_pieces, right_pieces, 1);
@@ -432,7 +447,7 @@
             }
             const int strict = STRICT >> left & 1{% if per_token %}, through = THROUGH >> left & 1{% endif %};
 #pragma unroll
-            for (int right = 0; right < 2; ++right)
+            for (int right = 0; right < RIGHTS; ++right)
 #pragma unroll
                 for (int v = 0; v < 8; v += 2) {
                     const int row = lane_row + v / 2 % 2 * 8, column = v / 4 * 8 + lane_pair;
@@ -441,14 +456,15 @@
                     for (int w = 0; w < 2; ++w) {
                         const bool seen = column + w + strict <= row;
                         pair[w] = seen ? sums[right][v / 4][v % 4 + w]{% if per_token %} * between[(first + row - (through ? 0 : strict)) * L_PITCH + column + w]{% endif %} : 0.0f;
-{%- for bonus in bonuses %}
-                        if (left == {{ bonus.read }} + 1 && right == 1 && row == column + w) pair[w] += bonuses[{{ bonus.read }} * CHUNK + first + row];
-{%- endfor %}
+{%- for bonus in bonuses %}{% if not along_key %}
+                        if (left == {{ bonus.read }} + 1 && right == RIGHTS - 1 && row == column + w) pair[w] += bonuses[{{ bonus.read }} * CHUNK + first + row];
+{%- endif %}{% endfor %}
                     }
                     if (left + right == 0) {
-                        store_vec(solved + (first + row) * L_PITCH + column, pair);
+                        solved[(first + column) * L_PITCH + row] = pair[0];
+                        solved[(first + column + 1) * L_PITCH + row] = pair[1];
                     } else {
-                        put_pair(scores + (left * 2 + right) * PIECES * S_PIECE + (first + row) * S_PITCH + column, S_PIECE, pair[0], pair[1]);
+                        put_pair(scores + (left * RIGHTS + right) * PIECES * S_PIECE + (first + row) * S_PITCH + column, S_PIECE, pair[0], pair[1]);
                     }
                 }
             if (left == 0) {
@@ -465,20 +481,35 @@
                 const float* const lead = early + first / SUB * K_SIZE + lane_pair;
 {%- endif %}
                 const bf16_t* const left_start = left_rows + (first + near_row) * K_PITCH + near_column;
+                const bf16_t* const score_start = scores + (first + near_row) * S_PITCH + near_column;
+                u32 v_pieces[PIECES][4], u_pieces[PIECES][4], solved_pieces[PIECES][4]{% if not along_key %}, mixed_pieces[PIECES][4]{% endif %};
+                load_transposed(v_pieces, v_rows + (first + near_row) * V_PITCH + warp * 16 + near_column, V_PIECE);
+{%- if not along_key %}
+                load(mixed_pieces, score_start + PIECES * S_PIECE, S_PIECE);
+{%- endif %}
+                load(solved_pieces, score_start, S_PIECE);
+                // Fragments are on their way while those before are multiplied.
+                u32 left_pieces[2][LEFTS][PIECES][4];
+#pragma unroll
+                for (int left = 0; left < LEFTS; ++left) load(left_pieces[0][left], left_start + left * PIECES * K_PIECE, K_PIECE);
 #pragma unroll
                 for (int kt = 0; kt < K_SIZE / 16; ++kt) {
 {%- if centred %}
 #pragma unroll
                     for (int v = 0; v < 8; ++v) state[2 * kt + v / 4][v % 4] *= lead[kt * 16 + v / 4 * 8 + v % 2];
 {%- endif %}
-                    u32 state_pieces[PIECES][4], left_pieces[PIECES][4];
+                    u32 state_pieces[PIECES][4];
                     split_pair(state[2 * kt], state[2 * kt + 1], state_pieces);
+                    if (kt + 1 < K_SIZE / 16) {
 #pragma unroll
-                    for (int left = 0; left < LEFTS; ++left) {
-                        load(left_pieces, left_start + left * PIECES * K_PIECE + kt * 16, K_PIECE);
-#pragma unroll
-                        for (int n = 0; n < 2; ++n) multiply(left == 0 ? u[n] : y[left > 0 ? left - 1 : 0][n], state_pieces, left_pieces, n);
+                        for (int left = 0; left < LEFTS; ++left)
+                            load(left_pieces[(kt + 1) % 2][left], left_start + left * PIECES * K_PIECE + (kt + 1) * 16, K_PIECE);
                     }
+#pragma unroll
+                    for (int left = 0; left < LEFTS; ++left)
+#pragma unroll
+                        for (int n = 0; n < 2; ++n)
+                            multiply(left == 0 ? u[n] : y[left > 0 ? left - 1 : 0][n], state_pieces, left_pieces[kt % 2][left], n);
                 }
 {%- if per_token %}
 #pragma unroll
@@ -490,62 +521,82 @@
                     for (int left = 1; left < LEFTS; ++left) y[left - 1][v / 4][v % 4] *= THROUGH >> left & 1 ? after : before;
                 }
 {%- endif %}
-                const bf16_t* const score_start = scores + (first + near_row) * S_PITCH + near_column;
-                u32 v_pieces[PIECES][4], u_pieces[PIECES][4], score_pieces[PIECES][4];
-                load_transposed(v_pieces, v_rows + (first + near_row) * V_PITCH + warp * 16 + near_column, V_PIECE);
-                // U = (I - L)^-1 (A S + M V): the sum itself and, by products, what the inverse adds to it.
-                load(score_pieces, score_start + PIECES * S_PIECE, S_PIECE);
+                // U = (I - L)^-1 (A S + {% if along_key %}V{% else %}M V{% endif %}): the sum itself and, by products, what the inverse adds to it.
+{%- if along_key %}
 #pragma unroll
-                for (int n = 0; n < 2; ++n) multiply(u[n], v_pieces, score_pieces, n);
-                split_pair(u[0], u[1], u_pieces);
-                load(score_pieces, score_start, S_PIECE);
+                for (int v = 0; v < 8; ++v) u[v / 4][v % 4] += whole(v_pieces, v);
+{%- for bonus in bonuses %}
 #pragma unroll
-                for (int n = 0; n < 2; ++n) multiply(u[n], u_pieces, score_pieces, n);
+                for (int v = 0; v < 8; ++v)
+                    y[{{ bonus.read }}][v / 4][v % 4] += bonuses[{{ bonus.read }} * CHUNK + first + v / 4 * 8 + lane_pair + v % 2] * whole(v_pieces, v);
+{%- endfor %}
+{%- else %}
+#pragma unroll
+                for (int n = 0; n < 2; ++n) multiply(u[n], v_pieces, mixed_pieces, n);
+{%- endif %}
                 split_pair(u[0], u[1], u_pieces);
+                u32 right_pieces[2][RIGHTS][PIECES][4];
+                const bf16_t* const right_start = right_rows + (first + far_row) * K_PITCH + far_column;
+#pragma unroll
+                for (int right = 0; right < RIGHTS; ++right) load_transposed(right_pieces[0][right], right_start + right * PIECES * K_PIECE, K_PIECE);
+#pragma unroll
+                for (int n = 0; n < 2; ++n) multiply(u[n], u_pieces, solved_pieces, n);
+                split_pair(u[0], u[1], u_pieces);
+                u32 score_pieces[RIGHTS][PIECES][4];
 #pragma unroll
                 for (int left = 1; left < LEFTS; ++left) {
-                    load(score_pieces, score_start + (2 * left + 1) * PIECES * S_PIECE, S_PIECE);
 #pragma unroll
-                    for (int n = 0; n < 2; ++n) multiply(y[left - 1][n], v_pieces, score_pieces, n);
-                    load(score_pieces, score_start + 2 * left * PIECES * S_PIECE, S_PIECE);
+                    for (int right = 0; right < RIGHTS; ++right)
+                        load(score_pieces[right], score_start + (left * RIGHTS + right) * PIECES * S_PIECE, S_PIECE);
 #pragma unroll
-                    for (int n = 0; n < 2; ++n) multiply(y[left - 1][n], u_pieces, score_pieces, n);
+                    for (int n = 0; n < 2; ++n) {
+{%- if not along_key %}
+                        multiply(y[left - 1][n], v_pieces, score_pieces[1], n);
+{%- endif %}
+                        multiply(y[left - 1][n], u_pieces, score_pieces[0], n);
+                    }
                 }
 {%- if per_token %}
-                // To the end of the sub-chunk: u and v carry what b and k do not.
+                // To the end of the sub-chunk: u {% if not along_key %}and v carry what b and k do not{% else %}carries what k does not{% endif %}.
                 {
+{%- if not along_key %}
                     float v_part[8];
+{%- endif %}
 #pragma unroll
                     for (int v = 0; v < 8; ++v) {
                         const float weight = until[first + v / 4 * 8 + lane_pair + v % 2];
-                        float number = 0.0f;
-#pragma unroll
-                        for (int p = PIECES - 1; p >= 0; --p)
-                            number += __uint_as_float(v % 2 ? v_pieces[p][v / 2] & 0xffff0000u : v_pieces[p][v / 2] << 16);
-                        v_part[v] = number * weight;
+{%- if not along_key %}
+                        v_part[v] = whole(v_pieces, v) * weight;
+{%- endif %}
                         u[v / 4][v % 4] *= weight;
                     }
+{%- if not along_key %}
                     split(v_part, v_pieces);
+{%- endif %}
                     split_pair(u[0], u[1], u_pieces);
                 }
                 const float total = totals[first / SUB];
 {%- else %}
                 const float* const total = totals + first / SUB * K_SIZE + lane_pair;
 {%- endif %}
-                const bf16_t* const right_start = right_rows + (first + far_row) * K_PITCH + far_column;
 #pragma unroll
                 for (int kt = 0; kt < K_SIZE / 16; ++kt) {
 {%- if not centred %}
 #pragma unroll
                     for (int v = 0; v < 8; ++v) state[2 * kt + v / 4][v % 4] *= total{% if per_key %}[kt * 16 + v / 4 * 8 + v % 2]{% endif %};
 {%- endif %}
-                    u32 right_pieces[PIECES][4];
-                    load_transposed(right_pieces, right_start + kt * 16, K_PIECE);
-                    multiply(state[2 * kt], u_pieces, right_pieces, 0);
-                    multiply(state[2 * kt + 1], u_pieces, right_pieces, 1);
-                    load_transposed(right_pieces, right_start + PIECES * K_PIECE + kt * 16, K_PIECE);
-                    multiply(state[2 * kt], v_pieces, right_pieces, 0);
-                    multiply(state[2 * kt + 1], v_pieces, right_pieces, 1);
+                    if (kt + 1 < K_SIZE / 16) {
+#pragma unroll
+                        for (int right = 0; right < RIGHTS; ++right)
+                            load_transposed(right_pieces[(kt + 1) % 2][right], right_start + right * PIECES * K_PIECE + (kt + 1) * 16, K_PIECE);
+                    }
+#pragma unroll
+                    for (int n = 0; n < 2; ++n) {
+{%- if not along_key %}
+                        multiply(state[2 * kt + n], v_pieces, right_pieces[kt % 2][1], n);
+{%- endif %}
+                        multiply(state[2 * kt + n], u_pieces, right_pieces[kt % 2][0], n);
+                    }
 {%- if centred %}
 #pragma unroll
                     for (int v = 0; v < 8; ++v) state[2 * kt + v / 4][v % 4] *= total[kt * 16 + v / 4 * 8 + v % 2];

@@ -88,8 +88,8 @@ pub struct Parts<'a> {
 pub struct Factor {
     /// Contracted with the state.
     pub a: StepRef,
-    /// What that contraction is multiplied by.
-    pub b: StepRef,
+    /// What that contraction is multiplied by; `None` if that is `k`.
+    pub b: Option<StepRef>,
     /// Whether it is the state after its decay that `a` is contracted with.
     pub of_decayed: bool,
 }
@@ -139,14 +139,19 @@ impl<'a> Parts<'a> {
                 a,
                 b,
                 of_decayed,
+                along_key,
                 k,
                 v,
                 reads,
             } => {
                 // After its decay a state is smaller, and no decay is multiplied into `a`.
-                let (a, b, of_decayed) = match of_decayed {
-                    Some((a, b)) => (*a, *b, true),
-                    None => (*a, *b, false),
+                let (with_b, of_decayed) = match of_decayed {
+                    Some(pair) => (*pair, true),
+                    None => ((*a, *b), false),
+                };
+                let (a, b) = match along_key {
+                    Some(a) => (*a, None),
+                    None => (with_b.0, Some(with_b.1)),
                 };
                 let factor = Factor { a, b, of_decayed };
                 (layout, decay, k, v, reads, Some(factor))
@@ -186,7 +191,8 @@ impl<'a> Parts<'a> {
 
     /// The coefficients that are needed before the products of a chunk.
     pub fn operands(&self) -> impl Iterator<Item = StepRef> + use<'a> {
-        let factor = self.factor.into_iter().flat_map(|f| [f.a, f.b]);
+        let factor = self.factor.into_iter();
+        let factor = factor.flat_map(|f| [Some(f.a), f.b]).flatten();
         let queries = self.reads.iter().map(|read| read.query);
         let bonuses = self.reads.iter().filter_map(|read| read.bonus);
         let own = [self.decay, self.k, self.v].into_iter();
@@ -261,13 +267,14 @@ impl Sizes {
                 bonus: parts.reads.iter().any(|read| read.bonus.is_some()),
                 room,
             }),
-            Some(_) => Sizes::RankOne(rank_one::Tile {
+            Some(factor) => Sizes::RankOne(rank_one::Tile {
                 key,
                 value,
                 chunk: SUB,
                 decays: rank_one::Decays::of(graph, scan, parts),
                 reads: parts.reads.len(),
                 outputs: parts.rest.len(),
+                along_key: factor.b.is_none(),
                 bonus: parts.reads.iter().any(|read| read.bonus.is_some()),
                 pieces: pieces(storage),
                 room,

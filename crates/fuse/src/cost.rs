@@ -23,6 +23,7 @@
 //! - under-filled GPU: work shared by fewer blocks than there are multiprocessors.
 
 mod chunks;
+mod rank_one;
 mod serial;
 
 use crate::context::{Context, instructions, iteration_axes, special_count, step_work};

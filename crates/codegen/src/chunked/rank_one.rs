@@ -51,7 +51,7 @@ pub struct ChunkedRankOne {
     /// Whether some rows are read after the products only.
     pub late: bool,
     /// Of element (t, `int j`): assigns `left_elements[n]` (a, then the queries) and
-    /// `right_elements[n]` (b, then k).
+    /// `right_elements[n]` (b, unless it is k, then k).
     pub keys: String,
     /// Of element (t, `int j`), or of token t for [`Decays::PerToken`]: assigns `decay_element`.
     pub decay: String,
@@ -117,6 +117,8 @@ impl ChunkedRankOne {
         context.insert("warps", &tile.warps());
         context.insert("pieces", &tile.pieces);
         context.insert("lefts", &tile.lefts());
+        context.insert("rights", &tile.rights());
+        context.insert("along_key", &tile.along_key);
         context.insert("key_padded", &tile.key_padded());
         context.insert("value_padded", &tile.value_padded());
         context.insert("per_token", &(tile.decays == Decays::PerToken));

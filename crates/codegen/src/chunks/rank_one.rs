@@ -63,7 +63,7 @@ impl Hooks<'_, '_> {
         let mut text = Text::default();
         let queries = self.parts.reads.iter().map(|read| read.query);
         let lefts = [factor.a].into_iter().chain(queries).enumerate();
-        let rights = [factor.b, self.parts.k].into_iter().enumerate();
+        let rights = factor.b.into_iter().chain([self.parts.k]).enumerate();
         let lefts = lefts.map(|(n, item)| (format!("left_elements[{n}]"), item));
         let rights = rights.map(|(n, item)| (format!("right_elements[{n}]"), item));
         for (name, item) in lefts.chain(rights) {

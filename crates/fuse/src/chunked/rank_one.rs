@@ -29,7 +29,10 @@
 //! S' = S D + U^T B + V^T K      B has the rows D(t, end) b_t,   K the rows D(t, end) k_t
 //! ```
 //!
-//! (before the step: `D(s, t-1)` and `s < t`). Nothing is truncated and nothing but the products is
+//! If `b` is `k`, which a delta rule's is up to a number that `a` takes in, only `w_t = u_t + v_t` is
+//! needed: `(I - L) W = A S^T + V`, `Y = Q S^T + P W`, `S' = S D + W^T K`.
+//!
+//! (Before the step: `D(s, t-1)` and `s < t`.) Nothing is truncated and nothing but the products is
 //! rounded. A contraction of the decayed state has `D(s, t)` in the place of `D(s, t-1)`.
 //!
 //! Sixteen tokens, a *sub-chunk*, are solved at once: that is a tile of the tensor cores, the inverse
@@ -55,8 +58,14 @@ use serde::{Deserialize, Serialize};
 const CENTRED: f64 = 1.0 / 256.0;
 /// Value columns of a warp.
 const COLUMNS: usize = 16;
-/// Fewest warps of a block: they share what comes before the state's products.
+/// Tokens of a key channel that one thread brings into products: half a sub-chunk.
+const TOKENS: usize = SUB / 2;
+/// Fewest warps of a block, and most for what comes before the products with the state: where an
+/// operand is wide or in pieces, a thread needs more registers than 512 threads leave it.
 const LEAST_WARPS: usize = 4;
+const MOST_WARPS: (usize, usize) = (16, 8);
+/// Fewest registers of a thread.
+const REGISTERS: usize = 96;
 
 /// How decays come into the products inside a sub-chunk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -100,6 +109,8 @@ pub struct Tile {
     pub reads: usize,
     /// Results they are added to.
     pub outputs: usize,
+    /// Whether `b` is `k`.
+    pub along_key: bool,
     /// Whether the current token has a bonus.
     pub bonus: bool,
     /// bf16 numbers that an operand is split into.
@@ -136,6 +147,14 @@ impl Tile {
         1 + self.reads
     }
 
+    /// Right operands: `k`, and `b` if it is another vector.
+    pub fn rights(&self) -> usize {
+        match self.along_key {
+            true => 1,
+            false => 2,
+        }
+    }
+
     /// Key channels, up to whole tensor-core tiles.
     pub fn key_padded(&self) -> usize {
         self.key.next_multiple_of(16)
@@ -146,9 +165,25 @@ impl Tile {
         self.value.next_multiple_of(COLUMNS)
     }
 
-    /// Warps of a block: the state has value columns for some of them, or for all.
+    /// Warps of a block: as many as have tokens of a key channel to bring into products. The state has
+    /// value columns for some of them, or for all.
     pub fn warps(&self) -> usize {
-        (self.value_padded() / COLUMNS).max(LEAST_WARPS)
+        let narrow = self.key_padded() <= 64 && self.pieces == 1;
+        let most = if narrow { MOST_WARPS.0 } else { MOST_WARPS.1 };
+        let busy = self.chunk / TOKENS * self.key_padded() / 32;
+        let busy = busy.clamp(LEAST_WARPS, most);
+        busy.max(self.value_warps())
+    }
+
+    /// Warps that have value columns of the state.
+    pub fn value_warps(&self) -> usize {
+        self.value_padded() / COLUMNS
+    }
+
+    /// Registers of a thread, as compilers were seen to take them.
+    pub fn registers(&self) -> usize {
+        let wanted = 72 + self.key_padded() * 7 / 8;
+        wanted.clamp(REGISTERS, (1 << 16) / (32 * self.warps()))
     }
 
     /// Sub-chunks of a chunk.
@@ -180,9 +215,9 @@ impl Tile {
         let rows = self.pieces * chunk * (k + 8) / 2;
         take(self.lefts() * rows);
         let mut places = Places {
-            right_rows: take(2 * rows),
+            right_rows: take(self.rights() * rows),
             v_rows: take(self.pieces * chunk * (v + 8) / 2),
-            scores: take(self.lefts() * 2 * self.pieces * chunk * (SUB + 8) / 2),
+            scores: take(self.lefts() * self.rights() * self.pieces * chunk * (SUB + 8) / 2),
             solved: take(chunk * (SUB + 4)),
             y_rows: take(self.outputs * chunk * (v + 4)),
             decays: take(of(per_token, chunk) + of(Decays::PerKey, chunk * (k + 8))),
@@ -212,15 +247,31 @@ impl Tile {
     /// sub-chunk, each as often as its operands have pieces.
     pub fn state_products(&self) -> f64 {
         let keys = (self.key_padded() / 16) as f64;
-        let between_tokens = (4 + 4 * self.reads) as f64;
-        self.repeats() * (keys * (2 * self.lefts() + 4) as f64 + between_tokens)
+        let rights = self.rights();
+        let between_tokens = 2 * rights * (1 + self.reads);
+        let with_keys = 2 * (self.lefts() + rights);
+        self.repeats() * (keys * with_keys as f64 + between_tokens as f64)
     }
 
     /// Those of the products between the tokens of a sub-chunk, for all warps.
     pub fn token_products(&self) -> f64 {
         match self.decays {
             Decays::PerKey => 0.0,
-            _ => self.repeats() * (self.key_padded() / 16 * self.lefts() * 4) as f64,
+            _ => {
+                let tiles = self.key_padded() / 16 * self.lefts() * self.rights() * 2;
+                self.repeats() * tiles as f64
+            }
+        }
+    }
+
+    /// Multiply-adds of one chunk between tokens whose decays keep them from the tensor cores.
+    pub fn pairs(&self) -> f64 {
+        match self.decays {
+            Decays::PerKey => {
+                let operands = self.lefts() * self.rights() + self.rights();
+                (self.chunk * SUB * self.key_padded() * operands * self.pieces) as f64
+            }
+            Decays::PerToken | Decays::Centred => 0.0,
         }
     }
 
@@ -239,7 +290,7 @@ impl Tile {
     /// Elements of one chunk that come from and go to memory: keys of both kinds, queries, decays,
     /// values, results.
     pub fn elements(&self) -> f64 {
-        let per_key = self.lefts() + 2 + usize::from(self.decays != Decays::PerToken);
+        let per_key = self.lefts() + self.rights() + usize::from(self.decays != Decays::PerToken);
         (self.chunk * (per_key * self.key + (1 + self.outputs) * self.value)) as f64
     }
 
@@ -251,7 +302,7 @@ impl Tile {
             self.key_padded() as f64,
             self.value_padded() as f64,
         );
-        let operands = (self.lefts() + 2) as f64;
+        let operands = (self.lefts() + self.rights()) as f64;
         let sub = SUB as f64;
         let inside = match self.decays {
             Decays::PerToken => chunk * 3.0 * sub,

@@ -86,6 +86,9 @@ impl Lane<'_> {
         let Schedule::Chunked(ChunkTile { tile, ahead, .. }) = &self.body.schedule else {
             return (0.0, 0.0);
         };
+        if let Sizes::RankOne(tile) = tile {
+            return self.serial_rank_one(tile, *ahead);
+        }
         let room = device.smem_kb.value * 1024.0 / tile.shared_bytes() as f64;
         let share = (self.blocks as f64 / device.sms.value).ceil();
         let resident = room.floor().clamp(1.0, share.clamp(1.0, MOST_RESIDENT));
@@ -99,7 +102,7 @@ impl Lane<'_> {
         };
         let work = tile.elements() * per_element
             + tile.simt_flops(pieces) * CYCLES_PER_FLOP
-            + self.around(tile, *ahead);
+            + self.around(tile.chunk(), *ahead);
         let cycles = (chunk_cycles + work / threads) * (LATENCY + (1.0 - LATENCY) / 2.0 * resident);
         let us = cycles / (device.clock_ghz.value * 1e3);
         (chunks * waves, chunks * waves * us)
@@ -107,7 +110,7 @@ impl Lane<'_> {
 
     /// Clock cycles, of all threads together, that one chunk of a block spends on the operations
     /// around the recurrence.
-    fn around(&self, tile: &Sizes, ahead: bool) -> f64 {
+    pub(super) fn around(&self, chunk: usize, ahead: bool) -> f64 {
         let graph = self.ctx.graph;
         let uses = self.uses();
         let (per_operation, per_function, per_load) = CYCLES_AROUND;
@@ -147,7 +150,7 @@ impl Lane<'_> {
                     // A warp sums a row while the others do so with theirs.
                     _ => CYCLES_PER_SUM * 32.0,
                 };
-                (columns as f64 * times * one + sums) * tile.chunk() as f64
+                (columns as f64 * times * one + sums) * chunk as f64
             })
             .sum()
     }
