@@ -3,7 +3,7 @@
 use crate::CodegenError;
 use crate::affine::{Grid, OffsetText, Space};
 use crate::cexpr::literal;
-use crate::kernel::Lane;
+use crate::lane::Lane;
 use crate::manifest::{LaneGrid, RowUnits};
 use crate::memory::{Place, Pointers, c_type};
 use crate::names::Names;

@@ -4,6 +4,7 @@ use crate::CodegenError;
 use crate::affine::Grid;
 use crate::attend;
 use crate::chunks;
+use crate::lane::Lane;
 use crate::manifest::{KernelParam, LaneGrid, ParamKind, RowUnits};
 use crate::matmul;
 use crate::memory::{Pointer, Pointers, c_type};
@@ -41,20 +42,6 @@ pub struct Source {
 
 /// The number of a block of a phase, of which a block of the grid has several in turn.
 const TURN: &str = "turn";
-
-/// The code of one lane.
-pub struct Lane {
-    /// Statements from the left margin; `block` is the lane's own block number.
-    pub code: String,
-    /// Its blocks.
-    pub grid: LaneGrid,
-    /// C expression for the number of its blocks.
-    pub blocks: String,
-    /// Shared memory, f32 elements.
-    pub shared_floats: usize,
-    /// Whether it reads the position.
-    pub position: bool,
-}
 
 #[derive(Serialize)]
 struct GridLine {

@@ -14,6 +14,7 @@ mod chunks;
 mod error;
 mod generate;
 mod kernel;
+mod lane;
 mod layout;
 pub mod manifest;
 mod matmul;

@@ -120,7 +120,7 @@ impl<'a> Context<'a> {
 
     /// Whether a value has left the L2 cache by the time that another kernel reads it.
     pub fn leaves_l2(&self, value: ValueId) -> bool {
-        let room = self.target.l2_bytes as f64 * crate::cost::L2_SHARE;
+        let room = self.target.l2_bytes as f64 * self.device.fitted.l2_share.value;
         self.graph.value(value).rows && self.value_bytes(value) > room
     }
 

@@ -21,6 +21,10 @@
 //!   and the rows that the epilogue of a matrix product reads and what it computes, which do not
 //!   overlap with it;
 //! - under-filled GPU: work shared by fewer blocks than there are multiprocessors.
+//!
+//! Every number that depends on the device, measured or fitted, stands in its file
+//! ([`crate::device`]). Numbers that may stand in these modules count something: operations,
+//! accesses that wait for each other, elements and threads of a template's layout.
 
 mod chunks;
 mod rank_one;
@@ -31,22 +35,6 @@ use crate::plan::{Body, Cost, Phase, Storage};
 use crate::schedule::{Schedule, blocks};
 use fusec_ir::{Access, AxisId, OpId, OpKind, StateKind, ValueId};
 use std::collections::{BTreeMap, BTreeSet};
-
-/// Part of the L2 that activations may fill before they count as evicted.
-pub(crate) const L2_SHARE: f64 = 0.5;
-/// Part of the tensor cores' rate that products reach which share one tile of activations: their
-/// accumulators leave room for half a tile each (206 of 287 TFLOP/s on an H100).
-const PAIR_EFFICIENCY: f64 = 0.72;
-/// Part of that rate which a kernel reaches that computes activations on their way in, for which
-/// tiles are short and pass through registers.
-const STAGED_EFFICIENCY: f64 = 0.85;
-/// Blocks of a matrix product that keep the tensor cores of a multiprocessor busy.
-const TENSOR_BLOCKS: f64 = 2.0;
-/// Part of the L2's time for parameters of rows, read by every run of rows, that does not pass while
-/// rows arrive: an H100 takes 0.08 us for a megabyte of them.
-const ROW_PARAMETERS: f64 = 0.55;
-/// How many times its even share of the memory bandwidth one multiprocessor can draw.
-const MEMORY_REACH: f64 = 2.5;
 
 /// Predicts the time of the kernel made of `phases`, which run one after the other.
 ///
@@ -161,10 +149,11 @@ impl Parts {
 
     /// The factors by which too few blocks slow the parts of the machine.
     pub fn slowdown(ctx: &Context<'_>, blocks: usize) -> Slowdown {
+        let fitted = &ctx.device.fitted;
         let short = ctx.device.sms.value / blocks.max(1) as f64;
         Slowdown {
-            memory: (short / MEMORY_REACH).max(1.0),
-            tensor: (TENSOR_BLOCKS * short).max(1.0),
+            memory: (short / fitted.memory_reach.value).max(1.0),
+            tensor: (fitted.tensor_blocks.value * short).max(1.0),
             others: short.max(1.0),
         }
     }
@@ -387,7 +376,7 @@ impl<'a> Lane<'a> {
                 }
             }
         }
-        let l2 = ctx.device.l2_mb.value * 1e6 * L2_SHARE;
+        let l2 = ctx.device.l2_mb.value * 1e6 * ctx.device.fitted.l2_share.value;
         for (value, (part, by_all)) in reads {
             let bytes = ctx.value_bytes(value) * part;
             let activation = graph.value(value).rows;
@@ -411,7 +400,7 @@ impl<'a> Lane<'a> {
                 let runs = (ctx.shape.time as f64 / rows).ceil() * ctx.shape.batch as f64;
                 // Vectors of parameters are f32 whatever the storage type.
                 let bytes = 4.0 * graph.row_elements(value) as f64 * part;
-                work.l2_bytes += bytes * (runs - 1.0) * ROW_PARAMETERS;
+                work.l2_bytes += bytes * (runs - 1.0) * ctx.device.fitted.row_parameters.value;
             }
         }
         for value in &self.body.stores {
@@ -518,9 +507,15 @@ impl<'a> Lane<'a> {
                 OpKind::Contract { .. } => {
                     let flops = 2.0 * space;
                     if self.on_tensor_cores() {
-                        let pair = self.body.anchors().len() > 1;
-                        let reached = if pair { PAIR_EFFICIENCY } else { 1.0 }
-                            * if work.staged { STAGED_EFFICIENCY } else { 1.0 };
+                        let fitted = &ctx.device.fitted;
+                        let pair = match self.body.anchors().len() {
+                            0 | 1 => 1.0,
+                            _ => fitted.pair_efficiency.value,
+                        };
+                        let reached = match work.staged {
+                            true => pair * fitted.staged_efficiency.value,
+                            false => pair,
+                        };
                         work.tensor_flops += flops;
                         work.tensor_waste += flops * (1.0 / reached - 1.0);
                     } else {

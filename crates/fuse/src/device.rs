@@ -4,8 +4,13 @@
 //! compiled in, so that plans are the same everywhere. Nothing here asks a
 //! driver what is plugged in.
 
+mod fitted;
+
+pub use fitted::{Fitted, FittedFigure};
+
 use crate::plan::Storage;
 use serde::{Deserialize, Serialize};
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 /// Where a figure comes from.
@@ -16,8 +21,21 @@ pub enum Provenance {
     Measured,
     /// From the maker's documents.
     Datasheet,
+    /// Set so that predictions agree with recorded results of such a device.
+    Fit,
     /// Scaled from a related device; to be replaced by a measurement.
     Estimate,
+}
+
+impl fmt::Display for Provenance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Provenance::Measured => "measured",
+            Provenance::Datasheet => "datasheet",
+            Provenance::Fit => "fit",
+            Provenance::Estimate => "estimate",
+        })
+    }
 }
 
 /// A number and its provenance.
@@ -71,6 +89,8 @@ pub struct Device {
     pub smem_kb: Figure,
     /// 32-bit registers of one SM.
     pub registers: Figure,
+    /// What no single measurement gives.
+    pub fitted: Fitted,
 }
 
 /// Why a device profile cannot be used.
@@ -101,6 +121,15 @@ pub enum DeviceError {
         path: PathBuf,
         /// Why, with the place.
         source: Box<toml::de::Error>,
+    },
+    /// The file is a profile of an earlier version.
+    #[error(
+        "{path} has no [fitted] table, which the cost model needs: \
+         write the profile again with `fusec calibrate`, or copy the table of a related device from devices/"
+    )]
+    Unfitted {
+        /// The file.
+        path: PathBuf,
     },
     /// A figure is not a positive number.
     #[error("{path}: `{field}` must be a positive number, got {value}")]
@@ -153,23 +182,37 @@ impl Device {
     }
 
     fn parse(text: &str, path: &Path) -> Result<Device, DeviceError> {
-        let device: Device = toml::from_str(text).map_err(|source| DeviceError::Parse {
+        let unreadable = |source| DeviceError::Parse {
             path: path.to_path_buf(),
             source: Box::new(source),
-        })?;
-        for (field, figure) in device.figures() {
-            if !(figure.value.is_finite() && figure.value > 0.0) {
+        };
+        let table: toml::Table = toml::from_str(text).map_err(unreadable)?;
+        if table.contains_key("sms") && !table.contains_key("fitted") {
+            return Err(DeviceError::Unfitted {
+                path: path.to_path_buf(),
+            });
+        }
+        let device: Device = toml::from_str(text).map_err(unreadable)?;
+        let figures = device
+            .figures()
+            .map(|(field, figure)| (field, figure.value));
+        let fitted = device.fitted.figures();
+        let fitted = fitted
+            .iter()
+            .map(|(field, _, figure)| (*field, figure.value));
+        for (field, value) in figures.into_iter().chain(fitted) {
+            if !(value.is_finite() && value > 0.0) {
                 return Err(DeviceError::Figure {
                     path: path.to_path_buf(),
                     field,
-                    value: figure.value,
+                    value,
                 });
             }
         }
         Ok(device)
     }
 
-    /// Every figure with the name of its field.
+    /// Every figure that can be looked up or measured alone, with the name of its field.
     pub fn figures(&self) -> [(&'static str, Figure); 15] {
         [
             ("sms", self.sms),
@@ -235,6 +278,23 @@ mod tests {
         let text = BUILT_IN[0].1.replace("4.24", "0.0");
         let error = Device::parse(&text, Path::new("x.toml")).unwrap_err();
         assert!(error.to_string().contains("memory_tbs"), "{error}");
+    }
+
+    #[test]
+    fn a_profile_without_fitted_figures_says_where_to_get_them() {
+        let text = BUILT_IN[0].1.split("[fitted]").next().unwrap();
+        let error = Device::parse(text, Path::new("x.toml"))
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("[fitted]") && error.contains("calibrate"),
+            "{error}"
+        );
+        let text = BUILT_IN[0]
+            .1
+            .replace("trip_us = { value = 1,", "trip_us = { value = -1,");
+        let error = Device::parse(&text, Path::new("x.toml")).unwrap_err();
+        assert!(error.to_string().contains("trip_us"), "{error}");
     }
 
     #[test]

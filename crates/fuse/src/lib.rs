@@ -29,7 +29,7 @@ pub mod segment;
 pub mod select;
 mod validate;
 
-pub use device::{Device, DeviceError, Figure, Provenance};
+pub use device::{Device, DeviceError, Figure, Fitted, FittedFigure, Provenance};
 
 pub use decisions::Decisions;
 pub use elements::Element;

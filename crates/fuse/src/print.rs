@@ -179,6 +179,13 @@ fn write_kernels(f: &mut fmt::Formatter<'_>, graph: &Graph, kernels: &[Kernel]) 
                 }
             }
         }
+        let lanes = kernel.phases.iter().flat_map(|p| &p.lanes);
+        let mut schedules: Vec<String> = lanes.map(|body| body.schedule.to_string()).collect();
+        schedules.dedup();
+        let launch = format!("{}; {}", kernel.launch, schedules.join("; "));
+        for piece in wrap(&launch, 92) {
+            writeln!(f, "      {piece}")?;
+        }
         if !kernel.forms.is_empty() {
             writeln!(f, "      forms: {}", kernel.forms.join(", "))?;
         }

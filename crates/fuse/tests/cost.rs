@@ -29,6 +29,56 @@ fn kernel_of<'a>(kernels: &'a [Kernel], name: &str) -> &'a Kernel {
     kernels.iter().find(holds).expect("planned")
 }
 
+/// Numbers of the cost model's text that count something: all others stand in the device files.
+const COUNTS: [(&str, &str); 9] = [
+    ("0.0", "nothing"),
+    ("1.0", "one, or all of it"),
+    (
+        "2.0",
+        "a multiply-add, a state read and written, half of a triangle",
+    ),
+    ("3.0", "operations of a norm for an element"),
+    ("4.0", "bytes of an f32"),
+    ("32.0", "threads of a warp"),
+    ("1024.0", "bytes of a KiB"),
+    ("1e3", "from one unit to another"),
+    ("1e6", "from one unit to another"),
+];
+
+#[test]
+fn no_figure_of_a_device_stands_in_the_text_of_the_cost_model() {
+    let of = |name: &str| {
+        (
+            name.to_owned(),
+            format!("{}/src/{name}", env!("CARGO_MANIFEST_DIR")),
+        )
+    };
+    let mut files = vec![of("cost.rs")];
+    let folder = std::fs::read_dir(of("cost").1).expect("a folder").flatten();
+    files.extend(folder.map(|f| of(&format!("cost/{}", f.file_name().display()))));
+    assert!(files.len() >= 3);
+    for (name, path) in files {
+        let text = std::fs::read_to_string(path).expect("a file of the crate");
+        for (number, line) in (1..).zip(text.lines()) {
+            let code = line.split("//").next().unwrap_or("");
+            let words = code.split(|c: char| c != '.' && c != '_' && !c.is_ascii_alphanumeric());
+            for word in words.filter(|w| w.starts_with(|c: char| c.is_ascii_digit())) {
+                let fraction = word.contains(['.', 'e']) && word.parse::<f64>().is_ok();
+                let known = COUNTS.iter().any(|(count, _)| *count == word);
+                assert!(
+                    !fraction || known,
+                    "{name}:{number}: `{word}` belongs in devices/*.toml"
+                );
+            }
+            let constant = code.contains("const ") && code.contains(": f64");
+            assert!(
+                !constant,
+                "{name}:{number}: a fraction belongs in devices/*.toml"
+            );
+        }
+    }
+}
+
 #[test]
 fn a_large_map_takes_the_time_of_its_bytes() {
     let mut b = Build::new();

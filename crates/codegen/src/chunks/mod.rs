@@ -14,7 +14,7 @@ use crate::CodegenError;
 use crate::affine::{Grid, Offset, OffsetText, Space, index_text};
 use crate::cexpr::{self, Leaves};
 use crate::chunked::{Chunked, Decay};
-use crate::kernel::Lane;
+use crate::lane::Lane;
 use crate::manifest::{LaneGrid, RowUnits};
 use crate::memory::{Place, Pointers};
 use crate::micro::{Read, Src};

@@ -5,7 +5,7 @@
 
 use crate::CodegenError;
 use crate::affine::{Grid, Offset, OffsetText, Space};
-use crate::kernel::Lane;
+use crate::lane::Lane;
 use crate::manifest::{Element, LaneGrid, RowUnits};
 use crate::memory::{Place, Pointers};
 use crate::names::Names;

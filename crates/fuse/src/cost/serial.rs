@@ -7,36 +7,8 @@ use crate::schedule::Schedule;
 use fusec_ir::{OpId, OpKind, RecurrenceId, StepKind, ValueId};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// An access to memory that the next one waits for, with the work between the two, microseconds:
-/// small kernels of an H100 take this much more than their start for each.
-const TRIP_US: f64 = 1.0;
-/// A row that a block walks although the next one is already on its way, microseconds.
-const ROW_US: f64 = 0.8;
-/// Registers of a thread of a scan.
-const REGISTERS: usize = 96;
-/// Elements of a row that a thread has, and its registers.
+/// Elements of a row that a thread has.
 const ROW_PER_THREAD: usize = 8;
-const ROW_REGISTERS: usize = 56;
-/// How much longer a step takes for each further block on the same multiprocessor.
-const SHARING: f64 = 0.25;
-/// Part of a step, as it was measured, that is left where rows arrive ahead of time and what
-/// surrounds the recurrence is computed for many rows at once.
-const QUIET: f64 = 0.12;
-/// The same of an exchange after the recurrence, which is then one between lanes.
-const QUIET_EXCHANGE: f64 = 0.25;
-/// The same of a sum inside a step that another one waits for.
-const QUIET_REDUCTION: f64 = 0.75;
-/// Instruction slots that a step takes for each of its operations: 6 ps on an H100 where 4 are due.
-const STEP_SLOTS: f64 = 1.5;
-/// The same where rows of a state are summed that have more elements than [`SHORT_ROW`]: more lanes
-/// share one, and each reads as much of what is spread along it.
-const LONG_STEP_SLOTS: f64 = 3.5;
-const SHORT_ROW: usize = 64;
-/// Instruction slots of an operation after a matrix product, which nothing overlaps with (38 us on an
-/// H100 for the 350 million of a softplus, where 10 are due).
-const EPILOGUE_SLOTS: f64 = 3.6;
-/// Instructions of a special function beside the one that is counted.
-const SPECIAL_SLOTS: f64 = 8.0;
 /// Threads that a multiprocessor holds.
 const RESIDENT_THREADS: usize = 2048;
 
@@ -44,6 +16,7 @@ impl Lane<'_> {
     /// Steps one block takes one after the other, and their time in microseconds.
     pub(super) fn serial(&self) -> (f64, f64) {
         let device = self.ctx.device;
+        let fitted = &device.fitted;
         let exchange_us = self.exchanges() * device.barrier_us.value;
         match &self.body.schedule {
             Schedule::Row(tile) => {
@@ -53,20 +26,24 @@ impl Lane<'_> {
                 let rows = self.rows() + halo;
                 let resident = self.resident_rows(halo, tile.threads as usize);
                 let waves = (self.blocks as f64 / (device.sms.value * resident)).ceil();
-                let first_us = if waves > 1.0 { TRIP_US } else { 0.0 };
-                let us = first_us + (rows - 1.0) * ROW_US + rows * exchange_us;
+                let first_us = if waves > 1.0 {
+                    fitted.trip_us.value
+                } else {
+                    0.0
+                };
+                let us = first_us + (rows - 1.0) * fitted.row_us.value + rows * exchange_us;
                 (rows, waves * us)
             }
             Schedule::Scan(tile) => {
                 let (waves, share) = self.waves(tile.threads as usize);
                 let steps = self.ctx.shape.time as f64 * waves;
                 let inner_us = self.inner_exchanges() * device.barrier_us.value;
-                let latency_us = QUIET * device.step_us.value
-                    + QUIET_EXCHANGE * exchange_us
-                    + QUIET_REDUCTION * inner_us;
+                let latency_us = fitted.run_step.value * device.step_us.value
+                    + fitted.run_exchange.value * exchange_us
+                    + fitted.run_reduction.value * inner_us;
                 // Warps that wait and warps that work overlap in part.
                 let in_runs = latency_us.hypot(self.step_slots() * share * self.slot_us());
-                let sharing = 1.0 + SHARING * (share - 1.0);
+                let sharing = 1.0 + fitted.scan_sharing.value * (share - 1.0);
                 let alone = (device.step_us.value + exchange_us + inner_us) * sharing;
                 let step_us = match self.takes_runs(tile.run) {
                     true => in_runs,
@@ -83,6 +60,7 @@ impl Lane<'_> {
 
     /// Microseconds of the accesses that wait for each other, beside the bulk of the work.
     pub(super) fn latency_us(&self) -> f64 {
+        let fitted = &self.ctx.device.fitted;
         let trips = match self.body.schedule {
             Schedule::Row(_) => 1.0,
             // Rows and weights of a prologue come before those of the product.
@@ -92,7 +70,7 @@ impl Lane<'_> {
             Schedule::Scan(_) | Schedule::Chunked(_) => 2.0,
             Schedule::Gemm(_) | Schedule::Attend(_) => 2.0,
         };
-        trips * TRIP_US + self.epilogue_us()
+        trips * fitted.trip_us.value + self.epilogue_us()
     }
 
     /// Matrix products: rows that the epilogue reads, and what it computes, when the tensor cores of
@@ -102,6 +80,7 @@ impl Lane<'_> {
         if !matches!(self.body.schedule, Schedule::Gemm(_)) {
             return 0.0;
         }
+        let fitted = &ctx.device.fitted;
         let after = &self.body.roles.epilogue;
         let inputs = after.iter();
         let inputs = inputs.flat_map(|id| &graph.op(*id).inputs);
@@ -119,17 +98,14 @@ impl Lane<'_> {
             }
         });
         let slots_us = slots.sum::<f64>() * self.slot_us() / ctx.device.sms.value;
-        bytes / ctx.device.memory_tbs.value / 1e6 + EPILOGUE_SLOTS * slots_us
+        bytes / ctx.device.memory_tbs.value / 1e6 + fitted.epilogue_slots.value * slots_us
     }
 
     /// Blocks of rows that a multiprocessor holds: a thread has some elements of a row and, for a
     /// stencil, of earlier rows.
     fn resident_rows(&self, halo: f64, threads: usize) -> f64 {
-        let registers = if halo > 1.0 {
-            2 * ROW_REGISTERS
-        } else {
-            ROW_REGISTERS
-        };
+        let registers = self.ctx.device.fitted.row_registers.value as usize;
+        let registers = if halo > 1.0 { 2 * registers } else { registers };
         self.resident(threads, registers) as f64
     }
 
@@ -188,15 +164,17 @@ impl Lane<'_> {
     /// Instruction slots of one block for one row of a scan and of what surrounds it.
     fn step_slots(&self) -> f64 {
         let graph = self.ctx.graph;
+        let fitted = &self.ctx.device.fitted;
         let of = |id: &OpId| {
             let op = graph.op(*id);
             if let OpKind::Scan { recurrence, .. } = &op.kind {
                 let (flops, special, _) = step_work(graph, graph.recurrence(*recurrence));
                 let slots = match self.longest_sum(*recurrence) {
-                    n if n > SHORT_ROW => LONG_STEP_SLOTS,
-                    _ => STEP_SLOTS,
+                    n if n as f64 > fitted.short_sum.value => fitted.long_step_slots.value,
+                    _ => fitted.step_slots.value,
                 };
-                return slots * (flops + SPECIAL_SLOTS * special) / self.spread() as f64;
+                return slots * (flops + fitted.special_slots.value * special)
+                    / self.spread() as f64;
             }
             let per_element = match &op.kind {
                 OpKind::Map { expr } | OpKind::Reduce { expr, .. } => instructions(expr) + 1,
@@ -233,7 +211,7 @@ impl Lane<'_> {
     /// in registers, and blocks that find none free wait until others have walked all of T.
     fn waves(&self, threads: usize) -> (f64, f64) {
         let device = self.ctx.device;
-        let resident = self.resident(threads, REGISTERS);
+        let resident = self.resident(threads, device.fitted.scan_registers.value as usize);
         let waves = (self.blocks as f64 / (device.sms.value * resident as f64)).ceil();
         let share = (self.blocks as f64 / device.sms.value)
             .ceil()

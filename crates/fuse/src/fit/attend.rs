@@ -1,6 +1,6 @@
 //! The attend template: softmax attention over the rows kept, one head to a block.
 
-use super::Group;
+use super::group::Group;
 use crate::plan::{Body, GridAxis, Reject, Roles};
 use crate::schedule::{AttendTile, Schedule};
 use fusec_ir::{OpId, OpKind};

@@ -4,7 +4,7 @@
 //! value columns. What comes before the recurrence is computed again wherever an element is needed,
 //! so it is maps; what comes after it is computed for one token by one warp.
 
-use super::Group;
+use super::group::Group;
 use super::space::divisors;
 use crate::chunked::staging::{Room, staged};
 use crate::chunked::{KEY_LIMIT, Parts, Sizes, VALUE_LIMIT};

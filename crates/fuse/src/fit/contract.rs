@@ -1,7 +1,8 @@
 //! What the two templates for products have in common: lanes and epilogues.
 
+use super::anchors::anchor_lanes;
+use super::group::Group;
 use super::space::is_identity;
-use super::{Group, anchor_lanes};
 use crate::context::reduced_axes;
 use crate::plan::{Reject, Roles};
 use crate::schedule::product::Products;

@@ -1,7 +1,7 @@
 //! The matrix-product template: tiles of rows by columns, operands mapped on the way in.
 
-use super::Group;
 use super::contract::{Lane, lanes, products_of, same_activation};
+use super::group::Group;
 use super::space::is_identity;
 use crate::plan::{Body, Reject};
 use crate::schedule::{Schedule, gemm};

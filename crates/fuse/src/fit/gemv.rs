@@ -1,8 +1,9 @@
 //! The matrix-vector template: few rows; each block computes the prologue for itself.
 
 use super::contract::{lanes, products_of};
+use super::group::Group;
+use super::row;
 use super::space::check_halo;
-use super::{Group, row};
 use crate::plan::{Body, Reject, Roles};
 use crate::schedule::product::Products;
 use crate::schedule::walk::Walked;

@@ -44,11 +44,13 @@
 //! | `prologue-op`, `prologue-axes`, `prologue-access`, `prologue-delay`, `prologue-tail`, `prologue-stored` | gemm | the prologue is a chain of maps over the activation's axes that stays on the chip |
 //! | `lane-contracts`, `lane-operands` | gemm | at most two products of one activation share accumulators |
 
+mod anchors;
 mod attend;
 mod chunked;
 mod contract;
 mod gemm;
 mod gemv;
+mod group;
 mod phases;
 mod row;
 mod scan;
@@ -57,19 +59,9 @@ mod space;
 pub use contract::GEMV_MAX_ROWS;
 
 use crate::context::{Context, is_row_op};
-use crate::plan::{Body, Phase, Reject, Roles, Template};
-use crate::schedule::Schedule;
-use fusec_ir::{Access, Op, OpId, OpKind, StateId, ValueId};
-
-/// A group of operations under examination.
-pub(crate) struct Group<'a> {
-    pub ctx: &'a Context<'a>,
-    /// Ascending.
-    pub ops: &'a [OpId],
-    /// Whether it is looked at as a lane of a larger group: others of that group may read what
-    /// it computes before its anchors.
-    pub part: bool,
-}
+use crate::plan::{Body, Phase, Reject, Template};
+use fusec_ir::{OpId, OpKind};
+use group::Group;
 
 /// The phases of the kernel that computes `ops` (ascending, each once), or why there is none.
 ///
@@ -232,188 +224,4 @@ pub fn in_chunks(
             _ => Err(no_scan(lane)),
         })
         .collect()
-}
-
-impl Group<'_> {
-    pub fn op(&self, id: OpId) -> &Op {
-        self.ctx.graph.op(id)
-    }
-
-    pub fn contains(&self, id: OpId) -> bool {
-        self.ops.binary_search(&id).is_ok()
-    }
-
-    /// Position of an operation of the group.
-    pub fn position(&self, id: OpId) -> Option<usize> {
-        self.ops.binary_search(&id).ok()
-    }
-
-    /// The operation of the group that produces a value.
-    pub fn in_body(&self, value: ValueId) -> Option<OpId> {
-        self.ctx
-            .graph
-            .producer(value)
-            .filter(|id| self.contains(*id))
-    }
-
-    /// The accesses of an operation to values of the group, with their producers.
-    pub fn in_body_accesses(&self, id: OpId) -> impl Iterator<Item = (&Access, OpId)> {
-        self.op(id)
-            .inputs
-            .iter()
-            .filter_map(|a| self.in_body(a.value).map(|p| (a, p)))
-    }
-
-    /// Whether a value is needed outside the group.
-    pub fn is_stored(&self, value: ValueId) -> bool {
-        self.ctx.is_output(value) || self.ctx.readers(value).iter().any(|r| !self.contains(*r))
-    }
-
-    /// The results of an operation that are needed outside the group.
-    pub fn stored_outputs(&self, id: OpId) -> impl Iterator<Item = ValueId> {
-        self.op(id)
-            .outputs
-            .iter()
-            .copied()
-            .filter(|v| self.is_stored(*v))
-    }
-
-    /// For each operation of the group, whether `from` (positions) reach it along edges of
-    /// the group; `from` included.
-    pub fn descendants(&self, from: &[bool]) -> Vec<bool> {
-        let mut reached = from.to_vec();
-        for (i, id) in self.ops.iter().enumerate() {
-            if !reached[i] {
-                reached[i] = self
-                    .in_body_accesses(*id)
-                    .any(|(_, p)| self.position(p).is_some_and(|p| reached[p]));
-            }
-        }
-        reached
-    }
-
-    /// For each operation of the group, whether it reaches one of `from`; `from` included.
-    pub fn ancestors(&self, from: &[bool]) -> Vec<bool> {
-        let mut reached = from.to_vec();
-        for (i, id) in self.ops.iter().enumerate().rev() {
-            if reached[i] {
-                for (_, p) in self.in_body_accesses(*id) {
-                    if let Some(p) = self.position(p) {
-                        reached[p] = true;
-                    }
-                }
-            }
-        }
-        reached
-    }
-
-    /// A body of the group: what of its values goes to memory, and which of those past the caches.
-    pub fn body(&self, roles: Roles, ops: Vec<OpId>, own: &[OpId], schedule: Schedule) -> Body {
-        let stores: Vec<ValueId> = own.iter().flat_map(|id| self.stored_outputs(*id)).collect();
-        let streams = |v: &ValueId| schedule.streams() && self.ctx.leaves_l2(*v);
-        Body {
-            roles,
-            streamed: stores.iter().copied().filter(streams).collect(),
-            stores,
-            tails: self.tails(own),
-            ops,
-            schedule,
-        }
-    }
-
-    /// The stencil tails that some operations keep.
-    pub fn tails(&self, ops: &[OpId]) -> Vec<StateId> {
-        let tails = ops.iter().flat_map(|id| self.op(*id).tails.iter().copied());
-        tails.collect()
-    }
-
-    /// Refuses more shared memory than a block of the device may have.
-    pub fn check_shared(
-        &self,
-        ops: impl IntoIterator<Item = OpId>,
-        bytes: usize,
-    ) -> Result<(), Reject> {
-        let limit = self.ctx.target.shared_bytes;
-        match bytes <= limit {
-            true => Ok(()),
-            false => Err(self.reject(
-                "shared-memory",
-                ops,
-                format!(
-                    "{limit} bytes of shared memory per block of {}",
-                    self.ctx.device.name
-                ),
-                format!("{bytes} bytes"),
-            )),
-        }
-    }
-
-    pub fn reject(
-        &self,
-        rule: &str,
-        ops: impl IntoIterator<Item = OpId>,
-        limit: impl Into<String>,
-        got: impl Into<String>,
-    ) -> Reject {
-        Reject {
-            rule: rule.to_string(),
-            ops: ops.into_iter().collect(),
-            limit: limit.into(),
-            got: got.into(),
-        }
-    }
-
-    /// The name of an operation in the model, for messages.
-    pub fn name(&self, id: OpId) -> &str {
-        &self.op(id).name
-    }
-}
-
-/// Lets anchors that have a common descendant share a lane.
-///
-/// Returns, for each operation of the group, the lane of the anchors it descends from
-/// (`None` if it descends from none), and the number of lanes. Lanes are numbered by their
-/// first anchor.
-pub(crate) fn anchor_lanes(group: &Group<'_>, anchors: &[OpId]) -> (Vec<Option<usize>>, usize) {
-    let mut parent: Vec<usize> = (0..anchors.len()).collect();
-    fn root(parent: &[usize], mut i: usize) -> usize {
-        while parent[i] != i {
-            i = parent[i];
-        }
-        i
-    }
-    let mut of: Vec<Option<usize>> = vec![None; group.ops.len()];
-    for (i, id) in group.ops.iter().enumerate() {
-        let mut lane = anchors.iter().position(|a| a == id);
-        for (_, p) in group.in_body_accesses(*id) {
-            let Some(from) = group.position(p).and_then(|p| of[p]) else {
-                continue;
-            };
-            lane = Some(match lane {
-                None => from,
-                Some(lane) => {
-                    let (a, b) = (root(&parent, lane), root(&parent, from));
-                    // The smaller index wins, so that lanes stay ordered by their first anchor.
-                    parent[a.max(b)] = a.min(b);
-                    a.min(b)
-                }
-            });
-        }
-        of[i] = lane;
-    }
-    let mut number = vec![None; anchors.len()];
-    let mut count = 0;
-    for i in 0..anchors.len() {
-        let r = root(&parent, i);
-        if number[r].is_none() {
-            number[r] = Some(count);
-            count += 1;
-        }
-        number[i] = number[r];
-    }
-    let of = of
-        .into_iter()
-        .map(|lane| lane.and_then(|lane| number[root(&parent, lane)]))
-        .collect();
-    (of, count)
 }

@@ -10,7 +10,8 @@
 //! another nor has one depend on it goes where an epilogue joins it with other products.
 
 use super::contract::{check_epilogue_op, result_axes};
-use super::{Group, gemv};
+use super::gemv;
+use super::group::Group;
 use crate::plan::{Phase, Reject};
 use fusec_ir::OpId;
 

@@ -1,6 +1,6 @@
 //! The row template: pointwise work, reductions inside a row, stencils, look-ups.
 
-use super::Group;
+use super::group::Group;
 use super::space::{Need, check_halo, divisors, extent, keeps_axis, largest_space};
 use crate::context::iteration_axes;
 use crate::plan::{Body, GridAxis, Reject, Roles};

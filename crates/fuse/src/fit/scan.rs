@@ -3,8 +3,9 @@
 //! It takes runs of rows: what comes before and after the recurrence is computed for all rows of a
 //! run at once, as far as code generation finds it independent of the state.
 
+use super::anchors::anchor_lanes;
+use super::group::Group;
 use super::space::{Need, divisors, extent, halo, keeps_axis, largest_space};
-use super::{Group, anchor_lanes};
 use crate::context::iteration_axes;
 use crate::plan::{Body, GridAxis, Reject, Roles};
 use crate::schedule::walk::Walked;
@@ -63,9 +64,7 @@ pub fn fit(group: &Group<'_>, scans: &[OpId]) -> Result<Vec<Body>, Reject> {
                 .copied()
                 .filter(|s| ops.binary_search(s).is_ok())
                 .collect();
-            let grid = spread(group, &ops, &anchors)?;
-            let run = run(group, &ops, &anchors, &grid);
-            let tile = schedule(group, &ops, &own, grid, run)?;
+            let tile = schedule(group, &ops, &own, &anchors)?;
             Ok(group.body(roles(group, &ops, anchors), ops, &own, Schedule::Scan(tile)))
         })
         .collect()
@@ -88,8 +87,32 @@ fn roles(group: &Group<'_>, ops: &[OpId], anchors: Vec<OpId>) -> Roles {
     }
 }
 
-/// The tile with as many rows to a run as its shared memory has room for.
+/// The tile of a lane. Where a block's shared memory has no room for it, axes are spread further.
 fn schedule(
+    group: &Group<'_>,
+    ops: &[OpId],
+    own: &[OpId],
+    scans: &[OpId],
+) -> Result<ScanTile, Reject> {
+    let graph = group.ctx.graph;
+    let mut spread = spread(group, ops, scans)?;
+    loop {
+        let whole = |g: &&GridAxis| g.tile < graph.size(g.axis);
+        let grid: Vec<GridAxis> = spread.iter().filter(whole).copied().collect();
+        let run = run(group, ops, scans, &grid);
+        let refused = match with_room(group, ops, own, grid, run) {
+            Ok(tile) => return Ok(tile),
+            Err(refused) => refused,
+        };
+        let Some(axis) = spread.iter_mut().rev().find(|g| g.tile > 1) else {
+            return Err(refused);
+        };
+        axis.tile = divisors(axis.tile).nth(1).unwrap_or(1);
+    }
+}
+
+/// The tile with as many rows to a run as its shared memory has room for.
+fn with_room(
     group: &Group<'_>,
     ops: &[OpId],
     own: &[OpId],
@@ -162,8 +185,8 @@ fn lanes(group: &Group<'_>, scans: &[OpId]) -> Result<Vec<Vec<bool>>, Reject> {
     }
 }
 
-/// Chooses the grid of a lane: parallel axes outermost first with one element per block, the
-/// trailing ones whole as long as a block does not hold too much and multiprocessors have work.
+/// The elements of each parallel axis that a block has: one of the outermost ones, the trailing ones
+/// whole as long as a block does not hold too much and multiprocessors have work.
 fn spread(group: &Group<'_>, ops: &[OpId], scans: &[OpId]) -> Result<Vec<GridAxis>, Reject> {
     let graph = group.ctx.graph;
     let from: Vec<bool> = group.ops.iter().map(|id| scans.contains(id)).collect();
@@ -227,7 +250,6 @@ fn spread(group: &Group<'_>, ops: &[OpId], scans: &[OpId]) -> Result<Vec<GridAxi
             format!("{width} elements of `{}`", group.name(id)),
         ));
     }
-    grid.retain(|g| g.tile < graph.size(g.axis));
     Ok(grid)
 }
 

@@ -1,6 +1,6 @@
 //! Which axes of a group may be spread over blocks, and how much one block then holds.
 
-use super::Group;
+use super::group::Group;
 use crate::context::{iteration_axes, reduced_axes};
 use crate::plan::{GridAxis, Reject};
 use fusec_ir::{AxisId, OpId, OpKind, Recurrence};

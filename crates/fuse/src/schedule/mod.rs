@@ -14,6 +14,7 @@ pub mod gemv;
 mod launch;
 pub mod parts;
 pub mod placement;
+mod print;
 pub mod product;
 pub mod program;
 mod target;
@@ -105,10 +106,5 @@ impl Schedule {
     /// Whether the rows of a chunk arrive while the one before is worked on.
     pub fn ahead(&self) -> bool {
         matches!(self, Schedule::Chunked(chunk) if chunk.ahead)
-    }
-
-    /// Whether rows before the first one of a block are computed by it as well.
-    pub fn repeats_halo(&self) -> bool {
-        matches!(self, Schedule::Row(_) | Schedule::Gemv(_))
     }
 }

@@ -101,8 +101,8 @@ impl CalibrateError {
     }
 }
 
-/// Measures a GPU. `planned_as` is any profile; `name` is the short name of the new one. `next` is
-/// called before each of [`PARTS`].
+/// Measures a GPU. `planned_as` is the profile whose fitted figures are kept, as estimates where it is
+/// another GPU's; `name` is the short name of the new one. `next` is called before each of [`PARTS`].
 pub fn calibrate(
     ordinal: usize,
     name: Option<&str>,
@@ -195,6 +195,10 @@ pub fn calibrate(
         graph_launch_us: figure(graph_launch_us),
         smem_kb: figure(info.shared_bytes_per_block as f64 / 1024.0),
         registers: figure(f64::from(registers)),
+        fitted: match info.name == planned_as.title {
+            true => planned_as.fitted.clone(),
+            false => planned_as.fitted.clone().taken_over(),
+        },
     };
     for (figure, Figure { value, .. }) in device.figures() {
         if !(value.is_finite() && value > 0.0) {

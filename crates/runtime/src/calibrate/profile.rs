@@ -1,7 +1,6 @@
 //! A device profile as text, in the form of the files under devices/.
 
 use fusec_fuse::Device;
-use fusec_fuse::device::Provenance;
 use std::fmt::Write;
 
 /// What a figure is, in words.
@@ -43,19 +42,37 @@ pub fn text(device: &Device, note: &str) -> String {
     line(format_args!("arch = {:?}", device.arch));
     line(format_args!(""));
     for (field, figure) in device.figures() {
-        let from = match figure.from {
-            Provenance::Measured => "measured",
-            Provenance::Datasheet => "datasheet",
-            Provenance::Estimate => "estimate",
-        };
+        let from = figure.from;
         line(format_args!("# {}", meaning(field)));
         line(format_args!(
             "{field} = {{ value = {}, from = \"{from}\" }}",
             four_digits(figure.value)
         ));
     }
+    line(format_args!(""));
+    for note in FITTED_NOTE {
+        line(format_args!("# {note}"));
+    }
+    line(format_args!("[fitted]"));
+    for (field, meaning, figure) in device.fitted.figures() {
+        for meaning in meaning {
+            line(format_args!("#{meaning}"));
+        }
+        line(format_args!(
+            "{field} = {{ value = {}, from = \"{}\", on = {:?} }}",
+            four_digits(figure.value),
+            figure.from,
+            figure.on
+        ));
+    }
     out
 }
+
+/// What stands above the fitted figures.
+const FITTED_NOTE: [&str; 2] = [
+    "What predictions were fitted with (from = \"fit\"), or what was taken over from another device",
+    "(from = \"estimate\"); `on` says whose results, and of which day.",
+];
 
 /// Four significant digits, without zeros at the end; whole numbers are kept whole.
 fn four_digits(value: f64) -> String {
@@ -88,6 +105,21 @@ mod tests {
             (2.0, "2"),
         ] {
             assert_eq!(four_digits(value), text);
+        }
+    }
+
+    #[test]
+    fn compiled_in_profiles_say_of_a_fitted_figure_what_the_cost_model_says() {
+        let devices = concat!(env!("CARGO_MANIFEST_DIR"), "/../../devices");
+        for name in Device::names() {
+            let path = format!("{devices}/{name}.toml");
+            let file = std::fs::read_to_string(&path).expect("a file of the repository");
+            let text = text(&Device::find(name).expect("compiled in"), "");
+            let fitted = |text: &str| {
+                text.split_once("\n# What predictions")
+                    .map(|t| t.1.to_owned())
+            };
+            assert_eq!(fitted(&file), fitted(&text), "{path}");
         }
     }
 

@@ -1,0 +1,84 @@
+//! Schedules and launches in a line, for people.
+
+use super::{GemmTile, Launch, Schedule};
+use std::fmt;
+
+impl fmt::Display for Schedule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Schedule::Row(tile) => write!(f, "{} of a block", count(tile.rows as usize, "row")),
+            Schedule::Scan(tile) => match tile.run {
+                0 | 1 => f.write_str("a row at a time"),
+                run => write!(f, "runs of {run} rows"),
+            },
+            Schedule::Chunked(chunk) => {
+                let tile = &chunk.tile;
+                write!(
+                    f,
+                    "chunks of {} tokens, {} keys x {} values",
+                    tile.chunk, tile.key, tile.value
+                )?;
+                match chunk.ahead {
+                    true => f.write_str(", rows ahead of time"),
+                    false => Ok(()),
+                }
+            }
+            Schedule::Gemv(tile) => {
+                write!(
+                    f,
+                    "{} x {} of a block",
+                    count(tile.rows, "row"),
+                    count(tile.columns, "column")
+                )?;
+                match tile.split {
+                    1 => Ok(()),
+                    split => write!(f, ", {split} warps a column"),
+                }
+            }
+            Schedule::Gemm(GemmTile::Simt(tile)) => {
+                write!(f, "tiles of {} x {} on FP32 units", tile.rows, tile.columns)
+            }
+            Schedule::Gemm(GemmTile::Mma(tile)) => write!(
+                f,
+                "tiles of {} x {} x {}, {} stages, {} x {} warps",
+                tile.rows, tile.columns, tile.depth, tile.stages, tile.warps_m, tile.warps_n
+            ),
+            Schedule::Attend(tile) => write!(
+                f,
+                "{} of a block, {} at a time",
+                count(tile.rows as usize, "row"),
+                count(tile.keys as usize, "key")
+            ),
+        }
+    }
+}
+
+impl fmt::Display for Launch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Launch {
+            threads,
+            shared_bytes,
+            blocks,
+        } = self;
+        write!(
+            f,
+            "{} of {threads} threads",
+            count(*blocks as usize, "block")
+        )?;
+        match shared_bytes {
+            0 => Ok(()),
+            bytes => write!(
+                f,
+                ", {:.1} KiB of shared memory",
+                f64::from(*bytes) / 1024.0
+            ),
+        }
+    }
+}
+
+fn count(n: usize, what: &str) -> String {
+    match n {
+        1 => format!("1 {what}"),
+        n => format!("{n} {what}s"),
+    }
+}
