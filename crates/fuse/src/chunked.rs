@@ -310,6 +310,22 @@ impl Sizes {
         }
     }
 
+    /// Key channels, all of them.
+    pub fn key(&self) -> usize {
+        match self {
+            Sizes::Outer(tile) => tile.key,
+            Sizes::RankOne(tile) => tile.key,
+        }
+    }
+
+    /// Value columns of a block.
+    pub fn value(&self) -> usize {
+        match self {
+            Sizes::Outer(tile) => tile.value,
+            Sizes::RankOne(tile) => tile.value,
+        }
+    }
+
     /// Warps of a block.
     pub fn warps(&self) -> usize {
         match self {

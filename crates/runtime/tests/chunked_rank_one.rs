@@ -58,6 +58,8 @@ struct Case {
     /// Per read: its result, whether it is of the state before the step, whether it has a bonus.
     reads: &'static [(usize, bool, bool)],
     outputs: usize,
+    /// Whether b is k.
+    along_key: bool,
     storage: Element,
     /// Magnitude of values and of the initial state.
     scale: f32,
@@ -78,6 +80,7 @@ const CASE: Case = Case {
     of_decayed: false,
     reads: &[(0, false, false)],
     outputs: 1,
+    along_key: false,
     storage: Element::F32,
     scale: 1.0,
     zero_state: false,
@@ -98,9 +101,12 @@ fn described(case: Case) -> ChunkedRankOne {
     for n in 0..case.reads.len() {
         keys += &format!("left_elements[{}] = {};\n", n + 1, query(n));
     }
-    keys += &format!(
-        "right_elements[0] = to_f32(b_[{key_at}]);\nright_elements[1] = to_f32(k[{key_at}]);"
-    );
+    keys += &match case.along_key {
+        true => format!("right_elements[0] = to_f32(k[{key_at}]);"),
+        false => format!(
+            "right_elements[0] = to_f32(b_[{key_at}]);\nright_elements[1] = to_f32(k[{key_at}]);"
+        ),
+    };
     let reads = case.reads.iter().enumerate();
     let reads = reads.map(|(n, (output, before, bonus))| Read {
         output: *output,
@@ -123,19 +129,21 @@ fn described(case: Case) -> ChunkedRankOne {
             .replace("BATCH", &case.batch.to_string());
     }
     epilogue += "}";
+    let tile = Tile {
+        key,
+        value: case.tile,
+        chunk: case.chunk,
+        decays: case.decays,
+        reads: case.reads.len(),
+        outputs: case.outputs,
+        along_key: case.along_key,
+        bonus: case.reads.iter().any(|(_, _, bonus)| *bonus),
+        pieces: pieces(case.storage),
+        room: Room::default(),
+    };
     ChunkedRankOne {
-        tile: Tile {
-            key,
-            value: case.tile,
-            chunk: case.chunk,
-            decays: case.decays,
-            reads: case.reads.len(),
-            outputs: case.outputs,
-            bonus: case.reads.iter().any(|(_, _, bonus)| *bonus),
-            pieces: pieces(case.storage),
-            room: Room::default(),
-        },
-        block_threads: 32 * (case.tile.div_ceil(16)).max(4) + case.surplus,
+        tile,
+        block_threads: 32 * tile.warps() + case.surplus,
         of_decayed: case.of_decayed,
         reads: reads.collect(),
         steps: "T".into(),
@@ -241,6 +249,14 @@ fn data(case: Case) -> [Tensor; 8] {
             });
         }
     }
+    // Along a key it is `a` that takes the number in.
+    let k = match case.along_key {
+        true => tensor(
+            case.storage,
+            std::mem::replace(&mut a, b.clone()).into_iter(),
+        ),
+        false => k,
+    };
     let n = match case.decays {
         Decays::PerToken => rows,
         _ => rows * key,
@@ -263,6 +279,7 @@ fn reference(case: Case, data: &[Tensor; 8]) -> (Vec<f64>, Vec<f64>) {
         ..
     } = case;
     let [q, k, v, a, b_, decay, bonus, initial] = data;
+    let b_ = if case.along_key { k } else { b_ };
     let mut state = initial.values.clone();
     let result = batch * steps * HEADS * value;
     let mut y = vec![0.0; case.outputs * result];
@@ -379,7 +396,15 @@ fn cases() -> Vec<Case> {
         ..CASE
     };
     let mut cases = Vec::new();
-    for decays in [Centred, PerToken, PerKey] {
+    for (decays, along_key) in [
+        (Centred, false),
+        (PerToken, false),
+        (PerKey, false),
+        (Centred, true),
+        (PerToken, true),
+        (PerKey, true),
+    ] {
+        let start = cases.len();
         for (n, steps) in [1, 2, 15, 16, 17, 37, 63, 64, 65, 300]
             .into_iter()
             .enumerate()
@@ -466,6 +491,9 @@ fn cases() -> Vec<Case> {
                 });
             }
         }
+        for case in &mut cases[start..] {
+            case.along_key = along_key;
+        }
     }
     // What f16 holds: no less than 1e-7, with few bits below 1e-4.
     cases.retain(|case| case.storage != F16 || case.scale >= 1.0);
@@ -505,7 +533,11 @@ fn chunks_compile_for_every_architecture_that_has_them() {
         return;
     }
     let toolchain = Toolchain::discover(&Options::from_env()).expect("NVRTC is found or fetched");
-    for decays in [Decays::Centred, Decays::PerToken, Decays::PerKey] {
+    for (decays, along_key) in [
+        (Decays::Centred, false),
+        (Decays::PerToken, true),
+        (Decays::PerKey, true),
+    ] {
         for (storage, arch, key) in [
             (Element::Bf16, "sm_80", 64),
             (Element::F32, "sm_90a", 64),
@@ -514,6 +546,7 @@ fn chunks_compile_for_every_architecture_that_has_them() {
         ] {
             let text = source(Case {
                 decays,
+                along_key,
                 storage,
                 key,
                 value: key,

@@ -180,10 +180,12 @@ impl Tile {
         self.value_padded() / COLUMNS
     }
 
-    /// Registers of a thread, as compilers were seen to take them.
-    pub fn registers(&self) -> usize {
-        let wanted = 72 + self.key_padded() * 7 / 8;
-        wanted.clamp(REGISTERS, (1 << 16) / (32 * self.warps()))
+    /// Blocks that fit a multiprocessor with so many registers, as compilers were seen to take them:
+    /// those of the state, and what products and elements under way need.
+    pub fn blocks_by_registers(&self, all: usize) -> usize {
+        let threads = 32 * self.warps();
+        let wanted = (72 + self.key_padded() * 7 / 8).max(REGISTERS);
+        (all / (wanted.min(all / threads) * threads)).max(1)
     }
 
     /// Sub-chunks of a chunk.
