@@ -167,6 +167,12 @@ pub fn generate(
     context.insert("title", &title(kernel));
     context.insert("header", &header(graph, kernel, storage));
     context.insert("threads", &threads);
+    // Lanes beside each other have the registers that each of them needs.
+    let resident = match bodies[..] {
+        [body] => body.schedule.resident(),
+        _ => 1,
+    };
+    context.insert("resident", &resident);
     context.insert("open", "{");
     context.insert("shared", &(shared_bytes > 0));
     context.insert("one_phase", &one_phase);

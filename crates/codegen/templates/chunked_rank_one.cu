@@ -257,51 +257,67 @@
 {%- else %}
         {{ own }}{
 #pragma unroll {{ unroll }}
-            for (int round = 0; round < (CHUNK * K_SIZE + THREADS - 1) / THREADS; ++round) {
-                const int element = round * THREADS + tid;
-                if (CHUNK * K_SIZE % THREADS != 0 && element >= CHUNK * K_SIZE) break;
-                const int token = element / K_SIZE, column = element % K_SIZE;
-                const bool live = token < tokens && column < KEYS;
+            for (int round = 0; round < (CHUNK * K_SIZE / 2 + THREADS - 1) / THREADS; ++round) {
+                const int pair = round * THREADS + tid;
+                if (CHUNK * K_SIZE / 2 % THREADS != 0 && pair >= CHUNK * K_SIZE / 2) break;
+                const int token = pair / (K_SIZE / 2), column = pair % (K_SIZE / 2) * 2;
                 const int at = token < tokens ? token : tokens - 1;
                 const i64 t = chunk0 + at;
-                const int j = column < KEYS ? column : KEYS - 1;
-                float left_elements[LEFTS], right_elements[RIGHTS];
-                // ---- left_elements (a, then the queries), right_elements ({% if along_key %}k{% else %}b, k{% endif %}) of key (t, j)
-                {{ keys | indent(width=16) }}
-                // ----
+                float left_pair[LEFTS][2], right_pair[RIGHTS][2]{% if per_key %}, decay_pair[2]{% endif %};
+#pragma unroll
+                for (int side = 0; side < 2; ++side) {
+                    const bool live = token < tokens && column + side < KEYS;
+                    const int j = column + side < KEYS ? column + side : KEYS - 1;
+                    float left_elements[LEFTS], right_elements[RIGHTS];
+                    // ---- left_elements (a, then the queries), right_elements ({% if along_key %}k{% else %}b, k{% endif %}) of key (t, j)
+                    {{ keys | indent(width=20) }}
+                    // ----
+#pragma unroll
+                    for (int left = 0; left < LEFTS; ++left) left_pair[left][side] = live ? left_elements[left] : 0.0f;
+#pragma unroll
+                    for (int right = 0; right < RIGHTS; ++right) right_pair[right][side] = live ? right_elements[right] : 0.0f;
+{%- if per_key %}
+                    float decay_element;
+                    {
+                        // ---- decay_element of key (t, j)
+                        {{ decay | indent(width=24) }}
+                        // ----
+                    }
+                    decay_pair[side] = live ? decay_element : 1.0f;
+{%- endif %}
+                }
 #pragma unroll
                 for (int left = 0; left < LEFTS; ++left)
-                    put(left_rows + left * PIECES * K_PIECE + token * K_PITCH + column, K_PIECE, live ? left_elements[left] : 0.0f);
+                    put_pair(left_rows + left * PIECES * K_PIECE + token * K_PITCH + column, K_PIECE, left_pair[left][0], left_pair[left][1]);
 #pragma unroll
                 for (int right = 0; right < RIGHTS; ++right)
-                    put(right_rows + right * PIECES * K_PIECE + token * K_PITCH + column, K_PIECE, live ? right_elements[right] : 0.0f);
+                    put_pair(right_rows + right * PIECES * K_PIECE + token * K_PITCH + column, K_PIECE, right_pair[right][0], right_pair[right][1]);
 {%- if per_key %}
-                float decay_element;
-                {
-                    // ---- decay_element of key (t, j)
-                    {{ decay | indent(width=20) }}
-                    // ----
-                }
-                decays[token * K_PITCH + column] = live ? decay_element : 1.0f;
+                store_vec(decays + token * K_PITCH + column, decay_pair);
 {%- endif %}
             }
         }
 {%- endif %}
         {{ own }}{
 #pragma unroll {{ unroll }}
-            for (int round = 0; round < (CHUNK * V_SIZE + THREADS - 1) / THREADS; ++round) {
-                const int element = round * THREADS + tid;
-                if (CHUNK * V_SIZE % THREADS != 0 && element >= CHUNK * V_SIZE) break;
-                const int token = element / V_SIZE, column = element % V_SIZE;
-                const bool live = token < tokens && column < VALUES;
+            for (int round = 0; round < (CHUNK * V_SIZE / 2 + THREADS - 1) / THREADS; ++round) {
+                const int pair = round * THREADS + tid;
+                if (CHUNK * V_SIZE / 2 % THREADS != 0 && pair >= CHUNK * V_SIZE / 2) break;
+                const int token = pair / (V_SIZE / 2), column = pair % (V_SIZE / 2) * 2;
                 const int at = token < tokens ? token : tokens - 1;
                 const i64 t = chunk0 + at;
-                const int i = column < VALUES ? column : VALUES - 1;
-                float v_element;
-                // ---- v_element of value (t, i)
-                {{ values | indent(width=16) }}
-                // ----
-                put(v_rows + token * V_PITCH + column, V_PIECE, live ? v_element : 0.0f);
+                float v_pair[2];
+#pragma unroll
+                for (int side = 0; side < 2; ++side) {
+                    const bool live = token < tokens && column + side < VALUES;
+                    const int i = column + side < VALUES ? column + side : VALUES - 1;
+                    float v_element;
+                    // ---- v_element of value (t, i)
+                    {{ values | indent(width=20) }}
+                    // ----
+                    v_pair[side] = live ? v_element : 0.0f;
+                }
+                put_pair(v_rows + token * V_PITCH + column, V_PIECE, v_pair[0], v_pair[1]);
             }
         }
 {%- for bonus in bonuses %}

@@ -5,7 +5,7 @@
 {%- endfor %}
 
 {{ prelude }}
-extern "C" __global__ void __launch_bounds__({{ threads }}) {{ entry }}(
+extern "C" __global__ void __launch_bounds__({{ threads }}{% if resident > 1 %}, {{ resident }}{% endif %}) {{ entry }}(
 {%- for p in params %}
     {{ p.declaration }}{% if not loop.last %},{% else %}) {{ open }}{% endif %}{% if p.comment %}  // {{ p.comment }}{% endif %}
 {%- endfor %}

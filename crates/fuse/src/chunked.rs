@@ -277,6 +277,7 @@ impl Sizes {
                 along_key: factor.b.is_none(),
                 bonus: parts.reads.iter().any(|read| read.bonus.is_some()),
                 pieces: pieces(storage),
+                resident: 1,
                 room,
             }),
         }
@@ -286,6 +287,22 @@ impl Sizes {
         match self {
             Sizes::Outer(tile) => Sizes::Outer(Tile { chunk, ..tile }),
             Sizes::RankOne(tile) => Sizes::RankOne(rank_one::Tile { chunk, ..tile }),
+        }
+    }
+
+    /// The same where `share` blocks come to a multiprocessor with `bytes` of shared memory.
+    pub fn shared_by(self, share: usize, bytes: usize) -> Sizes {
+        match self {
+            Sizes::Outer(tile) => Sizes::Outer(tile),
+            Sizes::RankOne(tile) => Sizes::RankOne(tile.shared_by(share, bytes)),
+        }
+    }
+
+    /// Blocks of a multiprocessor that its registers must suffice for.
+    pub fn resident(&self) -> usize {
+        match self {
+            Sizes::Outer(_) => 1,
+            Sizes::RankOne(tile) => tile.resident,
         }
     }
 

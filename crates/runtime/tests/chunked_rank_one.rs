@@ -139,6 +139,7 @@ fn described(case: Case) -> ChunkedRankOne {
         along_key: case.along_key,
         bonus: case.reads.iter().any(|(_, _, bonus)| *bonus),
         pieces: pieces(case.storage),
+        resident: 1,
         room: Room::default(),
     };
     ChunkedRankOne {

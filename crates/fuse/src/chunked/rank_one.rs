@@ -64,6 +64,8 @@ const TOKENS: usize = SUB / 2;
 /// operand is wide or in pieces, a thread needs more registers than 512 threads leave it.
 const LEAST_WARPS: usize = 4;
 const MOST_WARPS: (usize, usize) = (16, 8);
+/// Threads of a block of which two are given half of the registers each.
+const MOST_THREADS: usize = 256;
 /// Fewest registers of a thread.
 const REGISTERS: usize = 96;
 
@@ -115,6 +117,8 @@ pub struct Tile {
     pub bonus: bool,
     /// bf16 numbers that an operand is split into.
     pub pieces: usize,
+    /// Blocks of a multiprocessor that share its registers: 1 or 2.
+    pub resident: usize,
     /// Room for rows that arrive ahead of time.
     pub room: Room,
 }
@@ -185,7 +189,19 @@ impl Tile {
     pub fn blocks_by_registers(&self, all: usize) -> usize {
         let threads = 32 * self.warps();
         let wanted = (72 + self.key_padded() * 7 / 8).max(REGISTERS);
-        (all / (wanted.min(all / threads) * threads)).max(1)
+        let most = all / (threads * self.resident.max(1));
+        (all / (wanted.min(most) * threads)).max(1)
+    }
+
+    /// The same for `share` blocks to a multiprocessor with so much shared memory, bytes: two at a time
+    /// hide what one waits for, if there are two.
+    pub fn shared_by(self, share: usize, bytes: usize) -> Tile {
+        let two =
+            share > 1 && 2 * self.shared_bytes() <= bytes && 32 * self.warps() <= MOST_THREADS;
+        Tile {
+            resident: if two { 2 } else { 1 },
+            ..self
+        }
     }
 
     /// Sub-chunks of a chunk.

@@ -269,13 +269,15 @@ fn spread(
     let room = Room::of(&slabs);
     let least = Sizes::least(graph, scan, parts, ctx.storage, value, room);
     let bytes = ctx.target.shared_bytes;
+    let tiles: usize = grid.iter().map(|g| graph.size(g.axis) / g.tile).product();
+    let share = (ctx.shape.batch * tiles).div_ceil(ctx.target.sms.max(1));
     match least.fitting(bytes, ctx.shape.time) {
         Some(tile) => Ok(Body {
             schedule: Schedule::Chunked(ChunkTile {
                 grid,
                 // Nothing arrives ahead of time where nothing can.
                 ahead: !slabs.is_empty(),
-                tile,
+                tile: tile.shared_by(share, bytes),
             }),
             streamed: vec![],
             ..lane.clone()

@@ -98,6 +98,14 @@ impl Schedule {
         }
     }
 
+    /// Blocks of a multiprocessor that its registers must suffice for, beside a launch's own limits.
+    pub fn resident(&self) -> usize {
+        match self {
+            Schedule::Chunked(chunk) => chunk.tile.resident(),
+            _ => 1,
+        }
+    }
+
     /// Whether the text of its template can write results past the caches.
     pub fn streams(&self) -> bool {
         matches!(self, Schedule::Row(_) | Schedule::Scan(_))
