@@ -450,16 +450,23 @@
             const bf16_t* const left_start = left_rows + left * PIECES * K_PIECE + (first + far_row) * K_PITCH + far_column;
             const bf16_t* const right_start = right_rows + (first + near_row) * K_PITCH + near_column;
             float sums[RIGHTS][2][4] = {};
+            // Fragments are on their way while those before are multiplied.
+            u32 left_pieces[2][PIECES][4], right_pieces[2][RIGHTS][PIECES][4];
+            load(left_pieces[0], left_start, K_PIECE);
 #pragma unroll
-            for (int j0 = 0; j0 < K_SIZE; j0 += 16) {
-                u32 left_pieces[PIECES][4], right_pieces[PIECES][4];
-                load(left_pieces, left_start + j0, K_PIECE);
+            for (int right = 0; right < RIGHTS; ++right) load(right_pieces[0][right], right_start + right * PIECES * K_PIECE, K_PIECE);
 #pragma unroll
-                for (int right = 0; right < RIGHTS; ++right) {
-                    load(right_pieces, right_start + right * PIECES * K_PIECE + j0, K_PIECE);
-                    multiply(sums[right][0], left_pieces, right_pieces, 0);
-                    multiply(sums[right][1], left_pieces, right_pieces, 1);
+            for (int kt = 0; kt < K_SIZE / 16; ++kt) {
+                if (kt + 1 < K_SIZE / 16) {
+                    load(left_pieces[(kt + 1) % 2], left_start + (kt + 1) * 16, K_PIECE);
+#pragma unroll
+                    for (int right = 0; right < RIGHTS; ++right)
+                        load(right_pieces[(kt + 1) % 2][right], right_start + right * PIECES * K_PIECE + (kt + 1) * 16, K_PIECE);
                 }
+#pragma unroll
+                for (int right = 0; right < RIGHTS; ++right)
+#pragma unroll
+                    for (int n = 0; n < 2; ++n) multiply(sums[right][n], left_pieces[kt % 2], right_pieces[kt % 2][right], n);
             }
             const int strict = STRICT >> left & 1{% if per_token %}, through = THROUGH >> left & 1{% endif %};
 #pragma unroll
