@@ -69,7 +69,7 @@ pub fn generate(
     let bodies: Vec<&Body> = lanes.collect();
     let uses = |templates: &[Template]| bodies.iter().any(|b| templates.contains(&b.template()));
     let mut taken = BTreeSet::new();
-    if uses(&[Template::Gemv, Template::Gemm]) {
+    if uses(&[Template::Gemv, Template::Thin, Template::Gemm]) {
         taken.extend(crate::projection::reserved_identifiers());
     }
     for body in bodies.iter().filter(|b| b.template() == Template::Chunked) {
@@ -87,7 +87,7 @@ pub fn generate(
             Schedule::Row(_) | Schedule::Scan(_) => {
                 walk_lane(graph, storage, body, threads, &mut pointers, &mut names)?
             }
-            Schedule::Gemv(_) | Schedule::Gemm(_) => {
+            Schedule::Gemv(_) | Schedule::Thin(_) | Schedule::Gemm(_) => {
                 matmul::lane(graph, storage, kernel, body, &mut pointers, &mut names)?
             }
             Schedule::Attend(_) => attend::lane(graph, kernel, body, &mut pointers, &mut names)?,

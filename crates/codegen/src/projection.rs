@@ -1,7 +1,7 @@
 //! Matrix products as kernel text: Y[m, n] = sum over k of a(m, k) * w(n, k), for one or several
 //! products over the same rows and columns, with text hooks before and after.
 //!
-//! Lives here: the three templates (`gemm_simt.cu`, `gemm_mma.cu`, `gemv.cu`) and which tiles they can
+//! Lives here: the templates (`gemm_simt.cu`, `gemm_mma.cu`, `gemv.cu`, `thin.cu`) and which tiles they can
 //! take. Never here: which operations of a graph become a product, which tile it has (see
 //! [`fusec_fuse::schedule`]), and what the hooks compute.
 //!
@@ -18,9 +18,10 @@ use tera::{Context, Tera};
 
 use crate::Element;
 use fusec_fuse::schedule::gemm::SIMT_DEPTH;
-use fusec_fuse::schedule::product::ProductShape;
 pub use fusec_fuse::schedule::product::WeightLayout;
-pub use fusec_fuse::schedule::{GemmTile, GemvTile, MmaTile, SimtTile};
+use fusec_fuse::schedule::product::{ALIGNED, ProductShape};
+use fusec_fuse::schedule::thin;
+pub use fusec_fuse::schedule::{GemmTile, GemvTile, MmaTile, SimtTile, ThinTile};
 
 /// One product: an accumulator per output element.
 #[derive(Debug, Clone)]
@@ -41,7 +42,8 @@ pub struct Product {
     /// Statements that see `i64 m`, `int k` and may change `float a` (initially the element of `x`, or
     /// 0). They run for elements inside the matrix only.
     pub prologue: String,
-    /// GEMV only: statements of the whole block that fill `float* xs` (`[rows of the tile][depth]`) with
+    /// Few rows only: statements of the whole block that fill `xs` (`float [rows of the tile][depth]`, or,
+    /// on tensor cores, rows of the operand [`thin::pitch`] elements apart) with
     /// a(m, k), zeros for rows past the end. In place of `x` and `prologue`; contains its own barriers if
     /// it needs some.
     pub stage: String,
@@ -85,6 +87,7 @@ impl Projection {
         let shape = |p: &Product| ProductShape {
             depth: p.depth,
             layout: p.w_layout,
+            aligned: p.w_stride.is_multiple_of(ALIGNED) && p.w_offset.is_multiple_of(ALIGNED),
         };
         self.products.iter().map(shape).collect()
     }
@@ -107,8 +110,10 @@ pub struct Run {
 pub enum ProjectionTile {
     /// Many rows.
     Gemm(GemmTile),
-    /// Few rows.
+    /// Few rows, on FP32 units.
     Gemv(GemvTile),
+    /// Few rows, on tensor cores.
+    Thin(ThinTile),
 }
 
 /// Bytes of a line of the L2 cache.
@@ -140,10 +145,11 @@ pub enum ProjectionError {
     },
 }
 
-const TEMPLATE_FILES: [(&str, &str); 3] = [
+const TEMPLATE_FILES: [(&str, &str); 4] = [
     ("gemm_simt.cu", include_str!("../templates/gemm_simt.cu")),
     ("gemm_mma.cu", include_str!("../templates/gemm_mma.cu")),
     ("gemv.cu", include_str!("../templates/gemv.cu")),
+    ("thin.cu", include_str!("../templates/thin.cu")),
 ];
 
 static TEMPLATES: LazyLock<Tera> = LazyLock::new(|| {
@@ -236,6 +242,10 @@ struct ProductText<'a> {
     sums_offset: usize,
     /// GEMV: partial sums per element.
     parts: usize,
+    /// Thin: elements from one row in shared memory to the next.
+    pitch: usize,
+    /// C type of the weights.
+    w_type: &'static str,
 }
 
 impl ProjectionTile {
@@ -245,6 +255,7 @@ impl ProjectionTile {
             Self::Gemm(GemmTile::Simt(_)) => "gemm_simt.cu",
             Self::Gemm(GemmTile::Mma(_)) => "gemm_mma.cu",
             Self::Gemv(_) => "gemv.cu",
+            Self::Thin(_) => "thin.cu",
         }
     }
 
@@ -253,6 +264,7 @@ impl ProjectionTile {
         match self {
             Self::Gemm(tile) => tile.threads(),
             Self::Gemv(tile) => tile.threads(),
+            Self::Thin(tile) => tile.threads(),
         }
     }
 
@@ -261,6 +273,7 @@ impl ProjectionTile {
         match self {
             Self::Gemm(tile) => tile.rows(),
             Self::Gemv(tile) => tile.rows,
+            Self::Thin(tile) => tile.rows,
         }
     }
 
@@ -269,6 +282,7 @@ impl ProjectionTile {
         match self {
             Self::Gemm(tile) => tile.columns(),
             Self::Gemv(tile) => tile.columns,
+            Self::Thin(tile) => tile.columns,
         }
     }
 
@@ -282,6 +296,7 @@ impl ProjectionTile {
         match self {
             Self::Gemm(tile) => tile.shared_bytes(&projection.shapes()),
             Self::Gemv(tile) => tile.shared_bytes(&projection.shapes()),
+            Self::Thin(tile) => tile.shared_bytes(&projection.shapes()),
         }
     }
 
@@ -343,6 +358,23 @@ impl ProjectionTile {
                     let mut text = p.text(projection.columns, 4, vector_limit(tile, p));
                     (text.a_offset, text.sums_offset, text.parts) =
                         (a_offset, sums_offset, tile.parts(p.w_layout));
+                    texts.push(text);
+                }
+                texts
+            }
+            Self::Thin(tile) => {
+                context.insert(
+                    "tile",
+                    &serde_json::json!({
+                        "rows": tile.rows, "columns": tile.columns, "warps": tile.warps, "split": tile.split,
+                        "unroll": tile.unroll, "operand": c_type(tile.operand),
+                    }),
+                );
+                let places = tile.places(&projection.shapes()).0;
+                let mut texts = Vec::new();
+                for (p, (a_offset, sums_offset)) in projection.products.iter().zip(places) {
+                    let mut text = p.text(projection.columns, 8, 8);
+                    (text.a_offset, text.sums_offset) = (a_offset, sums_offset);
                     texts.push(text);
                 }
                 texts
@@ -431,6 +463,28 @@ impl ProjectionTile {
                     None
                 }
             }
+            Self::Thin(tile) => {
+                let shapes = projection.shapes();
+                let readable = |p: &Product| p.w_element == tile.operand;
+                if !(1..=thin::ROWS).contains(&tile.rows) {
+                    Some("there are 1 to 64 rows")
+                } else if tile.split == 0
+                    || !tile.warps.is_multiple_of(tile.split)
+                    || tile.columns != tile.warps / tile.split * thin::WARP_COLUMNS
+                {
+                    Some("groups of `split` warps have 16 columns each")
+                } else if !(1..=8).contains(&tile.unroll) {
+                    Some("1 to 8 loads are in flight")
+                } else if !matches!(tile.operand, Element::Bf16 | Element::F16) {
+                    Some("the tensor cores multiply bf16 or f16")
+                } else if !shapes.iter().all(thin::is_readable)
+                    || !projection.products.iter().all(readable)
+                {
+                    Some("rows of weights of the operand's type are read 16 bytes at a time")
+                } else {
+                    None
+                }
+            }
         };
         match reason {
             None => Ok(()),
@@ -470,6 +524,8 @@ impl Product {
             a_offset: 0,
             sums_offset: 0,
             parts: 1,
+            pitch: thin::pitch(self.depth),
+            w_type: c_type(self.w_element),
         }
     }
 }

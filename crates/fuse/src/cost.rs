@@ -276,6 +276,7 @@ impl<'a> Lane<'a> {
         let blocks = blocks(ctx, body);
         let row_tiles = match &body.schedule {
             Schedule::Gemv(tile) => ctx.rows().div_ceil(tile.rows),
+            Schedule::Thin(tile) => ctx.rows().div_ceil(tile.rows),
             Schedule::Gemm(tile) => ctx.rows().div_ceil(tile.rows()),
             _ => blocks,
         };
@@ -290,12 +291,19 @@ impl<'a> Lane<'a> {
 
     /// Whether its products run on tensor cores.
     fn on_tensor_cores(&self) -> bool {
-        matches!(&self.body.schedule, Schedule::Gemm(tile) if tile.on_tensor_cores())
+        match &self.body.schedule {
+            Schedule::Gemm(tile) => tile.on_tensor_cores(),
+            Schedule::Thin(_) => true,
+            _ => false,
+        }
     }
 
     /// Whether an operation is before a product: several blocks compute it.
     fn repeats(&self, id: &OpId) -> bool {
-        let products = matches!(self.body.schedule, Schedule::Gemv(_) | Schedule::Gemm(_));
+        let products = matches!(
+            self.body.schedule,
+            Schedule::Gemv(_) | Schedule::Thin(_) | Schedule::Gemm(_)
+        );
         products && self.body.roles.prologue.binary_search(id).is_ok()
     }
 

@@ -120,6 +120,8 @@ pub enum Template {
     Chunked,
     /// Matrix-vector products: few rows, one or more warps per output column.
     Gemv,
+    /// Products of few rows on tensor cores, the weights streamed once.
+    Thin,
     /// Matrix products: tiles of rows by columns.
     Gemm,
     /// A block owns a run of consecutive rows of one sequence and one head of softmax
@@ -258,6 +260,7 @@ impl fmt::Display for Template {
             Template::Scan => "scan",
             Template::Chunked => "chunked",
             Template::Gemv => "gemv",
+            Template::Thin => "thin",
             Template::Gemm => "gemm",
             Template::Attend => "attend",
         })

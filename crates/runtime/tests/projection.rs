@@ -6,7 +6,8 @@ use std::path::Path;
 use fusec_codegen::Element;
 use fusec_codegen::prelude::with_prelude;
 use fusec_codegen::projection::{
-    GemmTile, GemvTile, MmaTile, Product, Projection, ProjectionTile, Run, SimtTile, WeightLayout,
+    GemmTile, GemvTile, MmaTile, Product, Projection, ProjectionTile, Run, SimtTile, ThinTile,
+    WeightLayout,
 };
 use fusec_runtime::emulator::{Emulator, EmulatorOptions, KernelArg, LaunchShape};
 use fusec_runtime::toolchain::{Options, Source, Toolchain};
@@ -65,6 +66,24 @@ const fn gemv(rows: usize, columns: usize, warps: usize, split: usize) -> Projec
         warps,
         split,
         unroll: 4,
+    })
+}
+
+fn on_tensor_cores(tile: ProjectionTile) -> bool {
+    matches!(
+        tile,
+        ProjectionTile::Gemm(GemmTile::Mma(_)) | ProjectionTile::Thin(_)
+    )
+}
+
+fn thin(rows: usize, warps: usize, split: usize, operand: Element) -> ProjectionTile {
+    ProjectionTile::Thin(ThinTile {
+        rows,
+        columns: warps / split * 16,
+        warps,
+        split,
+        unroll: 2,
+        operand,
     })
 }
 
@@ -202,11 +221,19 @@ fn projection(case: Case) -> Projection {
         }
         Hooks::Stage => {
             let stride = depth + case.padding;
+            // How rows lie in shared memory.
+            let (pitch, store) = match case.tile {
+                ProjectionTile::Thin(tile) => {
+                    let store = format!("from_f32<{}>", c_type(tile.operand));
+                    (fusec_fuse::schedule::thin::pitch(depth), store)
+                }
+                _ => (depth, String::new()),
+            };
             projection.products[0].stage = format!(
                 "for (int r = warp; r < TILE_M; r += WARPS) {{\n    const i64 m = m0 + r;\n    float total = 0.0f;\n    \
                  for (int k = lane; k < {depth}; k += 32) total += m < rows ? to_f32(x[m * {stride} + k]) : 0.0f;\n    \
                  const float mean = warp_sum(total) / {depth}.0f;\n    \
-                 for (int k = lane; k < {depth}; k += 32) xs[r * {depth} + k] = m < rows ? to_f32(x[m * {stride} + k]) - mean : 0.0f;\n}}"
+                 for (int k = lane; k < {depth}; k += 32) xs[r * {pitch} + k] = {store}(m < rows ? to_f32(x[m * {stride} + k]) - mean : 0.0f);\n}}"
             );
         }
         Hooks::Two => {
@@ -283,8 +310,14 @@ fn check(emulator: &Emulator, case: Case, seed: u64) {
         ProjectionTile::Gemm(GemmTile::Mma(MmaTile {
             operand: Element::Bf16,
             ..
-        })) => half::bf16::from_f32(a as f32).to_f64(),
-        ProjectionTile::Gemm(GemmTile::Mma(_)) => half::f16::from_f32(a as f32).to_f64(),
+        }))
+        | ProjectionTile::Thin(ThinTile {
+            operand: Element::Bf16,
+            ..
+        }) => half::bf16::from_f32(a as f32).to_f64(),
+        ProjectionTile::Gemm(GemmTile::Mma(_)) | ProjectionTile::Thin(_) => {
+            half::f16::from_f32(a as f32).to_f64()
+        }
         _ => a,
     };
     for m in 0..rows {
@@ -315,9 +348,7 @@ fn check(emulator: &Emulator, case: Case, seed: u64) {
             };
             let got = f64::from(y[m * columns + n]);
             // Operands in f32 and their rounding to 16 bits may differ by one step from the f64 loop's.
-            let slack = if matches!(case.tile, ProjectionTile::Gemm(GemmTile::Mma(_)))
-                && case.hooks != Hooks::None
-            {
+            let slack = if on_tensor_cores(case.tile) && case.hooks != Hooks::None {
                 2e-4
             } else {
                 2e-6
@@ -417,6 +448,22 @@ fn cases() -> Vec<Case> {
     add(gemv(4, 64, 8, 2), (5, 72, 61), F32, F32, Kn, 0, Prologue);
     add(gemv(3, 16, 2, 1), (3, 19, 40), Bf16, Bf16, Kn, 2, Two);
     add(gemv(2, 16, 4, 2), (1, 24, 96), F32, F32, Kn, 0, Stage);
+    // Few rows on tensor cores: rows and columns past the end, sums that end inside a run.
+    for (rows, size) in [
+        (1, (1, 16, 64)),
+        (1, (1, 70, 200)),
+        (2, (3, 40, 8)),
+        (8, (8, 64, 576)),
+        (8, (13, 20, 136)),
+        (32, (33, 48, 520)),
+        (64, (64, 33, 96)),
+    ] {
+        add(thin(rows, 8, 8, Bf16), size, Bf16, Bf16, Nk, 0, Plain);
+        add(thin(rows, 8, 2, F16), size, F32, F16, Nk, 8, Plain);
+    }
+    add(thin(4, 8, 4, F16), (5, 40, 264), F32, F16, Nk, 0, Prologue);
+    add(thin(8, 4, 4, Bf16), (13, 24, 136), Bf16, Bf16, Nk, 0, Stage);
+    add(thin(16, 8, 2, Bf16), (9, 72, 128), Bf16, Bf16, Nk, 0, Two);
     cases
 }
 
@@ -474,7 +521,7 @@ fn products_compile_for_every_architecture_that_has_them() {
     }
     let toolchain = Toolchain::discover(&Options::from_env()).expect("NVRTC is found or fetched");
     for case in cases() {
-        let archs = if matches!(case.tile, ProjectionTile::Gemm(GemmTile::Mma(_))) {
+        let archs = if on_tensor_cores(case.tile) {
             ["sm_80", "sm_90a"]
         } else {
             ["sm_75", "sm_90a"]

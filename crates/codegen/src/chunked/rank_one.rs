@@ -1,7 +1,8 @@
 //! The chunked form of a recurrence with a rank-one factor, as kernel text: the template
 //! `chunked_rank_one.cu`, the sizes it can take, and what follows from them.
 //!
-//! The arithmetic is derived in [`fusec_fuse::chunked::rank_one`]. The text is one lane's body, as that
+//! Never here: which operations of a graph have this form, and what the hooks compute. The arithmetic
+//! is derived in [`fusec_fuse::chunked::rank_one`]. The text is one lane's body, as that
 //! of [`super::Chunked`], with the same kinds of hooks.
 
 use super::{ChunkedError, UNROLL, UNROLL_AHEAD, identifiers_of, own_threads, sizes};

@@ -1,4 +1,5 @@
-//! What the hooks of a recurrence with a rank-one factor compute.
+//! The lane of a recurrence with a rank-one factor: what the hooks of its template compute. Never here:
+//! what both forms have in common, and the template's text.
 
 use super::{Hooks, Request};
 use crate::CodegenError;

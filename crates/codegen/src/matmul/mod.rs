@@ -41,6 +41,7 @@ pub fn lane<'g>(
     let (tile, on_tensor_cores) = match &body.schedule {
         Schedule::Gemm(tile) => (ProjectionTile::Gemm(*tile), tile.on_tensor_cores()),
         Schedule::Gemv(tile) => (ProjectionTile::Gemv(*tile), false),
+        Schedule::Thin(tile) => (ProjectionTile::Thin(*tile), false),
         _ => return Err(unsupported("the template of products for another body")),
     };
     let axes = Products::of(graph, body.anchors())
@@ -108,7 +109,7 @@ pub fn lane<'g>(
     // The prologues' own shared memory lies behind that of the products.
     let mut floats = tile.shared_bytes(&projection).div_ceil(4);
     let base = floats;
-    if let Schedule::Gemv(tile) = &body.schedule {
+    if !matches!(body.schedule, Schedule::Gemm(_)) {
         for stage in Stage::of(graph, &axes.batch, body) {
             let (text, end) = lane.stage(&stage, base, tile);
             let product = body.anchors().iter().position(|id| *id == stage.anchor);

@@ -3,13 +3,13 @@
 
 use super::{ProductLane, alignment};
 use crate::affine::{Grid, OffsetText, Space};
-use crate::memory::Place;
-use crate::projection::Product;
+use crate::memory::{Place, c_type};
+use crate::projection::{Product, ProjectionTile};
 use crate::text::Text;
 use crate::walk::{self, Walk};
-use fusec_fuse::schedule::GemvTile;
 use fusec_fuse::schedule::gemv::Stage;
 use fusec_fuse::schedule::product::summed;
+use fusec_fuse::schedule::thin;
 use fusec_fuse::schedule::walk::{Placed, Walked};
 use fusec_ir::Access;
 use std::collections::BTreeMap;
@@ -93,7 +93,7 @@ impl<'g> ProductLane<'_, 'g> {
         &mut self,
         stage: &Stage,
         shared_base: usize,
-        tile: &GemvTile,
+        tile: ProjectionTile,
     ) -> (String, usize) {
         let graph = self.graph;
         let x = &graph.op(stage.anchor).inputs[0];
@@ -112,6 +112,15 @@ impl<'g> ProductLane<'_, 'g> {
         let value = graph.value(x.value);
         let depth = summed(graph, &self.grid, stage.anchor);
         let offset = self.grid.global(&value.axes, &x.index);
+        // How the rows of the product lie in shared memory.
+        let (pitch, operand) = match tile {
+            ProjectionTile::Thin(tile) => (thin::pitch(depth.len()), Some(c_type(tile.operand))),
+            _ => (depth.len(), None),
+        };
+        let convert = |x: &str| match operand {
+            Some(operand) => format!("from_f32<{operand}>({x})"),
+            None => x.to_string(),
+        };
         let mut base = shared_base.next_multiple_of(4);
         let row_buffer = (!stage.whole).then(|| {
             let name = self.names.fresh(&format!("s_{}_row", value.name));
@@ -120,7 +129,7 @@ impl<'g> ProductLane<'_, 'g> {
             (name, at)
         });
         let target = match &row_buffer {
-            None => format!("xs + tile_row * {}", depth.len()),
+            None => format!("xs + tile_row * {pitch}"),
             Some((name, _)) => name.clone(),
         };
         let mut conditions = vec!["n0 == 0".to_string()];
@@ -145,7 +154,7 @@ impl<'g> ProductLane<'_, 'g> {
         }
         text.open(format!(
             "for (int tile_row = 0; tile_row < {}; ++tile_row)",
-            tile.rows
+            tile.rows()
         ));
         text.open("if (m0 + tile_row < rows)");
         text.line("const i64 b = (m0 + tile_row) / T;");
@@ -158,17 +167,18 @@ impl<'g> ProductLane<'_, 'g> {
             parts.extend(offset.local_text(&depth, "k"));
             text.line("__syncthreads();");
             text.line(format!(
-                "for (int k = tid; k < {0}; k += {threads}) xs[tile_row * {0} + k] = *({1});",
+                "for (int k = tid; k < {}; k += {threads}) xs[tile_row * {pitch} + k] = {};",
                 depth.len(),
-                parts.join(" + ")
+                convert(&format!("*({})", parts.join(" + ")))
             ));
             text.line("__syncthreads();");
         }
         text.close();
         text.open("else");
         text.line(format!(
-            "for (int k = tid; k < {0}; k += {threads}) xs[tile_row * {0} + k] = 0.0f;",
-            depth.len()
+            "for (int k = tid; k < {}; k += {threads}) xs[tile_row * {pitch} + k] = {};",
+            depth.len(),
+            convert("0.0f")
         ));
         text.close();
         text.close();

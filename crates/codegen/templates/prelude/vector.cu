@@ -97,6 +97,20 @@ template <typename T, int V> __device__ __forceinline__ void load_vec(const T* p
     VecIo<T, V, VecIsRaw<T, V>::value>::load(p, out);
 }
 
+//@ load_words needs u32
+// Four words from a 16-byte aligned address.
+__device__ __forceinline__ void load_words(const void* p, u32 (&words)[4]) {
+    const uint4 all = *reinterpret_cast<const uint4*>(p);
+    words[0] = all.x, words[1] = all.y, words[2] = all.z, words[3] = all.w;
+}
+
+//@ load_words_stream needs u32
+// As load_words, of data that nobody reads again.
+__device__ __forceinline__ void load_words_stream(const void* p, u32 (&words)[4]) {
+    const uint4 all = __ldcs(reinterpret_cast<const uint4*>(p));
+    words[0] = all.x, words[1] = all.y, words[2] = all.z, words[3] = all.w;
+}
+
 //@ load_component needs load_vec
 // out[i] = component j of the i-th of V groups of STEP neighbours. Groups are read whole, so that reading all
 // components costs one access a group. Alignment as for load_vec of a group.

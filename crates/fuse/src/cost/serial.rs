@@ -53,7 +53,9 @@ impl Lane<'_> {
                 (steps, steps * step_us)
             }
             Schedule::Chunked(_) => self.serial_chunks(),
-            Schedule::Gemv(_) => (self.ctx.rows() as f64, self.ctx.rows() as f64 * exchange_us),
+            Schedule::Gemv(_) | Schedule::Thin(_) => {
+                (self.ctx.rows() as f64, self.ctx.rows() as f64 * exchange_us)
+            }
             Schedule::Gemm(_) | Schedule::Attend(_) => (0.0, 0.0),
         }
     }
@@ -64,8 +66,8 @@ impl Lane<'_> {
         let trips = match self.body.schedule {
             Schedule::Row(_) => 1.0,
             // Rows and weights of a prologue come before those of the product.
-            Schedule::Gemv(_) if self.body.roles.prologue.is_empty() => 1.0,
-            Schedule::Gemv(_) => 2.0,
+            Schedule::Gemv(_) | Schedule::Thin(_) if self.body.roles.prologue.is_empty() => 1.0,
+            Schedule::Gemv(_) | Schedule::Thin(_) => 2.0,
             // The state, the first row, the results.
             Schedule::Scan(_) | Schedule::Chunked(_) => 2.0,
             Schedule::Gemm(_) | Schedule::Attend(_) => 2.0,

@@ -1,6 +1,7 @@
 //! The chunked template: a scan some tokens at a time, with matrix products on tensor cores.
 //!
-//! Another form of a lane that the scan template can execute. A block has one head and a tile of
+//! Another form of a lane that the scan template can execute, for a diagonal decay with or without a
+//! rank-one factor beside it. A block has one head and a tile of
 //! value columns. What comes before the recurrence is computed again wherever an element is needed,
 //! so it is maps; what comes after it is computed for one token by one warp.
 

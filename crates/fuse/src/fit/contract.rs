@@ -3,13 +3,24 @@
 use super::anchors::anchor_lanes;
 use super::group::Group;
 use super::space::is_identity;
-use crate::context::reduced_axes;
+use crate::context::{Context, reduced_axes};
 use crate::plan::{Reject, Roles};
 use crate::schedule::product::Products;
 use fusec_ir::{AxisId, OpId, OpKind};
 
-/// Most rows (batch times time) for which products run as matrix-vector products.
-pub const GEMV_MAX_ROWS: usize = 16;
+/// Most rows (batch times time) for which products run with their weights streamed once: on FP32 units,
+/// and on tensor cores.
+const FEW_ROWS: usize = 16;
+const FEW_ROWS_ON_TENSOR_CORES: usize = 64;
+
+/// Whether products of a run stream their weights once for all rows, in place of tiles of rows.
+pub fn has_few_rows(ctx: &Context<'_>) -> bool {
+    let most = match ctx.target.mma_operand(ctx.storage) {
+        Some(_) => FEW_ROWS_ON_TENSOR_CORES,
+        None => FEW_ROWS,
+    };
+    ctx.rows() <= most
+}
 
 /// A lane of products before its template's own rules are checked.
 pub struct Lane {
@@ -87,9 +98,7 @@ pub fn lanes(group: &Group<'_>, contracts: &[OpId]) -> Result<Vec<Lane>, Reject>
                     return Err(group.reject(
                         "needs-phase",
                         [*id, p],
-                        format!(
-                            "products of values that no other product of the kernel makes, beyond {GEMV_MAX_ROWS} rows"
-                        ),
+                        "products of values that no other product of the kernel makes, beyond few rows",
                         format!("`{}`", graph.value(access.value).name),
                     ));
                 }

@@ -4,10 +4,11 @@ use super::contract::{lanes, products_of};
 use super::group::Group;
 use super::row;
 use super::space::check_halo;
+use crate::context::Context;
 use crate::plan::{Body, Reject, Roles};
 use crate::schedule::product::Products;
 use crate::schedule::walk::Walked;
-use crate::schedule::{Schedule, gemv};
+use crate::schedule::{Schedule, gemv, thin};
 use fusec_ir::OpId;
 
 /// Elements of one row of the prologue that a block can hold.
@@ -71,14 +72,18 @@ fn schedule(
         false => 0,
     };
     let anchors = roles.anchors.clone();
-    let body = |tile| group.body(roles.clone(), ops.clone(), own, Schedule::Gemv(tile));
-    let found = match (tile(most), tile(0)) {
-        (Some(bounded), Some(alone)) if bounded == alone => Some(bounded),
-        (_, Some(alone)) => tile(4 * gemv::around(ctx, products, &body(alone), alone.threads())),
-        (_, None) => None,
-    };
+    let body = |schedule| group.body(roles.clone(), ops.clone(), own, schedule);
+    // One row keeps its precision, and no tensor core has more to do than stream the weights.
+    if ctx.rows() > 1 {
+        let tile = |around| thin::schedule(products, ctx.rows(), ctx.storage, &ctx.target, around);
+        let found = fitting(ctx, products, most, tile, |tile| body(Schedule::Thin(tile)));
+        if let Some(found) = found {
+            return Ok(found);
+        }
+    }
+    let found = fitting(ctx, products, most, tile, |tile| body(Schedule::Gemv(tile)));
     match found {
-        Some(tile) => Ok(body(tile)),
+        Some(body) => Ok(body),
         None => Err(group.reject(
             "shared-memory",
             anchors,
@@ -86,4 +91,22 @@ fn schedule(
             "more for a row of the activations and what is computed before the product",
         )),
     }
+}
+
+/// The body with the largest tile that has room beside what is computed before its products: `most` bytes
+/// at most, else what that really takes. `tile` gives the largest beside so many bytes.
+fn fitting<T: PartialEq + Copy>(
+    ctx: &Context<'_>,
+    products: &Products,
+    most: usize,
+    tile: impl Fn(usize) -> Option<T>,
+    body: impl Fn(T) -> Body,
+) -> Option<Body> {
+    let alone = tile(0)?;
+    if tile(most) == Some(alone) {
+        return Some(body(alone));
+    }
+    let alone = body(alone);
+    let around = gemv::around(ctx, products, &alone, alone.schedule.threads());
+    tile(4 * around).map(body)
 }

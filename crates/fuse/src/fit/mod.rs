@@ -33,7 +33,7 @@
 //! | `epilogue-reads-prologue` | gemv, gemm | a value of the prologue is needed after the product |
 //! | `prologue-size` | gemv | elements of one row of the prologue |
 //! | `chunked-one-scan` | chunked | several recurrences that meet after their results |
-//! | `chunked-class`, `chunked-reads`, `chunked-coefficient` | chunked | a step that is no diagonal decay and outer product, read once, with coefficients computed element by element |
+//! | `chunked-class`, `chunked-reads`, `chunked-coefficient` | chunked | a step that is no diagonal decay and outer product, read once, or has more than a rank-one factor beside it; coefficients that are not computed element by element |
 //! | `chunked-decay` | chunked | a decay that is not proven to be in [0, 1] |
 //! | `chunked-device` | chunked | no tensor cores for bf16 |
 //! | `chunked-prologue-op`, `chunked-prologue-stored` | chunked | what comes before the recurrence is maps whose results stay on the chip |
@@ -56,7 +56,7 @@ mod row;
 mod scan;
 mod space;
 
-pub use contract::GEMV_MAX_ROWS;
+pub use contract::has_few_rows;
 
 use crate::context::{Context, is_row_op};
 use crate::plan::{Body, Phase, Reject, Template};
@@ -125,7 +125,7 @@ pub fn fit(ctx: &Context<'_>, ops: &[OpId]) -> Result<Vec<Phase>, Reject> {
         scan::fit(&group, &scans).map(one_phase)
     } else if contracts.is_empty() {
         row::fit(&group).map(|body| one_phase(vec![body]))
-    } else if ctx.rows() <= GEMV_MAX_ROWS && phases::are_needed(&group, &contracts) {
+    } else if has_few_rows(ctx) && phases::are_needed(&group, &contracts) {
         phases::fit(&group, &contracts)
     } else {
         products(&group, &contracts).map(one_phase)
@@ -157,7 +157,7 @@ pub(crate) fn product_lane(ctx: &Context<'_>, ops: &[OpId]) -> Result<Body, Reje
 
 /// A group with products and without recurrences, in one phase.
 fn products(group: &Group<'_>, contracts: &[OpId]) -> Result<Vec<Body>, Reject> {
-    if group.ctx.rows() <= GEMV_MAX_ROWS {
+    if has_few_rows(group.ctx) {
         gemv::fit(group, contracts)
     } else {
         gemm::fit(group, contracts)

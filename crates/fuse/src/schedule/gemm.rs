@@ -167,6 +167,7 @@ mod tests {
         let shape = ProductShape {
             depth: 2048,
             layout: WeightLayout::Nk,
+            aligned: true,
         };
         Products {
             batch: vec![],

@@ -4,6 +4,7 @@ use super::product::{ProductShape, Products, WeightLayout, batch_grid, summed};
 use super::walk::Walked;
 use crate::context::Context;
 use crate::plan::Body;
+use crate::schedule::Schedule;
 use fusec_ir::{Graph, OpId, StateId, ValueId};
 use serde::{Deserialize, Serialize};
 
@@ -104,8 +105,8 @@ pub struct Stage {
     pub stores: Vec<ValueId>,
     /// See `stores`.
     pub tails: Vec<StateId>,
-    /// Whether the activation is its own row of the product: otherwise it goes through a buffer of a
-    /// row.
+    /// Whether the activation is its own row of the product, in f32: otherwise it goes through a buffer
+    /// of a row.
     pub whole: bool,
 }
 
@@ -136,7 +137,9 @@ impl Stage {
                 ops,
                 stores: stored.concat(),
                 tails: kept.concat(),
-                whole: offset.is_row(&depth) && depth.len() == graph.row_elements(x.value),
+                whole: offset.is_row(&depth)
+                    && depth.len() == graph.row_elements(x.value)
+                    && !matches!(body.schedule, Schedule::Thin(_)),
             })
         };
         body.anchors().iter().filter_map(stage).collect()
@@ -231,7 +234,11 @@ mod tests {
             columns: vec![],
             width: 2048,
             copies: 1,
-            shapes: vec![ProductShape { depth, layout }],
+            shapes: vec![ProductShape {
+                depth,
+                layout,
+                aligned: true,
+            }],
         };
         // Depth, KiB of shared memory, bytes around, rows expected.
         let cases = [

@@ -47,6 +47,7 @@ pub fn blocks(ctx: &Context<'_>, body: &Body) -> usize {
         Schedule::Attend(tile) => runs(tile.rows),
         Schedule::Scan(_) | Schedule::Chunked(_) => ctx.shape.batch * tiles,
         Schedule::Gemv(tile) => of_products(tile.rows, tile.columns),
+        Schedule::Thin(tile) => of_products(tile.rows, tile.columns),
         Schedule::Gemm(tile) => of_products(tile.rows(), tile.columns()),
     }
 }
@@ -58,14 +59,17 @@ pub fn shared_floats(ctx: &Context<'_>, body: &Body, threads: usize) -> usize {
         Schedule::Row(tile) => walked.shared_floats(&tile.grid, threads, 1, tile.rows > 1),
         Schedule::Scan(tile) => walked.shared_floats(&tile.grid, threads, tile.run, true),
         Schedule::Chunked(chunk) => chunk.tile.shared_bytes() / 4,
-        Schedule::Gemv(tile) => match Products::of(ctx.graph, body.anchors()) {
-            Some(products) => {
-                let own = tile.places(&products.shapes).1;
-                let around = gemv::around(ctx, &products, body, tile.threads());
-                own + around
-            }
-            None => 0,
-        },
+        Schedule::Gemv(_) | Schedule::Thin(_) => {
+            let Some(products) = Products::of(ctx.graph, body.anchors()) else {
+                return 0;
+            };
+            let own = match &body.schedule {
+                Schedule::Thin(tile) => tile.places(&products.shapes).1,
+                Schedule::Gemv(tile) => tile.places(&products.shapes).1,
+                _ => 0,
+            };
+            own + gemv::around(ctx, &products, body, body.schedule.threads())
+        }
         Schedule::Gemm(tile) => Products::of(ctx.graph, body.anchors()).map_or(0, |products| {
             tile.shared_bytes(&products.shapes).div_ceil(4)
         }),

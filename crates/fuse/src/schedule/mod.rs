@@ -18,6 +18,7 @@ mod print;
 pub mod product;
 pub mod program;
 mod target;
+pub mod thin;
 pub mod walk;
 
 pub use attend::AttendTile;
@@ -25,6 +26,7 @@ pub use gemm::{GemmTile, MmaTile, SimtTile};
 pub use gemv::GemvTile;
 pub use launch::{Launch, blocks, launch};
 pub use target::Target;
+pub use thin::ThinTile;
 pub use walk::{RowTile, ScanTile};
 
 use crate::chunked::Sizes;
@@ -41,8 +43,10 @@ pub enum Schedule {
     Scan(ScanTile),
     /// Sequences, some tokens at a time.
     Chunked(ChunkTile),
-    /// Matrix-vector products.
+    /// Products of few rows, on FP32 units.
     Gemv(GemvTile),
+    /// Products of few rows, on tensor cores.
+    Thin(ThinTile),
     /// Matrix products.
     Gemm(GemmTile),
     /// Softmax attention.
@@ -69,6 +73,7 @@ impl Schedule {
             Schedule::Scan(_) => Template::Scan,
             Schedule::Chunked(_) => Template::Chunked,
             Schedule::Gemv(_) => Template::Gemv,
+            Schedule::Thin(_) => Template::Thin,
             Schedule::Gemm(_) => Template::Gemm,
             Schedule::Attend(_) => Template::Attend,
         }
@@ -82,7 +87,7 @@ impl Schedule {
             Schedule::Scan(tile) => &tile.grid,
             Schedule::Chunked(tile) => &tile.grid,
             Schedule::Attend(tile) => &tile.grid,
-            Schedule::Gemv(_) | Schedule::Gemm(_) => &[],
+            Schedule::Gemv(_) | Schedule::Thin(_) | Schedule::Gemm(_) => &[],
         }
     }
 
@@ -93,6 +98,7 @@ impl Schedule {
             Schedule::Scan(tile) => tile.threads as usize,
             Schedule::Chunked(chunk) => 32 * chunk.tile.warps(),
             Schedule::Gemv(tile) => tile.threads(),
+            Schedule::Thin(tile) => tile.threads(),
             Schedule::Gemm(tile) => tile.threads(),
             Schedule::Attend(_) => attend::THREADS,
         }

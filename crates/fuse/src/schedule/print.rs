@@ -6,7 +6,7 @@ use std::fmt;
 impl fmt::Display for Schedule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Schedule::Row(tile) => write!(f, "{} of a block", count(tile.rows as usize, "row")),
+            Schedule::Row(tile) => write!(f, "{} a block", count(tile.rows as usize, "row")),
             Schedule::Scan(tile) => match tile.run {
                 0 | 1 => f.write_str("a row at a time"),
                 run => write!(f, "runs of {run} rows"),
@@ -28,7 +28,7 @@ impl fmt::Display for Schedule {
             Schedule::Gemv(tile) => {
                 write!(
                     f,
-                    "{} x {} of a block",
+                    "{} x {} a block",
                     count(tile.rows, "row"),
                     count(tile.columns, "column")
                 )?;
@@ -36,6 +36,14 @@ impl fmt::Display for Schedule {
                     1 => Ok(()),
                     split => write!(f, ", {split} warps a column"),
                 }
+            }
+            Schedule::Thin(tile) => {
+                let (rows, columns) = (count(tile.rows, "row"), tile.columns);
+                write!(
+                    f,
+                    "{rows} x {columns} columns a block, {} warps a column",
+                    tile.split
+                )
             }
             Schedule::Gemm(GemmTile::Simt(tile)) => {
                 write!(f, "tiles of {} x {} on FP32 units", tile.rows, tile.columns)
@@ -47,7 +55,7 @@ impl fmt::Display for Schedule {
             ),
             Schedule::Attend(tile) => write!(
                 f,
-                "{} of a block, {} at a time",
+                "{} a block, {} at a time",
                 count(tile.rows as usize, "row"),
                 count(tile.keys as usize, "key")
             ),

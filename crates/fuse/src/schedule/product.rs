@@ -3,7 +3,7 @@
 
 use super::affine::{Grid, Offset, Space};
 use crate::plan::GridAxis;
-use fusec_ir::{AxisId, Graph, OpId, OpKind};
+use fusec_ir::{AxisId, Graph, OpId, OpKind, Precision};
 use serde::{Deserialize, Serialize};
 
 /// How the weights of a product lie in memory.
@@ -23,7 +23,13 @@ pub struct ProductShape {
     pub depth: usize,
     /// Layout of the weights.
     pub layout: WeightLayout,
+    /// Whether the weights have the storage type and their rows start at multiples of
+    /// [`ALIGNED`] elements.
+    pub aligned: bool,
 }
+
+/// Elements of a 16-byte access to 16-bit weights.
+pub const ALIGNED: usize = 8;
 
 /// The products of a body: contractions over the same rows and columns.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,10 +72,17 @@ impl Products {
         let space = grid.space(columns);
         let shape = |id: &OpId| {
             let depth = summed(graph, &grid, *id);
-            let (offset, _) = weights(graph, &grid, *id)?;
-            let (layout, _) = weight_layout(&offset, &depth, &space)?;
-            let depth = depth.len();
-            Some(ProductShape { depth, layout })
+            let (offset, value) = weights(graph, &grid, *id)?;
+            let (layout, stride) = weight_layout(&offset, &depth, &space)?;
+            let stored = graph.value(value).precision == Precision::Storage;
+            let mut starts = offset.block.values().chain([&offset.base]);
+            Some(ProductShape {
+                depth: depth.len(),
+                layout,
+                aligned: stored
+                    && stride.is_multiple_of(ALIGNED)
+                    && starts.all(|c| c % ALIGNED as i64 == 0),
+            })
         };
         Some(Products {
             batch: batch.to_vec(),

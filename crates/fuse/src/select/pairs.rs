@@ -9,7 +9,7 @@
 use super::lanes::Lane;
 use crate::bits::Bits;
 use crate::board::{Board, nanoseconds};
-use crate::fit::GEMV_MAX_ROWS;
+use crate::fit::has_few_rows;
 use std::collections::BTreeMap;
 
 /// Pairs of a segment kept before their listing stops.
@@ -27,7 +27,7 @@ pub fn pairs(board: &Board<'_>, lanes: &[Lane]) -> (Vec<Pair>, bool) {
     let ctx = board.ctx;
     let more_us = ctx.device.grid_barrier_us.value - ctx.launch_us;
     let pinned = board.atoms().len() < board.len();
-    if ctx.rows() > GEMV_MAX_ROWS || more_us >= 0.0 && !pinned {
+    if !has_few_rows(ctx) || more_us >= 0.0 && !pinned {
         return (vec![], true);
     }
     let _span = tracing::debug_span!("pairs of lanes").entered();

@@ -53,6 +53,11 @@ template <class T, int V> static inline void store_vec(T* p, const float (&x)[V]
     if (alignment) fusec_emu::aligned(p, alignment, "store_vec");
     for (int i = 0; i < V; ++i) p[i] = from_f32<T>(x[i]);
 }
+static inline void load_words(const void* p, u32 (&words)[4]) {
+    fusec_emu::aligned(p, 16, "load_words");
+    __builtin_memcpy(words, p, 16);
+}
+static inline void load_words_stream(const void* p, u32 (&words)[4]) { load_words(p, words); }
 template <class T, int V, int STEP> static inline void load_component(const T* p, int j, float (&out)[V]) {
     for (int i = 0; i < V; ++i) {
         float group[STEP];

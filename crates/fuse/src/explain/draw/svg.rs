@@ -27,7 +27,7 @@ pub fn colours(template: Option<Template>) -> (&'static str, &'static str) {
         Some(Template::Row) => ("#e0edff", "#2563eb"),
         Some(Template::Scan) => ("#ffe4e6", "#e11d48"),
         Some(Template::Chunked) => ("#fce7f3", "#be185d"),
-        Some(Template::Gemv) => ("#dcfce7", "#15803d"),
+        Some(Template::Gemv | Template::Thin) => ("#dcfce7", "#15803d"),
         Some(Template::Gemm) => ("#fef3c7", "#b45309"),
         Some(Template::Attend) => ("#f3e8ff", "#7e22ce"),
         None => ("#f1f5f9", "#475569"),

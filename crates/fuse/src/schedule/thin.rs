@@ -1,0 +1,170 @@
+//! Schedules of products of few rows on tensor cores: the weights are the wide operand and go from
+//! memory to registers, once.
+
+use super::Target;
+use super::product::{ProductShape, Products, WeightLayout};
+use crate::elements::Element;
+use crate::plan::Storage;
+use serde::{Deserialize, Serialize};
+
+/// Tile of `thin.cu`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ThinTile {
+    /// Rows per block: 1 to 64. More rows than this read the weights again.
+    pub rows: usize,
+    /// Columns per block: 16 for each group of `split` warps.
+    pub columns: usize,
+    /// Warps per block.
+    pub warps: usize,
+    /// Warps that share the columns of one, each with a part of the sum: divides `warps`.
+    pub split: usize,
+    /// Runs of [`KEYS`] elements of a sum that a warp keeps in flight.
+    pub unroll: usize,
+    /// What the tensor cores multiply: bf16 or f16. Activations of other types are rounded to it.
+    pub operand: Element,
+}
+
+/// Elements of a sum that a warp takes at a time.
+pub const KEYS: usize = 64;
+/// Columns of a warp.
+pub const WARP_COLUMNS: usize = 16;
+/// Most rows of a block.
+pub const ROWS: usize = 64;
+/// Elements of a 16-byte access.
+const VECTOR: usize = 8;
+/// Warps of a block.
+const WARPS: usize = 8;
+/// Runs in flight: 64 registers of a thread.
+const UNROLL: usize = 4;
+/// Blocks that keep a large GPU busy: with fewer, warps of a block share columns.
+const WANTED_BLOCKS: usize = 256;
+
+/// The tile of some products for `rows` rows, of which a block holds as many as have room in the shared
+/// memory of a block beside `around` bytes of what is computed before the products. `None` where not
+/// even one row has, the weights do not lie as the template reads them, or the target lacks the
+/// instructions.
+pub fn schedule(
+    products: &Products,
+    rows: usize,
+    storage: Storage,
+    target: &Target,
+    around: usize,
+) -> Option<ThinTile> {
+    let operand = target.mma_operand(storage)?;
+    if !products.shapes.iter().all(is_readable) {
+        return None;
+    }
+    let blocks = |columns: usize| products.width.div_ceil(columns) * products.copies;
+    let mut columns = WARPS * WARP_COLUMNS / 2;
+    while columns > WARP_COLUMNS && blocks(columns) < WANTED_BLOCKS {
+        columns /= 2;
+    }
+    let of = |rows: usize| ThinTile {
+        rows,
+        columns,
+        warps: WARPS,
+        split: WARPS * WARP_COLUMNS / columns,
+        unroll: UNROLL,
+        operand,
+    };
+    let most = rows.next_power_of_two().clamp(1, ROWS);
+    let halves = std::iter::successors(Some(most), |rows| Some(rows / 2).filter(|r| *r > 0));
+    halves.map(of).find(|tile| {
+        let own = tile.shared_bytes(&products.shapes).next_multiple_of(16);
+        own + around <= target.shared_bytes
+    })
+}
+
+/// Whether 16-byte accesses go along the sum.
+pub fn is_readable(shape: &ProductShape) -> bool {
+    shape.layout == WeightLayout::Nk && shape.depth.is_multiple_of(VECTOR) && shape.aligned
+}
+
+/// Elements from one row of activations to the next in shared memory: whole runs, and 16 bytes that keep
+/// the rows of a fragment in different banks.
+pub fn pitch(depth: usize) -> usize {
+    depth.next_multiple_of(KEYS) + VECTOR
+}
+
+impl ThinTile {
+    /// Threads of a block.
+    pub fn threads(&self) -> usize {
+        32 * self.warps
+    }
+
+    /// Offsets of each product's rows (elements of the operand) and sums (floats) in shared memory, and
+    /// the whole, floats.
+    pub fn places(&self, products: &[ProductShape]) -> (Vec<(usize, usize)>, usize) {
+        let mut end = 0;
+        let mut take = |floats: usize| {
+            let start = end;
+            // 16-byte alignment for vector accesses.
+            end += floats.next_multiple_of(4);
+            start
+        };
+        let places = products.iter().map(|p| {
+            let rows = take((self.rows * pitch(p.depth)).div_ceil(2));
+            (2 * rows, take(self.split * self.rows * self.columns))
+        });
+        (places.collect(), end)
+    }
+
+    /// Shared memory of a block for the products alone, bytes.
+    pub fn shared_bytes(&self, products: &[ProductShape]) -> usize {
+        4 * self.places(products).1
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Device;
+
+    #[test]
+    fn tiles_follow_rows_columns_and_the_device() {
+        let h200 = Target::of(&Device::find("h200").unwrap());
+        let t4 = Target::of(&Device::find("t4").unwrap());
+        let shape = ProductShape {
+            depth: 2048,
+            layout: WeightLayout::Nk,
+            aligned: true,
+        };
+        let products = |width: usize, shape: ProductShape| Products {
+            batch: vec![],
+            columns: vec![],
+            width,
+            copies: 1,
+            shapes: vec![shape],
+        };
+        let kn = ProductShape {
+            layout: WeightLayout::Kn,
+            ..shape
+        };
+        let odd = ProductShape {
+            depth: 2044,
+            ..shape
+        };
+        let deep = ProductShape {
+            depth: 8192,
+            ..shape
+        };
+        let bf16 = Storage::Bf16;
+        // Products, rows, storage, target; rows, columns and warps a column expected.
+        let cases = [
+            (products(2048, shape), 8, bf16, h200, Some((8, 16, 8))),
+            (products(8192, shape), 8, bf16, h200, Some((8, 32, 4))),
+            (products(65536, shape), 1, bf16, h200, Some((1, 64, 2))),
+            (products(2048, shape), 48, bf16, h200, Some((32, 16, 8))),
+            (products(2048, deep), 16, bf16, h200, Some((8, 16, 8))),
+            (products(2048, kn), 8, bf16, h200, None),
+            (products(2048, odd), 8, bf16, h200, None),
+            (products(2048, shape), 8, Storage::F32, h200, None),
+            (products(2048, shape), 8, Storage::F16, t4, None),
+        ];
+        for (products, rows, storage, target, expected) in cases {
+            let tile = schedule(&products, rows, storage, &target, 0);
+            let got = tile.map(|t| (t.rows, t.columns, t.split));
+            assert_eq!(got, expected, "{rows} x {} {storage}", products.width);
+        }
+    }
+}
