@@ -20,7 +20,9 @@
     constexpr int WARPS = {{ warps }}, THREADS = 32 * WARPS, VALUE_WARPS = V_SIZE / 16;
     constexpr int LEFTS = {{ lefts }}, RIGHTS = {{ rights }};                              // a and the queries; {% if along_key %}k{% else %}b and k{% endif %}
     constexpr int STRICT = {{ strict }}, THROUGH = {{ through }};                           // a bit each: without the own token, with its decay
-    constexpr int PIECES = {{ pieces }};                                        // bf16 numbers that an operand is split into
+    constexpr int PIECES = {{ pieces }}, FINE = {{ fine }};                              // bf16 numbers that an operand is split into; the same
+                                                                    // of queries, keys and their products: most of a result
+    constexpr int MANY = {% if along_key %}FINE{% else %}PIECES{% endif %};                                    // the same of u and v
     constexpr int K_PITCH = K_SIZE + 8, V_PITCH = V_SIZE + 8, S_PITCH = SUB + 8, L_PITCH = SUB + 4, Y_PITCH = V_SIZE + 4;
     constexpr int K_PIECE = CHUNK * K_PITCH, V_PIECE = CHUNK * V_PITCH, S_PIECE = CHUNK * S_PITCH;
     const int tid = threadIdx.x, lane = tid % 32, warp = tid / 32;
@@ -29,10 +31,10 @@
     const int far_row = lane % 16, far_column = lane / 16 * 8;                      // by rows and by columns first
     const i64 steps = {{ steps }};
     float* const room = reinterpret_cast<float*>(smem);
-    bf16_t* const left_rows = reinterpret_cast<bf16_t*>(room);                              // [LEFTS][PIECES][CHUNK][K_PITCH]
-    bf16_t* const right_rows = reinterpret_cast<bf16_t*>(room + {{ places.right_rows }});   // [RIGHTS][PIECES][CHUNK][K_PITCH]
-    bf16_t* const v_rows = reinterpret_cast<bf16_t*>(room + {{ places.v_rows }});           // [PIECES][CHUNK][V_PITCH]
-    bf16_t* const scores = reinterpret_cast<bf16_t*>(room + {{ places.scores }});           // [LEFTS][RIGHTS][PIECES][CHUNK][S_PITCH]
+    bf16_t* const left_rows = reinterpret_cast<bf16_t*>(room);                              // a [PIECES][CHUNK][K_PITCH], then queries [FINE]..
+    bf16_t* const right_rows = reinterpret_cast<bf16_t*>(room + {{ places.right_rows }});   // {% if not along_key %}b [PIECES][CHUNK][K_PITCH], then {% endif %}k [FINE]..
+    bf16_t* const v_rows = reinterpret_cast<bf16_t*>(room + {{ places.v_rows }});           // [MANY][CHUNK][V_PITCH]
+    bf16_t* const scores = reinterpret_cast<bf16_t*>(room + {{ places.scores }});           // [LEFTS][RIGHTS][PIECES, or FINE][CHUNK][S_PITCH]
     float* const solved = room + {{ places.solved }};               // [CHUNK][L_PITCH]: L, a column after the other
     float* const y_rows = room + {{ places.y_rows }};               // [{{ outputs | length }}][CHUNK][Y_PITCH]
 {%- if per_token %}
@@ -51,28 +53,40 @@
 {%- if bonuses %}
     float* const bonuses = room + {{ places.bonuses }};             // [LEFTS - 1][CHUNK]: sum over j of bonus q k
 {%- endif %}
+    auto left_at = [](int left) { return left == 0 ? 0 : (PIECES + (left - 1) * FINE) * K_PIECE; };
+    auto right_at = [](int right) { return right * PIECES * K_PIECE; };
+    auto score_at = [](int left, int right) {
+        return (left == 0 ? right * PIECES : RIGHTS * PIECES + (left - 1) * ((RIGHTS - 1) * PIECES + FINE) + right * PIECES) * S_PIECE;
+    };
+    // Numbers of a left operand, of a right one, and of their products.
+    auto left_many = [](int left) { return left == 0 ? PIECES : FINE; };
+    auto right_many = [](int right) { return right == RIGHTS - 1 ? FINE : PIECES; };
+    auto score_many = [](int left, int right) { return left > 0 && right == RIGHTS - 1 ? FINE : PIECES; };
     // f32 numbers as sums of PIECES bf16 numbers, and products of such fragments: the terms that are left out are
     // as small as the last piece's rounding.
-    auto put = [](bf16_t* to, int apart, float number) {
+    auto put = [](bf16_t* to, int apart, float number, int many) {
 #pragma unroll
-        for (int p = 0; p < PIECES; ++p) {
+        for (int p = 0; p < FINE; ++p) {
+            if (p >= many) break;
             const bf16_t piece = from_f32<bf16_t>(number);
             number -= to_f32(piece);
             to[p * apart] = piece;
         }
     };
-    auto put_pair = [](bf16_t* to, int apart, float low, float high) {
+    auto put_pair = [](bf16_t* to, int apart, float low, float high, int many) {
 #pragma unroll
-        for (int p = 0; p < PIECES; ++p) {
+        for (int p = 0; p < FINE; ++p) {
+            if (p >= many) break;
             const u32 packed = pack_bf16x2(low, high);
             low -= __uint_as_float(packed << 16);
             high -= __uint_as_float(packed & 0xffff0000u);
             *reinterpret_cast<u32*>(to + p * apart) = packed;
         }
     };
-    auto split = [](float (&values)[8], u32 (&pieces)[PIECES][4]) {
+    auto split = [](float (&values)[8], u32 (*pieces)[4], int many) {
 #pragma unroll
-        for (int p = 0; p < PIECES; ++p)
+        for (int p = 0; p < FINE; ++p) {
+            if (p >= many) break;
 #pragma unroll
             for (int word = 0; word < 4; ++word) {
                 const u32 packed = pack_bf16x2(values[2 * word], values[2 * word + 1]);
@@ -80,44 +94,56 @@
                 values[2 * word + 1] -= __uint_as_float(packed & 0xffff0000u);
                 pieces[p][word] = packed;
             }
+        }
     };
-    auto multiply = [](float (&sums)[4], const u32 (&a_pieces)[PIECES][4], const u32 (&b_pieces)[PIECES][4], int tile) {
+    auto multiply_many = [](float (&sums)[4], const u32 (*a_pieces)[4], const u32 (*b_pieces)[4], int tile, int a_many, int b_many) {
         // Smallest terms first.
 #pragma unroll
-        for (int order = PIECES - 1; order >= 0; --order)
+        for (int order = FINE - 1; order >= 0; --order)
 #pragma unroll
             for (int p = 0; p <= order; ++p) {
+                if (p >= a_many || order - p >= b_many) continue;
                 const u32 half[2] = {b_pieces[order - p][2 * tile], b_pieces[order - p][2 * tile + 1]};
                 mma_m16n8k16_bf16(sums, a_pieces[p], half);
             }
     };
-    auto load = [](u32 (&pieces)[PIECES][4], const bf16_t* rows, int apart) {
-#pragma unroll
-        for (int p = 0; p < PIECES; ++p) ldmatrix_x4(pieces[p], rows + p * apart);
+    auto multiply = [&](float (&sums)[4], const u32 (*a_pieces)[4], const u32 (*b_pieces)[4], int tile) {
+        multiply_many(sums, a_pieces, b_pieces, tile, PIECES, PIECES);
     };
-    auto load_transposed = [](u32 (&pieces)[PIECES][4], const bf16_t* rows, int apart) {
+    auto load_many = [](u32 (*pieces)[4], const bf16_t* rows, int apart, int many) {
 #pragma unroll
-        for (int p = 0; p < PIECES; ++p) ldmatrix_x4_trans(pieces[p], rows + p * apart);
+        for (int p = 0; p < FINE; ++p) {
+            if (p < many) ldmatrix_x4(pieces[p], rows + p * apart);
+        }
+    };
+    auto load = [&](u32 (*pieces)[4], const bf16_t* rows, int apart) { load_many(pieces, rows, apart, PIECES); };
+    auto load_transposed = [](u32 (*pieces)[4], const bf16_t* rows, int apart, int many) {
+#pragma unroll
+        for (int p = 0; p < FINE; ++p) {
+            if (p < many) ldmatrix_x4_trans(pieces[p], rows + p * apart);
+        }
     };
     // Two tiles of accumulators side by side are one fragment of 16 columns.
-    auto split_pair = [&](const float (&low)[4], const float (&high)[4], u32 (&pieces)[PIECES][4]) {
+    auto split_pair = [&](const float (&low)[4], const float (&high)[4], u32 (*pieces)[4], int many) {
         float both[8] = {low[0], low[1], low[2], low[3], high[0], high[1], high[2], high[3]};
-        split(both, pieces);
+        split(both, pieces, many);
     };
 {%- if along_key or per_token %}
     // Element v of a fragment.
-    auto whole = [](const u32 (&pieces)[PIECES][4], int v) {
+    auto whole = [](const u32 (*pieces)[4], int v) {
         float number = 0.0f;
 #pragma unroll
-        for (int p = PIECES - 1; p >= 0; --p) number += __uint_as_float(v % 2 ? pieces[p][v / 2] & 0xffff0000u : pieces[p][v / 2] << 16);
+        for (int p = MANY - 1; p >= 0; --p) number += __uint_as_float(v % 2 ? pieces[p][v / 2] & 0xffff0000u : pieces[p][v / 2] << 16);
         return number;
     };
 {%- endif %}
 {%- if per_key %}
-    auto get = [](const bf16_t* from, int apart) {
+    auto get = [](const bf16_t* from, int apart, int many) {
         float number = 0.0f;
 #pragma unroll
-        for (int p = PIECES - 1; p >= 0; --p) number += to_f32(from[p * apart]);
+        for (int p = FINE - 1; p >= 0; --p) {
+            if (p < many) number += to_f32(from[p * apart]);
+        }
         return number;
     };
 {%- endif %}
@@ -246,12 +272,12 @@
                 const float back = later ? against[own + 1] : along[own];
 #pragma unroll
                 for (int left = 0; left < LEFTS; ++left)
-                    put(left_rows + left * PIECES * K_PIECE + token * K_PITCH + column, K_PIECE,
-                        live ? left_elements[left] * (THROUGH >> left & 1 ? through : before) : 0.0f);
+                    put(left_rows + left_at(left) + token * K_PITCH + column, K_PIECE,
+                        live ? left_elements[left] * (THROUGH >> left & 1 ? through : before) : 0.0f, left_many(left));
 #pragma unroll
                 for (int right = 0; right < RIGHTS; ++right)
-                    put(right_rows + right * PIECES * K_PIECE + token * K_PITCH + column, K_PIECE,
-                        live ? right_elements[right] * back : 0.0f);
+                    put(right_rows + right_at(right) + token * K_PITCH + column, K_PIECE,
+                        live ? right_elements[right] * back : 0.0f, right_many(right));
             }
         }
 {%- else %}
@@ -288,10 +314,10 @@
                 }
 #pragma unroll
                 for (int left = 0; left < LEFTS; ++left)
-                    put_pair(left_rows + left * PIECES * K_PIECE + token * K_PITCH + column, K_PIECE, left_pair[left][0], left_pair[left][1]);
+                    put_pair(left_rows + left_at(left) + token * K_PITCH + column, K_PIECE, left_pair[left][0], left_pair[left][1], left_many(left));
 #pragma unroll
                 for (int right = 0; right < RIGHTS; ++right)
-                    put_pair(right_rows + right * PIECES * K_PIECE + token * K_PITCH + column, K_PIECE, right_pair[right][0], right_pair[right][1]);
+                    put_pair(right_rows + right_at(right) + token * K_PITCH + column, K_PIECE, right_pair[right][0], right_pair[right][1], right_many(right));
 {%- if per_key %}
                 store_vec(decays + token * K_PITCH + column, decay_pair);
 {%- endif %}
@@ -317,7 +343,7 @@
                     // ----
                     v_pair[side] = live ? v_element : 0.0f;
                 }
-                put_pair(v_rows + token * V_PITCH + column, V_PIECE, v_pair[0], v_pair[1]);
+                put_pair(v_rows + token * V_PITCH + column, V_PIECE, v_pair[0], v_pair[1], MANY);
             }
         }
 {%- for bonus in bonuses %}
@@ -360,7 +386,7 @@
             if (lane < SUB) {
 #pragma unroll
                 for (int row = 0; row < SUB; ++row)
-                    put(scores + (first + row) * S_PITCH + column, S_PIECE, row > column ? x[row] : 0.0f);
+                    put(scores + (first + row) * S_PITCH + column, S_PIECE, row > column ? x[row] : 0.0f, PIECES);
             }
         };
 {%- if per_key %}
@@ -374,7 +400,7 @@
                 for (int right = 0; right < RIGHTS; ++right)
 #pragma unroll
                     for (int v = 0; v < 4; ++v)
-                        carried[right][v] = get(right_rows + right * PIECES * K_PIECE + (first + own) * K_PITCH + j + v, K_PIECE);
+                        carried[right][v] = get(right_rows + right_at(right) + (first + own) * K_PITCH + j + v, K_PIECE, right_many(right));
 #pragma unroll
                 for (int token = 0; token < SUB; ++token) {
                     if (token < own) continue;
@@ -388,7 +414,7 @@
                         for (int right = 0; right < RIGHTS; ++right) through[right] = carried[right][v] * decay_element;
 #pragma unroll
                         for (int left = 0; left < LEFTS; ++left) {
-                            const float element = get(left_rows + left * PIECES * K_PIECE + (first + token) * K_PITCH + j + v, K_PIECE);
+                            const float element = get(left_rows + left_at(left) + (first + token) * K_PITCH + j + v, K_PIECE, left_many(left));
 #pragma unroll
                             for (int right = 0; right < RIGHTS; ++right)
                                 sums[left][right][token] += element * (THROUGH >> left & 1 ? through[right] : carried[right][v]);
@@ -411,7 +437,7 @@
 {%- endif %}{% endfor %}
                         if (lane % 4 != 0) continue;
                         if (left + right == 0) solved[(first + own) * L_PITCH + token] = score;
-                        else put(scores + (left * RIGHTS + right) * PIECES * S_PIECE + (first + token) * S_PITCH + own, S_PIECE, score);
+                        else put(scores + score_at(left, right) + (first + token) * S_PITCH + own, S_PIECE, score, score_many(left, right));
                     }
         }
         __syncthreads();
@@ -427,8 +453,8 @@
                 const float through = forward * decays[(first + own) * K_PITCH + column];
 #pragma unroll
                 for (int left = 0; left < LEFTS; ++left) {
-                    bf16_t* const place = left_rows + left * PIECES * K_PIECE + (first + own) * K_PITCH + column;
-                    put(place, K_PIECE, get(place, K_PIECE) * (THROUGH >> left & 1 ? through : forward));
+                    bf16_t* const place = left_rows + left_at(left) + (first + own) * K_PITCH + column;
+                    put(place, K_PIECE, get(place, K_PIECE, left_many(left)) * (THROUGH >> left & 1 ? through : forward), left_many(left));
                 }
                 forward = through;
             }
@@ -437,8 +463,8 @@
             for (int own = SUB - 1; own >= 0; --own) {
 #pragma unroll
                 for (int right = 0; right < RIGHTS; ++right) {
-                    bf16_t* const place = right_rows + right * PIECES * K_PIECE + (first + own) * K_PITCH + column;
-                    put(place, K_PIECE, get(place, K_PIECE) * backward);
+                    bf16_t* const place = right_rows + right_at(right) + (first + own) * K_PITCH + column;
+                    put(place, K_PIECE, get(place, K_PIECE, right_many(right)) * backward, right_many(right));
                 }
                 backward *= decays[(first + own) * K_PITCH + column];
             }
@@ -447,26 +473,28 @@
         {{ own }}for (int task = warp; task < LEFTS * SUBS; task += WARPS) {
             // Products inside a sub-chunk of one left operand with the right ones.
             const int left = task / SUBS, first = task % SUBS * SUB;
-            const bf16_t* const left_start = left_rows + left * PIECES * K_PIECE + (first + far_row) * K_PITCH + far_column;
+            const bf16_t* const left_start = left_rows + left_at(left) + (first + far_row) * K_PITCH + far_column;
             const bf16_t* const right_start = right_rows + (first + near_row) * K_PITCH + near_column;
             float sums[RIGHTS][2][4] = {};
             // Fragments are on their way while those before are multiplied.
-            u32 left_pieces[2][PIECES][4], right_pieces[2][RIGHTS][PIECES][4];
-            load(left_pieces[0], left_start, K_PIECE);
+            u32 left_pieces[2][FINE][4], right_pieces[2][RIGHTS][FINE][4];
+            auto fetch = [&](int kt) {
+                load_many(left_pieces[kt % 2], left_start + kt * 16, K_PIECE, left_many(left));
 #pragma unroll
-            for (int right = 0; right < RIGHTS; ++right) load(right_pieces[0][right], right_start + right * PIECES * K_PIECE, K_PIECE);
+                for (int right = 0; right < RIGHTS; ++right)
+                    load_many(right_pieces[kt % 2][right], right_start + right_at(right) + kt * 16, K_PIECE, score_many(left, right));
+            };
+            fetch(0);
 #pragma unroll
             for (int kt = 0; kt < K_SIZE / 16; ++kt) {
-                if (kt + 1 < K_SIZE / 16) {
-                    load(left_pieces[(kt + 1) % 2], left_start + (kt + 1) * 16, K_PIECE);
-#pragma unroll
-                    for (int right = 0; right < RIGHTS; ++right)
-                        load(right_pieces[(kt + 1) % 2][right], right_start + right * PIECES * K_PIECE + (kt + 1) * 16, K_PIECE);
-                }
+                if (kt + 1 < K_SIZE / 16) fetch(kt + 1);
 #pragma unroll
                 for (int right = 0; right < RIGHTS; ++right)
 #pragma unroll
-                    for (int n = 0; n < 2; ++n) multiply(sums[right][n], left_pieces[kt % 2], right_pieces[kt % 2][right], n);
+                    for (int n = 0; n < 2; ++n) {
+                        const int many = score_many(left, right);
+                        multiply_many(sums[right][n], left_pieces[kt % 2], right_pieces[kt % 2][right], n, many, many);
+                    }
             }
             const int strict = STRICT >> left & 1{% if per_token %}, through = THROUGH >> left & 1{% endif %};
 #pragma unroll
@@ -487,7 +515,7 @@
                         solved[(first + column) * L_PITCH + row] = pair[0];
                         solved[(first + column + 1) * L_PITCH + row] = pair[1];
                     } else {
-                        put_pair(scores + (left * RIGHTS + right) * PIECES * S_PIECE + (first + row) * S_PITCH + column, S_PIECE, pair[0], pair[1]);
+                        put_pair(scores + score_at(left, right) + (first + row) * S_PITCH + column, S_PIECE, pair[0], pair[1], score_many(left, right));
                     }
                 }
             if (left == 0) {
@@ -505,16 +533,16 @@
 {%- endif %}
                 const bf16_t* const left_start = left_rows + (first + near_row) * K_PITCH + near_column;
                 const bf16_t* const score_start = scores + (first + near_row) * S_PITCH + near_column;
-                u32 v_pieces[PIECES][4], u_pieces[PIECES][4], solved_pieces[PIECES][4]{% if not along_key %}, mixed_pieces[PIECES][4]{% endif %};
-                load_transposed(v_pieces, v_rows + (first + near_row) * V_PITCH + warp * 16 + near_column, V_PIECE);
+                u32 v_pieces[MANY][4], u_pieces[MANY][4], solved_pieces[PIECES][4]{% if not along_key %}, mixed_pieces[PIECES][4]{% endif %};
+                load_transposed(v_pieces, v_rows + (first + near_row) * V_PITCH + warp * 16 + near_column, V_PIECE, MANY);
 {%- if not along_key %}
-                load(mixed_pieces, score_start + PIECES * S_PIECE, S_PIECE);
+                load(mixed_pieces, score_start + score_at(0, 1), S_PIECE);
 {%- endif %}
                 load(solved_pieces, score_start, S_PIECE);
                 // Fragments are on their way while those before are multiplied.
                 u32 left_pieces[2][LEFTS][PIECES][4];
 #pragma unroll
-                for (int left = 0; left < LEFTS; ++left) load(left_pieces[0][left], left_start + left * PIECES * K_PIECE, K_PIECE);
+                for (int left = 0; left < LEFTS; ++left) load(left_pieces[0][left], left_start + left_at(left), K_PIECE);
 #pragma unroll
                 for (int kt = 0; kt < K_SIZE / 16; ++kt) {
 {%- if centred %}
@@ -522,11 +550,11 @@
                     for (int v = 0; v < 8; ++v) state[2 * kt + v / 4][v % 4] *= lead[kt * 16 + v / 4 * 8 + v % 2];
 {%- endif %}
                     u32 state_pieces[PIECES][4];
-                    split_pair(state[2 * kt], state[2 * kt + 1], state_pieces);
+                    split_pair(state[2 * kt], state[2 * kt + 1], state_pieces, PIECES);
                     if (kt + 1 < K_SIZE / 16) {
 #pragma unroll
                         for (int left = 0; left < LEFTS; ++left)
-                            load(left_pieces[(kt + 1) % 2][left], left_start + left * PIECES * K_PIECE + (kt + 1) * 16, K_PIECE);
+                            load(left_pieces[(kt + 1) % 2][left], left_start + left_at(left) + (kt + 1) * 16, K_PIECE);
                     }
 #pragma unroll
                     for (int left = 0; left < LEFTS; ++left)
@@ -557,26 +585,26 @@
 #pragma unroll
                 for (int n = 0; n < 2; ++n) multiply(u[n], v_pieces, mixed_pieces, n);
 {%- endif %}
-                split_pair(u[0], u[1], u_pieces);
+                split_pair(u[0], u[1], u_pieces, MANY);
                 u32 right_pieces[2][RIGHTS][PIECES][4];
                 const bf16_t* const right_start = right_rows + (first + far_row) * K_PITCH + far_column;
 #pragma unroll
-                for (int right = 0; right < RIGHTS; ++right) load_transposed(right_pieces[0][right], right_start + right * PIECES * K_PIECE, K_PIECE);
+                for (int right = 0; right < RIGHTS; ++right) load_transposed(right_pieces[0][right], right_start + right_at(right), K_PIECE, PIECES);
 #pragma unroll
                 for (int n = 0; n < 2; ++n) multiply(u[n], u_pieces, solved_pieces, n);
-                split_pair(u[0], u[1], u_pieces);
-                u32 score_pieces[RIGHTS][PIECES][4];
+                split_pair(u[0], u[1], u_pieces, MANY);
+                u32 score_pieces[RIGHTS][FINE][4];
 #pragma unroll
                 for (int left = 1; left < LEFTS; ++left) {
 #pragma unroll
                     for (int right = 0; right < RIGHTS; ++right)
-                        load(score_pieces[right], score_start + (left * RIGHTS + right) * PIECES * S_PIECE, S_PIECE);
+                        load_many(score_pieces[right], score_start + score_at(left, right), S_PIECE, score_many(left, right));
 #pragma unroll
                     for (int n = 0; n < 2; ++n) {
 {%- if not along_key %}
-                        multiply(y[left - 1][n], v_pieces, score_pieces[1], n);
+                        multiply_many(y[left - 1][n], v_pieces, score_pieces[1], n, MANY, FINE);
 {%- endif %}
-                        multiply(y[left - 1][n], u_pieces, score_pieces[0], n);
+                        multiply_many(y[left - 1][n], u_pieces, score_pieces[0], n, MANY, MANY);
                     }
                 }
 {%- if per_token %}
@@ -594,9 +622,9 @@
                         u[v / 4][v % 4] *= weight;
                     }
 {%- if not along_key %}
-                    split(v_part, v_pieces);
+                    split(v_part, v_pieces, MANY);
 {%- endif %}
-                    split_pair(u[0], u[1], u_pieces);
+                    split_pair(u[0], u[1], u_pieces, MANY);
                 }
                 const float total = totals[first / SUB];
 {%- else %}
@@ -611,7 +639,7 @@
                     if (kt + 1 < K_SIZE / 16) {
 #pragma unroll
                         for (int right = 0; right < RIGHTS; ++right)
-                            load_transposed(right_pieces[(kt + 1) % 2][right], right_start + right * PIECES * K_PIECE + (kt + 1) * 16, K_PIECE);
+                            load_transposed(right_pieces[(kt + 1) % 2][right], right_start + right_at(right) + (kt + 1) * 16, K_PIECE, PIECES);
                     }
 #pragma unroll
                     for (int n = 0; n < 2; ++n) {

@@ -158,12 +158,19 @@ impl<'a> Parts<'a> {
             }
             _ => return Err(not("chunked-class", CLASS_LIMIT, class.name().to_string())),
         };
-        if factor.is_none() && (reads.len(), found.rest.len()) != (1, 1) {
-            return Err(not(
-                "chunked-reads",
+        let (limit, fits) = match factor {
+            None => (
                 "one result that reads the state once",
-                format!("{} results and {} reads", found.rest.len(), reads.len()),
-            ));
+                (reads.len(), found.rest.len()) == (1, 1),
+            ),
+            Some(_) => (
+                "1 to 8 reads of the state",
+                (1..=rank_one::READ_LIMIT).contains(&reads.len()),
+            ),
+        };
+        if !fits {
+            let got = format!("{} results and {} reads", found.rest.len(), reads.len());
+            return Err(not("chunked-reads", limit, got));
         }
         let parts = Parts {
             step,
@@ -309,13 +316,18 @@ impl Sizes {
     /// The largest chunk of which two blocks share a multiprocessor with `bytes` of shared memory,
     /// but not fewer than 32 tokens if one block can have those, and no more than twice the run.
     /// `None` if not even 16 tokens fit.
-    pub fn fitting(self, bytes: usize, time: usize) -> Option<Sizes> {
+    ///
+    /// `share` blocks come to a multiprocessor: with a rank-one factor, and one block at most, the
+    /// largest chunk that it can have.
+    pub fn fitting(self, bytes: usize, time: usize, share: usize) -> Option<Sizes> {
         let of = |chunk| self.with_chunk(chunk);
         let long = |sizes: &Sizes| sizes.chunk() > SUB && sizes.chunk() >= 2 * time;
         let all = || [64, 32, 16].map(of).into_iter().filter(|s| !long(s));
         let fits = |sizes: &Sizes, blocks: usize| sizes.shared_bytes() * blocks <= bytes;
+        let alone = share <= 1 && matches!(self, Sizes::RankOne(_));
+        let blocks = if alone { 1 } else { 2 };
         all()
-            .find(|s| fits(s, 2) && s.chunk() >= 32)
+            .find(|s| fits(s, blocks) && s.chunk() >= 32)
             .or_else(|| all().find(|s| fits(s, 1) && s.chunk() <= 32))
     }
 

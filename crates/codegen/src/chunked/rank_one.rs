@@ -6,15 +6,12 @@
 //! of [`super::Chunked`], with the same kinds of hooks.
 
 use super::{ChunkedError, UNROLL, UNROLL_AHEAD, identifiers_of, own_threads, sizes};
-use fusec_fuse::chunked::rank_one::{Decays, Tile};
+use fusec_fuse::chunked::rank_one::{Decays, READ_LIMIT, Tile};
 use fusec_fuse::chunked::{KEY_LIMIT, TOKEN_VALUES, VALUE_LIMIT};
 use serde::Serialize;
 use std::collections::BTreeSet;
 use std::sync::LazyLock;
 use tera::{Context, Tera};
-
-/// Reads of the state that a warp has accumulators for.
-pub const READ_LIMIT: usize = 8;
 
 /// A read of the state.
 #[derive(Debug, Clone)]
@@ -117,6 +114,7 @@ impl ChunkedRankOne {
         context.insert("chunk", &tile.chunk);
         context.insert("warps", &tile.warps());
         context.insert("pieces", &tile.pieces);
+        context.insert("fine", &tile.fine());
         context.insert("lefts", &tile.lefts());
         context.insert("rights", &tile.rights());
         context.insert("along_key", &tile.along_key);

@@ -56,6 +56,8 @@ use serde::{Deserialize, Serialize};
 /// The smallest decay of which the product over half a sub-chunk, and its inverse, are far from the
 /// ends of the range of f32 and bf16: 2^-64.
 const CENTRED: f64 = 1.0 / 256.0;
+/// Reads of the state that a warp has accumulators for.
+pub const READ_LIMIT: usize = 8;
 /// Value columns of a warp.
 const COLUMNS: usize = 16;
 /// Tokens of a key channel that one thread brings into products: half a sub-chunk.
@@ -146,6 +148,20 @@ pub struct Places {
 }
 
 impl Tile {
+    /// bf16 numbers of a query, a key and their products, which make up most of a result: at least two,
+    /// so that it is as exact as one of values that are rounded between operations.
+    pub fn fine(&self) -> usize {
+        self.pieces.max(2)
+    }
+
+    /// bf16 numbers of `u` and `v`, which stand for each other where `b` is `k`.
+    pub fn many(&self) -> usize {
+        match self.along_key {
+            true => self.fine(),
+            false => self.pieces,
+        }
+    }
+
     /// Left operands of the products: `a` and the queries.
     pub fn lefts(&self) -> usize {
         1 + self.reads
@@ -230,12 +246,14 @@ impl Tile {
         };
         let (per_token, centred) = (Decays::PerToken, Decays::Centred);
         // bf16 numbers, two to an element; rows are padded so that 8 of them lie in different banks.
-        let rows = self.pieces * chunk * (k + 8) / 2;
-        take(self.lefts() * rows);
+        let row = chunk * (k + 8) / 2;
+        let (pieces, fine, rights) = (self.pieces, self.fine(), self.rights());
+        let others = (rights - 1) * pieces;
+        take((pieces + self.reads * fine) * row);
         let mut places = Places {
-            right_rows: take(self.rights() * rows),
-            v_rows: take(self.pieces * chunk * (v + 8) / 2),
-            scores: take(self.lefts() * self.rights() * self.pieces * chunk * (SUB + 8) / 2),
+            right_rows: take((others + fine) * row),
+            v_rows: take(self.many() * chunk * (v + 8) / 2),
+            scores: take((rights * pieces + self.reads * (others + fine)) * chunk * (SUB + 8) / 2),
             solved: take(chunk * (SUB + 4)),
             y_rows: take(self.outputs * chunk * (v + 4)),
             decays: take(of(per_token, chunk) + of(Decays::PerKey, chunk * (k + 8))),
@@ -262,22 +280,30 @@ impl Tile {
     }
 
     /// Products of tensor-core tiles (16 x 8 x 16) that one warp does for its value columns of a
-    /// sub-chunk, each as often as its operands have pieces.
+    /// sub-chunk, those of pieces counted one by one.
     pub fn state_products(&self) -> f64 {
-        let keys = (self.key_padded() / 16) as f64;
-        let rights = self.rights();
-        let between_tokens = 2 * rights * (1 + self.reads);
-        let with_keys = 2 * (self.lefts() + rights);
-        self.repeats() * (keys * with_keys as f64 + between_tokens as f64)
+        let (keys, rights) = (self.key_padded() / 16, self.rights());
+        let of_keys = 2 * keys * (self.lefts() + rights) * terms(self.pieces, self.pieces);
+        let of_results = match self.along_key {
+            true => terms(self.many(), self.fine()),
+            false => terms(self.pieces, self.pieces) + terms(self.many(), self.fine()),
+        };
+        let solved = 2 * rights * terms(self.pieces, self.pieces);
+        (of_keys + solved + 2 * self.reads * of_results) as f64
     }
 
     /// Those of the products between the tokens of a sub-chunk, for all warps.
     pub fn token_products(&self) -> f64 {
+        let (own, fine) = (
+            terms(self.pieces, self.pieces),
+            terms(self.fine(), self.fine()),
+        );
+        let others = (self.rights() - 1) * own;
         match self.decays {
             Decays::PerKey => 0.0,
             _ => {
-                let tiles = self.key_padded() / 16 * self.lefts() * self.rights() * 2;
-                self.repeats() * tiles as f64
+                let one = others + own + self.reads * (others + fine);
+                (self.key_padded() / 16 * 2 * one) as f64
             }
         }
     }
@@ -291,11 +317,6 @@ impl Tile {
             }
             Decays::PerToken | Decays::Centred => 0.0,
         }
-    }
-
-    /// Products of pieces for one of numbers.
-    fn repeats(&self) -> f64 {
-        (self.pieces * (self.pieces + 1) / 2) as f64
     }
 
     /// Tensor-core work of one chunk, floating-point operations.
@@ -331,4 +352,11 @@ impl Tile {
         let state = self.subs() as f64 * k * v * (2.0 + 3.0 * self.pieces as f64);
         inside + split + state + chunk * sub
     }
+}
+
+/// Products of pieces for one of numbers with so many: those as large as the smallest piece.
+fn terms(a: usize, b: usize) -> usize {
+    let most = a.max(b);
+    let of_order = |order: usize| (0..=order).filter(|p| *p < a && order - p < b).count();
+    (0..most).map(of_order).sum()
 }

@@ -272,7 +272,7 @@ fn spread(
     let bytes = ctx.target.shared_bytes;
     let tiles: usize = grid.iter().map(|g| graph.size(g.axis) / g.tile).product();
     let share = (ctx.shape.batch * tiles).div_ceil(ctx.target.sms.max(1));
-    match least.fitting(bytes, ctx.shape.time) {
+    match least.fitting(bytes, ctx.shape.time, share) {
         Some(tile) => Ok(Body {
             schedule: Schedule::Chunked(ChunkTile {
                 grid,
