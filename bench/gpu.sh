@@ -41,7 +41,7 @@ verify() {
             case=$(basename "$(dirname "$about")")
             log=$WORK/verify.log
             if timeout 60 "$FUSEC" verify "$(golden_model "$case")" --golden "tests/golden/$case/golden.safetensors" \
-                --device cuda:0 --plan-dir "$PLANS/golden-$case-$dtype" >"$log" 2>&1; then
+                --device cuda:0 --plan-dir "$PLANS/golden-$case-$dtype" --trust-foreign-code >"$log" 2>&1; then
                 passed=$((passed + 1))
                 echo "ok   $case $dtype: $(awk '/prefill|steps/ { printf "%s %s %s  ", $1, $2, $3 }' "$log")"
             else
@@ -97,9 +97,9 @@ models() {
     local name
     for name in rwkv7 rwkv6 mamba2 mamba1 gla; do
         # The plan for B = 8 and the one for B = 1, each with its single steps.
-        timeout 120 "$FUSEC" bench --plan-dir "$PLANS/model-$name-b8" --shape B=8,T=2048 --shape B=8,T=1 \
+        timeout 120 "$FUSEC" bench --trust-foreign-code --plan-dir "$PLANS/model-$name-b8" --shape B=8,T=2048 --shape B=8,T=1 \
             --device cuda:0 --per-kernel --runs 30 --warmup 4 --most-seconds "$MOST" --out "$OUT/$name-b8.json" || echo "FAIL $name b8"
-        timeout 120 "$FUSEC" bench --plan-dir "$PLANS/model-$name-b1" --shape B=1,T=2048 --shape B=1,T=1 \
+        timeout 120 "$FUSEC" bench --trust-foreign-code --plan-dir "$PLANS/model-$name-b1" --shape B=1,T=2048 --shape B=1,T=1 \
             --device cuda:0 --per-kernel --runs 50 --warmup 4 --most-seconds "$MOST" --out "$OUT/$name-b1.json" || echo "FAIL $name b1"
         say "$name"
     done
@@ -120,7 +120,7 @@ against() {
                 dirs="$dirs --plan-dir $PLANS/against-$name-$batch-$plan"
             done
             # shellcheck disable=SC2086
-            timeout 200 "$FUSEC" bench $dirs $shapes --device cuda:0 --runs "${RUNS:-5}" --warmup 1 --most-seconds 1 \
+            timeout 200 "$FUSEC" bench --trust-foreign-code $dirs $shapes --device cuda:0 --runs "${RUNS:-5}" --warmup 1 --most-seconds 1 \
                 --out "$OUT/$name-$batch-against.json" || echo "FAIL $name $batch against"
             say "$name $batch"
         done

@@ -1,5 +1,6 @@
 //! `fusec compile`: plans, sources, cubins and a manifest in a directory.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -95,6 +96,7 @@ struct Seconds {
 pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
     let began = Instant::now();
     let model = model::open(&args.model)?;
+    output.assume(&model);
     let planner = Planner::new(&args.plan)?;
     let arch = planner.arch(&args.arch)?;
     let planner = planner.compiled_for(arch);
@@ -116,7 +118,8 @@ pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
     let dir = PlanDir {
         plans: regimes.iter().map(|r| r.planned.plan.clone()).collect(),
         text: plan_text(&regimes, &unfused),
-        cubins: by_kernel(&manifest, arch, artifacts),
+        device: planner.device().clone(),
+        cubins: by_image(arch, artifacts),
         manifest,
     };
     write_plan_dir(&out, &dir).map_err(failure::input)?;
@@ -165,13 +168,16 @@ fn cubins(
     args: &Args,
     manifest: &Manifest,
     arch: Arch,
-) -> Result<(Option<Vec<Artifact>>, Cubins), Failure> {
+) -> Result<(Option<BTreeMap<String, Artifact>>, Cubins), Failure> {
     let toolchain = match Toolchain::discover(&args.toolchain.options()) {
         Ok(toolchain) => toolchain,
         Err(error) => return missing(error),
     };
     let artifacts = kernels::compile(&toolchain, manifest, arch)?;
-    let cached = artifacts.iter().filter(|artifact| artifact.cached).count();
+    let cached = artifacts
+        .values()
+        .filter(|artifact| artifact.cached)
+        .count();
     let cubins = Cubins::Written {
         compiled: artifacts.len() - cached,
         cached,
@@ -180,21 +186,17 @@ fn cubins(
     Ok((Some(artifacts), cubins))
 }
 
-/// The cubins under the names of their kernels; none if nothing was compiled.
-fn by_kernel(
-    manifest: &Manifest,
-    arch: Arch,
-    artifacts: Option<Vec<Artifact>>,
-) -> plan_dir::Cubins {
-    let images = |artifacts: Vec<Artifact>| {
-        let names = manifest.kernels.iter().map(|kernel| kernel.name.clone());
-        let images = names.zip(artifacts.into_iter().map(|artifact| artifact.cubin));
+/// The cubins under the names of their images; none if nothing was compiled.
+fn by_image(arch: Arch, artifacts: Option<BTreeMap<String, Artifact>>) -> plan_dir::Cubins {
+    let images = |artifacts: BTreeMap<String, Artifact>| {
+        let images = artifacts.into_iter();
+        let images = images.map(|(name, artifact)| (name, artifact.cubin));
         (arch.to_string(), images.collect())
     };
     artifacts.map(images).into_iter().collect()
 }
 
-fn missing(error: ToolchainError) -> Result<(Option<Vec<Artifact>>, Cubins), Failure> {
+fn missing(error: ToolchainError) -> Result<(Option<BTreeMap<String, Artifact>>, Cubins), Failure> {
     if !error.is_unavailable() {
         return Err(failure::input(error));
     }

@@ -7,18 +7,20 @@ use std::str::FromStr;
 use fusec_codegen::Manifest;
 use fusec_fuse::{Shape, Storage};
 use fusec_ir::Graph;
-use fusec_runtime::cache::user_cache_dir;
+use fusec_runtime::cache::{Contents, user_cache_dir};
 use fusec_runtime::cpu::CpuSession;
-use fusec_runtime::emulator::{Emulator, EmulatorOptions};
+use fusec_runtime::emulator::{Emulator, EmulatorError, EmulatorOptions};
 use fusec_runtime::executor::gpu::{GpuDevice, GpuInfo, GpuOptions, gpu, gpus};
 use fusec_runtime::executor::{EmulatedDevice, Executor};
+use fusec_runtime::limits;
+use fusec_runtime::memory::Footprint;
 use fusec_runtime::plan_dir::{PlanDir, read_plan_dir};
 use fusec_runtime::session::Session;
-use fusec_runtime::toolchain::{Arch, Toolchain, UnknownArch};
+use fusec_runtime::toolchain::{self, Arch, Toolchain, UnknownArch};
 use fusec_runtime::weights::Weights;
 
 use crate::failure::{self, Failure};
-use crate::flags::KernelArgs;
+use crate::flags::{KernelArgs, ToolchainArgs};
 use crate::kernels;
 use crate::pipeline::Planner;
 
@@ -90,6 +92,17 @@ pub struct Started<'g> {
     pub storage: Storage,
 }
 
+/// Refuses a run that is beyond the limits, or that this machine has no memory for, before any of it is
+/// asked for. What a GPU needs, or the emulator, is known when there are kernels: that is refused then.
+pub fn admit(device: Device, graph: &Graph, shape: Shape) -> Result<(), Failure> {
+    limits::run(graph, shape).map_err(failure::input)?;
+    let need = match device.resolved() {
+        Device::Auto | Device::Cpu => Footprint::of_interpreter(graph, shape, size_of::<f32>()),
+        Device::Emulator | Device::Cuda(_) => Footprint::of_caller(graph, shape),
+    };
+    need.check_host(0).map_err(failure::input)
+}
+
 /// Starts a model on a device. `shape` is that of the longest run to come.
 pub fn start<'g>(
     device: Device,
@@ -124,7 +137,7 @@ fn emulated<'g>(
     shape: Shape,
 ) -> Result<Started<'g>, Failure> {
     let manifest = match &args.plan_dir {
-        Some(path) => compiled(path, graph)?.manifest,
+        Some(path) => compiled(path, graph, args.trust_foreign_code)?.manifest,
         None => {
             let arch = EMULATED_ARCH
                 .parse()
@@ -132,10 +145,7 @@ fn emulated<'g>(
             generated(graph, args, shape, arch)?
         }
     };
-    let options = args.toolchain.options();
-    let cache = user_cache_dir(options.cache_dir.as_deref()).map_err(failure::input)?;
-    let cache = cache.join("emulator");
-    let emulator = Emulator::new(&cache, EmulatorOptions::default()).map_err(failure::input)?;
+    let emulator = emulator(&args.toolchain.options()).map_err(failure::input)?;
     let device =
         EmulatedDevice::new(&emulator, &manifest, args.emulator_seed).map_err(failure::input)?;
     let storage = manifest.storage;
@@ -144,6 +154,21 @@ fn emulated<'g>(
         session: Box::new(executor),
         storage,
     })
+}
+
+/// The emulator, with the user's cache of compiled kernels where there can be one.
+fn emulator(options: &toolchain::Options) -> Result<Emulator, EmulatorError> {
+    let emulation = EmulatorOptions::default();
+    if options.no_cubin_cache {
+        return Emulator::without_cache(emulation);
+    }
+    match user_cache_dir(options.cache_dir.as_deref()) {
+        Ok(dir) => Emulator::new(&dir.join(Contents::Libraries.directory()), emulation),
+        Err(error) => {
+            tracing::warn!("emulating without a cache: {error}");
+            Emulator::without_cache(emulation)
+        }
+    }
 }
 
 fn on_gpu<'g>(
@@ -161,8 +186,11 @@ fn on_gpu<'g>(
     })?;
     let (manifest, cubins) = match &args.plan_dir {
         Some(path) => {
-            let dir = compiled(path, graph)?;
-            let cubins = carried_cubins(&dir, &info, path)?;
+            let dir = compiled(path, graph, args.trust_foreign_code)?;
+            let cubins = match args.trust_foreign_code {
+                true => carried_cubins(&dir, &info, path)?,
+                false => own_cubins(&dir, &info, path, &args.toolchain)?,
+            };
             (dir.manifest, cubins)
         }
         None => {
@@ -171,11 +199,9 @@ fn on_gpu<'g>(
             let arch = arch_of(&info)?;
             let manifest = generated(graph, args, shape, arch)?;
             let artifacts = kernels::compile(&toolchain, &manifest, arch)?;
-            let cubins: BTreeMap<String, Vec<u8>> = manifest
-                .kernels
-                .iter()
-                .zip(artifacts)
-                .map(|(kernel, artifact)| (kernel.name.clone(), artifact.cubin))
+            let cubins: BTreeMap<String, Vec<u8>> = artifacts
+                .into_iter()
+                .map(|(image, artifact)| (image, artifact.cubin))
                 .collect();
             (manifest, cubins)
         }
@@ -202,9 +228,17 @@ fn generated(
     planner.manifest(&graph.name, &regimes)
 }
 
-/// A plan directory, checked to be of this model at these sizes.
-fn compiled(path: &std::path::Path, graph: &Graph) -> Result<PlanDir, Failure> {
+/// A plan directory, checked to be of this model at these sizes, and unless foreign code is trusted,
+/// to be what this program generates from its plans.
+fn compiled(
+    path: &std::path::Path,
+    graph: &Graph,
+    trust_foreign_code: bool,
+) -> Result<PlanDir, Failure> {
     let dir = read_plan_dir(path).map_err(failure::input)?;
+    if !trust_foreign_code {
+        dir.check_generated(path).map_err(failure::input)?;
+    }
     let same = dir.manifest.regimes.iter().all(|regime| {
         let other = &regime.graph;
         other.params.len() == graph.params.len()
@@ -242,7 +276,30 @@ pub fn arch_of(info: &GpuInfo) -> Result<Arch, Failure> {
         })
 }
 
-/// The cubins of a plan directory that a GPU runs, by kernel name.
+/// Cubins of the sources of a plan directory, compiled here or taken from the user's own cache: nothing
+/// shows what the carried ones were compiled from. The sources have been checked.
+pub fn own_cubins(
+    dir: &PlanDir,
+    info: &GpuInfo,
+    path: &std::path::Path,
+    args: &ToolchainArgs,
+) -> Result<BTreeMap<String, Vec<u8>>, Failure> {
+    let toolchain = Toolchain::discover(&args.options()).map_err(|error| {
+        failure::message(
+            format!(
+                "nothing here shows that the cubins in {} are compiled from their sources: {error}",
+                path.display()
+            ),
+            "if you trust whoever compiled them, --trust-foreign-code runs them as they are",
+        )
+    })?;
+    let arch = arch_of(info)?;
+    let artifacts = kernels::compile(&toolchain, &dir.manifest, arch)?;
+    let images = artifacts.into_iter();
+    Ok(images.map(|(image, a)| (image, a.cubin)).collect())
+}
+
+/// The cubins of a plan directory that a GPU runs, by image.
 pub fn carried_cubins(
     dir: &PlanDir,
     info: &GpuInfo,

@@ -15,8 +15,13 @@ pub enum Exit {
     NoToolchain,
 }
 
-/// The status after an interrupt, as shells have it: 128 and the number of the signal.
-pub const INTERRUPTED: i32 = 130;
+/// The status after a signal that ends the program, as shells have it.
+pub const fn ended_by(signal: i32) -> i32 {
+    128 + signal
+}
+
+/// The status when the system refuses memory: the run was too large for it.
+pub const OUT_OF_MEMORY: i32 = 2;
 
 /// For `--help`.
 pub const HELP: &str = "\
@@ -25,7 +30,7 @@ Exit status:
     1  a tolerance is exceeded
     2  the command line, the model, the weights or another input is at fault
     3  no CUDA compiler: plans and sources are there, cubins are not
-  130  interrupted
+  130  interrupted; 143 terminated, 129 hung up
 
 Environment:
   FUSEC_NVRTC      the libnvrtc to use (a file or its directory); no other is tried

@@ -36,9 +36,11 @@ pub struct Args {
 /// Runs the verb.
 pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
     let model = model::open(&args.model)?;
+    output.assume(&model);
     let planner = Planner::new(&args.plan)?;
-    let options = planner.options(args.plan.shape.0, args.plan.plan);
-    let planned = fusec_fuse::plan(&model.graph, &options).map_err(failure::input)?;
+    let (shape, mode) = (args.plan.shape.0, args.plan.plan);
+    let planned = planner.plan(&model.graph, shape, mode)?;
+    let options = planner.options(shape, mode);
     match (&args.a, &args.b) {
         (Some(a), Some(b)) => {
             let answer = pair(&model.graph, &planned, &options, a, b).map_err(report)?;

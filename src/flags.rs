@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use clap::Args;
 use fusec_fuse::{Mode, Shape, Storage};
+use fusec_runtime::limits;
 use fusec_runtime::toolchain::{self, Arch};
 
 /// Which model, and with which sizes.
@@ -21,6 +22,10 @@ pub struct ModelArgs {
     /// Another value for a setting of the model. May be repeated.
     #[arg(long = "set", value_name = "SETTING=VALUE", help_heading = "Model")]
     pub settings: Vec<Assignment>,
+    /// Tensors of the checkpoint that no parameter has to read; `*` stands for anything. May be
+    /// repeated.
+    #[arg(long, value_name = "PATTERN", help_heading = "Model")]
+    pub allow_unused: Vec<String>,
 }
 
 /// How a model is turned into kernels.
@@ -61,9 +66,14 @@ pub struct KernelArgs {
     /// The device whose costs are used: a profile's name, or the path of one.
     #[arg(long, value_name = "NAME", default_value = "h200")]
     pub device_profile: String,
-    /// A directory that `fusec compile` wrote: its kernels are run, none is compiled.
+    /// A directory that `fusec compile` wrote: its kernels are run, once they are shown to be what
+    /// its plans become.
     #[arg(long, value_name = "DIR", conflicts_with_all = ["dtype", "plan", "device_profile"])]
     pub plan_dir: Option<PathBuf>,
+    /// Run whatever --plan-dir holds, unchecked: its sources on this machine's processor
+    /// (emulator), its cubins on the GPU. It is the code of whoever wrote them.
+    #[arg(long, requires = "plan_dir")]
+    pub trust_foreign_code: bool,
     /// Seed of the order in which the emulator runs blocks and threads.
     #[arg(long, value_name = "SEED", default_value_t = 0)]
     pub emulator_seed: u64,
@@ -139,10 +149,12 @@ impl FromStr for ShapeArg {
                 return Err(format!("`{name}` is given twice"));
             }
         }
-        Ok(ShapeArg(Shape {
+        let shape = Shape {
             batch: batch.unwrap_or(1),
             time: time.unwrap_or(1),
-        }))
+        };
+        limits::shape(shape).map_err(|error| error.to_string())?;
+        Ok(ShapeArg(shape))
     }
 }
 
@@ -228,6 +240,15 @@ mod tests {
             ("B=0", Err("`0` is not a whole number from 1 on".into())),
             ("B=-1", Err("`-1` is not a whole number from 1 on".into())),
             ("B=1,B=2", Err("`B` is given twice".into())),
+            ("T=1073741824", shape(1, 1 << 30)),
+            (
+                "T=1073741825",
+                Err("T (tokens) is 1073741825, allowed are 1 to 1073741824".into()),
+            ),
+            (
+                "B=1000000,T=1000000",
+                Err("B times T is 1000000000000, allowed are 1 to 2147483648".into()),
+            ),
             ("C=1", Err("`C` is neither B (batch) nor T (tokens)".into())),
             (
                 "8x2048",

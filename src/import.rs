@@ -53,6 +53,7 @@ pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
         ));
     }
     let model = model::open(&args.model)?;
+    output.assume(&model);
     let imported = import(&model).map_err(|error| match error {
         ImportError::Model(error) => model::report(error),
         error => failure::input(error),

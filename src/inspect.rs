@@ -30,12 +30,16 @@ Examples:
   fusec inspect models/hybrid.toml
   fusec inspect out/hybrid 3
   fusec inspect out/hybrid time_mix_out_1 | less
+  fusec inspect out/hybrid 3 --with-prelude
   fusec inspect models/hybrid.toml --dtype bf16 --json | jq '.kernels[].resources.registers'")]
 pub struct Args {
     #[command(flatten)]
     model: ModelArgs,
     /// Name or number of a kernel, as the table shows them.
     kernel: Option<String>,
+    /// Show the primitives that the source includes as well (kernels/fusec.cuh).
+    #[arg(long, requires = "kernel")]
+    with_prelude: bool,
     #[command(flatten)]
     plan: PlanArgs,
     #[command(flatten)]
@@ -60,12 +64,17 @@ struct Compiled {
 struct Report<'a> {
     model: &'a str,
     kernels: Vec<KernelReport<'a>>,
+    /// What the sources include.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prelude: Option<&'a str>,
 }
 
 #[derive(Serialize)]
 struct KernelReport<'a> {
     number: usize,
     name: &'a str,
+    /// The kernel that it is compiled as.
+    image: &'a str,
     threads: u32,
     dynamic_shared_bytes: u32,
     min_arch: u32,
@@ -90,7 +99,7 @@ struct Use<'a> {
 
 /// Runs the verb.
 pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
-    let compiled = compiled(args)?;
+    let compiled = compiled(args, output)?;
     let images = compiled.manifest.kernels.iter().enumerate();
     let report = |with_source: bool, wanted: Option<usize>| Report {
         model: &compiled.manifest.model,
@@ -98,6 +107,7 @@ pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
             .filter(|(number, _)| wanted.is_none_or(|wanted| wanted == *number))
             .map(|(number, image)| kernel_report(&compiled, number, image, with_source))
             .collect(),
+        prelude: (args.with_prelude).then_some(compiled.manifest.prelude.as_str()),
     };
     match &args.kernel {
         None => {
@@ -106,7 +116,13 @@ pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
         }
         Some(wanted) => {
             let report = report(true, Some(find(&compiled.manifest, wanted)?));
-            output.answer(&report, || report.kernels.iter().map(detail).collect())?;
+            output.answer(&report, || {
+                let kernels: String = report.kernels.iter().map(detail).collect();
+                match report.prelude {
+                    Some(prelude) => format!("{kernels}\n{prelude}"),
+                    None => kernels,
+                }
+            })?;
         }
     }
     match compiled.missing {
@@ -122,11 +138,12 @@ pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
     }
 }
 
-fn compiled(args: &Args) -> Result<Compiled, Failure> {
+fn compiled(args: &Args, output: &mut Output) -> Result<Compiled, Failure> {
     let model = match model::open_any(&args.model)? {
         Opened::Model(model) => model,
         Opened::Compiled(dir) => return carried(*dir, &args.model.model, args.arch.arch),
     };
+    output.assume(&model);
     let planner = Planner::new(&args.plan)?;
     let arch = planner.arch(&args.arch)?;
     let planner = planner.compiled_for(arch);
@@ -136,11 +153,9 @@ fn compiled(args: &Args) -> Result<Compiled, Failure> {
     let (resources, missing) = match Toolchain::discover(&args.toolchain.options()) {
         Ok(toolchain) => {
             let artifacts = kernels::compile(&toolchain, &manifest, arch)?;
-            let resources = artifacts
-                .into_iter()
-                .zip(&manifest.kernels)
-                .map(|(mut artifact, image)| artifact.resources.remove(&image.entry))
-                .collect();
+            let of =
+                |kernel: &KernelImage| artifacts.get(&kernel.image)?.resources.get(&kernel.entry);
+            let resources = manifest.kernels.iter().map(|k| of(k).cloned()).collect();
             (resources, None)
         }
         Err(error) => (
@@ -167,7 +182,7 @@ fn carried(dir: PlanDir, path: &Path, arch: Option<Arch>) -> Result<Compiled, Fa
     };
     let resources = (dir.manifest.kernels.iter())
         .map(
-            |kernel| match images.and_then(|images| images.get(&kernel.name)) {
+            |kernel| match images.and_then(|images| images.get(&kernel.image)) {
                 Some(image) => {
                     let mut all = cubin::resources(image).map_err(failure::input)?;
                     Ok(all.remove(&kernel.entry))
@@ -219,6 +234,7 @@ fn kernel_report<'a>(
     KernelReport {
         number,
         name: &image.name,
+        image: &image.image,
         threads: image.threads,
         dynamic_shared_bytes: image.shared_bytes,
         min_arch: image.min_arch,

@@ -1,29 +1,31 @@
 //! From the sources of a manifest to cubins.
 
 use fusec_codegen::Manifest;
-use fusec_runtime::toolchain::{Arch, Artifact, Source, Toolchain};
+use fusec_runtime::toolchain::{Arch, Artifact, Header, Source, Toolchain};
+use std::collections::BTreeMap;
 
 use crate::failure::{self, Failure};
 use crate::progress::Progress;
 
-/// Compiles all kernels of a manifest, in parallel; the artifacts are in the manifest's order.
-/// The first source that does not compile is the failure.
+/// Compiles all images of a manifest, in parallel, by their names. The first source that does not
+/// compile is the failure.
 pub fn compile(
     toolchain: &Toolchain,
     manifest: &Manifest,
     arch: Arch,
-) -> Result<Vec<Artifact>, Failure> {
+) -> Result<BTreeMap<String, Artifact>, Failure> {
     let names: Vec<String> = manifest
-        .kernels
-        .iter()
+        .images()
         .map(|kernel| format!("{}.cu", kernel.name))
         .collect();
+    let headers = [Header::prelude(manifest)];
     let sources: Vec<Source<'_>> = names
         .iter()
-        .zip(&manifest.kernels)
+        .zip(manifest.images())
         .map(|(name, kernel)| Source {
             name,
             text: &kernel.source,
+            headers: &headers,
         })
         .collect();
     let progress = Progress::new("compiling kernels", sources.len());
@@ -31,6 +33,7 @@ pub fn compile(
         .compile_all(&sources, arch, || progress.step())
         .map_err(failure::input)?
         .into_iter()
-        .collect::<Result<_, _>>()
-        .map_err(failure::input)
+        .zip(manifest.images())
+        .map(|(artifact, kernel)| Ok((kernel.name.clone(), artifact.map_err(failure::input)?)))
+        .collect()
 }

@@ -16,7 +16,9 @@ mod explain;
 mod failure;
 mod flags;
 mod import;
+mod inputs;
 mod inspect;
+mod interrupt;
 mod kernels;
 mod model;
 mod output;
@@ -33,12 +35,19 @@ mod verify;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use fusec_runtime::partial;
+use fusec_runtime::allocator::ExitWhenExhausted;
+use fusec_runtime::threads;
 
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::output::Output;
 use crate::timings::Timings;
+
+/// Where the system has no memory left the program ends as after any other error, and does not abort.
+#[global_allocator]
+static ALLOCATOR: ExitWhenExhausted = ExitWhenExhausted {
+    status: exit::OUT_OF_MEMORY,
+};
 
 /// Compiles linear-recurrent sequence models into fused CUDA kernels, and runs them.
 #[derive(Debug, Parser)]
@@ -89,11 +98,13 @@ fn main() -> ExitCode {
         // Reports are then printed without the source they point into, which is still a report.
         tracing::debug!("{error}");
     }
-    if let Err(error) = ctrlc::set_handler(interrupted) {
-        // An interrupt then ends the program as it would any other.
+    if let Err(error) = interrupt::install_handler() {
+        // A signal then ends the program as it would any other.
         tracing::debug!("{error}");
     }
-    match dispatch(cli.verb, &mut output).and_then(|exit| output.finish().map(|()| exit)) {
+    let started = threads::start().map_err(failure::input);
+    let done = started.and_then(|()| dispatch(cli.verb, &mut output));
+    match done.and_then(|exit| output.finish().map(|()| exit)) {
         Ok(exit) => exit.into(),
         Err(failure) if failure.is_reader_gone() => Exit::Success.into(),
         Err(failure) => {
@@ -101,12 +112,6 @@ fn main() -> ExitCode {
             failure.exit().into()
         }
     }
-}
-
-/// Ends the program after Ctrl-C: nothing half-written stays.
-fn interrupted() {
-    partial::remove_all();
-    std::process::exit(exit::INTERRUPTED);
 }
 
 fn dispatch(verb: Verb, output: &mut Output) -> Result<Exit, Failure> {

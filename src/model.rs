@@ -24,13 +24,18 @@ pub fn open_any(args: &ModelArgs) -> Result<Opened, Failure> {
     if !plan_dir::is_plan_dir(&args.model) {
         return Ok(Opened::Model(Box::new(open(args)?)));
     }
-    if args.preset.is_some() || !args.axes.is_empty() || !args.settings.is_empty() {
+    let given = args.preset.is_some()
+        || !args.axes.is_empty()
+        || !args.settings.is_empty()
+        || !args.allow_unused.is_empty();
+    if given {
         return Err(failure::message(
             format!(
                 "{} is compiled: its sizes and settings are fixed",
                 args.model.display()
             ),
-            "leave --preset, --axis and --set out, or give the model it was compiled from",
+            "leave --preset, --axis, --set and --allow-unused out, or give the model it was \
+             compiled from",
         ));
     }
     let dir = plan_dir::read_plan_dir(&args.model).map_err(failure::input)?;
@@ -45,7 +50,12 @@ pub fn open(args: &ModelArgs) -> Result<Model, Failure> {
             "give the model it was compiled from",
         ));
     }
-    let model = Model::open(&args.model, &overrides(args)?).map_err(report)?;
+    let mut model = Model::open(&args.model, &overrides(args)?).map_err(report)?;
+    let allowed = args.allow_unused.iter().cloned();
+    model.graph.allow_unused.extend(allowed);
+    for assumed in &model.assumed {
+        tracing::warn!("{assumed}");
+    }
     for warning in &model.warnings {
         let place = model.sources.locate(warning.span).map(|(file, range)| {
             let before = file.text.get(..range.start).unwrap_or_default();

@@ -3,6 +3,8 @@
 use std::fmt::Display;
 use std::io::{self, BufWriter, Stdout, Write};
 
+use fusec_runtime::layout::Assumed;
+use fusec_runtime::model::Model;
 use serde::Serialize;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
@@ -15,7 +17,16 @@ use crate::timings::Timings;
 /// Stdout, and in which form.
 pub struct Output {
     json: bool,
+    assumed: Vec<Assumed>,
     stdout: BufWriter<Stdout>,
+}
+
+/// An answer and what it rests on.
+#[derive(Serialize)]
+struct Assuming<'a, T> {
+    #[serde(flatten)]
+    answer: &'a T,
+    assumed: &'a [Assumed],
 }
 
 impl Output {
@@ -23,6 +34,7 @@ impl Output {
     pub fn new(json: bool) -> Self {
         Output {
             json,
+            assumed: Vec::new(),
             stdout: BufWriter::new(io::stdout()),
         }
     }
@@ -32,6 +44,11 @@ impl Output {
         writeln!(self.stdout, "{text}").map_err(failure::stdout)
     }
 
+    /// Has the answer, if it is JSON, name the settings that the model's checkpoint leaves open.
+    pub fn assume(&mut self, model: &Model) {
+        self.assumed.clone_from(&model.assumed);
+    }
+
     /// Writes the answer: `value` as JSON, or what `text` gives.
     pub fn answer<T: Serialize>(
         &mut self,
@@ -39,8 +56,14 @@ impl Output {
         text: impl FnOnce() -> String,
     ) -> Result<(), Failure> {
         if self.json {
-            let json = serde_json::to_string_pretty(value).map_err(failure::input)?;
-            self.line(json)
+            let json = match &self.assumed[..] {
+                [] => serde_json::to_string_pretty(value),
+                assumed => serde_json::to_string_pretty(&Assuming {
+                    answer: value,
+                    assumed,
+                }),
+            };
+            self.line(json.map_err(failure::input)?)
         } else {
             write!(self.stdout, "{}", text()).map_err(failure::stdout)
         }

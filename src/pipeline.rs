@@ -4,6 +4,7 @@
 use fusec_codegen::{self as codegen, Manifest, generate};
 use fusec_fuse::{Device, Mode, Options, Plan, Planned, Shape, Submit, plan};
 use fusec_ir::{Graph, Pin, PinKind};
+use fusec_runtime::limits;
 use fusec_runtime::toolchain::{Arch, UnknownArch};
 
 use crate::failure::{self, Failure};
@@ -54,6 +55,7 @@ impl Planner {
 
     /// A plan for one shape.
     pub fn plan(&self, graph: &Graph, shape: Shape, mode: Mode) -> Result<Planned, Failure> {
+        limits::run(graph, shape).map_err(failure::input)?;
         plan(graph, &self.options(shape, mode)).map_err(failure::input)
     }
 
@@ -95,6 +97,11 @@ impl Planner {
                 })
             })
             .collect()
+    }
+
+    /// The profile that is planned with.
+    pub fn device(&self) -> &Device {
+        &self.device
     }
 
     /// The kernels' sources and everything needed to launch them.

@@ -62,6 +62,7 @@ struct Answer<'a> {
 /// Runs the verb.
 pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
     let model = debug_span!("reading the model").in_scope(|| model::open(&args.model))?;
+    output.assume(&model);
     let planner = Planner::new(&args.plan)?;
     let shape = args.plan.shape.0;
     let planned = planner.plan(&model.graph, shape, args.plan.plan)?;

@@ -4,12 +4,13 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use fusec_fuse::Shape;
-use fusec_ir::interpret::{Input, Tensor};
-use fusec_ir::{Graph, Precision, ValueId};
+use fusec_ir::interpret::Tensor;
+use fusec_ir::{Graph, ValueId};
 use fusec_runtime::checkpoint::Checkpoint;
 use fusec_runtime::executor::HostState;
+use fusec_runtime::layout::tuned_state;
+use fusec_runtime::session::run_finite;
 use fusec_runtime::tensor_file;
-use fusec_runtime::verify;
 use fusec_runtime::weights::WeightSpec;
 use serde::Serialize;
 
@@ -17,6 +18,7 @@ use crate::device::{self, Device};
 use crate::exit::Exit;
 use crate::failure::{self, Failure};
 use crate::flags::{KernelArgs, ModelArgs, ShapeArg};
+use crate::inputs::{self, Given};
 use crate::model;
 use crate::output::Output;
 use crate::table::{Align, Table};
@@ -33,14 +35,15 @@ pub struct Args {
     /// A checkpoint, or random:SEED; by default those of the checkpoint that MODEL is.
     #[arg(long, value_name = "WEIGHTS")]
     weights: Option<WeightSpec>,
-    /// The model's inputs by name, [B, T, ...] (safetensors; token ids also as `input_ids`).
-    /// Without it, random tokens.
+    /// The model's inputs by name, [B, T, ...], and nothing else but an `attention_mask` of ones
+    /// (safetensors; token ids also as `input_ids`). Without it, random tokens.
     #[arg(long, value_name = "FILE")]
     input: Option<PathBuf>,
     /// Where the model's outputs go, by name, f32 (safetensors).
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
-    /// The state to go on from, as --state-out wrote it.
+    /// The state to go on from, as --state-out wrote it; or a tuned initial state of RWKV
+    /// (`blocks.N.att.time_state`).
     #[arg(long, value_name = "FILE")]
     state_in: Option<PathBuf>,
     /// Where the state goes after the run.
@@ -49,6 +52,10 @@ pub struct Args {
     /// Where it runs: auto, cpu, emulator, cuda:N.
     #[arg(long, default_value_t = Device::Auto)]
     device: Device,
+    /// Take numbers that are not finite for an answer; without it they are an error, which names
+    /// the value in which the first of them arises.
+    #[arg(long)]
+    allow_nonfinite: bool,
     #[command(flatten)]
     kernels: KernelArgs,
     /// Without --input: sequences, and tokens of each.
@@ -87,29 +94,32 @@ struct Summary {
     largest: f64,
 }
 
-/// An input of the model, read or drawn.
-enum Given {
-    Ids(Vec<i32>),
-    Numbers(Vec<f32>),
-}
-
 /// Runs the verb.
 pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
     let model = model::open(&args.model)?;
+    output.assume(&model);
+    let graph = &model.graph;
+    let (shape, given) = match &args.input {
+        Some(path) => {
+            let (shape, given) = inputs::read(graph, path)?;
+            device::admit(args.device, graph, shape)?;
+            (shape, given)
+        }
+        None => {
+            let ShapeArg(shape) = args.shape;
+            device::admit(args.device, graph, shape)?;
+            (shape, inputs::random(graph, shape, args.seed)?)
+        }
+    };
     let weights = model
         .weights(args.weights.as_ref())
         .map_err(model::report)?;
-    let graph = &model.graph;
-    let (shape, given) = match &args.input {
-        Some(path) => read_inputs(graph, path)?,
-        None => random_inputs(graph, args)?,
-    };
     let started = device::start(args.device, graph, weights, &args.kernels, shape)?;
     let mut session = started.session;
     match &args.state_in {
         None => session.reset(shape.batch).map_err(failure::input)?,
         Some(path) => {
-            let state = HostState::load(graph, path).map_err(failure::input)?;
+            let state = read_state(graph, path, shape.batch)?;
             if state.batch != shape.batch {
                 return Err(failure::message(
                     format!(
@@ -124,15 +134,13 @@ pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
             session.set_state(&state).map_err(failure::input)?;
         }
     }
-    let inputs: Vec<Input<'_, f32>> = given
-        .iter()
-        .map(|given| match given {
-            Given::Ids(ids) => Input::Ids(ids),
-            Given::Numbers(numbers) => Input::Numbers(numbers),
-        })
-        .collect();
+    let inputs: Vec<_> = given.iter().map(Given::input).collect();
     let start = Instant::now();
-    let outputs = session.run(shape.time, &inputs).map_err(failure::input)?;
+    let outputs = match args.allow_nonfinite {
+        true => session.run(shape.time, &inputs),
+        false => run_finite(session.as_mut(), shape.time, &inputs),
+    }
+    .map_err(failure::input)?;
     let milliseconds = start.elapsed().as_secs_f64() * 1e3;
     let state = session.state().map_err(failure::input)?;
     if let Some(path) = &args.output {
@@ -157,79 +165,13 @@ pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
     Ok(Exit::Success)
 }
 
-fn random_inputs(graph: &Graph, args: &Args) -> Result<(Shape, Vec<Given>), Failure> {
-    let ShapeArg(shape) = args.shape;
-    let vocabulary = verify::vocabulary(graph).map_err(|_| {
-        failure::message(
-            format!("`{}` does not take token ids alone", graph.name),
-            "give its inputs with --input FILE",
-        )
-    })?;
-    let count = shape.batch.saturating_mul(shape.time);
-    let ids = verify::tokens(args.seed, count, vocabulary);
-    let ids = ids.into_iter().filter_map(|id| i32::try_from(id).ok());
-    Ok((shape, vec![Given::Ids(ids.collect())]))
-}
-
-/// Reads every input of the model; they have to agree on B and T.
-fn read_inputs(graph: &Graph, path: &Path) -> Result<(Shape, Vec<Given>), Failure> {
+/// A state that a run left, or one that was tuned.
+fn read_state(graph: &Graph, path: &Path, batch: usize) -> Result<HostState, Failure> {
     let file = Checkpoint::open(path).map_err(failure::input)?;
-    let mut shape: Option<Shape> = None;
-    let mut given = Vec::new();
-    for id in &graph.inputs {
-        let value = graph.value(*id);
-        let is_ids = value.precision == Precision::Index;
-        let alone = is_ids && graph.inputs.len() == 1;
-        let name = match file.tensor(&value.name) {
-            None if alone && file.tensor("input_ids").is_some() => "input_ids",
-            _ => value.name.as_str(),
-        };
-        if is_ids {
-            let ids = file.read_i64(name).map_err(failure::input)?;
-            let narrow = ids
-                .iter()
-                .map(|id| i32::try_from(*id))
-                .collect::<Result<_, _>>();
-            given.push(Given::Ids(narrow.map_err(|_| {
-                failure::message(
-                    format!("{}: '{name}' holds ids beyond 32 bits", path.display()),
-                    "token ids are indices into the embedding table",
-                )
-            })?));
-        } else {
-            let numbers = file.read_f32(name).map_err(failure::input)?;
-            given.push(Given::Numbers(numbers));
-        }
-        let extents = file.tensor(name).map(|view| view.shape.to_vec());
-        let extents = extents.unwrap_or_default();
-        let [batch, time, ..] = extents[..] else {
-            return Err(wrong_shape(
-                path,
-                name,
-                &extents,
-                "[batch, time, ...]".into(),
-            ));
-        };
-        let first = *shape.get_or_insert(Shape { batch, time });
-        if (first.batch, first.time) != (batch, time) {
-            let expected = format!("[{}, {}, ...] as the first input", first.batch, first.time);
-            return Err(wrong_shape(path, name, &extents, expected));
-        }
+    match tuned_state(graph, &file, batch) {
+        Some(state) => state.map_err(failure::input),
+        None => HostState::load(graph, path).map_err(failure::input),
     }
-    match shape {
-        Some(shape) => Ok((shape, given)),
-        None => Err(failure::message(
-            format!("`{}` has no inputs", graph.name),
-            "run it without --input",
-        )),
-    }
-}
-
-fn wrong_shape(path: &Path, name: &str, got: &[usize], expected: String) -> Failure {
-    failure::message(
-        format!("{}: '{name}' has shape {got:?}", path.display()),
-        format!("expected {expected}"),
-    )
 }
 
 fn extents(graph: &Graph, shape: Shape, id: ValueId) -> Vec<usize> {

@@ -6,7 +6,9 @@ use fusec_fuse::{Mode, Shape, Storage};
 use fusec_ir::Graph;
 use fusec_ir::interpret::StorageType;
 use fusec_runtime::golden::{self, GoldenCase};
+use fusec_runtime::limits;
 use fusec_runtime::localise::{self, FirstWrong};
+use fusec_runtime::memory::Footprint;
 use fusec_runtime::session::Session;
 use fusec_runtime::verify::{self, Comparison, HalfComparison, Worst};
 use fusec_runtime::weights::{WeightSpec, Weights};
@@ -79,12 +81,17 @@ struct Wrong {
 /// Runs the verb.
 pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
     let model = model::open(&args.model)?;
+    output.assume(&model);
+    let recorded = match golden_path(args) {
+        Some(path) => Some(GoldenCase::open(&path).map_err(failure::input)?),
+        None => None,
+    };
+    admit(args, &model.graph, recorded.as_ref())?;
     let weights = model
         .weights(args.weights.as_ref())
         .map_err(model::report)?;
-    let (case, expected) = match golden_path(args) {
-        Some(path) => {
-            let case = GoldenCase::open(&path).map_err(failure::input)?;
+    let (case, expected) = match recorded {
+        Some(case) => {
             let name = case.file.display().to_string();
             (case, name)
         }
@@ -142,6 +149,38 @@ pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
         true => Exit::Success,
         false => Exit::ToleranceExceeded,
     })
+}
+
+/// Refuses what is beyond the limits or the memory of this machine, before any of it is asked for: the
+/// run itself, the f64 interpreter that it is compared with, and all logits of both.
+fn admit(args: &Args, graph: &Graph, recorded: Option<&GoldenCase>) -> Result<(), Failure> {
+    let ShapeArg(drawn) = args.shape;
+    let (shape, steps) = match recorded {
+        Some(case) => (
+            Shape {
+                batch: case.batch,
+                time: case.length,
+            },
+            case.steps,
+        ),
+        None => (drawn, args.steps),
+    };
+    // None is as good as one, for sizes.
+    limits::size("the number of steps", steps.max(1), limits::MAX_STEPS).map_err(failure::input)?;
+    device::admit(args.device, graph, shape)?;
+    if recorded.is_some() {
+        return Ok(());
+    }
+    let mut need = Footprint::of_interpreter(graph, shape, size_of::<f64>());
+    let row = graph
+        .outputs
+        .first()
+        .map_or(0, |id| graph.row_elements(*id));
+    let rows = shape.batch as u128 * (shape.time as u128 + steps as u128);
+    // Expected and got.
+    let logits = 2 * rows * row as u128 * size_of::<f32>() as u128;
+    need.host = usize::try_from(logits).unwrap_or(usize::MAX);
+    need.check_host(0).map_err(failure::input)
 }
 
 /// After a failure on kernels: the first value that is wrong, and whether it is one without fusion.

@@ -50,6 +50,10 @@ pub struct Args {
     /// A compiled directory to time. May be repeated; all are timed in one run.
     #[arg(long, value_name = "DIR")]
     plan_dir: Vec<PathBuf>,
+    /// Run whatever the compiled directories hold, unchecked, and their cubins as they are. It is the
+    /// code of whoever wrote them.
+    #[arg(long)]
+    trust_foreign_code: bool,
     /// The runs to time; by default the one a directory was compiled for, and B=8,T=2048 for a
     /// model. May be repeated.
     #[arg(long, value_name = "B=N,T=N")]
@@ -161,6 +165,7 @@ impl Args {
             preset: self.preset.clone(),
             axes: self.axes.clone(),
             settings: self.settings.clone(),
+            allow_unused: Vec::new(),
         }
     }
 

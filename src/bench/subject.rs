@@ -18,7 +18,7 @@ use fusec_runtime::weights::{WeightSpec, Weights};
 
 use super::Args;
 use super::report::SubjectReport;
-use crate::device::{arch_of, carried_cubins};
+use crate::device::{self, Device, arch_of, carried_cubins, own_cubins};
 use crate::failure::{self, Failure};
 use crate::flags::{PlanArgs, ShapeArg};
 use crate::pipeline::Planner;
@@ -87,6 +87,9 @@ pub fn subjects(args: &Args, gpu: Option<&GpuInfo>) -> Result<Vec<Subject>, Fail
             ));
         };
         let compiled = Box::new(read_plan_dir(&path).map_err(failure::input)?);
+        if !args.trust_foreign_code {
+            compiled.check_generated(&path).map_err(failure::input)?;
+        }
         let shape = compiled.manifest.regimes.last().map(|regime| regime.shape);
         list.push(Subject {
             name: model::short_name(&path),
@@ -176,6 +179,9 @@ impl Subject {
     ) -> Result<(), Failure> {
         let (runnable, gpu) = match &self.kind {
             Kind::Cpu { model } => {
+                for shape in &self.shapes {
+                    device::admit(Device::Cpu, &model.graph, *shape)?;
+                }
                 let weights = weighed.weights(args, &model.graph, Some(model), report)?;
                 let session = CpuSession::<f32>::new(&model.graph, weights.clone());
                 let mut session = session.map_err(failure::input)?;
@@ -192,8 +198,12 @@ impl Subject {
                 path,
                 gpu,
             } => {
+                let cubins = match args.trust_foreign_code {
+                    true => carried_cubins(compiled, gpu, path)?,
+                    false => own_cubins(compiled, gpu, path, &args.toolchain)?,
+                };
                 let runnable = Runnable {
-                    cubins: carried_cubins(compiled, gpu, path)?,
+                    cubins,
                     manifest: compiled.manifest.clone(),
                     plans: compiled.plans.clone(),
                 };
@@ -214,6 +224,9 @@ impl Subject {
         let Some(graph) = manifest.regimes.first().map(|regime| regime.graph.clone()) else {
             return Ok(());
         };
+        for shape in &self.shapes {
+            device::admit(Device::Cuda(gpu.ordinal), &graph, *shape)?;
+        }
         let own = match &self.kind {
             Kind::Plan { model, .. } => Some(model.as_ref()),
             _ => None,
@@ -261,9 +274,9 @@ impl Subject {
         let regimes = planner.regimes(&model.graph)?;
         let manifest = planner.manifest(&model.graph.name, &regimes)?;
         let artifacts = kernels::compile(&toolchain, &manifest, arch)?;
-        let names = manifest.kernels.iter().map(|kernel| kernel.name.clone());
+        let cubins = artifacts.into_iter().map(|(image, a)| (image, a.cubin));
         Ok(Runnable {
-            cubins: names.zip(artifacts.into_iter().map(|a| a.cubin)).collect(),
+            cubins: cubins.collect(),
             plans: regimes.into_iter().map(|r| r.planned.plan).collect(),
             manifest,
         })

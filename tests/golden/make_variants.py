@@ -1,13 +1,15 @@
 #!/usr/bin/env python3
 """Makes more golden cases: the public layouts at other options, ranks, head counts and norms.
 
-    python3 make_variants.py OUT [--only CASE ...] [--jobs N] [--seconds S]
+    python3 make_variants.py OUT [--only CASE ...] [--jobs N] [--seconds S] [--interpreted]
 
 Each case becomes a folder OUT/CASE of the form that README.md describes. What is here: the options
 of each case, how its weights are drawn, and how the public implementation is run. What is never
 here: any arithmetic of a model. Every expected number comes from `transformers`, `fla` or `rwkv`.
 
-Needs one CUDA GPU, torch 2.11, transformers 5.17, flash-linear-attention 0.6.0, rwkv 0.8.32.
+Needs one CUDA GPU, torch 2.11, transformers 5.17, flash-linear-attention 0.6.0, rwkv 0.8.32; with
+--interpreted no GPU: fla's kernels run in Triton's interpreter. Cases in NEWER were made with
+transformers 5.24.
 Every case runs in a process of its own, so that a failed one (a CUDA error stays with its
 process) costs no other. Arithmetic is f32 without TF32, in torch and in Triton.
 """
@@ -98,8 +100,32 @@ CHECKPOINTS = {
     "mamba2-hf-biases": ("transformers", "Mamba2", 5e-5, dict(
         HF_MAMBA2, n_groups=1, use_bias=True, use_conv_bias=False, time_step_limit=(0.01, 0.05))),
 }
+# Classes that compute otherwise in later releases, and sizes small enough for Triton's interpreter.
+NEWER = {
+    # From 5.23 on each group is normalised by itself.
+    "mamba2-hf-per-group": ("transformers", "Mamba2", 5e-5, dict(HF_MAMBA2, n_groups=2)),
+    # The class's own default: keys half as wide as the model.
+    "rwkv6-fla-expanded": ("fla.models", "RWKV6", 5e-5, dict(
+        FLA, hidden_size=64, num_heads=2, proj_low_rank_dim=8, gate_low_rank_dim=16, fuse_norm=False)),
+}
+CHECKPOINTS |= NEWER
 NATIVE = {"rwkv6-native-ranks": 6, "rwkv7-native-ranks": 7}
 NATIVE_SIZES = dict(layers=3, channels=192, head=64)
+
+
+def without_tuning():
+    """Makes fla's kernels run without a GPU: tuning would time them; the first setting does as well."""
+    os.environ["TRITON_INTERPRET"] = "1"
+    import fla.models  # noqa: F401, what subclasses the tuner has to be there
+    from triton.runtime.autotuner import Autotuner
+
+    def run(self, *args, **more):
+        return self.fn.run(*args, **{**self.configs[0].kwargs, **more})
+
+    tuners = [Autotuner]
+    for tuner in tuners:
+        tuner.run = run
+        tuners.extend(tuner.__subclasses__())
 
 
 def rounded(tensor):
@@ -173,7 +199,7 @@ def fed(model, ids, state=None):
 
 def state_of(out):
     """The cache that a model returned, under the name by which it takes it."""
-    for key in ("past_key_values", "cache_params"):
+    for key in ("cache", "past_key_values", "cache_params"):
         if getattr(out, key, None) is not None:
             return {key: getattr(out, key)}
     raise ValueError("the model returned no cache")
@@ -182,17 +208,19 @@ def state_of(out):
 def zero_state(model, ids):
     """A cache as before the first token: made by one token, then cleared."""
     state = state_of(model(ids[:, :1], use_cache=True))
-    cache = state["past_key_values"]
+    (cache,) = state.values()
     for layer in range(model.config.num_hidden_layers):
         for key in ("recurrent_state", "conv_state"):
             cache[layer][key].zero_()
     return state
 
 
-def checkpoint_case(case, folder):
+def checkpoint_case(case, folder, interpreted):
     """A config.json + model.safetensors case of a transformers or fla class."""
     import torch
     from safetensors import safe_open
+    if interpreted:
+        without_tuning()
     package, stem, bound, options, *feeding = CHECKPOINTS[case]
     module = importlib.import_module(package)
     config = getattr(module, stem + "Config")(**options)
@@ -203,7 +231,7 @@ def checkpoint_case(case, folder):
         for name, parameter in model.named_parameters():
             parameter.copy_(rounded(drawn(name, parameter, generator)))
     prefix, steps = tokens(generator)
-    device = "cpu" if package == "transformers" else "cuda"
+    device = "cpu" if package == "transformers" or interpreted else "cuda"
     model.to(device)
     ids = torch.cat([prefix, steps], dim=1).to(device)
     with torch.no_grad():
@@ -215,7 +243,8 @@ def checkpoint_case(case, folder):
     version = importlib.metadata.version(maker)
     about = {
         "source": f"{maker} {version} {stem}ForCausalLM, {device} f32"
-                  + ("" if device == "cpu" else ", recurrent mode"),
+                  + ("" if package == "transformers" else ", recurrent mode")
+                  + (", Triton's interpreter" if interpreted and package != "transformers" else ""),
         "layout": "hf-dir",
         "dtype": "bf16 weights, f32 arithmetic",
         "step": feeding[0] if feeding else "one pass over prefix+steps (causal)",
@@ -316,7 +345,7 @@ def native_weights(version, generator):
     return {k: v if k == "emb.weight" or ".ln0." in k else v.to(torch.bfloat16) for k, v in w.items()}
 
 
-def native_case(case, folder):
+def native_case(case, folder, _):
     """A model.pth case of the rwkv package."""
     import torch
     version = NATIVE[case]
@@ -347,7 +376,7 @@ def native_case(case, folder):
     return about
 
 
-def run_case(case, out):
+def run_case(case, out, interpreted):
     """Makes one case in this process; 0 if it was made, else 1."""
     folder = out / case
     folder.mkdir(parents=True, exist_ok=True)
@@ -356,7 +385,7 @@ def run_case(case, out):
         torch.backends.cuda.matmul.allow_tf32 = False
         torch.backends.cudnn.allow_tf32 = False
         torch.set_num_threads(2)
-        about = (native_case if case in NATIVE else checkpoint_case)(case, folder)
+        about = (native_case if case in NATIVE else checkpoint_case)(case, folder, interpreted)
     except Exception:
         # A folder without about.json is no case.
         (folder / "about.json").unlink(missing_ok=True)
@@ -373,10 +402,11 @@ def main():
     parser.add_argument("--only", nargs="*", help="make these cases only")
     parser.add_argument("--jobs", type=int, default=8, help="cases made at once")
     parser.add_argument("--seconds", type=float, default=215.0, help="cases unfinished after this time are given up")
+    parser.add_argument("--interpreted", action="store_true", help="without a GPU")
     parser.add_argument("--inside", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.inside:
-        return run_case(args.inside, args.out)
+        return run_case(args.inside, args.out, args.interpreted)
 
     cases = list(CHECKPOINTS) + list(NATIVE)
     if unknown := set(args.only or ()) - set(cases):
@@ -394,6 +424,7 @@ def main():
             case = waiting.pop(0)
             log = open(args.out / f"{case}.log", "w+")
             command = [sys.executable, os.path.abspath(__file__), str(args.out), "--inside", case]
+            command += ["--interpreted"] if args.interpreted else []
             running[case] = (subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT), log)
         for case, (process, log) in list(running.items()):
             if process.poll() is None and not late:

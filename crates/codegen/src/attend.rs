@@ -49,14 +49,14 @@ struct Addresses<'a, 'g> {
 }
 
 impl Addresses<'_, '_> {
-    /// The offset inside a row of element `e` of a space.
+    /// The offset inside a row of element `elem` of a space.
     fn in_row(&self, value: ValueId, index: &[IndexExpr], space: &Space) -> String {
         let offset = self.grid.global(&self.graph.value(value).axes, index);
         let first = |a: AxisId| self.first_index.get(&a).cloned().unwrap_or("0".into());
         let block = offset.block_text(&first);
         let parts: Vec<String> = block
             .into_iter()
-            .chain(offset.local_text(space, "e"))
+            .chain(offset.local_text(space, "elem"))
             .collect();
         match parts.is_empty() {
             true => "0".into(),
@@ -72,10 +72,12 @@ impl Addresses<'_, '_> {
         let before = access.tail.and_then(|tail| {
             let (_, width) = tail_of(self.graph, tail)?;
             let old = self.pointers.read(Place::OldTail(tail), self.names);
-            Some(format!("{old}[(b * {width} + {width} + t) * {row} + {at}]"))
+            Some(format!(
+                "{old}[(batch * {width} + {width} + t) * {row} + {at}]"
+            ))
         });
         let now = match self.graph.value(value).rows {
-            true => format!("{pointer}[(b * T + t) * {row} + {at}]"),
+            true => format!("{pointer}[(batch * T + t) * {row} + {at}]"),
             false => format!("{pointer}[{at}]"),
         };
         Operand { now, before }
@@ -189,7 +191,7 @@ pub fn lane<'g>(
             .write(Place::Value(*result), addresses.names);
         context.insert(
             "result",
-            &format!("{pointer}[(b * T + t) * {row} + {place}]"),
+            &format!("{pointer}[(batch * T + t) * {row} + {place}]"),
         );
         let element = addresses.pointers.element(Place::Value(*result));
         context.insert("element", c_type(element));
@@ -211,5 +213,6 @@ pub fn lane<'g>(
         blocks: format!("B * {runs} * {blocks}"),
         shared_floats: if stored { at.end } else { 0 },
         position: stored,
+        by_warpgroups: None,
     })
 }

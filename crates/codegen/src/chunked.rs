@@ -1,5 +1,5 @@
 //! The chunked form of a recurrence with a diagonal decay and an outer-product update, as kernel text:
-//! `S[j, i] = decay_t[j] S[j, i] + k_t[j] v_t[i]`, read by `y_t[i] = sum over j of q_t[j] S[j, i]`.
+//! `S[kj, vi] = decay_t[kj] S[kj, vi] + k_t[kj] v_t[vi]`, read by `y_t[vi] = sum over kj of q_t[kj] S[kj, vi]`.
 //!
 //! Lives here: the template `chunked.cu`, the sizes it can take, and what follows from them: threads,
 //! shared memory. Never here: which operations of a graph have this form, and what the hooks compute.
@@ -14,7 +14,6 @@
 
 pub mod rank_one;
 
-use std::collections::BTreeSet;
 use std::sync::LazyLock;
 
 use fusec_fuse::chunked::staging::Room;
@@ -74,20 +73,20 @@ pub struct Chunked {
     pub late: bool,
     /// Room for those rows.
     pub room: Room,
-    /// Of element (t, `int j`): assigns `q_element`, `k_element` and, per key, `decay_element`.
+    /// Of element (t, `int kj`): assigns `q_element`, `k_element` and, per key, `decay_element`.
     pub keys: String,
     /// Of token t, for [`Decay::PerToken`]: assigns `decay_element`.
     pub token_decay: String,
-    /// Of element (t, `int i`): assigns `v_element`.
+    /// Of element (t, `int vi`): assigns `v_element`.
     pub values: String,
-    /// Of element (t, `int j`): assigns `bonus_element`, an additional weight of the current token's
+    /// Of element (t, `int kj`): assigns `bonus_element`, an additional weight of the current token's
     /// k v in y; `None` if there is no bonus.
     pub bonus: Option<String>,
-    /// Whether neighbours in memory of an element of the state differ in j.
+    /// Whether neighbours in memory of an element of the state differ in kj.
     pub keys_first: bool,
-    /// Of element (`int j`, `int i`): assigns the initial `s`.
+    /// Of element (`int kj`, `int vi`): assigns the initial `s_element`.
     pub load_state: String,
-    /// Of element (`int j`, `int i`): stores the final `s`.
+    /// Of element (`int kj`, `int vi`): stores the final `s_element`.
     pub store_state: String,
     /// Of token t, run by a whole warp: does something with `float* y_row`, its value columns in shared
     /// memory, which it may overwrite. It stores only if `live`: tokens past the end are repeats of the
@@ -129,16 +128,6 @@ static TEMPLATES: LazyLock<Tera> = LazyLock::new(|| {
         .expect("the template is part of this crate and tests render it");
     tera
 });
-
-/// Every identifier of the template's text. What hooks refer to must not be among them, but for the
-/// names that hooks are told to use.
-pub fn reserved_identifiers() -> BTreeSet<&'static str> {
-    identifiers_of(TEMPLATE)
-}
-
-fn identifiers_of(template: &'static str) -> BTreeSet<&'static str> {
-    crate::projection::identifiers(template)
-}
 
 /// What stands before the work of a block's threads: a condition, if some have none.
 fn own_threads(block: usize, working: usize) -> &'static str {

@@ -1,17 +1,19 @@
 //! From plans to a manifest: every kernel's source once, every launch with its arguments.
 
 use crate::CodegenError;
-use crate::kernel::{self, Source};
+use crate::kernel::{self, Request, Source};
 use crate::manifest::{
-    Arg, Buffer, BufferKind, Element, Extent, KernelImage, MANIFEST_VERSION, Manifest, Regime, Step,
+    Arg, Buffer, BufferKind, Element, Extent, KernelImage, MANIFEST_VERSION, Manifest, Regime,
+    Step, TensorMap,
 };
 use crate::memory::Place;
+use crate::prelude;
 use fusec_fuse::chunked::Classes;
 use fusec_fuse::elements::Elements;
 use fusec_fuse::{Plan, Storage};
 use fusec_ir::{Def, Graph, StateId, StateKind, ValueId};
 use sha2::{Digest, Sha256};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A plan and the lengths of run it is for.
 pub struct Planned<'a> {
@@ -37,20 +39,26 @@ pub fn generate(
         version: MANIFEST_VERSION,
         model: model.to_string(),
         storage,
+        prelude: String::new(),
+        prelude_sha256: String::new(),
         kernels: Vec::new(),
         regimes: Vec::new(),
     };
+    let mut written = Written::default();
     for regime in planned {
-        let regime = generate_regime(storage, regime, &mut out.kernels)?;
+        let regime = generate_regime(storage, regime, &mut written)?;
         out.regimes.push(regime);
     }
+    out.kernels = written.kernels;
+    out.prelude = prelude::file(&written.primitives)?;
+    out.prelude_sha256 = hex(&Sha256::digest(out.prelude.as_bytes()));
     Ok(out)
 }
 
 fn generate_regime(
     storage: Storage,
     planned: &Planned,
-    kernels: &mut Vec<KernelImage>,
+    written: &mut Written,
 ) -> Result<Regime, CodegenError> {
     let graph = planned.graph;
     let elements = Elements::new(graph, storage);
@@ -71,10 +79,18 @@ fn generate_regime(
             StateKind::Tail { .. } => Place::OldTail(id),
         });
     }
+    let request = Request {
+        graph,
+        classes: &classes,
+        elements: &elements,
+        storage,
+        shape: planned.plan.shape,
+        device: &planned.plan.device,
+    };
     let mut steps = Vec::new();
     for (plan_kernel, kernel) in planned.plan.kernels.iter().enumerate() {
-        let source = kernel::generate(graph, &classes, &elements, storage, kernel)?;
-        let image = add_kernel(kernels, &kernel.name, planned.name, &source)?;
+        let source = kernel::generate(&request, kernel)?;
+        let image = written.add(&kernel.name, planned.name, &source);
         let mut args = Vec::new();
         let (mut reads, mut writes) = (Vec::new(), Vec::new());
         for pointer in &source.pointers {
@@ -92,6 +108,19 @@ fn generate_regime(
                 reads.push(buffer);
             }
         }
+        let mut tensor_maps = Vec::new();
+        for map in &source.maps {
+            let buffer = memory.buffer(map.place);
+            if !reads.contains(&buffer) {
+                reads.push(buffer);
+            }
+            args.push(Arg::TensorMap(tensor_maps.len()));
+            tensor_maps.push(TensorMap {
+                buffer,
+                offset: map.offset,
+                axes: map.axes.clone(),
+            });
+        }
         args.push(Arg::Batch);
         args.push(Arg::Time);
         if source.position {
@@ -105,6 +134,8 @@ fn generate_regime(
             reads,
             writes,
             cooperative: kernel.phases.len() > 1,
+            persistent: source.persistent,
+            tensor_maps,
         });
     }
     Ok(Regime {
@@ -118,40 +149,54 @@ fn generate_regime(
     })
 }
 
-/// Adds a kernel unless the same text is there already. A name is given twice only to different
-/// kernels of different regimes; the later one gets the regime's name appended.
-fn add_kernel(
-    kernels: &mut Vec<KernelImage>,
-    name: &str,
-    regime: &str,
-    source: &Source,
-) -> Result<usize, CodegenError> {
-    let mut entry = name.to_string();
-    let mut n = 1;
-    loop {
-        let text = source.text(&entry)?;
-        match kernels.iter().position(|k| k.entry == entry) {
-            Some(i) if kernels[i].source == text => return Ok(i),
-            Some(_) => {
-                entry = if n == 1 {
-                    format!("{name}_{regime}")
-                } else {
-                    format!("{name}_{regime}_{n}")
-                };
-                n += 1;
-            }
-            None => {
-                kernels.push(KernelImage {
-                    name: entry.clone(),
-                    entry,
-                    source_sha256: hex(&Sha256::digest(text.as_bytes())),
-                    source: text,
-                    threads: source.threads as u32,
-                    shared_bytes: source.shared_bytes as u32,
-                    min_arch: source.min_arch,
-                    params: source.params(),
-                });
-                return Ok(kernels.len() - 1);
+/// The kernels of a manifest so far.
+#[derive(Default)]
+struct Written {
+    kernels: Vec<KernelImage>,
+    /// Code without names, of each kernel.
+    canonical: Vec<String>,
+    primitives: BTreeSet<&'static str>,
+}
+
+impl Written {
+    /// Adds a kernel unless the same text is there already. A name is given twice only to different
+    /// kernels of different regimes; the later one gets the regime's name appended. Kernels that
+    /// differ in names and comments only are compiled once, as the first of them.
+    fn add(&mut self, name: &str, regime: &str, source: &Source) -> usize {
+        let mut own = name.to_string();
+        let mut n = 1;
+        loop {
+            let (text, entry) = source.named(&own);
+            match self.kernels.iter().position(|k| k.name == own) {
+                Some(i) if self.kernels[i].source == text => return i,
+                Some(_) => {
+                    own = match n {
+                        1 => format!("{name}_{regime}"),
+                        n => format!("{name}_{regime}_{n}"),
+                    };
+                    n += 1;
+                }
+                None => {
+                    let alike = self.canonical.iter().position(|c| *c == source.canonical);
+                    let (image, entry) = match alike.and_then(|i| self.kernels.get(i)) {
+                        Some(first) => (first.image.clone(), first.entry.clone()),
+                        None => (own.clone(), entry),
+                    };
+                    self.kernels.push(KernelImage {
+                        name: own,
+                        image,
+                        entry,
+                        source_sha256: hex(&Sha256::digest(text.as_bytes())),
+                        source: text,
+                        threads: source.threads as u32,
+                        shared_bytes: source.shared_bytes as u32,
+                        min_arch: source.min_arch,
+                        params: source.params(),
+                    });
+                    self.canonical.push(source.canonical.clone());
+                    self.primitives.extend(&source.primitives);
+                    return self.kernels.len() - 1;
+                }
             }
         }
     }

@@ -4,28 +4,34 @@ use crate::CodegenError;
 use crate::affine::Grid;
 use crate::attend;
 use crate::chunks;
+use crate::function::{Functions, Scoped};
+use crate::header;
 use crate::lane::Lane;
-use crate::manifest::{KernelParam, LaneGrid, ParamKind, RowUnits};
+use crate::manifest::{ENTRY, KernelParam, LaneGrid, ParamKind, RowUnits};
 use crate::matmul;
-use crate::memory::{Pointer, Pointers, c_type};
-use crate::names::Names;
+use crate::memory::{Mapped, Place, Pointer, Pointers, c_type};
+use crate::names::{Canonical, Chosen, Names};
 use crate::prelude;
 use crate::render::render;
 use crate::text::Text;
 use crate::walk::{self, Walk};
+use crate::wgmma;
 use fusec_fuse::chunked::Classes;
 use fusec_fuse::elements::Elements;
 use fusec_fuse::schedule::walk::{Placed, Walked};
-use fusec_fuse::{Body, Kernel, Phase, Schedule, Storage, Template};
-use fusec_ir::{Graph, Op, OpId, OpKind, ValueId};
+use fusec_fuse::{Body, Kernel, Phase, Schedule, Shape, Storage};
+use fusec_ir::{Graph, ValueId};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use tera::Context;
 
-/// A kernel's source with everything a launch needs, before it has its final entry name.
+/// A kernel's source with everything a launch needs, before it has its final name.
 pub struct Source {
-    context: Context,
-    body: String,
+    /// The text; [`NAME`] stands for its name.
+    text: String,
+    /// The text without comments and names.
+    pub canonical: String,
+    params: Vec<KernelParam>,
     /// Threads of a block.
     pub threads: usize,
     /// Dynamic shared memory, bytes.
@@ -34,11 +40,20 @@ pub struct Source {
     pub pointers: Vec<Pointer>,
     /// Whether it takes the position.
     pub position: bool,
+    /// Tensor map parameters, in order, behind the pointers.
+    pub maps: Vec<Mapped>,
+    /// Whether its blocks go from tile to tile, whatever their number.
+    pub persistent: bool,
     /// Blocks of each lane.
     pub lanes: Vec<LaneGrid>,
+    /// The primitives that it uses.
+    pub primitives: BTreeSet<&'static str>,
     /// Smallest compute capability.
     pub min_arch: u32,
 }
+
+/// In place of a kernel's name, which no other text has.
+const NAME: &str = "\u{e002}";
 
 /// The number of a block of a phase, of which a block of the grid has several in turn.
 const TURN: &str = "turn";
@@ -56,41 +71,59 @@ struct ParamLine {
     comment: String,
 }
 
+/// What the kernels of a plan are generated for.
+#[derive(Clone, Copy)]
+pub struct Request<'a, 'g> {
+    /// The model.
+    pub graph: &'g Graph,
+    /// The classes of its recurrences.
+    pub classes: &'a Classes,
+    /// Element types of its values.
+    pub elements: &'g Elements,
+    /// Storage type of activations and matrices.
+    pub storage: Storage,
+    /// The shape that the plan is for.
+    pub shape: Shape,
+    /// The device that the plan is for.
+    pub device: &'a str,
+}
+
 /// Generates one kernel of a plan.
-pub fn generate(
-    graph: &Graph,
-    classes: &Classes,
-    elements: &Elements,
-    storage: Storage,
-    kernel: &Kernel,
-) -> Result<Source, CodegenError> {
+pub fn generate(request: &Request<'_, '_>, kernel: &Kernel) -> Result<Source, CodegenError> {
+    let Request {
+        graph,
+        classes,
+        elements,
+        storage,
+        ..
+    } = *request;
     let one_phase = kernel.phases.len() <= 1;
     let lanes = kernel.phases.iter().flat_map(|phase| &phase.lanes);
     let bodies: Vec<&Body> = lanes.collect();
-    let uses = |templates: &[Template]| bodies.iter().any(|b| templates.contains(&b.template()));
-    let mut taken = BTreeSet::new();
-    if uses(&[Template::Gemv, Template::Thin, Template::Gemm]) {
-        taken.extend(crate::projection::reserved_identifiers());
-    }
-    for body in bodies.iter().filter(|b| b.template() == Template::Chunked) {
-        taken.extend(chunks::reserved_identifiers(graph, classes, body));
-    }
-    if !one_phase {
-        taken.insert(TURN);
-    }
-    let mut names = Names::beside(taken);
-    let mut pointers = Pointers::new(graph, elements);
     let threads = kernel.launch.threads as usize;
+    // Blocks that go from tile to tile of all lanes have one text, and its names, for all.
+    let by_warpgroups =
+        |body: &&Body| matches!(&body.schedule, Schedule::Gemm(tile) if tile.by_warpgroups());
+    let persistent = bodies.iter().any(by_warpgroups);
+    let mut names = Names::default();
+    let mut pointers = Pointers::new(graph, elements, kernel.layer);
     let mut lanes = Vec::new();
+    let mut scopes = Vec::new();
     for body in &bodies {
-        lanes.push(match body.schedule {
+        let mut scoped_names = Names::default();
+        let mut scoped_pointers = Pointers::new(graph, elements, kernel.layer);
+        let (pointers, names) = match persistent {
+            true => (&mut pointers, &mut names),
+            false => (&mut scoped_pointers, &mut scoped_names),
+        };
+        let lane = match body.schedule {
             Schedule::Row(_) | Schedule::Scan(_) => {
-                walk_lane(graph, storage, body, threads, &mut pointers, &mut names)?
+                walk_lane(graph, storage, body, threads, pointers, names)?
             }
             Schedule::Gemv(_) | Schedule::Thin(_) | Schedule::Gemm(_) => {
-                matmul::lane(graph, storage, kernel, body, &mut pointers, &mut names)?
+                matmul::lane(graph, storage, kernel, body, pointers, names)?
             }
-            Schedule::Attend(_) => attend::lane(graph, kernel, body, &mut pointers, &mut names)?,
+            Schedule::Attend(_) => attend::lane(graph, kernel, body, pointers, names)?,
             Schedule::Chunked(_) => {
                 let request = chunks::Request {
                     graph,
@@ -100,25 +133,55 @@ pub fn generate(
                     body,
                     threads,
                 };
-                chunks::lane(&request, &mut pointers, &mut names)?
+                chunks::lane(&request, pointers, names)?
             }
+        };
+        scopes.push(Scoped {
+            template: body.template(),
+            code: lane.code.clone(),
+            shared: lane.shared_floats > 0,
+            position: lane.position,
+            names: scoped_names,
+            pointers: scoped_pointers,
         });
+        lanes.push(lane);
+    }
+    let mut functions = Functions::default();
+    if persistent {
+        let tile = |lane: &Lane| lane.by_warpgroups.clone();
+        let tiles: Option<Vec<_>> = lanes.iter().map(tile).collect();
+        let (Some(tiles), true) = (tiles, one_phase) else {
+            return Err(CodegenError::Unsupported {
+                kernel: kernel.name.clone(),
+                what: "products by warpgroups beside other lanes or in phases".into(),
+            });
+        };
+        functions.calls.push(wgmma::render(&tiles)?);
+    } else if let [scope] = &scopes[..] {
+        // The only one is the kernel itself.
+        (names, pointers) = (scope.names.clone(), scope.pointers.clone());
+        functions.calls.push(scope.code.clone());
+    } else {
+        functions = Functions::new(&scopes, &mut pointers, &mut names);
     }
     obeys(kernel, &lanes)?;
     let mut text = Text::at(1);
-    let mut rest = &lanes[..];
+    let mut rest = lanes.iter().zip(&functions.calls);
     for (i, phase) in kernel.phases.iter().enumerate() {
-        let (lanes, later) = rest.split_at(phase.lanes.len());
-        rest = later;
+        let lanes: Vec<(&Lane, &String)> = rest.by_ref().take(phase.lanes.len()).collect();
+        if persistent {
+            text.lines(&functions.calls.concat());
+            continue;
+        }
         if one_phase {
-            side_by_side(graph, phase, lanes, &mut text);
+            side_by_side(graph, phase, &lanes, &mut text);
             continue;
         }
         if i > 0 {
             text.line("grid_barrier();");
         }
         // The grid may have fewer blocks than the phase: as many as the device holds at once.
-        let blocks: Vec<&str> = lanes.iter().map(|l| l.blocks.as_str()).collect();
+        let blocks: Vec<&str> = lanes.iter().map(|(l, _)| l.blocks.as_str()).collect();
         let anchors: Vec<&Body> = phase.lanes.iter().collect();
         text.line(format!("// phase {i}: {}", anchor_names(graph, &anchors)));
         text.open(format!("if (FUSEC_PHASE({i}))"));
@@ -127,7 +190,7 @@ pub fn generate(
             blocks.join(" + ")
         ));
         text.line(format!("i64 block = {TURN};"));
-        side_by_side(graph, phase, lanes, &mut text);
+        side_by_side(graph, phase, &lanes, &mut text);
         // Shared memory is that of the next turn.
         text.line("__syncthreads();");
         text.close();
@@ -136,36 +199,8 @@ pub fn generate(
     let body = text.finish();
     let shared_bytes = kernel.launch.shared_bytes as usize;
     let position = lanes.iter().any(|l| l.position);
-    let mut names_used = prelude::primitives_in(&body);
-    if shared_bytes > 0 {
-        // Named by the frame around the body.
-        names_used.insert("FUSEC_DYNAMIC_SMEM");
-    }
-    let mut params: Vec<ParamLine> = pointers
-        .list()
-        .iter()
-        .map(|p| ParamLine {
-            declaration: declaration(p, one_phase),
-            comment: comment(graph, p),
-        })
-        .collect();
-    params.push(ParamLine {
-        declaration: "const i64 B".into(),
-        comment: String::new(),
-    });
-    params.push(ParamLine {
-        declaration: "const i64 T".into(),
-        comment: String::new(),
-    });
-    if position {
-        params.push(ParamLine {
-            declaration: "const i64 position".into(),
-            comment: String::new(),
-        });
-    }
     let mut context = Context::new();
-    context.insert("title", &title(kernel));
-    context.insert("header", &header(graph, kernel, storage));
+    context.insert("entry", &format!("{ENTRY}{NAME}"));
     context.insert("threads", &threads);
     // Lanes beside each other have the registers that each of them needs.
     let resident = match bodies[..] {
@@ -176,69 +211,115 @@ pub fn generate(
     context.insert("open", "{");
     context.insert("shared", &(shared_bytes > 0));
     context.insert("one_phase", &one_phase);
-    context.insert("params", &params);
-    let prelude_text = prelude::prelude_for(&names_used)?;
-    context.insert("prelude", &prelude_text);
+    context.insert("persistent", &persistent);
+    // Where the kernel is a function's caller, only the functions ask for the thread.
+    context.insert("tid", &(bodies.len() == 1 || persistent));
+    context.insert("params", &parameters(graph, &pointers, one_phase, position));
+    context.insert("body", &body);
+    let frame = render("kernel.cu", &context)?;
+    let chosen = names.choose(&[&frame]);
+    let own = format!("{}{}", functions.text(), chosen.apply(&frame));
+    let primitives = prelude::primitives_in(&own);
+    let text = format!(
+        "{}\n#include \"{}\"\n\n{own}",
+        header::text(request, kernel, NAME),
+        prelude::FILE
+    );
     Ok(Source {
-        context,
-        body,
+        text: tidy(&text),
+        canonical: format!("{}\n{}", functions.canonical(), Canonical::of(&frame).text),
+        params: declared(&pointers, &chosen, position),
         threads,
         shared_bytes,
         pointers: pointers.list().to_vec(),
+        maps: pointers.maps().to_vec(),
+        persistent,
         position,
         lanes: lanes.into_iter().map(|l| l.grid).collect(),
-        min_arch: prelude::min_arch(&names_used)?,
+        min_arch: prelude::min_arch(&primitives)?,
+        primitives,
     })
 }
 
-/// The code of the lanes of a phase: each has a range of the blocks.
-fn side_by_side(graph: &Graph, phase: &Phase, lanes: &[Lane], text: &mut Text) {
-    if let [lane] = lanes {
-        text.lines(&lane.code);
+/// The kernel's parameters as its text declares them.
+fn parameters(
+    graph: &Graph,
+    pointers: &Pointers<'_>,
+    one_phase: bool,
+    position: bool,
+) -> Vec<ParamLine> {
+    let pointer = |p: &Pointer| ParamLine {
+        declaration: declaration(p, one_phase),
+        comment: header::one_line(&comment(graph, p.place)),
+    };
+    let map = |m: &Mapped| ParamLine {
+        declaration: format!("const __grid_constant__ tensor_map {}", m.name),
+        comment: header::one_line(&comment(graph, m.place)),
+    };
+    let number = |name: &str| ParamLine {
+        declaration: format!("const i64 {name}"),
+        comment: String::new(),
+    };
+    let mut out: Vec<ParamLine> = pointers.list().iter().map(pointer).collect();
+    out.extend(pointers.maps().iter().map(map));
+    out.extend(["B", "T"].map(number));
+    out.extend(position.then(|| number("position")));
+    out
+}
+
+/// The kernel's parameters for whoever launches it.
+fn declared(pointers: &Pointers<'_>, chosen: &Chosen, position: bool) -> Vec<KernelParam> {
+    let pointer = |p: &Pointer| KernelParam {
+        name: chosen.apply(&p.name),
+        kind: ParamKind::Pointer,
+    };
+    let map = |m: &Mapped| KernelParam {
+        name: chosen.apply(&m.name),
+        kind: ParamKind::TensorMap,
+    };
+    let number = |name: &str| KernelParam {
+        name: name.into(),
+        kind: ParamKind::I64,
+    };
+    let mut out: Vec<KernelParam> = pointers.list().iter().map(pointer).collect();
+    out.extend(pointers.maps().iter().map(map));
+    out.extend(["B", "T"].map(number));
+    out.extend(position.then(|| number("position")));
+    out
+}
+
+/// The calls, or the code, of the lanes of a phase: each has a range of the blocks.
+fn side_by_side(graph: &Graph, phase: &Phase, lanes: &[(&Lane, &String)], text: &mut Text) {
+    if let [(_, code)] = lanes {
+        text.lines(code);
         return;
     }
-    for (i, (lane, body)) in lanes.iter().zip(&phase.lanes).enumerate() {
-        text.line(format!("// lane {i}: {}", anchor_names(graph, &[body])));
-        text.line(format!("const i64 lane{i}_blocks = {};", lane.blocks));
-        text.open(format!("if (block >= 0 && block < lane{i}_blocks)"));
-        text.lines(&lane.code);
-        text.close();
-        text.line(format!("block -= lane{i}_blocks;"));
+    for (i, ((lane, code), body)) in lanes.iter().zip(&phase.lanes).enumerate() {
+        text.line(format!(
+            "// subkernel {i}: {}",
+            anchor_names(graph, &[body])
+        ));
+        text.line(format!("const i64 blocks_{i} = {};", lane.blocks));
+        text.line(format!("if (block >= 0 && block < blocks_{i}) {code}"));
+        text.line(format!("block -= blocks_{i};"));
     }
 }
 
 fn anchor_names(graph: &Graph, bodies: &[&Body]) -> String {
     let anchors = bodies.iter().flat_map(|body| body.anchors());
     let names: Vec<&str> = anchors.map(|o| graph.op(*o).name.as_str()).collect();
-    names.join(", ")
+    header::one_line(&names.join(", "))
 }
 
 impl Source {
-    /// The source text with this entry name.
-    pub fn text(&self, entry: &str) -> Result<String, CodegenError> {
-        let mut context = self.context.clone();
-        context.insert("entry", entry);
-        context.insert("body", &self.body);
-        Ok(tidy(&render("kernel.cu", &context)?))
+    /// The source text under this name, and its entry.
+    pub fn named(&self, name: &str) -> (String, String) {
+        (self.text.replace(NAME, name), format!("{ENTRY}{name}"))
     }
 
     /// The declared parameters, in order.
     pub fn params(&self) -> Vec<KernelParam> {
-        let pointer = |p: &Pointer| KernelParam {
-            name: p.name.clone(),
-            kind: ParamKind::Pointer,
-        };
-        let number = |name: &str| KernelParam {
-            name: name.into(),
-            kind: ParamKind::I64,
-        };
-        let mut out: Vec<KernelParam> = self.pointers.iter().map(pointer).collect();
-        out.push(number("B"));
-        out.push(number("T"));
-        if self.position {
-            out.push(number("position"));
-        }
-        out
+        self.params.clone()
     }
 }
 
@@ -357,6 +438,7 @@ fn walk_lane<'g>(
         },
         shared_floats: walked.shared_floats,
         position: walk::uses_position(&program),
+        by_warpgroups: None,
     })
 }
 
@@ -372,9 +454,8 @@ fn declaration(p: &Pointer, one_phase: bool) -> String {
     }
 }
 
-fn comment(graph: &Graph, p: &Pointer) -> String {
-    use crate::memory::Place;
-    match p.place {
+fn comment(graph: &Graph, place: Place) -> String {
+    match place {
         Place::Value(v) => {
             let value = graph.value(v);
             format!("{} {}", value.name, shape_text(graph, v))
@@ -405,78 +486,4 @@ pub fn shape_text(graph: &Graph, v: ValueId) -> String {
         (true, false) => format!("[B, T, {inner}]"),
         (false, _) => format!("[{inner}]"),
     }
-}
-
-fn title(kernel: &Kernel) -> String {
-    let n = kernel.ops.len();
-    let ops = if n == 1 {
-        "1 operation".to_string()
-    } else {
-        format!("{n} operations")
-    };
-    format!("{ops} of the model in one launch")
-}
-
-fn header(graph: &Graph, kernel: &Kernel, storage: Storage) -> Vec<String> {
-    let mut out = Vec::new();
-    for (n, phase) in kernel.phases.iter().enumerate() {
-        if kernel.phases.len() > 1 {
-            let waits = if n > 0 {
-                ", after a barrier of the grid"
-            } else {
-                ""
-            };
-            out.push(format!("phase {n}{waits}:"));
-        }
-        for (i, body) in phase.lanes.iter().enumerate() {
-            let template = body.template();
-            if phase.lanes.len() > 1 {
-                out.push(format!("lane {i}, template {template}, storage {storage}:"));
-            } else {
-                out.push(format!("template {template}, storage {storage}:"));
-            }
-            for op in &body.ops {
-                out.push(format!("  {}", op_text(graph, *op)));
-            }
-        }
-    }
-    if !kernel.forms.is_empty() {
-        out.push(String::new());
-        out.push(format!("forms: {}", kernel.forms.join(", ")));
-    }
-    out
-}
-
-/// One operation on one line: `xx [B, T, H=2, N=64] = map(x, x@t-1)`.
-pub fn op_text(graph: &Graph, id: OpId) -> String {
-    let op: &Op = graph.op(id);
-    let operands: Vec<String> = op
-        .inputs
-        .iter()
-        .map(|a| {
-            let name = &graph.value(a.value).name;
-            if a.delay == 0 {
-                name.clone()
-            } else {
-                format!("{name}@t-{}", a.delay)
-            }
-        })
-        .collect();
-    let what = match &op.kind {
-        OpKind::Map { .. } if op.inputs.iter().any(|a| a.delay != 0) => "stencil",
-        OpKind::Map { .. } => "map",
-        OpKind::Reduce { .. } => "reduce",
-        OpKind::Norm { .. } => "norm",
-        OpKind::Contract { .. } => "contract",
-        OpKind::Gather => "gather",
-        OpKind::Scan { recurrence, .. } => graph.recurrence(*recurrence).name.as_str(),
-        OpKind::Attend { .. } => "attention",
-        OpKind::CumSum { .. } => "cumsum",
-    };
-    let results: Vec<String> = op
-        .outputs
-        .iter()
-        .map(|v| format!("{} {}", graph.value(*v).name, shape_text(graph, *v)))
-        .collect();
-    format!("{} = {what}({})", results.join(", "), operands.join(", "))
 }

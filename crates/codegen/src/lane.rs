@@ -1,6 +1,7 @@
 //! What a template gives to the kernel around it.
 
 use crate::manifest::LaneGrid;
+use crate::projection::{Projection, WgmmaTile};
 
 /// The code of one lane.
 pub struct Lane {
@@ -14,4 +15,6 @@ pub struct Lane {
     pub shared_floats: usize,
     /// Whether it reads the position.
     pub position: bool,
+    /// Products by warpgroups, whose text is one for all lanes of a kernel, in place of `code`.
+    pub by_warpgroups: Option<(WgmmaTile, Projection)>,
 }

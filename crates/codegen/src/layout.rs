@@ -15,8 +15,12 @@ pub trait LayoutText {
 impl LayoutText for Layout {
     fn step_text(&self) -> String {
         match self.turns() {
-            None => "v".into(),
-            Some(turns) => format!("v / {c} * {} + v % {c}", turns * self.chunk, c = self.chunk),
+            None => "nth".into(),
+            Some(turns) => format!(
+                "nth / {c} * {} + nth % {c}",
+                turns * self.chunk,
+                c = self.chunk
+            ),
         }
     }
 

@@ -12,10 +12,13 @@ mod cexpr;
 pub mod chunked;
 mod chunks;
 mod error;
+mod function;
 mod generate;
+mod header;
 mod kernel;
 mod lane;
 mod layout;
+mod lexeme;
 pub mod manifest;
 mod matmul;
 mod memory;
@@ -25,12 +28,14 @@ pub mod projection;
 mod render;
 mod text;
 mod walk;
+pub mod wgmma;
 
 use fusec_fuse::schedule::{parts, program as micro};
 
 pub use error::CodegenError;
 pub use generate::{Planned, generate};
+pub use lexeme::without_comments;
 pub use manifest::{
     Arg, Buffer, BufferKind, Element, Extent, KernelImage, KernelParam, LaneGrid, Manifest,
-    ParamKind, Regime, RowUnits, Step,
+    MapAxis, MapExtent, ParamKind, Regime, RowUnits, Step, TensorMap,
 };

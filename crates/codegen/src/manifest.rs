@@ -10,7 +10,11 @@ use fusec_ir::{Graph, ParamId, StateId, ValueId};
 use serde::{Deserialize, Serialize};
 
 /// Version of the serialised form; raised whenever a field changes meaning.
-pub const MANIFEST_VERSION: u32 = 1;
+pub const MANIFEST_VERSION: u32 = 2;
+
+/// What every entry begins with: no function of a library does, nor anything in the prelude or in
+/// the emulator, whatever a model calls its values.
+pub const ENTRY: &str = "fusec_";
 
 /// A compiled model: one or more regimes that share parameters and states.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -21,6 +25,12 @@ pub struct Manifest {
     pub model: String,
     /// Storage type of activations and matrices.
     pub storage: Storage,
+    /// The primitives that the kernels use: the text of `kernels/fusec.cuh`, which each of them
+    /// includes. Left out of `manifest.json`.
+    #[serde(skip)]
+    pub prelude: String,
+    /// SHA-256 of that text, hexadecimal.
+    pub prelude_sha256: String,
     /// Distinct kernels of all regimes.
     pub kernels: Vec<KernelImage>,
     /// The plans, each for a range of run lengths. Exactly one holds for every `time >= 1`.
@@ -47,12 +57,15 @@ pub struct Regime {
     pub steps: Vec<Step>,
 }
 
-/// One kernel: a source file with one entry point.
+/// One kernel: a source file with one entry point, which includes the prelude and nothing else.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct KernelImage {
     /// Readable name; the file is `kernels/NAME.cu`.
     pub name: String,
-    /// The `extern "C"` symbol.
+    /// The kernel whose source is compiled for this one: itself, or an earlier one from which it
+    /// differs in names and comments only.
+    pub image: String,
+    /// The `extern "C"` symbol in what that source is compiled to.
     pub entry: String,
     /// SHA-256 of the source text, hexadecimal.
     pub source_sha256: String,
@@ -74,7 +87,7 @@ pub struct KernelImage {
 pub struct KernelParam {
     /// Name in the source.
     pub name: String,
-    /// Pointer or integer.
+    /// Pointer, integer or tensor map.
     pub kind: ParamKind,
 }
 
@@ -86,6 +99,8 @@ pub enum ParamKind {
     Pointer,
     /// A 64-bit integer.
     I64,
+    /// A tensor map, by value.
+    TensorMap,
 }
 
 /// A piece of memory.
@@ -154,6 +169,45 @@ pub struct Step {
     /// Whether all blocks must be resident at once (grid barriers). Such a kernel takes any grid: where
     /// a device holds fewer blocks than its lanes have, that many do the work of all.
     pub cooperative: bool,
+    /// Whether any number of blocks does the work: a device starts as many as it holds at once, where
+    /// the lanes have more.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub persistent: bool,
+    /// Tensors that it copies boxes of.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tensor_maps: Vec<TensorMap>,
+}
+
+/// A tensor in a buffer, of which a kernel copies boxes to shared memory: lines of 128 bytes, swizzled.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TensorMap {
+    /// Index into the regime's buffers.
+    pub buffer: usize,
+    /// Its first element.
+    pub offset: usize,
+    /// Its axes, innermost first: 1 to 5.
+    pub axes: Vec<MapAxis>,
+}
+
+/// An axis of a tensor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MapAxis {
+    /// Its length. What of a box lies outside reads as zero.
+    pub extent: MapExtent,
+    /// Elements from one place on it to the next; 1 for the innermost.
+    pub stride: usize,
+    /// How much of it a copy moves.
+    pub span: usize,
+}
+
+/// How far an axis of a tensor goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MapExtent {
+    /// This many places.
+    Fixed(usize),
+    /// `B * T`.
+    Rows,
 }
 
 /// How many blocks a lane has: `blocks * (B or B*T in units) `.
@@ -187,6 +241,8 @@ pub enum Arg {
     OldTail(usize),
     /// Address of the copy of a tail that this run fills.
     NewTail(usize),
+    /// One of the step's tensor maps.
+    TensorMap(usize),
     /// B.
     Batch,
     /// T.
@@ -223,6 +279,11 @@ impl LaneGrid {
 }
 
 impl Manifest {
+    /// The kernels that are compiled: those that are not compiled as another one.
+    pub fn images(&self) -> impl Iterator<Item = &KernelImage> {
+        self.kernels.iter().filter(|k| k.image == k.name)
+    }
+
     /// The regime for runs of `time` tokens.
     pub fn regime(&self, time: usize) -> Option<usize> {
         self.regimes

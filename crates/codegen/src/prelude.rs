@@ -7,8 +7,10 @@
 //! each), and any knowledge of plans or templates.
 //!
 //! A piece in a prelude file begins with a marker line
-//! `//@ NAME[, NAME...] [needs NAME[, NAME...]] [arch N]`; its text runs to the next marker.
+//! `//@ NAME[, NAME...] [needs NAME[, NAME...]] [arch N[a]]`; its text runs to the next marker. `arch N`:
+//! from that architecture on; `arch Na`: on that one only.
 
+use crate::lexeme::{Lexeme, lexemes};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
 
@@ -21,6 +23,8 @@ const FILES: &[(&str, &str)] = &[
     ("warp.cu", include_str!("../templates/prelude/warp.cu")),
     ("mma.cu", include_str!("../templates/prelude/mma.cu")),
     ("async.cu", include_str!("../templates/prelude/async.cu")),
+    ("bulk.cu", include_str!("../templates/prelude/bulk.cu")),
+    ("wgmma.cu", include_str!("../templates/prelude/wgmma.cu")),
     ("grid.cu", include_str!("../templates/prelude/grid.cu")),
 ];
 
@@ -33,6 +37,8 @@ struct Piece {
     names: Vec<&'static str>,
     needs: Vec<&'static str>,
     arch: u32,
+    /// Whether later architectures lack it.
+    only: bool,
     text: &'static str,
 }
 
@@ -64,20 +70,21 @@ fn split_names(text: &'static str) -> Vec<&'static str> {
 }
 
 fn read_marker(line: &'static str) -> Result<Piece, String> {
-    let (head, arch) = match line.split_once(" arch ") {
-        Some((head, arch)) => (
-            head,
-            arch.trim()
-                .parse()
-                .map_err(|_| format!("`{line}`: arch is not a number"))?,
-        ),
-        None => (line, BASE_ARCH),
+    let (head, arch) = line.split_once(" arch ").unwrap_or((line, ""));
+    let number = arch.trim().trim_end_matches('a');
+    let only = arch.trim().ends_with('a');
+    let arch = match number {
+        "" => BASE_ARCH,
+        number => number
+            .parse()
+            .map_err(|_| format!("`{line}`: arch is not a number"))?,
     };
     let (names, needs) = head.split_once(" needs ").unwrap_or((head, ""));
     Ok(Piece {
         names: split_names(names),
         needs: split_names(needs),
         arch,
+        only,
         text: "",
     })
 }
@@ -99,7 +106,9 @@ fn read_catalogue(files: &[(&'static str, &'static str)]) -> Result<Catalogue, S
                 let at = catalogue.by_name.get(need).ok_or_else(|| {
                     format!("{file}: `{marker}`: `{need}` is not defined before it")
                 })?;
-                piece.arch = piece.arch.max(catalogue.pieces[*at].arch);
+                let needed = &catalogue.pieces[*at];
+                piece.arch = piece.arch.max(needed.arch);
+                piece.only |= needed.only;
             }
             for name in &piece.names {
                 if catalogue
@@ -126,49 +135,26 @@ pub fn primitives_on(arch: u32) -> BTreeSet<&'static str> {
     CATALOGUE
         .by_name
         .iter()
-        .filter(|(_, at)| CATALOGUE.pieces[**at].arch <= arch)
+        .filter(|(_, at)| {
+            let piece = &CATALOGUE.pieces[**at];
+            piece.arch == arch || (piece.arch < arch && !piece.only)
+        })
         .map(|(name, _)| *name)
         .collect()
 }
 
+/// Whether the prelude defines this word.
+pub fn is_primitive(word: &str) -> bool {
+    CATALOGUE.by_name.contains_key(word)
+}
+
 /// The primitives that `source` mentions outside comments and string literals.
 pub fn primitives_in(source: &str) -> BTreeSet<&'static str> {
-    let mut found = BTreeSet::new();
-    let bytes = source.as_bytes();
-    let mut i = 0;
-    while let Some(&c) = bytes.get(i) {
-        let rest = &bytes[i..];
-        if rest.starts_with(b"//") {
-            i += rest.iter().position(|b| *b == b'\n').unwrap_or(rest.len());
-        } else if rest.starts_with(b"/*") {
-            i += rest
-                .windows(2)
-                .skip(2)
-                .position(|w| w == b"*/")
-                .map_or(rest.len(), |p| p + 4);
-        } else if c == b'"' {
-            let mut end = 1;
-            while end < rest.len() && rest[end] != b'"' {
-                end += if rest[end] == b'\\' { 2 } else { 1 };
-            }
-            i += end + 1;
-        } else if c == b'_' || c.is_ascii_alphanumeric() {
-            let length = rest
-                .iter()
-                .take_while(|b| **b == b'_' || b.is_ascii_alphanumeric())
-                .count();
-            if let Some((name, _)) = std::str::from_utf8(&rest[..length])
-                .ok()
-                .and_then(|word| CATALOGUE.by_name.get_key_value(word))
-            {
-                found.insert(*name);
-            }
-            i += length;
-        } else {
-            i += 1;
-        }
-    }
-    found
+    let words = lexemes(source).filter_map(|lexeme| match lexeme {
+        Lexeme::Word(word) => CATALOGUE.by_name.get_key_value(word),
+        Lexeme::Comment(_) | Lexeme::Other(_) => None,
+    });
+    words.map(|(name, _)| *name).collect()
 }
 
 /// Indices of the pieces that define `names` and everything they need.
@@ -199,6 +185,18 @@ pub fn prelude_for(names: &BTreeSet<&str>) -> Result<String, UnknownPrimitive> {
     }
     out.push_str("#endif  // FUSEC_EMULATOR\n");
     Ok(out)
+}
+
+/// Name of the file that kernels include.
+pub const FILE: &str = "fusec.cuh";
+
+/// The text of [`FILE`] for kernels that use these primitives.
+pub fn file(names: &BTreeSet<&str>) -> Result<String, UnknownPrimitive> {
+    Ok(format!(
+        "// {FILE}: the primitives of the kernels beside this file, every PTX instruction and intrinsic behind a\n\
+         // name. It holds what they use, needs no other header, and is read by one kernel at a time.\n\n{}",
+        prelude_for(names)?
+    ))
 }
 
 /// The prelude that the kernel text `body` needs, followed by `body`: a complete, self-contained source.
@@ -297,9 +295,14 @@ mod tests {
             ("ldmatrix_x4", 75),
             ("mma_k16", 80),
             ("cp_async_16", 80),
+            ("tensor_load_2d", 90),
+            ("wgmma_n64", 90),
         ] {
             assert_eq!(min_arch(&BTreeSet::from([name])), Ok(arch), "{name}");
             assert_eq!(primitives_on(75).contains(name), arch <= 75);
+            // Later architectures multiply by other instructions.
+            let later = primitives_on(100).contains(name);
+            assert_eq!(later, !name.starts_with("wgmma"), "{name}");
         }
     }
 }

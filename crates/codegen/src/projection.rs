@@ -1,8 +1,8 @@
-//! Matrix products as kernel text: Y[m, n] = sum over k of a(m, k) * w(n, k), for one or several
+//! Matrix products as kernel text: Y[row, column] = sum over inner of a(row, inner) * w(column, inner), for one or several
 //! products over the same rows and columns, with text hooks before and after.
 //!
 //! Lives here: the templates (`gemm_simt.cu`, `gemm_mma.cu`, `gemv.cu`, `thin.cu`) and which tiles they can
-//! take. Never here: which operations of a graph become a product, which tile it has (see
+//! take; `gemm_wgmma.cu` has a file of its own, [`crate::wgmma`]. Never here: which operations of a graph become a product, which tile it has (see
 //! [`fusec_fuse::schedule`]), and what the hooks compute.
 //!
 //! The text is one lane's body, a `{ ... }` block. Around it the kernel must define
@@ -10,7 +10,6 @@
 //! Blocks run over columns fastest: block `i` of the lane has column tile `i % column_tiles` and row
 //! tile `i / column_tiles`.
 
-use std::collections::BTreeSet;
 use std::sync::LazyLock;
 
 use serde::Serialize;
@@ -21,16 +20,16 @@ use fusec_fuse::schedule::gemm::SIMT_DEPTH;
 pub use fusec_fuse::schedule::product::WeightLayout;
 use fusec_fuse::schedule::product::{ALIGNED, ProductShape};
 use fusec_fuse::schedule::thin;
-pub use fusec_fuse::schedule::{GemmTile, GemvTile, MmaTile, SimtTile, ThinTile};
+pub use fusec_fuse::schedule::{GemmTile, GemvTile, MmaTile, SimtTile, ThinTile, WgmmaTile};
 
 /// One product: an accumulator per output element.
 #[derive(Debug, Clone)]
 pub struct Product {
     /// The C identifier that holds the finished sum (f32) in the epilogue.
     pub name: String,
-    /// Length of the sum: the range of `k`.
+    /// Length of the sum: the range of `inner`.
     pub depth: usize,
-    /// Pointer expression of the rows, `x[m * x_stride + k]`; `None` when the prologue computes `a`
+    /// Pointer expression of the rows, `x[row * x_stride + inner]`; `None` when the prologue computes `a`
     /// from nothing.
     pub x: Option<String>,
     /// Storage type behind `x`.
@@ -39,12 +38,12 @@ pub struct Product {
     pub x_stride: usize,
     /// Element of the buffer that `x` points at: decides which accesses are aligned.
     pub x_offset: usize,
-    /// Statements that see `i64 m`, `int k` and may change `float a` (initially the element of `x`, or
+    /// Statements that see `i64 row`, `int inner` and may change `float activation` (initially the element of `x`, or
     /// 0). They run for elements inside the matrix only.
     pub prologue: String,
     /// Few rows only: statements of the whole block that fill `xs` (`float [rows of the tile][depth]`, or,
     /// on tensor cores, rows of the operand [`thin::pitch`] elements apart) with
-    /// a(m, k), zeros for rows past the end. In place of `x` and `prologue`; contains its own barriers if
+    /// a(row, inner), zeros for rows past the end. In place of `x` and `prologue`; contains its own barriers if
     /// it needs some.
     pub stage: String,
     /// Pointer expression of the weights.
@@ -57,6 +56,10 @@ pub struct Product {
     pub w_offset: usize,
     /// Layout of the weights.
     pub w_layout: WeightLayout,
+    /// Warpgroups only: the parameter that maps the rows as a tensor, in place of `x`.
+    pub x_map: String,
+    /// Warpgroups only: the parameter that maps the weights, in place of `w`.
+    pub w_map: String,
 }
 
 /// Products over the same rows and columns, and what happens to their results.
@@ -64,18 +67,18 @@ pub struct Product {
 pub struct Projection {
     /// At least one.
     pub products: Vec<Product>,
-    /// Number of output columns: the range of `n`.
+    /// Number of output columns: the range of `column`.
     pub columns: usize,
-    /// Integer expression: the number of rows, the range of `m`.
+    /// Integer expression: the number of rows, the range of `row`.
     pub rows: String,
     /// Integer expression: index of this block inside its lane.
     pub block: String,
-    /// Statements at the start of the body: definitions that hooks and expressions use. They see `m0`,
-    /// `n0`, `rows` and `tid`.
+    /// Statements at the start of the body: definitions that hooks and expressions use. They see `row0`,
+    /// `column0`, `rows` and `tid`.
     pub setup: String,
-    /// Statements before the epilogue of the elements of a row; they see `i64 m`.
+    /// Statements before the epilogue of the elements of a row; they see `i64 row`.
     pub row_prologue: String,
-    /// Statements per output element; they see `i64 m`, `int n` and each product's `float NAME`.
+    /// Statements per output element; they see `i64 row`, `int column` and each product's `float NAME`.
     pub epilogue: String,
     /// Tensor cores only: how neighbouring columns are handled together.
     pub run: Run,
@@ -88,18 +91,19 @@ impl Projection {
             depth: p.depth,
             layout: p.w_layout,
             aligned: p.w_stride.is_multiple_of(ALIGNED) && p.w_offset.is_multiple_of(ALIGNED),
+            direct: p.is_direct(),
         };
         self.products.iter().map(shape).collect()
     }
 }
 
 /// A run of neighbouring output columns that one thread handles, so that it moves 16 bytes at a
-/// time. The epilogue sees `int v`, the place of its column in the run.
+/// time. The epilogue sees `int nth`, the place of its column in the run.
 #[derive(Debug, Clone, Default)]
 pub struct Run {
     /// Columns of a run, a divisor of 16 and of the number of columns; 0 and 1: no runs.
     pub columns: usize,
-    /// Statements before the columns of a run; they see `i64 m` and `int n_first`.
+    /// Statements before the columns of a run; they see `i64 row` and `int column_first`.
     pub before: String,
     /// Statements after them.
     pub after: String,
@@ -154,51 +158,27 @@ const TEMPLATE_FILES: [(&str, &str); 4] = [
 
 static TEMPLATES: LazyLock<Tera> = LazyLock::new(|| {
     let mut tera = Tera::default();
-    tera.add_raw_templates(TEMPLATE_FILES.iter().copied())
-        .expect("the templates are part of this crate and tests render them");
+    tera.add_raw_templates(
+        TEMPLATE_FILES
+            .iter()
+            .copied()
+            .chain([crate::wgmma::TEMPLATE]),
+    )
+    .expect("the templates are part of this crate and tests render them");
     tera
 });
 
-/// Every identifier that the templates' text uses. Names that hooks and expressions refer to (kernel
-/// parameters, above all) must not be among them, or a local of the template would hide them.
-/// Exceptions are what the hooks are told to use: see [`Product`] and [`Projection`].
-pub fn reserved_identifiers() -> BTreeSet<&'static str> {
-    TEMPLATE_FILES
-        .iter()
-        .flat_map(|(_, text)| identifiers(text))
-        .collect()
+/// A template filled.
+pub(crate) fn render(template: &'static str, context: &Context) -> Result<String, ProjectionError> {
+    TEMPLATES
+        .render(template, context)
+        .map_err(|source| ProjectionError::Template {
+            template,
+            source: Box::new(source),
+        })
 }
 
-/// The identifiers of a template's text that are not inside the template language's braces.
-pub(crate) fn identifiers(text: &'static str) -> BTreeSet<&'static str> {
-    let mut words = BTreeSet::new();
-    for line in text.lines() {
-        let code = line.split("//").next().unwrap_or("");
-        // What lies between the braces of the template language is not part of the result.
-        for (i, piece) in code
-            .split("{{")
-            .flat_map(|part| part.split("{%"))
-            .enumerate()
-        {
-            let piece = match (i, piece.find(['}', '%'])) {
-                (0, _) => piece,
-                (_, Some(end)) => &piece[end..],
-                (_, None) => "",
-            };
-            // A member's name (`threadIdx.x`) hides nothing: only what precedes the point counts.
-            let words_of = piece
-                .split(|c: char| c != '_' && c != '.' && !c.is_ascii_alphanumeric())
-                .filter_map(|word| word.split('.').next());
-            words
-                .extend(words_of.filter(|word| {
-                    word.starts_with(|c: char| c == '_' || c.is_ascii_alphabetic())
-                }));
-        }
-    }
-    words
-}
-
-fn c_type(element: Element) -> &'static str {
+pub(crate) fn c_type(element: Element) -> &'static str {
     match element {
         Element::F32 => "float",
         Element::Bf16 => "bf16_t",
@@ -246,6 +226,8 @@ struct ProductText<'a> {
     pitch: usize,
     /// C type of the weights.
     w_type: &'static str,
+    /// Thin: whether activations go from memory to registers.
+    direct: bool,
 }
 
 impl ProjectionTile {
@@ -254,6 +236,7 @@ impl ProjectionTile {
         match self {
             Self::Gemm(GemmTile::Simt(_)) => "gemm_simt.cu",
             Self::Gemm(GemmTile::Mma(_)) => "gemm_mma.cu",
+            Self::Gemm(GemmTile::Wgmma(_)) => crate::wgmma::TEMPLATE.0,
             Self::Gemv(_) => "gemv.cu",
             Self::Thin(_) => "thin.cu",
         }
@@ -277,18 +260,19 @@ impl ProjectionTile {
         }
     }
 
-    /// Columns of a block.
-    pub fn columns(self) -> usize {
+    /// Columns of a block, for each of some products.
+    pub fn columns(self, products: usize) -> usize {
         match self {
-            Self::Gemm(tile) => tile.columns(),
+            Self::Gemm(tile) => tile.columns(products),
             Self::Gemv(tile) => tile.columns,
             Self::Thin(tile) => tile.columns,
         }
     }
 
     /// Blocks per row tile.
-    pub fn column_tiles(self, columns: usize) -> usize {
-        columns.div_ceil(self.columns())
+    pub fn column_tiles(self, projection: &Projection) -> usize {
+        let across = self.columns(projection.products.len());
+        projection.columns.div_ceil(across)
     }
 
     /// Dynamic shared memory of a block, bytes.
@@ -302,10 +286,14 @@ impl ProjectionTile {
 
     /// The lane's body.
     pub fn render(self, projection: &Projection) -> Result<String, ProjectionError> {
+        if let Self::Gemm(GemmTile::Wgmma(tile)) = self {
+            return crate::wgmma::render(&[(tile, projection)]);
+        }
         let template = self.template();
         self.check(projection)?;
         let mut context = Context::new();
         let products: Vec<ProductText<'_>> = match self {
+            Self::Gemm(GemmTile::Wgmma(_)) => Vec::new(),
             Self::Gemm(GemmTile::Simt(tile)) => {
                 context.insert(
                     "tile",
@@ -370,6 +358,8 @@ impl ProjectionTile {
                         "unroll": tile.unroll, "operand": c_type(tile.operand),
                     }),
                 );
+                let staged = !projection.products.iter().all(Product::is_direct);
+                context.insert("staged", &staged);
                 let places = tile.places(&projection.shapes()).0;
                 let mut texts = Vec::new();
                 for (p, (a_offset, sums_offset)) in projection.products.iter().zip(places) {
@@ -387,12 +377,7 @@ impl ProjectionTile {
         context.insert("setup", projection.setup.trim_end());
         context.insert("row_prologue", projection.row_prologue.trim_end());
         context.insert("epilogue", projection.epilogue.trim_end());
-        TEMPLATES
-            .render(template, &context)
-            .map_err(|source| ProjectionError::Template {
-                template,
-                source: Box::new(source),
-            })
+        render(template, &context)
     }
 
     /// Whether the template takes this tile for this projection.
@@ -404,6 +389,7 @@ impl ProjectionTile {
             return Err(ProjectionError::Empty);
         }
         let reason = match self {
+            Self::Gemm(GemmTile::Wgmma(tile)) => return crate::wgmma::check(tile, projection),
             Self::Gemm(GemmTile::Simt(tile)) => {
                 let sizes = [32, 64, 128];
                 (!sizes.contains(&tile.rows) || !sizes.contains(&tile.columns))
@@ -498,6 +484,17 @@ impl ProjectionTile {
 }
 
 impl Product {
+    /// Whether 16-byte accesses take the activations from memory as the tensor cores want them, where
+    /// these multiply what the weights are stored as.
+    fn is_direct(&self) -> bool {
+        self.x.is_some()
+            && self.prologue.trim().is_empty()
+            && self.stage.trim().is_empty()
+            && self.x_element == self.w_element
+            && self.x_stride.is_multiple_of(ALIGNED)
+            && self.x_offset.is_multiple_of(ALIGNED)
+    }
+
     /// The template's view, with vectors of at most `x_limit` and `w_limit` elements.
     fn text(&self, columns: usize, x_limit: usize, w_limit: usize) -> ProductText<'_> {
         let w_extent = match self.w_layout {
@@ -526,6 +523,7 @@ impl Product {
             parts: 1,
             pitch: thin::pitch(self.depth),
             w_type: c_type(self.w_element),
+            direct: self.is_direct(),
         }
     }
 }
@@ -542,17 +540,6 @@ fn vector_limit(tile: GemvTile, product: &Product) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn locals_of_the_templates_are_reserved_and_common_names_of_models_are_not() {
-        let reserved = reserved_identifiers();
-        for local in ["w_regs", "a_tile", "acc_", "chunk", "m0", "rows", "lane"] {
-            assert!(reserved.contains(local), "{local}");
-        }
-        for name in ["w", "x", "r", "g", "q", "receptance"] {
-            assert!(!reserved.contains(name), "{name}");
-        }
-    }
 
     #[test]
     fn vectors_divide_everything_that_they_step_over() {

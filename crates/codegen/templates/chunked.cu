@@ -1,6 +1,6 @@
 {
-    // S[j, i] = decay_t[j] S[j, i] + k_t[j] v_t[i], y_t[i] = sum over j of q_t[j] S[j, i] (S {% if before %}before{% else %}after{% endif %} the update{% if bonus %},
-    // plus bonus_t[j] k_t[j] v_t[i]{% endif %}): {{ chunk }} tokens at a time, the products on the tensor cores (mma.sync m16n8k16), the
+    // S[kj, vi] = decay_t[kj] S[kj, vi] + k_t[kj] v_t[vi], y_t[vi] = sum over kj of q_t[kj] S[kj, vi] (S {% if before %}before{% else %}after{% endif %} the update{% if bonus %},
+    // plus bonus_t[kj] k_t[kj] v_t[vi]{% endif %}): {{ chunk }} tokens at a time, the products on the tensor cores (mma.sync m16n8k16), the
     // state in f32 in shared memory. Decays only ever enter as products over runs of tokens, at most 16 per
     // factor, never as quotients: a decay of 0 is as good as any.
     constexpr int KEYS = {{ key }}, VALUES = {{ value }}, CHUNK = {{ chunk }}, SUB = 16, SUBS = CHUNK / SUB;
@@ -27,7 +27,7 @@
     float* const k_weights = q_rows + {{ places.k_weights }};       // [CHUNK]: from the token to the end of the sub-chunk
 {%- endif %}
 {%- if bonus %}
-    float* const bonuses = q_rows + {{ places.bonuses }};           // [CHUNK]: sum over j of bonus q k
+    float* const bonuses = q_rows + {{ places.bonuses }};           // [CHUNK]: sum over kj of bonus q k
 {%- endif %}
     // Fragments of f32 numbers as sums of PIECES bf16 numbers, and products of such fragments: the terms that
     // are left out are as small as the last piece's rounding.
@@ -74,14 +74,14 @@
     cp_async_commit();
 {%- endif %}
     {{ own }}for (int element = tid; element < K_SIZE * V_SIZE; element += THREADS) {
-        const int {% if keys_first %}i = element / K_SIZE, j = element % K_SIZE{% else %}j = element / V_SIZE, i = element % V_SIZE{% endif %};
-        float s = 0.0f;
-        if (j < KEYS && i < VALUES) {
-            // ---- initial state: s = S[j, i]
+        const int {% if keys_first %}vi = element / K_SIZE, kj = element % K_SIZE{% else %}kj = element / V_SIZE, vi = element % V_SIZE{% endif %};
+        float s_element = 0.0f;
+        if (kj < KEYS && vi < VALUES) {
+            // ---- initial state: s_element = S[kj, vi]
             {{ load_state | indent(width=12) }}
             // ----
         }
-        state[j * V_PITCH + i] = s;
+        state[kj * V_PITCH + vi] = s_element;
     }
     for (i64 chunk0 = 0; chunk0 < steps; chunk0 += CHUNK) {
         const int tokens = steps - chunk0 < CHUNK ? int(steps - chunk0) : CHUNK;
@@ -132,9 +132,9 @@
                 const bool live = token < tokens && column < KEYS;
                 const int at = token < tokens ? token : tokens - 1;
                 const i64 t = chunk0 + at;
-                const int j = column < KEYS ? column : KEYS - 1;
+                const int kj = column < KEYS ? column : KEYS - 1;
                 float q_element, k_element{% if per_key %}, decay_element{% endif %};
-                // ---- q_element, k_element{% if per_key %}, decay_element{% endif %} of key (t, j)
+                // ---- q_element, k_element{% if per_key %}, decay_element{% endif %} of key (t, kj)
                 {{ keys | indent(width=16) }}
                 // ----
                 q_rows[token * K_PITCH + column] = live ? q_element : 0.0f;
@@ -151,9 +151,9 @@
                 const bool live = token < tokens && column < VALUES;
                 const int at = token < tokens ? token : tokens - 1;
                 const i64 t = chunk0 + at;
-                const int i = column < VALUES ? column : VALUES - 1;
+                const int vi = column < VALUES ? column : VALUES - 1;
                 float v_element;
-                // ---- v_element of value (t, i)
+                // ---- v_element of value (t, vi)
                 {{ values | indent(width=16) }}
                 // ----
                 v_rows[token * V_PITCH + column] = live ? v_element : 0.0f;
@@ -189,12 +189,12 @@
             const int at = token;
             const i64 t = chunk0 + at;
             float sum = 0.0f;
-            for (int j = lane; token < tokens && j < KEYS; j += 32) {
+            for (int kj = lane; token < tokens && kj < KEYS; kj += 32) {
                 float bonus_element = 0.0f;
-                // ---- bonus_element of key (t, j)
+                // ---- bonus_element of key (t, kj)
                 {{ bonus | indent(width=16) }}
                 // ----
-                sum += bonus_element * q_rows[token * K_PITCH + j] * k_rows[token * K_PITCH + j];
+                sum += bonus_element * q_rows[token * K_PITCH + kj] * k_rows[token * K_PITCH + kj];
             }
             sum = warp_sum(sum);
             if (lane == 0) bonuses[token] = sum;
@@ -212,25 +212,25 @@
             const int own = lane / GROUP * PARTS + part;
             const int first = sub * SUB;
             float scores[SUB] = {};
-            for (int j = lane % GROUP * 4; j < K_SIZE; j += GROUP * 4) {
+            for (int kj = lane % GROUP * 4; kj < K_SIZE; kj += GROUP * 4) {
                 float carried[4];
-                load_vec(k_rows + (first + own) * K_PITCH + j, carried);
+                load_vec(k_rows + (first + own) * K_PITCH + kj, carried);
 #pragma unroll
                 for (int token = 0; token < SUB; ++token) {
                     if (token >= own) {
                         float q_vec[4], decay_vec[4];
-                        load_vec(q_rows + (first + token) * K_PITCH + j, q_vec);
-                        load_vec(decays + (first + token) * K_PITCH + j, decay_vec);
+                        load_vec(q_rows + (first + token) * K_PITCH + kj, q_vec);
+                        load_vec(decays + (first + token) * K_PITCH + kj, decay_vec);
 #pragma unroll
-                        for (int v = 0; v < 4; ++v) {
+                        for (int nth = 0; nth < 4; ++nth) {
 {%- if before %}
                             if (token > own) {
-                                scores[token] += q_vec[v] * carried[v];
-                                carried[v] *= decay_vec[v];
+                                scores[token] += q_vec[nth] * carried[nth];
+                                carried[nth] *= decay_vec[nth];
                             }
 {%- else %}
-                            if (token > own) carried[v] *= decay_vec[v];
-                            scores[token] += q_vec[v] * carried[v];
+                            if (token > own) carried[nth] *= decay_vec[nth];
+                            scores[token] += q_vec[nth] * carried[nth];
 {%- endif %}
                         }
                     }
@@ -250,30 +250,30 @@
         {{ own }}for (int round = 0; round < (SUBS * K_SIZE + THREADS - 1) / THREADS; ++round) {
             const int element = round * THREADS + tid;
             if (SUBS * K_SIZE % THREADS != 0 && element >= SUBS * K_SIZE) break;
-            const int first = element / K_SIZE * SUB, j = element % K_SIZE;
+            const int first = element / K_SIZE * SUB, kj = element % K_SIZE;
             // All loads first: none of them then waits for a store.
             float factors[SUB], q_column[SUB], k_column[SUB];
 #pragma unroll
             for (int token = 0; token < SUB; ++token) {
-                factors[token] = decays[(first + token) * K_PITCH + j];
-                q_column[token] = q_rows[(first + token) * K_PITCH + j];
-                k_column[token] = k_rows[(first + token) * K_PITCH + j];
+                factors[token] = decays[(first + token) * K_PITCH + kj];
+                q_column[token] = q_rows[(first + token) * K_PITCH + kj];
+                k_column[token] = k_rows[(first + token) * K_PITCH + kj];
             }
             float forward = 1.0f, backward = 1.0f;
 #pragma unroll
             for (int token = 0; token < SUB; ++token) {
 {%- if before %}
-                q_rows[(first + token) * K_PITCH + j] = q_column[token] * forward;
+                q_rows[(first + token) * K_PITCH + kj] = q_column[token] * forward;
                 forward *= factors[token];
 {%- else %}
                 forward *= factors[token];
-                q_rows[(first + token) * K_PITCH + j] = q_column[token] * forward;
+                q_rows[(first + token) * K_PITCH + kj] = q_column[token] * forward;
 {%- endif %}
             }
             totals[element] = forward;
 #pragma unroll
             for (int token = SUB - 1; token >= 0; --token) {
-                k_rows[(first + token) * K_PITCH + j] = k_column[token] * backward;
+                k_rows[(first + token) * K_PITCH + kj] = k_column[token] * backward;
                 backward *= factors[token];
             }
         }
@@ -287,11 +287,11 @@
                 const int column = j0 + lane_pair;
                 float q_part[8];
 #pragma unroll
-                for (int v = 0; v < 8; v += 2) {
+                for (int nth = 0; nth < 8; nth += 2) {
                     float pair[2];
-                    load_vec(q_rows + (v / 2 % 2 ? row_high : row_low) * K_PITCH + column + v / 4 * 8, pair);
-                    q_part[v] = pair[0];
-                    q_part[v + 1] = pair[1];
+                    load_vec(q_rows + (nth / 2 % 2 ? row_high : row_low) * K_PITCH + column + nth / 4 * 8, pair);
+                    q_part[nth] = pair[0];
+                    q_part[nth + 1] = pair[1];
                 }
                 u32 q_pieces[PIECES][4];
 {%- if not per_key %}
@@ -304,24 +304,24 @@
 {%- if per_key %}
                         float q_copy[8];
 #pragma unroll
-                        for (int v = 0; v < 8; ++v) q_copy[v] = q_part[v];
+                        for (int nth = 0; nth < 8; ++nth) q_copy[nth] = q_part[nth];
                         split_a(q_copy, q_pieces);
 {%- endif %}
 #pragma unroll
-                        for (int n = 0; n < 2; ++n) {
-                            const float* const k_row = k_rows + (first + n * 8 + lane_row) * K_PITCH + column;
+                        for (int tile = 0; tile < 2; ++tile) {
+                            const float* const k_row = k_rows + (first + tile * 8 + lane_row) * K_PITCH + column;
                             float near[2], far[2];
                             load_vec(k_row, near);
                             load_vec(k_row + 8, far);
                             float k_part[4] = {near[0], near[1], far[0], far[1]};
                             u32 k_pieces[PIECES][2];
                             split_b(k_part, k_pieces);
-                            multiply(scores[distance][n], q_pieces, k_pieces);
+                            multiply(scores[distance][tile], q_pieces, k_pieces);
                         }
 {%- if per_key %}
                         // On to the start of that sub-chunk.
 #pragma unroll
-                        for (int v = 0; v < 8; ++v) q_part[v] *= totals[(sub - distance) * K_SIZE + column + v / 4 * 8 + v % 2];
+                        for (int nth = 0; nth < 8; ++nth) q_part[nth] *= totals[(sub - distance) * K_SIZE + column + nth / 4 * 8 + nth % 2];
 {%- endif %}
                     }
                 }
@@ -329,12 +329,12 @@
                 split_a(q_part, q_pieces);
 {%- endif %}
 #pragma unroll
-                for (int n = 0; n < N_TILES; ++n) {
-                    const float* const s_row = state + column * V_PITCH + (part * N_TILES + n) * 8 + lane_row;
+                for (int tile = 0; tile < N_TILES; ++tile) {
+                    const float* const s_row = state + column * V_PITCH + (part * N_TILES + tile) * 8 + lane_row;
                     float s_part[4] = {s_row[0], s_row[V_PITCH], s_row[8 * V_PITCH], s_row[9 * V_PITCH]};
                     u32 s_pieces[PIECES][2];
                     split_b(s_part, s_pieces);
-                    multiply(y_sums[n], q_pieces, s_pieces);
+                    multiply(y_sums[tile], q_pieces, s_pieces);
                 }
             }
 {%- if not per_key %}
@@ -344,11 +344,11 @@
                 if (distance <= sub) {
                     const int first = (sub - distance) * SUB;
 #pragma unroll
-                    for (int v = 0; v < 8; ++v) {
-                        const int column = v / 4 * 8 + lane_pair + v % 2;
-                        const float weight = distance == 0 ? local[(v / 2 % 2 ? row_high : row_low) * LOCAL_PITCH + column]
-                                                           : (v / 2 % 2 ? high_weight : low_weight) * k_weights[first + column];
-                        scores[distance][v / 4][v % 4] *= weight;
+                    for (int nth = 0; nth < 8; ++nth) {
+                        const int column = nth / 4 * 8 + lane_pair + nth % 2;
+                        const float weight = distance == 0 ? local[(nth / 2 % 2 ? row_high : row_low) * LOCAL_PITCH + column]
+                                                           : (nth / 2 % 2 ? high_weight : low_weight) * k_weights[first + column];
+                        scores[distance][nth / 4][nth % 4] *= weight;
                     }
                     if (distance > 0) {
                         low_weight *= totals[sub - distance];
@@ -357,20 +357,20 @@
                 }
             }
 #pragma unroll
-            for (int n = 0; n < N_TILES; ++n)
+            for (int tile = 0; tile < N_TILES; ++tile)
 #pragma unroll
-                for (int v = 0; v < 4; ++v) y_sums[n][v] *= v / 2 ? high_weight : low_weight;
+                for (int nth = 0; nth < 4; ++nth) y_sums[tile][nth] *= nth / 2 ? high_weight : low_weight;
 {%- if bonus %}
 #pragma unroll
-            for (int v = 0; v < 8; ++v) {
-                const int row = lane_row + v / 2 % 2 * 8, column = v / 4 * 8 + lane_pair + v % 2;
-                if (row == column) scores[0][v / 4][v % 4] += bonuses[sub * SUB + row];
+            for (int nth = 0; nth < 8; ++nth) {
+                const int row = lane_row + nth / 2 % 2 * 8, column = nth / 4 * 8 + lane_pair + nth % 2;
+                if (row == column) scores[0][nth / 4][nth % 4] += bonuses[sub * SUB + row];
             }
 {%- endif %}
 {%- else %}
 #pragma unroll
-            for (int v = 0; v < 8; ++v)
-                scores[0][v / 4][v % 4] = local[(v / 2 % 2 ? row_high : row_low) * LOCAL_PITCH + v / 4 * 8 + lane_pair + v % 2];
+            for (int nth = 0; nth < 8; ++nth)
+                scores[0][nth / 4][nth % 4] = local[(nth / 2 % 2 ? row_high : row_low) * LOCAL_PITCH + nth / 4 * 8 + lane_pair + nth % 2];
 {%- endif %}
             // y = scores v: two tiles of scores side by side are one fragment of 16 columns.
 #pragma unroll
@@ -379,16 +379,16 @@
                     const int first = (sub - distance) * SUB;
                     float score_part[8];
 #pragma unroll
-                    for (int v = 0; v < 8; ++v) score_part[v] = scores[distance][v / 4][v % 4];
+                    for (int nth = 0; nth < 8; ++nth) score_part[nth] = scores[distance][nth / 4][nth % 4];
                     u32 score_pieces[PIECES][4];
                     split_a(score_part, score_pieces);
 #pragma unroll
-                    for (int n = 0; n < N_TILES; ++n) {
-                        const float* const v_row = v_rows + (first + lane_pair) * V_PITCH + (part * N_TILES + n) * 8 + lane_row;
+                    for (int tile = 0; tile < N_TILES; ++tile) {
+                        const float* const v_row = v_rows + (first + lane_pair) * V_PITCH + (part * N_TILES + tile) * 8 + lane_row;
                         float v_part[4] = {v_row[0], v_row[V_PITCH], v_row[8 * V_PITCH], v_row[9 * V_PITCH]};
                         u32 v_pieces[PIECES][2];
                         split_b(v_part, v_pieces);
-                        multiply(y_sums[n], score_pieces, v_pieces);
+                        multiply(y_sums[tile], score_pieces, v_pieces);
                     }
                 }
             }
@@ -396,23 +396,23 @@
         __syncthreads();  // nobody reads q or the old state any more
         {{ own }}{
 #pragma unroll
-            for (int n = 0; n < N_TILES; ++n)
+            for (int tile = 0; tile < N_TILES; ++tile)
 #pragma unroll
-                for (int v = 0; v < 4; ++v)
-                    y_rows[(sub * SUB + lane_row + v / 2 * 8) * Y_PITCH + (part * N_TILES + n) * 8 + lane_pair + v % 2] = y_sums[n][v];
+                for (int nth = 0; nth < 4; ++nth)
+                    y_rows[(sub * SUB + lane_row + nth / 2 * 8) * Y_PITCH + (part * N_TILES + tile) * 8 + lane_pair + nth % 2] = y_sums[tile][nth];
         }
         {{ own }}for (int round = 0; round < (M_TILES * STATE_PARTS + WARPS - 1) / WARPS; ++round) {
             const int task = round * WARPS + warp;
             if (M_TILES * STATE_PARTS % WARPS != 0 && task >= M_TILES * STATE_PARTS) break;
-            const int j_low = task % M_TILES * 16 + lane_row, n0 = task / M_TILES * STATE_TILES;
+            const int j_low = task % M_TILES * 16 + lane_row, tile0 = task / M_TILES * STATE_TILES;
             float s_sums[STATE_TILES][4] = {};
             float low_weight = 1.0f, high_weight = 1.0f;  // decay from the end of the sub-chunk to that of the chunk
             for (int at = SUBS - 1; at >= 0; --at) {
                 float k_part[8];
 #pragma unroll
-                for (int v = 0; v < 8; ++v) {
-                    const int token = at * SUB + lane_pair + v / 4 * 8 + v % 2;
-                    k_part[v] = k_rows[token * K_PITCH + j_low + v / 2 % 2 * 8] * (v / 2 % 2 ? high_weight : low_weight){% if not per_key %} * k_weights[token]{% endif %};
+                for (int nth = 0; nth < 8; ++nth) {
+                    const int token = at * SUB + lane_pair + nth / 4 * 8 + nth % 2;
+                    k_part[nth] = k_rows[token * K_PITCH + j_low + nth / 2 % 2 * 8] * (nth / 2 % 2 ? high_weight : low_weight){% if not per_key %} * k_weights[token]{% endif %};
                 }
 {%- if per_key %}
                 low_weight *= totals[at * K_SIZE + j_low];
@@ -424,20 +424,20 @@
                 u32 k_pieces[PIECES][4];
                 split_a(k_part, k_pieces);
 #pragma unroll
-                for (int n = 0; n < STATE_TILES; ++n) {
-                    const float* const v_row = v_rows + (at * SUB + lane_pair) * V_PITCH + (n0 + n) * 8 + lane_row;
+                for (int tile = 0; tile < STATE_TILES; ++tile) {
+                    const float* const v_row = v_rows + (at * SUB + lane_pair) * V_PITCH + (tile0 + tile) * 8 + lane_row;
                     float v_part[4] = {v_row[0], v_row[V_PITCH], v_row[8 * V_PITCH], v_row[9 * V_PITCH]};
                     u32 v_pieces[PIECES][2];
                     split_b(v_part, v_pieces);
-                    multiply(s_sums[n], k_pieces, v_pieces);
+                    multiply(s_sums[tile], k_pieces, v_pieces);
                 }
             }
 #pragma unroll
-            for (int n = 0; n < STATE_TILES; ++n)
+            for (int tile = 0; tile < STATE_TILES; ++tile)
 #pragma unroll
-                for (int v = 0; v < 4; ++v) {
-                    float* const s = state + (j_low + v / 2 * 8) * V_PITCH + (n0 + n) * 8 + lane_pair + v % 2;
-                    *s = *s * (v / 2 ? high_weight : low_weight) + s_sums[n][v];
+                for (int nth = 0; nth < 4; ++nth) {
+                    float* const s_element = state + (j_low + nth / 2 * 8) * V_PITCH + (tile0 + tile) * 8 + lane_pair + nth % 2;
+                    *s_element = *s_element * (nth / 2 ? high_weight : low_weight) + s_sums[tile][nth];
                 }
         }
 {%- if late %}
@@ -462,9 +462,9 @@
         __syncthreads();
     }
     {{ own }}for (int element = tid; element < K_SIZE * V_SIZE; element += THREADS) {
-        const int {% if keys_first %}i = element / K_SIZE, j = element % K_SIZE{% else %}j = element / V_SIZE, i = element % V_SIZE{% endif %};
-        const float s = state[j * V_PITCH + i];
-        if (j < KEYS && i < VALUES) {
+        const int {% if keys_first %}vi = element / K_SIZE, kj = element % K_SIZE{% else %}kj = element / V_SIZE, vi = element % V_SIZE{% endif %};
+        const float s_element = state[kj * V_PITCH + vi];
+        if (kj < KEYS && vi < VALUES) {
             // ---- final state
             {{ store_state | indent(width=12) }}
             // ----

@@ -1,12 +1,12 @@
 {
 {%- if along_key %}
-    // S[i, j] = decay_t[j] S[i, j] + u_t[i] k_t[j] with u_t[i] = v_t[i] + sum over j of S[i, j] a_t[j] (S {% if through_a %}after its decay{% else %}before the step{% endif %}),
-    // read by sums over j of q_t[j] S[i, j]. The {{ chunk }} tokens of a chunk are brought into products together; 16 of
+    // S[vi, kj] = decay_t[kj] S[vi, kj] + u_t[vi] k_t[kj] with u_t[vi] = v_t[vi] + sum over kj of S[vi, kj] a_t[kj] (S {% if through_a %}after its decay{% else %}before the step{% endif %}),
+    // read by sums over kj of q_t[kj] S[vi, kj]. The {{ chunk }} tokens of a chunk are brought into products together; 16 of
     // them, a sub-chunk, are solved at once: U = (I - L)^-1 (A S + V), where L is the products of a with the k of
     // earlier tokens. The state is in f32 in registers: a warp has 16 value columns of it.
 {%- else %}
-    // S[i, j] = decay_t[j] S[i, j] + u_t[i] b_t[j] + v_t[i] k_t[j] with u_t[i] = sum over j of S[i, j] a_t[j] (S {% if through_a %}after its
-    // decay{% else %}before the step{% endif %}), read by sums over j of q_t[j] S[i, j]. The {{ chunk }} tokens of a chunk are brought into products together;
+    // S[vi, kj] = decay_t[kj] S[vi, kj] + u_t[vi] b_t[kj] + v_t[vi] k_t[kj] with u_t[vi] = sum over kj of S[vi, kj] a_t[kj] (S {% if through_a %}after its
+    // decay{% else %}before the step{% endif %}), read by sums over kj of q_t[kj] S[vi, kj]. The {{ chunk }} tokens of a chunk are brought into products together;
     // 16 of them, a sub-chunk, are solved at once: U = (I - L)^-1 (A S + M V), where L and M are the products of
     // a with the b and k of earlier tokens. The state is in f32 in registers: a warp has 16 value columns of it.
 {%- endif %}
@@ -51,7 +51,7 @@
     float* const totals = room + {{ places.totals }};               // [SUBS][K_SIZE]: product over a sub-chunk
 {%- endif %}
 {%- if bonuses %}
-    float* const bonuses = room + {{ places.bonuses }};             // [LEFTS - 1][CHUNK]: sum over j of bonus q k
+    float* const bonuses = room + {{ places.bonuses }};             // [LEFTS - 1][CHUNK]: sum over kj of bonus q k
 {%- endif %}
     auto left_at = [](int left) { return left == 0 ? 0 : (PIECES + (left - 1) * FINE) * K_PIECE; };
     auto right_at = [](int right) { return right * PIECES * K_PIECE; };
@@ -160,20 +160,20 @@
     {{ own }}bring_early(0, 0);
     cp_async_commit();
 {%- endif %}
-    float state[K_SIZE / 8][4];     // S[i, j]: rows i, columns j
+    float state[K_SIZE / 8][4];     // S[vi, kj]: rows vi, columns kj
     if (warp < VALUE_WARPS) {
 #pragma unroll
         for (int n = 0; n < K_SIZE / 8; ++n)
 #pragma unroll
             for (int v = 0; v < 4; ++v) {
-                const int i = warp * 16 + lane_row + v / 2 * 8, j = n * 8 + lane_pair + v % 2;
-                float s = 0.0f;
-                if (j < KEYS && i < VALUES) {
-                    // ---- initial state: s = S[i, j]
+                const int vi = warp * 16 + lane_row + v / 2 * 8, kj = n * 8 + lane_pair + v % 2;
+                float s_element = 0.0f;
+                if (kj < KEYS && vi < VALUES) {
+                    // ---- initial state: s_element = S[vi, kj]
                     {{ load_state | indent(width=20) }}
                     // ----
                 }
-                state[n][v] = s;
+                state[n][v] = s_element;
             }
     }
     for (i64 chunk0 = 0; chunk0 < steps; chunk0 += CHUNK) {
@@ -234,7 +234,7 @@
             const int half = element / K_SIZE, column = element % K_SIZE;
             const bool later = half % 2;
             const int start = half * HALF + (later ? 0 : HALF - 1), step = later ? 1 : -1;
-            const int j = column < KEYS ? column : KEYS - 1;
+            const int kj = column < KEYS ? column : KEYS - 1;
             float factors[HALF];
 #pragma unroll
             for (int own = 0; own < HALF; ++own) {
@@ -243,7 +243,7 @@
                 const int at = token < tokens ? token : tokens - 1;
                 const i64 t = chunk0 + at;
                 float decay_element;
-                // ---- decay_element of key (t, j)
+                // ---- decay_element of key (t, kj)
                 {{ decay | indent(width=16) }}
                 // ----
                 factors[own] = live ? decay_element : 1.0f;
@@ -264,7 +264,7 @@
                 const int at = token < tokens ? token : tokens - 1;
                 const i64 t = chunk0 + at;
                 float left_elements[LEFTS], right_elements[RIGHTS];
-                // ---- left_elements (a, then the queries), right_elements ({% if along_key %}k{% else %}b, k{% endif %}) of key (t, j)
+                // ---- left_elements (a, then the queries), right_elements ({% if along_key %}k{% else %}b, k{% endif %}) of key (t, kj)
                 {{ keys | indent(width=16) }}
                 // ----
                 // From the middle through the token, or to before it; and from after the token to the middle.
@@ -293,9 +293,9 @@
 #pragma unroll
                 for (int side = 0; side < 2; ++side) {
                     const bool live = token < tokens && column + side < KEYS;
-                    const int j = column + side < KEYS ? column + side : KEYS - 1;
+                    const int kj = column + side < KEYS ? column + side : KEYS - 1;
                     float left_elements[LEFTS], right_elements[RIGHTS];
-                    // ---- left_elements (a, then the queries), right_elements ({% if along_key %}k{% else %}b, k{% endif %}) of key (t, j)
+                    // ---- left_elements (a, then the queries), right_elements ({% if along_key %}k{% else %}b, k{% endif %}) of key (t, kj)
                     {{ keys | indent(width=20) }}
                     // ----
 #pragma unroll
@@ -305,7 +305,7 @@
 {%- if per_key %}
                     float decay_element;
                     {
-                        // ---- decay_element of key (t, j)
+                        // ---- decay_element of key (t, kj)
                         {{ decay | indent(width=24) }}
                         // ----
                     }
@@ -336,9 +336,9 @@
 #pragma unroll
                 for (int side = 0; side < 2; ++side) {
                     const bool live = token < tokens && column + side < VALUES;
-                    const int i = column + side < VALUES ? column + side : VALUES - 1;
+                    const int vi = column + side < VALUES ? column + side : VALUES - 1;
                     float v_element;
-                    // ---- v_element of value (t, i)
+                    // ---- v_element of value (t, vi)
                     {{ values | indent(width=20) }}
                     // ----
                     v_pair[side] = live ? v_element : 0.0f;
@@ -351,9 +351,9 @@
             const int at = token < tokens ? token : tokens - 1;
             const i64 t = chunk0 + at;
             float sum = 0.0f;
-            for (int j = lane; j < KEYS; j += 32) {
+            for (int kj = lane; kj < KEYS; kj += 32) {
                 float bonus_element;
-                // ---- bonus_element: bonus q k of key (t, j)
+                // ---- bonus_element: bonus q k of key (t, kj)
                 {{ bonus.text | indent(width=16) }}
                 // ----
                 sum += bonus_element;
@@ -394,18 +394,18 @@
             // Products inside a sub-chunk: four lanes take the b and k of one token on through the tokens after it.
             const int first = task / 2 * SUB, own = task % 2 * (SUB / 2) + lane / 4;
             float sums[LEFTS][RIGHTS][SUB] = {};
-            for (int j = lane % 4 * 4; j < K_SIZE; j += 16) {
+            for (int kj = lane % 4 * 4; kj < K_SIZE; kj += 16) {
                 float carried[RIGHTS][4];
 #pragma unroll
                 for (int right = 0; right < RIGHTS; ++right)
 #pragma unroll
                     for (int v = 0; v < 4; ++v)
-                        carried[right][v] = get(right_rows + right_at(right) + (first + own) * K_PITCH + j + v, K_PIECE, right_many(right));
+                        carried[right][v] = get(right_rows + right_at(right) + (first + own) * K_PITCH + kj + v, K_PIECE, right_many(right));
 #pragma unroll
                 for (int token = 0; token < SUB; ++token) {
                     if (token < own) continue;
                     float decay_vec[4];
-                    load_vec(decays + (first + token) * K_PITCH + j, decay_vec);
+                    load_vec(decays + (first + token) * K_PITCH + kj, decay_vec);
 #pragma unroll
                     for (int v = 0; v < 4; ++v) {
                         const float decay_element = token > own ? decay_vec[v] : 1.0f;
@@ -414,7 +414,7 @@
                         for (int right = 0; right < RIGHTS; ++right) through[right] = carried[right][v] * decay_element;
 #pragma unroll
                         for (int left = 0; left < LEFTS; ++left) {
-                            const float element = get(left_rows + left_at(left) + (first + token) * K_PITCH + j + v, K_PIECE, left_many(left));
+                            const float element = get(left_rows + left_at(left) + (first + token) * K_PITCH + kj + v, K_PIECE, left_many(left));
 #pragma unroll
                             for (int right = 0; right < RIGHTS; ++right)
                                 sums[left][right][token] += element * (THROUGH >> left & 1 ? through[right] : carried[right][v]);
@@ -696,9 +696,9 @@
         for (int n = 0; n < K_SIZE / 8; ++n)
 #pragma unroll
             for (int v = 0; v < 4; ++v) {
-                const int i = warp * 16 + lane_row + v / 2 * 8, j = n * 8 + lane_pair + v % 2;
-                const float s = state[n][v];
-                if (j < KEYS && i < VALUES) {
+                const int vi = warp * 16 + lane_row + v / 2 * 8, kj = n * 8 + lane_pair + v % 2;
+                const float s_element = state[n][v];
+                if (kj < KEYS && vi < VALUES) {
                     // ---- final state
                     {{ store_state | indent(width=20) }}
                     // ----

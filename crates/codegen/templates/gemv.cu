@@ -1,12 +1,12 @@
 {
-    // y[m, n] = sum over k of a(m, k) * w(n, k) for few rows: {{ tile.rows }} row(s) staged in shared memory as f32, the
-    // weights streamed once, {{ tile.columns }} columns per block.
+    // y[row, column] = sum over inner of a(row, inner) * w(column, inner) for few rows: {{ tile.rows }} row(s)
+    // staged in shared memory as f32, the weights streamed once, {{ tile.columns }} columns per block.
     constexpr int TILE_M = {{ tile.rows }}, TILE_N = {{ tile.columns }}, WARPS = {{ tile.warps }}, THREADS = 32 * WARPS;
     constexpr int COLUMNS = {{ columns }}, COLUMN_TILES = (COLUMNS + TILE_N - 1) / TILE_N;
     const int tid = threadIdx.x, lane = tid % 32, warp = tid / 32;
     const i64 rows = {{ rows }};
-    const i64 m0 = i64({{ block }} / COLUMN_TILES) * TILE_M;
-    const int n0 = int({{ block }} % COLUMN_TILES) * TILE_N;
+    const i64 row0 = i64({{ block }} / COLUMN_TILES) * TILE_M;
+    const int column0 = int({{ block }} % COLUMN_TILES) * TILE_N;
 {%- if setup %}
     {{ setup | indent }}
 {%- endif %}
@@ -14,8 +14,8 @@
 {%- if p.stage and p.w_layout == "nk" %}
     // The weights are on their way to the L2 cache while the rows are computed.
     for (int line = tid; line < TILE_N * ({{ p.depth }} / {{ p.w_line }}); line += THREADS) {
-        const int n = n0 + line % TILE_N;
-        if (n < COLUMNS) prefetch_l2({{ p.w }} + i64(n) * {{ p.w_stride }} + line / TILE_N * {{ p.w_line }});
+        const int column = column0 + line % TILE_N;
+        if (column < COLUMNS) prefetch_l2({{ p.w }} + i64(column) * {{ p.w_stride }} + line / TILE_N * {{ p.w_line }});
     }
 {%- endif %}
 {%- endfor %}
@@ -25,30 +25,30 @@
 {%- if p.stage %}
     {
         float* const xs = a_{{ p.name }};
-        // ---- stage: xs[m - m0][k] = a(m, k), rows past the end 0
+        // ---- stage: xs[row - row0][inner] = a(row, inner), rows past the end 0
         {{ p.stage | indent(width=8) }}
         // ---- end of stage
     }
 {%- else %}
     for (int chunk = tid; chunk < TILE_M * {{ p.depth }} / {{ p.x_vector }}; chunk += THREADS) {
         constexpr int DEPTH = {{ p.depth }}, VEC = {{ p.x_vector }};
-        const i64 m = m0 + chunk / (DEPTH / VEC);
-        const int k_chunk = chunk % (DEPTH / VEC) * VEC;
+        const i64 row = row0 + chunk / (DEPTH / VEC);
+        const int inner_chunk = chunk % (DEPTH / VEC) * VEC;
         float x_regs[VEC] = {};
 {%- if p.x %}
-        if (m < rows) load_vec({{ p.x }} + m * i64({{ p.x_stride }}) + k_chunk, x_regs);
+        if (row < rows) load_vec({{ p.x }} + row * i64({{ p.x_stride }}) + inner_chunk, x_regs);
 {%- endif %}
 {%- if p.prologue %}
 #pragma unroll
-        for (int v = 0; v < VEC; ++v) {
-            const int k = k_chunk + v;
-            float a = x_regs[v];
-            if (m < rows) {
-                // ---- prologue: a = a(m, k)
+        for (int nth = 0; nth < VEC; ++nth) {
+            const int inner = inner_chunk + nth;
+            float activation = x_regs[nth];
+            if (row < rows) {
+                // ---- prologue: activation = a(row, inner)
                 {{ p.prologue | indent(width=16) }}
                 // ---- end of prologue
             }
-            x_regs[v] = a;
+            x_regs[nth] = activation;
         }
 {%- endif %}
         store_vec(a_{{ p.name }} + chunk * VEC, x_regs);
@@ -60,91 +60,91 @@
     {
         constexpr int DEPTH = {{ p.depth }}, VEC = {{ p.w_vector }}, UNROLL = {{ tile.unroll }};
 {%- if p.w_layout == "kn" %}
-        // Weights with k outermost: LANES_N lanes side by side hold VEC columns each, the others and the warps take
-        // different k.
+        // Weights with the summed axis outermost: LANES_N lanes side by side hold VEC columns each, the others and the
+        // warps take other terms of the sum.
         constexpr int LANES_N = TILE_N / VEC, STEP = WARPS * (32 / LANES_N);
-        const int n = n0 + lane % LANES_N * VEC;
+        const int column = column0 + lane % LANES_N * VEC;
         float acc[TILE_M][VEC] = {};
-        for (int k0 = warp * (32 / LANES_N) + lane / LANES_N; k0 < DEPTH; k0 += STEP * UNROLL) {
+        for (int inner0 = warp * (32 / LANES_N) + lane / LANES_N; inner0 < DEPTH; inner0 += STEP * UNROLL) {
             float w_regs[UNROLL][VEC];
 #pragma unroll
-            for (int u = 0; u < UNROLL; ++u) {
-                const int k = k0 + u * STEP;
-                if (k < DEPTH && n < COLUMNS) {
-                    load_vec_stream({{ p.w }} + i64(k) * {{ p.w_stride }} + n, w_regs[u]);
+            for (int load = 0; load < UNROLL; ++load) {
+                const int inner = inner0 + load * STEP;
+                if (inner < DEPTH && column < COLUMNS) {
+                    load_vec_stream({{ p.w }} + i64(inner) * {{ p.w_stride }} + column, w_regs[load]);
                 } else {
 #pragma unroll
-                    for (int v = 0; v < VEC; ++v) w_regs[u][v] = 0.0f;
+                    for (int nth = 0; nth < VEC; ++nth) w_regs[load][nth] = 0.0f;
                 }
             }
 #pragma unroll
-            for (int u = 0; u < UNROLL; ++u) {
-                const int k = k0 + u * STEP;
-                if (k >= DEPTH) break;
+            for (int load = 0; load < UNROLL; ++load) {
+                const int inner = inner0 + load * STEP;
+                if (inner >= DEPTH) break;
 #pragma unroll
-                for (int m = 0; m < TILE_M; ++m) {
-                    const float a = a_{{ p.name }}[m * DEPTH + k];
+                for (int tile_row = 0; tile_row < TILE_M; ++tile_row) {
+                    const float activation = a_{{ p.name }}[tile_row * DEPTH + inner];
 #pragma unroll
-                    for (int v = 0; v < VEC; ++v) acc[m][v] += a * w_regs[u][v];
+                    for (int nth = 0; nth < VEC; ++nth) acc[tile_row][nth] += activation * w_regs[load][nth];
                 }
             }
         }
 #pragma unroll
-        for (int m = 0; m < TILE_M; ++m)
+        for (int tile_row = 0; tile_row < TILE_M; ++tile_row)
 #pragma unroll
-            for (int v = 0; v < VEC; ++v) {
-                const float sum = lane_sum_strided<LANES_N>(acc[m][v]);
-                if (lane < LANES_N) sums_{{ p.name }}[(warp * TILE_M + m) * TILE_N + lane * VEC + v] = sum;
+            for (int nth = 0; nth < VEC; ++nth) {
+                const float sum = lane_sum_strided<LANES_N>(acc[tile_row][nth]);
+                if (lane < LANES_N) sums_{{ p.name }}[(warp * TILE_M + tile_row) * TILE_N + lane * VEC + nth] = sum;
             }
 {%- else %}
-        // A group of SPLIT warps holds COLUMNS_PER_GROUP rows of the weights; each lane takes VEC elements of k at a time.
+        // A group of SPLIT warps holds COLUMNS_PER_GROUP rows of the weights; each lane takes VEC terms at a time.
         constexpr int SPLIT = {{ tile.split }}, COLUMNS_PER_GROUP = TILE_N * SPLIT / WARPS, STEP = 32 * VEC * SPLIT;
-        const int part = warp % SPLIT, column = warp / SPLIT * COLUMNS_PER_GROUP;
+        const int part = warp % SPLIT, tile_column = warp / SPLIT * COLUMNS_PER_GROUP;
         float acc[TILE_M][COLUMNS_PER_GROUP] = {};
-        for (int k0 = (part * 32 + lane) * VEC; k0 < DEPTH; k0 += STEP * UNROLL) {
+        for (int inner0 = (part * 32 + lane) * VEC; inner0 < DEPTH; inner0 += STEP * UNROLL) {
             float w_regs[UNROLL][COLUMNS_PER_GROUP][VEC];
 #pragma unroll
-            for (int u = 0; u < UNROLL; ++u)
+            for (int load = 0; load < UNROLL; ++load)
 #pragma unroll
-                for (int c = 0; c < COLUMNS_PER_GROUP; ++c) {
-                    const int k = k0 + u * STEP, n = n0 + column + c;
-                    if (k < DEPTH && n < COLUMNS) {
-                        load_vec_stream({{ p.w }} + i64(n) * {{ p.w_stride }} + k, w_regs[u][c]);
+                for (int own = 0; own < COLUMNS_PER_GROUP; ++own) {
+                    const int inner = inner0 + load * STEP, column = column0 + tile_column + own;
+                    if (inner < DEPTH && column < COLUMNS) {
+                        load_vec_stream({{ p.w }} + i64(column) * {{ p.w_stride }} + inner, w_regs[load][own]);
                     } else {
 #pragma unroll
-                        for (int v = 0; v < VEC; ++v) w_regs[u][c][v] = 0.0f;
+                        for (int nth = 0; nth < VEC; ++nth) w_regs[load][own][nth] = 0.0f;
                     }
                 }
 #pragma unroll
-            for (int u = 0; u < UNROLL; ++u) {
-                const int k = k0 + u * STEP;
-                if (k >= DEPTH) break;
+            for (int load = 0; load < UNROLL; ++load) {
+                const int inner = inner0 + load * STEP;
+                if (inner >= DEPTH) break;
 #pragma unroll
-                for (int m = 0; m < TILE_M; ++m) {
+                for (int tile_row = 0; tile_row < TILE_M; ++tile_row) {
                     float a_regs[VEC];
-                    load_vec(a_{{ p.name }} + m * DEPTH + k, a_regs);
+                    load_vec(a_{{ p.name }} + tile_row * DEPTH + inner, a_regs);
 #pragma unroll
-                    for (int c = 0; c < COLUMNS_PER_GROUP; ++c)
+                    for (int own = 0; own < COLUMNS_PER_GROUP; ++own)
 #pragma unroll
-                        for (int v = 0; v < VEC; ++v) acc[m][c] += a_regs[v] * w_regs[u][c][v];
+                        for (int nth = 0; nth < VEC; ++nth) acc[tile_row][own] += a_regs[nth] * w_regs[load][own][nth];
                 }
             }
         }
 #pragma unroll
-        for (int m = 0; m < TILE_M; ++m)
+        for (int tile_row = 0; tile_row < TILE_M; ++tile_row)
 #pragma unroll
-            for (int c = 0; c < COLUMNS_PER_GROUP; ++c) {
-                const float sum = warp_sum(acc[m][c]);
-                if (lane == 0) sums_{{ p.name }}[(part * TILE_M + m) * TILE_N + column + c] = sum;
+            for (int own = 0; own < COLUMNS_PER_GROUP; ++own) {
+                const float sum = warp_sum(acc[tile_row][own]);
+                if (lane == 0) sums_{{ p.name }}[(part * TILE_M + tile_row) * TILE_N + tile_column + own] = sum;
             }
 {%- endif %}
     }
 {% endfor %}
     __syncthreads();
     for (int element = tid; element < TILE_M * TILE_N; element += THREADS) {
-        const i64 m = m0 + element / TILE_N;
-        const int n = n0 + element % TILE_N;
-        if (m < rows && n < COLUMNS) {
+        const i64 row = row0 + element / TILE_N;
+        const int column = column0 + element % TILE_N;
+        if (row < rows && column < COLUMNS) {
 {%- for p in products %}
             float {{ p.name }} = sums_{{ p.name }}[element];
 #pragma unroll
@@ -153,7 +153,7 @@
 {%- if row_prologue %}
             {{ row_prologue | indent(width=12) }}
 {%- endif %}
-            // ---- epilogue of element (m, n)
+            // ---- epilogue of element (row, column)
             {{ epilogue | indent(width=12) }}
             // ---- end of epilogue
         }

@@ -8,11 +8,11 @@ const int {{ axis.name }} = (int)(block % {{ axis.blocks }}){% if axis.tile > 1 
 block /= {{ axis.blocks }};
 {%- endfor %}
 {%- if row_runs %}
-const i64 b = block / runs;
+const i64 batch = block / runs;
 const i64 t_begin = block % runs{% if rows > 1 %} * {{ rows }}{% endif %};
 const i64 t_end = {% if rows > 1 %}t_begin + {{ rows }} < T ? t_begin + {{ rows }} : T{% else %}t_begin + 1{% endif %};
 {%- else %}
-const i64 b = block;
+const i64 batch = block;
 const i64 t_begin = 0;
 const i64 t_end = T;
 {%- endif %}

@@ -9,17 +9,6 @@ use crate::plan::Reject;
 use fusec_ir::{OpId, OpKind, ValueId};
 use std::collections::BTreeMap;
 
-/// What a group is built around.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Kind {
-    /// Nothing heavier than a row.
-    Row,
-    /// A recurrence.
-    Scan,
-    /// A product.
-    Product,
-}
-
 /// A segment with its edges and the user's wishes.
 #[derive(Debug)]
 #[allow(clippy::len_without_is_empty, reason = "a segment has operations")]
@@ -250,32 +239,54 @@ impl<'a> Board<'a> {
         out
     }
 
-    /// What a group is built around.
-    pub fn kind(&self, set: &Bits) -> Kind {
-        if set.meets(&self.scans) {
-            Kind::Scan
-        } else if set.meets(&self.contracts) {
-            Kind::Product
-        } else {
-            Kind::Row
-        }
-    }
-
     /// The products.
     pub fn products(&self) -> &Bits {
         &self.contracts
     }
 
-    /// Operations one edge away from a set with products that may be in a lane with them.
-    pub fn beside(&self, set: &Bits) -> Bits {
+    /// The recurrences.
+    pub fn recurrences(&self) -> &Bits {
+        &self.scans
+    }
+
+    /// The operations that row kernels are made of: all others, unless they share no kernel.
+    pub fn rows(&self) -> Bits {
+        let mut rows = Bits::of(self.len(), 0..self.len());
+        rows.subtract(&self.scans);
+        rows.subtract(&self.contracts);
+        rows.subtract(&self.alone);
+        rows
+    }
+
+    /// Operations one edge away from a set that may be in a lane with it: all but `never`.
+    pub fn beside(&self, set: &Bits, never: &Bits) -> Bits {
         let mut out = Bits::empty(self.len());
         for i in set.iter() {
             out.union(&self.edges[i]);
         }
-        out.subtract(&self.scans);
+        out.subtract(never);
         out.subtract(&self.alone);
         out.subtract(set);
         out
+    }
+
+    /// Operations that share a value with a set: an edge, or an operand of both.
+    pub fn near(&self, set: &Bits) -> Bits {
+        let mut out = Bits::empty(self.len());
+        for i in set.iter() {
+            out.union(&self.near[i]);
+        }
+        out
+    }
+
+    /// Position of an operation of the segment.
+    pub fn position(&self, id: OpId) -> Option<usize> {
+        self.ops.binary_search(&id).ok()
+    }
+
+    /// Whether a set holds everything on paths between its members and everything pinned to them.
+    pub fn is_closed(&self, set: &Bits) -> bool {
+        self.closed(set.clone()) == *set
     }
 
     /// What is before an operation, transitively.

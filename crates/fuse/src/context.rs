@@ -118,6 +118,11 @@ impl<'a> Context<'a> {
         self.elements.get(value).bytes()
     }
 
+    /// In which type each value lies in memory.
+    pub fn elements(&self) -> &Elements {
+        &self.elements
+    }
+
     /// Whether a value has left the L2 cache by the time that another kernel reads it.
     pub fn leaves_l2(&self, value: ValueId) -> bool {
         let room = self.target.l2_bytes as f64 * self.device.fitted.l2_share.value;

@@ -28,7 +28,10 @@
 
 mod chunks;
 mod rank_one;
+mod rows;
 mod serial;
+
+pub(crate) use rows::{least_row_us, row_terms};
 
 use crate::context::{Context, instructions, iteration_axes, special_count, step_work};
 use crate::plan::{Body, Cost, Phase, Storage};
@@ -126,6 +129,8 @@ pub(crate) struct Parts {
     pub memory_us: f64,
     pub tensor_us: f64,
     pub simt_us: f64,
+    /// Part of `simt_us` that counts instructions, where that is summed up by itself; otherwise 0.
+    pub instructions_us: f64,
     pub special_us: f64,
     pub serial_us: f64,
     /// Comes on top of the largest.
@@ -165,6 +170,7 @@ impl Parts {
             self.memory_us * slowdown.memory,
             self.tensor_us * slowdown.tensor,
             self.simt_us * slowdown.others,
+            self.instructions_us * slowdown.others,
             self.special_us * slowdown.others,
             self.serial_us,
         ]
@@ -194,6 +200,7 @@ fn parts(ctx: &Context<'_>, work: &Work, serial_us: f64, blocks: usize) -> Parts
             + tensor_us(work.chunk_flops, Storage::Bf16),
         // The rate counts two operations to an instruction, which only a multiply-add is.
         simt_us: work.simt_flops.max(2.0 * work.instructions) / device.fp32_tflops.value / 1e6,
+        instructions_us: 0.0,
         special_us: work.special
             / (device.sms.value * device.sfu_per_sm.value * device.clock_ghz.value * 1e3),
         serial_us,
@@ -204,8 +211,9 @@ fn parts(ctx: &Context<'_>, work: &Work, serial_us: f64, blocks: usize) -> Parts
 
 /// What a lane adds, at least, to every kernel that it is part of: whatever another lane may
 /// have read before is taken as found in L2, and what another lane may compute as well as
-/// stored by that one. `own` are the operations that no other lane can hold.
-pub(crate) fn lane_parts(ctx: &Context<'_>, body: &Body, own: &[OpId]) -> Parts {
+/// stored by that one. `own` are the operations that no other lane can hold; `staged` says that
+/// activations of another lane pass through registers.
+pub(crate) fn lane_parts(ctx: &Context<'_>, body: &Body, own: &[OpId], staged: bool) -> Parts {
     let graph = ctx.graph;
     let is_own = |id: &OpId| own.binary_search(id).is_ok();
     let mut body = body.clone();
@@ -227,16 +235,22 @@ pub(crate) fn lane_parts(ctx: &Context<'_>, body: &Body, own: &[OpId]) -> Parts 
         }
     }
     let lane = Lane::new(ctx, &body);
-    work.staged = lane.is_staged();
+    work.staged = staged || lane.is_staged();
     lane.add_bytes(&mut work);
     lane.add_operations(&mut work);
-    // The larger of two sums is no sum of the larger parts: operations alone are a lower bound.
-    work.instructions = 0.0;
+    // The larger of two sums is no sum of the larger parts: each is summed up by itself.
+    let instructions = std::mem::take(&mut work.instructions);
     let (_, serial_us) = lane.serial();
     Parts {
         latency_us: lane.latency_us(),
+        instructions_us: 2.0 * instructions / ctx.device.fp32_tflops.value / 1e6,
         ..parts(ctx, &work, serial_us, lane.blocks)
     }
+}
+
+/// Whether a lane makes activations of products pass through registers, in all lanes of its kernel.
+pub(crate) fn is_staged(ctx: &Context<'_>, body: &Body) -> bool {
+    Lane::new(ctx, body).is_staged()
 }
 
 /// Sums over the lanes of a kernel.
@@ -245,7 +259,7 @@ struct Work {
     bytes: f64,
     l2_bytes: f64,
     tensor_flops: f64,
-    /// What the tensor cores could do beside, were they kept busy.
+    /// What the tensor cores could do beside at the profile's rate; below zero where warpgroups exceed it.
     tensor_waste: f64,
     /// Whether activations pass through registers on their way to the tensor cores.
     staged: bool,
@@ -296,6 +310,11 @@ impl<'a> Lane<'a> {
             Schedule::Thin(_) => true,
             _ => false,
         }
+    }
+
+    /// Whether warpgroups compute its products.
+    fn by_warpgroups(&self) -> bool {
+        matches!(&self.body.schedule, Schedule::Gemm(tile) if tile.by_warpgroups())
     }
 
     /// Whether an operation is before a product: several blocks compute it.
@@ -394,7 +413,9 @@ impl<'a> Lane<'a> {
             } else {
                 work.bytes += bytes;
             }
-            if by_all {
+            if self.by_warpgroups() {
+                // What tiles read again is part of the rate that was measured.
+            } else if by_all {
                 work.l2_bytes += bytes * (self.prologue_copies - 1.0);
             } else if matches!(self.body.schedule, Schedule::Gemm(_)) && !activation {
                 let again = self.row_tiles as f64 - 1.0;
@@ -521,6 +542,7 @@ impl<'a> Lane<'a> {
                             _ => fitted.pair_efficiency.value,
                         };
                         let reached = match work.staged {
+                            _ if self.by_warpgroups() => fitted.warpgroup_rate.value,
                             true => pair * fitted.staged_efficiency.value,
                             false => pair,
                         };

@@ -2,7 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::fmt;
+use std::fmt::{self, Write as _};
+
+/// What a form must save, as a part of the total, to take the place of one with fewer rules:
+/// less than this is less than the cost model knows, and every rule moves rounding errors.
+pub(crate) const FORM_MARGIN: f64 = 0.005;
 
 /// What was examined, beside what was chosen.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -58,11 +62,26 @@ impl Form {
         match all.iter().find(|form| form.chosen) {
             _ if self.chosen => "chosen".into(),
             Some(chosen) if self.total_us < chosen.total_us => {
-                let least = crate::planner::FORM_MARGIN * 100.0;
+                let least = FORM_MARGIN * 100.0;
                 format!("passed over (saves less than {least} %{how})")
             }
             _ => format!("dearer{how}"),
         }
+    }
+}
+
+impl Segment {
+    /// The groups that were examined, in words.
+    fn examined(&self) -> String {
+        let illegal: usize = self.rejected.values().sum();
+        let mut text = format!("{} legal groups, {illegal} illegal", self.legal);
+        let mut rules: Vec<_> = self.rejected.iter().collect();
+        rules.sort_by_key(|(rule, n)| (std::cmp::Reverse(**n), rule.as_str()));
+        for (i, (rule, n)) in rules.into_iter().take(4).enumerate() {
+            // Writing to a string cannot fail.
+            let _ = write!(text, "{} {rule} {n}", if i == 0 { ":" } else { "," });
+        }
+        text
     }
 }
 
@@ -81,20 +100,34 @@ impl Decisions {
 
 impl fmt::Display for Decisions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Classes of layers that were examined alike are told in one line.
+        let mut told: Vec<(String, Vec<&Segment>)> = vec![];
         for segment in &self.segments {
-            match segment.layers[..] {
-                [] => write!(f, "examined outside the layers: ")?,
-                [one] => write!(f, "examined for layer {one}: ")?,
-                [first, .., last] => write!(f, "examined for layers {first}..{last}: ")?,
+            let text = segment.examined();
+            let alike = told.iter_mut().find(|(of, with)| {
+                *of == text
+                    && with
+                        .iter()
+                        .all(|s| s.layers.is_empty() == segment.layers.is_empty())
+            });
+            match alike {
+                Some((_, with)) if !segment.layers.is_empty() => with.push(segment),
+                _ => told.push((text, vec![segment])),
             }
-            let illegal: usize = segment.rejected.values().sum();
-            write!(f, "{} legal groups, {illegal} illegal", segment.legal)?;
-            let mut rules: Vec<_> = segment.rejected.iter().collect();
-            rules.sort_by_key(|(rule, n)| (std::cmp::Reverse(**n), rule.as_str()));
-            for (i, (rule, n)) in rules.into_iter().take(4).enumerate() {
-                write!(f, "{} {rule} {n}", if i == 0 { ":" } else { "," })?;
+        }
+        for (text, segments) in told {
+            let layers: Vec<u32> = segments.iter().flat_map(|s| &s.layers).copied().collect();
+            match (&layers[..], segments.len()) {
+                ([], _) => write!(f, "examined outside the layers: ")?,
+                ([one], _) => write!(f, "examined for layer {one}: ")?,
+                ([first, .., last], 1) => write!(f, "examined for layers {first}..{last}: ")?,
+                (_, n) => write!(
+                    f,
+                    "examined for each of {n} kinds of layers ({} layers): ",
+                    layers.len()
+                )?,
             }
-            writeln!(f)?;
+            writeln!(f, "{text}")?;
         }
         for form in &self.forms {
             let what = if form.rules.is_empty() {

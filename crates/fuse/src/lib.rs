@@ -7,20 +7,22 @@
 #![warn(missing_docs)]
 #![forbid(unsafe_code)]
 
+mod accept;
 mod bits;
 mod board;
-mod candidates;
 pub mod chunked;
 pub mod context;
 pub mod cost;
 pub mod decisions;
 pub mod device;
 pub mod elements;
+mod error;
 pub mod explain;
 pub mod fit;
 pub mod forms;
 mod name;
 mod order;
+pub mod patterns;
 pub mod plan;
 mod planner;
 mod print;
@@ -29,14 +31,16 @@ pub mod segment;
 pub mod select;
 mod validate;
 
+pub use accept::accept;
 pub use device::{Device, DeviceError, Figure, Fitted, FittedFigure, Provenance};
 
 pub use decisions::Decisions;
 pub use elements::Element;
+pub use error::PlanError;
 pub use plan::{
     Body, Cost, GridAxis, Kernel, Mode, Phase, Plan, Reject, Roles, Shape, Storage, Template,
 };
-pub use planner::{Options, PlanError, Planned, Submit, plan};
-pub use print::{interior, launches_per_layer, limit};
+pub use planner::{Options, Planned, Progress, Submit, plan, plan_watched};
+pub use print::{interior, launches_per_layer, limit, summary};
 pub use schedule::{Launch, Schedule, Target};
 pub use validate::validate;

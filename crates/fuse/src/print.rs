@@ -1,7 +1,7 @@
 //! The plan as a table for people.
 
 use crate::decisions::Decisions;
-use crate::plan::{Body, Cost, Kernel, Mode, Plan};
+use crate::plan::{Body, Cost, Kernel, Mode, Phase, Plan, Template};
 use crate::planner::Planned;
 use fusec_ir::{Graph, OpId};
 use std::fmt::{self, Write as _};
@@ -172,7 +172,7 @@ fn write_kernels(f: &mut fmt::Formatter<'_>, graph: &Graph, kernels: &[Kernel]) 
                     let _ = write!(label, "phase {i}, ");
                 }
                 if phase.lanes.len() > 1 {
-                    let _ = write!(label, "lane {j}: ");
+                    let _ = write!(label, "subkernel {j}, {}: ", body.template());
                 }
                 for piece in wrap(&format!("{label}{}", fuses(graph, body)), 92) {
                     writeln!(f, "      {piece}")?;
@@ -193,17 +193,36 @@ fn write_kernels(f: &mut fmt::Formatter<'_>, graph: &Graph, kernels: &[Kernel]) 
     Ok(())
 }
 
+/// The templates of a kernel, phase by phase: `gemv x6 + scan, chunked`.
 pub(crate) fn template(kernel: &Kernel) -> String {
-    let mut names: Vec<String> = Vec::new();
-    for phase in &kernel.phases {
-        let of = phase.lanes.first().map(|b| b.template().to_string());
-        let name = of.unwrap_or_default();
-        names.push(match phase.lanes.len() {
-            0 | 1 => name,
-            n => format!("{name} x{n}"),
+    let of_phase = |phase: &Phase| {
+        let bodies = phase.lanes.iter().map(Body::template);
+        let mut runs: Vec<(Template, usize)> = Vec::new();
+        for template in bodies {
+            match runs.iter_mut().find(|(known, _)| *known == template) {
+                Some((_, n)) => *n += 1,
+                None => runs.push((template, 1)),
+            }
+        }
+        let names = runs.iter().map(|(template, n)| match n {
+            1 => template.to_string(),
+            n => format!("{template} x{n}"),
         });
-    }
-    names.join(" + ")
+        names.collect::<Vec<_>>().join(", ")
+    };
+    let phases: Vec<String> = kernel.phases.iter().map(of_phase).collect();
+    phases.join(" + ")
+}
+
+/// A kernel's line of the plan in words.
+pub fn summary(kernel: &Kernel) -> String {
+    format!(
+        "{}, {} of memory traffic, {} predicted, limited by {}.",
+        template(kernel),
+        amount(kernel.cost.bytes),
+        time(kernel.cost.total_us),
+        limit(&kernel.cost)
+    )
 }
 
 /// The names of a body's operations, the block said once for a run of them.

@@ -4,7 +4,8 @@
 mod common;
 
 use common::{Build, h200, options};
-use fusec_fuse::forms::{self, RULES, Scope};
+use fusec_fuse::forms::{self, RULES};
+use fusec_fuse::patterns::{PATTERNS, patterns};
 use fusec_fuse::{Mode, Storage, plan};
 use fusec_ir::interpret::{Input, Interpreter, Keep, State};
 use fusec_ir::*;
@@ -382,29 +383,30 @@ fn edges() -> Vec<(&'static str, bool, Graph)> {
     out
 }
 
+/// All operations of a graph, as if one kernel computed them.
+fn whole(graph: &Graph) -> Vec<OpId> {
+    let ops = (0..graph.ops.len() as u32).map(OpId);
+    ops.filter(|id| !graph.is_load_time(*id)).collect()
+}
+
 #[test]
 fn rules_apply_where_their_condition_holds_and_both_sides_agree() {
     for (rule, what, graph, applies) in cases() {
         let expected = evaluate(&graph);
         assert!(expected.iter().any(|x| x.abs() > 1e-3), "{what}: all zero");
-        let scope = RULES.iter().find(|r| r.name() == rule).expect(rule).scope();
+        if PATTERNS.iter().any(|pattern| pattern.name == rule) {
+            let there = patterns(&graph, &whole(&graph)).contains(&rule);
+            assert_eq!(there, applies, "{rule}: {what}");
+            continue;
+        }
         for storage in [Storage::F32, Storage::Bf16] {
-            let applied = match scope {
-                Scope::Global => {
-                    let (found, stop) = forms::enumerate(&graph, storage).unwrap();
-                    assert_eq!(stop, "saturated");
-                    for form in &found {
-                        assert!(close(&expected, &evaluate(&form.graph)), "{rule}: {what}");
-                    }
-                    found
-                        .iter()
-                        .any(|f| f.rules.iter().any(|r| r.starts_with(&format!("{rule} "))))
-                }
-                Scope::Local => {
-                    let found = forms::local(&graph, storage).unwrap();
-                    found.iter().any(|(r, _)| *r == rule)
-                }
-            };
+            let (found, stop) = forms::enumerate(&graph, storage).unwrap();
+            assert_eq!(stop, "saturated");
+            for form in &found {
+                assert!(close(&expected, &evaluate(&form.graph)), "{rule}: {what}");
+            }
+            let mut used = found.iter().flat_map(|form| &form.rules);
+            let applied = used.any(|r| r.starts_with(&format!("{rule} ")));
             assert_eq!(applied, applies, "{rule}: {what}");
         }
     }
@@ -440,14 +442,17 @@ fn taps_of_convolutions_lie_side_by_side() {
 }
 
 #[test]
-fn every_rule_has_cases_on_both_sides_of_its_condition() {
+fn every_rule_and_pattern_has_cases_on_both_sides_of_its_condition() {
     let covered: BTreeSet<(&str, bool)> = cases().iter().map(|c| (c.0, c.3)).collect();
-    for rule in RULES {
+    let rules = RULES.iter().map(|r| (r.name(), r.reason(), r.condition()));
+    let patterns = PATTERNS.iter().map(|p| (p.name, p.reason, p.condition));
+    for (name, reason, condition) in rules.chain(patterns) {
         for applies in [true, false] {
-            assert!(covered.contains(&(rule.name(), applies)), "{}", rule.name());
+            assert!(covered.contains(&(name, applies)), "{name}");
         }
-        assert!(!rule.reason().is_empty() && !rule.condition().is_empty());
+        assert!(!reason.is_empty() && !condition.is_empty());
     }
+    assert!(PATTERNS.is_sorted_by_key(|pattern| pattern.name));
 }
 
 #[test]
@@ -462,10 +467,9 @@ fn sixteen_bit_matrices_are_not_rounded_again() {
 }
 
 #[test]
-fn local_forms_label_the_kernels_that_realise_them() {
+fn patterns_name_what_the_kernels_of_a_plan_fuse() {
     for (rule, what, graph, applies) in cases() {
-        let of = RULES.iter().find(|r| r.name() == rule).expect(rule);
-        if of.scope() == Scope::Global || !applies {
+        if !applies || !PATTERNS.iter().any(|pattern| pattern.name == rule) {
             continue;
         }
         let labelled = [1, 2048].into_iter().any(|time| {

@@ -139,9 +139,24 @@ fn parameter(graph: &Graph, param: &Param) -> String {
 
 /// One operation, without its layer.
 pub fn operation(graph: &Graph, op: &Op) -> String {
+    let name = |v: ValueId| match graph.value(v).layer {
+        Some(l) if graph.value(v).layer != op.layer => {
+            format!("layers.{l}.{}", graph.value(v).name)
+        }
+        _ => graph.value(v).name.clone(),
+    };
+    let mut out = equation(graph, op, &name);
+    for tail in &op.tails {
+        let _ = write!(out, "; keeps {}", graph.state(*tail).name);
+    }
+    out
+}
+
+/// One operation as an equation, its operands under the names given.
+pub fn equation(graph: &Graph, op: &Op, name: &dyn Fn(ValueId) -> String) -> String {
     let results: Vec<String> = op.outputs.iter().map(|v| typed(graph, *v)).collect();
     let operand = |i: usize| match op.inputs.get(i) {
-        Some(access) => read(graph, access, op.layer),
+        Some(access) => read(graph, access, name),
         None => format!("?{i}"),
     };
     let axis = |a: AxisId| graph.axis_name(a).to_owned();
@@ -207,20 +222,13 @@ pub fn operation(graph: &Graph, op: &Op) -> String {
         ),
         OpKind::CumSum { axis: a } => format!("cumsum over {} of {}", axis(*a), operand(0)),
     };
-    let mut out = format!("{} = {right}", results.join(", "));
-    for tail in &op.tails {
-        let _ = write!(out, "; keeps {}", graph.state(*tail).name);
-    }
-    out
+    format!("{} = {right}", results.join(", "))
 }
 
 /// A read of a value: `x`, `x(t-1)`, `m[0, H, N]`.
-fn read(graph: &Graph, access: &Access, layer: Option<u32>) -> String {
+fn read(graph: &Graph, access: &Access, name: &dyn Fn(ValueId) -> String) -> String {
     let value = graph.value(access.value);
-    let mut out = match value.layer {
-        Some(l) if value.layer != layer => format!("layers.{l}.{}", value.name),
-        _ => value.name.clone(),
-    };
+    let mut out = name(access.value);
     let in_place = access.index.len() == value.axes.len()
         && access
             .index
@@ -319,6 +327,13 @@ pub fn expression(
             Binary::Pow => format!("pow({}, {})", inner(a, 0), inner(b, 0)),
         },
     }
+}
+
+/// A recurrence: its formals, its states, its step.
+pub fn step(graph: &Graph, recurrence: &Recurrence) -> String {
+    let mut out = String::new();
+    print_recurrence(&mut out, graph, recurrence);
+    out
 }
 
 fn print_recurrence(out: &mut String, graph: &Graph, r: &Recurrence) {

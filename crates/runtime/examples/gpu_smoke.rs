@@ -15,7 +15,7 @@ use fusec_ir::interpret::{Input, Interpreter, Keep, State};
 use fusec_runtime::executor::gpu::{GpuDevice, GpuError, GpuOptions, Timing, gpus};
 use fusec_runtime::executor::{Device, ExecuteError, Executor, Fetch, HostState};
 use fusec_runtime::plan_dir::{Cubins, PlanDir, read_plan_dir, write_plan_dir};
-use fusec_runtime::toolchain::{Options, Source, Toolchain};
+use fusec_runtime::toolchain::{Header, Options, Source, Toolchain};
 use fusec_runtime::weights::Weights;
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -81,10 +81,11 @@ fn compile(dir: &Path, archs: &[&str]) -> Outcome {
         let mut cubins = Cubins::new();
         for arch in archs {
             let mut images = BTreeMap::new();
-            for kernel in &manifest.kernels {
+            for kernel in manifest.images() {
                 let source = Source {
                     name: &format!("{}.cu", kernel.name),
                     text: &kernel.source,
+                    headers: &[Header::prelude(&manifest)],
                 };
                 let artifact = toolchain.compile(&source, arch.parse()?)?;
                 images.insert(kernel.name.clone(), artifact.cubin);
@@ -94,6 +95,7 @@ fn compile(dir: &Path, archs: &[&str]) -> Outcome {
         let compiled = PlanDir {
             manifest,
             plans: vec![],
+            device: fusec_fuse::Device::find("h200")?,
             text: "the executor's sample\n".into(),
             cubins,
         };

@@ -1,13 +1,14 @@
-//! The cubin cache: compiled kernels on disk, found by a hash of everything that made them.
+//! The cache of compiled kernels on disk: cubins, and the emulator's libraries. An entry is found by a
+//! hash of everything that made it.
 //!
 //! Several processes may use one cache at the same time: entries are written under a temporary
-//! name and renamed, and are never changed. What is read is checked against its hash; a corrupt
-//! entry is reported and built anew. The cache knows nothing about compilers.
+//! name and renamed, and are never changed. What is read is checked against its hash, and has to be
+//! the user's own; a corrupt entry is reported and built anew. The cache knows nothing about compilers.
 
 use std::ffi::OsStr;
 use std::fmt;
-use std::fs;
-use std::io::{self, Write};
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -19,17 +20,45 @@ use crate::partial;
 /// First bytes of an entry. The digit is the format's version: raising it abandons old entries.
 const MAGIC: &[u8; 8] = b"fuscub1\n";
 const HEADER_BYTES: usize = 8 + 32 + 32 + 8 + 8;
-const EXTENSION: &str = "cubin-entry";
-const TEMPORARY_PREFIX: &str = ".writing-";
+/// No kernel is near this size: what is larger is no entry, and is not read.
+const MAX_ENTRY_BYTES: u64 = 1 << 30;
 
-/// Everything a cubin depends on.
+/// What the entries of a cache hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Contents {
+    /// What a GPU runs.
+    Cubins,
+    /// Shared objects for the emulator.
+    Libraries,
+}
+
+impl Contents {
+    /// The directory of such a cache below the user's.
+    pub fn directory(self) -> &'static str {
+        match self {
+            Contents::Cubins => "cubin",
+            Contents::Libraries => "emulator",
+        }
+    }
+
+    fn extension(self) -> &'static str {
+        match self {
+            Contents::Cubins => "cubin-entry",
+            Contents::Libraries => "library-entry",
+        }
+    }
+}
+
+/// Everything a compiled kernel depends on.
 #[derive(Debug, Clone, Copy)]
 pub struct KeyParts<'a> {
-    /// The source's name: it is written into the cubin's line table.
+    /// The source's name: it is written into the line table.
     pub name: &'a str,
-    /// The CUDA source.
+    /// The source.
     pub source: &'a str,
-    /// The architecture, such as `sm_90a`.
+    /// The names and texts that it may include.
+    pub headers: &'a [(&'a str, &'a str)],
+    /// The architecture, such as `sm_90a` or `x86_64`.
     pub arch: &'a str,
     /// The compiler's options.
     pub options: &'a [String],
@@ -56,6 +85,10 @@ impl Key {
         for option in parts.options {
             add(option);
         }
+        // No option is empty: what follows is told from one.
+        for (name, text) in parts.headers {
+            ["", name, text].into_iter().for_each(&mut add);
+        }
         Self(hash.finalize().into())
     }
 }
@@ -76,7 +109,7 @@ impl fmt::Debug for Key {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
     /// The ELF image.
-    pub cubin: Vec<u8>,
+    pub image: Vec<u8>,
     /// The compiler's log.
     pub log: String,
 }
@@ -132,7 +165,7 @@ pub enum Outcome {
     Rebuilt(Corrupt),
 }
 
-/// What [`CubinCache::get_or_compile`] found.
+/// What [`KernelCache::get_or_compile`] found.
 #[derive(Debug)]
 pub struct Lookup {
     /// The compiled kernel.
@@ -165,26 +198,30 @@ pub fn user_cache_dir(explicit: Option<&Path>) -> Result<PathBuf, CacheError> {
 
 /// A directory of compiled kernels.
 #[derive(Debug, Clone)]
-pub struct CubinCache {
+pub struct KernelCache {
     dir: PathBuf,
+    contents: Contents,
+    /// Who writes entries, as the file system says: entries of others may hold anything.
+    owner: Owner,
 }
 
-impl CubinCache {
-    /// Opens the cache in `dir`, making the directory where it is missing. An error if entries
-    /// cannot be written there.
-    pub fn open(dir: &Path) -> Result<Self, CacheError> {
+impl KernelCache {
+    /// Opens the cache in `dir`, making the directory where it is missing, and removes what writers
+    /// that were killed have left. An error if entries cannot be written there.
+    pub fn open(dir: &Path, contents: Contents) -> Result<Self, CacheError> {
         let unwritable = |source| CacheError::Unwritable {
             dir: dir.to_owned(),
             source,
         };
         fs::create_dir_all(dir).map_err(unwritable)?;
         // Permission bits do not tell (file systems mounted read-only, quotas): try it.
-        tempfile::Builder::new()
-            .prefix(TEMPORARY_PREFIX)
-            .tempfile_in(dir)
-            .map_err(unwritable)?;
+        let (probe, _unfinished) = partial::file_in(dir).map_err(unwritable)?;
+        let owner = Owner::of(&probe.as_file().metadata().map_err(unwritable)?);
+        partial::sweep(dir, |_| true);
         Ok(Self {
             dir: dir.to_owned(),
+            contents,
+            owner,
         })
     }
 
@@ -195,7 +232,8 @@ impl CubinCache {
 
     /// The file that holds `key`'s entry, whether it exists or not.
     pub fn path(&self, key: &Key) -> PathBuf {
-        self.dir.join(format!("{key}.{EXTENSION}"))
+        let extension = self.contents.extension();
+        self.dir.join(format!("{key}.{extension}"))
     }
 
     /// The entry of `parts`, from the cache if it is there and sound, else from `compile`.
@@ -228,17 +266,38 @@ impl CubinCache {
 
     fn read(&self, key: &Key) -> Result<Option<Entry>, Corrupt> {
         let path = self.path(key);
-        let result = match fs::read(&path) {
-            Ok(bytes) => decode(key, &bytes).map(Some).map_err(str::to_owned),
+        let result = match self.read_own(&path) {
+            Ok(Ok(bytes)) => decode(key, &bytes).map(Some).map_err(str::to_owned),
+            Ok(Err(reason)) => Err(reason.to_owned()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error.to_string()),
         };
         result.map_err(|reason| Corrupt { path, reason })
     }
 
+    /// The contents of a file that this user wrote, or why it is not read. A hash says that an entry is
+    /// what was written, not who wrote it, and entries are code.
+    fn read_own(&self, path: &Path) -> io::Result<Result<Vec<u8>, &'static str>> {
+        // Before it is opened: opening a pipe waits for somebody to write to it.
+        if !fs::metadata(path)?.is_file() {
+            return Ok(Err("it is no file"));
+        }
+        let mut file = File::open(path)?;
+        let about = file.metadata()?;
+        if !self.owner.trusts(&about) {
+            return Ok(Err("it belongs to another user"));
+        }
+        if about.len() > MAX_ENTRY_BYTES {
+            return Ok(Err("it is larger than any kernel"));
+        }
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes)?;
+        Ok(Ok(bytes))
+    }
+
     fn write(&self, key: &Key, entry: &Entry) -> Result<(), CacheError> {
         let attempt = || {
-            let (mut file, _unfinished) = partial::file_in(TEMPORARY_PREFIX, &self.dir)?;
+            let (mut file, _unfinished) = partial::file_in(&self.dir)?;
             file.write_all(&encode(key, entry))?;
             file.persist(self.path(key)).map_err(|error| error.error)?;
             Ok(())
@@ -252,14 +311,17 @@ impl CubinCache {
     /// The number of entries and their size.
     pub fn usage(&self) -> Result<Usage, CacheError> {
         let mut usage = Usage::default();
-        self.for_each(is_entry_name, |file| {
-            // Another process may have removed it meanwhile.
-            if let Ok(metadata) = file.metadata() {
-                usage.entries += 1;
-                usage.bytes += metadata.len();
-            }
-            Ok(())
-        })?;
+        self.for_each(
+            |name| self.is_entry_name(name),
+            |file| {
+                // Another process may have removed it meanwhile.
+                if let Ok(metadata) = file.metadata() {
+                    usage.entries += 1;
+                    usage.bytes += metadata.len();
+                }
+                Ok(())
+            },
+        )?;
         Ok(usage)
     }
 
@@ -268,7 +330,7 @@ impl CubinCache {
     pub fn clear(&self) -> Result<Usage, CacheError> {
         let mut removed = Usage::default();
         self.for_each(
-            |name| is_entry_name(name) || is_temporary_name(name),
+            |name| self.is_entry_name(name) || partial::is_partial_name(name),
             |file| {
                 let bytes = file.metadata().map_or(0, |metadata| metadata.len());
                 match fs::remove_file(file.path()) {
@@ -286,6 +348,15 @@ impl CubinCache {
             },
         )?;
         Ok(removed)
+    }
+
+    fn is_entry_name(&self, name: &OsStr) -> bool {
+        let extension = self.contents.extension();
+        let stem = name
+            .to_str()
+            .and_then(|name| name.strip_suffix(extension)?.strip_suffix('.'));
+        let is_hex = |stem: &str| stem.bytes().all(|byte| byte.is_ascii_hexdigit());
+        stem.is_some_and(|stem| stem.len() == 64 && is_hex(stem))
     }
 
     fn for_each(
@@ -307,25 +378,35 @@ impl CubinCache {
     }
 }
 
-fn is_temporary_name(name: &OsStr) -> bool {
-    name.to_str()
-        .is_some_and(|name| name.starts_with(TEMPORARY_PREFIX))
+/// A user, as far as a file system tells one from another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Owner(u32);
+
+impl Owner {
+    #[cfg(unix)]
+    fn of(file: &fs::Metadata) -> Self {
+        Self(std::os::unix::fs::MetadataExt::uid(file))
+    }
+
+    #[cfg(not(unix))]
+    fn of(_file: &fs::Metadata) -> Self {
+        Self(0)
+    }
+
+    /// Whether a file is this user's, or the administrator's, who can do anything anyway.
+    fn trusts(self, file: &fs::Metadata) -> bool {
+        let owner = Self::of(file);
+        owner == self || owner == Self(0)
+    }
 }
 
-fn is_entry_name(name: &OsStr) -> bool {
-    let stem = name
-        .to_str()
-        .and_then(|name| name.strip_suffix(EXTENSION)?.strip_suffix('.'));
-    stem.is_some_and(|stem| stem.len() == 64 && stem.bytes().all(|byte| byte.is_ascii_hexdigit()))
-}
-
-/// An entry's file: magic, key, SHA-256 of the rest, length of cubin and log, cubin, log.
+/// An entry's file: magic, key, SHA-256 of the rest, length of image and log, image, log.
 fn encode(key: &Key, entry: &Entry) -> Vec<u8> {
-    let mut body = Vec::with_capacity(16 + entry.cubin.len() + entry.log.len());
-    for part in [entry.cubin.as_slice(), entry.log.as_bytes()] {
+    let mut body = Vec::with_capacity(16 + entry.image.len() + entry.log.len());
+    for part in [entry.image.as_slice(), entry.log.as_bytes()] {
         body.extend(u64::try_from(part.len()).unwrap_or(u64::MAX).to_le_bytes());
     }
-    body.extend(&entry.cubin);
+    body.extend(&entry.image);
     body.extend(entry.log.as_bytes());
     let mut bytes = Vec::with_capacity(HEADER_BYTES + body.len());
     bytes.extend(MAGIC);
@@ -349,16 +430,16 @@ fn decode(key: &Key, bytes: &[u8]) -> Result<Entry, &'static str> {
     if hash != Sha256::digest(body).as_slice() {
         return Err("its contents do not have the hash they were written with");
     }
-    let (cubin_len, rest) = body.split_first_chunk::<8>().ok_or(CUT)?;
+    let (image_len, rest) = body.split_first_chunk::<8>().ok_or(CUT)?;
     let (log_len, rest) = rest.split_first_chunk::<8>().ok_or(CUT)?;
     let length = |bytes: &[u8; 8]| usize::try_from(u64::from_le_bytes(*bytes)).map_err(|_| CUT);
-    let (cubin, log) = rest.split_at_checked(length(cubin_len)?).ok_or(CUT)?;
+    let (image, log) = rest.split_at_checked(length(image_len)?).ok_or(CUT)?;
     if log.len() != length(log_len)? {
         return Err(CUT);
     }
     let log = std::str::from_utf8(log).map_err(|_| "its log is not text")?;
     Ok(Entry {
-        cubin: cubin.to_vec(),
+        image: image.to_vec(),
         log: log.to_owned(),
     })
 }
@@ -372,6 +453,7 @@ mod tests {
         KeyParts {
             name: "k.cu",
             source,
+            headers: &[],
             arch: "sm_80",
             options,
             compiler: "nvrtc 13.5",
@@ -380,7 +462,7 @@ mod tests {
 
     fn entry() -> Entry {
         Entry {
-            cubin: vec![0, 1, 2, 255, 254],
+            image: vec![0, 1, 2, 255, 254],
             log: "Used 8 registers\n".to_owned(),
         }
     }
@@ -393,7 +475,7 @@ mod tests {
     #[test]
     fn the_second_time_nothing_is_compiled() {
         let dir = tempfile::tempdir().unwrap();
-        let cache = CubinCache::open(&dir.path().join("a/b")).unwrap();
+        let cache = KernelCache::open(&dir.path().join("a/b"), Contents::Cubins).unwrap();
         let mut compiled = 0;
         for expected in [Outcome::Miss, Outcome::Hit, Outcome::Hit] {
             let Ok(lookup) = cache.get_or_compile(&parts("s", &[]), || compile(&mut compiled));
@@ -417,6 +499,18 @@ mod tests {
             },
             KeyParts {
                 source: "sourc",
+                ..base
+            },
+            KeyParts {
+                headers: &[("a.cuh", "text")],
+                ..base
+            },
+            KeyParts {
+                headers: &[("a.cuh", "other text")],
+                ..base
+            },
+            KeyParts {
+                headers: &[("a.cuh", ""), ("", "text")],
                 ..base
             },
             KeyParts {
@@ -446,10 +540,41 @@ mod tests {
         assert_eq!(keys.len(), variants.len());
     }
 
+    #[cfg(unix)]
+    #[test]
+    fn an_entry_of_another_user_is_not_trusted() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = KernelCache::open(dir.path(), Contents::Libraries).unwrap();
+        let mut compiled = 0;
+        let Ok(_) = cache.get_or_compile(&parts("s", &[]), || compile(&mut compiled));
+        // To another user the same directory is one of somebody else's entries.
+        let stranger = Owner(cache.owner.0.wrapping_add(4711));
+        let of_stranger = KernelCache {
+            owner: stranger,
+            ..cache.clone()
+        };
+        let Ok(lookup) = of_stranger.get_or_compile(&parts("s", &[]), || compile(&mut compiled));
+        // Tests may run as the administrator, whose entries everybody takes.
+        let trusted = cache.owner == Owner(0);
+        assert_eq!(matches!(lookup.outcome, Outcome::Rebuilt(_)), !trusted);
+        assert_eq!(compiled, if trusted { 1 } else { 2 });
+    }
+
+    #[test]
+    fn what_a_killed_writer_left_is_gone_once_the_cache_is_opened_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let (abandoned, _) = partial::file_in(dir.path()).unwrap();
+        let abandoned = abandoned.keep().unwrap().1;
+        let (at_work, _unfinished) = partial::file_in(dir.path()).unwrap();
+        KernelCache::open(dir.path(), Contents::Cubins).unwrap();
+        assert!(!abandoned.exists());
+        assert!(at_work.path().exists());
+    }
+
     #[test]
     fn a_failed_compilation_leaves_nothing_behind() {
         let dir = tempfile::tempdir().unwrap();
-        let cache = CubinCache::open(dir.path()).unwrap();
+        let cache = KernelCache::open(dir.path(), Contents::Cubins).unwrap();
         let result = cache.get_or_compile(&parts("s", &[]), || Err("syntax error"));
         assert_eq!(result.unwrap_err(), "syntax error");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
@@ -458,7 +583,7 @@ mod tests {
     #[test]
     fn any_damage_is_found_reported_and_repaired() {
         let dir = tempfile::tempdir().unwrap();
-        let cache = CubinCache::open(dir.path()).unwrap();
+        let cache = KernelCache::open(dir.path(), Contents::Cubins).unwrap();
         let key_parts = parts("s", &[]);
         let key = Key::new(&key_parts);
         let sound = encode(&key, &entry());
@@ -489,7 +614,7 @@ mod tests {
     #[test]
     fn an_entry_that_cannot_be_written_is_reported_with_the_result() {
         let dir = tempfile::tempdir().unwrap();
-        let cache = CubinCache::open(dir.path()).unwrap();
+        let cache = KernelCache::open(dir.path(), Contents::Cubins).unwrap();
         // A directory in the entry's place can neither be read nor replaced.
         let key_parts = parts("s", &[]);
         fs::create_dir_all(cache.path(&Key::new(&key_parts)).join("x")).unwrap();
@@ -507,7 +632,9 @@ mod tests {
         let file = dir.path().join("file");
         fs::write(&file, "").unwrap();
         for place in [file.clone(), file.join("below")] {
-            let text = CubinCache::open(&place).unwrap_err().to_string();
+            let text = KernelCache::open(&place, Contents::Cubins)
+                .unwrap_err()
+                .to_string();
             assert!(text.contains(&place.display().to_string()), "{text}");
             assert!(text.contains("FUSEC_CACHE_DIR"), "{text}");
         }
@@ -516,7 +643,7 @@ mod tests {
     #[test]
     fn clearing_removes_entries_only() {
         let dir = tempfile::tempdir().unwrap();
-        let cache = CubinCache::open(dir.path()).unwrap();
+        let cache = KernelCache::open(dir.path(), Contents::Cubins).unwrap();
         fs::write(dir.path().join("mine.txt"), "x").unwrap();
         let mut compiled = 0;
         for source in ["a", "b"] {
@@ -524,10 +651,8 @@ mod tests {
         }
         let usage = cache.usage().unwrap();
         assert_eq!(usage.entries, 2);
-        let abandoned = tempfile::Builder::new()
-            .prefix(TEMPORARY_PREFIX)
-            .tempfile_in(dir.path());
-        let abandoned = abandoned.unwrap().keep().unwrap().1;
+        let (abandoned, _) = partial::file_in(dir.path()).unwrap();
+        let abandoned = abandoned.keep().unwrap().1;
         assert_eq!(
             cache.clear().unwrap(),
             Usage {
@@ -546,7 +671,7 @@ mod tests {
         std::thread::scope(|scope| {
             for _ in 0..8 {
                 scope.spawn(|| {
-                    let cache = CubinCache::open(dir.path()).unwrap();
+                    let cache = KernelCache::open(dir.path(), Contents::Cubins).unwrap();
                     for source in ["a", "b", "c"] {
                         let Ok(lookup) =
                             cache.get_or_compile(&parts(source, &[]), || compile(&mut 0));
@@ -557,7 +682,7 @@ mod tests {
             }
         });
         assert_eq!(
-            CubinCache::open(dir.path())
+            KernelCache::open(dir.path(), Contents::Cubins)
                 .unwrap()
                 .usage()
                 .unwrap()

@@ -1,14 +1,17 @@
 //! The interpreter as a device: f32 on all threads for running, f64 for reference.
 
+use fusec_fuse::Shape;
 use fusec_ir::interpret::{
-    Input, InterpretError, Interpreter, Keep, Params, Real, Rounding, State, Tensor,
-    first_non_finite,
+    Input, InterpretError, Interpreter, Keep, NonFinite, Outputs, Params, Real, Rounding, State,
+    Tensor, first_non_finite,
 };
 use fusec_ir::{Graph, ValueId};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::executor::HostState;
+use crate::limits;
+use crate::memory::Footprint;
 use crate::session::{Session, SessionError};
 use crate::weights::Weights;
 
@@ -17,6 +20,8 @@ use crate::weights::Weights;
 pub struct CpuSession<'g, F> {
     interpreter: Interpreter<'g, F>,
     state: State<F>,
+    /// The shape of the last run that was found to fit.
+    fits: Option<Shape>,
 }
 
 impl<'g, F: Real> CpuSession<'g, F> {
@@ -37,6 +42,7 @@ impl<'g, F: Real> CpuSession<'g, F> {
         Ok(CpuSession {
             interpreter: Interpreter::with_rounding(graph, params, rounding)?,
             state: State::zero(graph, 1),
+            fits: None,
         })
     }
 
@@ -45,7 +51,59 @@ impl<'g, F: Real> CpuSession<'g, F> {
         Ok(CpuSession {
             interpreter: Interpreter::new(graph, params)?,
             state: State::zero(graph, 1),
+            fits: None,
         })
+    }
+}
+
+impl<F: Real> CpuSession<'_, F> {
+    /// Refuses, with figures, a run that is beyond the limits or beyond the memory of this machine.
+    fn check_fits(&mut self, shape: Shape) -> Result<(), SessionError> {
+        if self.fits == Some(shape) {
+            return Ok(());
+        }
+        let graph = self.interpreter.graph();
+        limits::run(graph, shape)?;
+        let need = Footprint::of_interpreter(graph, shape, size_of::<F>());
+        // The weights are there already.
+        need.check_host(need.weights)?;
+        self.fits = Some(shape);
+        Ok(())
+    }
+
+    fn interpret(
+        &self,
+        state: &mut State<F>,
+        time: usize,
+        inputs: &[Input<'_, f32>],
+        keep: Keep,
+    ) -> Result<Outputs<F>, SessionError> {
+        let graph = self.interpreter.graph();
+        if inputs.len() != graph.inputs.len() {
+            return Err(SessionError::Inputs {
+                want: graph.inputs.len(),
+                got: inputs.len(),
+            });
+        }
+        let numbers: Vec<Vec<F>> = inputs
+            .iter()
+            .map(|input| match input {
+                Input::Numbers(x) => convert(x),
+                Input::Ids(_) => Vec::new(),
+            })
+            .collect();
+        let mut given: BTreeMap<ValueId, Input<'_, F>> = BTreeMap::new();
+        for ((id, input), numbers) in graph.inputs.iter().zip(inputs).zip(&numbers) {
+            given.insert(
+                *id,
+                match input {
+                    Input::Ids(ids) => Input::Ids(ids),
+                    Input::Numbers(_) => Input::Numbers(numbers),
+                },
+            );
+        }
+        let batch = state.batch;
+        Ok(self.interpreter.run(state, batch, time, &given, keep)?)
     }
 }
 
@@ -74,6 +132,7 @@ impl<F: Real> Session for CpuSession<'_, F> {
     }
 
     fn reset(&mut self, batch: usize) -> Result<(), SessionError> {
+        self.check_fits(Shape { batch, time: 1 })?;
         self.state = State::zero(self.interpreter.graph(), batch);
         Ok(())
     }
@@ -83,46 +142,14 @@ impl<F: Real> Session for CpuSession<'_, F> {
         time: usize,
         inputs: &[Input<'_, f32>],
     ) -> Result<Vec<Tensor<f32>>, SessionError> {
-        let graph = self.interpreter.graph();
-        if inputs.len() != graph.inputs.len() {
-            return Err(SessionError::Inputs {
-                want: graph.inputs.len(),
-                got: inputs.len(),
-            });
-        }
-        let numbers: Vec<Vec<F>> = inputs
-            .iter()
-            .map(|input| match input {
-                Input::Numbers(x) => convert(x),
-                Input::Ids(_) => Vec::new(),
-            })
-            .collect();
-        let mut given: BTreeMap<ValueId, Input<'_, F>> = BTreeMap::new();
-        for ((id, input), numbers) in graph.inputs.iter().zip(inputs).zip(&numbers) {
-            given.insert(
-                *id,
-                match input {
-                    Input::Ids(ids) => Input::Ids(ids),
-                    Input::Numbers(_) => Input::Numbers(numbers),
-                },
-            );
-        }
-        let batch = self.state.batch;
+        self.check_fits(Shape {
+            batch: self.state.batch,
+            time,
+        })?;
         let mut state = self.state.clone();
-        let mut outputs = self
-            .interpreter
-            .run(&mut state, batch, time, &given, Keep::Outputs)?;
-        if first_non_finite(graph, &outputs).is_some() {
-            // Once more, keeping everything, to name the value in which it arises.
-            let mut again = self.state.clone();
-            let all = self
-                .interpreter
-                .run(&mut again, batch, time, &given, Keep::All)?;
-            if let Some(found) = first_non_finite(graph, &all) {
-                return Err(SessionError::NonFinite(found));
-            }
-        }
+        let mut outputs = self.interpret(&mut state, time, inputs, Keep::Outputs)?;
         self.state = state;
+        let graph = self.interpreter.graph();
         graph
             .outputs
             .iter()
@@ -135,6 +162,16 @@ impl<F: Real> Session for CpuSession<'_, F> {
                 }),
             })
             .collect()
+    }
+
+    fn first_non_finite(
+        &mut self,
+        time: usize,
+        inputs: &[Input<'_, f32>],
+    ) -> Result<Option<NonFinite>, SessionError> {
+        let mut state = self.state.clone();
+        let all = self.interpret(&mut state, time, inputs, Keep::All)?;
+        Ok(first_non_finite(self.interpreter.graph(), &all))
     }
 
     fn state(&mut self) -> Result<HostState, SessionError> {

@@ -12,6 +12,8 @@ use crate::checkpoint::{Checkpoint, CheckpointError, read_object};
 pub const FILE: &str = "golden.safetensors";
 /// Where the case says how it was made, and its bound.
 pub const ABOUT: &str = "about.json";
+/// The tensors of a record.
+pub const TENSORS: [&str; 4] = ["input_ids", "logits", "step_ids", "step_logits"];
 
 /// Inputs and expected outputs of one checkpoint, prefill then single steps.
 #[derive(Debug, Clone, PartialEq)]
@@ -65,6 +67,14 @@ pub enum GoldenError {
         /// The shape it should have.
         expected: String,
     },
+    /// A tensor that is none of a record: what it asks for would be passed over.
+    #[error("golden case: {}: '{tensor}' is none of {}", file.display(), TENSORS.join(", "))]
+    Unknown {
+        /// The file.
+        file: PathBuf,
+        /// The tensor.
+        tensor: String,
+    },
     /// A token id outside the vocabulary.
     #[error("golden case: {}: '{tensor}' holds the token {got}, outside 0..{vocab}", file.display())]
     Token {
@@ -100,6 +110,10 @@ impl GoldenCase {
         .map_err(|got| GoldenError::Bound { file: about, got })?;
 
         let data = Checkpoint::open(&file)?;
+        if let Some(unknown) = data.names().find(|name| !TENSORS.contains(name)) {
+            let tensor = unknown.to_string();
+            return Err(GoldenError::Unknown { file, tensor });
+        }
         let input_ids = data.read_i64("input_ids")?;
         let logits = data.read_f32("logits")?;
         let step_ids = data.read_i64("step_ids")?;

@@ -80,7 +80,8 @@ pub fn import(model: &Model) -> Result<Imported, ImportError> {
         return Err(unfaithful("its graph differs".into()));
     }
     let read: BTreeSet<&str> = parameters.iter().map(|p| p.tensor.as_str()).collect();
-    let unused = checkpoint.names().filter(|tensor| !read.contains(tensor));
+    let stored = checkpoint.names().map(|name| checkpoint.stored_name(name));
+    let unused = stored.filter(|tensor| !read.contains(tensor));
     let skipped = checkpoint.skipped().iter();
     Ok(Imported {
         text,
@@ -182,11 +183,16 @@ fn merged(model: &Model) -> String {
     let top = files.iter().take(1).flatten();
     let (start, main): (Vec<_>, Vec<_>) = top.partition(|section| section.table.is_empty());
     for section in start {
-        let lines = section
-            .lines
-            .iter()
-            .filter(|line| key(line) != Some("include"));
-        out.extend(lines.map(|line| line.to_string()));
+        for line in &section.lines {
+            match key(line) {
+                Some("include" | "allow_unused") => {}
+                Some("name") => {
+                    out.push(line.to_string());
+                    out.extend(allow_unused(&model.graph.allow_unused));
+                }
+                _ => out.push(line.to_string()),
+            }
+        }
     }
     for (name, lines) in tables.iter().filter(|(_, lines)| !lines.is_empty()) {
         out.push(format!("[{name}]"));
@@ -207,6 +213,12 @@ fn merged(model: &Model) -> String {
     let mut text = out.join("\n").trim_end().to_string();
     text.push('\n');
     text
+}
+
+/// The line that names the tensors which may be left over, if there are any.
+fn allow_unused(patterns: &[String]) -> Option<String> {
+    let quoted: Vec<String> = patterns.iter().map(|p| format!("{p:?}")).collect();
+    (!quoted.is_empty()).then(|| format!("allow_unused = [{}]", quoted.join(", ")))
 }
 
 /// The lines of a table over all files, of which the first that has a key wins, with other values.

@@ -4,6 +4,7 @@
 //! which operations share a kernel, or writing kernel text.
 #![warn(missing_docs)]
 
+pub mod allocator;
 pub mod bench;
 pub mod cache;
 pub mod calibrate;
@@ -16,6 +17,7 @@ pub mod executor;
 pub mod golden;
 pub mod import;
 pub mod layout;
+pub mod limits;
 pub mod localise;
 pub mod memory;
 pub mod model;
@@ -23,6 +25,7 @@ pub mod partial;
 pub mod plan_dir;
 pub mod session;
 pub mod tensor_file;
+pub mod threads;
 pub mod toolchain;
 pub mod verify;
 pub mod weights;

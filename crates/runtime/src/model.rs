@@ -8,7 +8,7 @@ use fusec_ir::language::{
 };
 
 use crate::checkpoint::{Checkpoint, CheckpointError};
-use crate::layout::{Layout, LayoutError};
+use crate::layout::{self, Assumed, Layout, LayoutError};
 use crate::weights::{SpecError, WeightSpec, Weights};
 
 /// A model, and the checkpoint it was recognised from.
@@ -23,6 +23,8 @@ pub struct Model {
     /// Preset, sizes and settings that differ from the text's own: those of the checkpoint, and
     /// over them those asked for.
     pub overrides: Overrides,
+    /// Settings among them that the checkpoint leaves open and nobody asked for.
+    pub assumed: Vec<Assumed>,
     /// The checkpoint, unless a model text was given.
     pub checkpoint: Option<Checkpoint>,
     path: PathBuf,
@@ -65,20 +67,23 @@ impl Model {
     /// from a checkpoint.
     pub fn open(path: &Path, overrides: &Overrides) -> Result<Self, ModelError> {
         let is_text = path.extension().is_some_and(|e| e == "toml");
-        let (source, overrides, checkpoint) = if is_text {
+        let (source, overrides, assumed, checkpoint) = if is_text {
             let source = ModelSource::from_path(path).map_err(|source| ModelError::Read {
                 path: path.to_path_buf(),
                 source,
             })?;
-            (source, overrides.clone(), None)
+            (source, overrides.clone(), Vec::new(), None)
         } else {
-            let checkpoint = Checkpoint::open(path)?;
-            let layout = Layout::of(&checkpoint)?;
+            let mut checkpoint = Checkpoint::open(path)?;
+            layout::respell(&mut checkpoint);
+            let mut layout = Layout::of(&checkpoint)?;
+            let asked = |assumed: &Assumed| overrides.settings.contains_key(&assumed.setting);
+            layout.assumed.retain(|assumed| !asked(assumed));
             let mut all = layout.overrides.clone();
             all.preset.clone_from(&overrides.preset);
             all.axes.extend(overrides.axes.clone());
             all.settings.extend(overrides.settings.clone());
-            (layout.source(), all, Some(checkpoint))
+            (layout.source(), all, layout.assumed, Some(checkpoint))
         };
         let compiled = compile_with_warnings(&source, &overrides)?;
         Ok(Model {
@@ -86,6 +91,7 @@ impl Model {
             warnings: compiled.warnings,
             sources: compiled.sources,
             overrides,
+            assumed,
             checkpoint,
             path: path.to_path_buf(),
         })

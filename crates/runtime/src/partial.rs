@@ -1,14 +1,28 @@
-//! Files and directories that are being written, so that an interrupted program leaves none behind.
+//! Files and directories that are being written, so that a program that ends early leaves none behind.
 //!
 //! Everything is built under a temporary name and renamed. What is dropped removes itself; a program
-//! that is interrupted drops nothing, so its interrupt handler calls [`remove_all`] before it ends.
+//! that is interrupted drops nothing, so its interrupt handler calls [`remove_all`] before it ends. A
+//! program that is killed calls nothing: whatever it was writing is locked while it lives, so that the
+//! next one that writes at the same place tells by the lock what nobody works on any more, and
+//! removes it ([`sweep`]).
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
+use std::time::Duration;
 
 use tempfile::{NamedTempFile, TempDir};
+
+/// Start of the name of everything unfinished, in directories of ours and of others: what has it is
+/// swept, so nobody else may have a use for it.
+const PREFIX: &str = ".fusec-partial-";
+/// How often, and how long after each other, the lock of a directory is asked for. A sweep takes
+/// milliseconds; whoever holds the lock for longer does not know what it means.
+const LOCK_ATTEMPTS: u32 = 100;
+const LOCK_PAUSE: Duration = Duration::from_millis(10);
 
 static PARTIAL: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
 
@@ -19,35 +33,116 @@ fn partial() -> MutexGuard<'static, BTreeSet<PathBuf>> {
 
 /// The claim that a path is unfinished; dropped when it is renamed, removed or meant to stay.
 #[derive(Debug)]
-pub struct Unfinished(PathBuf);
+pub struct Unfinished {
+    path: PathBuf,
+    /// Locked as long as this process works on the path.
+    _lock: Option<File>,
+}
 
 impl Drop for Unfinished {
     fn drop(&mut self) {
-        partial().remove(&self.0);
+        partial().remove(&self.path);
     }
 }
 
-/// A new file in `dir` whose name starts with `prefix`.
-pub fn file_in(prefix: &str, dir: &Path) -> io::Result<(NamedTempFile, Unfinished)> {
-    let mut known = partial();
+/// A new file in `dir`.
+pub fn file_in(dir: &Path) -> io::Result<(NamedTempFile, Unfinished)> {
     let mut builder = tempfile::Builder::new();
-    builder.prefix(prefix);
+    builder.prefix(PREFIX);
     // A result is for whom the user shares files with, as any other file.
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    let file = builder.tempfile_in(dir)?;
-    let path = file.path().to_path_buf();
-    known.insert(path.clone());
-    Ok((file, Unfinished(path)))
+    claimed(dir, || builder.tempfile_in(dir), NamedTempFile::path)
 }
 
-/// A new directory in `dir` whose name starts with `prefix`.
-pub fn dir_in(prefix: &str, dir: &Path) -> io::Result<(TempDir, Unfinished)> {
+/// A new directory in `dir`.
+pub fn dir_in(dir: &Path) -> io::Result<(TempDir, Unfinished)> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(PREFIX);
+    claimed(dir, || builder.tempdir_in(dir), TempDir::path)
+}
+
+/// Makes something in `dir` and locks it before a sweep can see it without.
+fn claimed<T>(
+    dir: &Path,
+    make: impl FnOnce() -> io::Result<T>,
+    path: impl FnOnce(&T) -> &Path,
+) -> io::Result<(T, Unfinished)> {
     let mut known = partial();
-    let made = tempfile::Builder::new().prefix(prefix).tempdir_in(dir)?;
-    let path = made.path().to_path_buf();
+    let _no_sweep = locked_against_sweeps(dir);
+    let made = make()?;
+    let path = path(&made).to_path_buf();
     known.insert(path.clone());
-    Ok((made, Unfinished(path)))
+    // Where files cannot be locked, none is swept.
+    let lock = File::open(&path).ok().filter(|file| file.lock().is_ok());
+    Ok((made, Unfinished { path, _lock: lock }))
+}
+
+/// The lock that makes sweeps of `dir` wait. Without it the worst is that a sweep removes what was made
+/// a moment ago, and writing it fails.
+fn locked_against_sweeps(dir: &Path) -> Option<File> {
+    let dir = File::open(dir).ok()?;
+    for _ in 0..LOCK_ATTEMPTS {
+        match dir.try_lock_shared() {
+            Ok(()) => return Some(dir),
+            Err(fs::TryLockError::WouldBlock) => std::thread::sleep(LOCK_PAUSE),
+            Err(fs::TryLockError::Error(_)) => return None,
+        }
+    }
+    None
+}
+
+/// Removes what processes that were killed have left unfinished in `dir`. Of a directory only those
+/// entries go that are `ours`; one that holds anything else stays, and is said.
+///
+/// A sweep that cannot be made is left to the next: leftovers cost space, nothing else.
+pub fn sweep(dir: &Path, ours: impl Fn(&OsStr) -> bool) {
+    let Ok(held) = File::open(dir) else { return };
+    if held.try_lock().is_err() {
+        return;
+    }
+    let Ok(entries) = fs::read_dir(dir) else {
+        return;
+    };
+    for entry in entries.flatten() {
+        if !entry.file_name().to_string_lossy().starts_with(PREFIX) {
+            continue;
+        }
+        let path = entry.path();
+        let abandoned = File::open(&path).is_ok_and(|file| file.try_lock().is_ok());
+        if !abandoned {
+            continue;
+        }
+        discard(&path, &ours);
+    }
+}
+
+/// Removes something unfinished that nobody works on; of a directory only the entries that are `ours`,
+/// and it stays, and is said, if it holds others.
+pub fn discard(path: &Path, ours: impl Fn(&OsStr) -> bool) {
+    if let Err(error) = remove_own(path, ours) {
+        tracing::warn!(
+            "{} was left by a run that did not end and cannot be removed: {error}",
+            path.display()
+        );
+    }
+}
+
+fn remove_own(path: &Path, ours: impl Fn(&OsStr) -> bool) -> io::Result<()> {
+    if !fs::symlink_metadata(path)?.is_dir() {
+        return fs::remove_file(path);
+    }
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        if !ours(&entry.file_name()) {
+            continue;
+        }
+        match entry.file_type()?.is_dir() {
+            true => fs::remove_dir_all(entry.path())?,
+            false => fs::remove_file(entry.path())?,
+        }
+    }
+    fs::remove_dir(path)
 }
 
 /// Does something of several steps that an interrupt must not part, such as one thing taking the
@@ -60,16 +155,33 @@ pub fn uninterrupted<R>(steps: impl FnOnce() -> R) -> R {
 /// Removes everything unfinished. The program is to end right after: nothing unfinished can be made
 /// any more, and whoever tries waits.
 pub fn remove_all() {
-    let known = partial();
+    remove(partial());
+}
+
+/// [`remove_all`], unless somebody is making something unfinished at this moment, who may be the caller.
+pub fn remove_all_now() {
+    match PARTIAL.try_lock() {
+        Ok(known) => remove(known),
+        Err(TryLockError::Poisoned(known)) => remove(known.into_inner()),
+        Err(TryLockError::WouldBlock) => {}
+    }
+}
+
+fn remove(known: MutexGuard<'static, BTreeSet<PathBuf>>) {
     for path in known.iter() {
         // What cannot be removed stays; there is nobody left to tell.
         if path.is_dir() {
-            std::fs::remove_dir_all(path).ok();
+            fs::remove_dir_all(path).ok();
         } else {
-            std::fs::remove_file(path).ok();
+            fs::remove_file(path).ok();
         }
     }
     std::mem::forget(known);
+}
+
+/// Whether a name is that of something unfinished.
+pub fn is_partial_name(name: &OsStr) -> bool {
+    name.to_str().is_some_and(|name| name.starts_with(PREFIX))
 }
 
 #[cfg(test)]
@@ -79,12 +191,41 @@ mod tests {
     #[test]
     fn what_is_finished_is_no_longer_known() {
         let dir = tempfile::tempdir().expect("a directory");
-        let (file, unfinished) = file_in("a", dir.path()).expect("a file");
-        let (made, other) = dir_in("b", dir.path()).expect("a directory");
+        let (file, unfinished) = file_in(dir.path()).expect("a file");
+        let (made, other) = dir_in(dir.path()).expect("a directory");
         let paths = [file.path().to_path_buf(), made.path().to_path_buf()];
         assert!(paths.iter().all(|p| partial().contains(p)));
         file.persist(dir.path().join("done")).expect("renamed");
         drop((unfinished, other));
         assert!(paths.iter().all(|p| !partial().contains(p)));
+    }
+
+    #[test]
+    fn a_sweep_takes_what_nobody_works_on_and_nothing_else() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let at = |name: &str| dir.path().join(format!("{PREFIX}{name}"));
+        let (file, _file) = file_in(dir.path()).expect("a file");
+        let (made, _made) = dir_in(dir.path()).expect("a directory");
+        fs::write(at("file"), "half").expect("a file");
+        fs::create_dir_all(at("dir").join("kernels/deep")).expect("directories");
+        fs::create_dir_all(at("kept").join("kernels")).expect("directories");
+        fs::write(at("kept").join("thesis.tex"), "years").expect("a file");
+        fs::write(dir.path().join("mine"), "whole").expect("a file");
+        sweep(dir.path(), |name| name == "kernels");
+        let mut left: Vec<PathBuf> = fs::read_dir(dir.path())
+            .expect("a directory")
+            .map(|entry| entry.expect("an entry").path())
+            .collect();
+        left.sort();
+        let mut expected = vec![
+            file.path().to_path_buf(),
+            made.path().to_path_buf(),
+            at("kept"),
+            dir.path().join("mine"),
+        ];
+        expected.sort();
+        assert_eq!(left, expected);
+        assert!(at("kept").join("thesis.tex").exists());
+        assert!(!at("kept").join("kernels").exists());
     }
 }

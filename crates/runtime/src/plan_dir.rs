@@ -3,24 +3,32 @@
 //! ```text
 //! NAME/plan.txt           the plans, readable
 //! NAME/plan.json          the plans, one per regime
+//! NAME/device.json        the device profile they are for, as compiled for
 //! NAME/manifest.json      what to launch
 //! NAME/cubins.json        which cubins there are, with their hashes
 //! NAME/kernels/K.cu       the source of each kernel
-//! NAME/kernels/K.ARCH.cubin
+//! NAME/kernels/fusec.cuh  the primitives that they include
+//! NAME/kernels/K.ARCH.cubin  of each kernel that is not compiled as another one
 //! ```
 //!
-//! Lives here: writing it whole or not at all, reading it with every hash checked. Never here:
-//! compiling, running.
+//! Lives here: writing it whole or not at all, reading it with every hash checked, and showing that it is
+//! what its plans become: hashes say that a directory is whole, not who wrote it. Never here: compiling,
+//! running.
 
 use crate::executor::{ManifestError, check_manifest};
+use crate::limits;
 use crate::partial;
-use fusec_codegen::Manifest;
+use crate::toolchain::{Arch, UnknownArch};
+use fusec_codegen::{Manifest, Planned, generate, prelude};
 use fusec_fuse::plan::PLAN_VERSION;
-use fusec_fuse::{Body, Kernel, Plan};
+use fusec_fuse::{Body, Device, Kernel, Plan, accept};
+use fusec_ir::interpret::check_graph;
 use fusec_ir::{Graph, OpId};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
@@ -28,6 +36,7 @@ use std::path::{Path, PathBuf};
 const CUBINS_VERSION: u32 = 1;
 const PLAN_TEXT: &str = "plan.txt";
 const PLANS: &str = "plan.json";
+const DEVICE: &str = "device.json";
 const MANIFEST: &str = "manifest.json";
 const CUBINS: &str = "cubins.json";
 const KERNELS: &str = "kernels";
@@ -70,6 +79,17 @@ pub enum PlanDirError {
         /// What is wrong.
         error: ManifestError,
     },
+    /// Not what this program writes.
+    #[error(
+        "{path} is not what this program makes of the plans: {reason}. It was changed, or written by another version: compile the model again; if you trust whoever wrote it, --trust-foreign-code runs it as it is",
+        path = path.display()
+    )]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+        /// What differs.
+        reason: String,
+    },
     /// Not compiled for the wanted GPU.
     #[error(
         "{path} has no cubins for {arch} ({}); compile the model with --arch {arch}",
@@ -86,7 +106,7 @@ pub enum PlanDirError {
     },
 }
 
-/// Cubins by architecture (`sm_90a`), then by kernel name.
+/// Cubins by architecture (`sm_90a`), then by image: the kernel that was compiled.
 pub type Cubins = BTreeMap<String, BTreeMap<String, Vec<u8>>>;
 
 /// A compiled model, as it is on disk.
@@ -96,6 +116,8 @@ pub struct PlanDir {
     pub manifest: Manifest,
     /// The plans, one per regime.
     pub plans: Vec<Plan>,
+    /// The device profile that was planned with; its architecture is the one compiled for.
+    pub device: Device,
     /// The plans for people.
     pub text: String,
     /// The cubins; possibly none.
@@ -105,12 +127,12 @@ pub struct PlanDir {
 #[derive(PartialEq, Serialize, Deserialize)]
 struct CubinIndex {
     version: u32,
-    /// SHA-256, hexadecimal, by architecture and kernel name.
+    /// SHA-256, hexadecimal, by architecture and image.
     sha256: BTreeMap<String, BTreeMap<String, String>>,
 }
 
 impl PlanDir {
-    /// The cubins for an architecture, by kernel name. `path` is for the message.
+    /// The cubins for an architecture, by image. `path` is for the message.
     pub fn cubins_for(
         &self,
         arch: &str,
@@ -123,6 +145,61 @@ impl PlanDir {
         })
     }
 
+    /// Shows that the sources and the manifest are what this program generates from the plans, and these
+    /// plans that it makes: then no byte of a kernel, and no size, address or grid of a launch, is
+    /// somebody else's. `path` is for the message.
+    pub fn check_generated(&self, path: &Path) -> Result<(), PlanDirError> {
+        let foreign = |file: &str, reason: String| PlanDirError::Foreign {
+            path: path.join(file),
+            reason,
+        };
+        self.check_plans(path)?;
+        (self.device.arch.parse::<Arch>())
+            .map_err(|error: UnknownArch| foreign(DEVICE, error.to_string()))?;
+        let figures = self.device.figures();
+        let bad = |figure: f64| !(figure.is_finite() && figure > 0.0);
+        if let Some((name, _)) = figures.iter().find(|(_, figure)| bad(figure.value)) {
+            return Err(foreign(DEVICE, format!("`{name}` is no positive number")));
+        }
+        if let Some(text) = unprintable(&self.manifest).or_else(|| unprintable(&self.plans)) {
+            let reason = format!("{text:?} cannot stand in a comment of a source");
+            return Err(foreign(MANIFEST, reason));
+        }
+        let regimes = self.manifest.regimes.iter().zip(&self.plans);
+        let mut planned = Vec::new();
+        for (regime, plan) in regimes {
+            let graph = &regime.graph;
+            let place = |error: String| format!("regime `{}`: {error}", regime.name);
+            check_graph(graph).map_err(|error| foreign(MANIFEST, place(error.to_string())))?;
+            limits::run(graph, plan.shape)
+                .map_err(|error| foreign(PLANS, place(error.to_string())))?;
+            if plan.storage != self.manifest.storage {
+                return Err(foreign(PLANS, place("it has another storage type".into())));
+            }
+            accept(graph, plan, &self.device)
+                .map_err(|error| foreign(PLANS, place(error.to_string())))?;
+            planned.push(Planned {
+                name: &regime.name,
+                min_time: regime.min_time,
+                max_time: regime.max_time,
+                graph,
+                plan,
+            });
+        }
+        let manifest = &self.manifest;
+        let generated = generate(&manifest.model, manifest.storage, &planned)
+            .map_err(|error| foreign(PLANS, error.to_string()))?;
+        let kernels = manifest.kernels.iter().zip(&generated.kernels);
+        if let Some((kernel, _)) = kernels.into_iter().find(|(a, b)| a.source != b.source) {
+            let file = format!("{KERNELS}/{}.cu", kernel.name);
+            return Err(foreign(&file, "it is not what the plan becomes".into()));
+        }
+        if generated != *manifest {
+            return Err(foreign(MANIFEST, "it is not what the plans become".into()));
+        }
+        Ok(())
+    }
+
     /// Checks what running does not need: that the plans' indices point into the graphs, and the
     /// launches into the plans. `path` is for the message.
     pub fn check_plans(&self, path: &Path) -> Result<(), PlanDirError> {
@@ -131,6 +208,25 @@ impl PlanDir {
             reason,
         })
     }
+}
+
+/// A text that would not stay inside a comment, or that a terminal would obey: sources carry the names
+/// of values, kernels and models.
+fn unprintable<T: Serialize>(value: &T) -> Option<String> {
+    fn first(value: &Value) -> Option<&str> {
+        let ends_a_comment = |text: &str| text.contains("*/") || text.contains(['\\', '\u{2028}']);
+        match value {
+            Value::String(text) => {
+                let bad = text.chars().any(char::is_control) || ends_a_comment(text);
+                bad.then_some(text.as_str())
+            }
+            Value::Array(items) => items.iter().find_map(first),
+            Value::Object(members) => members.values().find_map(first),
+            Value::Null | Value::Bool(_) | Value::Number(_) => None,
+        }
+    }
+    let value = serde_json::to_value(value).ok()?;
+    first(&value).map(str::to_owned)
 }
 
 /// Whether a path looks like a directory that [`write_plan_dir`] made.
@@ -151,7 +247,7 @@ pub fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
     if std::fs::metadata(path).is_ok_and(|about| !about.is_file() && !about.is_dir()) {
         return std::fs::write(path, bytes);
     }
-    let (mut file, _unfinished) = partial::file_in(".tmp", parent(path))?;
+    let (mut file, _unfinished) = partial::file_in(parent(path))?;
     file.write_all(bytes)?;
     file.persist(path).map_err(|error| error.error)?;
     Ok(())
@@ -185,20 +281,26 @@ pub fn write_plan_dir(dir: &Path, compiled: &PlanDir) -> Result<(), PlanDirError
     })?;
     // Through a link the directory itself is replaced, not the link.
     let dir = &dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
-    let existing = existing_plan(dir)?;
+    existing_plan(dir)?;
     let above = parent(dir);
     std::fs::create_dir_all(above).map_err(io_error("create", above))?;
-    let (new, _unfinished) =
-        partial::dir_in(".plan-", above).map_err(io_error("write in", above))?;
+    partial::sweep(above, is_ours);
+    let (new, _unfinished) = partial::dir_in(above).map_err(io_error("write in", above))?;
     write_files(new.path(), compiled)?;
     share_as_others(new.path())?;
     let new = new.keep();
-    let result = partial::uninterrupted(|| replace(&new, dir, above, existing));
+    let result = partial::uninterrupted(|| put_in_place(&new, dir));
     if result.is_err() {
-        // Nothing to be done about a leftover that cannot be removed.
-        std::fs::remove_dir_all(&new).ok();
+        // It may be the old directory by now, with files of somebody else's.
+        partial::discard(&new, is_ours);
     }
     result
+}
+
+/// Whether an entry of a plan directory is part of the plan, and not somebody else's.
+fn is_ours(name: &OsStr) -> bool {
+    let ours = [PLAN_TEXT, PLANS, DEVICE, MANIFEST, CUBINS, KERNELS];
+    ours.iter().any(|known| name == *known)
 }
 
 /// Whether there is a plan directory already. Anything else there, but an empty directory, is
@@ -233,6 +335,10 @@ fn write_files(dir: &Path, compiled: &PlanDir) -> Result<(), PlanDirError> {
             kernel.source.as_bytes(),
         )?;
     }
+    write(
+        kernels.join(prelude::FILE),
+        compiled.manifest.prelude.as_bytes(),
+    )?;
     let mut index = CubinIndex {
         version: CUBINS_VERSION,
         sha256: BTreeMap::new(),
@@ -247,9 +353,14 @@ fn write_files(dir: &Path, compiled: &PlanDir) -> Result<(), PlanDirError> {
     }
     write(dir.join(PLAN_TEXT), compiled.text.as_bytes())?;
     write(dir.join(PLANS), &json(&dir.join(PLANS), &compiled.plans)?)?;
+    write(
+        dir.join(DEVICE),
+        &json(&dir.join(DEVICE), &compiled.device)?,
+    )?;
     write(dir.join(CUBINS), &json(&dir.join(CUBINS), &index)?)?;
     // Sources are in files of their own.
     let mut manifest = compiled.manifest.clone();
+    manifest.prelude.clear();
     for kernel in &mut manifest.kernels {
         kernel.source.clear();
     }
@@ -295,46 +406,85 @@ fn share_as_others(_dir: &Path) -> Result<(), PlanDirError> {
     Ok(())
 }
 
-fn replace(new: &Path, dir: &Path, above: &Path, existing: bool) -> Result<(), PlanDirError> {
-    if !existing {
-        return std::fs::rename(new, dir).map_err(io_error("write", dir));
-    }
-    let aside = tempfile::Builder::new()
-        .prefix(".plan-")
-        .tempdir_in(above)
-        .map_err(io_error("write in", above))?;
-    let old = aside.path().join("old");
-    std::fs::rename(dir, &old).map_err(io_error("replace", dir))?;
-    if let Err(error) = std::fs::rename(new, dir) {
-        // Back as it was, or the directory would be gone.
-        if let Err(second) = std::fs::rename(&old, dir) {
-            let kept = aside.keep().join("old");
-            return Err(PlanDirError::Damaged {
-                path: dir.to_owned(),
-                reason: format!(
-                    "cannot write it ({error}) nor put the old one back ({second}); it is at {}",
-                    kept.display()
-                ),
-            });
-        }
-        return Err(io_error("write", dir)(error));
-    }
-    for entry in std::fs::read_dir(&old).map_err(io_error("read", &old))? {
-        let entry = entry.map_err(io_error("read", &old))?;
-        let name = entry.file_name();
-        let ours = [PLAN_TEXT, PLANS, MANIFEST, CUBINS, KERNELS];
-        if !ours.iter().any(|known| name == *known) {
-            let target = dir.join(&name);
-            if let Err(error) = std::fs::rename(entry.path(), &target) {
-                let kept = aside.keep().join("old").join(&name);
-                return Err(io_error("move back", &kept)(error));
-            }
+/// How often a directory is put in its place when other processes put theirs there, or remove it, at
+/// the same time. Each of them gets on with its own work after one attempt, so few are needed.
+const ATTEMPTS: usize = 100;
+
+/// Renames `new` to `dir`, in place of a plan directory that may be there. What is there is decided by
+/// the renames themselves: whatever was seen before may have changed since.
+fn put_in_place(new: &Path, dir: &Path) -> Result<(), PlanDirError> {
+    let mut last = None;
+    for _ in 0..ATTEMPTS {
+        let exists = existing_plan(dir)?;
+        let renamed = match exists {
+            false => std::fs::rename(new, dir),
+            true => exchange(new, dir),
+        };
+        match renamed {
+            Ok(()) if exists => return give_back(new, dir),
+            Ok(()) => return Ok(()),
+            Err(error) => match error.kind() {
+                // Another process was first, or removed it.
+                io::ErrorKind::DirectoryNotEmpty
+                | io::ErrorKind::AlreadyExists
+                | io::ErrorKind::NotFound => last = Some(error),
+                _ => return Err(io_error("write", dir)(error)),
+            },
         }
     }
-    Ok(())
+    let error = last.unwrap_or_else(|| io::ErrorKind::ResourceBusy.into());
+    Err(io_error("write", dir)(error))
 }
 
-/// Reads a directory written by [`write_plan_dir`]. Every version and every hash is checked.
+/// Exchanges two directories: at no time is there none.
+#[cfg(target_os = "linux")]
+fn exchange(new: &Path, dir: &Path) -> io::Result<()> {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    use rustix::io::Errno;
+
+    match renameat_with(CWD, new, CWD, dir, RenameFlags::EXCHANGE) {
+        Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => exchange_in_steps(new, dir),
+        result => Ok(result?),
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+use exchange_in_steps as exchange;
+
+/// [`exchange`] for file systems that cannot do it at once.
+fn exchange_in_steps(new: &Path, dir: &Path) -> io::Result<()> {
+    let aside = new.with_extension("old");
+    std::fs::rename(dir, &aside)?;
+    match std::fs::rename(new, dir) {
+        Ok(()) => std::fs::rename(&aside, new),
+        Err(error) => {
+            // Back as it was, or the directory would be gone.
+            std::fs::rename(&aside, dir).map_err(|second| {
+                io::Error::other(format!(
+                    "{error}, and the old one cannot be put back ({second}); it is at {}",
+                    aside.display()
+                ))
+            })?;
+            Err(error)
+        }
+    }
+}
+
+/// Moves what is not the plan's own from the directory that was replaced to `dir`, and removes the rest.
+fn give_back(old: &Path, dir: &Path) -> Result<(), PlanDirError> {
+    let entries = std::fs::read_dir(old).map_err(io_error("read", old))?;
+    for entry in entries {
+        let name = entry.map_err(io_error("read", old))?.file_name();
+        if !is_ours(&name) {
+            let kept = old.join(&name);
+            std::fs::rename(&kept, dir.join(&name)).map_err(io_error("move back", &kept))?;
+        }
+    }
+    std::fs::remove_dir_all(old).map_err(io_error("remove", old))
+}
+
+/// Reads a directory written by [`write_plan_dir`]. Every version and every hash is checked. Whoever runs
+/// what it holds calls [`PlanDir::check_generated`] first, or trusts whoever wrote it.
 pub fn read_plan_dir(dir: &Path) -> Result<PlanDir, PlanDirError> {
     let path = dir.join(MANIFEST);
     if dir.is_dir() && !path.exists() {
@@ -348,18 +498,9 @@ pub fn read_plan_dir(dir: &Path) -> Result<PlanDir, PlanDirError> {
     let kernels = dir.join(KERNELS);
     for kernel in &mut manifest.kernels {
         let path = kernels.join(format!("{}.cu", kernel.name));
-        let bytes = std::fs::read(&path).map_err(io_error("read", &path))?;
-        let damaged = |reason: &str| PlanDirError::Damaged {
-            path: path.clone(),
-            reason: reason.into(),
-        };
-        if sha256(&bytes) != kernel.source_sha256 {
-            return Err(damaged(
-                "it is not the source that was compiled (its SHA-256 differs)",
-            ));
-        }
-        kernel.source = String::from_utf8(bytes).map_err(|_| damaged("it is no text"))?;
+        kernel.source = read_source(&path, &kernel.source_sha256)?;
     }
+    manifest.prelude = read_source(&kernels.join(prelude::FILE), &manifest.prelude_sha256)?;
     let path = dir.join(PLANS);
     let plans: Vec<Plan> = parse(&path)?;
     if let Some(plan) = plans.iter().find(|plan| plan.version != PLAN_VERSION) {
@@ -377,8 +518,24 @@ pub fn read_plan_dir(dir: &Path) -> Result<PlanDir, PlanDirError> {
         cubins: read_cubins(dir, &manifest)?,
         manifest,
         plans,
+        device: parse(&dir.join(DEVICE))?,
         text,
     })
+}
+
+/// A source, checked to be the one that was written.
+fn read_source(path: &Path, hash: &str) -> Result<String, PlanDirError> {
+    let bytes = std::fs::read(path).map_err(io_error("read", path))?;
+    let damaged = |reason: &str| PlanDirError::Damaged {
+        path: path.to_owned(),
+        reason: reason.into(),
+    };
+    if sha256(&bytes) != hash {
+        return Err(damaged(
+            "it is not the source that was compiled (its SHA-256 differs)",
+        ));
+    }
+    String::from_utf8(bytes).map_err(|_| damaged("it is no text"))
 }
 
 /// Indices of the plans point into the graphs, and launches of the manifest into the plans.
@@ -444,7 +601,7 @@ fn read_cubins(dir: &Path, manifest: &Manifest) -> Result<Cubins, PlanDirError> 
             index.version
         )));
     }
-    let known: BTreeSet<&str> = manifest.kernels.iter().map(|k| k.name.as_str()).collect();
+    let known: BTreeSet<&str> = manifest.images().map(|k| k.name.as_str()).collect();
     let mut cubins = Cubins::new();
     for (arch, hashes) in &index.sha256 {
         if !arch.bytes().all(|b| b == b'_' || b.is_ascii_alphanumeric()) {
@@ -456,7 +613,7 @@ fn read_cubins(dir: &Path, manifest: &Manifest) -> Result<Cubins, PlanDirError> 
         let mut images = BTreeMap::new();
         for (name, hash) in hashes {
             if !known.contains(name.as_str()) {
-                return Err(damaged(format!("`{name}` is no kernel of the manifest")));
+                return Err(damaged(format!("`{name}` is no image of the manifest")));
             }
             let path = dir.join(KERNELS).join(format!("{name}.{arch}.cubin"));
             let image = std::fs::read(&path).map_err(io_error("read", &path))?;

@@ -8,10 +8,13 @@ use std::collections::BTreeMap;
 
 use fusec_codegen::BufferKind;
 use fusec_ir::Graph;
-use fusec_ir::interpret::{Input, InterpretError, NonFinite, Tensor};
+use fusec_ir::interpret::{Input, InterpretError, NonFinite, Outputs, Tensor, first_non_finite};
+use rayon::prelude::*;
 
 use crate::executor::{Device, ExecuteError, Executor, Fetch, HostState, StateError};
+use crate::limits::LimitError;
 use crate::localise::Stored;
+use crate::memory::MemoryError;
 
 /// A model on a device, with the state of a batch of sequences.
 pub trait Session {
@@ -20,6 +23,11 @@ pub trait Session {
 
     /// A graph with the model's inputs, outputs and states.
     fn graph(&self) -> &Graph;
+
+    /// Whether it runs kernels, so that [`Session::run_stored`] has something to give.
+    fn has_kernels(&self) -> bool {
+        false
+    }
 
     /// Forgets everything seen and begins with `batch` new sequences.
     fn reset(&mut self, batch: usize) -> Result<(), SessionError>;
@@ -43,11 +51,72 @@ pub trait Session {
         Ok(None)
     }
 
+    /// Runs as [`Session::run`] would, keeping every value that there is, for the first number that is
+    /// not finite, in the order of the graph. What it does to the state is of no use.
+    fn first_non_finite(
+        &mut self,
+        time: usize,
+        inputs: &[Input<'_, f32>],
+    ) -> Result<Option<NonFinite>, SessionError> {
+        let batch = self.state()?.batch;
+        let Some(stored) = self.run_stored(time, inputs)? else {
+            return Ok(None);
+        };
+        let outputs = Outputs {
+            batch,
+            time,
+            values: stored.values,
+        };
+        Ok(first_non_finite(&stored.graph, &outputs))
+    }
+
     /// The state, on the host.
     fn state(&mut self) -> Result<HostState, SessionError>;
 
     /// Takes over a state, whatever device it came from.
     fn set_state(&mut self, state: &HostState) -> Result<(), SessionError>;
+}
+
+/// [`Session::run`], refusing outputs that are not finite: the error names the value in which the first
+/// NaN or infinity arises, its layer and its position, and the state is as it was before the run.
+pub fn run_finite(
+    session: &mut dyn Session,
+    time: usize,
+    inputs: &[Input<'_, f32>],
+) -> Result<Vec<Tensor<f32>>, SessionError> {
+    let before = session.state()?;
+    let outputs = session.run(time, inputs)?;
+    let finite = |tensor: &Tensor<f32>| {
+        let numbers = tensor.numbers().unwrap_or_default();
+        numbers.par_iter().all(|x| x.is_finite())
+    };
+    if outputs.iter().all(finite) {
+        return Ok(outputs);
+    }
+    session.set_state(&before)?;
+    let arisen = session.first_non_finite(time, inputs)?;
+    session.set_state(&before)?;
+    let found = match arisen {
+        Some(found) => Some(found),
+        // Every value that is kept is finite: then the output is all that is known.
+        None => {
+            let graph = session.graph();
+            let named = graph.outputs.iter().copied().zip(outputs);
+            let outputs = Outputs {
+                batch: before.batch,
+                time,
+                values: named.collect(),
+            };
+            first_non_finite(graph, &outputs)
+        }
+    };
+    Err(match found {
+        Some(found) => SessionError::NonFinite(found),
+        None => SessionError::NoOutput {
+            device: session.device(),
+            name: "logits".into(),
+        },
+    })
 }
 
 impl<D: Device> Session for Executor<D> {
@@ -57,6 +126,10 @@ impl<D: Device> Session for Executor<D> {
 
     fn graph(&self) -> &Graph {
         Executor::graph(self)
+    }
+
+    fn has_kernels(&self) -> bool {
+        true
     }
 
     fn reset(&mut self, batch: usize) -> Result<(), SessionError> {
@@ -129,8 +202,17 @@ pub enum SessionError {
         got: usize,
     },
     /// An output is not finite.
-    #[error("the model gives numbers that are not finite; the first is {0}")]
+    #[error(
+        "the model gives numbers that are not finite: {0}. Values of f16 end at 65504: another --dtype \
+         may have room; --allow-nonfinite gives them as they are"
+    )]
     NonFinite(NonFinite),
+    /// A size beyond what is accepted.
+    #[error(transparent)]
+    Limit(#[from] LimitError),
+    /// The machine has too little memory.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
     /// A device gave something that it cannot give.
     #[error("{device} gave no output `{name}`")]
     NoOutput {

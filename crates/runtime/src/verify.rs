@@ -5,13 +5,13 @@
 
 use std::path::PathBuf;
 
-use fusec_ir::interpret::{Input, Rounding, StorageType};
+use fusec_ir::interpret::{Input, Rounding, StorageType, Tensor};
 use fusec_ir::{Graph, OpKind, Precision};
 use serde::Serialize;
 
 use crate::cpu::CpuSession;
 use crate::golden::GoldenCase;
-use crate::session::{Session, SessionError};
+use crate::session::{Session, SessionError, run_finite};
 use crate::weights::Weights;
 
 /// How far a session is from a golden case.
@@ -115,7 +115,7 @@ pub fn reference(
         step_ids,
         step_logits: Vec::new(),
     };
-    (case.logits, case.step_logits) = replay(&mut session, &case)?;
+    (case.logits, case.step_logits) = replay(&mut session, &case, run_finite)?;
     Ok(case)
 }
 
@@ -196,7 +196,7 @@ pub fn half(
     let mut exact = CpuSession::<f64>::new(graph, weights.clone()).map_err(SessionError::from)?;
     exact.reset(case.batch)?;
     session.reset(case.batch)?;
-    let expected = replay(&mut exact, case)?;
+    let expected = replay(&mut exact, case, run_finite)?;
     let errors = |got: (Vec<f32>, Vec<f32>)| {
         [
             relative_l2(&got.0, &expected.0),
@@ -205,7 +205,7 @@ pub fn half(
     };
     let mut comparison = HalfComparison {
         device: session.device(),
-        error: errors(replay(session, case)?),
+        error: errors(replay(session, case, run_any)?),
         unfused_error: [0.0; 2],
         draws: 0,
         factor: HALF_FACTOR,
@@ -218,7 +218,7 @@ pub fn half(
         let mut unfused = CpuSession::<f64>::rounded(graph, weights.clone(), rounding)
             .map_err(SessionError::from)?;
         unfused.reset(case.batch)?;
-        let found = errors(replay(&mut unfused, case)?);
+        let found = errors(replay(&mut unfused, case, run_any)?);
         let both = comparison.unfused_error.iter_mut().zip(found);
         both.for_each(|(largest, error)| *largest = largest.max(error));
         comparison.draws += 1;
@@ -273,7 +273,12 @@ pub fn golden(session: &mut dyn Session, case: &GoldenCase) -> Result<Comparison
         return Err(VerifyError::not_tokens(graph, case.vocab));
     }
     session.reset(case.batch)?;
-    let (prefill, steps) = replay(session, case)?;
+    // Where there are kernels, what is wrong can be compared value by value, and says more.
+    let run = match session.has_kernels() {
+        true => run_any,
+        false => run_finite,
+    };
+    let (prefill, steps) = replay(session, case, run)?;
     Ok(Comparison {
         device: session.device(),
         prefill: worst(&prefill, &case.logits, case.length, case.vocab),
@@ -282,17 +287,30 @@ pub fn golden(session: &mut dyn Session, case: &GoldenCase) -> Result<Comparison
     })
 }
 
+/// How a session is run: with [`run_finite`], or with [`run_any`].
+type Run = fn(&mut dyn Session, usize, &[Input<'_, f32>]) -> Result<Vec<Tensor<f32>>, SessionError>;
+
+/// [`Session::run`]: a comparison sees what is not finite.
+fn run_any(
+    session: &mut dyn Session,
+    time: usize,
+    inputs: &[Input<'_, f32>],
+) -> Result<Vec<Tensor<f32>>, SessionError> {
+    session.run(time, inputs)
+}
+
 /// The logits `[B, length, vocab]` and `[B, steps, vocab]` of a session that has been reset.
 fn replay(
     session: &mut dyn Session,
     case: &GoldenCase,
+    run: Run,
 ) -> Result<(Vec<f32>, Vec<f32>), VerifyError> {
-    let prefill = logits(session, case.length, &as_i32(&case.input_ids))?;
+    let prefill = logits(session, case.length, &as_i32(&case.input_ids), run)?;
     let mut steps = vec![0f32; case.batch * case.steps * case.vocab];
     for step in 0..case.steps {
         let ids = case.step_ids.iter().skip(step).step_by(case.steps);
         let ids = as_i32(&ids.copied().collect::<Vec<_>>());
-        let row = logits(session, 1, &ids)?;
+        let row = logits(session, 1, &ids, run)?;
         for (b, row) in row.chunks_exact(case.vocab).enumerate() {
             let at = (b * case.steps + step) * case.vocab;
             if let Some(to) = steps.get_mut(at..at + case.vocab) {
@@ -310,8 +328,13 @@ pub(crate) fn as_i32(ids: &[i64]) -> Vec<i32> {
         .collect()
 }
 
-fn logits(session: &mut dyn Session, time: usize, ids: &[i32]) -> Result<Vec<f32>, VerifyError> {
-    let outputs = session.run(time, &[Input::Ids(ids)])?;
+fn logits(
+    session: &mut dyn Session,
+    time: usize,
+    ids: &[i32],
+    run: Run,
+) -> Result<Vec<f32>, VerifyError> {
+    let outputs = run(session, time, &[Input::Ids(ids)])?;
     let first = outputs.first().and_then(|tensor| tensor.numbers());
     match first {
         Some(logits) => Ok(logits.to_vec()),

@@ -77,9 +77,9 @@ fn decay(decays: Decays, at: usize, draw: &mut Draw) -> f32 {
 
 fn chunked(case: Case) -> Chunked {
     let Case { key, value, .. } = case;
-    let key_at = format!("((b * T + t) * {HEADS} + h) * {key} + j");
-    let value_at = format!("((b * T + t) * {HEADS} + h) * {value} + i0 + i");
-    let state_at = format!("((b * {HEADS} + h) * {key} + j) * {value} + i0 + i");
+    let key_at = format!("((b * T + t) * {HEADS} + h) * {key} + kj");
+    let value_at = format!("((b * T + t) * {HEADS} + h) * {value} + i0 + vi");
+    let state_at = format!("((b * {HEADS} + h) * {key} + kj) * {value} + i0 + vi");
     let per_key = case.decay == Decay::PerKey;
     let decay = "decay_element = to_f32(decay[((b * T + t) * HEADS_OF_DECAY + h)]);"
         .replace("HEADS_OF_DECAY", &HEADS.to_string());
@@ -111,11 +111,11 @@ fn chunked(case: Case) -> Chunked {
         values: format!("v_element = to_f32(v[{value_at}]);"),
         bonus: case
             .bonus
-            .then(|| format!("bonus_element = bonus[h * {key} + j];")),
-        load_state: format!("s = state_in[{state_at}];"),
-        store_state: format!("state_out[{state_at}] = s;"),
+            .then(|| format!("bonus_element = bonus[h * {key} + kj];")),
+        load_state: format!("s_element = state_in[{state_at}];"),
+        store_state: format!("state_out[{state_at}] = s_element;"),
         epilogue: format!(
-            "for (int i = lane; live && i < {}; i += 32) y[{value_at}] = y_row[i];",
+            "for (int vi = lane; live && vi < {}; vi += 32) y[{value_at}] = y_row[vi];",
             case.tile
         ),
     }
@@ -126,7 +126,7 @@ fn source(case: Case) -> String {
         .render()
         .unwrap_or_else(|error| panic!("{case:?}: {error}"));
     with_prelude(&format!(
-        "extern \"C\" __global__ void __launch_bounds__({}) recurrence(const {x}* __restrict__ q, const {x}* __restrict__ k, \
+        "extern \"C\" __global__ void __launch_bounds__({}) fusec_recurrence(const {x}* __restrict__ q, const {x}* __restrict__ k, \
          const {x}* __restrict__ v, const float* __restrict__ decay, const float* __restrict__ bonus, \
          const float* __restrict__ state_in, float* __restrict__ state_out, float* __restrict__ y, i64 T) {{\n    \
          FUSEC_DYNAMIC_SMEM(smem);\n    const int i0 = blockIdx.x % {tiles} * {tile};\n    \
@@ -210,7 +210,7 @@ fn check(emulator: &Emulator, case: Case, seed: u64) {
     let mut state = vec![guard; state_expected.len() + 1];
     let description = chunked(case);
     let module = emulator
-        .build(&[("recurrence", &source(case))])
+        .build(&[("fusec_recurrence", &source(case))], "")
         .unwrap_or_else(|error| panic!("{case:?}: {error}"));
     let shape = LaunchShape {
         grid: [(BATCH * HEADS * case.value / case.tile) as u32, 1, 1],
@@ -226,7 +226,7 @@ fn check(emulator: &Emulator, case: Case, seed: u64) {
     args.push(KernelArg::Ptr(y.as_mut_ptr().cast()));
     args.push(KernelArg::I64(case.steps as i64));
     // SAFETY: the buffers have the sizes that the case states.
-    unsafe { module.launch("recurrence", shape, &args) }
+    unsafe { module.launch("fusec_recurrence", shape, &args) }
         .unwrap_or_else(|error| panic!("{case:?}: {error}"));
     // Operands of the tensor cores keep 8, 16 or all 24 bits.
     let bound = match pieces(case.storage) {
@@ -369,11 +369,12 @@ fn chunks_compile_for_every_architecture_that_has_them() {
                     &Source {
                         name: "recurrence.cu",
                         text: &text,
+                        headers: &[],
                     },
                     arch.parse().expect("known"),
                 )
                 .unwrap_or_else(|error| panic!("{decay:?} {storage:?} {arch}: {error}"));
-            let resources = artifact.resources.get("recurrence");
+            let resources = artifact.resources.get("fusec_recurrence");
             assert!(resources.is_some(), "{:?}", artifact.resources);
             println!("{decay:?} {storage:?} {arch}: {resources:?}");
         }

@@ -91,11 +91,11 @@ const READS: usize = 3;
 
 fn described(case: Case) -> ChunkedRankOne {
     let Case { key, value, .. } = case;
-    let key_at = format!("((b * T + t) * {HEADS} + h) * {key} + j");
-    let value_at = format!("((b * T + t) * {HEADS} + h) * {value} + i0 + i");
-    let state_at = format!("((b * {HEADS} + h) * {value} + i0 + i) * {key} + j");
+    let key_at = format!("((b * T + t) * {HEADS} + h) * {key} + kj");
+    let value_at = format!("((b * T + t) * {HEADS} + h) * {value} + i0 + vi");
+    let state_at = format!("((b * {HEADS} + h) * {value} + i0 + vi) * {key} + kj");
     let query = |n: usize| {
-        format!("to_f32(q[(((b * T + t) * {READS} + {n}) * {HEADS} + h) * {key} + j]) * scale")
+        format!("to_f32(q[(((b * T + t) * {READS} + {n}) * {HEADS} + h) * {key} + kj]) * scale")
     };
     let mut keys = format!("left_elements[0] = to_f32(a[{key_at}]);\n");
     for n in 0..case.reads.len() {
@@ -113,11 +113,11 @@ fn described(case: Case) -> ChunkedRankOne {
         before: *before,
         bonus: bonus.then(|| {
             let query = query(n);
-            format!("bonus_element = bonus[h * {key} + j] * {query} * to_f32(k[{key_at}]);")
+            format!("bonus_element = bonus[h * {key} + kj] * {query} * to_f32(k[{key_at}]);")
         }),
     });
     let mut epilogue = format!(
-        "for (int i = lane; live && i < {}; i += 32) {{\n",
+        "for (int vi = lane; live && vi < {}; vi += 32) {{\n",
         case.tile
     );
     for n in 0..case.outputs {
@@ -125,8 +125,9 @@ fn described(case: Case) -> ChunkedRankOne {
             0 => "y_row".to_string(),
             n => format!("y{n}_row"),
         };
-        epilogue += &format!("y[{n} * (BATCH * T * {HEADS} * {value}) + {value_at}] = {row}[i];\n")
-            .replace("BATCH", &case.batch.to_string());
+        epilogue +=
+            &format!("y[{n} * (BATCH * T * {HEADS} * {value}) + {value_at}] = {row}[vi];\n")
+                .replace("BATCH", &case.batch.to_string());
     }
     epilogue += "}";
     let tile = Tile {
@@ -158,8 +159,8 @@ fn described(case: Case) -> ChunkedRankOne {
             _ => format!("decay_element = decay[{key_at}];"),
         },
         values: format!("v_element = to_f32(v[{value_at}]);"),
-        load_state: format!("s = state_in[{state_at}];"),
-        store_state: format!("state_out[{state_at}] = s;"),
+        load_state: format!("s_element = state_in[{state_at}];"),
+        store_state: format!("state_out[{state_at}] = s_element;"),
         epilogue,
     }
 }

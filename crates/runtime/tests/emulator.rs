@@ -14,9 +14,16 @@ fn emulator() -> Emulator {
     Emulator::new(&cache, EmulatorOptions::default()).expect("g++ is installed where the tests run")
 }
 
+/// The entry of a kernel of these tests, which are written under short names.
+fn entry(name: &str) -> String {
+    format!("fusec_{name}")
+}
+
 fn build(name: &str, body: &str) -> EmulatedModule {
+    let entry = entry(name);
+    let source = body.replace(&format!("void {name}("), &format!("void {entry}("));
     emulator()
-        .build(&[(name, &with_prelude(body))])
+        .build(&[(&entry, &with_prelude(&source))], "")
         .unwrap_or_else(|error| panic!("{error}"))
 }
 
@@ -36,7 +43,7 @@ fn launch(
     args: &[KernelArg],
 ) -> Result<u32, EmulatorError> {
     // SAFETY: every test passes buffers of the sizes its kernel addresses.
-    unsafe { module.launch(kernel, shape, args) }
+    unsafe { module.launch(&entry(kernel), shape, args) }
 }
 
 fn pointer<T>(buffer: &mut [T]) -> KernelArg {
@@ -501,27 +508,36 @@ fn wrong_calls_are_refused() {
 fn sources_that_do_not_build_are_reported() {
     let emulator = emulator();
     let error = emulator
-        .build(&[("k", "extern \"C\" __global__ void k() {\n  nonsense();\n}")])
+        .build(
+            &[(
+                "fusec_k",
+                "extern \"C\" __global__ void fusec_k() {\n  nonsense();\n}",
+            )],
+            "",
+        )
         .expect_err("no such function");
-    assert!(error.to_string().contains("k.cu:2"), "{error}");
+    assert!(error.to_string().contains("fusec_k.cu:2"), "{error}");
     let error = emulator
-        .build(&[(
-            "k",
-            "extern \"C\" __global__ void k() { __shared__ float s[4]; }",
-        )])
+        .build(
+            &[(
+                "fusec_k",
+                "extern \"C\" __global__ void fusec_k() { __shared__ float s[4]; }",
+            )],
+            "",
+        )
         .expect_err("static");
     assert!(
         error.to_string().contains("use_FUSEC_DYNAMIC_SMEM"),
         "{error}"
     );
-    assert!(matches!(
-        emulator.build(&[("a b", "")]),
-        Err(EmulatorError::Name { .. })
-    ));
-    assert!(matches!(
-        emulator.build(&[("a", "1"), ("a", "2")]),
-        Err(EmulatorError::Name { .. })
-    ));
+    for sources in [
+        &[("fusec_a b", "")][..],
+        &[("fusec_a", "1"), ("fusec_a", "2")],
+        &[("free", "extern \"C\" __global__ void free(void*) {}")],
+    ] {
+        let built = emulator.build(sources, "");
+        assert!(matches!(built, Err(EmulatorError::Name { .. })));
+    }
     let missing = EmulatorOptions {
         compiler: "/nonexistent/g++".into(),
         ..EmulatorOptions::default()
@@ -529,10 +545,59 @@ fn sources_that_do_not_build_are_reported() {
     let error =
         Emulator::new(Path::new(env!("CARGO_TARGET_TMPDIR")), missing).expect_err("no compiler");
     assert!(error.to_string().contains("apt install g++"), "{error}");
+}
+
+#[test]
+fn without_a_cache_kernels_are_built_all_the_same() {
     let file = tempfile::NamedTempFile::new().expect("temporary file");
-    let error = Emulator::new(&file.path().join("cache"), EmulatorOptions::default())
-        .expect_err("not a directory");
-    assert!(matches!(error, EmulatorError::Cache { .. }), "{error}");
+    let emulator = Emulator::new(&file.path().join("cache"), EmulatorOptions::default())
+        .expect("a cache that cannot be is no reason to stop");
+    let module = emulator.build(&[SEVEN], "").expect("builds");
+    assert_eq!(seven(&module), 7);
+}
+
+/// A kernel that writes 7.
+const SEVEN: (&str, &str) = (
+    "fusec_seven",
+    "extern \"C\" __global__ void fusec_seven(int* y) { y[0] = 7; }",
+);
+
+fn seven(module: &EmulatedModule) -> i32 {
+    let mut y = [0i32];
+    launch(module, "seven", shape(1, 1, 0, 0), &[pointer(&mut y)]).expect("runs");
+    y[0]
+}
+
+#[test]
+fn a_damaged_library_is_never_loaded() {
+    let cache = tempfile::tempdir().expect("temporary directory");
+    let emulator =
+        Emulator::new(cache.path(), EmulatorOptions::default()).expect("g++ is installed");
+    emulator.build(&[SEVEN], "").expect("builds");
+    let entry = std::fs::read_dir(cache.path())
+        .expect("readable")
+        .map(|entry| entry.expect("an entry").path())
+        .next()
+        .expect("one entry");
+    let sound = std::fs::read(&entry).expect("readable");
+    // A flipped bit in the code, in the tables of the loader, in the header; a file cut short.
+    let flips = [100, 1000, sound.len() / 2, sound.len() - 40];
+    let damaged = flips.iter().map(|at| {
+        let mut bytes = sound.clone();
+        bytes[*at] ^= 0x41;
+        bytes
+    });
+    let cut = [0, 64, sound.len() / 3].map(|length| sound[..length].to_vec());
+    for bytes in damaged.chain(cut) {
+        std::fs::write(&entry, bytes).expect("writable");
+        let module = emulator.build(&[SEVEN], "").expect("built anew");
+        assert_eq!(seven(&module), 7);
+        assert_eq!(
+            std::fs::read(&entry).expect("readable")[..8],
+            sound[..8],
+            "the entry is whole again"
+        );
+    }
 }
 
 #[test]
@@ -540,8 +605,7 @@ fn a_kernel_is_compiled_once() {
     let cache = tempfile::tempdir().expect("temporary directory");
     let emulator =
         Emulator::new(cache.path(), EmulatorOptions::default()).expect("g++ is installed");
-    let sources = [("k", "extern \"C\" __global__ void k(int* y) { y[0] = 7; }")];
-    emulator.build(&sources).expect("builds");
+    emulator.build(&[SEVEN], "").expect("builds");
     let objects = || {
         std::fs::read_dir(cache.path())
             .expect("readable")
@@ -551,11 +615,9 @@ fn a_kernel_is_compiled_once() {
     };
     let before = objects();
     assert_eq!(before.len(), 1, "one object and no temporary file");
-    let module = emulator.build(&sources).expect("builds");
+    let module = emulator.build(&[SEVEN], "").expect("builds");
     assert_eq!(objects(), before);
-    let mut y = [0i32];
-    launch(&module, "k", shape(1, 1, 0, 0), &[pointer(&mut y)]).expect("runs");
-    assert_eq!(y, [7]);
+    assert_eq!(seven(&module), 7);
 }
 
 #[test]
@@ -571,9 +633,9 @@ fn every_primitive_has_a_body_of_the_same_name() {
             _ => format!("using ::{name};\n"),
         })
         .collect();
-    let source = format!("extern \"C\" __global__ void names() {{\n{body}\n}}");
+    let source = format!("extern \"C\" __global__ void fusec_names() {{\n{body}\n}}");
     emulator()
-        .build(&[("names", &source)])
+        .build(&[("fusec_names", &source)], "")
         .unwrap_or_else(|error| panic!("{error}"));
 }
 

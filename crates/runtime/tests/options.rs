@@ -2,152 +2,10 @@
 //! its name and the file. What an option means is shown by equality with a checkpoint that says the
 //! same in another way: a missing bias is one of zeros, a missing gain one of ones.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use serde_json::{Value, json};
+use stored::{Stored, difference};
 
-use fusec_ir::interpret::{Input, Tensor};
-use fusec_ir::language::Overrides;
-use fusec_runtime::checkpoint::Checkpoint;
-use fusec_runtime::cpu::CpuSession;
-use fusec_runtime::model::Model;
-use fusec_runtime::session::Session;
-use safetensors::Dtype;
-use safetensors::tensor::TensorView;
-use serde_json::{Map, Value, json};
-
-/// A checkpoint in memory: its options, and its tensors as extents and elements.
-#[derive(Clone)]
-struct Stored {
-    options: Map<String, Value>,
-    tensors: BTreeMap<String, (Vec<usize>, Vec<f32>)>,
-}
-
-fn golden(case: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../../tests/golden")
-        .join(case)
-}
-
-impl Stored {
-    fn golden(case: &str) -> Self {
-        let checkpoint = Checkpoint::open(golden(case)).expect("a golden checkpoint");
-        let options = checkpoint.config().and_then(Value::as_object);
-        let tensors = checkpoint.names().map(|name| {
-            let shape = checkpoint.tensor(name).expect("it").shape.to_vec();
-            let elements = checkpoint.read_f32(name).expect("numbers");
-            (name.to_string(), (shape, elements))
-        });
-        Stored {
-            options: options.expect("a config.json").clone(),
-            tensors: tensors.collect(),
-        }
-    }
-
-    /// With an option set; null removes it.
-    fn set(mut self, option: &str, value: Value) -> Self {
-        match value {
-            Value::Null => self.options.remove(option),
-            value => self.options.insert(option.into(), value),
-        };
-        self
-    }
-
-    fn layers(&self) -> usize {
-        self.options["num_hidden_layers"]
-            .as_u64()
-            .expect("a number") as usize
-    }
-
-    /// The names of a tensor in every layer, or the one name if it is of no layer.
-    fn names(&self, name: &str) -> BTreeSet<String> {
-        let layers = (0..self.layers()).map(|l| name.replace("{l}", &l.to_string()));
-        layers.collect()
-    }
-
-    /// With a tensor of every layer; `{l}` stands for the layer.
-    fn put(mut self, name: &str, shape: &[usize], element: impl Fn(usize) -> f32) -> Self {
-        for name in self.names(name) {
-            let elements = (0..shape.iter().product()).map(&element).collect();
-            self.tensors.insert(name, (shape.to_vec(), elements));
-        }
-        self
-    }
-
-    /// Without a tensor, in every layer.
-    fn drop(mut self, name: &str) -> Self {
-        for name in self.names(name) {
-            self.tensors.remove(&name).expect("it was there");
-        }
-        self
-    }
-
-    /// With a tensor changed, in every layer.
-    fn map(mut self, name: &str, f: impl Fn(usize, f32) -> f32) -> Self {
-        for name in self.names(name) {
-            let (_, elements) = self.tensors.get_mut(&name).expect("it is there");
-            for (i, x) in elements.iter_mut().enumerate() {
-                *x = f(i, *x);
-            }
-        }
-        self
-    }
-
-    /// With the first layers only.
-    fn cut(mut self, layers: usize) -> Self {
-        let prefix = ["model.layers.", "backbone.layers."];
-        self.tensors.retain(|name, _| {
-            let number = prefix.iter().find_map(|p| name.strip_prefix(p));
-            let number = number.and_then(|rest| rest.split('.').next()?.parse::<usize>().ok());
-            number.is_none_or(|l| l < layers)
-        });
-        self.set("num_hidden_layers", json!(layers))
-    }
-
-    fn open(&self, directory: &Path) -> Result<Model, String> {
-        let config = serde_json::to_vec(&self.options).expect("JSON");
-        std::fs::write(directory.join("config.json"), config).expect("written");
-        let bytes: Vec<(String, Vec<usize>, Vec<u8>)> = self
-            .tensors
-            .iter()
-            .map(|(name, (shape, elements))| {
-                let bytes = elements.iter().flat_map(|x| x.to_le_bytes()).collect();
-                (name.clone(), shape.clone(), bytes)
-            })
-            .collect();
-        let views = bytes.iter().map(|(name, shape, bytes)| {
-            let view = TensorView::new(Dtype::F32, shape.clone(), bytes);
-            (name.clone(), view.expect("a view"))
-        });
-        let path = directory.join("model.safetensors");
-        safetensors::serialize_to_file(views.collect::<Vec<_>>(), None, &path).expect("written");
-        Model::open(directory, &Overrides::default()).map_err(|e| e.to_string())
-    }
-
-    /// Logits of a prefill and of a step after it.
-    fn logits(&self) -> Result<Vec<f32>, String> {
-        let directory = tempfile::tempdir().expect("a directory");
-        let model = self.open(directory.path())?;
-        let weights = model.weights(None).map_err(|e| e.to_string())?;
-        let mut session = CpuSession::<f32>::new(&model.graph, weights).expect("a session");
-        session.reset(1).expect("reset");
-        let mut logits = vec![];
-        for ids in [&[5, 17, 3, 250, 99, 17, 8][..], &[41]] {
-            let out = session.run(ids.len(), &[Input::Ids(ids)]).expect("a run");
-            match out.first() {
-                Some(Tensor::Numbers(numbers)) => logits.extend_from_slice(numbers),
-                _ => panic!("no numbers"),
-            }
-        }
-        Ok(logits)
-    }
-}
-
-fn difference(a: &[f32], b: &[f32]) -> f32 {
-    assert_eq!(a.len(), b.len());
-    let largest = b.iter().fold(0f32, |m, x| m.max(x.abs()));
-    let worst = a.iter().zip(b).map(|(a, b)| (a - b).abs());
-    worst.fold(0f32, f32::max) / largest
-}
+mod stored;
 
 const ATTN: &str = "model.layers.{l}.attn.";
 const MIXER: &str = "backbone.layers.{l}.mixer.";
@@ -478,6 +336,30 @@ fn what_is_not_implemented_is_refused_by_name() {
         ("gla-fla", "num_heads", json!(3), "a multiple of 3"),
         ("gla-fla", "hidden_size", json!(64), "128"),
         ("gla-fla", "intermediate_size", json!(300), "512"),
+        (
+            "gla-fla",
+            "hidden_ratio",
+            json!(8),
+            "the 512 of the tensors",
+        ),
+        ("gla-fla", "expand_k", json!(1), "0.5, as the tensors say"),
+        ("retnet-fla", "expand_v", json!(1), "2, as the tensors say"),
+        (
+            "hgrn-fla",
+            "expand_ratio",
+            json!(2),
+            "1, as the tensors say",
+        ),
+        ("kda-fla", "expand_v", json!(2), "1, as the tensors say"),
+        ("mamba2-hf", "expand", json!(3), "2, as the tensors say"),
+        ("mamba2-hf", "intermediate_size", json!(64), "128"),
+        (
+            "rwkv7-fla",
+            "hidden_ratio",
+            json!(5),
+            "the 512 of the tensors",
+        ),
+        ("rwkv6-fla", "intermediate_size", json!(512), "448"),
         ("gla-fla", "vocab_size", json!(300), "256"),
         (
             "gla-fla",
@@ -540,7 +422,7 @@ fn what_is_not_implemented_is_refused_by_name() {
         ("mamba2-hf", "n_groups", json!(3), "a multiple of 6"),
         ("mamba2-hf", "num_heads", json!(8), "4"),
         ("mamba2-hf", "time_step_limit", json!([0.0]), "two numbers"),
-        ("rwkv6-fla", "expand_k", json!(0.5), "1"),
+        ("rwkv6-fla", "expand_k", json!(0.5), "1, as the tensors say"),
         ("rwkv6-fla", "norm_first", json!(false), "true"),
         ("rwkv6-fla", "norm_bias", json!(false), "true"),
         ("rwkv7-fla", "head_dim", json!(32), "64"),

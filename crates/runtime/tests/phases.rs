@@ -210,8 +210,11 @@ fn the_source_waits_once_and_reads_what_others_wrote_through_plain_pointers() {
         .expect("a barrier between the phases");
     assert!(!second.contains("grid_barrier();"));
     assert!(first.contains("if (FUSEC_PHASE(0)) {") && second.contains("if (FUSEC_PHASE(1)) {"));
-    assert!(source.contains("// phase 1, after a barrier of the grid:"));
-    assert!(source.contains("float* g_k_,"), "{source}");
+    assert!(
+        source.contains(", after a barrier of the grid:"),
+        "{source}"
+    );
+    assert!(source.contains("    float* g_k,"), "{source}");
     assert!(
         source.contains("const float* __restrict__ w_down,"),
         "{source}"

@@ -35,6 +35,41 @@ extern "C" __global__ void uses(const float* x, float* y, const bf16_t* b, bf16_
     if (FUSEC_PHASE(0)) grid_barrier();
     grid_dependency_launch();
 }
+#if __CUDA_ARCH__ >= 900
+extern "C" __global__ void copies(const __grid_constant__ tensor_map map, bf16_t* y, f16_t* z, float* u) {
+    FUSEC_DYNAMIC_SMEM(smem);
+    u64* barrier = reinterpret_cast<u64*>(smem);
+    mbarrier_init(barrier, 1), mbarrier_init_fence();
+    mbarrier_arrive_expecting(barrier, 128), mbarrier_arrive(barrier), mbarrier_wait(barrier, 0);
+    tensor_load_2d(smem + 1024, map, barrier, 0, 64), tensor_load_5d(smem + 2048, map, barrier, 64, 1);
+    float eight[8] = {}, one[1] = {};
+    store_vec_global(y, eight), store_vec_global(z, eight), store_vec_global(u, eight), store_vec_global(y, one);
+}
+#endif
+#if __CUDA_ARCH__ == 900
+template <typename T, bool ACROSS_K> __device__ void products(char* smem, float* y) {
+    float d64[32] = {}, d128[64] = {}, d192[96] = {}, d256[128] = {};
+    const u64 a = operand_tile(smem, 16), b = operand_tile(smem + 8192, 8192);
+    warpgroup_fence();
+    wgmma_n64<T, ACROSS_K>(d64, a, b), wgmma_n128<T, ACROSS_K>(d128, a, b), warpgroup_commit(), warpgroup_wait<0>();
+    y[threadIdx.x] = d64[3] + d128[5];
+    warpgroup_fence();
+    wgmma_n192<T, ACROSS_K>(d192, a, b), warpgroup_commit(), warpgroup_wait<0>();
+    y[threadIdx.x] += d192[7];
+    warpgroup_fence();
+    wgmma_n256<T, ACROSS_K>(d256, a, b), warpgroup_commit(), warpgroup_wait<0>();
+    y[threadIdx.x] += d256[9];
+}
+extern "C" __global__ void __launch_bounds__(256, 1) warpgroups(float* y) {
+    FUSEC_DYNAMIC_SMEM(smem);
+    if (threadIdx.x < 128) {
+        registers_release<40>();
+    } else {
+        registers_claim<232>();
+        products<bf16_t, false>(smem, y), products<bf16_t, true>(smem, y), products<f16_t, false>(smem, y), products<f16_t, true>(smem, y);
+    }
+}
+#endif
 "#;
 
 #[test]
@@ -62,6 +97,7 @@ fn the_prelude_compiles_for_every_generation() {
                 &Source {
                     name: "prelude.cu",
                     text: &text,
+                    headers: &[],
                 },
                 arch.parse().expect("known"),
             )

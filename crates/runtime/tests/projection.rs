@@ -190,6 +190,8 @@ fn projection(case: Case) -> Projection {
         w_stride,
         w_offset: 0,
         w_layout: case.layout,
+        x_map: "x_map".into(),
+        w_map: "w_map".into(),
     };
     let mut projection = Projection {
         products: vec![first.clone()],
@@ -198,26 +200,28 @@ fn projection(case: Case) -> Projection {
         block: "blockIdx.x".into(),
         setup: String::new(),
         row_prologue: String::new(),
-        epilogue: format!("y[m * {columns} + n] = sum;"),
+        epilogue: format!("y[row * {columns} + column] = sum;"),
         run: Run::default(),
     };
     match case.hooks {
         Hooks::None => {}
         Hooks::Prologue => {
-            projection.products[0].prologue = "a = a * gain[k] + float(m);".into();
+            projection.products[0].prologue =
+                "activation = activation * gain[inner] + float(row);".into();
             projection.setup = "const float half = 0.5f;".into();
-            projection.row_prologue = "const float shift = float(m);".into();
+            projection.row_prologue = "const float shift = float(row);".into();
             projection.epilogue = format!(
-                "const float halved = sum * half;\ny[m * {columns} + n] = halved + shift + float(n);"
+                "const float halved = sum * half;\ny[row * {columns} + column] = halved + shift + float(column);"
             );
         }
         Hooks::Run => {
             projection.run = Run {
                 columns: 8,
-                before: "float bias[8], all[8];\nload_vec<float, 8>(gain + n_first, bias);".into(),
-                after: format!("store_vec<float, 8>(y + m * {columns} + n_first, all);"),
+                before: "float bias[8], all[8];\nload_vec<float, 8>(gain + column_first, bias);"
+                    .into(),
+                after: format!("store_vec<float, 8>(y + row * {columns} + column_first, all);"),
             };
-            projection.epilogue = "all[v] = sum + bias[v] + float(n);".into();
+            projection.epilogue = "all[nth] = sum + bias[nth] + float(column);".into();
         }
         Hooks::Stage => {
             let stride = depth + case.padding;
@@ -230,7 +234,7 @@ fn projection(case: Case) -> Projection {
                 _ => (depth, String::new()),
             };
             projection.products[0].stage = format!(
-                "for (int r = warp; r < TILE_M; r += WARPS) {{\n    const i64 m = m0 + r;\n    float total = 0.0f;\n    \
+                "for (int r = warp; r < TILE_M; r += WARPS) {{\n    const i64 m = row0 + r;\n    float total = 0.0f;\n    \
                  for (int k = lane; k < {depth}; k += 32) total += m < rows ? to_f32(x[m * {stride} + k]) : 0.0f;\n    \
                  const float mean = warp_sum(total) / {depth}.0f;\n    \
                  for (int k = lane; k < {depth}; k += 32) xs[r * {pitch} + k] = {store}(m < rows ? to_f32(x[m * {stride} + k]) - mean : 0.0f);\n}}"
@@ -239,11 +243,12 @@ fn projection(case: Case) -> Projection {
         Hooks::Two => {
             projection.products.push(Product {
                 name: "gate".into(),
-                prologue: "a = a * a;".into(),
+                prologue: "activation = activation * activation;".into(),
                 w: "w2".into(),
                 ..first
             });
-            projection.epilogue = format!("y[m * {columns} + n] = sum / (1.0f + gate * gate);");
+            projection.epilogue =
+                format!("y[row * {columns} + column] = sum / (1.0f + gate * gate);");
         }
     }
     projection
@@ -255,7 +260,7 @@ fn source(case: Case) -> String {
         .render(&projection(case))
         .unwrap_or_else(|error| panic!("{case:?}: {error}"));
     with_prelude(&format!(
-        "extern \"C\" __global__ void __launch_bounds__({}) product(const {x}* __restrict__ x, const {w}* __restrict__ w, \
+        "extern \"C\" __global__ void __launch_bounds__({}) fusec_product(const {x}* __restrict__ x, const {w}* __restrict__ w, \
          const {w}* __restrict__ w2, const float* __restrict__ gain, float* __restrict__ y, i64 M) {{\n    \
          FUSEC_DYNAMIC_SMEM(smem);\n{body}}}\n",
         case.tile.threads(),
@@ -284,9 +289,9 @@ fn check(emulator: &Emulator, case: Case, seed: u64) {
     let mut y = vec![f32::from_bits(0x7fc0_1234); (rows + 1) * columns];
 
     let module = emulator
-        .build(&[("product", &source(case))])
+        .build(&[("fusec_product", &source(case))], "")
         .unwrap_or_else(|error| panic!("{case:?}: {error}"));
-    let blocks = case.tile.column_tiles(columns) * rows.div_ceil(case.tile.rows());
+    let blocks = case.tile.column_tiles(&projection) * rows.div_ceil(case.tile.rows());
     let shape = LaunchShape {
         grid: [blocks as u32, 1, 1],
         block: [case.tile.threads() as u32, 1, 1],
@@ -302,7 +307,7 @@ fn check(emulator: &Emulator, case: Case, seed: u64) {
         KernelArg::I64(rows as i64),
     ];
     // SAFETY: the buffers have the sizes that the projection states.
-    unsafe { module.launch("product", shape, &args) }
+    unsafe { module.launch("fusec_product", shape, &args) }
         .unwrap_or_else(|error| panic!("{case:?}: {error}"));
 
     // The tensor cores see operands rounded to their type.
@@ -533,6 +538,7 @@ fn products_compile_for_every_architecture_that_has_them() {
                     &Source {
                         name: "product.cu",
                         text: &text,
+                        headers: &[],
                     },
                     arch.parse().expect("known"),
                 )

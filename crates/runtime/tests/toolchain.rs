@@ -46,6 +46,7 @@ fn source() -> Source<'static> {
     Source {
         name: "kernels.cu",
         text: KERNELS,
+        headers: &[],
     }
 }
 
@@ -236,7 +237,11 @@ fn errors_carry_the_place_and_stay_with_their_source() {
     let sources: Vec<Source<'_>> = names
         .iter()
         .zip(&texts)
-        .map(|(name, text)| Source { name, text })
+        .map(|(name, text)| Source {
+            name,
+            text,
+            headers: &[],
+        })
         .collect();
     let results = toolchain
         .compile_all(&sources, arch("sm_80"), || {})
@@ -297,7 +302,7 @@ fn fetches_once_for_all_processes_and_then_needs_no_network() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
-    let killed = dir.path().join("nvrtc/.fetching-killed");
+    let killed = dir.path().join("nvrtc/.fusec-partial-killed");
     fs::create_dir_all(killed.join("wheels")).unwrap();
     let fetched: Vec<PathBuf> = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..3)

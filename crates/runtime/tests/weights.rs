@@ -212,7 +212,8 @@ fn everything_that_does_not_fit_comes_in_one_error() {
         "  parameter 'cut': tensor 'short' of shape [6]: cannot take 2..8 of dimension 0",
         "  parameter 'bent': tensor 'short' of shape [6]: cannot be viewed as [5]",
         "  parameter 'free': the model names no tensor for it (give it a source, or use random:SEED)",
-        "  tensor 'extra.bias' [3] is used by no parameter (if that is meant, list it in allow_unused)",
+        "  tensor 'extra.bias' [3] is used by no parameter (if that is meant: --allow-unused \
+         'extra.bias', or allow_unused in the model text)",
     ];
     assert_eq!(message.lines().collect::<Vec<_>>(), expected);
 }

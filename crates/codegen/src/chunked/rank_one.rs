@@ -5,11 +5,10 @@
 //! is derived in [`fusec_fuse::chunked::rank_one`]. The text is one lane's body, as that
 //! of [`super::Chunked`], with the same kinds of hooks.
 
-use super::{ChunkedError, UNROLL, UNROLL_AHEAD, identifiers_of, own_threads, sizes};
+use super::{ChunkedError, UNROLL, UNROLL_AHEAD, own_threads, sizes};
 use fusec_fuse::chunked::rank_one::{Decays, READ_LIMIT, Tile};
 use fusec_fuse::chunked::{KEY_LIMIT, TOKEN_VALUES, VALUE_LIMIT};
 use serde::Serialize;
-use std::collections::BTreeSet;
 use std::sync::LazyLock;
 use tera::{Context, Tera};
 
@@ -20,7 +19,7 @@ pub struct Read {
     pub output: usize,
     /// Whether it reads the state before the step.
     pub before: bool,
-    /// Of element (t, `int j`): assigns `bonus_element`, a weight of the current token's k v, the
+    /// Of element (t, `int kj`): assigns `bonus_element`, a weight of the current token's k v, the
     /// query and k multiplied in; `None` if there is no bonus.
     pub bonus: Option<String>,
 }
@@ -48,16 +47,16 @@ pub struct ChunkedRankOne {
     pub ahead: String,
     /// Whether some rows are read after the products only.
     pub late: bool,
-    /// Of element (t, `int j`): assigns `left_elements[n]` (a, then the queries) and
+    /// Of element (t, `int kj`): assigns `left_elements[n]` (a, then the queries) and
     /// `right_elements[n]` (b, unless it is k, then k).
     pub keys: String,
-    /// Of element (t, `int j`), or of token t for [`Decays::PerToken`]: assigns `decay_element`.
+    /// Of element (t, `int kj`), or of token t for [`Decays::PerToken`]: assigns `decay_element`.
     pub decay: String,
-    /// Of element (t, `int i`): assigns `v_element`.
+    /// Of element (t, `int vi`): assigns `v_element`.
     pub values: String,
-    /// Of element (`int j`, `int i`): assigns the initial `s`.
+    /// Of element (`int kj`, `int vi`): assigns the initial `s_element`.
     pub load_state: String,
-    /// Of element (`int j`, `int i`): stores the final `s`.
+    /// Of element (`int kj`, `int vi`): stores the final `s_element`.
     pub store_state: String,
     /// Of token t, run by a whole warp: does something with the rows of results in shared memory,
     /// `float* y_row`, `y1_row` and so on, which it may overwrite. It stores only if `live`: tokens past
@@ -87,11 +86,6 @@ static TEMPLATES: LazyLock<Tera> = LazyLock::new(|| {
         .expect("the template is part of this crate and tests render it");
     tera
 });
-
-/// Every identifier of the template's text, as for the other form.
-pub fn reserved_identifiers() -> BTreeSet<&'static str> {
-    identifiers_of(TEMPLATE)
-}
 
 impl ChunkedRankOne {
     /// Threads that work.

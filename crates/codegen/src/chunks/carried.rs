@@ -9,8 +9,8 @@ use fusec_ir::{Access, IndexExpr, OpKind, StateId, StateKind};
 use std::collections::BTreeMap;
 
 impl<'g> Hooks<'_, 'g> {
-    /// Statements that load and store element (j, i) of the state, and whether neighbours in memory
-    /// differ in j.
+    /// Statements that load and store element (kj, vi) of the state, and whether neighbours in memory
+    /// differ in kj.
     pub(super) fn state(&mut self) -> Result<(String, String, bool), CodegenError> {
         let states = match &self.graph.op(self.scan).kind {
             OpKind::Scan { states, .. } => states.as_slice(),
@@ -25,15 +25,15 @@ impl<'g> Hooks<'_, 'g> {
         let axes = &self.graph.state(state).axes;
         let index: Vec<IndexExpr> = axes.iter().map(|a| IndexExpr::axis(*a)).collect();
         let offset = self.grid.global(axes, &index);
-        let mut places = vec![format!("b * {}", self.graph.state_elements(state))];
+        let mut places = vec![format!("batch * {}", self.graph.state_elements(state))];
         places.extend(offset.block_text(&|a| first(&self.first_index, a)));
-        places.extend(offset.local_text(&self.key, "j"));
-        places.extend(offset.local_text(&self.value, "i"));
+        places.extend(offset.local_text(&self.key, "kj"));
+        places.extend(offset.local_text(&self.value, "vi"));
         let at = places.join(" + ");
         let pointer = self.pointers.write(Place::State(state), self.names);
         Ok((
-            format!("s = {pointer}[{at}];"),
-            format!("{pointer}[{at}] = s;"),
+            format!("s_element = {pointer}[{at}];"),
+            format!("{pointer}[{at}] = s_element;"),
             offset.step(&self.key) == 1,
         ))
     }
@@ -50,9 +50,9 @@ impl<'g> Hooks<'_, 'g> {
         let pointer = self.pointers.read(Place::OldTail(tail), self.names);
         // Row t - back of this run is row width + t - back of the tail.
         let row = match i64::from(width) - i64::from(back) {
-            0 => format!("b * {width} + t"),
-            n if n > 0 => format!("b * {width} + t + {n}"),
-            n => format!("b * {width} + t - {}", -n),
+            0 => format!("batch * {width} + t"),
+            n if n > 0 => format!("batch * {width} + t + {n}"),
+            n => format!("batch * {width} + t - {}", -n),
         };
         let mut places = vec![match self.graph.row_elements(access.value) {
             1 => row,
@@ -89,17 +89,17 @@ impl<'g> Hooks<'_, 'g> {
             text.open(format!(
                 "for (i64 item = {start}; item < {items}; item += {step})"
             ));
-            text.line(format!("const int e = (int)(item % {row});"));
+            text.line(format!("const int elem = (int)(item % {row});"));
             text.line(format!("const i64 t = T - {width} + item / {row};"));
             text.line("float kept;");
             text.open("if (t < 0)");
-            text.line(format!("kept = {old}[b * {items} + item + T * {row}];"));
+            text.line(format!("kept = {old}[batch * {items} + item + T * {row}];"));
             text.close();
             text.open("else");
             let axes = graph.value(value).axes.clone();
             let mut scope = Scope {
                 space: Grid::new(graph, &[]).space(&axes),
-                element: "e".into(),
+                element: "elem".into(),
                 grid_first: BTreeMap::new(),
                 in_chunk: false,
                 back: 0,
@@ -108,7 +108,7 @@ impl<'g> Hooks<'_, 'g> {
             let kept = self.read(&Access::plain(value, &axes), &mut scope, &mut text);
             text.line(format!("kept = {kept};"));
             text.close();
-            text.line(format!("{new}[b * {items} + item] = kept;"));
+            text.line(format!("{new}[batch * {items} + item] = kept;"));
             text.close();
         }
         text.finish()

@@ -26,10 +26,10 @@ impl<'g> Hooks<'_, 'g> {
         };
         for (n, rest) in self.parts.rest.iter().enumerate() {
             let Some(rest) = rest else { continue };
-            let mut scope = self.scope(&self.value, "i");
+            let mut scope = self.scope(&self.value, "vi");
             let mut text = Text::default();
             let value = self.coefficient(*rest, &mut scope, &mut text);
-            text.line(format!("{}[i] += {value};", row_of(n)));
+            text.line(format!("{}[vi] += {value};", row_of(n)));
             rows.element("", &[], &text.finish(), &scope);
         }
         for (n, value) in self
@@ -41,8 +41,8 @@ impl<'g> Hooks<'_, 'g> {
             .enumerate()
         {
             if self.body.stores.contains(&value) {
-                let scope = self.scope(&self.value, "i");
-                let store = self.store(value, &format!("{}[i]", row_of(n)), &scope);
+                let scope = self.scope(&self.value, "vi");
+                let store = self.store(value, &format!("{}[vi]", row_of(n)), &scope);
                 rows.element("", &[], &store, &scope);
             }
         }
@@ -65,7 +65,7 @@ impl<'g> Hooks<'_, 'g> {
         rows.settle(&waits, per_column);
         let mut scope = match (&rows.open, per_column) {
             (Some(open), true) => open.scope.clone(),
-            (None, true) => self.scope(&self.value, "i"),
+            (None, true) => self.scope(&self.value, "vi"),
             (_, false) => {
                 let nothing = self.grid.space(&[]);
                 self.scope(&nothing, "0")
@@ -95,8 +95,15 @@ impl<'g> Hooks<'_, 'g> {
             }
             // A sum over axes of one element is that element.
             (_, true) => {
-                text.line(format!("{name}[n] = {value};"));
-                self.stores(statement, n, rows, &format!("{name}[n]"), &scope, &mut text);
+                text.line(format!("{name}[nth] = {value};"));
+                self.stores(
+                    statement,
+                    n,
+                    rows,
+                    &format!("{name}[nth]"),
+                    &scope,
+                    &mut text,
+                );
                 let declared = format!("float {name}[{}];", rows.columns());
                 rows.element(&declared, &waits, &text.finish(), &scope);
             }
@@ -139,7 +146,7 @@ impl<'g> Hooks<'_, 'g> {
                         Src::Row(value) if self.graph.producer(value) == Some(self.scan) => {
                             let outputs = &self.graph.op(self.scan).outputs;
                             let n = outputs.iter().position(|v| *v == value).unwrap_or(0);
-                            let column = if per_column { "i" } else { "0" };
+                            let column = if per_column { "vi" } else { "0" };
                             format!("{}[{column}]", row_of(n))
                         }
                         Src::Row(value) => self.read(&fixed(value, &load.index), scope, text),
@@ -148,7 +155,7 @@ impl<'g> Hooks<'_, 'g> {
                     _ => {
                         let wide = source.axes.iter().any(|a| self.value.axes.contains(a));
                         match wide {
-                            true => format!("{}[n]", rows.names[s]),
+                            true => format!("{}[nth]", rows.names[s]),
                             false => rows.names[s].clone(),
                         }
                     }
@@ -185,8 +192,8 @@ impl<'g> Hooks<'_, 'g> {
         let pointer = self.pointers.write(Place::Value(value), self.names);
         let element = c_type(self.pointers.element(Place::Value(value)));
         let mut places = vec![match graph.row_elements(value) {
-            1 => "(b * T + t)".to_string(),
-            n => format!("(b * T + t) * {n}"),
+            1 => "(batch * T + t)".to_string(),
+            n => format!("(batch * T + t) * {n}"),
         }];
         places.extend(self.in_row(value, &index, scope));
         format!(
@@ -268,13 +275,15 @@ impl Rows<'_> {
             self.text.line(line);
         }
         self.text.line("#pragma unroll");
-        self.text
-            .open(format!("for (int n = 0; n < {}; ++n)", self.columns()));
-        self.text.line("const int i = lane + n * 32;");
+        self.text.open(format!(
+            "for (int nth = 0; nth < {}; ++nth)",
+            self.columns()
+        ));
+        self.text.line("const int vi = lane + nth * 32;");
         if self.values.is_multiple_of(32) {
             self.text.lines(&open.body);
         } else {
-            self.text.open(format!("if (i < {})", self.values));
+            self.text.open(format!("if (vi < {})", self.values));
             self.text.lines(&open.body);
             self.text.close();
         }

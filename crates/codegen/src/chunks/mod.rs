@@ -24,29 +24,7 @@ use fusec_fuse::chunked::staging::{Staged, at};
 use fusec_fuse::chunked::{Classes, Parts, Sizes, Tile, pieces, slabs};
 use fusec_fuse::{Body, Kernel, Schedule, Storage};
 use fusec_ir::{Access, AxisId, Expr, Graph, IndexExpr, OpId, OpKind, StepRef, ValueId};
-use std::collections::{BTreeMap, BTreeSet};
-
-/// Names that the code around the template uses.
-const OWN_NAMES: [&str; 5] = ["share", "item", "kept", "piece", "row"];
-
-/// Identifiers of the template of a body, and of the code around it.
-pub fn reserved_identifiers(
-    graph: &Graph,
-    classes: &Classes,
-    body: &Body,
-) -> BTreeSet<&'static str> {
-    let mut anchors = body.anchors().iter();
-    let has_factor = |scan: &OpId| {
-        let parts = Parts::of(graph, classes, *scan);
-        parts.is_ok_and(|parts| parts.factor.is_some())
-    };
-    let mut names = match anchors.any(has_factor) {
-        true => crate::chunked::rank_one::reserved_identifiers(),
-        false => crate::chunked::reserved_identifiers(),
-    };
-    names.extend(OWN_NAMES);
-    names
-}
+use std::collections::BTreeMap;
 
 /// What the lane is made for.
 pub struct Request<'a, 'g> {
@@ -107,7 +85,7 @@ pub fn lane<'g>(
         decode.line(format!("block /= {n};"));
         first_index.insert(g.axis, name);
     }
-    decode.line("const i64 b = block;");
+    decode.line("const i64 batch = block;");
     let mut hooks = Hooks {
         graph,
         scan,
@@ -149,6 +127,7 @@ pub fn lane<'g>(
         },
         shared_floats: sizes.shared_bytes() / 4,
         position,
+        by_warpgroups: None,
     })
 }
 
@@ -215,9 +194,9 @@ struct Hooks<'a, 'g> {
     parts: &'a Parts<'a>,
     body: &'a Body,
     grid: Grid<'g>,
-    /// Key channels of the block: elements `j`.
+    /// Key channels of the block: elements `kj`.
     key: Space,
-    /// Value columns of the block: elements `i`.
+    /// Value columns of the block: elements `vi`.
     value: Space,
     first_index: BTreeMap<AxisId, String>,
     /// Operations after the recurrence.
@@ -262,7 +241,7 @@ impl<'g> Hooks<'_, 'g> {
 
     /// The elements of q and k, and the decay if every key has its own.
     fn keys(&mut self, query: StepRef, per_key: bool) -> String {
-        let mut scope = self.scope(&self.key, "j");
+        let mut scope = self.scope(&self.key, "kj");
         let mut text = Text::default();
         let mut assign = vec![("q_element", query), ("k_element", self.parts.k)];
         if per_key {
@@ -285,7 +264,7 @@ impl<'g> Hooks<'_, 'g> {
     }
 
     fn values(&mut self) -> String {
-        let mut scope = self.scope(&self.value, "i");
+        let mut scope = self.scope(&self.value, "vi");
         let mut text = Text::default();
         let value = self.coefficient(self.parts.v, &mut scope, &mut text);
         text.line(format!("v_element = {value};"));
@@ -293,7 +272,7 @@ impl<'g> Hooks<'_, 'g> {
     }
 
     fn bonus(&mut self, bonus: StepRef) -> String {
-        let mut scope = self.scope(&self.key, "j");
+        let mut scope = self.scope(&self.key, "kj");
         let mut text = Text::default();
         let value = self.coefficient(bonus, &mut scope, &mut text);
         text.line(format!("bonus_element = {value};"));
@@ -493,8 +472,8 @@ impl<'g> Hooks<'_, 'g> {
         let mut places = Vec::new();
         if value.rows {
             let row = match back {
-                0 => "(b * T + t)".to_string(),
-                back => format!("(b * T + t - {back})"),
+                0 => "(batch * T + t)".to_string(),
+                back => format!("(batch * T + t - {back})"),
             };
             places.push(match graph.row_elements(access.value) {
                 1 => row,

@@ -60,7 +60,7 @@ pub(super) fn body(
 impl Hooks<'_, '_> {
     /// The elements of a and the queries, and those of b and k.
     fn both_keys(&mut self, factor: Factor) -> String {
-        let mut scope = self.scope(&self.key, "j");
+        let mut scope = self.scope(&self.key, "kj");
         let mut text = Text::default();
         let queries = self.parts.reads.iter().map(|read| read.query);
         let lefts = [factor.a].into_iter().chain(queries).enumerate();
@@ -76,7 +76,7 @@ impl Hooks<'_, '_> {
 
     /// The decay of a key channel.
     fn key_decay(&mut self) -> String {
-        let mut scope = self.scope(&self.key, "j");
+        let mut scope = self.scope(&self.key, "kj");
         let mut text = Text::default();
         let value = self.coefficient(self.parts.decay, &mut scope, &mut text);
         text.line(format!("decay_element = {value};"));
@@ -85,7 +85,7 @@ impl Hooks<'_, '_> {
 
     /// A bonus with the query and key that it is a weight of.
     fn bonus_product(&mut self, bonus: StepRef, query: StepRef) -> String {
-        let mut scope = self.scope(&self.key, "j");
+        let mut scope = self.scope(&self.key, "kj");
         let mut text = Text::default();
         let factors = [bonus, query, self.parts.k];
         let factors = factors.map(|item| self.coefficient(item, &mut scope, &mut text));

@@ -3,6 +3,7 @@
 use super::{Hooks, Scope, first, sum};
 use crate::affine::OffsetText;
 use crate::memory::{Place, c_type};
+use crate::names::last;
 use crate::text::Text;
 use fusec_fuse::chunked::TOKEN_VALUES;
 use fusec_fuse::chunked::staging::Staged;
@@ -12,8 +13,7 @@ impl Hooks<'_, '_> {
     /// Names the slabs.
     pub(super) fn name_slabs(&mut self) {
         for slab in &self.slabs {
-            let pointer = self.pointers.read(Place::Value(slab.value), self.names);
-            let value = pointer.trim_start_matches("g_").trim_end_matches('_');
+            let value = last(&self.graph.value(slab.value).name);
             let name = self.names.fresh(&format!("{value}_arrived"));
             self.slab_names.push(name);
         }
@@ -187,9 +187,9 @@ impl Hooks<'_, '_> {
         };
         text.line(format!("const int row = {row};"));
         if let Some(e) = &e {
-            text.line(format!("const int e = {e};"));
+            text.line(format!("const int elem = {e};"));
         }
-        let e = e.map(|_| "e".to_string());
+        let e = e.map(|_| "elem".to_string());
         text.line(match slab.halo {
             0 => "const i64 t = first + row;".to_string(),
             halo => format!("const i64 t = first + row - {halo};"),
@@ -198,7 +198,9 @@ impl Hooks<'_, '_> {
             .into_iter()
             .flatten()
             .collect();
-        let mut from = vec![format!("(b * T + (t < steps ? t : 0)) * {row_elements}")];
+        let mut from = vec![format!(
+            "(batch * T + (t < steps ? t : 0)) * {row_elements}"
+        )];
         from.extend(start.clone());
         from.extend(e.clone());
         let mut inside = "t < steps".to_string();
@@ -238,7 +240,7 @@ impl Hooks<'_, '_> {
             slab.halo as usize * slab.elements
         ));
         text.line(format!(
-            "const int row = element / {0}, e = element % {0};",
+            "const int row = element / {0}, elem = element % {0};",
             slab.elements
         ));
         let mut to: Vec<String> = turn.into_iter().collect();
@@ -246,14 +248,14 @@ impl Hooks<'_, '_> {
         if !slab.aligned {
             to.push(format!("{name}_lead"));
         }
-        to.push("e".into());
+        to.push("elem".into());
         let kept = match width - slab.halo {
-            0 => format!("b * {width} + row"),
-            n => format!("b * {width} + {n} + row"),
+            0 => format!("batch * {width} + row"),
+            n => format!("batch * {width} + {n} + row"),
         };
         let mut from = vec![format!("({kept}) * {row_elements}")];
         from.extend(self.start(slab));
-        from.push("e".into());
+        from.push("elem".into());
         text.line(format!(
             "{name}[{}] = from_f32<{element}>({old}[{}]);",
             sum(to),

@@ -9,7 +9,7 @@ use fusec_ir::{Access, AxisId, Expr, OpId, OpKind, ValueId};
 use std::collections::BTreeMap;
 
 impl<'g> ProductLane<'_, 'g> {
-    /// One map at one element of row `m`: defines its result, remembers its name.
+    /// One map at one element of row `row`: defines its result, remembers its name.
     pub(super) fn element_map(
         &mut self,
         grid: &Grid<'g>,
@@ -45,7 +45,7 @@ impl<'g> ProductLane<'_, 'g> {
             &Leaves {
                 input: &|i| operands.get(i).cloned().unwrap_or_default(),
                 index: &index,
-                position: "position + m % T",
+                position: "position + row % T",
             },
         );
         let name = self.names.fresh(&self.graph.value(op.outputs[0]).name);
@@ -68,7 +68,7 @@ impl<'g> ProductLane<'_, 'g> {
         let element_type = c_type(self.pointers.element(place));
         if let Some(address) = self.run_address(grid, access.value, &pointer, &offset, space) {
             if let Some(name) = self.run_operands.get(&address) {
-                return format!("{name}[v]");
+                return format!("{name}[nth]");
             }
             let name = self.names.fresh(&format!("{}_in", value.name));
             if let Some(run) = &mut self.run {
@@ -78,13 +78,13 @@ impl<'g> ProductLane<'_, 'g> {
                 ));
             }
             self.run_operands.insert(address, name.clone());
-            return format!("{name}[v]");
+            return format!("{name}[nth]");
         }
         let mut parts = Vec::new();
         if value.rows {
             parts.push(match graph.row_elements(access.value) {
-                1 => "m".to_string(),
-                n => format!("m * {n}"),
+                1 => "row".to_string(),
+                n => format!("row * {n}"),
             });
         }
         parts.extend(offset.block_text(&|a| self.first(a)));

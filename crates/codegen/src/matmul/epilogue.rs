@@ -19,24 +19,24 @@ impl<'g> ProductLane<'_, 'g> {
         space: &Space,
     ) -> Option<String> {
         let run = self.run.as_ref()?.columns;
-        let local = offset.local_text(space, "n_first")?;
+        let local = offset.local_text(space, "column_first")?;
         let row = match self.graph.value(value).rows {
             true => Some(self.graph.row_elements(value)),
             false => None,
         };
         let aligned = offset.aligned(grid, space, run as i64)
             && row.is_none_or(|row| row.is_multiple_of(run));
-        if local != "n_first" || !aligned {
+        if local != "column_first" || !aligned {
             return None;
         }
         let mut parts = vec![pointer.to_string()];
-        parts.extend(row.map(|row| format!("m * {row}")));
+        parts.extend(row.map(|row| format!("row * {row}")));
         parts.extend(offset.block_text(&|a| self.first(a)));
         parts.push(local);
         Some(parts.join(" + "))
     }
 
-    /// What happens to the results of the products, for element `(m, n)`.
+    /// What happens to the results of the products, for element `(row, column)`.
     pub(super) fn epilogue(&mut self) -> String {
         let graph = self.graph;
         let grid = self.grid.clone();
@@ -52,7 +52,7 @@ impl<'g> ProductLane<'_, 'g> {
         }
         let body = self.body;
         for id in &body.roles.epilogue {
-            self.element_map(&grid, *id, &space, "n", &mut known, &mut text);
+            self.element_map(&grid, *id, &space, "column", &mut known, &mut text);
         }
         let mut after = [body.anchors(), &body.roles.epilogue].concat();
         after.sort_unstable();
@@ -73,18 +73,19 @@ impl<'g> ProductLane<'_, 'g> {
                     && let Some(run) = &mut self.run
                 {
                     let (n, all) = (run.columns, self.names.fresh(&format!("{name}_run")));
+                    let store = self.store;
                     run.before.push_str(&format!("float {all}[{n}];\n"));
                     run.after
-                        .push_str(&format!("store_vec<{element}, {n}>({address}, {all});\n"));
-                    text.line(format!("{all}[v] = {name};"));
+                        .push_str(&format!("{store}<{element}, {n}>({address}, {all});\n"));
+                    text.line(format!("{all}[nth] = {name};"));
                     continue;
                 }
                 let mut parts = vec![match graph.row_elements(*value) {
-                    1 => "m".to_string(),
-                    n => format!("m * {n}"),
+                    1 => "row".to_string(),
+                    n => format!("row * {n}"),
                 }];
                 parts.extend(offset.block_text(&|a| self.first(a)));
-                parts.extend(offset.local_text(&space, "n"));
+                parts.extend(offset.local_text(&space, "column"));
                 text.line(format!(
                     "{pointer}[{}] = from_f32<{element}>({name});",
                     parts.join(" + ")

@@ -9,10 +9,12 @@ use crate::lane::Lane;
 use crate::manifest::{Element, LaneGrid, RowUnits};
 use crate::memory::{Place, Pointers};
 use crate::names::Names;
-use crate::projection::{Product, Projection, ProjectionTile, Run};
+use crate::projection::{GemmTile, Product, Projection, ProjectionTile, Run, WgmmaTile};
 use crate::text::Text;
+use crate::wgmma;
 use fusec_fuse::schedule::gemv::Stage;
 use fusec_fuse::schedule::product::{Products, batch_grid, summed, weight_layout};
+use fusec_fuse::schedule::wgmma::{Operands, operands};
 use fusec_fuse::{Body, Kernel, Schedule, Storage};
 use fusec_ir::{AxisId, Graph, OpId, ValueId};
 use std::collections::BTreeMap;
@@ -44,7 +46,7 @@ pub fn lane<'g>(
         Schedule::Thin(tile) => (ProjectionTile::Thin(*tile), false),
         _ => return Err(unsupported("the template of products for another body")),
     };
-    let axes = Products::of(graph, body.anchors())
+    let axes = Products::of(graph, body.anchors(), &body.ops)
         .ok_or_else(|| unsupported("products that no template takes"))?;
     let grid = batch_grid(graph, &axes.batch);
     let mut first_index = BTreeMap::new();
@@ -56,6 +58,16 @@ pub fn lane<'g>(
         decode.line(format!("block /= {n};"));
         first_index.insert(*axis, name);
     }
+    let by_warpgroups = match &body.schedule {
+        Schedule::Gemm(GemmTile::Wgmma(tile)) => {
+            let elements = pointers.elements();
+            let operands = operands(graph, elements, &axes, body.anchors(), tile.operand);
+            let operands =
+                operands.ok_or_else(|| unsupported("operands that no copy can bring"))?;
+            Some((*tile, operands))
+        }
+        _ => None,
+    };
     let mut lane = ProductLane {
         graph,
         body,
@@ -82,16 +94,28 @@ pub fn lane<'g>(
         storage,
         product_names: BTreeMap::new(),
         run: None,
+        store: match by_warpgroups {
+            Some(_) => "store_vec_global",
+            None => "store_vec",
+        },
         run_operands: BTreeMap::new(),
     };
     let columns = lane.columns.len();
     let mut products = Vec::new();
-    for id in body.anchors() {
-        products.push(lane.product(*id)?);
+    for (i, id) in body.anchors().iter().enumerate() {
+        products.push(match &by_warpgroups {
+            Some((tile, operands)) => lane.mapped_product(*id, *tile, operands.get(i))?,
+            None => lane.product(*id)?,
+        });
     }
-    if on_tensor_cores && columns.is_multiple_of(RUN) {
+    let run = match &by_warpgroups {
+        Some(_) => wgmma::run(columns, axes.shapes.iter().map(|shape| shape.layout)),
+        None if on_tensor_cores && columns.is_multiple_of(RUN) => RUN,
+        None => 1,
+    };
+    if run > 1 {
         lane.run = Some(Run {
-            columns: RUN,
+            columns: run,
             ..Run::default()
         });
     }
@@ -106,6 +130,10 @@ pub fn lane<'g>(
         epilogue,
         run: lane.run.take().unwrap_or_default(),
     };
+    if let Some((tile, operands)) = by_warpgroups {
+        lane.map_operands(tile, &operands, &mut projection);
+        return Ok(lane.persistent(tile, projection));
+    }
     // The prologues' own shared memory lies behind that of the products.
     let mut floats = tile.shared_bytes(&projection).div_ceil(4);
     let base = floats;
@@ -120,7 +148,7 @@ pub fn lane<'g>(
         }
     }
     let position = lane.position;
-    let blocks = tile.column_tiles(columns) * lane.grid.blocks();
+    let blocks = tile.column_tiles(&projection) * lane.grid.blocks();
     let mut code = decode.finish();
     code.push_str(&tile.render(&projection)?);
     let rows = tile.rows();
@@ -133,6 +161,7 @@ pub fn lane<'g>(
         blocks: format!("((B * T + {}) / {rows}) * {blocks}", rows - 1),
         shared_floats: floats,
         position,
+        by_warpgroups: None,
     })
 }
 
@@ -151,6 +180,8 @@ struct ProductLane<'a, 'g> {
     product_names: BTreeMap<OpId, String>,
     /// Neighbouring columns that the epilogue handles together.
     run: Option<Run>,
+    /// The primitive that writes a run.
+    store: &'static str,
     /// Operands that are loaded for a whole run: their registers by their address.
     run_operands: BTreeMap<String, String>,
 }
@@ -203,6 +234,8 @@ impl<'g> ProductLane<'_, 'g> {
             w_stride,
             w_offset: alignment(&w_offset),
             w_layout,
+            x_map: String::new(),
+            w_map: String::new(),
         };
         match self.in_body(x.value) {
             Some(_) if matches!(self.body.schedule, Schedule::Gemm(_)) => {
@@ -213,6 +246,85 @@ impl<'g> ProductLane<'_, 'g> {
             None => self.external_rows(x, &depth, &mut product),
         }
         Ok(product)
+    }
+
+    /// A product whose operands are mapped as tensors; the maps have no names yet.
+    fn mapped_product(
+        &mut self,
+        id: OpId,
+        tile: WgmmaTile,
+        operands: Option<&Operands>,
+    ) -> Result<Product, CodegenError> {
+        let operands = operands.ok_or_else(|| self.unsupported("a product without operands"))?;
+        let graph = self.graph;
+        let depth = summed(graph, &self.grid, id);
+        let w = &graph.op(id).inputs[1];
+        let weights = self.grid.global(&graph.value(w.value).axes, &w.index);
+        let (w_layout, _) = weight_layout(&weights, &depth, &self.columns)
+            .ok_or_else(|| self.unsupported("a matrix whose rows are not evenly spaced"))?;
+        let name = self.names.fresh(&graph.value(graph.op(id).outputs[0]).name);
+        self.product_names.insert(id, name.clone());
+        Ok(Product {
+            name,
+            depth: depth.len(),
+            x: None,
+            x_element: tile.operand,
+            x_stride: operands.x.stride,
+            x_offset: operands.x.offset,
+            prologue: String::new(),
+            stage: String::new(),
+            w: String::new(),
+            w_element: tile.operand,
+            w_stride: operands.w.stride,
+            w_offset: operands.w.offset,
+            w_layout,
+            x_map: String::new(),
+            w_map: String::new(),
+        })
+    }
+
+    /// Declares the tensor maps of a projection's operands and names them in it.
+    fn map_operands(
+        &mut self,
+        tile: WgmmaTile,
+        operands: &[Operands],
+        projection: &mut Projection,
+    ) {
+        let maps: Vec<(String, String)> = projection
+            .products
+            .iter()
+            .zip(operands)
+            .map(|(product, Operands { x, w })| {
+                let (x_axes, w_axes) = (
+                    wgmma::x_axes(product),
+                    wgmma::w_axes(tile, projection, product),
+                );
+                (
+                    self.pointers.map(x.value, x.offset, x_axes, self.names),
+                    self.pointers.map(w.value, w.offset, w_axes, self.names),
+                )
+            })
+            .collect();
+        for (product, (x_map, w_map)) in projection.products.iter_mut().zip(maps) {
+            (product.x_map, product.w_map) = (x_map, w_map);
+        }
+    }
+
+    /// The lane of a kernel whose blocks go from tile to tile of all its lanes.
+    fn persistent(self, tile: WgmmaTile, projection: Projection) -> Lane {
+        let whole = ProjectionTile::Gemm(GemmTile::Wgmma(tile));
+        let (rows, across) = (whole.rows(), whole.column_tiles(&projection));
+        Lane {
+            code: String::new(),
+            grid: LaneGrid {
+                blocks: across as u64,
+                rows: RowUnits::Tiles(rows as u32),
+            },
+            blocks: format!("((B * T + {}) / {rows}) * {across}", rows - 1),
+            shared_floats: tile.shared_bytes().div_ceil(4),
+            position: self.position,
+            by_warpgroups: Some((tile, projection)),
+        }
     }
 
     /// `pointer + block part`, parenthesised if it is a sum.

@@ -23,8 +23,8 @@ impl<'g> ProductLane<'_, 'g> {
         let pointer = self.pointers.read(Place::Value(x.value), self.names);
         let base = self.based(&pointer, &offset);
         let stride = graph.row_elements(x.value);
-        let local = offset.local_text(depth, "k");
-        if x.delay == 0 && (local.as_deref() == Some("k") || depth.len() == 1) {
+        let local = offset.local_text(depth, "inner");
+        if x.delay == 0 && (local.as_deref() == Some("inner") || depth.len() == 1) {
             product.x = Some(base);
             product.x_element = self.pointers.element(Place::Value(x.value));
             product.x_stride = stride;
@@ -43,20 +43,20 @@ impl<'g> ProductLane<'_, 'g> {
                 let base_in_row = offset.block_text(&|a| self.first(a));
                 let extra = base_in_row.map(|b| format!(" + {b}")).unwrap_or_default();
                 format!(
-                    "a = m % T < {delay} ? {old}[((m / T) * {width} + {width} - {delay} + m % T) * {stride}{extra} + {at}]\n    : to_f32({pointer}[(m - {delay}) * {stride}{extra} + {at}]);\n"
+                    "activation = row % T < {delay} ? {old}[((row / T) * {width} + {width} - {delay} + row % T) * {stride}{extra} + {at}]\n    : to_f32({pointer}[(row - {delay}) * {stride}{extra} + {at}]);\n"
                 )
             }
-            _ => format!("a = to_f32(*({base} + m * {stride} + {at}));\n"),
+            _ => format!("activation = to_f32(*({base} + row * {stride} + {at}));\n"),
         };
     }
 
-    /// Gemm: the maps before the product, for element `(m, k)`.
+    /// Gemm: the maps before the product, for element `(row, inner)`.
     pub(super) fn map_prologue(&mut self, x: &Access, depth: &Space) -> String {
         let graph = self.graph;
         let value = graph.value(x.value);
         let offset = self.grid.global(&value.axes, &x.index);
         let mut parts: Vec<String> = offset.block_text(&|a| self.first(a)).into_iter().collect();
-        parts.extend(offset.local_text(depth, "k"));
+        parts.extend(offset.local_text(depth, "inner"));
         let e = if parts.is_empty() {
             "0".to_string()
         } else {
@@ -70,10 +70,10 @@ impl<'g> ProductLane<'_, 'g> {
         let plain = Grid::new(graph, &[]);
         let space = plain.space(&value.axes);
         let mut text = Text::default();
-        let element = if e == "k" {
-            "k".to_string()
+        let element = if e == "inner" {
+            "inner".to_string()
         } else {
-            let name = self.names.fresh("at_k");
+            let name = self.names.fresh("at");
             text.line(format!("const int {name} = {e};"));
             name
         };
@@ -82,7 +82,7 @@ impl<'g> ProductLane<'_, 'g> {
             self.element_map(&plain, id, &space, &element, &mut known, &mut text);
         }
         if let Some(name) = known.get(&x.value) {
-            text.line(format!("a = {name};"));
+            text.line(format!("activation = {name};"));
         }
         text.finish()
     }
@@ -132,7 +132,7 @@ impl<'g> ProductLane<'_, 'g> {
             None => format!("xs + tile_row * {pitch}"),
             Some((name, _)) => name.clone(),
         };
-        let mut conditions = vec!["n0 == 0".to_string()];
+        let mut conditions = vec!["column0 == 0".to_string()];
         conditions.extend(self.first_index.values().map(|f| format!("{f} == 0")));
         let walk = Walk {
             grid: &plain,
@@ -156,18 +156,18 @@ impl<'g> ProductLane<'_, 'g> {
             "for (int tile_row = 0; tile_row < {}; ++tile_row)",
             tile.rows()
         ));
-        text.open("if (m0 + tile_row < rows)");
-        text.line("const i64 b = (m0 + tile_row) / T;");
-        text.line("const i64 t_begin = (m0 + tile_row) % T;");
+        text.open("if (row0 + tile_row < rows)");
+        text.line("const i64 batch = (row0 + tile_row) / T;");
+        text.line("const i64 t_begin = (row0 + tile_row) % T;");
         text.line("const i64 t_end = t_begin + 1;");
         text.lines(&walked.code);
         if let Some((name, _)) = &row_buffer {
             let mut parts = vec![name.clone()];
             parts.extend(offset.block_text(&|a| self.first(a)));
-            parts.extend(offset.local_text(&depth, "k"));
+            parts.extend(offset.local_text(&depth, "inner"));
             text.line("__syncthreads();");
             text.line(format!(
-                "for (int k = tid; k < {}; k += {threads}) xs[tile_row * {pitch} + k] = {};",
+                "for (int inner = tid; inner < {}; inner += {threads}) xs[tile_row * {pitch} + inner] = {};",
                 depth.len(),
                 convert(&format!("*({})", parts.join(" + ")))
             ));
@@ -176,7 +176,7 @@ impl<'g> ProductLane<'_, 'g> {
         text.close();
         text.open("else");
         text.line(format!(
-            "for (int k = tid; k < {}; k += {threads}) xs[tile_row * {pitch} + k] = {};",
+            "for (int inner = tid; inner < {}; inner += {threads}) xs[tile_row * {pitch} + inner] = {};",
             depth.len(),
             convert("0.0f")
         ));

@@ -27,7 +27,7 @@ impl<'g> Emitter<'_, 'g, '_> {
         if vector {
             self.text.line("#pragma unroll");
             self.text
-                .open(format!("for (int v = 0; v < {}; ++v)", l.vector));
+                .open(format!("for (int nth = 0; nth < {}; ++nth)", l.vector));
         }
         for line in lines {
             self.text.line(line);
@@ -111,7 +111,7 @@ impl<'g> Emitter<'_, 'g, '_> {
         let pointer = self.pointers.write(state, self.names);
         let index: Vec<IndexExpr> = carried.axes.iter().map(|a| IndexExpr::axis(*a)).collect();
         let offset = self.walk.grid.global(&carried.axes, &index);
-        let row = format!("b * {}", graph.state_elements(carried.state));
+        let row = format!("batch * {}", graph.state_elements(carried.state));
         let space = &self.layout(layout).space;
         StatePlace {
             layout,
@@ -141,7 +141,7 @@ impl<'g> Emitter<'_, 'g, '_> {
             (false, _) => {
                 let at = strided(layout, step);
                 format!(
-                    "#pragma unroll\nfor (int v = 0; v < {v}; ++v) ({address})[{at}] = {source}[v];"
+                    "#pragma unroll\nfor (int nth = 0; nth < {v}; ++nth) ({address})[{at}] = {source}[nth];"
                 )
             }
         }
@@ -170,7 +170,7 @@ impl<'g> Emitter<'_, 'g, '_> {
             let l = self.layout(layout).clone();
             self.open_elements(&l);
             for (d, name) in &names {
-                let row = format!("(b * {width} + {}) * {n}", width - d);
+                let row = format!("(batch * {width} + {}) * {n}", width - d);
                 if l.vector == 1 {
                     let (register, place) = (
                         self.register(layout, name),
@@ -188,7 +188,7 @@ impl<'g> Emitter<'_, 'g, '_> {
                 self.text.close();
                 self.text.open("else");
                 self.text.lines(&format!(
-                    "#pragma unroll\nfor (int v = 0; v < {}; ++v) {target}[v] = 0.0f;",
+                    "#pragma unroll\nfor (int nth = 0; nth < {}; ++nth) {target}[nth] = 0.0f;",
                     l.vector
                 ));
                 self.text.close();
@@ -257,10 +257,10 @@ impl<'g> Emitter<'_, 'g, '_> {
             }
             self.text.open(format!("if ({condition})"));
             self.text
-                .open(format!("for (i64 i = 0; i + T < {width}; ++i)"));
+                .open(format!("for (i64 kept = 0; kept + T < {width}; ++kept)"));
             let (to, from) = (
-                format!("(b * {width} + i) * {n}"),
-                format!("(b * {width} + i + T) * {n}"),
+                format!("(batch * {width} + kept) * {n}"),
+                format!("(batch * {width} + kept + T) * {n}"),
             );
             let l = self.layout(layout).clone();
             self.open_elements(&l);
@@ -269,7 +269,7 @@ impl<'g> Emitter<'_, 'g, '_> {
                 let from = self.element(layout, &old, from, &axes);
                 self.text.line(format!("{to} = {from};"));
             } else {
-                let kept = self.names.fresh("kept");
+                let kept = self.names.fresh("kept_row");
                 self.text.line(format!("float {kept}[{}];", l.vector));
                 let (address, offset) = self.vector_place(layout, &old, &from, &axes);
                 let load = self.load_vector(&l, Some(&from), &offset, "float", &address, &kept);
@@ -301,7 +301,7 @@ impl<'g> Emitter<'_, 'g, '_> {
                 condition = format!("{condition} && {guard}");
             }
             let name = self.ident[statement].clone();
-            let row = format!("(b * {width} + t - (T - {width})) * {n}");
+            let row = format!("(batch * {width} + t - (T - {width})) * {n}");
             self.text.open(format!("if ({condition})"));
             match placed.place {
                 Place::Registers | Place::Uniform => {

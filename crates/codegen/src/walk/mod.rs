@@ -79,6 +79,22 @@ fn halo_depth(program: &Program) -> u32 {
     depth.into_iter().max().unwrap_or(0)
 }
 
+/// Statements whose results are read from shared memory and from nowhere else.
+fn read_elsewhere(walk: &Walk<'_, '_>) -> Vec<bool> {
+    let placed = walk.layouts.placed.iter();
+    let mut out: Vec<bool> = placed.map(|placed| placed.shared).collect();
+    for (reader, s) in walk.program.statements.iter().enumerate() {
+        for read in &s.reads {
+            if let Src::Statement(source) = read.src
+                && walk.layouts.in_registers(read, source, reader)
+            {
+                out[source] = false;
+            }
+        }
+    }
+    out
+}
+
 struct Emitter<'a, 'g, 'p> {
     walk: &'a Walk<'a, 'g>,
     pointers: &'p mut Pointers<'g>,
@@ -87,6 +103,8 @@ struct Emitter<'a, 'g, 'p> {
     /// Identifier of each statement's result.
     ident: Vec<String>,
     state_ident: Vec<String>,
+    /// Statements whose results are read from shared memory only.
+    elsewhere: Vec<bool>,
     /// Identifiers of shared copies.
     shared_ident: BTreeMap<usize, String>,
     shared_next: usize,
@@ -113,20 +131,20 @@ struct Emitter<'a, 'g, 'p> {
     halo: u32,
 }
 
-/// Emits the walk of rows `t_begin..t_end` of sequence `b`. The surrounding code defines `b`,
+/// Emits the walk of rows `t_begin..t_end` of sequence `batch`. The surrounding code defines `batch`,
 /// `t_begin`, `t_end`, `tid` and the first indices.
 pub fn emit<'g>(walk: &Walk<'_, 'g>, pointers: &mut Pointers<'g>, names: &mut Names) -> Walked {
-    let ident = walk
-        .program
-        .statements
-        .iter()
-        .map(|s| names.fresh(&s.name))
-        .collect();
-    let state_ident = walk
-        .program
-        .states
-        .iter()
-        .map(|s| names.fresh(&s.name))
+    // States are what a step is about: they choose their names first.
+    let states = walk.program.states.iter();
+    let state_ident = states.map(|s| names.fresh(&s.name)).collect();
+    // What is read from shared memory only is called by its name where it is read.
+    let elsewhere = read_elsewhere(walk);
+    let statements = walk.program.statements.iter().zip(&elsewhere);
+    let ident = statements
+        .map(|(s, elsewhere)| match elsewhere {
+            true => names.fresh(&format!("{}_own", s.name)),
+            false => names.fresh(&s.name),
+        })
         .collect();
     let mut emitter = Emitter {
         walk,
@@ -135,6 +153,7 @@ pub fn emit<'g>(walk: &Walk<'_, 'g>, pointers: &mut Pointers<'g>, names: &mut Na
         text: Text::default(),
         ident,
         state_ident,
+        elsewhere,
         shared_ident: BTreeMap::new(),
         rows_ident: BTreeMap::new(),
         brings: false,
@@ -218,7 +237,7 @@ impl<'g> Emitter<'_, 'g, '_> {
             if depth > 0 {
                 self.text.line("const bool live = t >= t_begin;");
             }
-            self.text.line("const i64 row = b * T + t;");
+            self.text.line("const i64 row = batch * T + t;");
             self.one_row(|_| true);
             self.text.close();
         }
@@ -308,16 +327,16 @@ impl<'g> Emitter<'_, 'g, '_> {
         let l = self.layout(layout);
         match (l.space.len() == 1, l.strips > 1, l.vector > 1) {
             (true, ..) | (_, false, false) => name.to_string(),
-            (_, true, false) => format!("{name}[k]"),
-            (_, false, true) => format!("{name}[v]"),
-            (_, true, true) => format!("{name}[k][v]"),
+            (_, true, false) => format!("{name}[strip]"),
+            (_, false, true) => format!("{name}[nth]"),
+            (_, true, true) => format!("{name}[strip][nth]"),
         }
     }
 
     /// The registers of one vector, as an array.
     pub(super) fn vector(&self, layout: usize, name: &str) -> String {
         if self.layout(layout).strips > 1 {
-            format!("{name}[k]")
+            format!("{name}[strip]")
         } else {
             name.to_string()
         }
@@ -335,7 +354,7 @@ impl<'g> Emitter<'_, 'g, '_> {
 
     pub(super) fn slice_register(&self, layout: usize, name: &str) -> String {
         if self.layout(layout).strips > 1 {
-            format!("{name}[k]")
+            format!("{name}[strip]")
         } else {
             name.to_string()
         }
@@ -364,7 +383,7 @@ impl<'g> Emitter<'_, 'g, '_> {
         let mut parts = vec![pointer.to_string()];
         parts.extend(row);
         parts.extend(offset.block_text(&|a| self.first_index(a)));
-        parts.extend(offset.local_text(space, "e"));
+        parts.extend(offset.local_text(space, "elem"));
         parts.join(" + ")
     }
 

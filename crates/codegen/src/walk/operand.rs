@@ -56,8 +56,15 @@ impl<'g> Emitter<'_, 'g, '_> {
                 let shared = self.shared_copy(source);
                 let storage = walk.layouts.placed[source].shared_space.clone();
                 let offset = walk.grid.shared(&storage, &read.axes, &read.index);
-                let hint = self.walk.program.statements[source].name.clone();
-                self.load(layout, &shared, None, &offset, "float", &hint)
+                let name = match walk.program.formals.get(&read.src) {
+                    Some(formal) => formal,
+                    None => &walk.program.statements[source].name,
+                };
+                let name = match self.elsewhere[source] {
+                    true => name.clone(),
+                    false => format!("{name}_in"),
+                };
+                self.load(layout, &shared, None, &offset, "float", &name)
             }
             Src::State(i) => {
                 let own = walk.layouts.states[i];
@@ -106,7 +113,7 @@ impl<'g> Emitter<'_, 'g, '_> {
 
     /// Before the walk: starts the loads of its first row, and loads what is the same for all.
     pub(super) fn load_before(&mut self, first: &str) {
-        let rows = self.rows_under_way(Self::prefetched, &format!("(b * T + {first})"));
+        let rows = self.rows_under_way(Self::prefetched, &format!("(batch * T + {first})"));
         let invariants = std::mem::take(&mut self.invariants.lines);
         for (layout, (declarations, loads)) in rows.into_iter().chain(invariants) {
             for declaration in declarations {
@@ -182,7 +189,7 @@ impl<'g> Emitter<'_, 'g, '_> {
         let (step, v) = (offset.step(&l.space), l.vector);
         let (mut strips, mut own) = match l.strips {
             1 => (String::new(), String::new()),
-            strips => (format!("[{strips}]"), "[k]".to_string()),
+            strips => (format!("[{strips}]"), "[strip]".to_string()),
         };
         if l.in_teams && self.turns() > 1 {
             strips = format!("[{}]{strips}", self.turns());
@@ -204,7 +211,7 @@ impl<'g> Emitter<'_, 'g, '_> {
         Pending {
             declaration: format!("{kind}<{element}, {v}> {ahead}{strips};"),
             load: format!("{own}.load({address}{step});"),
-            element: format!("{own}.f32(v)"),
+            element: format!("{own}.f32(nth)"),
         }
     }
 
@@ -248,15 +255,19 @@ impl<'g> Emitter<'_, 'g, '_> {
         read: &Read,
     ) -> String {
         let (pointer, element, offset) = self.in_memory(value, read);
-        let hint = self.walk.grid.graph().value(value).name.clone();
+        let walk = self.walk;
+        let hint = match walk.program.formals.get(&read.src) {
+            Some(formal) => formal,
+            None => &walk.grid.graph().value(value).name,
+        };
         if self.walk.repeats
             && !self.layout(layout).in_teams
             && matches!(read.src, Src::Fixed(_))
-            && let Some(text) = self.invariant(layout, &pointer, &offset, element, &hint)
+            && let Some(text) = self.invariant(layout, &pointer, &offset, element, hint)
         {
             return text;
         }
-        self.load(layout, &pointer, row, &offset, element, &hint)
+        self.load(layout, &pointer, row, &offset, element, hint)
     }
 
     pub(super) fn load(
@@ -274,7 +285,7 @@ impl<'g> Emitter<'_, 'g, '_> {
         if let Some(name) = self.stage(layout).loaded.get(&address) {
             return name.clone();
         }
-        let name = self.names.fresh(&format!("{hint}_in"));
+        let name = self.names.fresh(hint);
         let for_all = l.strips > 1 && l.exact && offset.repeats(&l.space, l.threads * v);
         let vector = v > 1 && step != 0;
         let load = match vector {
@@ -286,7 +297,7 @@ impl<'g> Emitter<'_, 'g, '_> {
             false => format!("{name} = to_f32(*({address}));"),
         };
         let text = match vector {
-            true => format!("{name}[v]"),
+            true => format!("{name}[nth]"),
             false => name.clone(),
         };
         let stage = self.stage(layout);
@@ -347,7 +358,7 @@ impl<'g> Emitter<'_, 'g, '_> {
             (false, _) => {
                 let at = strided(layout, step);
                 format!(
-                    "#pragma unroll\nfor (int v = 0; v < {v}; ++v) {target}[v] = to_f32(({address})[{at}]);"
+                    "#pragma unroll\nfor (int nth = 0; nth < {v}; ++nth) {target}[nth] = to_f32(({address})[{at}]);"
                 )
             }
         }
@@ -413,7 +424,7 @@ impl<'g> Emitter<'_, 'g, '_> {
             return None;
         }
         self.invariants.registers += registers;
-        let name = self.names.fresh(&format!("{hint}_in"));
+        let name = self.names.fresh(hint);
         let strips = match l.strips {
             1 => String::new(),
             strips => format!("[{strips}]"),
@@ -426,7 +437,7 @@ impl<'g> Emitter<'_, 'g, '_> {
             (
                 format!("float {name}{strips}[{vector}];"),
                 load,
-                format!("{own}[v]"),
+                format!("{own}[nth]"),
             )
         } else {
             (

@@ -68,8 +68,8 @@ impl<'g> Emitter<'_, 'g, '_> {
                     format!("float {name} = {};", neutral(combine))
                 };
                 let extent = lanes * layout.vector;
-                let first = format!("e % {extent} == 0");
-                let in_range = (!layout.exact).then(|| format!("e < {}", space.len()));
+                let first = format!("elem % {extent} == 0");
+                let in_range = (!layout.exact).then(|| format!("elem < {}", space.len()));
                 let shared = placed.shared.then(|| self.shared_copy(i));
                 let writes = self.slice_writes(i, &layout.space);
                 let stage = self.stage(placed.layout);
@@ -78,7 +78,7 @@ impl<'g> Emitter<'_, 'g, '_> {
                     // The neutral element also for strips without elements: every lane takes
                     // part in the shuffle.
                     stage.declarations.push(format!(
-                        "#pragma unroll\nfor (int k = 0; k < {}; ++k) {name}[k] = {};",
+                        "#pragma unroll\nfor (int strip = 0; strip < {}; ++strip) {name}[strip] = {};",
                         layout.strips,
                         neutral(combine)
                     ));
@@ -94,9 +94,9 @@ impl<'g> Emitter<'_, 'g, '_> {
                 let condition = conditions.join(" && ");
                 if let Some(shared) = shared {
                     let index = if extent == 1 {
-                        "e".into()
+                        "elem".into()
                     } else {
-                        format!("e / {extent}")
+                        format!("elem / {extent}")
                     };
                     stage
                         .after
@@ -174,8 +174,8 @@ impl<'g> Emitter<'_, 'g, '_> {
         let terms = self.names.fresh(&format!("{}_terms", self.ident[i]));
         self.declare_shared(&terms, layout.space.len());
         let element = match layout.vector {
-            1 => "e".to_string(),
-            _ => format!("e + {}", layout.step_text()),
+            1 => "elem".to_string(),
+            _ => format!("elem + {}", layout.step_text()),
         };
         self.stage(placed.layout)
             .body
@@ -209,10 +209,14 @@ impl<'g> Emitter<'_, 'g, '_> {
             local: reduced.iter().map(|a| (*a, strides[a])).collect(),
             block: BTreeMap::new(),
         };
-        let base = kept.local_text(&results, "o").unwrap_or_else(|| "0".into());
-        let term = over.local_text(&inner, "j").unwrap_or_else(|| "0".into());
+        let base = kept
+            .local_text(&results, "result")
+            .unwrap_or_else(|| "0".into());
+        let term = over
+            .local_text(&inner, "term")
+            .unwrap_or_else(|| "0".into());
         self.text.open(format!(
-            "for (int o = tid; o < {}; o += {threads})",
+            "for (int result = tid; result < {}; result += {threads})",
             results.len()
         ));
         self.text
@@ -222,10 +226,10 @@ impl<'g> Emitter<'_, 'g, '_> {
             Combine::Max => format!("total = fmax32(total, {terms}[{base} + {term}]);"),
         };
         self.text.line(format!(
-            "for (int j = 0; j < {}; ++j) {accumulate}",
+            "for (int term = 0; term < {}; ++term) {accumulate}",
             inner.len()
         ));
-        self.text.line(format!("{shared}[o] = total;"));
+        self.text.line(format!("{shared}[result] = total;"));
         for (value, statement) in &self.walk.program.value {
             if *statement == i && self.walk.stores.contains(value) {
                 let place = memory::Place::Value(*value);
@@ -237,7 +241,7 @@ impl<'g> Emitter<'_, 'g, '_> {
                 let mut parts = vec![pointer];
                 parts.extend(self.row_part(*value, "row"));
                 parts.extend(offset.block_text(&|a| self.first_index(a)));
-                parts.extend(offset.local_text(&results, "o"));
+                parts.extend(offset.local_text(&results, "result"));
                 let guard = self
                     .write_condition(&axes, self.live())
                     .map(|c| format!("if ({c}) "))

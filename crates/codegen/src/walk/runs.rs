@@ -121,7 +121,7 @@ impl<'g> Emitter<'_, 'g, '_> {
         self.text
             .line(format!("const i64 next = {first} + {team};"));
         self.text
-            .line("const i64 row = b * T + (next < t_end ? next : t_end - 1);");
+            .line("const i64 row = batch * T + (next < t_end ? next : t_end - 1);");
         for (layout, (_, loads)) in rows {
             self.start_loads(layout, &loads);
         }
@@ -167,7 +167,7 @@ impl<'g> Emitter<'_, 'g, '_> {
                 .line("const int at = next < rows ? next : rows - 1;");
         }
         self.text.line("const i64 t = first + at;");
-        self.text.line("const i64 row = b * T + t;");
+        self.text.line("const i64 row = batch * T + t;");
         for i in &self.used {
             if let (Some(rows), Some(own)) = (self.rows_ident.get(i), self.shared_ident.get(i)) {
                 let pitch = pitch(self.walk.layouts.placed[*i].shared_space.len());

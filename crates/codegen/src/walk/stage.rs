@@ -75,7 +75,7 @@ impl<'g> Emitter<'_, 'g, '_> {
                     if !open && layout.vector > 1 {
                         self.text.line("#pragma unroll");
                         self.text
-                            .open(format!("for (int v = 0; v < {}; ++v)", layout.vector));
+                            .open(format!("for (int nth = 0; nth < {}; ++nth)", layout.vector));
                     }
                     open = true;
                     self.text.lines(line);
@@ -102,14 +102,17 @@ impl<'g> Emitter<'_, 'g, '_> {
         }
         if layout.strips > 1 {
             self.text.line("#pragma unroll");
-            self.text
-                .open(format!("for (int k = 0; k < {}; ++k)", layout.strips));
+            self.text.open(format!(
+                "for (int strip = 0; strip < {}; ++strip)",
+                layout.strips
+            ));
         } else {
             self.text.open("");
         }
         self.text.line(element_number(layout));
         if !layout.exact {
-            self.text.open(format!("if (e < {})", layout.space.len()));
+            self.text
+                .open(format!("if (elem < {})", layout.space.len()));
         }
     }
 
@@ -130,21 +133,23 @@ impl<'g> Emitter<'_, 'g, '_> {
     }
 }
 
-/// The line that defines `e`, the number of a thread's first element.
+/// The line that defines `elem`, the number of a thread's first element.
 fn element_number(layout: &Layout) -> String {
     let (thread, threads) = (layout.thread(), layout.threads);
     if let Some(turns) = layout.turns() {
         let (row, chunk) = (layout.space.innermost(), layout.chunk);
         let thread = match layout.strips {
             1 => thread.to_string(),
-            _ => format!("(k * {threads} + {thread})"),
+            _ => format!("(strip * {threads} + {thread})"),
         };
-        return format!("const int e = {thread} / {turns} * {row} + {thread} % {turns} * {chunk};");
+        return format!(
+            "const int elem = {thread} / {turns} * {row} + {thread} % {turns} * {chunk};"
+        );
     }
     match (layout.strips > 1, layout.vector) {
-        (false, 1) => format!("const int e = {thread};"),
-        (false, v) => format!("const int e = {thread} * {v};"),
-        (true, 1) => format!("const int e = k * {threads} + {thread};"),
-        (true, v) => format!("const int e = (k * {threads} + {thread}) * {v};"),
+        (false, 1) => format!("const int elem = {thread};"),
+        (false, v) => format!("const int elem = {thread} * {v};"),
+        (true, 1) => format!("const int elem = strip * {threads} + {thread};"),
+        (true, v) => format!("const int elem = (strip * {threads} + {thread}) * {v};"),
     }
 }

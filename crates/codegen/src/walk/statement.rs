@@ -65,9 +65,9 @@ impl<'g> Emitter<'_, 'g, '_> {
         let layout = self.layout(placed.layout).clone();
         let (space, vector) = (layout.space.clone(), layout.vector);
         let element = match vector {
-            1 => "e".to_string(),
-            _ if layout.turns().is_some() => format!("(e + {})", layout.step_text()),
-            _ => "e + v".to_string(),
+            1 => "elem".to_string(),
+            _ if layout.turns().is_some() => format!("(elem + {})", layout.step_text()),
+            _ => "elem + nth".to_string(),
         };
         let index = |axis: AxisId| {
             let local = index_text(&space, axis, &element);
@@ -125,9 +125,9 @@ impl<'g> Emitter<'_, 'g, '_> {
                 Piece::Vector(format!("if ({thread} == 0) {shared}[0] = {name};"))
             } else if vector > 1 {
                 let at = self.layout(placed.layout).step_text();
-                Piece::Element(format!("{shared}[e + {at}] = {register};"))
+                Piece::Element(format!("{shared}[elem + {at}] = {register};"))
             } else {
-                Piece::Element(format!("{shared}[e] = {register};"))
+                Piece::Element(format!("{shared}[elem] = {register};"))
             };
             self.stage(placed.layout).body.push(line);
             self.fresh.insert(i);

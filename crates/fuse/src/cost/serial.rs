@@ -54,7 +54,10 @@ impl Lane<'_> {
             }
             Schedule::Chunked(_) => self.serial_chunks(),
             Schedule::Gemv(_) | Schedule::Thin(_) => {
-                (self.ctx.rows() as f64, self.ctx.rows() as f64 * exchange_us)
+                // Rows of a prologue follow each other, in every block; the first one's own time is latency.
+                let rows = self.ctx.rows().div_ceil(self.row_tiles.max(1)) as f64;
+                let (each_us, waves) = self.stage();
+                (rows, waves * ((rows - 1.0) * each_us + rows * exchange_us))
             }
             Schedule::Gemm(_) | Schedule::Attend(_) => (0.0, 0.0),
         }
@@ -75,11 +78,31 @@ impl Lane<'_> {
         trips * fitted.trip_us.value + self.epilogue_us()
     }
 
+    /// Products of few rows: the time of a row of what is computed before them, and how often blocks
+    /// that hold these rows fill the GPU.
+    fn stage(&self) -> (f64, f64) {
+        let (device, fitted) = (self.ctx.device, &self.ctx.device.fitted);
+        let prologue = self.body.roles.prologue.iter();
+        let Some(widest) = prologue.map(|id| self.elements(*id)).max() else {
+            return (0.0, 1.0);
+        };
+        let threads = self.body.schedule.threads();
+        let each = widest.div_ceil(threads) as f64;
+        let bytes = self.body.schedule.staged_bytes(widest).max(1);
+        let resident = (self.ctx.target.shared_bytes / bytes).clamp(1, RESIDENT_THREADS / threads);
+        let waves = (self.blocks as f64 / (device.sms.value * resident as f64)).ceil();
+        (
+            fitted.trip_us.value + each * fitted.stage_element_us.value,
+            waves,
+        )
+    }
+
     /// Matrix products: rows that the epilogue reads, and what it computes, when the tensor cores of
     /// its block are done.
     fn epilogue_us(&self) -> f64 {
         let (ctx, graph) = (self.ctx, self.ctx.graph);
-        if !matches!(self.body.schedule, Schedule::Gemm(_)) {
+        // Warpgroups take turns: one multiplies while the other is at its epilogue.
+        if !matches!(self.body.schedule, Schedule::Gemm(_)) || self.by_warpgroups() {
             return 0.0;
         }
         let fitted = &ctx.device.fitted;

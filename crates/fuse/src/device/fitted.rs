@@ -60,12 +60,17 @@ fitted! {
     /// part of that rate which a product reaches that computes activations on their way in, for which
     /// tiles are short and pass through registers
     staged_efficiency,
+    /// how many times that rate products by warpgroups reach, with what their epilogues compute and read
+    warpgroup_rate,
     /// blocks of a matrix product that keep the tensor cores of a multiprocessor busy
     tensor_blocks,
     /// instruction slots of an operation after a matrix product, which nothing overlaps with
     epilogue_slots,
     /// a row that a block walks although the next one is already on its way, us
     row_us,
+    /// an element of a row that a thread computes before products of few rows, for each row after the
+    /// first, us
+    stage_element_us,
     /// registers of a thread of the row template
     row_registers,
     /// registers of a thread of the scan template

@@ -24,8 +24,8 @@ pub use pair::{Pair, pair};
 pub use why::{Why, highlights, why};
 
 use crate::context::Context;
+use crate::error::PlanError;
 use crate::plan::Reject;
-use crate::planner::PlanError;
 use fusec_ir::OpId;
 use serde::Serialize;
 

@@ -7,8 +7,9 @@ use super::why::{home, value_names};
 use super::{ExplainError, Reason, op_names};
 use crate::board::nanoseconds;
 use crate::context::Context;
+use crate::error::PlanError;
 use crate::forms;
-use crate::planner::{Options, PlanError, Planned, plan};
+use crate::planner::{Options, Planned, plan};
 use crate::print::{interior, template};
 use crate::segment::{Segment, segments};
 use fusec_ir::{Graph, OpId, Pin, PinKind};
@@ -112,6 +113,8 @@ pub enum Price {
         forms: Option<Vec<String>>,
         /// What changes in the layers that the answer is for, swaps of equals left out.
         changes: Vec<Change>,
+        /// Launches of what changes beside that, in all layers.
+        elsewhere: (usize, usize),
     },
     /// There is none.
     Refused {
@@ -307,14 +310,24 @@ impl Asked<'_> {
         };
         let now = &self.planned.plan;
         let changes = diff::changes(&now.kernels, &forced.kernels);
+        let is_told =
+            |c: &Change| layer.is_none_or(|layer| c.layers.contains(&layer)) && self.concerns(c);
+        let mut told: Vec<Change> = vec![];
+        let mut elsewhere = (0, 0);
+        for change in changes {
+            // Of a change in several layers, one is told.
+            let layers = change.layers.len().max(1);
+            let others = layers - usize::from(is_told(&change));
+            elsewhere.0 += others * change.before.len();
+            elsewhere.1 += others * change.after.len();
+            told.extend(Some(change).filter(is_told));
+        }
         Ok(Price::Plan {
             from_us: now.total_us,
             to_us: forced.total_us,
             launches: (now.kernels.len(), forced.kernels.len()),
-            changes: (changes.into_iter())
-                .filter(|c| layer.is_none_or(|layer| c.layers.contains(&layer)))
-                .filter(|c| self.concerns(c))
-                .collect(),
+            changes: told,
+            elsewhere,
             forms: (now.forms != forced.forms).then_some(forced.forms),
         })
     }

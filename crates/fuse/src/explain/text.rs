@@ -480,6 +480,7 @@ fn write_price(f: &mut fmt::Formatter<'_>, what: &str, price: &Price) -> fmt::Re
             launches,
             forms,
             changes,
+            elsewhere,
         } => {
             paragraph(
                 f,
@@ -503,7 +504,14 @@ fn write_price(f: &mut fmt::Formatter<'_>, what: &str, price: &Price) -> fmt::Re
             for change in changes {
                 write_change(f, 2, change, false)?;
             }
-            Ok(())
+            match elsewhere {
+                (0, 0) => Ok(()),
+                (before, after) => paragraph(
+                    f,
+                    2,
+                    &format!("in other layers, and swaps of equals: {before} -> {after} launches"),
+                ),
+            }
         }
     }
 }

@@ -9,10 +9,9 @@ use crate::cost::{cheapest, cost};
 use crate::decisions::Form;
 use crate::fit::{forms, in_chunks};
 use crate::plan::{Body, Cost, Kernel, Mode, Phase, Shape, Storage, Template};
-use crate::planner::{Options, Planned};
+use crate::planner::{Options, Planned, Progress, Selections, Wanted};
 use crate::print::{interior, limit, template};
 use crate::segment::{Segment, segments};
-use crate::select::select;
 use fusec_ir::{OpId, Pin, PinKind, ValueId};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -425,7 +424,10 @@ fn forced(
         values: value_names(ctx, group),
         span: None,
     });
-    let selection = match select(ctx, &segment.ops, mode, &pins) {
+    let wanted = Wanted { mode, pins: &pins };
+    let mut progress = Progress::default();
+    let selections = &mut Selections::default();
+    let selection = match selections.of(ctx, &segment.ops, &wanted, &mut progress, &mut |_| {}) {
         Ok(selection) => selection,
         Err(crate::PlanError::PinRefused { reject, .. }) => {
             return Verdict::Pinned {

@@ -240,7 +240,7 @@ fn spread(
             continue;
         }
         let inner = value / size;
-        let tile = divisors(size)
+        let tile = divisors(size, target)
             .find(|tile| tile * inner <= target)
             .unwrap_or(1);
         grid.push(GridAxis { axis, tile });

@@ -53,7 +53,7 @@ impl Lane {
 
 /// The products of a lane as shapes, or why no template takes them.
 pub fn products_of(group: &Group<'_>, lane: &Lane) -> Result<Products, Reject> {
-    Products::of(group.ctx.graph, &lane.contracts).ok_or_else(|| {
+    Products::of(group.ctx.graph, &lane.contracts, &lane.ops()).ok_or_else(|| {
         group.reject(
             "product-layout",
             lane.contracts.iter().copied(),

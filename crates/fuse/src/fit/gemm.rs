@@ -4,7 +4,7 @@ use super::contract::{Lane, lanes, products_of, same_activation};
 use super::group::Group;
 use super::space::is_identity;
 use crate::plan::{Body, Reject};
-use crate::schedule::{Schedule, gemm};
+use crate::schedule::{GemmTile, Schedule, WgmmaTile, gemm, wgmma};
 use fusec_ir::{OpId, OpKind};
 
 /// Products of one activation whose accumulators fit side by side.
@@ -18,6 +18,13 @@ pub fn fit(group: &Group<'_>, contracts: &[OpId]) -> Result<Vec<Body>, Reject> {
         for id in &lane.prologue {
             check_prologue_op(group, *id, lane)?;
         }
+    }
+    if let Some(tiles) = by_warpgroups(group, &lanes) {
+        let bodies = lanes.iter().zip(tiles).map(|(lane, tile)| {
+            let (ops, schedule) = (lane.ops(), Schedule::Gemm(GemmTile::Wgmma(tile)));
+            group.body(lane.roles(0), ops.clone(), &ops, schedule)
+        });
+        return Ok(bodies.collect());
     }
     let staged = lanes.iter().any(|lane| through_registers(group, lane));
     lanes
@@ -40,6 +47,24 @@ pub fn fit(group: &Group<'_>, contracts: &[OpId]) -> Result<Vec<Body>, Reject> {
             Ok(group.body(lane.roles(0), ops.clone(), &ops, Schedule::Gemm(tile)))
         })
         .collect()
+}
+
+/// Tiles for warpgroups, where all lanes of a kernel can have one: its blocks go from tile to tile, of
+/// whichever lane, with the same stages for all.
+fn by_warpgroups(group: &Group<'_>, lanes: &[Lane]) -> Option<Vec<WgmmaTile>> {
+    let ctx = group.ctx;
+    let operand = ctx.target.wgmma_operand(ctx.storage)?;
+    let of = |lane: &Lane| {
+        let products = products_of(group, lane).ok()?;
+        let anchors = &lane.contracts;
+        wgmma::operands(ctx.graph, ctx.elements(), &products, anchors, operand)?;
+        let tile = wgmma::schedule(&products, ctx.rows(), ctx.storage, &ctx.target)?;
+        lane.prologue.is_empty().then_some(tile)
+    };
+    let tiles: Vec<WgmmaTile> = lanes.iter().map(of).collect::<Option<_>>()?;
+    let stages = tiles.iter().map(|tile| tile.stages).min()?;
+    let alike = tiles.into_iter().map(|tile| WgmmaTile { stages, ..tile });
+    Some(alike.collect())
 }
 
 /// Whether some activation comes to its product through registers: it is computed, or does not lie in

@@ -57,10 +57,11 @@ mod scan;
 mod space;
 
 pub use contract::has_few_rows;
+pub(crate) use row::row_runs;
 
 use crate::context::{Context, is_row_op};
 use crate::plan::{Body, Phase, Reject, Template};
-use fusec_ir::{OpId, OpKind};
+use fusec_ir::{OpId, OpKind, ValueId};
 use group::Group;
 
 /// The phases of the kernel that computes `ops` (ascending, each once), or why there is none.
@@ -153,6 +154,33 @@ pub(crate) fn product_lane(ctx: &Context<'_>, ops: &[OpId]) -> Result<Body, Reje
         (Some(body), true) => Ok(body),
         _ => Err(group.reject("not-connected", [], "one lane", "another number of lanes")),
     }
+}
+
+/// The bodies of a group of recurrences as a lane of some kernel, the first a row after the other, or
+/// why it is a lane of none. At least these are lanes of such a kernel: a result of the prologue that
+/// another lane reads as well stays on the chip.
+pub(crate) fn scan_lane(ctx: &Context<'_>, ops: &[OpId]) -> Result<Vec<Body>, Reject> {
+    let group = Group {
+        ctx,
+        ops,
+        part: true,
+    };
+    let is_scan = |id: &&OpId| matches!(group.op(**id).kind, OpKind::Scan { .. });
+    let scans: Vec<OpId> = ops.iter().filter(is_scan).copied().collect();
+    let mut lanes = scan::fit(&group, &scans)?;
+    let (Some(body), true) = (lanes.pop(), lanes.is_empty()) else {
+        return Err(group.reject("not-connected", [], "one lane", "another number of lanes"));
+    };
+    let mut inside = body.clone();
+    let of_prologue = |v: &ValueId| {
+        let maker = ctx.graph.producer(*v);
+        maker.is_some_and(|id| body.roles.prologue.binary_search(&id).is_ok())
+    };
+    inside
+        .stores
+        .retain(|v| ctx.is_output(*v) || !of_prologue(v));
+    let chunked = chunked::fit(&group, &inside).unwrap_or_default();
+    Ok([vec![body], chunked].concat())
 }
 
 /// A group with products and without recurrences, in one phase.

@@ -2,7 +2,7 @@
 
 use super::group::Group;
 use super::space::{Need, check_halo, divisors, extent, keeps_axis, largest_space};
-use crate::context::iteration_axes;
+use crate::context::{Context, iteration_axes};
 use crate::plan::{Body, GridAxis, Reject, Roles};
 use crate::schedule::walk::Walked;
 use crate::schedule::{RowTile, Schedule};
@@ -12,6 +12,11 @@ use fusec_ir::{AxisId, OpId};
 const SPREAD_TARGET: usize = 2048;
 /// Elements one block can hold in f32 beside the operations' other values.
 const SIZE_LIMIT: usize = 32768;
+
+/// Rows of a block, at most: few, so that multiprocessors have blocks to change to.
+const ROWS: usize = 4;
+/// The same where rows before the first one are computed as well, and more rows share them.
+const ROWS_AFTER_HALO: usize = 16;
 
 pub fn fit(group: &Group<'_>) -> Result<Body, Reject> {
     connected(group)?;
@@ -118,7 +123,7 @@ fn spread(group: &Group<'_>, first_store: Option<fusec_ir::ValueId>) -> Vec<Grid
         }
         // Every iteration space runs along a parallel axis, so all shrink alike.
         let size = graph.size(axis);
-        let tile = divisors(size)
+        let tile = divisors(size, SPREAD_TARGET)
             .find(|tile| held / size * tile <= SPREAD_TARGET)
             .unwrap_or(1);
         if tile < size {
@@ -129,19 +134,36 @@ fn spread(group: &Group<'_>, first_store: Option<fusec_ir::ValueId>) -> Vec<Grid
 }
 
 fn rows_per_block(group: &Group<'_>, grid: &[GridAxis], halo: u32) -> u32 {
-    let shape = group.ctx.shape;
-    if shape.time <= 1 {
-        return 1;
-    }
     let tiles: usize = grid
         .iter()
         .map(|g| group.ctx.graph.size(g.axis) / g.tile)
         .product();
-    let mut rows = if halo > 0 { 16 } else { 4 };
-    while rows > 1 && shape.batch * shape.time.div_ceil(rows) * tiles < 4 * group.ctx.target.sms {
+    rows_of(group.ctx, tiles, halo > 0)
+}
+
+/// The rows of a block where a row is spread over so many blocks.
+fn rows_of(ctx: &Context<'_>, tiles: usize, halo: bool) -> u32 {
+    let shape = ctx.shape;
+    if shape.time <= 1 {
+        return 1;
+    }
+    let mut rows = if halo { ROWS_AFTER_HALO } else { ROWS };
+    while rows > 1 && shape.batch * shape.time.div_ceil(rows) * tiles < 4 * ctx.target.sms {
         rows /= 2;
     }
     rows as u32
+}
+
+/// All numbers of rows that the blocks of a row kernel can have at the planned shape.
+pub fn row_runs(ctx: &Context<'_>) -> Vec<u32> {
+    let mut all = vec![];
+    for (halo, most) in [(false, ROWS), (true, ROWS_AFTER_HALO)] {
+        let most = if ctx.shape.time <= 1 { 1 } else { most as u32 };
+        let least = rows_of(ctx, 1, halo);
+        let halves = std::iter::successors(Some(most), |rows| Some(rows / 2));
+        all.extend(halves.take_while(|rows| *rows >= least));
+    }
+    all
 }
 
 /// Elements of the largest iteration space without any grid, for bodies that hold whole rows.

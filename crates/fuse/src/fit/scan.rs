@@ -107,7 +107,7 @@ fn schedule(
         let Some(axis) = spread.iter_mut().rev().find(|g| g.tile > 1) else {
             return Err(refused);
         };
-        axis.tile = divisors(axis.tile).nth(1).unwrap_or(1);
+        axis.tile = divisors(axis.tile, axis.tile - 1).next().unwrap_or(1);
     }
 }
 
@@ -217,7 +217,7 @@ fn spread(group: &Group<'_>, ops: &[OpId], scans: &[OpId]) -> Result<Vec<GridAxi
         .collect();
     for i in (0..grid.len()).rev() {
         let size = graph.size(grid[i].axis);
-        for tile in divisors(size) {
+        for tile in divisors(size, STATE_TARGET) {
             grid[i].tile = tile;
             if tile == 1
                 || (state_elements(group, scans, &grid) <= STATE_TARGET
@@ -269,7 +269,7 @@ fn fill(group: &Group<'_>, ops: &[OpId], grid: &mut [GridAxis]) {
         .map(|g| graph.size(g.axis) / g.tile)
         .product();
     let blocks = |tile: usize| ctx.shape.batch * others * (graph.size(grid[i].axis) / tile);
-    let tiles = divisors(grid[i].tile).filter(|tile| tile.is_multiple_of(FEWEST));
+    let tiles = divisors(grid[i].tile, grid[i].tile).filter(|tile| tile.is_multiple_of(FEWEST));
     let fitting = tiles.take_while(|tile| blocks(*tile) <= ctx.target.sms);
     if let Some(tile) = fitting.last() {
         grid[i].tile = tile;

@@ -82,9 +82,10 @@ pub fn largest_space(
         .max_by_key(|(n, id)| (*n, std::cmp::Reverse(*id)))
 }
 
-/// The divisors of `n`, descending.
-pub fn divisors(n: usize) -> impl Iterator<Item = usize> {
-    (1..=n).rev().filter(move |d| n.is_multiple_of(*d))
+/// The divisors of `n` up to `most`, descending: what a block holds is limited, an axis is not.
+pub fn divisors(n: usize, most: usize) -> impl Iterator<Item = usize> {
+    let candidates = (1..=n.min(most)).rev();
+    candidates.filter(move |d| n.is_multiple_of(*d))
 }
 
 /// Checks the delays of the in-body accesses of `ops` and returns the halo: the rows before

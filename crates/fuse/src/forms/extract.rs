@@ -1,8 +1,10 @@
 //! From the e-graph back to graphs.
 
-use super::language::{Attribute, Meta, Model, Node, Read};
+use super::Use;
+use super::language::{Applied, Attribute, Meta, Model, Node, Read};
 use egg::Id;
 use fusec_ir::{Access, Def, Graph, Op, OpId, OpKind, ParamId, StateKind, Value, ValueId};
+use indexmap::IndexSet;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A form of a model.
@@ -14,40 +16,78 @@ pub struct Form {
     pub rules: Vec<String>,
 }
 
+impl Form {
+    /// The model as written.
+    pub fn written(graph: Graph) -> Form {
+        Form {
+            graph,
+            rules: vec![],
+        }
+    }
+}
+
+/// Names of the values of a model.
+fn names(written: &Graph) -> BTreeSet<&str> {
+    written.values.iter().map(|v| v.name.as_str()).collect()
+}
+
+/// Which rules apply in which blocks.
+pub fn uses(written: &Graph, model: &Model) -> BTreeSet<Use> {
+    let names = names(written);
+    let nodes = model.forms.classes().flat_map(|class| &class.nodes);
+    let made = nodes.filter_map(|node| model.forms.analysis.operation(node));
+    let sites = made.filter(|op| op.results.iter().any(|r| names.contains(r.name.as_str())));
+    sites
+        .flat_map(|op| &op.rules)
+        .filter_map(|applied| {
+            Some(Use {
+                rule: applied.rule,
+                block: applied.block.clone()?,
+            })
+        })
+        .collect()
+}
+
+/// Whether what a rule made may be used.
+fn is_enabled(applied: &Applied, enabled: &BTreeSet<Use>) -> bool {
+    let of_rule = enabled.iter().filter(|of| of.rule == applied.rule);
+    match &applied.block {
+        Some(block) => of_rule.into_iter().any(|of| of.block == *block),
+        None => of_rule.count() > 0,
+    }
+}
+
 /// The form that uses the enabled rules wherever they apply; `None` if no such graph exists
 /// (a value that a stencil tail needs would be gone).
-pub fn extract(written: &Graph, model: &Model, enabled: &BTreeSet<&'static str>) -> Option<Form> {
+pub fn extract(written: &Graph, model: &Model, enabled: &BTreeSet<Use>) -> Option<Form> {
     let choice = choose(written, model, enabled)?;
     let order = order(written, model, &choice);
     let graph = emit(written, model, &choice, &order)?;
-    let mut sites: BTreeMap<&'static str, Vec<String>> = BTreeMap::new();
+    let named = names(written);
+    let mut sites: BTreeMap<&'static str, IndexSet<&str>> = BTreeMap::new();
     for class in &order {
         let node = choice.get(class)?;
         if let Some(op) = model.forms.analysis.operation(node)
             && let [result] = &op.results[..]
-            && written.values.iter().any(|v| v.name == result.name)
+            && named.contains(result.name.as_str())
         {
-            for rule in &op.rules {
-                let names = sites.entry(rule).or_default();
-                if !names.contains(&result.name) {
-                    names.push(result.name.clone());
-                }
+            for applied in &op.rules {
+                sites.entry(applied.rule).or_default().insert(&result.name);
             }
         }
     }
     let rules = sites
         .into_iter()
-        .map(|(rule, names)| format!("{rule} ({})", names.join(", ")))
+        .map(|(rule, names)| {
+            let names: Vec<&str> = names.into_iter().collect();
+            format!("{rule} ({})", names.join(", "))
+        })
         .collect();
     Some(Form { graph, rules })
 }
 
 /// One e-node for each e-class that is needed.
-fn choose(
-    written: &Graph,
-    model: &Model,
-    enabled: &BTreeSet<&'static str>,
-) -> Option<BTreeMap<Id, Node>> {
+fn choose(written: &Graph, model: &Model, enabled: &BTreeSet<Use>) -> Option<BTreeMap<Id, Node>> {
     let forms = &model.forms;
     let mut stack: Vec<Id> = written
         .outputs
@@ -69,9 +109,8 @@ fn choose(
             .iter()
             .filter_map(|node| {
                 let rules = match forms.analysis.attribute(node) {
-                    Attribute::Launch { .. } => return None,
                     Attribute::Leaf(_) | Attribute::Result(..) => 0,
-                    Attribute::Op(op) if op.rules.iter().all(|r| enabled.contains(r)) => {
+                    Attribute::Op(op) if op.rules.iter().all(|r| is_enabled(r, enabled)) => {
                         op.rules.len()
                     }
                     Attribute::Op(_) => return None,
@@ -145,7 +184,6 @@ fn emit(
         let node = choice.get(class)?;
         match forms.analysis.attribute(node) {
             Attribute::Leaf(_) => {}
-            Attribute::Launch { .. } => return None,
             Attribute::Result(n, _) => {
                 let of = results_of.get(&forms.find(*node.children.first()?))?;
                 value_of.insert(*class, *of.get(*n as usize)?);

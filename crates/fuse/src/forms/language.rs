@@ -6,7 +6,7 @@
 
 use egg::{Analysis, DidMerge, EGraph, Id, Language};
 use fusec_ir::{
-    Access, Axis, AxisId, Def, Graph, IndexExpr, OpId, OpKind, Precision, Span, StateId, ValueId,
+    Access, Axis, AxisId, Def, Graph, IndexExpr, OpKind, Precision, Span, StateId, ValueId,
 };
 use std::collections::BTreeMap;
 
@@ -51,13 +51,6 @@ pub enum Attribute {
     Result(u32, Meta),
     /// An operation.
     Op(Operation),
-    /// Several operations as one launch (a local form).
-    Launch {
-        /// The rule that found it.
-        rule: &'static str,
-        /// The operations, ascending.
-        members: Vec<OpId>,
-    },
 }
 
 /// An operation without its operands.
@@ -77,10 +70,17 @@ pub struct Operation {
     pub layer: Option<u32>,
     /// Its place in the model text.
     pub span: Option<Span>,
-    /// The rules that made it; empty for an operation of the model.
-    pub rules: Vec<&'static str>,
-    /// The operation of the model, if it is one.
-    pub origin: Option<OpId>,
+    /// What made it; empty for an operation of the model.
+    pub rules: Vec<Applied>,
+}
+
+/// A rule, applied in one block of the model.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Applied {
+    /// Its name.
+    pub rule: &'static str,
+    /// The block; `None` for what the rule makes for all blocks together.
+    pub block: Option<String>,
 }
 
 /// How an operand is read; [`Access`] without the operand.
@@ -132,7 +132,7 @@ impl Read {
     }
 }
 
-/// What is known of an e-class: its value, unless it is a launch or an operation with several results.
+/// What is known of an e-class: its value, unless it is an operation with several results.
 pub type Data = Option<Meta>;
 
 /// The interned attributes, and the axes they speak of.
@@ -175,7 +175,7 @@ impl Analysis<Node> for Facts {
     fn make(egraph: &mut Forms, node: &Node, _: Id) -> Data {
         match egraph.analysis.attribute(node) {
             // Leaves are added with their value's data by `build`.
-            Attribute::Leaf(_) | Attribute::Launch { .. } => None,
+            Attribute::Leaf(_) => None,
             Attribute::Result(_, meta) => Some(meta.clone()),
             Attribute::Op(op) => match &op.results[..] {
                 [one] => Some(one.clone()),
@@ -223,7 +223,7 @@ pub fn build(graph: &Graph) -> Model {
             of_value[i] = id;
         }
     }
-    for (i, op) in graph.ops.iter().enumerate() {
+    for op in &graph.ops {
         let operation = Operation {
             name: op.name.clone(),
             kind: op.kind.clone(),
@@ -233,7 +233,6 @@ pub fn build(graph: &Graph) -> Model {
             layer: op.layer,
             span: op.span,
             rules: vec![],
-            origin: Some(OpId(i as u32)),
         };
         let children = op
             .inputs

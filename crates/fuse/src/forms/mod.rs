@@ -1,30 +1,28 @@
-//! Forms: other ways to compute the same thing, found by an e-graph.
+//! Forms: graphs of other operations that compute the same values, found by an e-graph.
 //!
-//! Rules live in files by family; README.md beside them says how to write one. *Local* forms
-//! compute the same operations in one launch and label the kernels that realise them. *Global*
-//! forms have other operations: each combination of rules is a graph of its own that is
-//! planned by itself. What never will live here: costs and the choice between forms.
+//! Rules live in files by family; README.md beside them says how to write one. A rule says that
+//! operations equal others; where it is used is decided block by block of the model, and each
+//! choice of blocks is a graph of its own that is planned like any other. What never will live
+//! here: costs and the choice between forms (see [`mod@crate::plan`]), other ways to compute the same
+//! operations ([`crate::fit::forms`]), and names for what a kernel fuses ([`crate::patterns`]).
 
-mod adjacent;
 mod canonical;
-mod epilogue;
 mod extract;
 mod language;
 mod norm;
 mod projection;
-mod recurrence;
 mod rule;
-mod stencil;
 mod transposed;
 
 pub use canonical::canonical;
 pub use extract::Form;
-pub use rule::{Rule, Scope};
+pub(crate) use norm::sole_factor;
+pub use rule::Rule;
 
 use crate::plan::Storage;
 use egg::{Runner, SimpleScheduler, StopReason};
-use fusec_ir::{Graph, OpId};
-use language::{Attribute, Model, build};
+use fusec_ir::Graph;
+use language::{Model, build};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -32,73 +30,91 @@ use std::time::Duration;
 const ITERATIONS: usize = 8;
 /// E-nodes per operation of the model.
 const NODES_PER_OP: usize = 40;
-/// Forms that are planned.
-const FORMS: usize = 8;
 
 /// Every rule.
-pub static RULES: [&dyn Rule; 13] = [
-    &norm::NormGain,
-    &norm::NormGainFold,
-    &norm::RESIDUAL_NORM,
-    &norm::EMBED_NORM,
-    &projection::LnProjection,
-    &projection::SiblingProducts,
-    &epilogue::PRODUCT_EPILOGUE,
-    &epilogue::NORM_PRODUCT,
-    &epilogue::PRODUCT_PROLOGUE,
-    &stencil::ConvSsm,
-    &recurrence::WkvScan,
-    &recurrence::SCAN_PROLOGUE,
-    &recurrence::SCAN_EPILOGUE,
-];
+pub static RULES: [&dyn Rule; 2] = [&norm::NormGainFold, &projection::LnProjection];
 
-/// The forms of a model, as written first, and why the search ended.
-///
-/// One form per rule that applies, and one with all of them, at most eight.
-pub fn enumerate(graph: &Graph, storage: Storage) -> Result<(Vec<Form>, String), String> {
-    let (model, stop) = saturate(graph, storage, Scope::Global)?;
-    let written = Form {
-        graph: graph.clone(),
-        rules: vec![],
-    };
-    let mut forms = vec![written];
-    let global: Vec<&'static str> = RULES
-        .iter()
-        .filter(|r| r.scope() == Scope::Global)
-        .map(|r| r.name())
-        .collect();
-    let alone = global.iter().map(|name| BTreeSet::from([*name]));
-    let all = [global.iter().copied().collect::<BTreeSet<_>>()];
-    for enabled in alone.chain(all) {
-        let Some(form) = extract::extract(graph, &model, &enabled) else {
-            continue;
-        };
-        let known = forms.iter().any(|f| f.rules == form.rules);
-        if !known && forms.len() < FORMS {
-            forms.push(form);
-        }
-    }
-    Ok((forms, stop))
+/// A rule, used wherever it applies in one block of the model (in all of its layers).
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Use {
+    /// Name of the rule.
+    pub rule: &'static str,
+    /// Name of the block; empty for what is outside of all.
+    pub block: String,
 }
 
-/// The local forms of a graph: rule and operations, in order.
-pub fn local(graph: &Graph, storage: Storage) -> Result<Vec<(&'static str, Vec<OpId>)>, String> {
-    let (model, _) = saturate(graph, storage, Scope::Local)?;
-    let mut found = BTreeSet::new();
-    for class in model.forms.classes() {
-        for node in &class.nodes {
-            if let Attribute::Launch { rule, members } = model.forms.analysis.attribute(node) {
-                found.insert((*rule, members.clone()));
+/// A model with all equal operations that the rules found.
+pub struct Equalities<'g> {
+    written: &'g Graph,
+    model: Model,
+    uses: BTreeSet<Use>,
+    stop: String,
+}
+
+impl<'g> Equalities<'g> {
+    /// Applies all rules to a model.
+    pub fn of(graph: &'g Graph, storage: Storage) -> Result<Self, String> {
+        let (model, stop) = saturate(graph, storage)?;
+        Ok(Equalities {
+            written: graph,
+            uses: extract::uses(graph, &model),
+            model,
+            stop,
+        })
+    }
+
+    /// Which rules apply where.
+    pub fn uses(&self) -> &BTreeSet<Use> {
+        &self.uses
+    }
+
+    /// Why the search ended.
+    pub fn stop(&self) -> &str {
+        &self.stop
+    }
+
+    /// The model with some rules used; as it is written with none. `None` if there is no such graph.
+    pub fn form(&self, enabled: &BTreeSet<Use>) -> Option<Form> {
+        match enabled.is_empty() {
+            true => Some(Form::written(self.written.clone())),
+            false => extract::extract(self.written, &self.model, enabled),
+        }
+    }
+
+    /// Choices of rules that are planned whatever the others cost: none, each rule wherever it
+    /// applies, and all.
+    pub fn wholesale(&self) -> Vec<BTreeSet<Use>> {
+        let of_rule = |rule: &&dyn Rule| -> BTreeSet<Use> {
+            let uses = self.uses.iter();
+            uses.filter(|u| u.rule == rule.name()).cloned().collect()
+        };
+        let mut choices = vec![BTreeSet::new()];
+        for choice in RULES.iter().map(of_rule).chain([self.uses.clone()]) {
+            if !choices.contains(&choice) {
+                choices.push(choice);
             }
         }
+        choices
     }
-    Ok(found.into_iter().collect())
 }
 
-fn saturate(graph: &Graph, storage: Storage, scope: Scope) -> Result<(Model, String), String> {
+/// The model as written, each rule wherever it applies, all rules, and each rule in each block by
+/// itself; and why the search ended.
+pub fn enumerate(graph: &Graph, storage: Storage) -> Result<(Vec<Form>, String), String> {
+    let equalities = Equalities::of(graph, storage)?;
+    let alone = equalities.uses.iter().cloned();
+    let choices = equalities.wholesale().into_iter();
+    let mut forms: Vec<Form> = vec![];
+    for choice in choices.chain(alone.map(|one| BTreeSet::from([one]))) {
+        let form = equalities.form(&choice);
+        forms.extend(form.filter(|form| forms.iter().all(|f| f.rules != form.rules)));
+    }
+    Ok((forms, equalities.stop))
+}
+
+fn saturate(graph: &Graph, storage: Storage) -> Result<(Model, String), String> {
     let rewrites = RULES
         .iter()
-        .filter(|r| r.scope() == scope)
         .map(|r| rule::rewrite(*r, storage))
         .collect::<Result<Vec<_>, _>>()?;
     let mut model = build(graph);

@@ -1,94 +1,9 @@
 //! Rules about normalisations.
 
-use super::adjacent::Adjacent;
-use super::language::{Attribute, Forms, Node, Operation, Read, make};
-use super::rule::{Maker, Rule, Scope, Site};
+use super::language::{Forms, Node, Operation, Read};
+use super::rule::{Maker, Rule, Site};
 use egg::Id;
 use fusec_ir::{AxisId, Binary, Expr, OpKind, Precision};
-
-/// A norm of a sum: the residual stream is updated and normalised in one pass.
-pub static RESIDUAL_NORM: Adjacent = Adjacent {
-    name: "residual-norm",
-    reason: "the row that a residual updates is normalised while it is on the chip",
-    condition: "the norm reads the current row of a sum",
-    reader: |kind| matches!(kind, OpKind::Norm { .. }),
-    holds: |edge| {
-        edge.operand == 0
-            && edge.read.delay == 0
-            && matches!(
-                &edge.maker.kind,
-                OpKind::Map {
-                    expr: Expr::Binary(Binary::Add, ..)
-                }
-            )
-    },
-};
-
-/// The norm of an embedding, computed as the rows of the table are looked up.
-pub static EMBED_NORM: Adjacent = Adjacent {
-    name: "embed-norm",
-    reason: "a row of the embedding is normalised as it is looked up",
-    condition: "the norm reads the current row of a look-up",
-    reader: |kind| matches!(kind, OpKind::Norm { .. }),
-    holds: |edge| {
-        edge.operand == 0 && edge.read.delay == 0 && matches!(edge.maker.kind, OpKind::Gather)
-    },
-};
-
-/// Norms and the map that scales them, in one launch.
-pub struct NormGain;
-
-impl Rule for NormGain {
-    fn name(&self) -> &'static str {
-        "norm-gain"
-    }
-
-    fn reason(&self) -> &'static str {
-        "the gains, and a weighted sum of several norms, are applied where the norms are computed"
-    }
-
-    fn condition(&self) -> &'static str {
-        "a factor of the norm's value is the same for all rows"
-    }
-
-    fn scope(&self) -> Scope {
-        Scope::Local
-    }
-
-    fn applies_to(&self, kind: &OpKind) -> bool {
-        matches!(kind, OpKind::Map { .. })
-    }
-
-    fn rewrite(&self, forms: &mut Forms, site: &Site) -> Option<Id> {
-        let OpKind::Map { expr } = &site.op.kind else {
-            return None;
-        };
-        let mut members = vec![site.op.origin?];
-        for i in 0..site.node.children.len() {
-            let constant = |j: usize| {
-                let factor = site.node.children.get(j);
-                let data = factor.and_then(|id| forms[*id].data.as_ref());
-                data.is_some_and(|m| !m.rows)
-            };
-            if sole_factor(expr, i).is_some_and(constant) {
-                let norms = site.operand(forms, i);
-                let of = norms.iter().find(|(_, op)| is_free_norm(op));
-                members.extend(of.and_then(|(_, op)| op.origin));
-            }
-        }
-        if members.len() == 1 {
-            return None;
-        }
-        members.sort_unstable();
-        let launch = Attribute::Launch {
-            rule: self.name(),
-            members,
-        };
-        let children = site.node.children.clone();
-        let from = [site.node.attribute];
-        Some(make(forms, self.name(), &from, 0, launch, children))
-    }
-}
 
 /// `norm(x) * h = norm'(x)` whose gain is `gain * h`, computed at load.
 pub struct NormGainFold;
@@ -104,10 +19,6 @@ impl Rule for NormGainFold {
 
     fn condition(&self) -> &'static str {
         "the factor is the same for all rows and runs over axes of the norm; the norm's value is used in no other way by the operation"
-    }
-
-    fn scope(&self) -> Scope {
-        Scope::Global
     }
 
     fn applies_to(&self, kind: &OpKind) -> bool {
@@ -135,7 +46,7 @@ fn is_free_norm(op: &Operation) -> bool {
 }
 
 /// `Some(j)` if every use of operand `i` is a product with operand `j`.
-fn sole_factor(expr: &Expr, i: usize) -> Option<usize> {
+pub(crate) fn sole_factor(expr: &Expr, i: usize) -> Option<usize> {
     let (mut uses, mut products) = (0, 0);
     let mut factor = None;
     let mut same = true;

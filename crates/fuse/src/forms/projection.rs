@@ -1,74 +1,11 @@
 //! Rules about products.
 
-use super::language::{Attribute, Forms, Node, Operation, Read, make};
-use super::rule::{Maker, Rule, Scope, Site, operations};
+use super::language::{Forms, Node, Operation, Read};
+use super::rule::{Maker, Rule, Site};
 use crate::plan::Storage;
 use egg::Id;
 use fusec_ir::{AxisId, Binary, Combine, Expr, IndexExpr, NormKind, OpKind, Precision, Unary};
-use std::collections::{BTreeMap, BTreeSet};
-
-/// Products of one activation as lanes of one launch.
-pub struct SiblingProducts;
-
-impl Rule for SiblingProducts {
-    fn name(&self) -> &'static str {
-        "sibling-products"
-    }
-
-    fn reason(&self) -> &'static str {
-        "products of one activation share its reads and a launch, as if their matrices were concatenated"
-    }
-
-    fn condition(&self) -> &'static str {
-        "both read the same row of the same value"
-    }
-
-    fn scope(&self) -> Scope {
-        Scope::Local
-    }
-
-    fn applies_to(&self, kind: &OpKind) -> bool {
-        matches!(kind, OpKind::Contract { .. })
-    }
-
-    fn rewrite(&self, forms: &mut Forms, site: &Site) -> Option<Id> {
-        let first = site.op.origin?;
-        let activation = forms.find(*site.node.children.first()?);
-        let delay = site.op.reads.first()?.delay;
-        let classes: BTreeSet<Id> = forms[activation]
-            .parents()
-            .map(|id| forms.find(id))
-            .collect();
-        let mut siblings = BTreeSet::new();
-        for class in classes {
-            for (node, op) in operations(forms, class) {
-                let reads = node.children.first().map(|id| forms.find(*id)) == Some(activation)
-                    && op.reads.first().is_some_and(|read| read.delay == delay);
-                if let Some(origin) = op.origin
-                    && self.applies_to(&op.kind)
-                    && origin > first
-                    && reads
-                {
-                    siblings.insert(origin);
-                }
-            }
-        }
-        let mut equal = None;
-        for (n, other) in siblings.into_iter().enumerate() {
-            let launch = Attribute::Launch {
-                rule: self.name(),
-                members: vec![first, other],
-            };
-            let children = site.node.children.clone();
-            let from = [site.node.attribute];
-            let id = make(forms, self.name(), &from, n as u32, launch, children);
-            if let Some(one) = equal.replace(id) {
-                forms.union(one, id);
-            }
-        }
-        equal
-    }
-}
+use std::collections::BTreeMap;
 
 /// `norm(x) @ W`: statistics of the rows of `x`, a product of `x`, and a correction after it.
 ///
@@ -87,10 +24,6 @@ impl Rule for LnProjection {
 
     fn condition(&self) -> &'static str {
         "the product sums over exactly the normalised axes; gain and bias are the same for all rows; the gain is folded into the matrix for f32 storage only, else it is applied to the activation"
-    }
-
-    fn scope(&self) -> Scope {
-        Scope::Global
     }
 
     fn applies_to(&self, kind: &OpKind) -> bool {

@@ -1,20 +1,11 @@
 //! What a rule is, and how it becomes a rewrite of the e-graph.
 
-use super::language::{Attribute, Facts, Forms, Meta, Node, Operation, Read, make};
+use super::language::{Applied, Attribute, Facts, Forms, Meta, Node, Operation, Read, make};
 use crate::plan::Storage;
 use egg::{
     Applier, Id, Language, PatternAst, Rewrite, SearchMatches, Searcher, Subst, Symbol, Var,
 };
 use fusec_ir::{OpKind, Precision};
-
-/// Whether a form changes which operations there are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Scope {
-    /// The same operations in one launch: a way to compute a candidate.
-    Local,
-    /// Other operations: a graph of its own, planned by itself.
-    Global,
-}
 
 /// A named equality.
 pub trait Rule: Send + Sync {
@@ -24,8 +15,6 @@ pub trait Rule: Send + Sync {
     fn reason(&self) -> &'static str;
     /// When it holds, in one line.
     fn condition(&self) -> &'static str;
-    /// Local or global.
-    fn scope(&self) -> Scope;
     /// Whether it may apply to an operation of this kind.
     fn applies_to(&self, kind: &OpKind) -> bool;
     /// Adds the other form of `site`, and returns the e-class that equals the site's.
@@ -74,8 +63,10 @@ pub struct Maker<'a> {
     rule: &'static str,
     from: Vec<u32>,
     parts: u32,
-    /// Rules whose results the e-nodes are, and this one.
-    rules: Vec<&'static str>,
+    /// Rules whose results the e-nodes are.
+    before: Vec<Applied>,
+    /// The block of the site.
+    block: String,
     layer: Option<u32>,
     span: Option<fusec_ir::Span>,
 }
@@ -88,21 +79,19 @@ impl<'a> Maker<'a> {
         site: &Site,
         with: &[(&Node, &Operation)],
     ) -> Maker<'a> {
-        let mut rules = site.op.rules.clone();
+        let mut before = site.op.rules.clone();
         let mut from = vec![site.node.attribute];
         for (node, op) in with {
             from.push(node.attribute);
-            rules.extend(&op.rules);
+            before.extend(op.rules.iter().cloned());
         }
-        rules.push(rule);
-        rules.sort_unstable();
-        rules.dedup();
         Maker {
             forms,
             rule,
             from,
             parts: 0,
-            rules,
+            before,
+            block: block_of(&site.op.name),
             layer: site.op.layer,
             span: site.op.span,
         }
@@ -110,6 +99,22 @@ impl<'a> Maker<'a> {
 
     /// Adds an operation with one result.
     pub fn op(&mut self, kind: OpKind, operands: Vec<(Id, Read)>, result: Meta) -> Id {
+        let block = Some(self.block.clone());
+        self.add(block, kind, operands, result)
+    }
+
+    fn add(
+        &mut self,
+        block: Option<String>,
+        kind: OpKind,
+        operands: Vec<(Id, Read)>,
+        result: Meta,
+    ) -> Id {
+        let rule = self.rule;
+        let mut rules = self.before.clone();
+        rules.push(Applied { rule, block });
+        rules.sort_unstable();
+        rules.dedup();
         let (children, reads) = operands.into_iter().unzip();
         let operation = Operation {
             name: result.name.clone(),
@@ -119,8 +124,7 @@ impl<'a> Maker<'a> {
             tails: vec![],
             layer: self.layer,
             span: self.span,
-            rules: self.rules.clone(),
-            origin: None,
+            rules,
         };
         self.parts += 1;
         make(
@@ -145,7 +149,7 @@ impl<'a> Maker<'a> {
     ) -> Id {
         let parts = std::mem::replace(&mut self.parts, part);
         let from = std::mem::replace(&mut self.from, vec![of.attribute]);
-        let id = self.op(kind, operands, result);
+        let id = self.add(None, kind, operands, result);
         self.parts = parts;
         self.from = from;
         id
@@ -167,6 +171,18 @@ impl<'a> Maker<'a> {
             layer: self.layer,
         }
     }
+}
+
+/// The block of the model that a value's name is of: all but its last part, without the numbers of
+/// parts of an expression.
+pub fn block_of(name: &str) -> String {
+    let is_number = |part: &&str| part.bytes().all(|b| b.is_ascii_digit());
+    let mut parts: Vec<&str> = name.split('.').collect();
+    while parts.len() > 1 && parts.last().is_some_and(is_number) {
+        parts.pop();
+    }
+    parts.pop();
+    parts.join(".")
 }
 
 /// The rewrite of a rule.

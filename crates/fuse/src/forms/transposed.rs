@@ -2,7 +2,7 @@
 //! convolution, with that axis first: neighbours of a slice are then neighbours in memory.
 
 use fusec_ir::{Access, Def, Expr, Graph, Op, OpId, OpKind, Value, ValueId};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Longest last axis that is taken for one of slices.
 const SLICES: usize = 16;
@@ -25,6 +25,11 @@ pub fn slices_first(graph: &Graph) -> Graph {
             *op += shift;
         }
     }
+    let mut taken: BTreeSet<(String, Option<u32>)> = graph
+        .values
+        .iter()
+        .map(|v| (v.name.clone(), v.layer))
+        .collect();
     let mut copies: BTreeMap<ValueId, ValueId> = BTreeMap::new();
     let mut made = Vec::new();
     for (i, id) in sliced.iter().enumerate() {
@@ -33,11 +38,7 @@ pub fn slices_first(graph: &Graph) -> Graph {
         let mut axes = param.axes.clone();
         axes.rotate_right(1);
         let mut name = format!("{}_transposed", param.name);
-        while out
-            .values
-            .iter()
-            .any(|v| v.name == name && v.layer == param.layer)
-        {
+        while !taken.insert((name.clone(), param.layer)) {
             name.push('_');
         }
         out.values.push(Value {

@@ -178,15 +178,24 @@ impl Offset {
 
     /// Whether element number `e` of a space lies at offset `e`, in every block.
     pub fn is_row(&self, space: &Space) -> bool {
+        self.base == 0 && self.block.values().all(|c| *c == 0) && self.runs_along(space)
+    }
+
+    /// Whether the elements of a space lie side by side, in its order.
+    pub fn runs_along(&self, space: &Space) -> bool {
         let mut inner = 1;
         let mut axes = space.axes.iter().zip(&space.extents).rev();
-        self.base == 0
-            && self.block.values().all(|c| *c == 0)
-            && axes.all(|(axis, extent)| {
-                let along = self.local.get(axis).copied().unwrap_or(0) == inner;
-                inner *= *extent as i64;
-                along
-            })
+        axes.all(|(axis, extent)| {
+            let along = self.local.get(axis).copied().unwrap_or(0) == inner;
+            inner *= *extent as i64;
+            along
+        })
+    }
+
+    /// Whether every block starts at a multiple of `v` elements.
+    pub fn starts_at_multiples_of(&self, v: i64) -> bool {
+        let mut starts = self.block.values().chain([&self.base]);
+        starts.all(|c| c % v == 0)
     }
 
     /// Whether every part but the innermost step is a multiple of `v`, so that a vector of

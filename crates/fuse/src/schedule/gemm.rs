@@ -2,6 +2,7 @@
 
 use super::Target;
 use super::product::{ProductShape, Products, WeightLayout};
+use super::wgmma::{self, WgmmaTile};
 use crate::elements::Element;
 use crate::plan::Storage;
 use serde::{Deserialize, Serialize};
@@ -14,6 +15,8 @@ pub enum GemmTile {
     Simt(SimtTile),
     /// Tensor cores, sm_80 and above (`gemm_mma.cu`).
     Mma(MmaTile),
+    /// Tensor cores by warpgroups, sm_90a (`gemm_wgmma.cu`).
+    Wgmma(WgmmaTile),
 }
 
 /// Tile of `gemm_simt.cu`.
@@ -102,14 +105,16 @@ impl GemmTile {
         match self {
             GemmTile::Simt(tile) => tile.rows,
             GemmTile::Mma(tile) => tile.rows,
+            GemmTile::Wgmma(_) => wgmma::ROWS,
         }
     }
 
-    /// Columns of a block.
-    pub fn columns(&self) -> usize {
+    /// Columns of a block, for each of some products that share an epilogue.
+    pub fn columns(&self, products: usize) -> usize {
         match self {
             GemmTile::Simt(tile) => tile.columns,
             GemmTile::Mma(tile) => tile.columns,
+            GemmTile::Wgmma(tile) => (tile.columns / products.max(1)).max(1),
         }
     }
 
@@ -118,12 +123,18 @@ impl GemmTile {
         match self {
             GemmTile::Simt(tile) => 16 * tile.rows / tile.thread_rows(),
             GemmTile::Mma(tile) => 32 * tile.warps_m * tile.warps_n,
+            GemmTile::Wgmma(tile) => tile.threads(),
         }
     }
 
     /// Whether it runs on tensor cores.
     pub fn on_tensor_cores(&self) -> bool {
-        matches!(self, GemmTile::Mma(_))
+        matches!(self, GemmTile::Mma(_) | GemmTile::Wgmma(_))
+    }
+
+    /// Whether warpgroups compute it, for whose tiles any number of blocks does.
+    pub fn by_warpgroups(&self) -> bool {
+        matches!(self, GemmTile::Wgmma(_))
     }
 
     /// Shared memory of a block, bytes.
@@ -136,6 +147,7 @@ impl GemmTile {
                     tile.warps_m * tile.warps_n * 16 * (tile.columns / tile.warps_n.max(1) + 8) * 4;
                 pipeline.max(out * products.len())
             }
+            GemmTile::Wgmma(tile) => tile.shared_bytes(),
         }
     }
 }
@@ -168,6 +180,7 @@ mod tests {
             depth: 2048,
             layout: WeightLayout::Nk,
             aligned: true,
+            direct: false,
         };
         Products {
             batch: vec![],
@@ -215,8 +228,9 @@ mod tests {
             let stages = match tile {
                 GemmTile::Simt(_) => 0,
                 GemmTile::Mma(tile) => tile.stages,
+                GemmTile::Wgmma(tile) => tile.stages,
             };
-            let got = (tile.rows(), tile.columns(), tile.threads(), stages);
+            let got = (tile.rows(), tile.columns(count), tile.threads(), stages);
             assert_eq!(got, expected, "{device} {storage} {rows} x {width}");
             assert_eq!(tile.on_tensor_cores(), stages > 0);
         }

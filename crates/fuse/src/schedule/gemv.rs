@@ -238,6 +238,7 @@ mod tests {
                 depth,
                 layout,
                 aligned: true,
+                direct: false,
             }],
         };
         // Depth, KiB of shared memory, bytes around, rows expected.

@@ -38,7 +38,7 @@ pub fn blocks(ctx: &Context<'_>, body: &Body) -> usize {
     let tiles: usize = spread.map(|g| ctx.graph.size(g.axis) / g.tile).product();
     let runs = |rows: u32| ctx.shape.batch * ctx.shape.time.div_ceil(rows.max(1) as usize) * tiles;
     let of_products = |rows: usize, columns: usize| {
-        let products = Products::of(ctx.graph, body.anchors());
+        let products = Products::of(ctx.graph, body.anchors(), &body.ops);
         let across = products.map_or(1, |p| p.width.div_ceil(columns) * p.copies);
         ctx.rows().div_ceil(rows) * across
     };
@@ -48,7 +48,7 @@ pub fn blocks(ctx: &Context<'_>, body: &Body) -> usize {
         Schedule::Scan(_) | Schedule::Chunked(_) => ctx.shape.batch * tiles,
         Schedule::Gemv(tile) => of_products(tile.rows, tile.columns),
         Schedule::Thin(tile) => of_products(tile.rows, tile.columns),
-        Schedule::Gemm(tile) => of_products(tile.rows(), tile.columns()),
+        Schedule::Gemm(tile) => of_products(tile.rows(), tile.columns(body.anchors().len())),
     }
 }
 
@@ -60,7 +60,7 @@ pub fn shared_floats(ctx: &Context<'_>, body: &Body, threads: usize) -> usize {
         Schedule::Scan(tile) => walked.shared_floats(&tile.grid, threads, tile.run, true),
         Schedule::Chunked(chunk) => chunk.tile.shared_bytes() / 4,
         Schedule::Gemv(_) | Schedule::Thin(_) => {
-            let Some(products) = Products::of(ctx.graph, body.anchors()) else {
+            let Some(products) = Products::of(ctx.graph, body.anchors(), &body.ops) else {
                 return 0;
             };
             let own = match &body.schedule {
@@ -70,9 +70,10 @@ pub fn shared_floats(ctx: &Context<'_>, body: &Body, threads: usize) -> usize {
             };
             own + gemv::around(ctx, &products, body, body.schedule.threads())
         }
-        Schedule::Gemm(tile) => Products::of(ctx.graph, body.anchors()).map_or(0, |products| {
-            tile.shared_bytes(&products.shapes).div_ceil(4)
-        }),
+        Schedule::Gemm(tile) => Products::of(ctx.graph, body.anchors(), &body.ops)
+            .map_or(0, |products| {
+                tile.shared_bytes(&products.shapes).div_ceil(4)
+            }),
         // Without its result, attention only keeps rows for the next run.
         Schedule::Attend(tile) => match body.stores.is_empty() {
             true => 0,

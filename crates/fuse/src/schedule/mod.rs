@@ -20,6 +20,7 @@ pub mod program;
 mod target;
 pub mod thin;
 pub mod walk;
+pub mod wgmma;
 
 pub use attend::AttendTile;
 pub use gemm::{GemmTile, MmaTile, SimtTile};
@@ -28,6 +29,7 @@ pub use launch::{Launch, blocks, launch};
 pub use target::Target;
 pub use thin::ThinTile;
 pub use walk::{RowTile, ScanTile};
+pub use wgmma::WgmmaTile;
 
 use crate::chunked::Sizes;
 use crate::plan::{GridAxis, Template};
@@ -115,6 +117,16 @@ impl Schedule {
     /// Whether the text of its template can write results past the caches.
     pub fn streams(&self) -> bool {
         matches!(self, Schedule::Row(_) | Schedule::Scan(_))
+    }
+
+    /// Shared memory for computed activations of so many elements a row, bytes: products of few rows
+    /// hold all rows of a block.
+    pub fn staged_bytes(&self, elements: usize) -> usize {
+        match self {
+            Schedule::Gemv(tile) => 4 * tile.rows * elements,
+            Schedule::Thin(tile) => 2 * tile.rows * elements,
+            _ => 0,
+        }
     }
 
     /// Whether the rows of a chunk arrive while the one before is worked on.

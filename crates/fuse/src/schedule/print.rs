@@ -1,5 +1,6 @@
 //! Schedules and launches in a line, for people.
 
+use super::wgmma::{CONSUMERS, DEPTH, ROWS};
 use super::{GemmTile, Launch, Schedule};
 use std::fmt;
 
@@ -52,6 +53,11 @@ impl fmt::Display for Schedule {
                 f,
                 "tiles of {} x {} x {}, {} stages, {} x {} warps",
                 tile.rows, tile.columns, tile.depth, tile.stages, tile.warps_m, tile.warps_n
+            ),
+            Schedule::Gemm(GemmTile::Wgmma(tile)) => write!(
+                f,
+                "tiles of {ROWS} x {} x {DEPTH}, {} stages, {CONSUMERS} warpgroups in turn",
+                tile.columns, tile.stages
             ),
             Schedule::Attend(tile) => write!(
                 f,

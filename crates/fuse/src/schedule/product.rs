@@ -26,6 +26,9 @@ pub struct ProductShape {
     /// Whether the weights have the storage type and their rows start at multiples of
     /// [`ALIGNED`] elements.
     pub aligned: bool,
+    /// Whether the activations lie in memory as rows of the storage type that start at such multiples:
+    /// nothing computes them on their way.
+    pub direct: bool,
 }
 
 /// Elements of a 16-byte access to 16-bit weights.
@@ -47,9 +50,9 @@ pub struct Products {
 }
 
 impl Products {
-    /// The products of some contractions; `None` where batch axes do not lead the result, or a
+    /// The products of some contractions, of a body that computes `ops` (ascending); `None` where batch axes do not lead the result, or a
     /// matrix has rows that are not evenly spaced: no template takes these.
-    pub fn of(graph: &Graph, anchors: &[OpId]) -> Option<Products> {
+    pub fn of(graph: &Graph, anchors: &[OpId], ops: &[OpId]) -> Option<Products> {
         let first = graph.op(*anchors.first()?);
         let out = &graph.value(*first.outputs.first()?).axes;
         // Any contraction that runs over an output axis on the activation's side makes it a batch
@@ -75,13 +78,12 @@ impl Products {
             let (offset, value) = weights(graph, &grid, *id)?;
             let (layout, stride) = weight_layout(&offset, &depth, &space)?;
             let stored = graph.value(value).precision == Precision::Storage;
-            let mut starts = offset.block.values().chain([&offset.base]);
+            let starts = offset.starts_at_multiples_of(ALIGNED as i64);
             Some(ProductShape {
                 depth: depth.len(),
                 layout,
-                aligned: stored
-                    && stride.is_multiple_of(ALIGNED)
-                    && starts.all(|c| c % ALIGNED as i64 == 0),
+                aligned: stored && starts && stride.is_multiple_of(ALIGNED),
+                direct: is_direct(graph, &grid, *id, ops, &depth),
             })
         };
         Some(Products {
@@ -97,6 +99,24 @@ impl Products {
     pub fn deepest(&self) -> usize {
         self.shapes.iter().map(|s| s.depth).max().unwrap_or(0)
     }
+}
+
+/// Whether the activation of a contraction comes from memory, row by row, as 16-byte accesses take it.
+fn is_direct(graph: &Graph, grid: &Grid<'_>, id: OpId, ops: &[OpId], depth: &Space) -> bool {
+    let Some(x) = graph.op(id).inputs.first() else {
+        return false;
+    };
+    let value = graph.value(x.value);
+    let computed = graph
+        .producer(x.value)
+        .is_some_and(|p| ops.binary_search(&p).is_ok());
+    let offset = grid.global(&value.axes, &x.index);
+    !computed
+        && x.delay == 0
+        && value.precision == Precision::Storage
+        && graph.row_elements(x.value).is_multiple_of(ALIGNED)
+        && offset.starts_at_multiples_of(ALIGNED as i64)
+        && offset.runs_along(depth)
 }
 
 /// The grid of a body whose products of a batch have blocks of their own.
@@ -140,24 +160,25 @@ pub fn weight_layout(
     depth: &Space,
     columns: &Space,
 ) -> Option<(WeightLayout, usize)> {
-    let along = |space: &Space| -> Option<i64> {
-        // The one stride by which consecutive elements of the space follow each other.
-        let mut stride = None;
-        let mut inner = 1i64;
-        for (axis, extent) in space.axes.iter().zip(&space.extents).rev() {
-            let c = offset.local.get(axis).copied().unwrap_or(0);
-            let s = *stride.get_or_insert(c);
-            if c != s * inner {
-                return None;
-            }
-            inner *= *extent as i64;
-        }
-        Some(stride.unwrap_or(1))
-    };
-    let (n, k) = (along(columns)?, along(depth)?);
+    let (n, k) = (stride_along(offset, columns)?, stride_along(offset, depth)?);
     match (n, k) {
         (n, 1) => usize::try_from(n).ok().map(|n| (WeightLayout::Nk, n)),
         (1, k) => usize::try_from(k).ok().map(|k| (WeightLayout::Kn, k)),
         _ => None,
     }
+}
+
+/// The one stride by which consecutive elements of a space follow each other; 1 for a single element.
+pub fn stride_along(offset: &Offset, space: &Space) -> Option<i64> {
+    let mut stride = None;
+    let mut inner = 1i64;
+    for (axis, extent) in space.axes.iter().zip(&space.extents).rev() {
+        let c = offset.local.get(axis).copied().unwrap_or(0);
+        let s = *stride.get_or_insert(c);
+        if c != s * inner {
+            return None;
+        }
+        inner *= *extent as i64;
+    }
+    Some(stride.unwrap_or(1))
 }

@@ -88,6 +88,8 @@ pub struct Program {
     pub value: BTreeMap<ValueId, usize>,
     /// Stencil tails to bring up to date: the tail, the statement whose rows it holds, its width.
     pub tails: Vec<(StateId, usize, u32)>,
+    /// What the definition of a recurrence calls the statements and values that it is given.
+    pub formals: BTreeMap<Src, String>,
 }
 
 impl Statement {
@@ -453,9 +455,29 @@ impl Lowering<'_> {
         self.result(id, op.outputs[0], op.name.clone(), axes, None, expr, inputs);
     }
 
+    /// An argument of a recurrence. What has no name but that of its statement in the model, and
+    /// what is loaded for the recurrence, is called as the definition calls it.
+    fn argument(&mut self, access: &Access, formal: &str) -> Read {
+        let known = self.out.statements.len();
+        let read = self.read(access);
+        if let Src::Statement(source) = read.src
+            && let Some(statement) = self.out.statements.get_mut(source)
+            && (source >= known || is_derived(&statement.name))
+        {
+            statement.name = formal.to_string();
+        }
+        let formals = &mut self.out.formals;
+        formals
+            .entry(read.src)
+            .or_insert_with(|| formal.to_string());
+        read
+    }
+
     fn scan(&mut self, id: OpId, op: &Op, recurrence: usize, states: &[StateId]) {
         let rec = &self.graph.recurrences[recurrence];
-        let arguments: Vec<Read> = op.inputs.iter().map(|a| self.read(a)).collect();
+        let arguments: Vec<Read> = (op.inputs.iter().zip(&rec.inputs))
+            .map(|(access, formal)| self.argument(access, &formal.name))
+            .collect();
         let first_state = self.out.states.len();
         for (i, state) in rec.states.iter().enumerate() {
             self.out.states.push(Carried {
@@ -554,6 +576,11 @@ impl Lowering<'_> {
                 StepRef::Op(o) if matches!(rec.ops[*o].kind, StepKind::Map) => Some(results[*o]),
                 _ => None,
             };
+            // What the step assigns to a state is not the state yet.
+            let same = own.and_then(|own| self.out.statements.get_mut(own));
+            if let Some(new) = same.filter(|new| new.name == rec.states[i].name) {
+                new.name = format!("{}_next", new.name);
+            }
             let statement = own.unwrap_or_else(|| {
                 let read = read_item(*next, &axes, &results);
                 let name = format!("{}_next", rec.states[i].name);
@@ -584,6 +611,12 @@ fn runs_over(step: &StepOp, axes: &[AxisId]) -> bool {
     };
     step.axes.len() + reduced.len() == axes.len()
         && step.axes.iter().chain(reduced).all(|a| axes.contains(a))
+}
+
+/// Whether a name was made from that of a statement of the model, by a number.
+fn is_derived(name: &str) -> bool {
+    let last = name.rsplit('.').next();
+    last.is_some_and(|last| last.bytes().all(|b| b.is_ascii_digit()))
 }
 
 fn statement_read(statement: usize, axes: &[AxisId]) -> Read {

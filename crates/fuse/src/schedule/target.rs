@@ -47,6 +47,17 @@ impl Target {
             Storage::Bf16 | Storage::F16 => (self.arch >= 80).then(|| storage.into()),
         }
     }
+
+    /// What the tensor cores multiply by warpgroups (`wgmma`, which exactly sm_90a has) where values are
+    /// stored so.
+    pub fn wgmma_operand(&self, storage: Storage) -> Option<Element> {
+        match storage {
+            Storage::F32 => None,
+            Storage::Bf16 | Storage::F16 => {
+                (self.arch == 90 && self.specific).then(|| storage.into())
+            }
+        }
+    }
 }
 
 #[cfg(test)]

@@ -34,7 +34,10 @@ pub const ROWS: usize = 64;
 const VECTOR: usize = 8;
 /// Warps of a block.
 const WARPS: usize = 8;
-/// Runs in flight: 64 registers of a thread.
+/// Registers of a thread for weights and activations on their way; a run takes 16 of the first kind, and 8
+/// of the second for each 8 rows.
+const IN_FLIGHT: usize = 96;
+/// Most runs in flight.
 const UNROLL: usize = 4;
 /// Blocks that keep a large GPU busy: with fewer, warps of a block share columns.
 const WANTED_BLOCKS: usize = 256;
@@ -64,7 +67,7 @@ pub fn schedule(
         columns,
         warps: WARPS,
         split: WARPS * WARP_COLUMNS / columns,
-        unroll: UNROLL,
+        unroll: (IN_FLIGHT / (16 + 8 * rows.div_ceil(8))).clamp(1, UNROLL),
         operand,
     };
     let most = rows.next_power_of_two().clamp(1, ROWS);
@@ -103,7 +106,11 @@ impl ThinTile {
             start
         };
         let places = products.iter().map(|p| {
-            let rows = take((self.rows * pitch(p.depth)).div_ceil(2));
+            // What lies in memory as it is needed goes from there to registers.
+            let rows = match p.direct {
+                true => 0,
+                false => take((self.rows * pitch(p.depth)).div_ceil(2)),
+            };
             (2 * rows, take(self.split * self.rows * self.columns))
         });
         (places.collect(), end)
@@ -128,6 +135,7 @@ mod tests {
             depth: 2048,
             layout: WeightLayout::Nk,
             aligned: true,
+            direct: false,
         };
         let products = |width: usize, shape: ProductShape| Products {
             batch: vec![],

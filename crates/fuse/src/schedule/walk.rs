@@ -59,7 +59,7 @@ pub struct Walked<'a> {
 }
 
 /// Fewest and most threads of a block.
-const THREADS: (usize, usize) = (64, 512);
+pub(crate) const THREADS: (usize, usize) = (64, 512);
 /// Elements of a row that a thread has, of a state, and of what surrounds one.
 const ROW_ELEMENTS: usize = 8;
 const STATE_ELEMENTS: usize = 16;

@@ -1,51 +1,57 @@
 //! Exact selection: every operation in exactly one kernel, at the least total cost.
 //!
-//! The kernels of rows and recurrences are few enough to be listed; those of products, in one phase
-//! or two, are not ([`super::lanes`]). So the selection works with prices of operations:
+//! A set partitioning problem with far too many columns (kernels) to list them, solved by column
+//! generation:
 //!
-//! 1. *Settle.* Prices that no known kernel undercuts, of highest sum, by a linear programme; then
-//!    a hunt for kernels that undercut them, which become known; and so on until there is none.
-//!    The sum of such prices is a lower bound of every partition.
-//! 2. *Cut.* The linear programme mixes parts of kernels, and does not know that kernels can be
+//! 1. *Column generation.* The restricted master problem ([`super::master`]) gives each operation a
+//!    dual value; pricing ([`super::lanes`], [`super::rows`]) finds kernels of negative reduced cost,
+//!    which become columns; and so on until there is none. The sum of the dual values is then a lower
+//!    bound of every partition.
+//! 2. *Cuts.* The linear relaxation mixes parts of kernels, and does not know that kernels can be
 //!    launched in some order only. Cuts that the mixture violates make the bound tight.
-//! 3. *Search.* A kernel that exceeds the prices of its operations by more than the gap between the
-//!    best partition and the bound is part of no better one. Hunts list kernels near their prices,
-//!    and a search over them finds good partitions; over all within the gap, the best.
+//! 3. *Search.* A kernel whose reduced cost exceeds the gap between the best partition and the bound
+//!    is part of no better one. Pricing lists kernels of low reduced cost, and a search over them finds
+//!    good partitions; over all within the gap, the best.
 //!
 //! Where a cap (a count) ends one of these early, what is left is the gap, and the plan says so.
 
+use super::Watch;
+use super::columns::Priced;
+use super::costs::Costs;
+use super::duals::Duals;
 use super::greedy::greedy;
 use super::lanes::Lanes;
-use super::prices::{Prices, Programme};
+use super::master::Master;
+use super::rows::Rows;
 use super::search::{Outcome, Problem};
-use crate::PlanError;
 use crate::bits::Bits;
-use crate::board::{Board, nanoseconds};
-use crate::candidates::Pool;
+use crate::board::Board;
+use crate::error::PlanError;
 use std::collections::BTreeMap;
 
-/// Rounds of pricing of one settling.
-const ROUNDS: usize = 80;
-/// Kernels that become known in one round.
-const CATCH: usize = 60;
-/// The same where bounds are lower than costs, so that the first ones undercut nothing.
-const RETRIED: usize = 4_000;
-/// How much kernels undercut the prices that are hunted for, one after the other, picoseconds.
+/// Rounds of one column generation.
+const ROUNDS: usize = 120;
+/// Columns of each kind that one round adds.
+const COLUMNS: usize = 60;
+/// Reduced costs below which columns are priced, one limit after the other, picoseconds.
 const LIMITS: [i64; 4] = [-1_000_000, -200_000, -40_000, -8_000];
-/// The part of the total by which kernels may undercut the prices in the end: one in so many.
+/// The part of the total by which a reduced cost may be negative in the end: one in so many.
 const SLACK: i64 = 10_000_000;
+/// Groups asked for their cost, and steps of pricing, after which a selection is content.
+const ASKED: usize = 150_000;
+const STEPS: usize = 2_000_000;
 /// Rounds of cuts.
-const CUTTING: usize = 12;
+const CUTTING: usize = 40;
 /// The least part of the total that is worth a cut: one in so many. A smaller gap is searched.
 const CUT_GAP: i64 = 200_000;
-/// Kernels that exceed their prices by less may be in the mixture that is cut, picoseconds.
+/// Columns of a lower reduced cost may be in the mixture that is cut, picoseconds.
 const NEAR: i64 = 20_000;
 
-/// A hunt for kernels near their prices, and searches over them.
+/// A listing of columns of low reduced cost, and searches over them.
 struct Search {
-    /// The part of the gap by which the kernels may exceed their prices: one in so many.
+    /// The part of the gap that reduced costs may have: one in so many.
     share: i64,
-    /// How many kernels are listed.
+    /// How many columns of each kind are listed.
     listed: usize,
     /// Weights of the searches, in hundredths: more than 0 dives.
     weights: &'static [i64],
@@ -97,13 +103,13 @@ pub struct Exact {
 }
 
 /// The cheapest partition, or a good one with a bound.
-pub fn exact(board: &Board<'_>, pool: Pool) -> Result<Exact, PlanError> {
-    let mut solver = Solver::new(board, &pool);
-    solver.settle();
+pub fn exact(board: &Board<'_>, watch: Watch<'_>) -> Result<Exact, PlanError> {
+    let mut solver = Solver::new(board, watch);
+    solver.generate();
     solver.search(&GLANCE);
     for _ in 0..CUTTING {
         let open = solver.gap().is_some_and(|gap| gap > solver.cost / CUT_GAP);
-        if !open || !solver.programme.cut(&solver.prices, NEAR) || !solver.settle() {
+        if !open || !solver.master.cut(&solver.duals, NEAR) || !solver.generate() {
             break;
         }
     }
@@ -114,12 +120,13 @@ pub fn exact(board: &Board<'_>, pool: Pool) -> Result<Exact, PlanError> {
     if !board.is_ordered(&solver.best) {
         return Err(PlanError::Selection("kernels wait for each other".into()));
     }
-    let mut rejected = pool.rejected;
-    for (rule, n) in &solver.lanes.rejected {
+    let mut rejected = solver.costs.rejected.clone();
+    let of_lanes = [&solver.products.rejected, &solver.recurrences.rejected];
+    for (rule, n) in of_lanes.into_iter().flatten() {
         *rejected.entry(rule.clone()).or_default() += n;
     }
     Ok(Exact {
-        legal: pool.legal + solver.lanes.legal(),
+        legal: solver.costs.legal(),
         groups: solver.best,
         cost: solver.cost,
         bound: solver.bound,
@@ -127,16 +134,20 @@ pub fn exact(board: &Board<'_>, pool: Pool) -> Result<Exact, PlanError> {
     })
 }
 
-struct Solver<'b, 'a> {
+struct Solver<'b, 'a, 'w> {
     board: &'b Board<'a>,
-    lanes: Lanes<'b, 'a>,
-    programme: Programme<'b, 'a>,
-    /// Kernels that are known, with their cost in nanoseconds.
-    known: BTreeMap<Bits, i64>,
-    /// Prices that no kernel undercuts, once settled.
-    prices: Prices,
-    /// Whether every kernel without products is known.
-    listed: bool,
+    watch: Watch<'w>,
+    products: Lanes<'b, 'a>,
+    recurrences: Lanes<'b, 'a>,
+    rows: Rows<'b, 'a>,
+    costs: Costs,
+    master: Master<'b, 'a>,
+    /// The columns so far, with their cost in nanoseconds.
+    columns: BTreeMap<Bits, i64>,
+    /// The dual values of now.
+    duals: Duals,
+    /// The latest that left no kernel with a negative reduced cost.
+    feasible: Option<Duals>,
     /// No partition costs less than this many nanoseconds.
     bound: Option<i64>,
     best: Vec<Bits>,
@@ -144,30 +155,31 @@ struct Solver<'b, 'a> {
     cost: i64,
 }
 
-impl<'b, 'a> Solver<'b, 'a> {
-    /// Starts from the listed kernels, and from those that greedy merging passes through.
-    fn new(board: &'b Board<'a>, pool: &Pool) -> Solver<'b, 'a> {
-        let mut known: BTreeMap<Bits, i64> = BTreeMap::new();
-        for c in &pool.candidates {
-            known.insert(c.members.clone(), nanoseconds(c.us));
-        }
+impl<'b, 'a, 'w> Solver<'b, 'a, 'w> {
+    /// Starts from the smallest kernels, and from those that greedy merging passes through.
+    fn new(board: &'b Board<'a>, watch: Watch<'w>) -> Solver<'b, 'a, 'w> {
+        let mut costs = Costs::default();
         let (best, passed) = greedy(board, board.atoms().to_vec());
-        for members in passed {
-            if let Ok(us) = board.price(&members) {
-                known.insert(members, nanoseconds(us));
-            }
-        }
-        let mut programme = Programme::new(board);
-        for (members, cost) in &known {
-            programme.add(members, *cost);
+        let priced = passed.into_iter().filter_map(|members| {
+            let cost = costs.of(board, &members)?;
+            Some((members, cost))
+        });
+        let columns: BTreeMap<Bits, i64> = priced.collect();
+        let mut master = Master::new(board);
+        for (members, cost) in &columns {
+            master.add(members, *cost);
         }
         let mut solver = Solver {
             board,
-            lanes: Lanes::new(board),
-            programme,
-            known,
-            prices: Prices::default(),
-            listed: pool.complete,
+            watch,
+            products: Lanes::of_products(board),
+            recurrences: Lanes::of_recurrences(board),
+            rows: Rows::new(board),
+            costs,
+            master,
+            columns,
+            duals: Duals::default(),
+            feasible: None,
             bound: None,
             best: vec![],
             cost: 0,
@@ -177,8 +189,13 @@ impl<'b, 'a> Solver<'b, 'a> {
     }
 
     fn take(&mut self, groups: Vec<Bits>) {
-        self.cost = groups.iter().filter_map(|g| self.known.get(g)).sum();
+        self.cost = groups.iter().filter_map(|g| self.columns.get(g)).sum();
         self.best = groups;
+    }
+
+    /// Whether a cap on all that a selection may do is reached.
+    fn is_spent(&self) -> bool {
+        self.costs.asked() > ASKED || self.costs.steps > STEPS
     }
 
     /// Nanoseconds between the best partition and the bound; `None` if nothing is left, or
@@ -187,63 +204,95 @@ impl<'b, 'a> Solver<'b, 'a> {
         self.bound.map(|b| self.cost - b).filter(|gap| *gap > 0)
     }
 
-    /// Finds prices that no kernel undercuts; whether that succeeded. Kernels that did undercut
-    /// some become known.
-    fn settle(&mut self) -> bool {
+    /// Kernels of reduced cost below limits (that of rows is one of its own), at most so many of each
+    /// kind; and whether those are all.
+    fn price(&mut self, limit: i64, of_rows: i64, most: usize) -> (Priced, bool) {
+        let (duals, costs) = (&self.duals, &mut self.costs);
+        let products = self.products.price(duals, costs, limit, most);
+        let recurrences = self.recurrences.price(duals, costs, limit, most);
+        let rows = self.rows.price(duals, costs, of_rows, most);
+        let lanes = products.and(recurrences);
+        let least = |of: &Priced, limit| of.others.is_some_and(|others| others >= limit);
+        let all = least(&lanes, limit) && least(&rows, of_rows);
+        (lanes.and(rows), all)
+    }
+
+    /// Adds columns until none has a negative reduced cost; whether that succeeded.
+    fn generate(&mut self) -> bool {
         let mut limits = LIMITS.iter().copied().peekable();
-        let mut most = CATCH;
-        self.prices = self.programme.highest();
-        // What is left at the end is taken off the prices of products: chasing it takes longest.
-        let slack = self.prices.total().max(0) / SLACK + 1;
-        for _ in 0..ROUNDS {
-            let limit = limits.peek().copied().unwrap_or(-slack);
-            let (caught, all) = self.lanes.hunt(&self.prices, limit, most);
-            if !caught.is_empty() {
-                most = CATCH;
-                for kernel in caught {
-                    self.programme.add(&kernel.members, kernel.cost);
-                    self.known.insert(kernel.members, kernel.cost);
-                }
-                self.prices = self.programme.highest();
-            } else if limits.next().is_some() {
-                most = CATCH;
-            } else if !all && most < RETRIED {
-                most *= 8;
-            } else {
-                for i in self.board.products().iter() {
-                    self.prices.of[i] -= slack;
-                }
-                let total = self.prices.total();
-                let whole = total.div_euclid(1000) + i64::from(total.rem_euclid(1000) > 0);
-                if all && self.listed {
-                    self.bound = self.bound.max(Some(whole));
-                }
-                return all;
+        self.duals = self.master.highest();
+        // What is left at the end is taken off the values of anchors: chasing it takes longest.
+        let slack = self.duals.total().max(0) / SLACK + 1;
+        for round in 0..ROUNDS {
+            if self.is_spent() {
+                break;
             }
+            (self.watch)("adding columns", round);
+            let limit = limits.peek().copied().unwrap_or(-slack);
+            let of_rows = limits.peek().copied().unwrap_or(0);
+            let (priced, all) = self.price(limit, of_rows, COLUMNS);
+            self.prove(&priced);
+            if !priced.columns.is_empty() {
+                for column in priced.columns {
+                    self.master.add(&column.members, column.cost);
+                    self.columns.insert(column.members, column.cost);
+                }
+                self.duals = self.master.highest();
+            } else if limits.next().is_none() {
+                let anchors = [self.board.products(), self.board.recurrences()];
+                for i in anchors.into_iter().flat_map(Bits::iter) {
+                    self.duals.of[i] -= slack;
+                }
+                if all {
+                    self.raise(self.duals.total());
+                    self.feasible = Some(self.duals.clone());
+                    return true;
+                }
+                break;
+            }
+        }
+        if let Some(feasible) = &self.feasible {
+            self.duals = feasible.clone();
         }
         false
     }
 
-    /// Lists kernels near their prices, and looks for a better partition into them.
+    /// Takes the bound that dual values give although kernels of negative reduced cost are left: a
+    /// partition has no more kernels than operations.
+    fn prove(&mut self, priced: &Priced) {
+        if let Some(least) = priced.least() {
+            let kernels = self.board.atoms().len() as i64;
+            self.raise(self.duals.total() + kernels * least.min(0));
+        }
+    }
+
+    /// No partition costs less than this many picoseconds, rounded up.
+    fn raise(&mut self, picoseconds: i64) {
+        let whole = picoseconds.div_euclid(1000) + i64::from(picoseconds.rem_euclid(1000) > 0);
+        self.bound = self.bound.max(Some(whole.clamp(0, self.cost)));
+    }
+
+    /// Lists columns of low reduced cost, and looks for a better partition into them.
     fn search(&mut self, how: &Search) {
-        if self.bound.is_some() && self.gap().is_none() {
+        if self.bound.is_some() && self.gap().is_none() || self.is_spent() {
             return;
         }
-        let bound = self.prices.total().div_euclid(1000);
+        (self.watch)("searching", how.states);
+        let bound = self.duals.total().div_euclid(1000);
         let gap = 1000 * (self.cost - bound).max(1);
         let limit = gap / how.share + 1;
-        let (caught, all) = self.lanes.hunt(&self.prices, limit, how.listed);
-        self.known
-            .extend(caught.into_iter().map(|k| (k.members, k.cost)));
+        let (priced, all) = self.price(limit, limit, how.listed);
+        let listed = priced.columns.into_iter().map(|c| (c.members, c.cost));
+        self.columns.extend(listed);
         let near: Vec<(Bits, i64)> = self
-            .known
+            .columns
             .iter()
-            .filter(|(g, cost)| 1000 * **cost - self.prices.worth(self.board, g) < limit)
+            .filter(|(g, cost)| 1000 * **cost - self.duals.worth(self.board, g) < limit)
             .map(|(g, cost)| (g.clone(), *cost))
             .collect();
-        let problem = Problem::new(self.board, &near, &self.prices);
+        let problem = Problem::new(self.board, &near, &self.duals);
         // Over every kernel within the gap the search is a proof.
-        let proves = all && how.share == 1 && self.bound.is_some();
+        let proves = all && how.share == 1 && self.feasible.is_some();
         for weight in how.weights {
             match problem.search(*weight, self.cost, how.states) {
                 Outcome::Found(chosen) => {

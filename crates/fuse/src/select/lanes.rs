@@ -1,130 +1,209 @@
-//! Candidates with products: lanes, and the kernels that can be made of them.
+//! Kernels with products or recurrences: lanes, and the kernels that can be made of them.
 //!
 //! Products that do not depend on each other can run side by side in one launch, each lane with
-//! its own prologue and epilogue. The lanes of a segment are few; the ways to choose some of them
-//! are not, so those are never listed. What is asked of them instead is which kernels cost less
-//! than the prices of their operations allow ([`Lanes::hunt`]): a search over sets of lanes
-//! that leaves out a set, and all larger ones, as soon as a lower bound of the cost exceeds the
-//! highest price. The bound is that of the cost model with what lanes can share taken as free.
+//! its own prologue and epilogue; so can recurrences. The lanes of a segment are few; the ways to
+//! choose some of them are not, so those are never listed. The pricing problem of column generation
+//! asks which kernels cost less than their members are worth ([`Lanes::price`]): a search over sets
+//! of lanes that leaves out a set, and all larger ones, as soon as a lower bound of their reduced cost
+//! is too high. The bound is that of the cost model with what lanes can share taken as free.
 //!
-//! That every legal group with products, in one phase, is a set of such lanes follows from the rules
-//! of [`crate::fit`]: a lane holds all that is before its products in the kernel and all that is after
-//! them, an epilogue reads no prologue, and no product depends on another. Kernels of two phases are
-//! pairs of lanes ([`super::pairs`]), which a hunt looks at one by one.
+//! That every legal group with such anchors, in one phase, is a set of lanes follows from the rules of
+//! [`crate::fit`]: a lane holds all that is before its anchors in the kernel and all that is after
+//! them, no product depends on another, and recurrences that do are one lane. Kernels of two phases are
+//! pairs of lanes ([`super::pairs`]), which are looked at one by one.
 
+use super::columns::{Priced, Pricing, SLACK_US, us};
+use super::costs::Costs;
+use super::duals::Duals;
 use super::pairs::{Pair, pairs};
-use super::prices::Prices;
 use crate::bits::Bits;
-use crate::board::{Board, nanoseconds};
-use crate::cost::{Parts, Slowdown, lane_parts};
-use crate::fit::product_lane;
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use crate::board::Board;
+use crate::context::Context;
+use crate::cost::{Parts, Slowdown, is_staged, lane_parts};
+use crate::fit::{product_lane, scan_lane};
+use crate::plan::{Body, Reject};
+use fusec_ir::OpId;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Range;
 
 /// Lanes of a segment found before their growth stops.
 const LANES: usize = 3000;
-/// Sets of lanes looked at in one hunt.
-const SETS: usize = 400_000;
-/// What rounding a cost to nanoseconds, and the bound's sums, may take off, microseconds.
-const SLACK_US: f64 = 0.51e-3;
+/// Sets of lanes looked at in one pricing.
+const SETS: usize = 100_000;
 
-/// One lane of a kernel with products.
+/// One body of a lane of a kernel.
 pub(super) struct Lane {
     pub members: Bits,
-    /// Products and what is after them: in no other lane of a kernel.
+    /// Anchors, what is after them, and what else no other lane of a kernel has.
     own: Bits,
-    /// What is before the products: other lanes may compute it as well.
+    /// What is before the anchors: other lanes may compute it as well.
     shared: Bits,
     /// Least additions to any kernel that holds the lane.
-    parts: Parts,
-    /// Lanes with a later first product that may run beside this one.
+    load: Load,
+    /// Bodies of lanes with a later first anchor that may run beside this one.
     beside: Bits,
 }
 
-/// The lanes of a segment.
+/// What lanes add to a kernel.
+#[derive(Clone, Copy, Default)]
+struct Load {
+    /// If no activation of a product passes through registers.
+    parts: Parts,
+    /// The time of tensor cores if some does.
+    staged_us: f64,
+    /// Whether one of these lanes' does.
+    is_staged: bool,
+}
+
+impl Load {
+    /// Of one body.
+    fn of(ctx: &Context<'_>, body: &Body, own: &[OpId]) -> Load {
+        Load {
+            parts: lane_parts(ctx, body, own, false),
+            staged_us: lane_parts(ctx, body, own, true).tensor_us,
+            is_staged: is_staged(ctx, body),
+        }
+    }
+
+    /// Of these lanes beside others.
+    fn and(&self, more: &Load) -> Load {
+        let (a, b) = (&self.parts, &more.parts);
+        Load {
+            parts: Parts {
+                memory_us: a.memory_us + b.memory_us,
+                tensor_us: a.tensor_us + b.tensor_us,
+                simt_us: a.simt_us + b.simt_us,
+                instructions_us: a.instructions_us + b.instructions_us,
+                special_us: a.special_us + b.special_us,
+                serial_us: a.serial_us.max(b.serial_us),
+                latency_us: a.latency_us.max(b.latency_us),
+                blocks: a.blocks + b.blocks,
+            },
+            staged_us: self.staged_us + more.staged_us,
+            is_staged: self.is_staged || more.is_staged,
+        }
+    }
+
+    /// The time of a kernel of these lanes without its launch.
+    fn kernel_us(&self, ctx: &Context<'_>) -> f64 {
+        let mut parts = self.parts;
+        if self.is_staged {
+            parts.tensor_us = self.staged_us;
+        }
+        parts.slowed(ctx) + parts.latency_us
+    }
+
+    /// The times that add up over lanes of a kernel, and, last, the one that does not.
+    fn terms(&self, slowdown: Slowdown, staged: bool) -> [f64; 6] {
+        let tensor_us = match staged {
+            true => self.staged_us,
+            false => self.parts.tensor_us,
+        };
+        [
+            self.parts.memory_us * slowdown.memory,
+            tensor_us * slowdown.tensor,
+            self.parts.simt_us * slowdown.others,
+            self.parts.instructions_us * slowdown.others,
+            self.parts.special_us * slowdown.others,
+            0.0,
+        ]
+    }
+
+    /// Whether a kernel with these lanes costs no more than the same with others of equal members.
+    fn is_no_dearer(&self, other: &Load) -> bool {
+        let (a, b) = (&self.parts, &other.parts);
+        a.memory_us <= b.memory_us
+            && a.tensor_us <= b.tensor_us
+            && self.staged_us <= other.staged_us
+            && a.simt_us <= b.simt_us
+            && a.instructions_us <= b.instructions_us
+            && a.special_us <= b.special_us
+            && a.serial_us <= b.serial_us
+            && a.latency_us <= b.latency_us
+            && a.blocks >= b.blocks
+    }
+}
+
+/// The lanes of a segment around anchors of one kind.
 pub struct Lanes<'b, 'a> {
     board: &'b Board<'a>,
-    /// By first product.
+    /// By first anchor.
     lanes: Vec<Lane>,
-    /// For each product, the range of lanes that have it as the first.
-    ranges: Vec<std::ops::Range<usize>>,
+    /// For each anchor, the range of lanes that have it as the first.
+    ranges: Vec<Range<usize>>,
     /// Groups of two phases.
     pairs: Vec<Pair>,
     /// Whether all lanes, and all pairs of them, were found.
     complete: bool,
-    /// Groups with products found legal, with their cost in nanoseconds, and the others.
-    priced: HashMap<Bits, Option<i64>>,
-    /// Illegal groups examined, by rule.
+    /// Groups that are no lane, by the rule that forbids them.
     pub rejected: BTreeMap<String, usize>,
 }
 
-/// A kernel that a hunt found.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Catch {
-    /// Cost less the prices of the members, picoseconds.
-    pub reduced: i64,
-    /// Positions in the segment.
-    pub members: Bits,
-    /// Cost in nanoseconds.
-    pub cost: i64,
-}
-
 impl<'b, 'a> Lanes<'b, 'a> {
-    /// Grows the lanes from single products along edges.
-    pub fn new(board: &'b Board<'a>) -> Lanes<'b, 'a> {
-        let _span = tracing::debug_span!("lanes of products").entered();
+    /// The lanes around products.
+    pub fn of_products(board: &'b Board<'a>) -> Lanes<'b, 'a> {
+        let bodies = |ctx: &Context<'_>, ops: &[OpId]| product_lane(ctx, ops).map(|b| vec![b]);
+        let mut lanes = Lanes::grow(board, board.products(), board.recurrences(), &bodies);
+        let (found, all) = pairs(board, &lanes.lanes);
+        lanes.pairs = found;
+        lanes.complete &= all;
+        lanes
+    }
+
+    /// The lanes around recurrences.
+    pub fn of_recurrences(board: &'b Board<'a>) -> Lanes<'b, 'a> {
+        Lanes::grow(board, board.recurrences(), board.products(), &scan_lane)
+    }
+
+    /// Grows lanes from single anchors along edges; `never` are operations of no such lane.
+    fn grow(
+        board: &'b Board<'a>,
+        anchors: &Bits,
+        never: &Bits,
+        bodies: &dyn Fn(&Context<'_>, &[OpId]) -> Result<Vec<Body>, Reject>,
+    ) -> Lanes<'b, 'a> {
+        let _span = tracing::debug_span!("lanes").entered();
         let mut rejected = BTreeMap::new();
         let mut complete = true;
         let mut seen: BTreeSet<Bits> = BTreeSet::new();
         let mut queue: VecDeque<Bits> = VecDeque::new();
-        let mut found = Vec::new();
-        let start = board.products().iter().map(|i| Bits::of(board.len(), [i]));
-        for set in start {
+        let mut found: Vec<Lane> = Vec::new();
+        let mut sets = 0;
+        for i in anchors.iter() {
+            let set = Bits::of(board.len(), [i]);
             seen.insert(set.clone());
             queue.push_back(set);
         }
         while let Some(set) = queue.pop_front() {
-            let body = match product_lane(board.ctx, &board.ops_of(&set)) {
-                Ok(body) => body,
+            let bodies = match bodies(board.ctx, &board.ops_of(&set)) {
+                Ok(bodies) => bodies,
                 Err(reject) => {
                     *rejected.entry(reject.rule).or_default() += 1;
                     continue;
                 }
             };
-            if found.len() == LANES {
+            if sets == LANES {
                 complete = false;
                 break;
             }
-            for i in board.beside(&set).iter() {
+            sets += 1;
+            for i in board.beside(&set, never).iter() {
                 let mut grown = set.clone();
                 grown.insert(i);
                 let grown = board.convex(grown);
-                if !board.is_hopeless(&grown) && seen.insert(grown.clone()) {
+                if !grown.meets(never) && !board.is_hopeless(&grown) && seen.insert(grown.clone()) {
                     queue.push_back(grown);
                 }
             }
-            let mut own = set.clone();
-            own.intersect(board.products());
-            for i in own.clone().iter() {
-                own.union(board.after(i));
-            }
-            own.intersect(&set);
-            let mut shared = set.clone();
-            shared.subtract(&own);
-            found.push(Lane {
-                parts: lane_parts(board.ctx, &body, &board.ops_of(&own)),
-                members: set,
-                own,
-                shared,
-                beside: Bits::empty(0),
-            });
+            found.extend(lanes_of(board, anchors, set, &bodies));
         }
         let first = |lane: &Lane| {
-            let mut products = lane.members.clone();
-            products.intersect(board.products());
-            products.iter().next()
+            let mut of = lane.members.clone();
+            of.intersect(anchors);
+            of.iter().next()
         };
         found.sort_by_cached_key(|lane| (first(lane), lane.members.len(), lane.members.clone()));
-        let mut ranges: Vec<std::ops::Range<usize>> = vec![];
+        let mut ranges: Vec<Range<usize>> = vec![];
         for (l, lane) in found.iter().enumerate() {
             match ranges.last_mut() {
                 Some(last) if first(&found[last.start]) == first(lane) => last.end = l + 1,
@@ -138,218 +217,144 @@ impl<'b, 'a> Lanes<'b, 'a> {
                 found[a].beside = Bits::of(found.len(), beside);
             }
         }
-        let (pairs, all) = pairs(board, &found);
         Lanes {
             board,
             lanes: found,
             ranges,
-            pairs,
-            complete: complete && all,
-            priced: HashMap::new(),
+            pairs: vec![],
+            complete,
             rejected,
         }
     }
 
-    /// Groups with products found legal so far.
-    pub fn legal(&self) -> usize {
-        self.priced.values().flatten().count()
-    }
-
-    /// The cost of a group with products in nanoseconds, if it is legal.
-    pub fn price(&mut self, set: &Bits) -> Option<i64> {
-        if let Some(known) = self.priced.get(set) {
-            return *known;
-        }
-        let price = if self.board.closed(set.clone()) == *set {
-            match self.board.price(set) {
-                Ok(us) => Some(nanoseconds(us)),
-                Err(reject) => {
-                    *self.rejected.entry(reject.rule).or_default() += 1;
-                    None
-                }
-            }
-        } else {
-            None
-        };
-        self.priced.insert(set.clone(), price);
-        price
-    }
-
-    /// The legal groups with products whose cost less prices (picoseconds) is under `limit`, least
-    /// first, among the `most` with the lowest bounds; and whether those are all there are.
-    pub fn hunt(&mut self, prices: &Prices, limit: i64, most: usize) -> (Vec<Catch>, bool) {
-        let _span = tracing::debug_span!("hunts for kernels").entered();
+    /// The kernels whose reduced cost is under `limit` picoseconds, the `most` of least.
+    pub fn price(&self, duals: &Duals, costs: &mut Costs, limit: i64, most: usize) -> Priced {
+        let _span = tracing::debug_span!("pricing of lanes").entered();
         let all = Bits::of(self.lanes.len(), 0..self.lanes.len());
-        let own = |lane: &Lane| us(lane.own.iter().map(|i| prices.of[i]).sum());
-        let mut hunt = Hunt {
-            own: self.lanes.iter().map(own).collect(),
-            prices,
-            limit: us(limit),
-            most,
-            sets: 0,
-            found: BTreeSet::new(),
-            all: self.complete,
-        };
+        let own = |lane: &Lane| us(lane.own.iter().map(|i| duals.of[i]).sum());
+        let own: Vec<f64> = self.lanes.iter().map(own).collect();
+        let mut pricing = Pricing::new(duals, costs, limit, most, SETS);
         let n = self.board.len();
-        self.extend(&mut hunt, &Bits::empty(n), Parts::default(), &all);
+        self.extend(&mut pricing, &own, &Bits::empty(n), Load::default(), &all);
         for pair in &self.pairs {
-            let worth = prices.worth(self.board, &pair.members);
-            hunt.keep(self.board, us(1000 * pair.least - worth), &pair.members);
+            let least = us(1000 * pair.least - duals.worth(self.board, &pair.members));
+            pricing.keep(self.board, least, &pair.members);
         }
-        let mut caught: Vec<Catch> = Vec::new();
-        for (_, members) in hunt.found {
-            if let Some(cost) = self.price(&members) {
-                let reduced = 1000 * cost - prices.worth(self.board, &members);
-                if reduced < limit {
-                    caught.push(Catch {
-                        reduced,
-                        members,
-                        cost,
-                    });
-                }
-            }
-        }
-        caught.sort_unstable();
-        (caught, hunt.all)
+        pricing.done(self.board, self.complete)
     }
 
     /// Looks at a set of lanes, and at those with more lanes of `allowed`.
-    fn extend(&self, hunt: &mut Hunt<'_>, union: &Bits, parts: Parts, allowed: &Bits) {
-        let worth = us(hunt.prices.worth(self.board, union));
+    fn extend(
+        &self,
+        pricing: &mut Pricing<'_>,
+        own: &[f64],
+        union: &Bits,
+        load: Load,
+        allowed: &Bits,
+    ) {
+        let ctx = self.board.ctx;
+        let worth = us(pricing.duals.worth(self.board, union));
         if !union.is_empty() {
-            hunt.sets += 1;
-            if hunt.sets > SETS {
-                hunt.all = false;
-                return;
-            }
-            hunt.judge(self.board, union, parts, worth);
+            let least = ctx.launch_us + load.kernel_us(ctx) - worth - SLACK_US;
+            pricing.keep(self.board, least, union);
         }
-        if allowed.is_empty() || self.least(hunt, union, parts, worth, allowed) >= hunt.limit {
+        if allowed.is_empty() {
+            return;
+        }
+        let least = self.least(pricing.duals, own, union, &load, worth, allowed);
+        if least >= pricing.limit_us || !pricing.step(least) {
             return;
         }
         for l in allowed.iter() {
             let lane = &self.lanes[l];
             let mut union = union.clone();
             union.union(&lane.members);
-            let parts = sum(parts, lane.parts);
             let mut allowed = allowed.clone();
             allowed.intersect(&lane.beside);
-            self.extend(hunt, &union, parts, &allowed);
+            self.extend(pricing, own, &union, load.and(&lane.load), &allowed);
         }
     }
 
-    /// A lower bound of the cost less prices of every kernel made of `union` and lanes of
-    /// `allowed`, in microseconds.
+    /// A lower bound of the reduced cost of every kernel made of `union` and lanes of `allowed`, in
+    /// microseconds. `own` is what each lane's own operations are worth.
     fn least(
         &self,
-        hunt: &Hunt<'_>,
+        duals: &Duals,
+        own: &[f64],
         union: &Bits,
-        parts: Parts,
+        load: &Load,
         worth: f64,
         allowed: &Bits,
     ) -> f64 {
         let ctx = self.board.ctx;
-        let mut blocks = parts.blocks;
+        let mut blocks = load.parts.blocks;
         let mut before = Bits::empty(self.board.len());
         let mut lanes = allowed.iter().peekable();
         for range in &self.ranges {
             let mut most = 0;
             while let Some(l) = lanes.next_if(|l| range.contains(l)) {
-                most = most.max(self.lanes[l].parts.blocks);
+                most = most.max(self.lanes[l].load.parts.blocks);
                 before.union(&self.lanes[l].shared);
             }
             blocks += most;
         }
         before.subtract(union);
         // What lanes share is paid for once. Cuts that more lanes would meet only raise the cost.
-        let shared: f64 = before.iter().map(|i| us(hunt.prices.of[i]).max(0.0)).sum();
+        let shared: f64 = before.iter().map(|i| us(duals.of[i]).max(0.0)).sum();
         let slowdown = Parts::slowdown(ctx, blocks);
-        let mut gain = [0.0f64; 5];
+        let mut gain = [0.0f64; 6];
         let mut lanes = allowed.iter().peekable();
         for range in &self.ranges {
-            let mut best = [0.0f64; 5];
+            let mut best = [0.0f64; 6];
             while let Some(l) = lanes.next_if(|l| range.contains(l)) {
-                let (own, parts) = (hunt.own[l], &self.lanes[l].parts);
-                let terms = terms(parts, slowdown);
+                let terms = self.lanes[l].load.terms(slowdown, load.is_staged);
                 for (best, term) in best.iter_mut().zip(terms) {
-                    *best = best.min(term - own);
+                    *best = best.min(term - own[l]);
                 }
             }
             for (gain, best) in gain.iter_mut().zip(best) {
                 *gain += best;
             }
         }
-        let mut base = terms(&parts, slowdown);
-        base[4] = parts.serial_us;
+        let mut base = load.terms(slowdown, load.is_staged);
+        base[5] = load.parts.serial_us;
         let least = (base.iter().zip(gain)).map(|(base, gain)| base + gain);
-        ctx.launch_us + parts.latency_us + least.fold(f64::NEG_INFINITY, f64::max)
+        ctx.launch_us + load.parts.latency_us + least.fold(f64::NEG_INFINITY, f64::max)
             - worth
             - shared
             - SLACK_US
     }
 }
 
-/// The times that add up over lanes, and, last, the one that does not.
-fn terms(parts: &Parts, slowdown: Slowdown) -> [f64; 5] {
-    [
-        parts.memory_us * slowdown.memory,
-        parts.tensor_us * slowdown.tensor,
-        parts.simt_us * slowdown.others,
-        parts.special_us * slowdown.others,
-        0.0,
-    ]
-}
-
-/// Microseconds.
-fn us(picoseconds: i64) -> f64 {
-    picoseconds as f64 / 1e6
-}
-
-struct Hunt<'p> {
-    /// For each lane the price of what no other lane holds, microseconds.
-    own: Vec<f64>,
-    prices: &'p Prices,
-    /// Microseconds.
-    limit: f64,
-    most: usize,
-    sets: usize,
-    /// Sets of lanes with their bounds in picoseconds, least first.
-    found: BTreeSet<(i64, Bits)>,
-    all: bool,
-}
-
-impl Hunt<'_> {
-    /// Keeps a set of lanes, unless its bound is too high.
-    fn judge(&mut self, board: &Board<'_>, union: &Bits, parts: Parts, worth: f64) {
-        let least =
-            parts.slowed(board.ctx) + parts.latency_us + board.ctx.launch_us - worth - SLACK_US;
-        self.keep(board, least, union);
+/// The lanes of some members, one for each body that may be the cheapest in some kernel.
+fn lanes_of(board: &Board<'_>, anchors: &Bits, members: Bits, bodies: &[Body]) -> Vec<Lane> {
+    let mut shared = Bits::empty(board.len());
+    let mut of = members.clone();
+    of.intersect(anchors);
+    for i in of.iter() {
+        shared.union(board.before(i));
     }
-
-    /// Keeps a group with a bound of its cost less prices, microseconds, unless pins ask for more.
-    fn keep(&mut self, board: &Board<'_>, least: f64, union: &Bits) {
-        if least >= self.limit || board.closed(union.clone()) != *union {
-            return;
-        }
-        self.found.insert(((least * 1e6) as i64, union.clone()));
-        if self.found.len() > self.most {
-            self.found.pop_last();
-            self.all = false;
-            self.limit = self.found.last().map_or(self.limit, |worst| us(worst.0));
+    shared.intersect(&members);
+    shared.subtract(&of);
+    let mut own = members.clone();
+    own.subtract(&shared);
+    let of_own = board.ops_of(&own);
+    let mut loads: Vec<Load> = vec![];
+    for body in bodies {
+        let load = Load::of(board.ctx, body, &of_own);
+        if !loads.iter().any(|known| known.is_no_dearer(&load)) {
+            loads.retain(|known| !load.is_no_dearer(known));
+            loads.push(load);
         }
     }
-}
-
-fn sum(a: Parts, b: Parts) -> Parts {
-    Parts {
-        memory_us: a.memory_us + b.memory_us,
-        tensor_us: a.tensor_us + b.tensor_us,
-        simt_us: a.simt_us + b.simt_us,
-        special_us: a.special_us + b.special_us,
-        serial_us: a.serial_us.max(b.serial_us),
-        latency_us: a.latency_us.max(b.latency_us),
-        blocks: a.blocks + b.blocks,
-    }
+    let lane = |load| Lane {
+        members: members.clone(),
+        own: own.clone(),
+        shared: shared.clone(),
+        load,
+        beside: Bits::empty(0),
+    };
+    loads.into_iter().map(lane).collect()
 }
 
 /// Whether two lanes may be lanes of one kernel: neither needs anything that only the other

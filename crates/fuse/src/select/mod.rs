@@ -3,38 +3,65 @@
 //! One file per way of choosing. All of them return a partition of a segment
 //! into legal groups whose quotient is acyclic.
 
+mod columns;
+mod costs;
+mod duals;
 mod exact;
 mod greedy;
 mod lanes;
+mod master;
 mod pairs;
-mod prices;
 mod random;
+mod rows;
 mod search;
 
-use crate::PlanError;
 use crate::bits::Bits;
-use crate::board::{Board, positions};
-use crate::candidates::{CAP, grow};
+use crate::board::{Board, nanoseconds, positions};
 use crate::context::Context;
+use crate::error::PlanError;
 use crate::plan::{Mode, Reject};
-use crate::planner::{pin_kind, unplannable};
 use fusec_ir::{OpId, Pin, PinKind};
 use std::collections::BTreeMap;
-use tracing::debug_span;
+
+/// Is told what exact selection is doing, and how far it is: rounds, or states that it may look at.
+pub type Watch<'w> = &'w mut dyn FnMut(&'static str, usize);
 
 /// The kernels of a segment.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Selection {
     /// Positions in the segment, ascending in each group.
     pub groups: Vec<Vec<usize>>,
+    /// Parts of the segment that were planned by themselves.
+    pub parts: usize,
     /// Legal groups priced (exact selection only).
     pub legal: usize,
     /// Illegal groups examined, by rule (exact selection only).
     pub rejected: BTreeMap<String, usize>,
-    /// Predicted time in nanoseconds (exact selection only).
+    /// Predicted time in nanoseconds, of each kernel in its cheapest form.
     pub cost: i64,
     /// No selection costs less than this many nanoseconds, if anything is proven.
     pub bound: Option<i64>,
+}
+
+impl Selection {
+    /// The same in a larger segment, from a position on.
+    pub fn moved(mut self, by: usize) -> Selection {
+        self.groups.iter_mut().flatten().for_each(|i| *i += by);
+        self
+    }
+
+    /// The kernels of two parts of a segment.
+    pub fn and(mut self, more: Selection) -> Selection {
+        self.groups.extend(more.groups);
+        self.parts += more.parts;
+        self.legal += more.legal;
+        for (rule, n) in more.rejected {
+            *self.rejected.entry(rule).or_default() += n;
+        }
+        self.cost += more.cost;
+        self.bound = self.bound.zip(more.bound).map(|(a, b)| a + b);
+        self
+    }
 }
 
 /// Chooses the kernels of a segment.
@@ -43,6 +70,7 @@ pub fn select(
     ops: &[OpId],
     mode: Mode,
     pins: &[Pin],
+    watch: Watch<'_>,
 ) -> Result<Selection, PlanError> {
     let mut together = Vec::new();
     let mut apart = Vec::new();
@@ -63,11 +91,11 @@ pub fn select(
         let ops = board.ops_of(atom);
         board
             .price(atom)
-            .map_err(|reject| unplannable(ctx, &ops, reject))?;
+            .map_err(|reject| PlanError::unplannable(ctx, &ops, reject))?;
     }
     if !board.is_ordered(board.atoms()) {
         let pin = together.first().map(|(pin, _)| *pin);
-        return Err(refused(
+        return Err(PlanError::refused(
             pin,
             Reject {
                 rule: "not-convex".into(),
@@ -77,31 +105,33 @@ pub fn select(
             },
         ));
     }
-    let mut selection = Selection {
-        groups: vec![],
-        legal: 0,
-        rejected: BTreeMap::new(),
-        cost: 0,
-        bound: None,
-    };
-    let groups = match mode {
-        Mode::Unfused => board.atoms().to_vec(),
-        Mode::Greedy => greedy::greedy(&board, board.atoms().to_vec()).0,
-        Mode::Random(seed) => random::random(&board, seed),
-        Mode::Auto => {
-            let pool = debug_span!("rows and recurrences")
-                .in_scope(|| grow(&board, CAP))
-                .map_err(|(ops, reject)| unplannable(ctx, &ops, reject))?;
-            let exact = exact::exact(&board, pool)?;
-            selection.legal = exact.legal;
-            selection.rejected = exact.rejected;
-            selection.cost = exact.cost;
-            selection.bound = exact.bound;
-            exact.groups
+    let plain = |groups: Vec<Bits>| {
+        let us = groups.iter().filter_map(|group| board.price(group).ok());
+        Selection {
+            cost: us.map(nanoseconds).sum(),
+            groups: positions(groups),
+            parts: 1,
+            legal: 0,
+            rejected: BTreeMap::new(),
+            bound: None,
         }
     };
-    selection.groups = positions(groups);
-    Ok(selection)
+    Ok(match mode {
+        Mode::Unfused => plain(board.atoms().to_vec()),
+        Mode::Greedy => plain(greedy::greedy(&board, board.atoms().to_vec()).0),
+        Mode::Random(seed) => plain(random::random(&board, seed)),
+        Mode::Auto => {
+            let exact = exact::exact(&board, watch)?;
+            Selection {
+                groups: positions(exact.groups),
+                parts: 1,
+                legal: exact.legal,
+                rejected: exact.rejected,
+                cost: exact.cost,
+                bound: exact.bound,
+            }
+        }
+    })
 }
 
 /// Positions of the operations that make the named values.
@@ -124,7 +154,7 @@ fn obeyed(board: &Board<'_>, pin: &Pin, members: &Bits) -> Result<(), PlanError>
         .map(|v| graph.value(*v).name.as_str())
         .collect();
     if let Some(elsewhere) = pin.values.iter().find(|n| !here.contains(&n.as_str())) {
-        return Err(refused(
+        return Err(PlanError::refused(
             Some(pin),
             Reject {
                 rule: "segment".into(),
@@ -136,21 +166,13 @@ fn obeyed(board: &Board<'_>, pin: &Pin, members: &Bits) -> Result<(), PlanError>
     }
     match board.price(&board.closed(members.clone())) {
         Ok(_) => Ok(()),
-        Err(reject) => Err(refused(Some(pin), reject)),
-    }
-}
-
-fn refused(pin: Option<&Pin>, reject: Reject) -> PlanError {
-    PlanError::PinRefused {
-        kind: pin.map_or("fuse", |p| pin_kind(p.kind)),
-        names: pin.map(|p| p.values.join(", ")).unwrap_or_default(),
-        reject: Box::new(reject),
+        Err(reject) => Err(PlanError::refused(Some(pin), reject)),
     }
 }
 
 /// What the plan may claim about itself, from the selections of its segments and how many
-/// segments each is for.
-pub fn claim(mode: Mode, chosen: &[(&Selection, usize)]) -> String {
+/// segments each is for; `limit` is how many operations are planned together.
+pub fn claim(mode: Mode, chosen: &[(&Selection, usize)], limit: usize) -> String {
     match mode {
         Mode::Unfused => "one kernel per operation".into(),
         Mode::Greedy => "pairwise merging; no claim".into(),
@@ -159,17 +181,22 @@ pub fn claim(mode: Mode, chosen: &[(&Selection, usize)]) -> String {
             let legal: usize = chosen.iter().map(|(s, _)| s.legal).sum();
             let cost: i64 = chosen.iter().map(|(s, n)| s.cost * *n as i64).sum();
             let bound: Option<i64> = chosen.iter().map(|(s, n)| Some(s.bound? * *n as i64)).sum();
-            match bound {
-                Some(bound) if bound >= cost => {
-                    format!(
-                        "optimal over all legal groups ({legal} priced, the others ruled out by bounds)"
-                    )
-                }
-                Some(bound) => format!(
-                    "best of {legal} legal groups, within {:.2} % of the optimum: a cap ended the search",
-                    (cost - bound) as f64 / bound.max(1) as f64 * 100.0
+            let found = match bound {
+                Some(bound) if bound >= cost => format!(
+                    "optimal over all legal groups ({legal} priced, the others ruled out by bounds)"
                 ),
-                None => format!("best of {legal} legal groups: a cap ended the search"),
+                Some(bound) if bound > 0 => format!(
+                    "best of {legal} legal groups, within {:.2} % of the optimum: a cap ended the search",
+                    (cost - bound) as f64 / bound as f64 * 100.0
+                ),
+                _ => format!("best of {legal} legal groups: a cap ended the search"),
+            };
+            let parts = chosen.iter().map(|(s, _)| s.parts).max().unwrap_or(1);
+            match parts {
+                1 => found,
+                _ => format!(
+                    "{found}; layers of more than {limit} operations in parts of at most so many"
+                ),
             }
         }
     }

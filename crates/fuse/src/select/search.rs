@@ -4,10 +4,10 @@
 //! launch order: groups that are each convex can still wait for each other. So the search
 //! launches kernels one by one. A state is the set of operations done; the next kernel is any
 //! candidate whose operands are done. Best-first search with an admissible bound (feasible
-//! prices) ends at an optimum. All costs are whole numbers, so that nothing depends on the order
+//! dual values) ends at an optimum. All costs are whole numbers, so that nothing depends on the order
 //! of additions.
 
-use super::prices::Prices;
+use super::duals::Duals;
 use crate::bits::Bits;
 use crate::board::Board;
 use std::cmp::Reverse;
@@ -30,15 +30,15 @@ pub struct Problem<'a> {
     /// For each candidate the words of its members and of what must be done before it, side
     /// by side: every state looks at all of them.
     words: Vec<u64>,
-    /// Sum of the prices of each candidate's members: at most its cost.
+    /// Sum of the dual values of each candidate's members: at most its cost.
     worths: Vec<i64>,
-    /// Sum of all prices.
+    /// Sum of all dual values.
     total: i64,
 }
 
 impl<'a> Problem<'a> {
-    /// Prepares candidates of given cost in nanoseconds, with feasible prices.
-    pub fn new(board: &Board<'_>, candidates: &'a [(Bits, i64)], prices: &Prices) -> Self {
+    /// Prepares candidates of given cost in nanoseconds, with feasible dual values.
+    pub fn new(board: &Board<'_>, candidates: &'a [(Bits, i64)], duals: &Duals) -> Self {
         Problem {
             n: board.len(),
             candidates,
@@ -51,9 +51,9 @@ impl<'a> Problem<'a> {
                 .collect(),
             worths: candidates
                 .iter()
-                .map(|(members, _)| prices.worth(board, members))
+                .map(|(members, _)| duals.worth(board, members))
                 .collect(),
-            total: prices.total(),
+            total: duals.total(),
         }
     }
 
@@ -140,7 +140,7 @@ impl<'a> Problem<'a> {
 struct State {
     done: Bits,
     cost: i64,
-    /// Sum of the prices of what is left.
+    /// Sum of the dual values of what is left.
     ahead: i64,
     parent: usize,
     candidate: usize,

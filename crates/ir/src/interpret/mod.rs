@@ -83,6 +83,12 @@ pub struct Interpreter<'g, F> {
     last_uses: Vec<Vec<ValueId>>,
 }
 
+/// Checks that a graph can be run: every id exists, every arity, shape and index range holds. What it
+/// accepts reads no element that is not there.
+pub fn check_graph(graph: &Graph) -> Result<(), InterpretError> {
+    check::check(graph)
+}
+
 /// The results of an operation, and the states it brings up to date.
 type Evaluated<F> = (Vec<Vec<F>>, Vec<(StateId, Vec<F>)>);
 

@@ -244,6 +244,7 @@ fn kernels(
     let source = Source {
         name: "rates.cu",
         text: &text,
+        headers: &[],
     };
     let cubin = toolchain.compile(&source, arch)?.cubin;
     let param = |name: &str, kind| KernelParam {
@@ -253,6 +254,7 @@ fn kernels(
     let kernels = KERNELS.iter().map(|(name, threads)| {
         let image = KernelImage {
             name: (*name).into(),
+            image: (*name).into(),
             entry: (*name).into(),
             source_sha256: String::new(),
             source: String::new(),

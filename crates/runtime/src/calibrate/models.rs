@@ -5,7 +5,7 @@ use super::CalibrateError;
 use crate::bench::RunInputs;
 use crate::executor::Executor;
 use crate::executor::gpu::{GpuDevice, GpuOptions, Timing};
-use crate::toolchain::{Arch, Source, Toolchain};
+use crate::toolchain::{Arch, Header, Source, Toolchain};
 use crate::weights::Weights;
 use fusec_codegen::{Planned, generate};
 use fusec_fuse::{Device, Mode, Options, Schedule, Shape, Storage, Submit, plan};
@@ -126,11 +126,12 @@ impl Bench<'_> {
         let manifest = generate(&graph.name, storage, &[regime])
             .map_err(|error| CalibrateError::own(error.to_string()))?;
         let mut cubins = BTreeMap::new();
-        for kernel in &manifest.kernels {
+        for kernel in manifest.images() {
             let name = format!("{}.cu", kernel.name);
             let source = Source {
                 name: &name,
                 text: &kernel.source,
+                headers: &[Header::prelude(&manifest)],
             };
             let artifact = self.toolchain.compile(&source, self.arch)?;
             cubins.insert(kernel.name.clone(), artifact.cubin);

@@ -50,12 +50,18 @@ pub enum Problem {
     /// Neither safetensors nor a torch archive.
     #[error("neither a safetensors file nor a zip archive written by torch.save")]
     UnknownFormat,
-    /// A bare pickle: the format of torch before 1.6.
+    /// A pickle, but not of torch.
     #[error(
-        "written in the old torch format (a bare pickle, not a zip archive): load it with torch \
-         and save it again with torch.save"
+        "a pickle that torch.save did not write: load it with Python and save its tensors with \
+         torch.save"
     )]
-    LegacyTorch,
+    BarePickle,
+    /// A file of a clone that was made without git-lfs.
+    #[error(
+        "a Git LFS pointer, not the file itself: run `git lfs install` and `git lfs pull` where it was \
+         cloned, or download the file"
+    )]
+    LfsPointer,
     /// The file ends early.
     #[error("truncated: {what} needs {needed} bytes, the file has {got}")]
     Truncated {

@@ -1,13 +1,15 @@
-//! Checkpoints as people download them: safetensors (one file or shards), and the zip archives of
-//! `torch.save`, opened in place and never trusted.
+//! Checkpoints as people download them: safetensors (one file or shards), and what `torch.save`
+//! writes, opened in place and never trusted.
 //!
 //! A [`Checkpoint`] is a set of named tensors and perhaps a configuration. Which tensor becomes
 //! which parameter is not decided here; no model family is known here.
 
 mod config;
 mod error;
+mod legacy;
 mod pickle;
 mod pth;
+mod rename;
 mod safetensors;
 mod view;
 
@@ -30,8 +32,9 @@ pub use self::{
 pub(crate) use self::{config::read_object, view::row_major};
 
 /// Single-file names in a directory, in order of preference.
-const SINGLE: [&str; 4] = [
+const SINGLE: [&str; 5] = [
     "model.safetensors",
+    "model.st",
     "model.pth",
     "model.pt",
     "pytorch_model.bin",
@@ -42,7 +45,10 @@ const INDEXES: [&str; 2] = [
     "pytorch_model.bin.index.json",
 ];
 /// Endings that make any other file in a directory a candidate.
-const ENDINGS: [&str; 3] = ["safetensors", "pth", "pt"];
+const ENDINGS: [&str; 4] = ["safetensors", "st", "pth", "pt"];
+
+/// How a file begins that stands for another in a Git repository.
+const LFS_POINTER: &[u8] = b"version https://git-lfs.github.com/spec/";
 
 /// Named tensors in one or several mapped files.
 #[derive(Debug)]
@@ -52,6 +58,8 @@ pub struct Checkpoint {
     tensors: BTreeMap<String, Entry>,
     skipped: Vec<Skipped>,
     config: Option<Value>,
+    /// Under which name the file has a tensor, where that is another.
+    stored_as: BTreeMap<String, String>,
 }
 
 /// Where a tensor lies. The invariant of [`TensorView`] holds.
@@ -86,8 +94,8 @@ impl Checkpoint {
     /// Opens a checkpoint: a `.safetensors` file, a file written by `torch.save`, the index of a
     /// sharded checkpoint, or a directory that holds one of them and perhaps a `config.json`.
     ///
-    /// In a directory the first of `model.safetensors`, its index, `model.pth`, `model.pt`,
-    /// `pytorch_model.bin`, its index is taken; else the only file with such an ending (the
+    /// In a directory the first of `model.safetensors`, its index, `model.st`, `model.pth`,
+    /// `model.pt`, `pytorch_model.bin`, its index is taken; else the only file with such an ending (the
     /// recorded outputs of a golden case, [`crate::golden::FILE`], are never taken).
     pub fn open(path: impl AsRef<Path>) -> Result<Self, CheckpointError> {
         let path = path.as_ref();
@@ -106,6 +114,7 @@ impl Checkpoint {
             tensors: BTreeMap::new(),
             skipped: Vec::new(),
             config: None,
+            stored_as: BTreeMap::new(),
         };
         let file = if metadata.is_dir() {
             let config = path.join("config.json");
@@ -137,6 +146,11 @@ impl Checkpoint {
     /// Names of the tensors, sorted.
     pub fn names(&self) -> impl ExactSizeIterator<Item = &str> {
         self.tensors.keys().map(String::as_str)
+    }
+
+    /// Whether there is a tensor of that name.
+    pub fn has(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
     }
 
     /// What the files hold beside tensors, in the order found.
@@ -223,6 +237,9 @@ impl Checkpoint {
     ) -> Result<(), CheckpointError> {
         let fail = |problem| CheckpointError::new(path, problem);
         let map = map_file(path)?;
+        if map.starts_with(LFS_POINTER) {
+            return Err(fail(Problem::LfsPointer));
+        }
         let Contents { tensors, skipped } = read_entries(path, &map).map_err(fail)?;
         self.skipped.extend(skipped);
         let file = self.files.len();
@@ -352,13 +369,16 @@ fn map_file(path: &Path) -> Result<Mmap, CheckpointError> {
 /// Tells the format by content: an ending is only a hint, and `.bin` none.
 fn read_entries(path: &Path, bytes: &[u8]) -> Result<Contents, Problem> {
     let named = |ending| path.extension().is_some_and(|e| e == ending);
-    if named("safetensors") {
+    if named("safetensors") || named("st") {
         return safetensors::entries(bytes);
     }
     if bytes.starts_with(b"PK\x03\x04") {
         return pth::entries(bytes);
     }
-    // PROTO with a version: how every bare pickle of torch starts.
+    if bytes.starts_with(legacy::MAGIC) {
+        return legacy::entries(bytes);
+    }
+    // PROTO with a version: how every pickle starts.
     let pickle = matches!(bytes, [0x80, 0..=5, ..]);
     // A safetensors file under another name: the length of a JSON object, and the object. The
     // length may begin as a pickle does, and then has to fit the file.
@@ -368,7 +388,7 @@ fn read_entries(path: &Path, bytes: &[u8]) -> Result<Contents, Problem> {
         return safetensors::entries(bytes);
     }
     if pickle {
-        return Err(Problem::LegacyTorch);
+        return Err(Problem::BarePickle);
     }
     Err(Problem::UnknownFormat)
 }

@@ -11,17 +11,25 @@ use std::collections::BTreeSet;
 use self::machine::{Machine, Object, Value};
 use super::view::StoredDtype;
 
-/// Longest pickle accepted, in bytes (some 300,000 tensors).
+/// Longest pickle accepted, in bytes.
 pub(super) const PICKLE_LIMIT: u64 = 32 << 20;
-/// Most objects, stack slots and memo entries.
-const OBJECT_LIMIT: usize = 1 << 22;
+/// Most instructions executed (a tensor takes some fifty).
+const STEP_LIMIT: usize = 1 << 24;
+/// Most objects, stack slots and memo entries (a tensor takes some seven objects).
+const OBJECT_LIMIT: usize = 1 << 21;
 /// Deepest nesting of containers around a tensor.
 const DEPTH_LIMIT: usize = 64;
 /// Most containers and leaves visited when nested names are flattened: shared containers can
 /// otherwise unfold without bound.
-const VISIT_LIMIT: usize = 1 << 22;
+const VISIT_LIMIT: usize = 1 << 20;
 /// Longest flattened name, in bytes.
 const NAME_LIMIT: usize = 4096;
+/// Most bytes in all flattened names together.
+const NAMES_LIMIT: usize = 64 << 20;
+/// Longest key of a storage, in bytes.
+const KEY_LIMIT: usize = 256;
+/// Most dimensions of a tensor: torch has no more either.
+const RANK_LIMIT: usize = 64;
 
 /// Why a pickle was refused.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -112,14 +120,71 @@ pub(super) struct Unpickled {
 pub(super) fn unpickle(bytes: &[u8]) -> Result<Unpickled, PickleError> {
     let mut machine = Machine::new(bytes);
     let top = machine.run()?;
+    flatten(&machine, top)
+}
+
+/// The pickles of a file from before zip archives.
+#[derive(Debug)]
+pub(super) struct Stream {
+    /// What was saved.
+    pub saved: Unpickled,
+    /// Keys of the storages, in the order in which their data follow.
+    pub keys: Vec<String>,
+    /// Where the data begin, in bytes from the start.
+    pub data: usize,
+}
+
+/// How the first of these pickles begins: a number that tells the format.
+pub(super) const MAGIC: &[u8] = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.";
+
+/// Runs the pickles of a file from before zip archives: [`MAGIC`], the version, the machine it was
+/// written on, what was saved, the keys of the storages.
+pub(super) fn unpickle_stream(bytes: &[u8]) -> Result<Stream, PickleError> {
+    let mut machine = Machine::new(bytes);
+    machine.run()?;
+    let version = machine.run()?;
+    if !matches!(version, Value::Int(1001)) {
+        return Err(machine.malformed("the version of the format is not 1001"));
+    }
+    let written_on = machine.run()?;
+    if let Some(Object::Dict { items, .. }) = machine.object(written_on) {
+        let big = |(key, value): &(Value<'_>, Value<'_>)| {
+            matches!(
+                (key, value),
+                (Value::Str("little_endian"), Value::Bool(false))
+            )
+        };
+        if items.iter().any(big) {
+            return Err(machine.malformed("the data is not little-endian"));
+        }
+    }
+    let top = machine.run()?;
+    let saved = flatten(&machine, top)?;
+    let keys = machine.run()?;
+    let Some(Object::List(keys)) = machine.object(keys) else {
+        return Err(machine.malformed("the keys of the storages are not a list"));
+    };
+    let keys = keys.iter().map(|key| match key {
+        Value::Str(key) if key.len() <= KEY_LIMIT => Ok(key.to_string()),
+        _ => Err(machine.malformed("the key of a storage is no short string")),
+    });
+    Ok(Stream {
+        saved,
+        keys: keys.collect::<Result<_, _>>()?,
+        data: machine.at(),
+    })
+}
+
+fn flatten<'a>(machine: &Machine<'a>, top: Value<'a>) -> Result<Unpickled, PickleError> {
     if !matches!(machine.object(top), Some(Object::Dict { .. })) {
         return Err(PickleError::NotADictionary {
             kind: machine.kind(top),
         });
     }
     let mut flat = Flattener {
-        machine: &machine,
+        machine,
         visits: 0,
+        name_bytes: 0,
         names: BTreeSet::new(),
         out: Unpickled::default(),
     };
@@ -130,6 +195,8 @@ pub(super) fn unpickle(bytes: &[u8]) -> Result<Unpickled, PickleError> {
 struct Flattener<'m, 'a> {
     machine: &'m Machine<'a>,
     visits: usize,
+    /// Of all names so far.
+    name_bytes: usize,
     names: BTreeSet<String>,
     out: Unpickled,
 }
@@ -153,6 +220,13 @@ impl<'a> Flattener<'_, 'a> {
             return Err(PickleError::TooMuch {
                 what: "bytes in one name",
                 limit: NAME_LIMIT,
+            });
+        }
+        self.name_bytes += name.len();
+        if self.name_bytes > NAMES_LIMIT {
+            return Err(PickleError::TooMuch {
+                what: "bytes in all names",
+                limit: NAMES_LIMIT,
             });
         }
         let machine = self.machine;
@@ -197,7 +271,10 @@ impl<'a> Flattener<'_, 'a> {
     }
 }
 
+/// The name of an item. A key that is too long is cut, still too long: its text is not needed.
 fn join(outer: &str, key: &str) -> String {
+    let end = key.floor_char_boundary(NAME_LIMIT + 4);
+    let key = key.get(..end).unwrap_or_default();
     if outer.is_empty() {
         key.to_string()
     } else {

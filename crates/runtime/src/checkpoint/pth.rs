@@ -13,7 +13,7 @@ use zip::{CompressionMethod, ZipArchive, result::ZipError};
 use super::{
     Contents, Entry, Skipped,
     error::Problem,
-    pickle::{PICKLE_LIMIT, TensorRef, unpickle},
+    pickle::{PICKLE_LIMIT, TensorRef, Unpickled, unpickle},
     view::row_major,
 };
 
@@ -53,11 +53,19 @@ pub(super) fn entries(bytes: &[u8]) -> Result<Contents, Problem> {
     }
     let pickle = archive.read(&format!("{prefix}data.pkl"), PICKLE_LIMIT)?;
     let unpickled = unpickle(&pickle)?;
+    contents(unpickled, |tensor| {
+        archive.stored(&format!("{prefix}data/{}", tensor.storage.key))
+    })
+}
 
+/// What a pickle described, each tensor placed in the bytes of its storage.
+pub(super) fn contents(
+    unpickled: Unpickled,
+    mut storage: impl FnMut(&TensorRef) -> Result<Range<usize>, Problem>,
+) -> Result<Contents, Problem> {
     let mut contents = Contents::default();
     for (name, tensor) in unpickled.tensors {
-        let storage = archive.stored(&format!("{prefix}data/{}", tensor.storage.key))?;
-        let entry = place(&name, &tensor, storage)?;
+        let entry = place(&name, &tensor, storage(&tensor)?)?;
         contents.tensors.push((name, entry));
     }
     for (name, kind) in unpickled.skipped {

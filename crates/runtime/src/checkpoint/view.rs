@@ -24,6 +24,12 @@ pub enum StoredDtype {
     I16,
     /// Signed, 8 bits.
     I8,
+    /// Unsigned, 64 bits.
+    U64,
+    /// Unsigned, 32 bits.
+    U32,
+    /// Unsigned, 16 bits.
+    U16,
     /// Unsigned, 8 bits.
     U8,
     /// One byte; zero is false.
@@ -32,14 +38,15 @@ pub enum StoredDtype {
 
 impl StoredDtype {
     /// Every supported name, for messages.
-    pub const NAMES: &'static str = "F64, F32, F16, BF16, I64, I32, I16, I8, U8, BOOL";
+    pub const NAMES: &'static str =
+        "F64, F32, F16, BF16, I64, I32, I16, I8, U64, U32, U16, U8, BOOL";
 
     /// Bytes of one element.
     pub fn size(self) -> usize {
         match self {
-            Self::F64 | Self::I64 => 8,
-            Self::F32 | Self::I32 => 4,
-            Self::F16 | Self::BF16 | Self::I16 => 2,
+            Self::F64 | Self::I64 | Self::U64 => 8,
+            Self::F32 | Self::I32 | Self::U32 => 4,
+            Self::F16 | Self::BF16 | Self::I16 | Self::U16 => 2,
             Self::I8 | Self::U8 | Self::Bool => 1,
         }
     }
@@ -60,6 +67,9 @@ impl StoredDtype {
             "I32" => Self::I32,
             "I16" => Self::I16,
             "I8" => Self::I8,
+            "U64" => Self::U64,
+            "U32" => Self::U32,
+            "U16" => Self::U16,
             "U8" => Self::U8,
             "BOOL" => Self::Bool,
             _ => return None,
@@ -77,6 +87,9 @@ impl StoredDtype {
             Self::I32 => "I32",
             Self::I16 => "I16",
             Self::I8 => "I8",
+            Self::U64 => "U64",
+            Self::U32 => "U32",
+            Self::U16 => "U16",
             Self::U8 => "U8",
             Self::Bool => "BOOL",
         }
@@ -165,6 +178,14 @@ impl TensorView<'_> {
             StoredDtype::I32 => self.gather::<4, _>(|b| i32::from_le_bytes(b).into()),
             StoredDtype::I16 => self.gather::<2, _>(|b| i16::from_le_bytes(b).into()),
             StoredDtype::I8 => self.gather::<1, _>(|b| i8::from_le_bytes(b).into()),
+            StoredDtype::U64 => {
+                let all = self.gather::<8, _>(u64::from_le_bytes);
+                let beyond = |v: &u64| format!("the integer {v} is beyond 63 bits");
+                let narrow = all.iter().map(|v| i64::try_from(*v).map_err(|_| beyond(v)));
+                narrow.collect::<Result<_, _>>()?
+            }
+            StoredDtype::U32 => self.gather::<4, _>(|b| u32::from_le_bytes(b).into()),
+            StoredDtype::U16 => self.gather::<2, _>(|b| u16::from_le_bytes(b).into()),
             StoredDtype::U8 => self.gather::<1, _>(|b| u8::from_le_bytes(b).into()),
             StoredDtype::Bool => self.gather::<1, _>(|[b]| i64::from(b != 0)),
             StoredDtype::F64 | StoredDtype::F32 | StoredDtype::F16 | StoredDtype::BF16 => {

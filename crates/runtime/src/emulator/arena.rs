@@ -8,7 +8,7 @@ use memmap2::{MmapMut, MmapOptions};
 use super::EmulatorError;
 
 /// Must match `HEADER_BYTES + MAX_THREADS * STACK_BYTES` in execution.h.
-const ARENA_BYTES: usize = (8 << 20) + 1024 * (256 << 10);
+const ARENA_BYTES: usize = (10 << 20) + 1024 * (256 << 10);
 
 static SPARE: Mutex<Vec<MmapMut>> = Mutex::new(Vec::new());
 

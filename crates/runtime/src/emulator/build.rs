@@ -1,25 +1,26 @@
-//! From kernel sources to loaded shared objects, through a cache on disk.
+//! From kernel sources to shared objects, through a cache on disk.
 
 use std::collections::BTreeMap;
-use std::ffi::{CStr, OsString};
-use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::ffi::OsString;
+use std::path::Path;
 use std::process::Command;
 
-use libloading::Library;
+use fusec_codegen::manifest::ENTRY;
+use fusec_codegen::prelude;
 use rayon::prelude::*;
-use sha2::{Digest, Sha256};
 
 use super::EmulatorError;
-use super::launch::LaunchRecord;
+use super::library::EmulatedKernel;
 
+use crate::cache::{Contents, Entry, KernelCache, KeyParts, Outcome};
 use crate::partial;
 
 /// What surrounds a kernel's source, in order: before it and behind it.
-const BEFORE: [(&str, &str); 3] = [
+const BEFORE: [(&str, &str); 4] = [
     ("execution.h", include_str!("execution.h")),
     ("builtins.h", include_str!("builtins.h")),
     ("primitives.h", include_str!("primitives.h")),
+    ("bulk.h", include_str!("bulk.h")),
 ];
 const BEHIND: (&str, &str) = ("entry.h", include_str!("entry.h"));
 
@@ -46,7 +47,7 @@ impl Default for EmulatorOptions {
 #[derive(Debug, Clone)]
 pub struct Emulator {
     options: EmulatorOptions,
-    cache: PathBuf,
+    cache: Option<KernelCache>,
     compiler_version: String,
 }
 
@@ -56,18 +57,23 @@ pub struct EmulatedModule {
     pub(super) kernels: BTreeMap<String, EmulatedKernel>,
 }
 
-#[derive(Debug)]
-pub(super) struct EmulatedKernel {
-    pub(super) run_block: unsafe extern "C" fn(*mut LaunchRecord) -> i32,
-    /// One letter per parameter, as `fusec_emu_signature` says.
-    pub(super) signature: String,
-    /// Keeps `run_block` mapped.
-    _library: Library,
-}
+/// The only thing that an object exports, for the linker: whatever a kernel is called and defines, it
+/// takes the place of nothing.
+const EXPORTED: &str = "{ global: emulator_table; local: *; };\n";
 
 impl Emulator {
-    /// An emulator that caches compiled kernels under `cache` (created when missing).
+    /// An emulator that caches compiled kernels under `cache` (created when missing). A cache that
+    /// cannot be used is no error: it is logged, and every kernel is compiled anew.
     pub fn new(cache: &Path, options: EmulatorOptions) -> Result<Self, EmulatorError> {
+        let uncached = Self::without_cache(options)?;
+        let cache = KernelCache::open(cache, Contents::Libraries)
+            .inspect_err(|error| tracing::warn!("emulating without a cache: {error}"))
+            .ok();
+        Ok(Self { cache, ..uncached })
+    }
+
+    /// An emulator that compiles every kernel anew and remembers none.
+    pub fn without_cache(options: EmulatorOptions) -> Result<Self, EmulatorError> {
         if !cfg!(all(target_os = "linux", target_arch = "x86_64")) {
             return Err(EmulatorError::Platform);
         }
@@ -78,20 +84,21 @@ impl Emulator {
                 compiler: options.compiler.to_string_lossy().into_owned(),
                 source,
             })?;
-        std::fs::create_dir_all(cache).map_err(|source| EmulatorError::Cache {
-            path: cache.to_owned(),
-            source,
-        })?;
         Ok(Self {
             options,
-            cache: cache.to_owned(),
+            cache: None,
             compiler_version: String::from_utf8_lossy(&output.stdout).into_owned(),
         })
     }
 
-    /// Compiles and loads `sources`, pairs of a kernel's name and the text that defines
-    /// `extern "C" __global__ void NAME(...)`. Kernels that are in the cache are not compiled again.
-    pub fn build(&self, sources: &[(&str, &str)]) -> Result<EmulatedModule, EmulatorError> {
+    /// Compiles and loads `sources`, pairs of a kernel's entry and the text that defines
+    /// `extern "C" __global__ void ENTRY(...)` and may include `prelude` under its name. Kernels that
+    /// are in the cache are not compiled again.
+    pub fn build(
+        &self,
+        sources: &[(&str, &str)],
+        prelude: &str,
+    ) -> Result<EmulatedModule, EmulatorError> {
         let mut unique = BTreeMap::new();
         for (name, source) in sources {
             let kernel = || (*name).to_owned();
@@ -103,6 +110,12 @@ impl Emulator {
                 return Err(EmulatorError::Name {
                     kernel: kernel(),
                     reason: "it is no C identifier",
+                });
+            }
+            if !name.starts_with(ENTRY) {
+                return Err(EmulatorError::Name {
+                    kernel: kernel(),
+                    reason: "it does not begin as entries do, and may be that of a library",
                 });
             }
             if unique
@@ -118,8 +131,8 @@ impl Emulator {
         let kernels = unique
             .par_iter()
             .map(|(name, source)| {
-                let path = self.compiled(name, source)?;
-                Ok(((*name).to_owned(), load(name, &path)?))
+                let image = self.compiled(name, source, prelude)?;
+                Ok(((*name).to_owned(), EmulatedKernel::load(name, &image)?))
             })
             .collect::<Result<BTreeMap<_, _>, EmulatorError>>()?;
         Ok(EmulatedModule { kernels })
@@ -142,6 +155,8 @@ impl Emulator {
             "-ffp-contract=off",
             "-fcf-protection=none",
             "-fno-stack-protector",
+            // What the object calls of its own is its own, whatever else has the name.
+            "-Wl,-Bsymbolic",
         ];
         // Wider vectors change the speed, not the numbers: contraction is off.
         #[cfg(target_arch = "x86_64")]
@@ -156,8 +171,8 @@ impl Emulator {
         flags
     }
 
-    /// The shared object of one kernel, compiled now when the cache has none.
-    fn compiled(&self, name: &str, source: &str) -> Result<PathBuf, EmulatorError> {
+    /// The shared object of one kernel, compiled now when the cache has none that is sound.
+    fn compiled(&self, name: &str, source: &str, prelude: &str) -> Result<Vec<u8>, EmulatorError> {
         let kernel_file = format!("{name}.cu");
         let mut text = format!("#define FUSEC_EMULATOR 1\n#define FUSEC_KERNEL {name}\n");
         for (file, part) in BEFORE
@@ -166,38 +181,63 @@ impl Emulator {
         {
             text.push_str(&format!("#line 1 \"{file}\"\n{part}\n"));
         }
-        let flags = self.flags();
-        let mut hash = Sha256::new();
-        for part in [self.compiler_version.as_str(), &flags.join(" "), &text] {
-            hash.update(part.as_bytes());
-            hash.update([0]);
-        }
-        let key: String = hash
-            .finalize()
-            .iter()
-            .take(16)
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
-        let path = self.cache.join(format!("{key}.so"));
-        if path.is_file() {
-            return Ok(path);
-        }
-        let cache_error = |source| EmulatorError::Cache {
-            path: self.cache.clone(),
-            source,
+        let Some(cache) = &self.cache else {
+            return self.compile(name, &text, prelude, &std::env::temp_dir());
         };
-        // Built under a temporary name and renamed: other processes see a whole file or none.
-        let (scratch, _unfinished) = partial::dir_in("build-", &self.cache).map_err(cache_error)?;
+        let options: Vec<String> = self.flags().into_iter().map(str::to_owned).collect();
+        let parts = KeyParts {
+            name: &kernel_file,
+            source: &text,
+            headers: &[(prelude::FILE, prelude), ("exported.map", EXPORTED)],
+            arch: std::env::consts::ARCH,
+            options: &options,
+            compiler: &self.compiler_version,
+        };
+        let lookup = cache.get_or_compile(&parts, || {
+            let image = self.compile(name, &text, prelude, cache.dir())?;
+            let log = String::new();
+            Ok::<_, EmulatorError>(Entry { image, log })
+        })?;
+        if let Outcome::Rebuilt(corrupt) = &lookup.outcome {
+            tracing::warn!("{corrupt}");
+        }
+        if let Some(error) = &lookup.not_stored {
+            tracing::warn!("`{name}` was compiled but not cached: {error}");
+        }
+        Ok(lookup.entry.image)
+    }
+
+    /// Runs the compiler, in a directory of its own below `place`.
+    fn compile(
+        &self,
+        name: &str,
+        text: &str,
+        prelude: &str,
+        place: &Path,
+    ) -> Result<Vec<u8>, EmulatorError> {
+        let failed = |path: &Path| {
+            let path = path.to_owned();
+            move |source| EmulatorError::Build { path, source }
+        };
+        let (scratch, _unfinished) = partial::dir_in(place).map_err(failed(place))?;
         let input = scratch.path().join("kernel.cpp");
         let output = scratch.path().join("kernel.so");
-        std::fs::File::create(&input)
-            .and_then(|mut file| file.write_all(text.as_bytes()))
-            .map_err(cache_error)?;
+        let exported = scratch.path().join("exported.map");
+        for (path, text) in [
+            (&input, text),
+            (&scratch.path().join(prelude::FILE), prelude),
+            (&exported, EXPORTED),
+        ] {
+            std::fs::write(path, text).map_err(failed(path))?;
+        }
+        let mut export = OsString::from("-Wl,--version-script=");
+        export.push(&exported);
         let result = Command::new(&self.options.compiler)
-            .args(&flags)
+            .args(self.flags())
             .arg(&input)
             .arg("-o")
             .arg(&output)
+            .arg(export)
             .arg("-lm")
             .output()
             .map_err(|source| EmulatorError::CompilerMissing {
@@ -210,32 +250,6 @@ impl Emulator {
                 log: String::from_utf8_lossy(&result.stderr).into_owned(),
             });
         }
-        std::fs::rename(&output, &path).map_err(cache_error)?;
-        Ok(path)
-    }
-}
-
-fn load(name: &str, path: &Path) -> Result<EmulatedKernel, EmulatorError> {
-    let error = |reason: libloading::Error| EmulatorError::Load {
-        kernel: name.to_owned(),
-        path: path.to_owned(),
-        reason: reason.to_string(),
-    };
-    // SAFETY: the object was compiled from the headers of this directory, whose symbols have these types, and it
-    // runs no code when it is loaded. The symbols live as long as the library, which is kept beside them.
-    unsafe {
-        let library = Library::new(path).map_err(error)?;
-        let run_block = *library
-            .get::<unsafe extern "C" fn(*mut LaunchRecord) -> i32>(b"fusec_emu_run_block\0")
-            .map_err(error)?;
-        let signature = library
-            .get::<unsafe extern "C" fn() -> *const std::ffi::c_char>(b"fusec_emu_signature\0")
-            .map_err(error)?;
-        let signature = CStr::from_ptr(signature()).to_string_lossy().into_owned();
-        Ok(EmulatedKernel {
-            run_block,
-            signature,
-            _library: library,
-        })
+        std::fs::read(&output).map_err(failed(&output))
     }
 }

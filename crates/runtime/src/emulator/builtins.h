@@ -1,7 +1,7 @@
 // CUDA's built-in functions and variables, as far as kernels may name them directly: shuffles, votes,
 // thread indices, barriers, atomics, bit casts.
 
-namespace fusec_emu {
+namespace emulator {
 
 template <class T> struct ShuffleLane { T value; T out; int arg; };
 
@@ -43,41 +43,41 @@ static inline u32 ballot(u32 mask, bool value, int line) {
 
 static inline void aligned(const void* p, u64 bytes, const char* what) {
     Worker* w = W;
-    if (reinterpret_cast<fusec_uptr>(p) % bytes)
+    if (reinterpret_cast<emulator_uptr>(p) % bytes)
         FUSEC_EMU_FAIL(w, "block (%u,%u,%u), thread %u: %s of %llu bytes at a misaligned address", w->block_idx.x, w->block_idx.y,
                        w->block_idx.z, w->cur->index, what, bytes);
 }
 
-}  // namespace fusec_emu
+}  // namespace emulator
 
-#define threadIdx (fusec_emu::W->cur->tid)
-#define blockIdx (fusec_emu::W->block_idx)
-#define blockDim (fusec_emu::W->block_dim)
-#define gridDim (fusec_emu::W->grid_dim)
+#define threadIdx (emulator::W->cur->tid)
+#define blockIdx (emulator::W->block_idx)
+#define blockDim (emulator::W->block_dim)
+#define gridDim (emulator::W->grid_dim)
 #define warpSize 32
 
-#define __syncthreads() fusec_emu::block_collective(nullptr, "__syncthreads", __LINE__, [](void**, u32) {})
+#define __syncthreads() emulator::block_collective(nullptr, "__syncthreads", __LINE__, [](void**, u32) {})
 static inline void __syncwarp(u32 mask = 0xffffffffu, int line = __builtin_LINE()) {
-    fusec_emu::warp_collective(mask, nullptr, "__syncwarp", line, [](void**) {});
+    emulator::warp_collective(mask, nullptr, "__syncwarp", line, [](void**) {});
 }
 template <class T> static inline T __shfl_sync(u32 m, T v, int a, int w = 32, int line = __builtin_LINE()) {
-    return fusec_emu::shuffle(fusec_emu::SHUFFLE_IDX, "__shfl_sync", m, v, a, w, line);
+    return emulator::shuffle(emulator::SHUFFLE_IDX, "__shfl_sync", m, v, a, w, line);
 }
 template <class T> static inline T __shfl_up_sync(u32 m, T v, int a, int w = 32, int line = __builtin_LINE()) {
-    return fusec_emu::shuffle(fusec_emu::SHUFFLE_UP, "__shfl_up_sync", m, v, a, w, line);
+    return emulator::shuffle(emulator::SHUFFLE_UP, "__shfl_up_sync", m, v, a, w, line);
 }
 template <class T> static inline T __shfl_down_sync(u32 m, T v, int a, int w = 32, int line = __builtin_LINE()) {
-    return fusec_emu::shuffle(fusec_emu::SHUFFLE_DOWN, "__shfl_down_sync", m, v, a, w, line);
+    return emulator::shuffle(emulator::SHUFFLE_DOWN, "__shfl_down_sync", m, v, a, w, line);
 }
 template <class T> static inline T __shfl_xor_sync(u32 m, T v, int a, int w = 32, int line = __builtin_LINE()) {
-    return fusec_emu::shuffle(fusec_emu::SHUFFLE_XOR, "__shfl_xor_sync", m, v, a, w, line);
+    return emulator::shuffle(emulator::SHUFFLE_XOR, "__shfl_xor_sync", m, v, a, w, line);
 }
-static inline u32 __ballot_sync(u32 m, bool v, int line = __builtin_LINE()) { return fusec_emu::ballot(m, v, line); }
-static inline int __any_sync(u32 m, bool v, int line = __builtin_LINE()) { return fusec_emu::ballot(m, v, line) != 0; }
-static inline int __all_sync(u32 m, bool v, int line = __builtin_LINE()) { return fusec_emu::ballot(m, !v, line) == 0; }
+static inline u32 __ballot_sync(u32 m, bool v, int line = __builtin_LINE()) { return emulator::ballot(m, v, line); }
+static inline int __any_sync(u32 m, bool v, int line = __builtin_LINE()) { return emulator::ballot(m, v, line) != 0; }
+static inline int __all_sync(u32 m, bool v, int line = __builtin_LINE()) { return emulator::ballot(m, !v, line) == 0; }
 
 // Atomics: blocks run on several threads of the host.
-template <class T> static inline T fusec_emu_add(T* p, T v) {
+template <class T> static inline T emulator_add(T* p, T v) {
     T old;
     __atomic_load(p, &old, __ATOMIC_RELAXED);
     for (;;) {
@@ -85,8 +85,8 @@ template <class T> static inline T fusec_emu_add(T* p, T v) {
         if (__atomic_compare_exchange(p, &old, &next, false, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED)) return old;
     }
 }
-static inline float atomicAdd(float* p, float v) { return fusec_emu_add(p, v); }
-static inline double atomicAdd(double* p, double v) { return fusec_emu_add(p, v); }
+static inline float atomicAdd(float* p, float v) { return emulator_add(p, v); }
+static inline double atomicAdd(double* p, double v) { return emulator_add(p, v); }
 static inline int atomicAdd(int* p, int v) { return __atomic_fetch_add(p, v, __ATOMIC_ACQ_REL); }
 static inline u32 atomicAdd(u32* p, u32 v) { return __atomic_fetch_add(p, v, __ATOMIC_ACQ_REL); }
 static inline u64 atomicAdd(u64* p, u64 v) { return __atomic_fetch_add(p, v, __ATOMIC_ACQ_REL); }

@@ -1,19 +1,20 @@
-// Compiled behind one kernel source, with FUSEC_KERNEL naming its kernel: the entry points that the
-// Rust side calls.
+// Compiled behind one kernel source, with FUSEC_KERNEL naming its kernel: the functions that the Rust side
+// calls, in a table.
 
-namespace fusec_emu {
+namespace emulator {
 
-extern "C" void fusec_emu_fiber() {
+extern "C" void emulator_fiber() {
     for (;;) {
         Worker* w = W;
         Thread* t = w->cur;
         invoke(&FUSEC_KERNEL, w->launch->args);
         end_thread(w, t);
-        Thread* next = pop(w);
+        // Nobody waits for what is under way when the last one ends.
+        Thread* next = w->ended == w->threads ? pop(w) : next_ready(w);
         if (!next) {
             if (w->ended != w->threads) deadlock(w);
             void* dead;
-            fusec_emu_switch(&dead, w->main_sp);
+            emulator_switch(&dead, w->main_sp);
             __builtin_unreachable();
         }
         if (next->state == NOT_STARTED) {
@@ -38,6 +39,8 @@ static void begin_block(Worker* w, Launch* launch) {
     w->threads = n;
     w->ended = w->arrived = w->first_ended = 0;
     w->failed = false;
+    w->tensor_copies = 0;
+    memset(w->announced_to, 0, sizeof w->announced_to);
     w->ready_head = w->ready_count = 0;
     memset(w->warp_arrived, 0, sizeof w->warp_arrived);
     memset(w->warp_ended, 0, sizeof w->warp_ended);
@@ -62,7 +65,7 @@ static void begin_block(Worker* w, Launch* launch) {
                 t.index = index;
                 t.state = NOT_STARTED;
                 t.line = 0;
-                t.copies = t.groups = 0;
+                t.copies = t.groups = t.products = t.product_groups = 0;
             }
     w->free_stacks = n;
     for (u32 i = 0; i < n; ++i) w->stacks[i] = u16(n - 1 - i);
@@ -71,18 +74,26 @@ static void begin_block(Worker* w, Launch* launch) {
     memset(launch->smem + launch->smem_bytes, 0xa5, SMEM_GUARD);
 }
 
-}  // namespace fusec_emu
+}  // namespace emulator
 
-extern "C" __attribute__((visibility("default"))) const char* fusec_emu_signature() { return fusec_emu::signature(&FUSEC_KERNEL); }
+namespace emulator {
+
+extern "C" {
+
+static const char* kernel_signature() { return signature(&FUSEC_KERNEL); }
 
 // Runs the block launch->index. 0: done; 1: launch->error says why not.
-extern "C" __attribute__((visibility("default"))) int fusec_emu_run_block(fusec_emu::Launch* launch) {
-    using namespace fusec_emu;
+static int run_block(Launch* launch) {
     Worker* w = reinterpret_cast<Worker*>(launch->arena);
     W = w;
     begin_block(w, launch);
     switch_to(w, &w->main_sp, pop(w));
     if (w->failed) return 1;
+    if (w->tensor_copies) {
+        snprintf(launch->error, launch->error_bytes, "block (%u,%u,%u) ended before %u of its copies had landed",
+                 w->block_idx.x, w->block_idx.y, w->block_idx.z, w->tensor_copies);
+        return 1;
+    }
     for (u32 i = 0; i < SMEM_GUARD; ++i)
         if (u8(launch->smem[launch->smem_bytes + i]) != 0xa5) {
             snprintf(launch->error, launch->error_bytes, "block (%u,%u,%u) wrote %u bytes behind its %u bytes of dynamic shared memory",
@@ -91,3 +102,16 @@ extern "C" __attribute__((visibility("default"))) int fusec_emu_run_block(fusec_
         }
     return 0;
 }
+
+}  // extern "C"
+
+struct Table {
+    const char* (*signature)();
+    int (*run_block)(Launch*);
+};
+
+}  // namespace emulator
+
+// All that the object exports.
+extern "C" __attribute__((visibility("default"))) const emulator::Table emulator_table;
+const emulator::Table emulator_table = {emulator::kernel_signature, emulator::run_block};

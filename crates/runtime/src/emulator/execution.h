@@ -10,6 +10,10 @@
 // lane to arrive computes the result for all. A thread that ends, or meets another barrier, while
 // others wait for it aborts the launch with a message.
 //
+// Copies by tensor maps leave NaN where they go and land only when no thread can go on without one;
+// products of a warpgroup read their operands when they are waited for. What is used or overwritten too
+// early shows as a wrong number.
+//
 // Barriers of the grid: blocks do not wait for each other, so the whole grid runs once for each phase,
 // and does in each run what belongs to that phase only. A block counts the barriers that it meets.
 
@@ -21,7 +25,7 @@ typedef signed char i8;
 typedef short i16;
 typedef int i32;
 typedef long long i64;
-typedef unsigned long fusec_uptr;
+typedef unsigned long emulator_uptr;
 #ifndef size_t
 typedef __SIZE_TYPE__ size_t;
 #endif
@@ -66,13 +70,13 @@ static inline uint4 make_uint4(u32 x, u32 y, u32 z, u32 w) { return {x, y, z, w}
 // Fibers and rendezvous
 // ------------------------------------------------------------------------------------------------
 
-// fusec_emu_switch(save, load): pushes the callee-saved registers, stores the stack pointer to *save,
+// emulator_switch(save, load): pushes the callee-saved registers, stores the stack pointer to *save,
 // takes `load` as the stack pointer and returns into that fiber.
 asm(R"(
 .text
 .p2align 4
-.type fusec_emu_switch, @function
-fusec_emu_switch:
+.type emulator_switch, @function
+emulator_switch:
     pushq %rbp
     pushq %rbx
     pushq %r12
@@ -88,21 +92,36 @@ fusec_emu_switch:
     popq %rbx
     popq %rbp
     ret
-.size fusec_emu_switch, .-fusec_emu_switch
+.size emulator_switch, .-emulator_switch
 )");
-extern "C" __attribute__((visibility("hidden"))) void fusec_emu_switch(void** save, void* load) asm("fusec_emu_switch");
+extern "C" __attribute__((visibility("hidden"))) void emulator_switch(void** save, void* load) asm("emulator_switch");
 
-namespace fusec_emu {
+namespace emulator {
 
 constexpr u32 MAX_THREADS = 1024;
 constexpr u32 MAX_COPIES = 256;          // cp.async copies of one thread in flight
 constexpr u64 STACK_BYTES = 256 * 1024;
-constexpr u64 HEADER_BYTES = 8 << 20;
+constexpr u64 HEADER_BYTES = 10 << 20;
+constexpr u32 MAX_PRODUCTS = 32;         // products of a warpgroup under way, of one thread
+constexpr u32 MAX_TENSOR_COPIES = 64;    // copies by tensor maps under way, of one block
 constexpr u32 SMEM_GUARD = 256;          // bytes of known pattern behind the dynamic shared memory
 
-enum State : u32 { NOT_STARTED, RUNNABLE, AT_BARRIER, AT_COLLECTIVE, ENDED };
+enum State : u32 { NOT_STARTED, RUNNABLE, AT_BARRIER, AT_COLLECTIVE, AT_PHASE, ENDED };
 
 struct Copy { void* dst; const void* src; u32 bytes; u32 group; };
+
+// A product of a warpgroup, from its start to the wait for it.
+struct Product { void (*multiply)(float* d, u64 a, u64 b); float* d; u64 a, b; u32 group; };
+
+// A barrier in shared memory, as mbarrier_init makes it: 8 bytes.
+struct Mbarrier { u16 expected; u16 pending; u32 parity; };
+
+// A tensor map: what the driver encodes for a GPU, in the clear. Field order and types must match the
+// Rust side's `TensorMapArg`.
+struct __align__(64) TensorMap { u64 address; u32 element_bytes; u32 axes; u64 extent[5]; u64 stride_bytes[5]; u32 span[5]; };
+
+// A copy by a tensor map, from its start until no thread can go on without it.
+struct TensorCopy { char* to; TensorMap map; Mbarrier* barrier; int x, y; u32 bytes; };
 
 struct Thread {
     void* sp;
@@ -113,6 +132,9 @@ struct Thread {
     int line;         // source line of the barrier or collective it waits at
     u32 copies;       // pending cp.async copies
     u32 groups;       // cp.async groups committed so far
+    u32 products;         // pending products of its warpgroup
+    u32 product_groups;   // groups of products committed so far
+    const Mbarrier* phase_of;   // the barrier whose phase it waits for
 };
 
 struct Rendezvous {
@@ -167,6 +189,11 @@ struct Worker {
     u32 warp_pending[32];
     Rendezvous warp[32][32];
     Thread thread[MAX_THREADS];
+    u32 tensor_copies;
+    i32 announced[MAX_TENSOR_COPIES];   // bytes that barriers still wait for
+    const Mbarrier* announced_to[MAX_TENSOR_COPIES];
+    TensorCopy tensor_copy[MAX_TENSOR_COPIES];
+    Product product[MAX_THREADS][MAX_PRODUCTS];
     Copy copy[MAX_THREADS][MAX_COPIES];
 };
 static_assert(sizeof(Worker) <= HEADER_BYTES, "the worker's state must fit its header");
@@ -198,18 +225,18 @@ static inline Thread* pop(Worker* w) {
 [[noreturn]] static __attribute__((noinline)) void abort_launch(Worker* w) {
     w->failed = true;
     void* dead;
-    fusec_emu_switch(&dead, w->main_sp);
+    emulator_switch(&dead, w->main_sp);
     __builtin_unreachable();
 }
 
 #define FUSEC_EMU_FAIL(w, ...)                                                        \
     do {                                                                              \
         snprintf((w)->launch->error, (w)->launch->error_bytes, __VA_ARGS__);          \
-        fusec_emu::abort_launch(w);                                                   \
+        emulator::abort_launch(w);                                                   \
     } while (0)
 
 static const char* state_name(u32 s) {
-    return s == AT_BARRIER ? "waits at a block barrier" : s == AT_COLLECTIVE ? "waits at a warp collective" : s == ENDED ? "has ended" : "can run";
+    return s == AT_BARRIER ? "waits at a block barrier" : s == AT_COLLECTIVE ? "waits at a warp collective" : s == AT_PHASE ? "waits for a phase of a barrier" : s == ENDED ? "has ended" : "can run";
 }
 
 [[noreturn]] static __attribute__((noinline)) void deadlock(Worker* w) {
@@ -227,22 +254,32 @@ static const char* state_name(u32 s) {
     FUSEC_EMU_FAIL(w, "block (%u,%u,%u): divergent barrier, no thread can go on: %s", w->block_idx.x, w->block_idx.y, w->block_idx.z, text);
 }
 
-extern "C" __attribute__((visibility("hidden"))) void fusec_emu_fiber();
+extern "C" __attribute__((visibility("hidden"))) void emulator_fiber();
 
 static inline void switch_to(Worker* w, void** save, Thread* to) {
     if (to->state == NOT_STARTED) {
         to->stack = w->stacks[--w->free_stacks];
         // Tops of stacks are staggered: otherwise all fibers would compete for the same cache sets.
         char* top = w->launch->arena + HEADER_BYTES + (u64(to->stack) + 1) * STACK_BYTES - (to->stack % 61) * 192 - 256;
-        void** sp = reinterpret_cast<void**>(reinterpret_cast<fusec_uptr>(top) & ~fusec_uptr(63));
+        void** sp = reinterpret_cast<void**>(reinterpret_cast<emulator_uptr>(top) & ~emulator_uptr(63));
         *--sp = nullptr;  // return address of the fiber: never used, keeps the ABI's alignment
-        *--sp = reinterpret_cast<void*>(&fusec_emu_fiber);
+        *--sp = reinterpret_cast<void*>(&emulator_fiber);
         for (int i = 0; i < 6; ++i) *--sp = nullptr;
         to->sp = sp;
         to->state = RUNNABLE;
     }
     w->cur = to;
-    fusec_emu_switch(save, to->sp);
+    emulator_switch(save, to->sp);
+}
+
+// Lets one copy by a tensor map land; false when none is under way. Defined with the primitives.
+static bool land_tensor_copy(Worker* w);
+
+// The next thread that can run: copies land only when no other can.
+static inline Thread* next_ready(Worker* w) {
+    Thread* next = pop(w);
+    while (!next && land_tensor_copy(w)) next = pop(w);
+    return next;
 }
 
 // Parks the current thread until somebody releases it.
@@ -250,9 +287,9 @@ static inline void park(Worker* w, u32 state, int line) {
     Thread* t = w->cur;
     t->state = state;
     t->line = line;
-    Thread* next = pop(w);
+    Thread* next = next_ready(w);
     if (!next) deadlock(w);
-    switch_to(w, &t->sp, next);
+    if (next != t) switch_to(w, &t->sp, next);
 }
 
 static inline void release(Worker* w, u32 t) {
@@ -366,7 +403,7 @@ template <class... A> static inline void invoke(void (*kernel)(A...), void** arg
     call(kernel, args, Indices<__integer_pack(int(sizeof...(A)))...>{});
 }
 
-// One byte per parameter: 'p' pointer, 'l' 8-byte integer, 'i' 4-byte integer, 'f' float, '?' anything else.
+// One byte per parameter: 'p' pointer, 'l' 8-byte integer, 'i' 4-byte integer, 'f' float, 't' tensor map, '?' anything else.
 template <class T> struct Kind { static constexpr char value = '?'; };
 template <class T> struct Kind<T*> { static constexpr char value = 'p'; };
 template <> struct Kind<long long> { static constexpr char value = 'l'; };
@@ -376,9 +413,11 @@ template <> struct Kind<unsigned long> { static constexpr char value = 'l'; };
 template <> struct Kind<int> { static constexpr char value = 'i'; };
 template <> struct Kind<unsigned int> { static constexpr char value = 'i'; };
 template <> struct Kind<float> { static constexpr char value = 'f'; };
+template <> struct Kind<TensorMap> { static constexpr char value = 't'; };
+template <> struct Kind<const TensorMap> { static constexpr char value = 't'; };
 template <class... A> static inline const char* signature(void (*)(A...)) {
     static const char kinds[] = {Kind<A>::value..., 0};
     return kinds;
 }
 
-}  // namespace fusec_emu
+}  // namespace emulator

@@ -8,7 +8,8 @@ use rayon::prelude::*;
 
 use super::EmulatorError;
 use super::arena::Arena;
-use super::build::{EmulatedKernel, EmulatedModule};
+use super::build::EmulatedModule;
+use super::library::EmulatedKernel;
 
 /// Bytes behind the dynamic shared memory that the shim fills with a known pattern: `SMEM_GUARD`.
 const SMEM_GUARD: usize = 256;
@@ -29,6 +30,27 @@ pub enum KernelArg {
     U32(u32),
     /// A 32-bit float.
     F32(f32),
+    /// A tensor map, by value.
+    TensorMap(TensorMapArg),
+}
+
+/// A tensor in host memory and the box of it that one copy moves, axes innermost first:
+/// `emulator::TensorMap`.
+#[repr(C, align(64))]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct TensorMapArg {
+    /// Of the first element.
+    pub address: u64,
+    /// Bytes of an element.
+    pub element_bytes: u32,
+    /// Number of axes.
+    pub axes: u32,
+    /// Length of each axis, elements.
+    pub extent: [u64; 5],
+    /// Bytes from one place on each axis to the next.
+    pub stride_bytes: [u64; 5],
+    /// How much of each axis a copy moves.
+    pub span: [u32; 5],
 }
 
 impl KernelArg {
@@ -38,16 +60,23 @@ impl KernelArg {
             Self::I64(_) => 'l',
             Self::I32(_) | Self::U32(_) => 'i',
             Self::F32(_) => 'f',
+            Self::TensorMap(_) => 't',
         }
     }
 
-    fn bits(self) -> u64 {
-        match self {
+    /// Its bytes, at the start of as many as the largest argument takes.
+    fn bytes(self) -> TensorMapArg {
+        let bits = match self {
             Self::Ptr(p) => p as u64,
             Self::I64(v) => v.cast_unsigned(),
             Self::I32(v) => u64::from(v.cast_unsigned()),
             Self::U32(v) => u64::from(v),
             Self::F32(v) => u64::from(v.to_bits()),
+            Self::TensorMap(map) => return map,
+        };
+        TensorMapArg {
+            address: bits,
+            ..TensorMapArg::default()
         }
     }
 }
@@ -65,7 +94,7 @@ pub struct LaunchShape {
     pub seed: u64,
 }
 
-/// What one worker hands to the shim: `fusec_emu::Launch`.
+/// What one worker hands to the shim: `emulator::Launch`.
 #[repr(C)]
 pub(super) struct LaunchRecord {
     grid: [u32; 3],
@@ -89,6 +118,7 @@ fn in_words(kinds: impl Iterator<Item = char>) -> String {
             'l' => "i64",
             'i' => "i32",
             'f' => "f32",
+            't' => "tensor map",
             _ => "(a type that launches cannot pass)",
         })
         .collect();
@@ -226,7 +256,7 @@ fn run(
 ) -> Result<u32, EmulatorError> {
     let blocks = shape.grid.iter().map(|n| u64::from(*n)).product::<u64>();
     let threads = shape.block.iter().map(|n| u64::from(*n)).product::<u64>();
-    let bits: Vec<u64> = args.iter().map(|arg| arg.bits()).collect();
+    let bytes: Vec<TensorMapArg> = args.iter().map(|arg| arg.bytes()).collect();
     let order = BlockOrder::new(blocks, shape.seed);
     let next = AtomicU64::new(0);
     let stop = AtomicBool::new(false);
@@ -242,7 +272,7 @@ fn run(
             .align_offset(SMEM_ALIGNMENT)
             .min(SMEM_ALIGNMENT);
         let mut error = [0u8; 1024];
-        let mut values = bits.clone();
+        let mut values = bytes.clone();
         let mut pointers: Vec<*mut c_void> = values
             .iter_mut()
             .map(|value| std::ptr::from_mut(value).cast())

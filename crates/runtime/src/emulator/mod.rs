@@ -4,17 +4,20 @@
 //! Lives here: building kernels (one shared object per kernel, cached by content), launching them over
 //! the host's cores, and turning what goes wrong inside a kernel into an error. The execution model
 //! (fibers, seeded order, divergence detection, poisoned shared memory) is in `execution.h`.
+//! Copies by tensor maps and products of warpgroups (`bulk.h`) happen as late as barriers allow. There are
+//! no clusters of blocks: no template launches any.
 //! What it cannot show, and only a GPU can: the memory model between threads (a fence that is missing,
-//! an asynchronous proxy), overlap of dependent launches, bank conflicts and coalescing, the tensor
+//! an asynchronous proxy), the registers that warpgroups hand over, overlap of dependent launches, bank conflicts and coalescing, the tensor
 //! cores' own rounding, and races between blocks that a host's few threads never meet.
 //! Never here: knowledge of plans, models or numerics bounds; a GPU.
 
 mod arena;
 mod build;
 mod launch;
+mod library;
 
 pub use build::{EmulatedModule, Emulator, EmulatorOptions};
-pub use launch::{KernelArg, LaunchShape};
+pub use launch::{KernelArg, LaunchShape, TensorMapArg};
 
 use std::path::PathBuf;
 
@@ -42,9 +45,9 @@ pub enum EmulatorError {
         /// What the compiler said, with the lines of the kernel's source.
         log: String,
     },
-    /// The cache of compiled kernels cannot be read or written.
-    #[error("the emulator's cache {path}: {source}", path = path.display())]
-    Cache {
+    /// The directory in which the compiler works cannot be made or written.
+    #[error("cannot compile for the emulator in {path}: {source}; free some space there, or name another place in TMPDIR or FUSEC_CACHE_DIR", path = path.display())]
+    Build {
         /// The directory or file.
         path: PathBuf,
         /// Why.
@@ -52,14 +55,11 @@ pub enum EmulatorError {
     },
     /// A compiled kernel cannot be loaded.
     #[error(
-        "kernel `{kernel}`: cannot load {path}: {reason}. Delete the file to have it rebuilt; a build with the address sanitizer needs LD_PRELOAD=libasan.so",
-        path = path.display()
+        "kernel `{kernel}` cannot be loaded: {reason}. A build with the address sanitizer needs LD_PRELOAD=libasan.so"
     )]
     Load {
         /// The kernel's name.
         kernel: String,
-        /// The shared object.
-        path: PathBuf,
         /// What the loader said.
         reason: String,
     },

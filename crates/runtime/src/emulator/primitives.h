@@ -2,7 +2,7 @@
 
 #define FUSEC_INF __builtin_huge_valf()
 #define FUSEC_NAN __builtin_nanf("")
-#define FUSEC_DYNAMIC_SMEM(name) char* const name = fusec_emu::W->launch->smem
+#define FUSEC_DYNAMIC_SMEM(name) char* const name = emulator::W->launch->smem
 
 struct __align__(2) bf16_t { u16 bits; };
 struct __align__(2) f16_t { u16 bits; };
@@ -39,22 +39,22 @@ template <> inline f16_t from_f32<f16_t>(float x) {
     return {u16(sign | rounded >> 13)};
 }
 
-namespace fusec_emu {
+namespace emulator {
 constexpr int vec_alignment(int bytes) { return bytes == 4 || bytes == 8 || bytes == 16 ? bytes : bytes == 32 || bytes == 64 ? 16 : 0; }
 }
 template <class T, int V> static inline void load_vec(const T* p, float (&out)[V]) {
-    constexpr int alignment = fusec_emu::vec_alignment(V * int(sizeof(T)));
-    if (alignment) fusec_emu::aligned(p, alignment, "load_vec");
+    constexpr int alignment = emulator::vec_alignment(V * int(sizeof(T)));
+    if (alignment) emulator::aligned(p, alignment, "load_vec");
     for (int i = 0; i < V; ++i) out[i] = to_f32(p[i]);
 }
 template <class T, int V> static inline void load_vec_stream(const T* p, float (&out)[V]) { load_vec(p, out); }
 template <class T, int V> static inline void store_vec(T* p, const float (&x)[V]) {
-    constexpr int alignment = fusec_emu::vec_alignment(V * int(sizeof(T)));
-    if (alignment) fusec_emu::aligned(p, alignment, "store_vec");
+    constexpr int alignment = emulator::vec_alignment(V * int(sizeof(T)));
+    if (alignment) emulator::aligned(p, alignment, "store_vec");
     for (int i = 0; i < V; ++i) p[i] = from_f32<T>(x[i]);
 }
 static inline void load_words(const void* p, u32 (&words)[4]) {
-    fusec_emu::aligned(p, 16, "load_words");
+    emulator::aligned(p, 16, "load_words");
     __builtin_memcpy(words, p, 16);
 }
 static inline void load_words_stream(const void* p, u32 (&words)[4]) { load_words(p, words); }
@@ -90,8 +90,8 @@ template <class T, int V> struct PendingEach {
 template <class T, int V> struct Pending {
     PendingEach<T, V> each;
     void load(const T* p) {
-        constexpr int alignment = fusec_emu::vec_alignment(V * int(sizeof(T)));
-        if (alignment) fusec_emu::aligned(p, alignment, "Pending");
+        constexpr int alignment = emulator::vec_alignment(V * int(sizeof(T)));
+        if (alignment) emulator::aligned(p, alignment, "Pending");
         each.load(p, 1);
     }
     float f32(int i) const { return each.f32(i); }
@@ -128,7 +128,7 @@ static inline float flogsigmoid(float x) { return fminf(x, 0.0f) - flog1p_exp_ne
 
 // Warp and block reductions meet once and then follow the order of the GPU bodies: butterfly inside a
 // warp, warps in turn.
-namespace fusec_emu {
+namespace emulator {
 struct Sum { static float of(float a, float b) { return a + b; } };
 struct Max { static float of(float a, float b) { return fmaxf(a, b); } };
 
@@ -182,20 +182,20 @@ template <class Op, int NT, int V> static inline void block_reduce(const char* w
             for (int j = 0; j < V; ++j) static_cast<float*>(threads[i])[j] = total[j];
     });
 }
-}  // namespace fusec_emu
+}  // namespace emulator
 
 template <int W> static inline float lane_sum(float v, int line = __builtin_LINE()) {
-    return fusec_emu::lane_reduce<fusec_emu::Sum, W>("lane_sum", v, line);
+    return emulator::lane_reduce<emulator::Sum, W>("lane_sum", v, line);
 }
 template <int STRIDE> static inline float lane_sum_strided(float v, int line = __builtin_LINE()) {
-    return fusec_emu::lane_reduce<fusec_emu::Sum, STRIDE, true>("lane_sum_strided", v, line);
+    return emulator::lane_reduce<emulator::Sum, STRIDE, true>("lane_sum_strided", v, line);
 }
 template <int W> static inline float lane_max(float v, int line = __builtin_LINE()) {
-    return fusec_emu::lane_reduce<fusec_emu::Max, W>("lane_max", v, line);
+    return emulator::lane_reduce<emulator::Max, W>("lane_max", v, line);
 }
 static inline float warp_sum(float v, int line = __builtin_LINE()) { return lane_sum<32>(v, line); }
 static inline float warp_max(float v, int line = __builtin_LINE()) { return lane_max<32>(v, line); }
-namespace fusec_emu {
+namespace emulator {
 template <class Operation, int NT> static inline float block_reduce_one(const char* name, float v, float* scratch, int line) {
     float own[1] = {v};
     block_reduce<Operation, NT>(name, own, scratch, line);
@@ -203,27 +203,27 @@ template <class Operation, int NT> static inline float block_reduce_one(const ch
 }
 }
 template <int NT> static inline float block_sum(float v, float* scratch, int line = __builtin_LINE()) {
-    return fusec_emu::block_reduce_one<fusec_emu::Sum, NT>("block_sum", v, scratch, line);
+    return emulator::block_reduce_one<emulator::Sum, NT>("block_sum", v, scratch, line);
 }
 template <int NT> static inline float block_max(float v, float* scratch, int line = __builtin_LINE()) {
-    return fusec_emu::block_reduce_one<fusec_emu::Max, NT>("block_max", v, scratch, line);
+    return emulator::block_reduce_one<emulator::Max, NT>("block_max", v, scratch, line);
 }
 template <int NT> static inline float block_sum_once(float v, float* scratch, int line = __builtin_LINE()) {
-    return fusec_emu::block_reduce_one<fusec_emu::Sum, NT>("block_sum_once", v, scratch, line);
+    return emulator::block_reduce_one<emulator::Sum, NT>("block_sum_once", v, scratch, line);
 }
 template <int NT> static inline float block_max_once(float v, float* scratch, int line = __builtin_LINE()) {
-    return fusec_emu::block_reduce_one<fusec_emu::Max, NT>("block_max_once", v, scratch, line);
+    return emulator::block_reduce_one<emulator::Max, NT>("block_max_once", v, scratch, line);
 }
 template <int NT, int V> static inline void block_sum_vec_once(float (&v)[V], float* scratch, int line = __builtin_LINE()) {
-    fusec_emu::block_reduce<fusec_emu::Sum, NT>("block_sum_vec_once", v, scratch, line);
+    emulator::block_reduce<emulator::Sum, NT>("block_sum_vec_once", v, scratch, line);
 }
 template <int NT, int V> static inline void block_max_vec_once(float (&v)[V], float* scratch, int line = __builtin_LINE()) {
-    fusec_emu::block_reduce<fusec_emu::Max, NT>("block_max_vec_once", v, scratch, line);
+    emulator::block_reduce<emulator::Max, NT>("block_max_vec_once", v, scratch, line);
 }
 
 // Matrix primitives. The product adds in the order k = 0, 1, ... in f32 to the accumulator; the tensor
 // core adds in groups and truncates, so results agree to rounding, not to the bit.
-namespace fusec_emu {
+namespace emulator {
 template <int J> struct MatrixLane { u32* r; const char* row; };
 
 template <int J, bool TRANS> static inline void ldmatrix(u32 (&r)[J], const void* row, const char* what, int line) {
@@ -276,31 +276,31 @@ template <class T, int K> static inline void mma(float (&c)[4], const u32* a, co
         }
     });
 }
-}  // namespace fusec_emu
+}  // namespace emulator
 
 static inline u32 pack_bf16x2(float low, float high) {
     return u32(from_f32<bf16_t>(low).bits) | u32(from_f32<bf16_t>(high).bits) << 16;
 }
-static inline u32 smem_u32(const void* p) { return u32(static_cast<const char*>(p) - fusec_emu::W->launch->smem); }
-static inline void ldmatrix_x4(u32 (&r)[4], const void* row, int line = __builtin_LINE()) { fusec_emu::ldmatrix<4, false>(r, row, "ldmatrix_x4", line); }
-static inline void ldmatrix_x2(u32 (&r)[2], const void* row, int line = __builtin_LINE()) { fusec_emu::ldmatrix<2, false>(r, row, "ldmatrix_x2", line); }
-static inline void ldmatrix_x4_trans(u32 (&r)[4], const void* row, int line = __builtin_LINE()) { fusec_emu::ldmatrix<4, true>(r, row, "ldmatrix_x4_trans", line); }
-static inline void ldmatrix_x2_trans(u32 (&r)[2], const void* row, int line = __builtin_LINE()) { fusec_emu::ldmatrix<2, true>(r, row, "ldmatrix_x2_trans", line); }
+static inline u32 smem_u32(const void* p) { return u32(static_cast<const char*>(p) - emulator::W->launch->smem); }
+static inline void ldmatrix_x4(u32 (&r)[4], const void* row, int line = __builtin_LINE()) { emulator::ldmatrix<4, false>(r, row, "ldmatrix_x4", line); }
+static inline void ldmatrix_x2(u32 (&r)[2], const void* row, int line = __builtin_LINE()) { emulator::ldmatrix<2, false>(r, row, "ldmatrix_x2", line); }
+static inline void ldmatrix_x4_trans(u32 (&r)[4], const void* row, int line = __builtin_LINE()) { emulator::ldmatrix<4, true>(r, row, "ldmatrix_x4_trans", line); }
+static inline void ldmatrix_x2_trans(u32 (&r)[2], const void* row, int line = __builtin_LINE()) { emulator::ldmatrix<2, true>(r, row, "ldmatrix_x2_trans", line); }
 static inline void mma_m16n8k16_bf16(float (&c)[4], const u32 (&a)[4], const u32 (&b)[2], int line = __builtin_LINE()) {
-    fusec_emu::mma<bf16_t, 16>(c, a, b, "mma_m16n8k16_bf16", line);
+    emulator::mma<bf16_t, 16>(c, a, b, "mma_m16n8k16_bf16", line);
 }
 static inline void mma_m16n8k16_f16(float (&c)[4], const u32 (&a)[4], const u32 (&b)[2], int line = __builtin_LINE()) {
-    fusec_emu::mma<f16_t, 16>(c, a, b, "mma_m16n8k16_f16", line);
+    emulator::mma<f16_t, 16>(c, a, b, "mma_m16n8k16_f16", line);
 }
 static inline void mma_m16n8k8_f16(float (&c)[4], const u32 (&a)[2], const u32 (&b)[1], int line = __builtin_LINE()) {
-    fusec_emu::mma<f16_t, 8>(c, a, b, "mma_m16n8k8_f16", line);
+    emulator::mma<f16_t, 8>(c, a, b, "mma_m16n8k8_f16", line);
 }
 template <class T> static inline void mma_k16(float (&c)[4], const u32 (&a)[4], const u32 (&b)[2], int line = __builtin_LINE()) {
-    fusec_emu::mma<T, 16>(c, a, b, "mma_k16", line);
+    emulator::mma<T, 16>(c, a, b, "mma_k16", line);
 }
 
 // Asynchronous copies. The destination is NaN from the issue to the wait: reading it early shows.
-namespace fusec_emu {
+namespace emulator {
 static inline void cp_async(void* dst, const void* src, u32 bytes, bool pred, const char* what) {
     Worker* w = W;
     Thread* t = w->cur;
@@ -328,18 +328,18 @@ static inline void cp_async_land(u32 in_flight) {
     }
     t->copies = kept;
 }
-}  // namespace fusec_emu
-static inline void cp_async_16(void* dst, const void* src, bool pred) { fusec_emu::cp_async(dst, src, 16, pred, "cp_async_16"); }
-static inline void cp_async_4(void* dst, const void* src, bool pred) { fusec_emu::cp_async(dst, src, 4, pred, "cp_async_4"); }
-static inline void cp_async_commit() { fusec_emu::W->cur->groups++; }
-template <int N> static inline void cp_async_wait() { fusec_emu::cp_async_land(N); }
+}  // namespace emulator
+static inline void cp_async_16(void* dst, const void* src, bool pred) { emulator::cp_async(dst, src, 16, pred, "cp_async_16"); }
+static inline void cp_async_4(void* dst, const void* src, bool pred) { emulator::cp_async(dst, src, 4, pred, "cp_async_4"); }
+static inline void cp_async_commit() { emulator::W->cur->groups++; }
+template <int N> static inline void cp_async_wait() { emulator::cp_async_land(N); }
 
 // There is one kind of memory here.
 static inline void prefetch_l2(const void*) {}
 
-#define FUSEC_PHASE(n) (fusec_emu::W->launch->phase == (n))
+#define FUSEC_PHASE(n) (emulator::W->launch->phase == (n))
 static inline void grid_barrier(int line = __builtin_LINE()) {
-    fusec_emu::block_collective(nullptr, "grid_barrier", line, [](void**, u32) { fusec_emu::W->launch->grid_barriers++; });
+    emulator::block_collective(nullptr, "grid_barrier", line, [](void**, u32) { emulator::W->launch->grid_barriers++; });
 }
 
 // Launches do not overlap here.

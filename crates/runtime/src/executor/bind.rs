@@ -1,10 +1,10 @@
 //! From the steps of a regime to launches at a shape: grids, addresses, integers.
 
 use super::constants::Constants;
-use super::device::{ArgValue, Launch, Place, Region};
+use super::device::{ArgValue, Launch, MAP_AXES, Place, Region, TensorMapValue};
 use super::{ExecuteError, ManifestError};
 use crate::memory::{ArenaPlan, StatesPlan};
-use fusec_codegen::{Arg, BufferKind, Manifest, Step};
+use fusec_codegen::{Arg, BufferKind, Manifest, MapExtent, Step, TensorMap};
 use fusec_fuse::Shape;
 
 /// Addresses of the three regions.
@@ -121,6 +121,15 @@ impl Binding<'_> {
                 Arg::Batch => return Ok(ArgValue::Integer(shape.batch as i64)),
                 Arg::Time => return Ok(ArgValue::Integer(shape.time as i64)),
                 Arg::Position => return Ok(ArgValue::Position),
+                Arg::TensorMap(map) => {
+                    let map = step.tensor_maps.get(map);
+                    let value = map.and_then(|map| self.tensor_map(map, bases));
+                    let value = value.ok_or_else(|| ManifestError::Damaged {
+                        place: format!("step {at} (kernel `{}`)", kernel.name),
+                        reason: "a tensor map has no place in memory".into(),
+                    })?;
+                    return Ok(ArgValue::TensorMap(value));
+                }
                 Arg::Buffer(buffer) | Arg::OldTail(buffer) => (buffer, TailCopy::Old),
                 Arg::NewTail(buffer) => (buffer, TailCopy::New),
             };
@@ -157,6 +166,7 @@ impl Binding<'_> {
             block: kernel.threads,
             shared_bytes: kernel.shared_bytes,
             cooperative: step.cooperative,
+            persistent: step.persistent,
             args,
             fresh,
         })
@@ -164,6 +174,32 @@ impl Binding<'_> {
 }
 
 impl Binding<'_> {
+    /// A tensor map at the addresses and the shape of the run. `None` if its buffer has no place.
+    fn tensor_map(&self, map: &TensorMap, bases: Bases) -> Option<TensorMapValue> {
+        let buffers = &self.manifest.regimes.get(self.regime)?.buffers;
+        let element = buffers.get(map.buffer)?.element;
+        let place = self.place(map.buffer, TailCopy::Old)?;
+        let (first, bytes) = (map.offset as u64, element.bytes() as u64);
+        let mut value = TensorMapValue {
+            address: bases.of(place.region) + place.offset as u64 + first * bytes,
+            element,
+            axes: map.axes.len().min(MAP_AXES),
+            extents: [1; MAP_AXES],
+            strides: [bytes; MAP_AXES],
+            spans: [1; MAP_AXES],
+        };
+        let shape = self.arena.shape;
+        for (i, axis) in map.axes.iter().take(MAP_AXES).enumerate() {
+            value.extents[i] = match axis.extent {
+                MapExtent::Fixed(n) => n as u64,
+                MapExtent::Rows => shape.batch as u64 * shape.time as u64,
+            };
+            value.strides[i] = axis.stride as u64 * bytes;
+            value.spans[i] = u32::try_from(axis.span).ok()?;
+        }
+        Some(value)
+    }
+
     /// The new copies of the tails that a step is the first to write.
     fn new_tails<'s>(&'s self, at: usize, step: &'s Step) -> impl Iterator<Item = Place> + 's {
         let regime = &self.manifest.regimes[self.regime];

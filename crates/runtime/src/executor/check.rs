@@ -4,9 +4,11 @@
 //! wrong index or size in it would make kernels read memory that is not theirs.
 
 use super::ManifestError;
-use fusec_codegen::manifest::MANIFEST_VERSION;
+use super::device::MAP_AXES;
+use fusec_codegen::manifest::{ENTRY, MANIFEST_VERSION};
 use fusec_codegen::{
-    Arg, Buffer, BufferKind, Element, Extent, KernelImage, Manifest, ParamKind, Regime, Step,
+    Arg, Buffer, BufferKind, Element, Extent, KernelImage, Manifest, MapExtent, ParamKind, Regime,
+    Step, TensorMap,
 };
 use fusec_ir::{Graph, Precision, StateId, StateKind, ValueId};
 use std::collections::{BTreeMap, BTreeSet};
@@ -53,6 +55,27 @@ fn kernels(kernels: &[KernelImage]) -> Checked {
             if !starts_well || !letters.all(|b| b == b'_' || b.is_ascii_alphanumeric()) {
                 return damaged(place(), format!("`{name}` is no C identifier"));
             }
+        }
+        if !kernel.entry.starts_with(ENTRY) {
+            // Other symbols may be those of a library.
+            return damaged(
+                place(),
+                format!("its entry `{}` does not begin with `{ENTRY}`", kernel.entry),
+            );
+        }
+        let image = kernels.iter().find(|k| k.name == kernel.image);
+        let same = |image: &KernelImage| {
+            let kinds = |k: &KernelImage| k.params.iter().map(|p| p.kind).collect::<Vec<_>>();
+            image.image == image.name
+                && image.entry == kernel.entry
+                && kinds(image) == kinds(kernel)
+                && (image.threads, image.shared_bytes) == (kernel.threads, kernel.shared_bytes)
+        };
+        if !image.is_some_and(same) {
+            return damaged(
+                place(),
+                format!("`{}` is not the kernel it is compiled as", kernel.image),
+            );
         }
         if !names.insert(&kernel.name) {
             return damaged(place(), "two kernels have this name");
@@ -297,6 +320,16 @@ fn step(regime: &Regime, at: usize, kernels: &[KernelImage]) -> Checked {
     }
     for (arg, param) in step.args.iter().zip(&kernel.params) {
         let (index, tail, used): (usize, bool, &[&[usize]]) = match arg {
+            Arg::TensorMap(index) => {
+                if param.kind != ParamKind::TensorMap {
+                    return damaged(place(), format!("`{}` wants no tensor map", param.name));
+                }
+                let Some(map) = step.tensor_maps.get(*index) else {
+                    return damaged(place(), format!("tensor map {index} is unknown"));
+                };
+                tensor_map(regime, step, map).or_else(|reason| damaged(place(), reason))?;
+                continue;
+            }
             Arg::Batch | Arg::Time | Arg::Position => {
                 if param.kind != ParamKind::I64 {
                     return damaged(place(), format!("`{}` wants a pointer", param.name));
@@ -327,6 +360,60 @@ fn step(regime: &Regime, at: usize, kernels: &[KernelImage]) -> Checked {
         }
     }
     Ok(())
+}
+
+/// A tensor map stays inside its buffer at every shape, and is one that the copy engine takes.
+fn tensor_map(regime: &Regime, step: &Step, map: &TensorMap) -> Result<(), String> {
+    let Some(buffer) = regime.buffers.get(map.buffer) else {
+        return Err(format!("buffer {} is unknown", map.buffer));
+    };
+    let refuse = |what: &str| Err(format!("the tensor map of `{}` {what}", buffer.name));
+    if !step.reads.contains(&map.buffer) {
+        return Err(format!(
+            "`{}` is mapped, but not listed as read",
+            buffer.name
+        ));
+    }
+    if matches!(buffer.kind, BufferKind::Tail(_) | BufferKind::State(_)) {
+        return refuse("is of a state");
+    }
+    let bytes = buffer.element.bytes();
+    let aligned = |elements: usize| elements.checked_mul(bytes).is_some_and(|b| b % 16 == 0);
+    let [line, outer @ ..] = map.axes.as_slice() else {
+        return refuse("has no axes");
+    };
+    if outer.len() >= MAP_AXES || line.stride != 1 || line.span.checked_mul(bytes) != Some(128) {
+        return refuse("has too many axes, or lines that are not of 128 bytes");
+    }
+    if !aligned(map.offset) || !outer.iter().all(|axis| aligned(axis.stride)) {
+        return refuse("is not aligned to 16 bytes");
+    }
+    if !map.axes.iter().all(|axis| (1..=256).contains(&axis.span)) {
+        return refuse("has boxes of more than 256 places, or of none");
+    }
+    // The last element of a row, or of the whole where no axis is that of the rows.
+    let mut last = Some(map.offset);
+    let mut rows = 0;
+    for axis in &map.axes {
+        match axis.extent {
+            MapExtent::Fixed(0) => return refuse("has an empty axis"),
+            MapExtent::Fixed(n) => {
+                let reach = (n - 1).checked_mul(axis.stride);
+                last = last.zip(reach).and_then(|(a, b)| a.checked_add(b));
+            }
+            MapExtent::Rows if axis.stride == buffer.elements => rows += 1,
+            MapExtent::Rows => return refuse("has rows that are not those of the buffer"),
+        }
+    }
+    let (wanted, extent) = match buffer.extent {
+        Extent::Fixed => (0, true),
+        Extent::Rows => (1, true),
+        Extent::Batch => (0, false),
+    };
+    match last {
+        Some(last) if last < buffer.elements && rows == wanted && extent => Ok(()),
+        _ => refuse("reaches beyond it"),
+    }
 }
 
 /// Parameters and states are the same in all regimes.

@@ -1,6 +1,7 @@
 //! What an executor asks of the thing that runs kernels, be it a GPU or the emulator.
 
 use super::ExecuteError;
+use fusec_codegen::Element;
 use fusec_fuse::Shape;
 
 /// The three regions of a model's memory.
@@ -46,9 +47,31 @@ pub enum ArgValue {
     Address(u64),
     /// An integer.
     Integer(i64),
+    /// A tensor map.
+    TensorMap(TensorMapValue),
     /// Tokens seen before this run: the only argument that differs between runs of one key.
     Position,
 }
+
+/// A tensor in the device's memory and the box of it that one copy moves, axes innermost first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TensorMapValue {
+    /// Address of the first element.
+    pub address: u64,
+    /// Element type.
+    pub element: Element,
+    /// Number of axes, 1 to 5.
+    pub axes: usize,
+    /// Length of each axis, elements.
+    pub extents: [u64; MAP_AXES],
+    /// Bytes from one place on each axis to the next.
+    pub strides: [u64; MAP_AXES],
+    /// How much of each axis a copy moves.
+    pub spans: [u32; MAP_AXES],
+}
+
+/// Axes of a tensor map, at most.
+pub const MAP_AXES: usize = 5;
 
 /// A launch with everything resolved but the position.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,6 +91,9 @@ pub struct Launch {
     /// Whether all blocks must be resident at once. A device that holds fewer than `grid` starts as
     /// many as it holds.
     pub cooperative: bool,
+    /// Whether any number of blocks does the work: a device that holds fewer than `grid` at once starts
+    /// as many as it holds.
+    pub persistent: bool,
     /// Its arguments, one per parameter.
     pub args: Vec<ArgValue>,
     /// Arena buffers and new copies of tails whose contents begin with this step: whatever lies

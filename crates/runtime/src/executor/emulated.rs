@@ -2,14 +2,16 @@
 
 use super::device::{ArgValue, Device, Launch, Place, Region, RunKey, Submission};
 use super::{ExecuteError, ManifestError};
-use crate::emulator::{EmulatedModule, Emulator, KernelArg, LaunchShape};
+use crate::emulator::{EmulatedModule, Emulator, KernelArg, LaunchShape, TensorMapArg};
+use crate::memory::host;
 use fusec_codegen::{KernelImage, Manifest};
 use memmap2::MmapMut;
 use rayon::prelude::*;
 
 /// Every element type reads this byte, repeated, as NaN (floats) or -1 (integers).
 const POISON: u8 = 0xff;
-/// Blocks of a launch with barriers of the grid: few, so that each has to do the work of several.
+/// Blocks of a launch with barriers of the grid, or whose blocks share the work whatever their number:
+/// few, so that each has to do the work of several.
 const RESIDENT_BLOCKS: u32 = 5;
 
 /// The emulator as a device.
@@ -19,9 +21,10 @@ const RESIDENT_BLOCKS: u32 = 5;
 /// element that the write left out, shows in the results.
 #[derive(Debug)]
 pub struct EmulatedDevice {
-    /// One per kernel of the manifest: entry points of different kernels may be equal.
+    /// One per image of the manifest: entry points of different images may be equal.
     modules: Vec<EmulatedModule>,
-    entries: Vec<String>,
+    /// The module and the entry of each kernel.
+    entries: Vec<(usize, String)>,
     regions: [Option<MmapMut>; 3],
     seed: u64,
 }
@@ -38,15 +41,27 @@ impl EmulatedDevice {
                 }
                 .into());
             }
-            Ok(emulator.build(&[(&kernel.entry, &kernel.source)])?)
+            Ok(emulator.build(&[(&kernel.entry, &kernel.source)], &manifest.prelude)?)
+        };
+        let images: Vec<&KernelImage> = manifest.images().collect();
+        let entry = |kernel: &KernelImage| {
+            let image = images.iter().position(|image| image.name == kernel.image);
+            let image = image.ok_or_else(|| ManifestError::Damaged {
+                place: format!("kernel `{}`", kernel.name),
+                reason: format!("`{}` is not the kernel it is compiled as", kernel.image),
+            })?;
+            Ok::<_, ExecuteError>((image, kernel.entry.clone()))
         };
         Ok(Self {
-            modules: manifest
-                .kernels
+            modules: images
                 .par_iter()
-                .map(build)
+                .map(|image| build(image))
                 .collect::<Result<_, _>>()?,
-            entries: manifest.kernels.iter().map(|k| k.entry.clone()).collect(),
+            entries: manifest
+                .kernels
+                .iter()
+                .map(entry)
+                .collect::<Result<_, _>>()?,
             regions: [None, None, None],
             seed,
         })
@@ -73,7 +88,7 @@ impl Device for EmulatedDevice {
     }
 
     fn free_bytes(&self) -> Result<Option<usize>, ExecuteError> {
-        Ok(None)
+        Ok(host::available())
     }
 
     fn allocate(&mut self, region: Region, bytes: usize) -> Result<u64, ExecuteError> {
@@ -116,9 +131,17 @@ impl Device for EmulatedDevice {
                 }
                 ArgValue::Integer(value) => KernelArg::I64(value),
                 ArgValue::Position => KernelArg::I64(position),
+                ArgValue::TensorMap(map) => KernelArg::TensorMap(TensorMapArg {
+                    address: map.address,
+                    element_bytes: map.element.bytes() as u32,
+                    axes: map.axes as u32,
+                    extent: map.extents,
+                    stride_bytes: map.strides,
+                    span: map.spans,
+                }),
             })
             .collect();
-        let grid = match launch.cooperative {
+        let grid = match launch.cooperative || launch.persistent {
             true => launch.grid.min(RESIDENT_BLOCKS),
             false => launch.grid,
         };
@@ -131,7 +154,8 @@ impl Device for EmulatedDevice {
                 seed => seed.wrapping_add(launch.step as u64).max(1),
             },
         };
-        let (module, entry) = (&self.modules[launch.kernel], &self.entries[launch.kernel]);
+        let (module, entry) = &self.entries[launch.kernel];
+        let module = &self.modules[*module];
         // SAFETY: the addresses were resolved inside the regions, which live as long as the
         // device and are borrowed by nobody during the call; sizes and extents were checked
         // against the graph when the executor was made.

@@ -470,6 +470,7 @@ impl<D: Device> Executor<D> {
             states: states.scan_bytes,
             tails: states.tail_bytes,
             arena,
+            host: 0,
             largest: None,
         };
         Ok(total.check(self.constants.bytes() + given_up + arena, free)?)

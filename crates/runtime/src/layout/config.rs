@@ -11,40 +11,83 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 
 use super::LayoutError;
+use super::tensors::MAX_LAYERS;
 
 /// Options of every family that do not change what the model computes: provenance, tokenisation,
-/// training, and which of several equal implementations is used.
-const HARMLESS: [&str; 32] = [
+/// training, generation, and which of several equal implementations is used.
+const HARMLESS: [&str; 74] = [
+    "_attn_implementation",
     "_attn_implementation_autoset",
+    "_commit_hash",
     "_name_or_path",
     "architectures",
+    "attn_implementation",
     "attn_mode",
     "auto_map",
+    "bad_words_ids",
+    "begin_suppress_tokens",
     "bos_token_id",
     "chunk_size",
+    "chunk_size_feed_forward",
+    "decoder_start_token_id",
+    "diversity_penalty",
+    "do_sample",
     "dtype",
+    "early_stopping",
+    "encoder_no_repeat_ngram_size",
     "eos_token_id",
+    "exponential_decay_length_penalty",
+    "finetuning_task",
+    "forced_bos_token_id",
+    "forced_eos_token_id",
     "fuse_cross_entropy",
     "fuse_linear_cross_entropy",
     "fuse_swiglu",
     "gradient_checkpointing",
     "id2label",
     "initializer_range",
+    "is_decoder",
+    "is_encoder_decoder",
     "label2id",
+    "length_penalty",
+    "max_length",
     "max_position_embeddings",
+    "min_length",
+    "model_max_length",
     "model_type",
+    "no_repeat_ngram_size",
+    "num_beam_groups",
+    "num_beams",
+    "num_return_sequences",
     "output_attentions",
     "output_hidden_states",
+    "output_scores",
     "pad_token_id",
     "pad_vocab_size_multiple",
+    "prefix",
     "problem_type",
-    "return_dict",
+    "remove_invalid_values",
+    "repetition_penalty",
     "rescale_prenorm_residual",
+    "return_dict",
+    "return_dict_in_generate",
+    "sep_token_id",
+    "suppress_tokens",
+    "task_specific_params",
+    "temperature",
+    "tf_legacy_loss",
+    "tie_encoder_decoder",
     "tokenizer_class",
+    "top_k",
+    "top_p",
     "torch_dtype",
     "torchscript",
     "transformers_version",
+    "typical_p",
     "unk_token_id",
+    "unsloth_fixed",
+    "unsloth_version",
+    "use_bfloat16",
     "use_cache",
     "use_l2warp",
 ];
@@ -52,6 +95,8 @@ const HARMLESS: [&str; 32] = [
 /// The options of a checkpoint, and which of them have been dealt with.
 pub(super) struct Config<'a> {
     file: PathBuf,
+    /// What an option's name begins with in messages: `ssm_cfg.` inside that option.
+    inside: String,
     options: &'a Map<String, Value>,
     seen: RefCell<BTreeSet<String>>,
 }
@@ -62,8 +107,35 @@ impl<'a> Config<'a> {
         let seen = HARMLESS.map(str::to_string).into_iter().collect();
         Config {
             file: path.join("config.json"),
+            inside: String::new(),
             options,
             seen: RefCell::new(seen),
+        }
+    }
+
+    /// The options inside an option; none if it is missing. To be finished like these.
+    pub fn nested(&self, option: &str, none: &'a Map<String, Value>) -> Result<Self, LayoutError> {
+        let options = match self.get(option) {
+            None => none,
+            Some(value) => {
+                (value.as_object()).ok_or_else(|| self.bad(option, value, "an object"))?
+            }
+        };
+        Ok(Config {
+            file: self.file.clone(),
+            inside: format!("{}{option}.", self.inside),
+            options,
+            seen: RefCell::default(),
+        })
+    }
+
+    /// The release of transformers that wrote the file: its first two numbers.
+    pub fn release(&self) -> Option<(u32, u32)> {
+        let version = self.options.get("transformers_version")?.as_str()?;
+        let mut parts = version.split('.').map(str::parse);
+        match (parts.next(), parts.next()) {
+            (Some(Ok(major)), Some(Ok(minor))) => Some((major, minor)),
+            _ => None,
         }
     }
 
@@ -89,14 +161,14 @@ impl<'a> Config<'a> {
     fn missing(&self, option: &str) -> LayoutError {
         LayoutError::MissingOption {
             file: self.file.clone(),
-            option: option.to_string(),
+            option: format!("{}{option}", self.inside),
         }
     }
 
     fn bad(&self, option: &str, value: &Value, expected: &'static str) -> LayoutError {
         LayoutError::BadOption {
             file: self.file.clone(),
-            option: option.to_string(),
+            option: format!("{}{option}", self.inside),
             value: value.to_string(),
             expected,
         }
@@ -106,7 +178,7 @@ impl<'a> Config<'a> {
     pub fn unimplemented(&self, option: &str, implemented: impl Into<String>) -> LayoutError {
         LayoutError::NotImplemented {
             file: self.file.clone(),
-            option: option.to_string(),
+            option: format!("{}{option}", self.inside),
             value: self.options.get(option).unwrap_or(&Value::Null).to_string(),
             implemented: implemented.into(),
         }
@@ -134,6 +206,17 @@ impl<'a> Config<'a> {
     /// A whole number from 1 on, with the default of the public implementation.
     pub fn size_or(&self, option: &str, default: usize) -> Result<usize, LayoutError> {
         Ok(self.optional_size(option)?.unwrap_or(default))
+    }
+
+    /// The number of layers, with the default of the public implementation. Beyond what a model may have
+    /// it is refused here, before anything is made for each of them.
+    pub fn layers(&self, default: usize) -> Result<usize, LayoutError> {
+        const OPTION: &str = "num_hidden_layers";
+        let layers = self.size_or(OPTION, default)?;
+        match (layers <= MAX_LAYERS, self.options.get(OPTION)) {
+            (false, Some(value)) => Err(self.bad(OPTION, value, "a whole number from 1 to 4096")),
+            _ => Ok(layers),
+        }
     }
 
     /// One of the words that are implemented, with the default of the public implementation.
@@ -175,10 +258,10 @@ impl<'a> Config<'a> {
         pair.ok_or_else(|| self.bad(option, value, "two numbers"))
     }
 
-    /// A switch, with the default of the public implementation.
+    /// A switch, with the default of the public implementation. Null is off, as in Python.
     pub fn flag(&self, option: &str, default: bool) -> Result<bool, LayoutError> {
         match self.get(option) {
-            None => Ok(default),
+            None => Ok(default && !self.options.contains_key(option)),
             Some(value) => value
                 .as_bool()
                 .ok_or_else(|| self.bad(option, value, "true or false")),
@@ -202,6 +285,46 @@ impl<'a> Config<'a> {
             }),
             _ => Ok(()),
         }
+    }
+
+    /// An option that widens something `from` wide; the product, rounded, has to be `to`.
+    pub fn widens(&self, option: &str, from: usize, to: usize) -> Result<(), LayoutError> {
+        let Some(value) = self.get(option) else {
+            return Ok(());
+        };
+        let factor = number(value).ok_or_else(|| self.bad(option, value, "a number"))?;
+        if (factor * from as f64 - to as f64).abs() < 1.0 {
+            return Ok(());
+        }
+        let implemented = to as f64 / from as f64;
+        Err(self.unimplemented(option, format!("{implemented}, as the tensors say")))
+    }
+
+    /// The width of an MLP in a model `width` wide: 'intermediate_size', or else 'hidden_ratio'
+    /// times `width` times `share`, up to the next multiple. It has to be `inner`.
+    pub fn mlp_width(
+        &self,
+        width: usize,
+        inner: usize,
+        share: f64,
+        multiple: usize,
+    ) -> Result<(), LayoutError> {
+        const RATIO: &str = "hidden_ratio";
+        let ratio = self.get(RATIO);
+        if self.has("intermediate_size") {
+            return self.only("intermediate_size", &[&inner.to_string()]);
+        }
+        let Some(value) = ratio else {
+            return self.only("intermediate_size", &[]);
+        };
+        let ratio = number(value).ok_or_else(|| self.bad(RATIO, value, "a number"))?;
+        // Beyond the floats that are whole numbers it saturates, and differs.
+        let product = (width as f64 * ratio * share) as usize;
+        if product.checked_next_multiple_of(multiple) == Some(inner) {
+            return Ok(());
+        }
+        let implemented = format!("one that gives the {inner} of the tensors");
+        Err(self.unimplemented(RATIO, implemented))
     }
 
     /// Refuses an option that nobody has dealt with. Null is the absence of an option.

@@ -28,8 +28,6 @@ fn heads(config: &Config<'_>, tensors: &Tensors<'_>, heads: usize) -> Result<Hea
     let [k, _] = tensors.shape(&attn("k_proj.weight"), "width of the keys")?;
     let [v, _] = tensors.shape(&attn("v_proj.weight"), "width of the values")?;
     let short_conv = config.flag("use_short_conv", true)?;
-    // The widths are those of the matrices.
-    config.ignore(&["expand_k", "expand_v"]);
     Ok(Heads {
         keys,
         values,
@@ -45,6 +43,8 @@ pub(super) fn deltanet(config: &Config<'_>, tensors: &Tensors<'_>) -> Result<Lay
     let frame = Frame::read(config, tensors, 24)?;
     let heads = heads(config, tensors, 16)?;
     config.only("num_v_heads", &[&heads.keys.to_string()])?;
+    config.widens("expand_k", frame.c, heads.keys * heads.k)?;
+    config.widens("expand_v", frame.c, heads.values * heads.v)?;
     let activation = ["silu", "relu", "elu", "identity"];
     let activation = config.word("qk_activation", "silu", &activation)?;
     let norm = config.word("qk_norm", "l2", &["l2", "sum"])?;
@@ -85,6 +85,7 @@ pub(super) fn gated_deltanet(
     let heads = heads(config, tensors, 6)?;
     let per = value_heads_per_key_head(config, &heads)?;
     config.only("head_dim", &[&heads.k.to_string()])?;
+    config.widens("expand_v", heads.k, heads.v)?;
     let gated = config.flag("use_gate", true)?;
     let gate = ["swish", "silu", "sigmoid"];
     let gate = match config.word("output_gate_activation", "swish", &gate)? {
@@ -130,6 +131,7 @@ pub(super) fn kda(config: &Config<'_>, tensors: &Tensors<'_>) -> Result<Layout, 
     let heads = heads(config, tensors, 16)?;
     let per = value_heads_per_key_head(config, &heads)?;
     config.only("head_dim", &[&heads.k.to_string()])?;
+    config.widens("expand_v", heads.k, heads.v)?;
     // Another implementation of the bounded decay, which the public class wants a bound for.
     if config.flag("safe_gate", false)? && !config.has("lower_bound") {
         return Err(config.unimplemented("safe_gate", "false where 'lower_bound' is null"));

@@ -34,7 +34,7 @@ impl Frame {
         let [v, c] = tensors.shape("model.embeddings.weight", "vocabulary and width")?;
         let [i, _] = tensors.shape("model.layers.0.mlp.gate_proj.weight", "width of the MLP")?;
         config.only("hidden_size", &[&c.to_string()])?;
-        config.only("intermediate_size", &[&i.to_string()])?;
+        config.mlp_width(c, i, 2.0 / 3.0, 256)?;
         config.only("hidden_act", &["\"swish\"", "\"silu\""])?;
         config.only("vocab_size", &[&v.to_string()])?;
         // Two implementations of the same norm.
@@ -42,12 +42,10 @@ impl Frame {
         tensors.check_head(config, false)?;
         config.only("attn", &[])?;
         config.only("attnres_block_size", &[])?;
-        // The widths are those of the matrices.
-        config.ignore(&["hidden_ratio"]);
         Ok(Frame {
             v,
             c,
-            layers: config.size_or("num_hidden_layers", layers)?,
+            layers: config.layers(layers)?,
             i,
             eps: config.number("norm_eps", 1e-6)?,
         })

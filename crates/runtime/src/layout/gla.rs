@@ -5,10 +5,12 @@ use super::frame::{Frame, attn, taps};
 use super::tensors::Tensors;
 use super::{Layout, LayoutError, flag, number};
 
-/// Heads, key width and value width per head; `heads` is their number without the option.
+/// Heads, key width and value width per head of a model `c` wide; `heads` is their number without
+/// the option.
 fn heads(
     config: &Config<'_>,
     tensors: &Tensors<'_>,
+    c: usize,
     heads: usize,
 ) -> Result<[usize; 3], LayoutError> {
     let h = config.size_or("num_heads", heads)?;
@@ -16,8 +18,8 @@ fn heads(
     let [_, v] = tensors.shape(&attn("o_proj.weight"), "width of the values")?;
     config.only("num_kv_heads", &[&h.to_string()])?;
     config.only("feature_map", &[])?;
-    // The widths are those of the matrices.
-    config.ignore(&["expand_k", "expand_v"]);
+    config.widens("expand_k", c, k)?;
+    config.widens("expand_v", c, v)?;
     Ok([
         h,
         tensors.divided(&attn("q_proj.weight"), k, h, "heads of equal width")?,
@@ -28,7 +30,7 @@ fn heads(
 /// GLA.
 pub(super) fn gla(config: &Config<'_>, tensors: &Tensors<'_>) -> Result<Layout, LayoutError> {
     let frame = Frame::read(config, tensors, 24)?;
-    let [h, k, v] = heads(config, tensors, 4)?;
+    let [h, k, v] = heads(config, tensors, frame.c, 4)?;
     let [r, _] = tensors.shape(&attn("gk_proj.0.weight"), "rank of the decay")?;
     config.only("use_gk", &["true"])?;
     config.only("use_gv", &["false"])?;
@@ -64,7 +66,7 @@ pub(super) fn gla(config: &Config<'_>, tensors: &Tensors<'_>) -> Result<Layout, 
 /// RetNet.
 pub(super) fn retnet(config: &Config<'_>, tensors: &Tensors<'_>) -> Result<Layout, LayoutError> {
     let frame = Frame::read(config, tensors, 24)?;
-    let [h, k, v] = heads(config, tensors, 8)?;
+    let [h, k, v] = heads(config, tensors, frame.c, 8)?;
     let pairs = tensors.divided(&attn("q_proj.weight"), k, 2, "rotated in pairs")?;
     // The public class has these options and no convolution whatever they say.
     config.ignore(&["use_short_conv", "conv_size"]);

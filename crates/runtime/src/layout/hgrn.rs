@@ -11,8 +11,7 @@ pub(super) fn hgrn(config: &Config<'_>, tensors: &Tensors<'_>) -> Result<Layout,
     let [d, _] = tensors.shape(&attn("f_proj.weight"), "width of the state")?;
     let short_conv = config.flag("use_short_conv", false)?;
     let taps = taps(config, tensors, short_conv, "f_conv1d.weight")?;
-    // The width is that of the matrix.
-    config.ignore(&["expand_ratio"]);
+    config.widens("expand_ratio", frame.c, d)?;
     Ok(Layout::new(
         "hgrn",
         [

@@ -10,9 +10,12 @@ mod frame;
 mod gla;
 mod hgrn;
 mod mamba;
+mod mamba_ssm;
 mod models;
 mod rwkv;
+mod spelling;
 mod tensors;
+mod tuned_state;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -24,6 +27,8 @@ use config::Config;
 use tensors::Tensors;
 
 pub use models::{embedded, embedded_names};
+pub(crate) use spelling::respell;
+pub use tuned_state::tuned_state;
 
 /// The model text that a checkpoint is of, with sizes and settings.
 #[derive(Debug, Clone, PartialEq)]
@@ -32,6 +37,33 @@ pub struct Layout {
     pub model: &'static str,
     /// Sizes and settings read from the checkpoint.
     pub overrides: Overrides,
+    /// Settings among them that the checkpoint leaves open, in the order of their names.
+    pub assumed: Vec<Assumed>,
+}
+
+/// A setting that changes what a model computes, and that its checkpoint does not say.
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+pub struct Assumed {
+    /// Its name in the model text.
+    pub setting: String,
+    /// The value it was given.
+    pub value: String,
+    /// Why that value.
+    pub why: String,
+}
+
+impl std::fmt::Display for Assumed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Assumed {
+            setting,
+            value,
+            why,
+        } = self;
+        write!(
+            f,
+            "the checkpoint does not say `{setting}`: taken as {value}, {why} (--set {setting}=...)"
+        )
+    }
 }
 
 /// Why a checkpoint cannot be told to be of a model that fusec has.
@@ -104,7 +136,7 @@ pub enum LayoutError {
         /// Its name.
         tensor: String,
         /// What it is needed for.
-        why: &'static str,
+        why: String,
     },
     /// A tensor that gives a size has another shape.
     #[error("{}: tensor '{tensor}' has shape {got:?}, expected {expected}", file.display())]
@@ -145,6 +177,7 @@ impl Layout {
         let config = Config::new(checkpoint.path(), options);
         let kind = options.get("model_type").and_then(|v| v.as_str());
         let layout = match kind.unwrap_or_default() {
+            "" if mamba_ssm::wrote(&config) => mamba_ssm::mamba(&config, &tensors),
             "rwkv6" => rwkv::rwkv6(&config, &tensors),
             "rwkv7" => rwkv::rwkv7(&config, &tensors),
             "mamba" => mamba::mamba1(&config, &tensors),
@@ -188,7 +221,24 @@ impl Layout {
                 axes: axes.collect(),
                 settings: settings.collect::<BTreeMap<_, _>>(),
             },
+            assumed: Vec::new(),
         }
+    }
+
+    /// Notes that the checkpoint leaves a setting open.
+    fn assuming(mut self, setting: &str, why: impl Into<String>) -> Self {
+        let value = match self.overrides.settings.get(setting) {
+            Some(Setting::Bool(value)) => value.to_string(),
+            Some(Setting::Number(value)) => value.to_string(),
+            Some(Setting::Text(value)) => value.clone(),
+            None => return self,
+        };
+        self.assumed.push(Assumed {
+            setting: setting.to_string(),
+            value,
+            why: why.into(),
+        });
+        self
     }
 }
 

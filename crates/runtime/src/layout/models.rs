@@ -12,7 +12,7 @@ macro_rules! texts {
 }
 
 /// Path below `models/`, and text.
-const TEXTS: [(&str, &str); 21] = texts![
+const TEXTS: [(&str, &str); 22] = texts![
     "blocks/frame.toml",
     "blocks/mamba2.toml",
     "blocks/rwkv6.toml",
@@ -32,6 +32,7 @@ const TEXTS: [(&str, &str); 21] = texts![
     "mamba1.toml",
     "mamba2.toml",
     "retnet.toml",
+    "rwkv6-expanded.toml",
     "rwkv6.toml",
     "rwkv7.toml",
 ];

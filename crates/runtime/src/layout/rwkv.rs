@@ -8,6 +8,7 @@ use super::{Layout, LayoutError, flag, number, text};
 /// the norm over heads. Not stored in the file.
 const HEAD_SIZE_DIVISOR: f64 = 8.0;
 const NATIVE_EPS: f64 = 1e-5;
+const NATIVE_GN_EPS: &str = "as the authors' code has it";
 
 /// A `.pth` of the authors. It has no configuration: everything is in names and shapes.
 pub(super) fn native(tensors: &Tensors<'_>) -> Result<Layout, LayoutError> {
@@ -41,7 +42,8 @@ pub(super) fn native(tensors: &Tensors<'_>) -> Result<Layout, LayoutError> {
                 ("ln_eps", number(NATIVE_EPS)),
                 ("gn_eps", number(NATIVE_EPS * HEAD_SIZE_DIVISOR.powi(2))),
             ],
-        ));
+        )
+        .assuming("gn_eps", NATIVE_GN_EPS));
     }
     if tensors.has("blocks.0.att.r_k") {
         let [h, n] = tensors.shape("blocks.0.att.r_k", "heads and their width")?;
@@ -73,7 +75,8 @@ pub(super) fn native(tensors: &Tensors<'_>) -> Result<Layout, LayoutError> {
                 ("gn_eps", number(NATIVE_EPS * HEAD_SIZE_DIVISOR.powi(2))),
                 ("kk_floor", flag(true)),
             ],
-        ));
+        )
+        .assuming("gn_eps", NATIVE_GN_EPS));
     }
     Err(tensors.unrecognised(
         "it looks like RWKV, but is neither version 6 ('att.time_maa_w1') nor 7 ('att.r_k'); \
@@ -93,7 +96,7 @@ fn same_width(tensors: &Tensors<'_>, width: usize, heads: usize) -> Result<(), L
 /// What both versions have in fla: V, number of layers, C. Without the option they have 24 layers.
 fn fla(config: &Config<'_>, tensors: &Tensors<'_>) -> Result<[usize; 3], LayoutError> {
     let [v, c] = tensors.shape("model.embeddings.weight", "vocabulary and width")?;
-    let layers = config.size_or("num_hidden_layers", 24)?;
+    let layers = config.layers(24)?;
     config.only("vocab_size", &[&v.to_string()])?;
     config.only("hidden_size", &[&c.to_string()])?;
     config.only("attn", &[])?;
@@ -101,8 +104,6 @@ fn fla(config: &Config<'_>, tensors: &Tensors<'_>) -> Result<[usize; 3], LayoutE
     config.only("norm_bias", &["true"])?;
     config.only("norm_first", &["true"])?;
     tensors.check_head(config, false)?;
-    // The width of the channel mix is that of its matrix.
-    config.ignore(&["hidden_ratio", "intermediate_size"]);
     Ok([v, layers, c])
 }
 
@@ -121,22 +122,25 @@ pub(super) fn rwkv6(config: &Config<'_>, tensors: &Tensors<'_>) -> Result<Layout
     const SHIFT: &str = "model.layers.0.attn.x_proj.0.linear.weight";
     let [r5, _] = tensors.shape(SHIFT, "five times the rank of the shift")?;
     let r = tensors.divided(SHIFT, r5, 5, "five inputs are mixed")?;
+    const VALUE: &str = "model.layers.0.attn.v_proj.linear.weight";
+    let [values, _] = tensors.shape(VALUE, "width of the values")?;
+    let nv = tensors.divided(VALUE, values, h, "heads of equal width")?;
+    config.mlp_width(c, f, 1.0, 32)?;
     config.only("num_heads", &[&h.to_string()])?;
-    for option in ["expand_k", "expand_v"] {
-        config.only(option, &["1"])?;
-    }
-    if !config.has("expand_k") && h * n != c {
-        return Err(config.unimplemented("expand_k", "1; the default is 0.5"));
-    }
+    config.widens("expand_k", c, h * n)?;
+    config.widens("expand_v", c, values)?;
     config.only("proj_low_rank_dim", &[&r.to_string()])?;
     config.only("gate_low_rank_dim", &[&rd.to_string()])?;
     // Two implementations of the same norm.
     config.only("fuse_norm", &["true", "false"])?;
-    same_width(tensors, c, h * n)?;
     let eps = config.number("norm_eps", 1e-5)?;
-    Ok(Layout::new(
-        "rwkv6",
-        [
+    let settings = [
+        ("layout", text("fla")),
+        ("ln_eps", number(eps)),
+        ("gn_eps", number(eps)),
+    ];
+    if (h * n, values) == (c, c) {
+        let axes = [
             ("V", v),
             ("L", layers),
             ("H", h),
@@ -144,12 +148,23 @@ pub(super) fn rwkv6(config: &Config<'_>, tensors: &Tensors<'_>) -> Result<Layout
             ("F", f),
             ("R", r),
             ("Rd", rd),
-        ],
+        ];
+        return Ok(Layout::new("rwkv6", axes, settings));
+    }
+    Ok(Layout::new(
+        "rwkv6-expanded",
         [
-            ("layout", text("fla")),
-            ("ln_eps", number(eps)),
-            ("gn_eps", number(eps)),
+            ("V", v),
+            ("L", layers),
+            ("C", c),
+            ("H", h),
+            ("N", n),
+            ("Nv", nv),
+            ("F", f),
+            ("R", r),
+            ("Rd", rd),
         ],
+        settings,
     ))
 }
 
@@ -158,6 +173,7 @@ pub(super) fn rwkv7(config: &Config<'_>, tensors: &Tensors<'_>) -> Result<Layout
     let [v, layers, c] = fla(config, tensors)?;
     let [h, n] = tensors.shape("model.layers.0.attn.r_k", "heads and their width")?;
     let [f, _] = tensors.shape("model.layers.0.ffn.key.weight", "width of the channel mix")?;
+    config.mlp_width(c, f, 1.0, 32)?;
     let rank = |layer: usize, which: &str| -> Result<usize, LayoutError> {
         let name = format!("model.layers.{layer}.attn.{which}_lora.lora.0.weight");
         let [r, _] = tensors.shape(&name, "rank of a low-rank pair")?;

@@ -5,7 +5,10 @@ use super::config::Config;
 use crate::checkpoint::Checkpoint;
 
 /// Most layers that are looked for.
-const MAX_LAYERS: usize = 4096;
+pub(super) const MAX_LAYERS: usize = 4096;
+
+/// Name of the head in every layout that has a `config.json`.
+pub(super) const HEAD: &str = "lm_head.weight";
 
 /// The tensors of a checkpoint by name.
 pub(super) struct Tensors<'a> {
@@ -20,21 +23,28 @@ impl<'a> Tensors<'a> {
 
     /// Whether there is a tensor of that name.
     pub fn has(&self, name: &str) -> bool {
-        self.checkpoint.tensor(name).is_some()
+        self.checkpoint.has(name)
     }
 
     /// Whether the head is stored: not where the embedding serves as the head too, as the option
     /// says (`tied` is what it is without the option). A head that is stored is always used.
     pub fn check_head(&self, config: &Config<'_>, tied: bool) -> Result<(), LayoutError> {
-        const HEAD: &str = "lm_head.weight";
         if config.flag("tie_word_embeddings", tied)? || self.has(HEAD) {
             return Ok(());
         }
-        Err(LayoutError::MissingTensor {
+        Err(self.no_head("'tie_word_embeddings' is false"))
+    }
+
+    /// The refusal of a checkpoint without a head; `because` says why the embedding is none.
+    pub fn no_head(&self, because: &str) -> LayoutError {
+        LayoutError::MissingTensor {
             file: self.checkpoint.path().to_path_buf(),
             tensor: HEAD.to_string(),
-            why: "the embedding is not the head too, as 'tie_word_embeddings' is false",
-        })
+            why: format!(
+                "the embedding is not the head too, as {because} \
+                 (a model that was saved without its head gives no logits)"
+            ),
+        }
     }
 
     /// The extents of a tensor, of which those equal to 1 at the front are dropped where there are
@@ -50,7 +60,7 @@ impl<'a> Tensors<'a> {
             .ok_or_else(|| LayoutError::MissingTensor {
                 file: self.checkpoint.path().to_path_buf(),
                 tensor: name.to_string(),
-                why,
+                why: why.to_string(),
             })?;
         let extra = view.shape.len().saturating_sub(N);
         let (ones, rest) = view.shape.split_at(extra);

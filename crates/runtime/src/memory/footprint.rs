@@ -1,6 +1,6 @@
 //! All the memory a model needs at a shape, with the figures a person needs to act on it.
 
-use super::{ArenaPlan, MemoryError, StatesPlan, format_bytes};
+use super::{ArenaPlan, MemoryError, StatesPlan, format_bytes, host};
 use fusec_codegen::Regime;
 use std::fmt;
 
@@ -15,6 +15,8 @@ pub struct Footprint {
     pub tails: usize,
     /// Inputs, outputs and scratch.
     pub arena: usize,
+    /// Copies that the caller of a run keeps: what is given, what is got, what is expected.
+    pub host: usize,
     /// Name and size of the largest buffer in the arena.
     pub largest: Option<(String, usize)>,
 }
@@ -41,15 +43,25 @@ impl Footprint {
             states: states.scan_bytes,
             tails: states.tail_bytes,
             arena: arena.bytes,
+            host: 0,
             largest,
         }
     }
 
     /// Peak number of bytes, saturating.
     pub fn total(&self) -> usize {
-        [self.weights, self.states, self.tails, self.arena]
+        [self.weights, self.states, self.tails, self.arena, self.host]
             .into_iter()
             .fold(0, usize::saturating_add)
+    }
+
+    /// Refuses with figures what this machine has no memory for, beside `held` bytes of it that are
+    /// allocated already.
+    pub fn check_host(&self, held: usize) -> Result<(), MemoryError> {
+        match host::available() {
+            Some(free) => self.check(held, free),
+            None => Ok(()),
+        }
     }
 
     /// Refuses with figures when `held` (already allocated for this model) and `free` bytes
@@ -76,6 +88,9 @@ impl fmt::Display for Footprint {
             format_bytes(self.tails),
             format_bytes(self.arena)
         )?;
+        if self.host > 0 {
+            write!(f, ", inputs and results {}", format_bytes(self.host))?;
+        }
         match &self.largest {
             Some((name, bytes)) => {
                 write!(f, "; largest buffer: `{name}`, {}", format_bytes(*bytes))

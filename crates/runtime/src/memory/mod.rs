@@ -1,14 +1,16 @@
-//! How much device memory a compiled model needs, and where in it everything lies.
+//! How much memory a run needs, where in it everything lies, and how much there is.
 //!
-//! Lives here: sizes, lifetimes and offsets, all computed from the manifest before a byte is
-//! allocated. Never here: allocation itself, drivers, contents.
+//! Lives here: sizes, lifetimes and offsets, all computed from the manifest (or for the interpreter, from
+//! the graph) before a byte is allocated. Never here: allocation itself, drivers, contents.
 //!
-//! Memory is three regions: constants (parameters and load-time results, uploaded once), states
+//! Device memory is three regions: constants (parameters and load-time results, uploaded once), states
 //! (scan states and both copies of each stencil tail, for one batch size), and an arena that the
 //! buffers of a run share by lifetime.
 
 mod arena;
 mod footprint;
+pub mod host;
+mod interpreter;
 mod states;
 
 pub use arena::{ArenaPlan, Lifetime, Slot};

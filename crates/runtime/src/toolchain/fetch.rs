@@ -62,9 +62,6 @@ const NVRTC: PinnedWheel = PinnedWheel {
     ],
 };
 
-/// Start of the name of a fetch that is under way.
-const SCRATCH_PREFIX: &str = ".fetching-";
-
 /// What to do when NVRTC cannot be had by itself; part of several messages.
 pub(super) const HOW_TO_GET: &str = "run once without --offline (needs python3 with pip and a \
     package index), or set FUSEC_NVRTC to the path of a libnvrtc.so.13 or .12";
@@ -201,24 +198,17 @@ pub fn fetch(cache: &Path) -> Result<PathBuf, FetchError> {
     let lock = File::create(&lock_path).map_err(write(&lock_path))?;
     // The lock only spares a second download: where locks are not supported, the rename below
     // still keeps the copy whole.
-    let locked = match lock.try_lock() {
-        Ok(()) => true,
-        Err(TryLockError::WouldBlock) => {
-            eprintln!("waiting for another process that fetches {}", pinned_name());
-            lock.lock().is_ok()
-        }
-        Err(TryLockError::Error(_)) => false,
-    };
+    if let Err(TryLockError::WouldBlock) = lock.try_lock() {
+        eprintln!("waiting for another process that fetches {}", pinned_name());
+        lock.lock().ok();
+    }
     if let FetchedCopy::Present(library) = copy_in(&target) {
         return Ok(library);
     }
-    if locked {
-        remove_leftovers(&parent);
-    }
+    partial::sweep(&parent, |_| true);
 
     let progress = Progress::start();
-    let (scratch, _unfinished) =
-        partial::dir_in(SCRATCH_PREFIX, &parent).map_err(write(&parent))?;
+    let (scratch, _unfinished) = partial::dir_in(&parent).map_err(write(&parent))?;
     let wheel = download(scratch.path())?;
     let unpacked = scratch.path().join("unpacked");
     fs::create_dir(&unpacked).map_err(write(&unpacked))?;
@@ -246,29 +236,13 @@ pub fn fetch(cache: &Path) -> Result<PathBuf, FetchError> {
     }
 }
 
-/// Removes what fetches that were killed have left in `dir`. Call it with the lock held only.
-fn remove_leftovers(dir: &Path) {
-    let Ok(entries) = fs::read_dir(dir) else {
-        return;
-    };
-    for entry in entries.flatten() {
-        if entry
-            .file_name()
-            .to_string_lossy()
-            .starts_with(SCRATCH_PREFIX)
-        {
-            // Only costs space, so not being able to remove it is no reason to fail.
-            let _ = fs::remove_dir_all(entry.path());
-        }
-    }
-}
-
 /// Lets pip download the wheel into `dir`.
 fn download(dir: &Path) -> Result<PathBuf, FetchError> {
     let write = |path: &Path, source| FetchError::Write {
         path: path.to_owned(),
         source,
     };
+    let dir = &std::path::absolute(dir).map_err(|error| write(dir, error))?;
     let requirements = dir.join("requirements.txt");
     let line = format!(
         "{}=={} --hash=sha256:{}\n",
@@ -279,27 +253,31 @@ fn download(dir: &Path) -> Result<PathBuf, FetchError> {
     fs::create_dir(&wheels).map_err(|error| write(&wheels, error))?;
 
     let mut pip = Command::new("python3");
-    pip.args([
-        "-m",
-        "pip",
-        "download",
-        "--quiet",
-        "--disable-pip-version-check",
-        "--no-input",
-    ])
-    .args([
-        "--progress-bar",
-        "off",
-        "--no-deps",
-        "--only-binary=:all:",
-        "--require-hashes",
-    ])
-    .args(NVRTC.platforms.iter().flat_map(|tag| ["--platform", tag]))
-    .arg("-r")
-    .arg(&requirements)
-    .arg("-d")
-    .arg(&wheels)
-    .stdin(Stdio::null());
+    // Isolated, and in a directory of ours: a folder called `pip` where the user happens to be, or on
+    // PYTHONPATH, would be run in place of pip.
+    pip.current_dir(dir)
+        .args([
+            "-I",
+            "-m",
+            "pip",
+            "download",
+            "--quiet",
+            "--disable-pip-version-check",
+            "--no-input",
+        ])
+        .args([
+            "--progress-bar",
+            "off",
+            "--no-deps",
+            "--only-binary=:all:",
+            "--require-hashes",
+        ])
+        .args(NVRTC.platforms.iter().flat_map(|tag| ["--platform", tag]))
+        .arg("-r")
+        .arg(&requirements)
+        .arg("-d")
+        .arg(&wheels)
+        .stdin(Stdio::null());
     let output = pip
         .output()
         .map_err(|source| FetchError::NoPython { source })?;

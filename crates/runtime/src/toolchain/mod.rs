@@ -18,7 +18,9 @@ use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::cache::{self, CacheError, CubinCache, Entry, KeyParts, Outcome};
+use fusec_codegen::{Manifest, prelude, without_comments};
+
+use crate::cache::{self, CacheError, Contents, Entry, KernelCache, KeyParts, Outcome};
 use crate::cubin::{self, CubinError, Resources, Spills};
 
 pub use arch::{Arch, UnknownArch};
@@ -129,8 +131,29 @@ impl ToolchainError {
 pub struct Source<'a> {
     /// What messages and the line table call it, such as `time_mix.cu`.
     pub name: &'a str,
-    /// CUDA C++, self-contained: there are no headers to include.
+    /// CUDA C++.
     pub text: &'a str,
+    /// What it may include. There are no other headers.
+    pub headers: &'a [Header<'a>],
+}
+
+/// A text that sources include. It is in memory only.
+#[derive(Debug, Clone, Copy)]
+pub struct Header<'a> {
+    /// The name by which it is included.
+    pub name: &'a str,
+    /// CUDA C++.
+    pub text: &'a str,
+}
+
+impl<'a> Header<'a> {
+    /// The primitives that the kernels of a manifest include.
+    pub fn prelude(manifest: &'a Manifest) -> Self {
+        Header {
+            name: prelude::FILE,
+            text: &manifest.prelude,
+        }
+    }
 }
 
 /// A compiled source.
@@ -183,7 +206,7 @@ pub struct Toolchain {
     nvrtc: Nvrtc,
     /// NVRTC down to its build: part of every cache key.
     identity: String,
-    cache: Option<CubinCache>,
+    cache: Option<KernelCache>,
     info: ToolchainInfo,
 }
 
@@ -205,7 +228,9 @@ impl Toolchain {
             (None, CacheState::Off)
         } else {
             let cache_dir = cache::user_cache_dir(options.cache_dir.as_deref());
-            match cache_dir.and_then(|dir| CubinCache::open(&dir.join("cubin"))) {
+            match cache_dir.and_then(|dir| {
+                KernelCache::open(&dir.join(Contents::Cubins.directory()), Contents::Cubins)
+            }) {
                 Ok(cache) => {
                     let dir = cache.dir().to_owned();
                     (Some(cache), CacheState::Ready { dir })
@@ -245,21 +270,27 @@ impl Toolchain {
         &self.info
     }
 
-    /// Compiles one source, or takes the cubin from the cache.
+    /// Compiles one source, or takes the cubin from the cache. Comments change nothing: the compiler
+    /// does not see them, and what is cached is found again whatever they say.
     pub fn compile(&self, source: &Source<'_>, arch: Arch) -> Result<Artifact, ToolchainError> {
+        let text = without_comments(source.text);
         let compile = || {
-            let compiled = self.nvrtc.compile(source.name, source.text, arch)?;
+            let compiled = self
+                .nvrtc
+                .compile(source.name, &text, source.headers, arch)?;
             Ok(Entry {
-                cubin: compiled.cubin,
+                image: compiled.cubin,
                 log: compiled.log,
             })
         };
         let (entry, cached) = match &self.cache {
             None => (compile()?, false),
             Some(cache) => {
+                let headers: Vec<_> = source.headers.iter().map(|h| (h.name, h.text)).collect();
                 let parts = KeyParts {
                     name: source.name,
-                    source: source.text,
+                    source: &text,
+                    headers: &headers,
                     arch: &arch.to_string(),
                     options: &Nvrtc::options(arch),
                     compiler: &self.identity,
@@ -277,7 +308,7 @@ impl Toolchain {
             }
         };
         let mut resources =
-            cubin::resources(&entry.cubin).map_err(|error| ToolchainError::Cubin {
+            cubin::resources(&entry.image).map_err(|error| ToolchainError::Cubin {
                 name: source.name.to_owned(),
                 version: self.nvrtc.version(),
                 source: error,
@@ -296,7 +327,7 @@ impl Toolchain {
             });
         }
         Ok(Artifact {
-            cubin: entry.cubin,
+            cubin: entry.image,
             log: entry.log,
             resources,
             cached,

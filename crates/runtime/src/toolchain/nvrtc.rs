@@ -16,6 +16,7 @@ use object::{Endianness, Object, ReadCache};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use super::Header;
 use super::arch::Arch;
 
 /// The oldest NVRTC that is used: the first with `sm_90a`.
@@ -91,7 +92,7 @@ pub enum NvrtcError {
     NulByte {
         /// The source's name.
         name: String,
-        /// `name`, `text` or `options`.
+        /// `name`, `text`, `headers` or `options`.
         part: &'static str,
     },
     /// NVRTC compiled the source and found it wrong, or gave up on it.
@@ -328,8 +329,14 @@ impl Nvrtc {
     }
 
     /// Compiles `source` for `arch` with [`Nvrtc::options`]. `name` is what messages and the
-    /// line table call it.
-    pub fn compile(&self, name: &str, source: &str, arch: Arch) -> Result<Compiled, NvrtcError> {
+    /// line table call it; `headers` are what it may include.
+    pub fn compile(
+        &self,
+        name: &str,
+        source: &str,
+        headers: &[Header<'_>],
+        arch: Arch,
+    ) -> Result<Compiled, NvrtcError> {
         if !self.supports(arch) {
             return Err(NvrtcError::UnsupportedArch {
                 arch,
@@ -353,7 +360,14 @@ impl Nvrtc {
         let pointers: Vec<*const c_char> = options.iter().map(|option| option.as_ptr()).collect();
         let count = c_int::try_from(pointers.len()).expect("a handful of options");
 
-        let program = OpenProgram::create(&self.functions, name, &c_name, &c_source)?;
+        let mut c_headers = Vec::new();
+        for header in headers {
+            c_headers.push((
+                c_string(header.name.to_owned(), "headers")?,
+                c_string(header.text.to_owned(), "headers")?,
+            ));
+        }
+        let program = OpenProgram::create(&self.functions, name, &c_name, &c_source, &c_headers)?;
         // SAFETY: the program is live, and `pointers` holds `count` strings that outlive the call.
         let status =
             unsafe { (self.functions.compile_program)(program.handle, count, pointers.as_ptr()) };
@@ -413,17 +427,21 @@ impl<'a> OpenProgram<'a> {
         name: &'a str,
         c_name: &CStr,
         source: &CStr,
+        headers: &[(CString, CString)],
     ) -> Result<Self, NvrtcError> {
         let mut handle = ptr::null_mut();
-        // SAFETY: the strings outlive the call (NVRTC copies them); no headers are passed.
+        let names: Vec<*const c_char> = headers.iter().map(|(name, _)| name.as_ptr()).collect();
+        let texts: Vec<*const c_char> = headers.iter().map(|(_, text)| text.as_ptr()).collect();
+        let count = c_int::try_from(headers.len()).expect("a handful of headers");
+        // SAFETY: the strings outlive the call (NVRTC copies them), and both arrays hold `count`.
         let status = unsafe {
             (functions.create_program)(
                 &mut handle,
                 source.as_ptr(),
                 c_name.as_ptr(),
-                0,
-                ptr::null(),
-                ptr::null(),
+                count,
+                texts.as_ptr(),
+                names.as_ptr(),
             )
         };
         let program = Self {

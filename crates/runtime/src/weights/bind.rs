@@ -14,6 +14,9 @@ use super::{
 };
 use crate::checkpoint::{Checkpoint, TensorView};
 
+/// Most missing tensors for which the nearest name is looked for: each takes a look at all names.
+const NEAREST_LIMIT: usize = 64;
+
 /// One parameter found.
 struct Bound<'g, T> {
     tensor: &'g str,
@@ -56,7 +59,7 @@ pub(super) fn map(graph: &Graph, checkpoint: &Checkpoint) -> Result<Vec<Mapped>,
             shape: (axes.iter())
                 .map(|(name, size)| (name.to_string(), *size))
                 .collect(),
-            tensor: found.tensor.to_string(),
+            tensor: checkpoint.stored_name(found.tensor).to_string(),
             dtype: found.stored.dtype.to_string(),
             stored: found.stored.shape.to_vec(),
             load: steps.collect(),
@@ -116,6 +119,7 @@ fn survey<'g, T: Send>(
         }
     }
     let complete = problems.is_empty();
+    let places: BTreeSet<_> = used.keys().map(|name| checkpoint.place(name)).collect();
     for tensor in checkpoint.names() {
         let Some(view) = checkpoint.tensor(tensor) else {
             continue;
@@ -129,6 +133,8 @@ fn survey<'g, T: Send>(
         }
         let shape = view.shape.to_vec();
         match used.get(tensor) {
+            // Tied weights that were saved under both names.
+            None if places.contains(&checkpoint.place(tensor)) => {}
             None if !excused.contains(tensor) => {
                 problems.push(BindProblem::Unused {
                     tensor: tensor.to_string(),
@@ -152,6 +158,14 @@ fn survey<'g, T: Send>(
     }
     if problems.is_empty() {
         return Ok(params);
+    }
+    for problem in problems.iter_mut().take(NEAREST_LIMIT) {
+        if let BindProblem::Missing {
+            tensors, nearest, ..
+        } = problem
+        {
+            *nearest = tensors.first().and_then(|name| checkpoint.nearest(name));
+        }
     }
     Err(WeightsError::Mismatch {
         file: checkpoint.path().to_path_buf(),
@@ -214,10 +228,7 @@ fn find<'g, 'c>(
         return Err(BindProblem::Missing {
             param: name(),
             tensors: source.tensors.clone(),
-            nearest: source
-                .tensors
-                .first()
-                .and_then(|tensor| checkpoint.nearest(tensor)),
+            nearest: None,
         });
     };
     if !view.dtype.is_float() {

@@ -110,7 +110,8 @@ pub enum BindProblem {
     },
     /// A tensor that no parameter reads.
     #[error(
-        "tensor '{tensor}' {shape:?} is used by no parameter (if that is meant, list it in allow_unused)"
+        "tensor '{tensor}' {shape:?} is used by no parameter \
+         (if that is meant: --allow-unused '{tensor}', or allow_unused in the model text)"
     )]
     Unused {
         /// The tensor.
@@ -120,7 +121,8 @@ pub enum BindProblem {
     },
     /// A tensor of which parameters read a part.
     #[error(
-        "tensor '{tensor}' {shape:?}: parameters use {used} of its {of} elements (if that is meant, list it in allow_unused)"
+        "tensor '{tensor}' {shape:?}: parameters use {used} of its {of} elements \
+         (if that is meant: --allow-unused '{tensor}', or allow_unused in the model text)"
     )]
     PartlyUsed {
         /// The tensor.
@@ -134,11 +136,16 @@ pub enum BindProblem {
     },
 }
 
+/// Most problems that a message lists.
+const LISTED: usize = 1000;
+
 fn list(problems: &[BindProblem]) -> String {
-    problems
-        .iter()
-        .map(|problem| format!("\n  {problem}"))
-        .collect()
+    let listed = problems.iter().take(LISTED);
+    let mut lines: String = listed.map(|problem| format!("\n  {problem}")).collect();
+    if let Some(more) = problems.len().checked_sub(LISTED).filter(|more| *more > 0) {
+        lines.push_str(&format!("\n  and {more} more"));
+    }
+    lines
 }
 
 fn quoted(names: &[String]) -> String {

@@ -6,6 +6,7 @@ use fusec_ir::Graph;
 
 use super::{Weights, WeightsError};
 use crate::checkpoint::{Checkpoint, CheckpointError};
+use crate::layout;
 
 /// Where weights come from: `random:SEED`, or the path of a checkpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,7 +46,29 @@ impl WeightSpec {
     pub fn load(&self, graph: &Graph) -> Result<Weights, SpecError> {
         Ok(match self {
             Self::Random(seed) => Weights::random(graph, *seed)?,
-            Self::Checkpoint(path) => Weights::from_checkpoint(graph, &Checkpoint::open(path)?)?,
+            Self::Checkpoint(path) => {
+                let stored = Checkpoint::open(path)?;
+                if has_all(graph, &stored) {
+                    return Ok(Weights::from_checkpoint(graph, &stored)?);
+                }
+                let mut respelled = Checkpoint::open(path)?;
+                layout::respell(&mut respelled);
+                // If neither fits, what is missing is told in the names of the file.
+                let checkpoint = match has_all(graph, &respelled) {
+                    true => respelled,
+                    false => stored,
+                };
+                Weights::from_checkpoint(graph, &checkpoint)?
+            }
         })
     }
+}
+
+/// Whether every parameter with a source has a tensor of one of its names.
+fn has_all(graph: &Graph, checkpoint: &Checkpoint) -> bool {
+    let mut sources = graph
+        .params
+        .iter()
+        .filter_map(|param| param.source.as_ref());
+    sources.all(|source| source.tensors.iter().any(|tensor| checkpoint.has(tensor)))
 }

@@ -6,7 +6,7 @@ use fusec_runtime::checkpoint::Checkpoint;
 use proptest::prelude::*;
 use zip::CompressionMethod;
 
-use crate::write::{Pickle, Tensor, archive, floats, safetensors, torch_archive};
+use crate::write::{Pickle, Tensor, archive, floats, legacy_torch, safetensors, torch_archive};
 
 /// Opens `bytes` as a file with that ending; the message must name the file.
 fn refusal(suffix: &str, bytes: &[u8]) -> String {
@@ -154,18 +154,156 @@ fn pickles_that_would_do_more_than_build_tensors() {
     }
 }
 
+/// Small files that would take all memory or all time: each is refused at a count that is said.
 #[test]
-fn shared_containers_cannot_unfold_without_bound() {
+fn bombs_are_refused_at_a_limit() {
+    let start = || Pickle::default().op(b"\x80\x02");
+    let repeated = |op: &[u8], times: usize| start().op(&op.repeat(times));
+    let nested =
+        |start: Pickle, depth: usize| start.op(&b"]".repeat(depth)).op(&b"a".repeat(depth - 1));
     // Each level holds the one below twice: 2^40 paths in 500 bytes.
-    let mut pickle = Pickle::default().op(b"\x80\x02)q\x00");
-    for level in 0..40u8 {
-        pickle = pickle.op(&[b'h', level, b'h', level, 0x86, b'q', level + 1]);
+    let doubled = |leaf: &[u8]| {
+        let mut pickle = start().op(leaf).op(b"q\x00");
+        for level in 0..40u8 {
+            pickle = pickle.op(&[b'h', level, b'h', level, 0x86, b'q', level + 1]);
+        }
+        pickle.op(b"0}(X\x01\x00\x00\x00ah\x28u.")
+    };
+    // As wide as deep: 16 of 16 of 16 of 16 of 16.
+    let wide = || {
+        let mut pickle = start().op(b")q\x00");
+        for level in 0..5u8 {
+            let below = [b'h', level].repeat(16);
+            pickle = pickle.op(b"(").op(&below).op(&[b't', b'q', level + 1]);
+        }
+        pickle.op(b"0}(X\x00\x00\x00\x00h\x05u.")
+    };
+    let shape: &'static [i64] = &[1; 65];
+    let wild = Tensor {
+        shape,
+        strides: shape,
+        ..Tensor::PLAIN
+    };
+    let long: &'static str = "k".repeat(300).leak();
+    let keyed = Tensor {
+        key: long,
+        ..Tensor::PLAIN
+    };
+    for (what, pickle, part) in [
+        (
+            "steps",
+            repeated(b"N0", 1 << 23),
+            "more than 16777216 instructions",
+        ),
+        (
+            "stack",
+            repeated(b"N", (1 << 21) + 1),
+            "2097152 values on its stack",
+        ),
+        ("marks", repeated(b"(", (1 << 21) + 1), "2097152 open marks"),
+        ("objects", repeated(b")0", (1 << 21) + 1), "2097152 objects"),
+        (
+            "memo",
+            start().op(b"N").op(&b"\x94".repeat((1 << 21) + 1)),
+            "2097152 memo entries",
+        ),
+        ("tuples", doubled(b")"), "bytes in all names"),
+        ("tensors", doubled(b"N"), "bytes in all names"),
+        (
+            "paths",
+            wide(),
+            "more than 1048576 values, nested ones unfolded",
+        ),
+        (
+            "depth",
+            nested(start().op(b"}(").string("a"), 100).op(b"u."),
+            "more than 64 levels of nesting",
+        ),
+        (
+            "dimensions",
+            Pickle::state_dict(&[("x", wild)]),
+            "more than 64 dimensions in one tensor",
+        ),
+        (
+            "key",
+            Pickle::state_dict(&[("x", keyed)]),
+            "more than 256 bytes in the key of a storage",
+        ),
+        (
+            "name",
+            start().op(b"}(").string(&"n".repeat(1 << 20)).op(b"Nu."),
+            "more than 4096 bytes in one name",
+        ),
+        (
+            "names",
+            start()
+                .op(b"}(")
+                .string(&"n".repeat(4000))
+                .op(b"](")
+                .op(&b"N".repeat(20_000))
+                .op(b"eu."),
+            "more than 67108864 bytes in all names",
+        ),
+    ] {
+        let message = refusal(
+            ".pth",
+            &torch_archive(&pickle, &[("data/0", floats(&[0.0; 12]))]),
+        );
+        assert!(message.contains(part), "{what}: {message}");
     }
-    let pickle = pickle.op(b"0}(X\x01\x00\x00\x00ah\x28u.");
+    let zeros = vec![0; (32 << 20) + 1];
+    let inflated = archive(&[("data.pkl", zeros)], CompressionMethod::Deflated);
     expect(
-        &refusal(".pth", &torch_archive(&pickle, &[])),
-        &["nested ones unfolded"],
+        &refusal(".pth", &inflated),
+        &["is longer than the limit of 33554432 bytes"],
     );
+}
+
+#[test]
+fn files_of_torch_before_zip_archives() {
+    let saved = || {
+        let start = Pickle::default().op(b"\x80\x02}(").string("x");
+        start.legacy_tensor(&Tensor::PLAIN).op(b"u.")
+    };
+    let data = || ("0", floats(&[1.0; 12]));
+    let whole = legacy_torch(1001, true, &saved(), &[data()]);
+    for (bytes, parts) in [
+        (
+            legacy_torch(1002, true, &saved(), &[data()]),
+            &["version of the format is not 1001"][..],
+        ),
+        (
+            legacy_torch(1001, false, &saved(), &[data()]),
+            &["not little-endian"],
+        ),
+        (
+            whole[..whole.len() - 4].to_vec(),
+            &["truncated: storage '0' needs"],
+        ),
+        (
+            whole[..whole.len() - 50].to_vec(),
+            &["truncated: storage '0' needs"],
+        ),
+        (whole[..60].to_vec(), &["pickle ends at byte 60"]),
+        (
+            legacy_torch(1001, true, &saved(), &[]),
+            &["the data of storage '0' are not in the file"],
+        ),
+        (
+            legacy_torch(1001, true, &saved(), &[data(), ("1", vec![0; 8])]),
+            &["no tensor says what storage '1' holds"],
+        ),
+        (
+            legacy_torch(1001, true, &saved(), &[("0", floats(&[1.0; 3]))]),
+            &["'x'", "should have 12 elements of F32, the file has 3"],
+        ),
+        (
+            legacy_torch(1001, true, &Pickle::default().op(b"\x80\x02K\x01."), &[]),
+            &["holds an integer at the top"],
+        ),
+    ] {
+        expect(&refusal(".bin", &bytes), parts);
+    }
 }
 
 #[test]
@@ -294,7 +432,10 @@ fn containers() {
             zip(&[("data.pkl", vec![]), ("byteorder", b"big".to_vec())]),
             &["byteorder", "little-endian"],
         ),
-        (vec![0x80, 2, 0x8a, 10], &["old torch format", "torch.save"]),
+        (
+            vec![0x80, 2, 0x8a, 10],
+            &["a pickle that torch.save did not write"],
+        ),
         (
             b"hello".to_vec(),
             &["neither a safetensors file nor a zip archive"],
@@ -386,11 +527,15 @@ proptest! {
 
     #[test]
     fn damaged_bytes_never_panic(
-        torch in any::<bool>(),
+        format in 0..3,
         flips in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6),
         cut in prop::option::of(any::<prop::sample::Index>()),
     ) {
-        let (suffix, mut bytes) = if torch {
+        let (suffix, mut bytes) = if format == 2 {
+            let saved = Pickle::default().op(b"\x80\x02}(").string("x");
+            let saved = saved.legacy_tensor(&Tensor::PLAIN).op(b"u.");
+            (".bin", legacy_torch(1001, true, &saved, &[("0", floats(&[1.0; 12]))]))
+        } else if format == 1 {
             let tensors = [
                 ("x", Tensor::PLAIN),
                 ("y", Tensor { shape: &[4, 3], strides: &[1, 4], ..Tensor::PLAIN }),

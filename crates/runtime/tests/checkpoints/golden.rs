@@ -7,6 +7,8 @@ use fusec_runtime::{
     golden::{GoldenCase, GoldenError},
 };
 
+use crate::write::safetensors;
+
 pub fn case(name: &str) -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/golden")).join(name)
 }
@@ -133,4 +135,18 @@ fn a_case_without_a_usable_bound_is_refused() {
         let message = GoldenCase::open(copy.path()).unwrap_err().to_string();
         assert!(message.contains(&format!("'bound' is {got}")), "{message}");
     }
+}
+
+#[test]
+fn a_record_with_a_tensor_that_would_be_passed_over_is_refused() {
+    let copy = tempfile::tempdir().unwrap();
+    std::fs::write(copy.path().join("about.json"), r#"{"bound": 1e-5}"#).unwrap();
+    let header = r#"{"attention_mask":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}"#;
+    let record = safetensors(header, &[1]);
+    std::fs::write(copy.path().join("golden.safetensors"), record).unwrap();
+    let message = GoldenCase::open(copy.path()).unwrap_err().to_string();
+    assert!(
+        message.ends_with("'attention_mask' is none of input_ids, logits, step_ids, step_logits"),
+        "{message}"
+    );
 }

@@ -2,7 +2,7 @@
 
 use fusec_runtime::checkpoint::{Checkpoint, StoredDtype};
 
-use crate::write::{Pickle, Tensor, floats, safetensors, torch_archive};
+use crate::write::{Pickle, Tensor, floats, legacy_torch, safetensors, torch_archive};
 
 fn counting(count: usize) -> Vec<f32> {
     (0..count).map(|i| i as f32).collect()
@@ -223,6 +223,61 @@ fn nested_dictionaries_flatten_and_other_leaves_are_listed() {
             ("model", "attributes of a dictionary"),
             ("list.1", "None")
         ]
+    );
+}
+
+#[test]
+fn files_of_torch_before_zip_archives_are_read_in_place() {
+    let turned = Tensor {
+        shape: &[4, 3],
+        strides: &[1, 4],
+        ..Tensor::PLAIN
+    };
+    let other = Tensor {
+        key: "94",
+        numel: 2,
+        shape: &[2],
+        strides: &[1],
+        ..Tensor::PLAIN
+    };
+    let saved = Pickle::default()
+        .op(b"\x80\x02}(")
+        .string("x")
+        .legacy_tensor(&Tensor::PLAIN);
+    let saved = saved
+        .string("y")
+        .legacy_tensor(&turned)
+        .string("z")
+        .legacy_tensor(&other);
+    let saved = saved.op(b"u.");
+    let storages = [("0", floats(&counting(12))), ("94", floats(&[5.0, 6.0]))];
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("pytorch_model.bin");
+    std::fs::write(&path, legacy_torch(1001, true, &saved, &storages)).unwrap();
+    let checkpoint = Checkpoint::open(directory.path()).unwrap();
+    assert_eq!(checkpoint.names().collect::<Vec<_>>(), ["x", "y", "z"]);
+    assert_eq!(checkpoint.read_f32("x").unwrap(), counting(12));
+    assert_eq!(checkpoint.read_f32("y").unwrap()[..3], [0.0, 4.0, 8.0]);
+    assert_eq!(checkpoint.read_f32("z").unwrap(), [5.0, 6.0]);
+}
+
+#[test]
+fn unsigned_integers_are_read() {
+    let header = r#"{"a":{"dtype":"U16","shape":[2],"data_offsets":[0,4]},
+        "b":{"dtype":"U32","shape":[1],"data_offsets":[4,8]},
+        "c":{"dtype":"U64","shape":[2],"data_offsets":[8,24]}}"#;
+    let mut data = [65535u16.to_le_bytes(), 7u16.to_le_bytes()].concat();
+    data.extend(u32::MAX.to_le_bytes());
+    data.extend([9u64, u64::MAX].map(u64::to_le_bytes).concat());
+    let file = tempfile::NamedTempFile::with_suffix(".safetensors").unwrap();
+    std::fs::write(&file, safetensors(header, &data)).unwrap();
+    let checkpoint = Checkpoint::open(&file).unwrap();
+    assert_eq!(checkpoint.read_i64("a").unwrap(), [65535, 7]);
+    assert_eq!(checkpoint.read_i64("b").unwrap(), [i64::from(u32::MAX)]);
+    let beyond = checkpoint.read_i64("c").unwrap_err().to_string();
+    assert!(
+        beyond.contains("the integer 18446744073709551615"),
+        "{beyond}"
     );
 }
 

@@ -54,6 +54,15 @@ impl Pickle {
     }
 
     pub fn tensor(self, tensor: &Tensor) -> Self {
+        self.tensor_in(tensor, b"")
+    }
+
+    /// A tensor as before zip archives: no storage is a view of another.
+    pub fn legacy_tensor(self, tensor: &Tensor) -> Self {
+        self.tensor_in(tensor, b"N")
+    }
+
+    fn tensor_in(self, tensor: &Tensor, view: &[u8]) -> Self {
         self.global("torch._utils", "_rebuild_tensor_v2")
             .op(b"((")
             .string("storage")
@@ -61,6 +70,7 @@ impl Pickle {
             .string(tensor.key)
             .string("cpu")
             .integer(tensor.numel)
+            .op(view)
             .op(b"tQ")
             .integer(tensor.offset)
             .integers(tensor.shape)
@@ -101,6 +111,41 @@ impl Tensor {
         shape: &[3, 4],
         strides: &[4, 1],
     };
+}
+
+/// What `torch.save` wrote before zip archives: a pickle of what is saved, and the storages.
+pub fn legacy_torch(
+    version: i64,
+    little: bool,
+    saved: &Pickle,
+    storages: &[(&str, Vec<u8>)],
+) -> Vec<u8> {
+    let start = || Pickle::default().op(b"\x80\x02");
+    let magic = start().op(b"\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.");
+    let machine = start()
+        .op(b"}(")
+        .string("protocol_version")
+        .integer(version);
+    let machine = machine
+        .string("little_endian")
+        .op(if little { b"\x88" } else { b"\x89" })
+        .op(b"u.");
+    let keys = storages
+        .iter()
+        .fold(start().op(b"]("), |keys, (key, _)| keys.string(key));
+    let pickles = [
+        &magic,
+        &start().integer(version).op(b"."),
+        &machine,
+        saved,
+        &keys.op(b"e."),
+    ];
+    let mut bytes: Vec<u8> = pickles.into_iter().flat_map(|p| p.0.clone()).collect();
+    for (_, data) in storages {
+        bytes.extend((data.len() as u64 / 4).to_le_bytes());
+        bytes.extend(data);
+    }
+    bytes
 }
 
 /// A torch archive with that pickle and the given storages.

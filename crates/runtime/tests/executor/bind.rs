@@ -83,6 +83,7 @@ fn every_argument_is_the_address_of_its_buffer_or_its_integer() {
                 Arg::Batch => ArgValue::Integer(2),
                 Arg::Time => ArgValue::Integer(9),
                 Arg::Position => ArgValue::Position,
+                Arg::TensorMap(_) => panic!("the sample has no tensor maps"),
             };
             assert_eq!(*value, want, "{} {arg:?}", launch.name);
         }

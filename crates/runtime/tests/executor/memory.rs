@@ -34,6 +34,8 @@ fn regime(
         reads: reads.clone(),
         writes: writes.clone(),
         cooperative: false,
+        persistent: false,
+        tensor_maps: Vec::new(),
     });
     Regime {
         buffers: buffers.collect(),

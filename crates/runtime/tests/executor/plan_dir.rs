@@ -2,7 +2,7 @@
 
 use crate::sample;
 use fusec_fuse::plan::PLAN_VERSION;
-use fusec_fuse::{Mode, Plan, Shape, Storage};
+use fusec_fuse::{Device, Mode, Plan, Shape, Storage};
 use fusec_runtime::plan_dir::{PlanDir, PlanDirError, read_plan_dir, write_plan_dir};
 use std::collections::BTreeMap;
 use std::fs;
@@ -29,6 +29,7 @@ fn compiled() -> PlanDir {
             kernels: vec![],
             total_us: 1.25,
         }],
+        device: Device::find("h200").expect("a profile"),
         text: "two plans\n".into(),
         cubins: BTreeMap::from([("sm_80".into(), images(1)), ("sm_90a".into(), images(2))]),
         manifest,
@@ -60,6 +61,7 @@ fn what_is_written_is_read() {
         names(&dir),
         [
             "cubins.json",
+            "device.json",
             "kernels",
             "manifest.json",
             "plan.json",

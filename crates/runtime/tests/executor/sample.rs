@@ -226,7 +226,7 @@ pub fn graph() -> Graph {
 }
 
 const LOOK_UP: &str = r#"
-extern "C" __global__ void look_up(const int* ids, const STORE* table, STORE* x) {
+extern "C" __global__ void fusec_look_up(const int* ids, const STORE* table, STORE* x) {
     const i64 row = blockIdx.x;
     for (int c = threadIdx.x; c < CHANNELS; c += 32)
         x[row * CHANNELS + c] = table[i64(ids[row]) * CHANNELS + c];
@@ -234,7 +234,7 @@ extern "C" __global__ void look_up(const int* ids, const STORE* table, STORE* x)
 "#;
 
 const STENCIL: &str = r#"
-extern "C" __global__ void stencil(const STORE* x, const float* before, float* after, float* d, i64 T, i64 position) {
+extern "C" __global__ void fusec_stencil(const STORE* x, const float* before, float* after, float* d, i64 T, i64 position) {
     const i64 row = blockIdx.x, b = row / T, t = row % T;
     for (int c = threadIdx.x; c < CHANNELS; c += 32) {
         const float now = to_f32(x[row * CHANNELS + c]);
@@ -246,7 +246,7 @@ extern "C" __global__ void stencil(const STORE* x, const float* before, float* a
 "#;
 
 const LEAK: &str = r#"
-extern "C" __global__ void leak(const float* d, const float* decay, float* S, float* y, i64 T) {
+extern "C" __global__ void fusec_leak(const float* d, const float* decay, float* S, float* y, i64 T) {
     const i64 b = blockIdx.x;
     for (int c = threadIdx.x; c < CHANNELS; c += 32) {
         float s = S[b * CHANNELS + c];
@@ -260,7 +260,7 @@ extern "C" __global__ void leak(const float* d, const float* decay, float* S, fl
 "#;
 
 const DECODE: &str = r#"
-extern "C" __global__ void step(const int* ids, const STORE* table, const float* before, float* after,
+extern "C" __global__ void fusec_step(const int* ids, const STORE* table, const float* before, float* after,
                                 const float* decay, float* S, float* y, i64 position) {
     const i64 b = blockIdx.x;
     for (int c = threadIdx.x; c < CHANNELS; c += 32) {
@@ -274,6 +274,11 @@ extern "C" __global__ void step(const int* ids, const STORE* table, const float*
 }
 "#;
 
+fn sha256(text: &str) -> String {
+    let digest = Sha256::digest(text.as_bytes());
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 fn kernel(body: &str, storage: Storage, params: &str) -> KernelImage {
     let store = match storage {
         Storage::F32 => "float",
@@ -285,15 +290,15 @@ fn kernel(body: &str, storage: Storage, params: &str) -> KernelImage {
         .replace("CHANNELS", &C.to_string());
     let source = with_prelude(&body);
     let name = body
-        .split("void ")
+        .split("void fusec_")
         .nth(1)
         .and_then(|rest| rest.split('(').next())
         .expect("a kernel has a name");
-    let digest = Sha256::digest(source.as_bytes());
     KernelImage {
         name: name.into(),
-        entry: name.into(),
-        source_sha256: digest.iter().map(|byte| format!("{byte:02x}")).collect(),
+        image: name.into(),
+        entry: format!("fusec_{name}"),
+        source_sha256: sha256(&source),
         source,
         threads: 32,
         shared_bytes: 0,
@@ -371,6 +376,8 @@ pub fn manifest(storage: Storage) -> Manifest {
         reads: reads.to_vec(),
         writes: writes.to_vec(),
         cooperative: false,
+        persistent: false,
+        tensor_maps: Vec::new(),
     };
     use Arg::{Buffer as At, NewTail, OldTail, Position, Time};
     let every_row = RowUnits::Tiles(1);
@@ -420,6 +427,9 @@ pub fn manifest(storage: Storage) -> Manifest {
         version: MANIFEST_VERSION,
         model: "sample".into(),
         storage,
+        // Its kernels bring their primitives along.
+        prelude: String::new(),
+        prelude_sha256: sha256(""),
         kernels,
         regimes: vec![
             regime("decode", 1, Some(1), 1, decode),

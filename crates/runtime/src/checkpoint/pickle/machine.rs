@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{OBJECT_LIMIT, PickleError, StorageRef, TensorRef};
+use super::{KEY_LIMIT, OBJECT_LIMIT, PickleError, RANK_LIMIT, STEP_LIMIT, StorageRef, TensorRef};
 use crate::checkpoint::view::StoredDtype;
 
 /// Everything that a pickle may name.
@@ -50,6 +50,7 @@ impl Global {
 pub(super) enum Value<'a> {
     Int(i64),
     Str(&'a str),
+    Bool(bool),
     Global(Global),
     /// A value that no tensor needs; only its kind is kept.
     Leaf(&'static str),
@@ -76,6 +77,8 @@ pub(super) struct Machine<'a> {
     at: usize,
     /// Offset of the instruction being executed, for messages.
     instruction: usize,
+    /// Instructions executed.
+    steps: usize,
     stack: Vec<Value<'a>>,
     /// Stack heights at each open MARK.
     marks: Vec<usize>,
@@ -91,10 +94,24 @@ impl<'a> Machine<'a> {
         }
     }
 
-    /// Executes up to STOP; the result is what lies on top of the stack.
+    /// Offset of the next instruction.
+    pub(super) fn at(&self) -> usize {
+        self.at
+    }
+
+    /// Executes up to STOP; the result is what lies on top of the stack. May be called again for a
+    /// pickle that follows; each has a memo of its own.
     pub(super) fn run(&mut self) -> Result<Value<'a>, PickleError> {
+        self.memo.clear();
         loop {
             self.instruction = self.at;
+            self.steps += 1;
+            if self.steps > STEP_LIMIT {
+                return Err(PickleError::TooMuch {
+                    what: "instructions",
+                    limit: STEP_LIMIT,
+                });
+            }
             let [opcode] = self.take_array()?;
             if opcode == b'.' {
                 return self.pop();
@@ -120,7 +137,9 @@ impl<'a> Machine<'a> {
             b'0' => self.pop().map(drop),
             b'1' => self.pop_to_mark().map(drop),
             b'N' => self.push(Value::Leaf("None")),
-            0x88 | 0x89 => self.push(Value::Leaf("a boolean")),
+            // NEWTRUE, NEWFALSE
+            0x88 => self.push(Value::Bool(true)),
+            0x89 => self.push(Value::Bool(false)),
             // BININT, BININT1, BININT2
             b'J' => {
                 let v = i32::from_le_bytes(self.take_array()?);
@@ -248,7 +267,7 @@ impl<'a> Machine<'a> {
         }
     }
 
-    fn malformed(&self, why: impl Into<String>) -> PickleError {
+    pub(super) fn malformed(&self, why: impl Into<String>) -> PickleError {
         PickleError::Malformed {
             why: why.into(),
             at: self.instruction,
@@ -467,14 +486,22 @@ impl<'a> Machine<'a> {
         }
     }
 
-    fn integers(&self, value: Value<'a>) -> Option<Vec<i64>> {
-        self.tuple_items(value)?
-            .iter()
-            .map(|&item| match item {
-                Value::Int(v) => Some(v),
-                _ => None,
-            })
-            .collect()
+    /// A shape, or strides.
+    fn integers(&self, value: Value<'a>) -> Result<Vec<i64>, PickleError> {
+        let Some(items) = self.tuple_items(value) else {
+            return Err(self.malformed("a tensor whose shape or strides are no tuple"));
+        };
+        if items.len() > RANK_LIMIT {
+            return Err(PickleError::TooMuch {
+                what: "dimensions in one tensor",
+                limit: RANK_LIMIT,
+            });
+        }
+        let integers = items.iter().map(|&item| match item {
+            Value::Int(v) => Ok(v),
+            _ => Err(self.malformed("a tensor whose shape or strides are no integers")),
+        });
+        integers.collect()
     }
 
     /// REDUCE: the only calls there are.
@@ -500,18 +527,14 @@ impl<'a> Machine<'a> {
                     ..,
                 ],
             ) => {
-                let (Some(Object::Storage(storage)), Some(shape), Some(strides)) = (
-                    self.object(storage),
-                    self.integers(shape),
-                    self.integers(strides),
-                ) else {
-                    return Err(self.malformed("a tensor without storage, shape or strides"));
+                let Some(Object::Storage(storage)) = self.object(storage) else {
+                    return Err(self.malformed("a tensor without a storage"));
                 };
                 let tensor = TensorRef {
                     storage: storage.clone(),
                     offset,
-                    shape,
-                    strides,
+                    shape: self.integers(shape)?,
+                    strides: self.integers(strides)?,
                 };
                 self.push_object(Object::Tensor(tensor))
             }
@@ -527,7 +550,8 @@ impl<'a> Machine<'a> {
         }
     }
 
-    /// BINPERSID: `('storage', torch.<X>Storage, key, location, numel)`.
+    /// BINPERSID: `('storage', torch.<X>Storage, key, location, numel)`, before zip archives with
+    /// a sixth item that is None, as no storage is a view of another any more.
     fn persistent(&mut self) -> Result<(), PickleError> {
         let id = self.pop()?;
         let storage = match self.tuple_items(id) {
@@ -538,12 +562,21 @@ impl<'a> Machine<'a> {
                     Value::Str(key),
                     Value::Str(_location),
                     Value::Int(numel),
+                    ref view @ ..,
                 ],
-            ) => StorageRef {
-                key: key.to_string(),
-                dtype,
-                numel,
-            },
+            ) if matches!(view, [] | [Value::Leaf("None")]) => {
+                if key.len() > KEY_LIMIT {
+                    return Err(PickleError::TooMuch {
+                        what: "bytes in the key of a storage",
+                        limit: KEY_LIMIT,
+                    });
+                }
+                StorageRef {
+                    key: key.to_string(),
+                    dtype,
+                    numel,
+                }
+            }
             _ => return Err(self.malformed("a reference to something that is not a typed storage")),
         };
         self.push_object(Object::Storage(storage))
@@ -554,6 +587,7 @@ impl<'a> Machine<'a> {
         match value {
             Value::Int(_) => "an integer",
             Value::Str(_) => "a string",
+            Value::Bool(_) => "a boolean",
             Value::Global(_) => "a global",
             Value::Leaf(kind) => kind,
             Value::Object(_) => match self.object(value) {

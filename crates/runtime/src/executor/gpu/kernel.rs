@@ -2,10 +2,11 @@
 
 use super::error::{GpuError, words};
 use super::info::{GpuInfo, failed};
+use crate::executor::device::{MAP_AXES, TensorMapValue};
 use crate::executor::{ArgValue, Launch};
 use cudarc::driver::sys::{self, CUfunction_attribute as Attribute, CUresult};
 use cudarc::driver::{CudaContext, CudaStream, DriverError, result};
-use fusec_codegen::KernelImage;
+use fusec_codegen::{Element, KernelImage};
 use std::ffi::{CString, c_void};
 use std::sync::Arc;
 
@@ -128,11 +129,10 @@ impl LoadedKernel {
         Ok(())
     }
 
-    /// Blocks of a launch: with grid barriers no more than the device holds at once, which then do
-    /// the work of all.
+    /// Blocks of a launch: where any number does the work, no more than the device holds at once.
     fn grid(&self, launch: &Launch) -> u32 {
-        match launch.cooperative {
-            true => launch.grid.min(self.resident_blocks),
+        match launch.cooperative || launch.persistent {
+            true => launch.grid.min(self.resident_blocks.max(1)),
             false => launch.grid,
         }
     }
@@ -145,11 +145,11 @@ impl LoadedKernel {
         stream: &CudaStream,
     ) -> Result<(), DriverError> {
         self.context.bind_to_thread()?;
-        let mut values = values(launch, position);
+        let mut values = values(launch, position)?;
         let mut params = pointers(&mut values);
         let (grid, block) = ((self.grid(launch), 1, 1), (launch.block, 1, 1));
         let (shared, stream) = (launch.shared_bytes, stream.cu_stream());
-        // SAFETY: the function is loaded, the parameters are one 8-byte value per parameter of the
+        // SAFETY: the function is loaded, the parameters are one value of its size per parameter of the
         // kernel, as the manifest's check has shown, and are copied by the call. The addresses
         // were resolved inside the device's regions, which are freed only after the stream was
         // waited for.
@@ -199,23 +199,69 @@ impl Drop for LoadedKernel {
     }
 }
 
-/// The arguments of a launch as 8-byte values: addresses and integers are both that wide.
-pub(super) fn values(launch: &Launch, position: i64) -> Vec<u64> {
+/// An argument as a kernel takes it.
+pub(super) enum Value {
+    /// An address or an integer.
+    Word(u64),
+    /// A tensor map, encoded.
+    Map(Box<sys::CUtensorMap>),
+}
+
+/// The arguments of a launch as a kernel takes them.
+pub(super) fn values(launch: &Launch, position: i64) -> Result<Vec<Value>, DriverError> {
     let args = launch.args.iter();
-    args.map(|arg| match *arg {
-        ArgValue::Address(address) => address,
-        ArgValue::Integer(value) => value.cast_unsigned(),
-        ArgValue::Position => position.cast_unsigned(),
+    args.map(|arg| {
+        Ok(match arg {
+            ArgValue::Address(address) => Value::Word(*address),
+            ArgValue::Integer(value) => Value::Word(value.cast_unsigned()),
+            ArgValue::Position => Value::Word(position.cast_unsigned()),
+            ArgValue::TensorMap(map) => Value::Map(encoded(map)?),
+        })
     })
     .collect()
 }
 
 /// A pointer to each value, as the driver takes arguments.
-pub(super) fn pointers(values: &mut [u64]) -> Vec<*mut c_void> {
+pub(super) fn pointers(values: &mut [Value]) -> Vec<*mut c_void> {
     let values = values.iter_mut();
     values
-        .map(|value| std::ptr::from_mut(value).cast())
+        .map(|value| match value {
+            Value::Word(word) => std::ptr::from_mut(word).cast(),
+            Value::Map(map) => std::ptr::from_mut(map.as_mut()).cast(),
+        })
         .collect()
+}
+
+/// A tensor map as the copy engine reads it: lines of 128 bytes, swizzled, zeros outside.
+fn encoded(map: &TensorMapValue) -> Result<Box<sys::CUtensorMap>, DriverError> {
+    let kind = match map.element {
+        Element::F32 => sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_FLOAT32,
+        Element::Bf16 => sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
+        Element::F16 => sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
+        Element::I32 => sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_INT32,
+    };
+    let mut out = Box::new(sys::CUtensorMap { opaque: [0; 16] });
+    let steps = [1u32; MAP_AXES];
+    // SAFETY: the arrays have an entry for each axis (strides one less), of which there are at most
+    // `MAP_AXES`; the address is only stored, and the call writes the map it is given.
+    unsafe {
+        sys::cuTensorMapEncodeTiled(
+            out.as_mut(),
+            kind,
+            map.axes as u32,
+            map.address as *mut c_void,
+            map.extents.as_ptr(),
+            map.strides[1..].as_ptr(),
+            map.spans.as_ptr(),
+            steps.as_ptr(),
+            sys::CUtensorMapInterleave::CU_TENSOR_MAP_INTERLEAVE_NONE,
+            sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_128B,
+            sys::CUtensorMapL2promotion::CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+            sys::CUtensorMapFloatOOBfill::CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
+        )
+    }
+    .result()?;
+    Ok(out)
 }
 
 /// Grid, block and shared memory, for messages.

@@ -101,7 +101,7 @@ impl GpuDevice {
         let context = stream.context().clone();
         let info = gpu(context.ordinal())?;
         let load = |kernel: &fusec_codegen::KernelImage| {
-            let cubin = cubins.get(&kernel.name).ok_or_else(|| GpuError::NoCubin {
+            let cubin = cubins.get(&kernel.image).ok_or_else(|| GpuError::NoCubin {
                 kernel: kernel.name.clone(),
             })?;
             LoadedKernel::new(&context, &info, kernel, cubin)

@@ -100,6 +100,7 @@ impl Probe {
     ) -> Result<Vec<f32>, GpuError> {
         let launch = Launch {
             cooperative: resident,
+            persistent: false,
             ..self.launch(kernel, threads, blocks, n)
         };
         self.timed(runs, || {
@@ -152,6 +153,7 @@ impl Probe {
             block: threads,
             shared_bytes: 0,
             cooperative: false,
+            persistent: false,
             args: vec![
                 ArgValue::Address(self.memory.address()),
                 ArgValue::Integer(n),

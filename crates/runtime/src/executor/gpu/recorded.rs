@@ -62,12 +62,12 @@ impl RecordedRun {
         launch: &Launch,
         before: Option<sys::CUgraphNode>,
     ) -> Result<sys::CUgraphNode, DriverError> {
-        let mut values = values(launch, self.position);
+        let mut values = values(launch, self.position)?;
         let mut params = pointers(&mut values);
         let params = kernel.node(launch, &mut params);
         let mut node = std::ptr::null_mut();
         // SAFETY: graph and predecessor are valid nodes of this graph; the parameters are one
-        // 8-byte value per parameter of the kernel and are copied by the call.
+        // value per parameter of the kernel and are copied by the call.
         unsafe {
             sys::cuGraphAddKernelNode_v2(
                 &mut node,
@@ -100,7 +100,7 @@ impl RecordedRun {
         if position != self.position {
             for (at, node) in &self.positioned {
                 let launch = &launches[*at];
-                let mut values = values(launch, position);
+                let mut values = values(launch, position)?;
                 let mut params = pointers(&mut values);
                 let params = kernels[launch.kernel].node(launch, &mut params);
                 // SAFETY: the node is one of the graph that `exec` was made from, the function

@@ -1,0 +1,240 @@
+//! From selected groups to the kernels of a plan.
+
+use super::choice::Chosen;
+use super::parts::PART;
+use super::{Options, Planned};
+use crate::context::Context;
+use crate::decisions::{self, Decisions};
+use crate::error::PlanError;
+use crate::fit;
+use crate::name::Names;
+use crate::order::launch_order;
+use crate::patterns::patterns;
+use crate::plan::{Body, Cost, Kernel, Mode, PLAN_VERSION, Phase, Plan, Template};
+use crate::schedule::launch;
+use crate::segment::Segment;
+use crate::{cost, select};
+use fusec_ir::{Graph, OpId, StateId, ValueId};
+use std::collections::BTreeMap;
+use tracing::debug_span;
+
+/// Name of the local form of a recurrence that is computed some tokens at a time.
+const IN_CHUNKS: &str = "recurrent-chunked";
+/// Name of the local form of products of products in one launch, a grid barrier between them.
+const IN_PHASES: &str = "product-phases";
+
+/// The plan of a form.
+pub fn emit(chosen: Chosen, options: &Options<'_>) -> Result<Planned, PlanError> {
+    let _span = debug_span!("kernels").entered();
+    let Chosen {
+        form,
+        segments,
+        selections,
+        classes,
+        ..
+    } = chosen;
+    let ctx = options.context(&form.graph).with_classes(&classes);
+    let mut names = Names::default();
+    let mut kernels: Vec<Kernel> = Vec::new();
+    // The first segment of each class and its kernels: those of equal segments are the same ones.
+    let mut first: Vec<(&Segment, Vec<Kernel>)> = Vec::new();
+    for segment in &segments {
+        match first.get(segment.class) {
+            Some((like, made)) => {
+                let same = Same::new(&form.graph, like, segment);
+                for kernel in made {
+                    kernels.push(same.kernel(kernel)?);
+                }
+            }
+            None => {
+                let selection = &selections[segment.class];
+                let made = of_segment(&ctx, segment, selection, options.mode, &mut names)?;
+                kernels.extend(made.iter().cloned());
+                first.push((segment, made));
+            }
+        }
+    }
+    let decisions = Decisions {
+        segments: (0..selections.len())
+            .map(|class| report(&segments, class, &selections[class]))
+            .collect(),
+        ..Decisions::default()
+    };
+    let mut counts = vec![0; selections.len()];
+    segments
+        .iter()
+        .for_each(|segment| counts[segment.class] += 1);
+    let counted: Vec<(&select::Selection, usize)> = selections.iter().zip(counts).collect();
+    let plan = Plan {
+        version: PLAN_VERSION,
+        model: ctx.graph.name.clone(),
+        device: ctx.device.name.clone(),
+        shape: ctx.shape,
+        storage: ctx.storage,
+        mode: options.mode,
+        forms: form.rules,
+        claim: select::claim(options.mode, &counted, PART),
+        total_us: kernels.iter().map(|k| k.cost.total_us).sum(),
+        kernels,
+    };
+    Ok(Planned {
+        plan,
+        decisions,
+        graph: form.graph,
+    })
+}
+
+fn report(segments: &[Segment], class: usize, of: &select::Selection) -> decisions::Segment {
+    let equal: Vec<&Segment> = segments.iter().filter(|s| s.class == class).collect();
+    decisions::Segment {
+        layers: equal.iter().filter_map(|s| s.layer).collect(),
+        operations: equal.first().map_or(0, |s| s.ops.len()),
+        kernels: of.groups.len(),
+        legal: of.legal,
+        rejected: of.rejected.clone(),
+        complete: of.bound.is_some_and(|bound| bound >= of.cost),
+    }
+}
+
+/// The kernels of a segment in launch order.
+fn of_segment(
+    ctx: &Context<'_>,
+    segment: &Segment,
+    selection: &select::Selection,
+    mode: Mode,
+    names: &mut Names,
+) -> Result<Vec<Kernel>, PlanError> {
+    let groups: Vec<Vec<OpId>> = selection
+        .groups
+        .iter()
+        .map(|group| group.iter().map(|i| segment.ops[*i]).collect())
+        .collect();
+    let order = launch_order(ctx, &groups)
+        .map_err(|_| PlanError::Selection("kernels wait for each other".into()))?;
+    order
+        .into_iter()
+        .map(|g| {
+            let ops = &groups[g];
+            let forms =
+                fit::forms(ctx, ops).map_err(|reject| PlanError::unplannable(ctx, ops, reject))?;
+            let (phases, cost) = implement(ctx, forms, mode, g);
+            let mut lanes = phases.iter().flat_map(|p| &p.lanes);
+            let in_chunks = lanes.any(|l| l.template() == Template::Chunked);
+            let local = [(in_chunks, IN_CHUNKS), (phases.len() > 1, IN_PHASES)];
+            let local = local
+                .into_iter()
+                .filter(|(is, _)| *is)
+                .map(|(_, name)| name);
+            let forms = local.chain(patterns(ctx.graph, ops)).map(String::from);
+            Ok(Kernel {
+                name: names.name(ctx, ops, &phases),
+                cost,
+                launch: launch(ctx, &phases),
+                phases,
+                names: ops
+                    .iter()
+                    .map(|id| ctx.graph.op(*id).name.clone())
+                    .collect(),
+                ops: ops.clone(),
+                layer: ops.first().and_then(|id| ctx.graph.op(*id).layer),
+                forms: forms.collect(),
+            })
+        })
+        .collect()
+}
+
+/// The local form in which a kernel is computed: the cheapest; the plain one in an unfused plan; in
+/// a random plan one drawn at random, the same for equal segments.
+fn implement(
+    ctx: &Context<'_>,
+    forms: Vec<Vec<Phase>>,
+    mode: Mode,
+    group: usize,
+) -> (Vec<Phase>, Cost) {
+    let drawn = match mode {
+        Mode::Random(seed) => {
+            let mut draw = seed ^ (group as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            draw = (draw ^ (draw >> 31)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            (draw >> 33) as usize % forms.len().max(1)
+        }
+        Mode::Unfused => 0,
+        Mode::Auto | Mode::Greedy => return cost::cheapest(ctx, forms),
+    };
+    cost::cheapest(ctx, forms.into_iter().skip(drawn).take(1).collect())
+}
+
+/// Two equal segments: what an operation, a value, a state of the one is in the other.
+struct Same<'a> {
+    layer: Option<u32>,
+    ops: BTreeMap<OpId, OpId>,
+    values: BTreeMap<ValueId, ValueId>,
+    states: BTreeMap<StateId, StateId>,
+    graph: &'a Graph,
+}
+
+impl<'a> Same<'a> {
+    fn new(graph: &'a Graph, from: &Segment, to: &Segment) -> Same<'a> {
+        let mut same = Same {
+            layer: to.layer,
+            ops: BTreeMap::new(),
+            values: BTreeMap::new(),
+            states: BTreeMap::new(),
+            graph,
+        };
+        for (a, b) in from.ops.iter().zip(&to.ops) {
+            same.ops.insert(*a, *b);
+            let (a, b) = (graph.op(*a), graph.op(*b));
+            same.values
+                .extend(a.outputs.iter().copied().zip(b.outputs.iter().copied()));
+            same.states
+                .extend(a.tails.iter().copied().zip(b.tails.iter().copied()));
+        }
+        same
+    }
+
+    /// The kernel of the other segment.
+    fn kernel(&self, of: &Kernel) -> Result<Kernel, PlanError> {
+        let mut kernel = of.clone();
+        kernel.layer = self.layer;
+        self.ops(&mut kernel.ops)?;
+        let names = kernel.ops.iter().map(|id| self.graph.op(*id).name.clone());
+        kernel.names = names.collect();
+        for body in kernel.phases.iter_mut().flat_map(|phase| &mut phase.lanes) {
+            self.body(body)?;
+        }
+        Ok(kernel)
+    }
+
+    fn body(&self, body: &mut Body) -> Result<(), PlanError> {
+        let roles = &mut body.roles;
+        for ops in [
+            &mut roles.prologue,
+            &mut roles.anchors,
+            &mut roles.epilogue,
+            &mut body.ops,
+        ] {
+            self.ops(ops)?;
+        }
+        for values in [&mut body.stores, &mut body.streamed] {
+            for value in values {
+                *value = found(self.values.get(value))?;
+            }
+        }
+        for state in &mut body.tails {
+            *state = found(self.states.get(state))?;
+        }
+        Ok(())
+    }
+
+    fn ops(&self, ops: &mut [OpId]) -> Result<(), PlanError> {
+        for id in ops {
+            *id = found(self.ops.get(id))?;
+        }
+        Ok(())
+    }
+}
+
+fn found<T: Copy>(of: Option<&T>) -> Result<T, PlanError> {
+    let missing = || PlanError::Selection("equal segments differ".into());
+    of.copied().ok_or_else(missing)
+}

@@ -1,0 +1,201 @@
+//! Schedules of matrix products by warpgroups, on sm_90a: tiles that the copy engine brings to shared memory and
+//! two warpgroups multiply in turn, one writing its results meanwhile.
+//!
+//! Lives here: which products can be computed so, with which tile, and what follows from it. Never here:
+//! the boxes that copies move, which are the text's.
+
+use super::Target;
+use super::product::{Products, batch_grid, stride_along, summed, weight_layout};
+use crate::elements::{Element, Elements};
+use crate::plan::Storage;
+use fusec_ir::{Access, Graph, OpId, ValueId};
+use serde::{Deserialize, Serialize};
+
+/// Tile of `gemm_wgmma.cu`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WgmmaTile {
+    /// Columns per block: 64, 128, 192 or 256 for each product of a body, at most 256 for all.
+    pub columns: usize,
+    /// Stages of the ring of operands: 2 to 8.
+    pub stages: usize,
+    /// Tiles of rows that blocks go down before they go on to the next columns.
+    pub group: usize,
+    /// What the tensor cores multiply, as it lies in memory: bf16 or f16.
+    pub operand: Element,
+}
+
+/// Rows per block: those of one product of a warpgroup.
+pub const ROWS: usize = 64;
+/// Elements of the sum in a stage: a swizzled line of 128 bytes.
+pub const DEPTH: usize = 64;
+/// Warpgroups that multiply.
+pub const CONSUMERS: usize = 2;
+/// Columns, over all products of a body, for which a thread has accumulators.
+pub const MOST_COLUMNS: usize = 256;
+/// Stages of the ring, at most: more do not bring operands earlier.
+pub const MOST_STAGES: usize = 8;
+/// Elements of whose multiples rows of an operand are apart: 16 bytes.
+const ALIGNED: usize = 8;
+/// Alignment of the tiles of a stage in shared memory, bytes.
+const TILE_ALIGNMENT: usize = 1024;
+/// Columns of a tile that take as long as its rows do to arrive and its results to leave.
+const COLUMNS_OF_ROWS: usize = 32;
+/// Rows of a band of tiles, over whose columns blocks go before they take the next: with as many columns
+/// again, what the blocks of a GPU read at once.
+const BAND_ROWS: usize = 1024;
+
+/// A matrix whose rows lie at even distances, the elements of each side by side.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Matrix {
+    /// The value that it is a part of.
+    pub value: ValueId,
+    /// Its first element.
+    pub offset: usize,
+    /// Elements from one row to the next.
+    pub stride: usize,
+}
+
+/// What a product multiplies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Operands {
+    /// The activation, a row for each row of the run.
+    pub x: Matrix,
+    /// The weights, rows as [`super::product::ProductShape::layout`] says.
+    pub w: Matrix,
+}
+
+/// The operands of products as copies can bring them: as they lie in memory, 16-byte aligned. `None`
+/// where some do not lie so.
+pub fn operands(
+    graph: &Graph,
+    elements: &Elements,
+    products: &Products,
+    anchors: &[OpId],
+    operand: Element,
+) -> Option<Vec<Operands>> {
+    if !products.batch.is_empty() {
+        return None;
+    }
+    let grid = batch_grid(graph, &[]);
+    let columns = grid.space(&products.columns);
+    let matrix = |access: &Access, stride: usize| {
+        let offset = grid.global(&graph.value(access.value).axes, &access.index);
+        let offset = usize::try_from(offset.base).ok()?;
+        let aligned = stride.is_multiple_of(ALIGNED) && offset.is_multiple_of(ALIGNED);
+        (aligned && elements.get(access.value) == operand).then_some(Matrix {
+            value: access.value,
+            offset,
+            stride,
+        })
+    };
+    let of = |id: &OpId| {
+        let [x, w] = graph.op(*id).inputs.as_slice() else {
+            return None;
+        };
+        let depth = summed(graph, &grid, *id);
+        let along = grid.global(&graph.value(x.value).axes, &x.index);
+        if x.delay != 0 || !graph.value(x.value).rows || stride_along(&along, &depth)? != 1 {
+            return None;
+        }
+        let weights = grid.global(&graph.value(w.value).axes, &w.index);
+        let (_, stride) = weight_layout(&weights, &depth, &columns)?;
+        Some(Operands {
+            x: matrix(x, graph.row_elements(x.value))?,
+            w: matrix(w, stride)?,
+        })
+    };
+    anchors.iter().map(of).collect()
+}
+
+/// The tile for some products over `rows` rows, whose [`operands`] lie ready. `None` where the target lacks
+/// the instructions, or more products share an epilogue than have accumulators.
+pub fn schedule(
+    products: &Products,
+    rows: usize,
+    storage: Storage,
+    target: &Target,
+) -> Option<WgmmaTile> {
+    let operand = target.wgmma_operand(storage)?;
+    let count = products.shapes.len().max(1);
+    let row_tiles = rows.div_ceil(ROWS);
+    // The time in columns of a tile, if all multiprocessors take tiles one after the other.
+    let time = |columns: &usize| {
+        let tiles = row_tiles * products.width.div_ceil(*columns);
+        tiles.div_ceil(target.sms.max(1)) * (columns + COLUMNS_OF_ROWS)
+    };
+    let each = [256, 192, 128, 64]
+        .into_iter()
+        .filter(|columns| columns * count <= MOST_COLUMNS)
+        .min_by_key(time)?;
+    let tile = |stages| WgmmaTile {
+        columns: each * count,
+        stages,
+        group: BAND_ROWS / ROWS,
+        operand,
+    };
+    (2..=MOST_STAGES)
+        .rev()
+        .map(tile)
+        .find(|tile| tile.shared_bytes() <= target.shared_bytes)
+}
+
+impl WgmmaTile {
+    /// Threads of a block: the consumers, and the warpgroup of the thread that starts copies.
+    pub fn threads(&self) -> usize {
+        128 * (CONSUMERS + 1)
+    }
+
+    /// Dynamic shared memory of a block, bytes: the ring, and a barrier for each full stage, each empty
+    /// one and each consumer.
+    pub fn shared_bytes(&self) -> usize {
+        let stage = (ROWS + self.columns) * DEPTH * self.operand.bytes();
+        TILE_ALIGNMENT + self.stages * (stage + 2 * 8) + CONSUMERS * 8
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Device;
+    use crate::schedule::product::{ProductShape, WeightLayout};
+
+    #[test]
+    fn tiles_fill_the_multiprocessors_and_the_shared_memory() {
+        // Architecture, rows, columns, products; columns and stages expected.
+        let cases = [
+            ("sm_90a", 16384, 2048, 1, Some((256, 5))),
+            ("sm_90a", 2048, 2048, 1, Some((256, 5))),
+            ("sm_90a", 2048, 8192, 1, Some((256, 5))),
+            ("sm_90a", 16384, 2048, 2, Some((256, 5))),
+            // Few rows or columns: more blocks have work.
+            ("sm_90a", 2048, 96, 1, Some((64, 8))),
+            ("sm_90a", 300, 2048, 1, Some((128, 8))),
+            ("sm_90a", 64, 4096, 1, Some((64, 8))),
+            // Instructions of exactly one architecture.
+            ("sm_90", 2048, 2048, 1, None),
+            ("sm_100a", 2048, 2048, 1, None),
+            ("sm_80", 2048, 2048, 1, None),
+        ];
+        for (arch, rows, width, count, expected) in cases {
+            let target = Target::of(&Device::find("h200").unwrap().compiled_for(arch));
+            let shape = ProductShape {
+                depth: 2048,
+                layout: WeightLayout::Nk,
+                aligned: true,
+                direct: true,
+            };
+            let products = Products {
+                batch: vec![],
+                columns: vec![],
+                width,
+                copies: 1,
+                shapes: vec![shape; count],
+            };
+            let tile = schedule(&products, rows, Storage::Bf16, &target);
+            let got = tile.map(|tile| (tile.columns, tile.stages));
+            assert_eq!(got, expected, "{arch} {rows} x {width}, {count} products");
+            assert!(tile.is_none_or(|tile| tile.shared_bytes() <= target.shared_bytes));
+            assert_eq!(schedule(&products, rows, Storage::F32, &target), None);
+        }
+    }
+}
