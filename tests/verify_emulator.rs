@@ -74,6 +74,41 @@ fn kernels_reproduce_public_implementations() {
     assert!(failed.is_empty(), "{}", failed.join("\n"));
 }
 
+/// Rank-one recurrences, on a device whose steps take so long that prefills go in chunks.
+#[test]
+fn rank_one_recurrences_in_chunks_reproduce_public_implementations() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let profile = std::fs::read_to_string(root.join("devices/h200.toml")).expect("profile");
+    let slow = profile.replace("step_us = { value = 0.84,", "step_us = { value = 1000,");
+    assert_ne!(slow, profile);
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("slow_steps.toml");
+    std::fs::write(&path, slow).expect("written");
+    let profile = path.display().to_string();
+    for case in [
+        "rwkv7-native/model.pth",
+        "rwkv7-fla",
+        "deltanet-fla",
+        "deltanet-fla-gated",
+        "gated-deltanet-fla",
+        "gated-deltanet-fla-ungated",
+        "gated-deltanet-fla-values",
+        "kda-fla",
+        "kda-fla-bounded",
+    ] {
+        let path = golden(case).display().to_string();
+        let device = ["--device-profile", &profile];
+        let plan = [&["plan", &path, "--shape", "B=2,T=64"], &device[..]].concat();
+        assert!(
+            json(&plan).to_string().contains("recurrent-chunked"),
+            "{case}"
+        );
+        let verify = [&["verify", &path, "--device", "emulator"], &device[..]].concat();
+        let answer = json(&verify);
+        println!("{case}: {} {}", answer["prefill"], answer["steps"]);
+        assert_eq!(answer["passed"], true, "{case}: {answer}");
+    }
+}
+
 #[test]
 fn the_cases_are_of_the_classes_they_stand_for() {
     for (class, case) in CASES {

@@ -12,6 +12,8 @@
 //! divided by a decay, nothing overflows that would not in the step-by-step form, and no logarithm is
 //! needed.
 
+pub mod rank_one;
+
 use std::sync::LazyLock;
 
 use fusec_fuse::chunked::staging::Room;
@@ -96,8 +98,10 @@ pub struct Chunked {
 #[derive(Debug, thiserror::Error)]
 pub enum ChunkedError {
     /// The template does not take these sizes.
-    #[error("chunked.cu does not take {what} = {got}: {limit}")]
+    #[error("{template} does not take {what} = {got}: {limit}")]
     Size {
+        /// The template.
+        template: &'static str,
         /// Which one.
         what: &'static str,
         /// Its value.
@@ -106,18 +110,48 @@ pub enum ChunkedError {
         limit: &'static str,
     },
     /// The template engine refused.
-    #[error("template chunked.cu: {0}")]
-    Template(#[source] Box<tera::Error>),
+    #[error("template {template}: {source}")]
+    Template {
+        /// The template.
+        template: &'static str,
+        /// What it says.
+        source: Box<tera::Error>,
+    },
 }
 
+const NAME: &str = "chunked.cu";
 const TEMPLATE: &str = include_str!("../templates/chunked.cu");
 
 static TEMPLATES: LazyLock<Tera> = LazyLock::new(|| {
     let mut tera = Tera::default();
-    tera.add_raw_templates([("chunked.cu", TEMPLATE)])
+    tera.add_raw_templates([(NAME, TEMPLATE)])
         .expect("the template is part of this crate and tests render it");
     tera
 });
+
+/// What stands before the work of a block's threads: a condition, if some have none.
+fn own_threads(block: usize, working: usize) -> &'static str {
+    match block > working {
+        true => "if (tid < THREADS) ",
+        false => "",
+    }
+}
+
+/// The first of some sizes that a template does not take.
+fn sizes<const N: usize>(
+    template: &'static str,
+    checks: [(&'static str, usize, bool, &'static str); N],
+) -> Result<(), ChunkedError> {
+    match checks.into_iter().find(|(_, _, fits, _)| !fits) {
+        Some((what, got, _, limit)) => Err(ChunkedError::Size {
+            template,
+            what,
+            got,
+            limit,
+        }),
+        None => Ok(()),
+    }
+}
 
 impl Chunked {
     /// Threads that work.
@@ -144,11 +178,7 @@ impl Chunked {
         context.insert("state_parts", &self.state_parts());
         context.insert("per_key", &(self.decay == Decay::PerKey));
         context.insert("before", &self.before);
-        let own = match self.block_threads > self.threads() {
-            true => "if (tid < THREADS) ",
-            false => "",
-        };
-        context.insert("own", own);
+        context.insert("own", own_threads(self.block_threads, self.threads()));
         let unroll = match self.ahead.is_empty() {
             true => UNROLL,
             false => UNROLL_AHEAD,
@@ -174,8 +204,11 @@ impl Chunked {
             context.insert(name, text.trim_end());
         }
         TEMPLATES
-            .render("chunked.cu", &context)
-            .map_err(|source| ChunkedError::Template(Box::new(source)))
+            .render(NAME, &context)
+            .map_err(|source| ChunkedError::Template {
+                template: NAME,
+                source: Box::new(source),
+            })
     }
 
     /// Whether the template takes these sizes.
@@ -214,12 +247,7 @@ impl Chunked {
                 "operands are split into 1 to 3 numbers",
             ),
         ];
-        for (what, got, fits, limit) in checks {
-            if !fits {
-                return Err(ChunkedError::Size { what, got, limit });
-            }
-        }
-        Ok(())
+        sizes(NAME, checks)
     }
 
     /// Warps that share 16 tokens.

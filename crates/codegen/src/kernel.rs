@@ -202,6 +202,12 @@ pub fn generate(request: &Request<'_, '_>, kernel: &Kernel) -> Result<Source, Co
     let mut context = Context::new();
     context.insert("entry", &format!("{ENTRY}{NAME}"));
     context.insert("threads", &threads);
+    // Lanes beside each other have the registers that each of them needs.
+    let resident = match bodies[..] {
+        [body] => body.schedule.resident(),
+        _ => 1,
+    };
+    context.insert("resident", &resident);
     context.insert("open", "{");
     context.insert("shared", &(shared_bytes > 0));
     context.insert("one_phase", &one_phase);

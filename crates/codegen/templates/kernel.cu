@@ -1,4 +1,4 @@
-extern "C" __global__ void __launch_bounds__({{ threads }}{% if persistent %}, 1{% endif %}) {{ entry }}(
+extern "C" __global__ void __launch_bounds__({{ threads }}{% if persistent %}, 1{% elif resident > 1 %}, {{ resident }}{% endif %}) {{ entry }}(
 {%- for p in params %}
     {{ p.declaration }}{% if not loop.last %},{% else %}) {{ open }}{% endif %}{% if p.comment %}  // {{ p.comment }}{% endif %}
 {%- endfor %}

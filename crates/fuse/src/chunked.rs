@@ -1,10 +1,12 @@
-//! The chunked form of a recurrence: what its parts are, and how much a block holds.
+//! The chunked forms of a recurrence: what its parts are, and how much a block holds.
 //!
 //! A step `S' = diag(d) S + k v^T`, read by `q S`, can be computed some tokens at a time with
-//! matrix products. Lives here: which coefficient of a recurrence is what ([`Parts`]), and the
-//! sizes that follow from a tile ([`Tile`]). Never here: which groups of operations may be computed so
-//! (see [`crate::fit`]), and the text of a kernel.
+//! matrix products; so can one that adds a rank-one factor to the diagonal (see [`rank_one`]).
+//! Lives here: which coefficient of a recurrence is what ([`Parts`]), and the
+//! sizes that follow from a tile ([`Tile`], and [`Sizes`] for either form). Never here: which groups of
+//! operations may be computed so (see [`crate::fit`]), and the text of a kernel.
 
+pub mod rank_one;
 pub mod staging;
 
 use crate::plan::{Body, Storage};
@@ -57,7 +59,7 @@ impl Classes {
     }
 }
 
-/// The parts of a scan that has the chunked form. Coefficients are over the axes of `layout`.
+/// The parts of a scan that has a chunked form. Coefficients are over the axes of `layout`.
 #[derive(Clone, Copy, Debug)]
 pub struct Parts<'a> {
     /// The step.
@@ -72,10 +74,24 @@ pub struct Parts<'a> {
     pub k: StepRef,
     /// Over value axes, and perhaps head axes.
     pub v: StepRef,
-    /// How the output reads the state.
-    pub read: &'a Read,
-    /// What is added to the read, over head and value axes.
-    pub rest: Option<StepRef>,
+    /// What a state is multiplied by beside its decay.
+    pub factor: Option<Factor>,
+    /// How the outputs read the state; one, unless there is a factor.
+    pub reads: &'a [Read],
+    /// Per output, what is added to its reads, over head and value axes.
+    pub rest: &'a [Option<StepRef>],
+}
+
+/// `a b^T`, by which a state is multiplied beside its decay. Both are over key axes, and perhaps
+/// head axes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Factor {
+    /// Contracted with the state.
+    pub a: StepRef,
+    /// What that contraction is multiplied by; `None` if that is `k`.
+    pub b: Option<StepRef>,
+    /// Whether it is the state after its decay that `a` is contracted with.
+    pub of_decayed: bool,
 }
 
 /// Why a scan has no chunked form: rule, limit and what was found.
@@ -109,23 +125,53 @@ impl<'a> Parts<'a> {
                 format!("`{}` of {} states", step.name, found.states.len()),
             ));
         };
-        let Class::DiagonalOuter {
-            layout,
-            decay,
-            k,
-            v,
-            reads,
-        } = class
-        else {
-            return Err(not("chunked-class", CLASS_LIMIT, class.name().to_string()));
+        let (layout, decay, k, v, reads, factor) = match class {
+            Class::DiagonalOuter {
+                layout,
+                decay,
+                k,
+                v,
+                reads,
+            } => (layout, decay, k, v, reads, None),
+            Class::DiagonalRankOne {
+                layout,
+                decay,
+                a,
+                b,
+                of_decayed,
+                along_key,
+                k,
+                v,
+                reads,
+            } => {
+                // After its decay a state is smaller, and no decay is multiplied into `a`.
+                let (with_b, of_decayed) = match of_decayed {
+                    Some(pair) => (*pair, true),
+                    None => ((*a, *b), false),
+                };
+                let (a, b) = match along_key {
+                    Some(a) => (*a, None),
+                    None => (with_b.0, Some(with_b.1)),
+                };
+                let factor = Factor { a, b, of_decayed };
+                (layout, decay, k, v, reads, Some(factor))
+            }
+            _ => return Err(not("chunked-class", CLASS_LIMIT, class.name().to_string())),
         };
-        let ([read], [rest]) = (reads.as_slice(), found.rest.as_slice()) else {
-            return Err(not(
-                "chunked-reads",
+        let (limit, fits) = match factor {
+            None => (
                 "one result that reads the state once",
-                format!("{} results and {} reads", found.rest.len(), reads.len()),
-            ));
+                (reads.len(), found.rest.len()) == (1, 1),
+            ),
+            Some(_) => (
+                "1 to 8 reads of the state",
+                (1..=rank_one::READ_LIMIT).contains(&reads.len()),
+            ),
         };
+        if !fits {
+            let got = format!("{} results and {} reads", found.rest.len(), reads.len());
+            return Err(not("chunked-reads", limit, got));
+        }
         let parts = Parts {
             step,
             found,
@@ -133,21 +179,36 @@ impl<'a> Parts<'a> {
             decay: *decay,
             k: *k,
             v: *v,
-            read,
-            rest: *rest,
+            factor,
+            reads,
+            rest: &found.rest,
         };
-        let used = [parts.decay, parts.k, parts.v, read.query];
-        let all = used.into_iter().chain(read.bonus).chain(parts.rest);
-        for item in all {
+        let rest = found.rest.iter().flatten().copied();
+        for item in parts.operands().chain(rest) {
             if let Some(name) = parts.sum_below(item) {
                 return Err(not(
                     "chunked-coefficient",
-                    "a decay, key, value, query and bonus that are computed element by element",
+                    "a decay, key, value, factor, query and bonus that are computed element by element",
                     format!("`{name}` of `{}` is a sum", step.name),
                 ));
             }
         }
         Ok(parts)
+    }
+
+    /// The coefficients that are needed before the products of a chunk.
+    pub fn operands(&self) -> impl Iterator<Item = StepRef> + use<'a> {
+        let factor = self.factor.into_iter();
+        let factor = factor.flat_map(|f| [Some(f.a), f.b]).flatten();
+        let queries = self.reads.iter().map(|read| read.query);
+        let bonuses = self.reads.iter().filter_map(|read| read.bonus);
+        let own = [self.decay, self.k, self.v].into_iter();
+        own.chain(queries).chain(factor).chain(bonuses)
+    }
+
+    /// The first read of the state, if any: the only one where there is no factor.
+    pub fn read(&self) -> Option<&'a Read> {
+        self.reads.first()
     }
 
     /// The axes of a coefficient.
@@ -180,7 +241,168 @@ impl<'a> Parts<'a> {
     }
 }
 
-const CLASS_LIMIT: &str = "one state with a diagonal decay and an outer product";
+const CLASS_LIMIT: &str =
+    "one state with a diagonal decay, perhaps a rank-one factor, and an outer product";
+
+/// What one block holds, of either form.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Sizes {
+    /// A diagonal decay and an outer product.
+    Outer(Tile),
+    /// A rank-one factor beside the decay.
+    RankOne(rank_one::Tile),
+}
+
+impl Sizes {
+    /// Those of a block with so many value columns and the least chunk.
+    pub fn least(
+        graph: &Graph,
+        scan: OpId,
+        parts: &Parts<'_>,
+        storage: Storage,
+        value: usize,
+        room: Room,
+    ) -> Sizes {
+        let key = graph.elements(&parts.layout.key);
+        match parts.factor {
+            None => Sizes::Outer(Tile {
+                key,
+                value,
+                chunk: SUB,
+                per_key: parts.decays_per_key(graph),
+                bonus: parts.reads.iter().any(|read| read.bonus.is_some()),
+                room,
+            }),
+            Some(factor) => Sizes::RankOne(rank_one::Tile {
+                key,
+                value,
+                chunk: SUB,
+                decays: rank_one::Decays::of(graph, scan, parts),
+                reads: parts.reads.len(),
+                outputs: parts.rest.len(),
+                along_key: factor.b.is_none(),
+                bonus: parts.reads.iter().any(|read| read.bonus.is_some()),
+                pieces: pieces(storage),
+                resident: 1,
+                room,
+            }),
+        }
+    }
+
+    /// Elements of the state of a block.
+    pub fn state_elements(&self) -> usize {
+        match self {
+            Sizes::Outer(tile) => tile.key * tile.value,
+            Sizes::RankOne(tile) => tile.key * tile.value,
+        }
+    }
+
+    fn with_chunk(self, chunk: usize) -> Sizes {
+        match self {
+            Sizes::Outer(tile) => Sizes::Outer(Tile { chunk, ..tile }),
+            Sizes::RankOne(tile) => Sizes::RankOne(rank_one::Tile { chunk, ..tile }),
+        }
+    }
+
+    /// The same where `share` blocks come to a multiprocessor with `bytes` of shared memory.
+    pub fn shared_by(self, share: usize, bytes: usize) -> Sizes {
+        match self {
+            Sizes::Outer(tile) => Sizes::Outer(tile),
+            Sizes::RankOne(tile) => Sizes::RankOne(tile.shared_by(share, bytes)),
+        }
+    }
+
+    /// Blocks of a multiprocessor that its registers must suffice for.
+    pub fn resident(&self) -> usize {
+        match self {
+            Sizes::Outer(_) => 1,
+            Sizes::RankOne(tile) => tile.resident,
+        }
+    }
+
+    /// The largest chunk of which two blocks share a multiprocessor with `bytes` of shared memory,
+    /// but not fewer than 32 tokens if one block can have those, and no more than twice the run.
+    /// `None` if not even 16 tokens fit.
+    ///
+    /// `share` blocks come to a multiprocessor: with a rank-one factor, and one block at most, the
+    /// largest chunk that it can have.
+    pub fn fitting(self, bytes: usize, time: usize, share: usize) -> Option<Sizes> {
+        let of = |chunk| self.with_chunk(chunk);
+        let long = |sizes: &Sizes| sizes.chunk() > SUB && sizes.chunk() >= 2 * time;
+        let all = || [64, 32, 16].map(of).into_iter().filter(|s| !long(s));
+        let fits = |sizes: &Sizes, blocks: usize| sizes.shared_bytes() * blocks <= bytes;
+        let alone = share <= 1 && matches!(self, Sizes::RankOne(_));
+        let blocks = if alone { 1 } else { 2 };
+        all()
+            .find(|s| fits(s, blocks) && s.chunk() >= 32)
+            .or_else(|| all().find(|s| fits(s, 1) && s.chunk() <= 32))
+    }
+
+    /// Tokens of a chunk.
+    pub fn chunk(&self) -> usize {
+        match self {
+            Sizes::Outer(tile) => tile.chunk,
+            Sizes::RankOne(tile) => tile.chunk,
+        }
+    }
+
+    /// Key channels, all of them.
+    pub fn key(&self) -> usize {
+        match self {
+            Sizes::Outer(tile) => tile.key,
+            Sizes::RankOne(tile) => tile.key,
+        }
+    }
+
+    /// Value columns of a block.
+    pub fn value(&self) -> usize {
+        match self {
+            Sizes::Outer(tile) => tile.value,
+            Sizes::RankOne(tile) => tile.value,
+        }
+    }
+
+    /// Warps of a block.
+    pub fn warps(&self) -> usize {
+        match self {
+            Sizes::Outer(tile) => tile.warps(),
+            Sizes::RankOne(tile) => tile.warps(),
+        }
+    }
+
+    /// Shared memory of a block, bytes.
+    pub fn shared_bytes(&self) -> usize {
+        match self {
+            Sizes::Outer(tile) => tile.shared_bytes(),
+            Sizes::RankOne(tile) => tile.shared_bytes(),
+        }
+    }
+
+    /// Tensor-core work of one chunk, floating-point operations, with operands of so many numbers.
+    pub fn tensor_flops(&self, pieces: usize) -> f64 {
+        match self {
+            Sizes::Outer(tile) => tile.tensor_flops(pieces),
+            Sizes::RankOne(tile) => tile.tensor_flops(),
+        }
+    }
+
+    /// Other work of one chunk, floating-point operations.
+    pub fn simt_flops(&self, pieces: usize) -> f64 {
+        match self {
+            Sizes::Outer(tile) => tile.simt_flops(pieces),
+            Sizes::RankOne(tile) => tile.simt_flops(),
+        }
+    }
+
+    /// Elements of one chunk that come from and go to memory.
+    pub fn elements(&self) -> f64 {
+        match self {
+            Sizes::Outer(tile) => tile.elements(),
+            Sizes::RankOne(tile) => tile.elements(),
+        }
+    }
+}
 
 /// What one block holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -219,19 +441,6 @@ pub struct Places {
 }
 
 impl Tile {
-    /// The largest chunk of which two blocks share a multiprocessor with `bytes` of shared memory,
-    /// but not fewer than 32 tokens if one block can have those, and no more than twice the run.
-    /// `None` if not even 16 tokens fit.
-    pub fn fitting(self, bytes: usize, time: usize) -> Option<Tile> {
-        let of = |chunk| Tile { chunk, ..self };
-        let long = |tile: &Tile| tile.chunk > SUB && tile.chunk >= 2 * time;
-        let sizes = || [64, 32, 16].map(of).into_iter().filter(|t| !long(t));
-        let fits = |tile: &Tile, blocks: usize| tile.shared_bytes() * blocks <= bytes;
-        sizes()
-            .find(|t| fits(t, 2) && t.chunk >= 32)
-            .or_else(|| sizes().find(|t| fits(t, 1) && t.chunk <= 32))
-    }
-
     /// Warps that share 16 tokens: eight in all, if each has value columns of its own.
     pub fn parts(&self) -> usize {
         let mut parts = (8 * SUB / self.chunk.max(1)).clamp(1, 4);

@@ -32,6 +32,7 @@
 mod chunks;
 mod lane;
 mod price;
+mod rank_one;
 mod rows;
 mod serial;
 pub mod work;

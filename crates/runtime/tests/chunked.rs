@@ -1,14 +1,15 @@
 //! The chunked recurrence against a plain loop over tokens, in the emulator: sizes that divide nothing,
 //! decays from 0 to 1, states carried in and out, every storage type.
 
-use std::path::Path;
-
 use fusec_codegen::Element;
 use fusec_codegen::chunked::{Chunked, Decay};
 use fusec_codegen::prelude::with_prelude;
 use fusec_fuse::chunked::staging::Room;
-use fusec_runtime::emulator::{Emulator, EmulatorOptions, KernelArg, LaunchShape};
+use fusec_runtime::emulator::{Emulator, KernelArg, LaunchShape};
 use fusec_runtime::toolchain::{Options, Source, Toolchain};
+use kernels::{Draw, Tensor, c_type, distance, emulator, pieces, tensor};
+
+mod kernels;
 
 /// Which decays the case draws.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -60,54 +61,6 @@ const CASE: Case = Case {
 const BATCH: usize = 2;
 const HEADS: usize = 2;
 
-fn c_type(element: Element) -> &'static str {
-    match element {
-        Element::F32 => "float",
-        Element::Bf16 => "bf16_t",
-        Element::F16 => "f16_t",
-        Element::I32 => "i32",
-    }
-}
-
-/// Uniform numbers in [-1, 1).
-struct Draw(u32);
-
-impl Draw {
-    fn next(&mut self) -> f32 {
-        self.0 = self.0.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        (self.0 >> 8) as f32 / (1u32 << 23) as f32 - 1.0
-    }
-}
-
-/// Elements of a storage type, and what they are as numbers.
-struct Tensor {
-    bytes: Vec<u8>,
-    values: Vec<f64>,
-}
-
-fn tensor(storage: Element, numbers: impl Iterator<Item = f32>) -> Tensor {
-    let (mut bytes, mut values) = (Vec::new(), Vec::new());
-    for x in numbers {
-        match storage {
-            Element::Bf16 => {
-                let x = half::bf16::from_f32(x);
-                bytes.extend(x.to_le_bytes());
-                values.push(x.to_f64());
-            }
-            Element::F16 => {
-                let x = half::f16::from_f32(x);
-                bytes.extend(x.to_le_bytes());
-                values.push(x.to_f64());
-            }
-            Element::F32 | Element::I32 => {
-                bytes.extend(x.to_le_bytes());
-                values.push(f64::from(x));
-            }
-        }
-    }
-    Tensor { bytes, values }
-}
-
 fn decay(decays: Decays, at: usize, draw: &mut Draw) -> f32 {
     let u = draw.next() * 0.5 + 0.5;
     match decays {
@@ -119,14 +72,6 @@ fn decay(decays: Decays, at: usize, draw: &mut Draw) -> f32 {
             1..=4 => 1.0,
             _ => u,
         },
-    }
-}
-
-fn pieces(storage: Element) -> usize {
-    match storage {
-        Element::Bf16 => 1,
-        Element::F16 => 2,
-        Element::F32 | Element::I32 => 3,
     }
 }
 
@@ -256,16 +201,6 @@ fn data(case: Case) -> [Tensor; 6] {
     [q, k, v, decays, bonus, initial]
 }
 
-/// Relative L2 distance.
-fn distance(got: &[f32], expected: &[f64]) -> f64 {
-    let (mut error, mut norm) = (0.0, 0.0);
-    for (g, e) in got.iter().zip(expected) {
-        error += (f64::from(*g) - e).powi(2);
-        norm += e * e;
-    }
-    (error / norm.max(1e-30)).sqrt()
-}
-
 fn check(emulator: &Emulator, case: Case, seed: u64) {
     let mut data = data(case);
     let (y_expected, state_expected) = reference(case, &data);
@@ -385,11 +320,6 @@ fn cases() -> Vec<Case> {
         }
     }
     cases
-}
-
-fn emulator() -> Emulator {
-    let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("emulator");
-    Emulator::new(&cache, EmulatorOptions::default()).expect("g++ is installed where the tests run")
 }
 
 #[test]

@@ -133,6 +133,68 @@ fn families() -> Vec<(&'static str, Graph, &'static [&'static str])> {
             &["mix.q", "mix.o"],
         ),
         (
+            "rwkv7",
+            model(
+                "rwkv7.toml",
+                &[
+                    ("V", 64),
+                    ("L", 1),
+                    ("N", 32),
+                    ("Rw", 8),
+                    ("Ra", 8),
+                    ("Rv", 8),
+                    ("Rg", 8),
+                ],
+            ),
+            &["time_mix.w", "time_mix.y"],
+        ),
+        (
+            "deltanet",
+            model(
+                "deltanet.toml",
+                &[
+                    ("V", 64),
+                    ("L", 1),
+                    ("C", 64),
+                    ("Dk", 24),
+                    ("Dv", 40),
+                    ("I", 64),
+                ],
+            ),
+            &["mix.o", "mix.o#2"],
+        ),
+        (
+            "gated-deltanet",
+            model(
+                "gated-deltanet.toml",
+                &[
+                    ("V", 64),
+                    ("L", 1),
+                    ("C", 64),
+                    ("Gv", 2),
+                    ("Dk", 32),
+                    ("Dv", 32),
+                    ("I", 64),
+                ],
+            ),
+            &["mix.o", "mix.o#2"],
+        ),
+        (
+            "kda",
+            model(
+                "kda.toml",
+                &[
+                    ("V", 64),
+                    ("L", 1),
+                    ("C", 64),
+                    ("Dk", 32),
+                    ("Dv", 32),
+                    ("I", 64),
+                ],
+            ),
+            &["mix.o", "mix.o#2"],
+        ),
+        (
             "hgrn2",
             model(
                 "hgrn2.toml",
@@ -263,6 +325,57 @@ fn a_recurrence_that_no_family_has_however_it_is_written() {
         &[2049, 1],
         true,
     );
+}
+
+/// A step that no family has with a rank-one factor: two results, a read before the step, a bonus,
+/// something added to a read, a factor of two vectors or of one.
+#[test]
+fn a_rank_one_factor_however_it_is_written() {
+    let gentle = "f32(sigmoid(4 + z))";
+    let extreme = "f32(exp(-exp(60 * z)))";
+    let bounded = "f32(exp(-2 * sigmoid(z)))";
+    let per_head = "f32(sigmoid(e))";
+    let free = "b = k * u\nn = sum(S * q, j) + sum(q * u * k, j) * v\nS = d * S - sum(S * q, j) * b * 0.01 + k * v\n\
+                y = sum(S * k, j) + e * v";
+    let along = "S = d * S\nS = S + q * (e * 0.1 * (v - sum(S * q, j)))\ny = sum(S * k, j)\nn = sum(S * u, j)";
+    for (name, step, decay) in [
+        ("free, gentle", free, gentle),
+        ("free, extreme", free, extreme),
+        ("free, bounded", free, bounded),
+        ("along, gentle", along, gentle),
+        ("along, bounded", along, bounded),
+        ("along, per head", along, per_head),
+    ] {
+        let graph = corrected(step, decay);
+        check(name, &graph, Storage::F32, 1, &[37, 1, 130], true);
+    }
+    check(
+        "free, long",
+        &corrected(free, bounded),
+        Storage::F32,
+        3,
+        &[75, 1, 5],
+        true,
+    );
+}
+
+/// A model around such a step, its keys no longer than 1, a state stored value axis first.
+fn corrected(step: &str, decay: &str) -> Graph {
+    let per_head = decay.contains("(e)");
+    let d = if per_head { "d[H]" } else { "d[H, j]" };
+    let text = format!(
+        "name = \"corrected\"\n[axes]\nV = 64\nH = 3\nJ = 20\nI = 36\nC = \"H * J\"\nD = \"H * I\"\n\
+         [param]\nemb = {{ shape = \"V, C\" }}\nw = {{ shape = \"C, C\" }}\nwv = {{ shape = \"D, C\" }}\n\
+         u = {{ shape = \"C\" }}\nout = {{ shape = \"V, D\" }}\n\
+         [recurrence.r]\ninputs = \"q[H, j], k[H, j], v[H, i], {d}, u[H, j], e[H]\"\n\
+         state = \"S[i = I, H, j = J]\"\noutputs = \"y[H, i], n[H, i]\"\nstep = \"\"\"\n{step}\n\"\"\"\n\
+         [model]\nflow = \"\"\"\nx = gather(emb, ids)\nz = x @ w\nv = shift(x @ wv)\n\
+         e = sigmoid(sum(x * z, J))\nd = {decay}\n\
+         y, n = r(l2_norm(x, J, eps = 1e-6), l2_norm(z, J, eps = 1e-6), v, d, u, e)\n\
+         y = layer_norm(y, I, eps = 1e-5) * silu(v) + 0.1 * n\nreturn y @ out\n\"\"\"\n"
+    );
+    let source = ModelSource::from_text("corrected", text.clone());
+    compile(&source, &Overrides::default()).unwrap_or_else(|e| panic!("{text}\n{e:?}"))
 }
 
 /// 256 keys and 512 values of a head: value columns over the grid.

@@ -24,17 +24,25 @@ impl<'g> Hooks<'_, 'g> {
             text: Text::default(),
             open: None,
         };
-        if let Some(rest) = self.parts.rest {
+        for (n, rest) in self.parts.rest.iter().enumerate() {
+            let Some(rest) = rest else { continue };
             let mut scope = self.scope(&self.value, "vi");
             let mut text = Text::default();
-            let value = self.coefficient(rest, &mut scope, &mut text);
-            text.line(format!("y_row[vi] += {value};"));
+            let value = self.coefficient(*rest, &mut scope, &mut text);
+            text.line(format!("{}[vi] += {value};", row_of(n)));
             rows.element("", &[], &text.finish(), &scope);
         }
-        for value in self.graph.op(self.scan).outputs.clone() {
+        for (n, value) in self
+            .graph
+            .op(self.scan)
+            .outputs
+            .clone()
+            .into_iter()
+            .enumerate()
+        {
             if self.body.stores.contains(&value) {
                 let scope = self.scope(&self.value, "vi");
-                let store = self.store(value, "y_row[vi]", &scope);
+                let store = self.store(value, &format!("{}[vi]", row_of(n)), &scope);
                 rows.element("", &[], &store, &scope);
             }
         }
@@ -136,10 +144,10 @@ impl<'g> Hooks<'_, 'g> {
                 match (source.op, source.reads.first()) {
                     (None, Some(load)) => match load.src {
                         Src::Row(value) if self.graph.producer(value) == Some(self.scan) => {
-                            match per_column {
-                                true => "y_row[vi]".into(),
-                                false => "y_row[0]".into(),
-                            }
+                            let outputs = &self.graph.op(self.scan).outputs;
+                            let n = outputs.iter().position(|v| *v == value).unwrap_or(0);
+                            let column = if per_column { "vi" } else { "0" };
+                            format!("{}[{column}]", row_of(n))
                         }
                         Src::Row(value) => self.read(&fixed(value, &load.index), scope, text),
                         _ => String::new(),
@@ -192,6 +200,14 @@ impl<'g> Hooks<'_, 'g> {
             "if (live) {pointer}[{}] = from_f32<{element}>({name});\n",
             sum(places)
         )
+    }
+}
+
+/// The row of result number `n` of the recurrence, C text.
+fn row_of(n: usize) -> String {
+    match n {
+        0 => "y_row".into(),
+        n => format!("y{n}_row"),
     }
 }
 

@@ -7,6 +7,7 @@
 
 mod carried;
 mod epilogue;
+mod rank_one;
 mod staging;
 
 use crate::CodegenError;
@@ -20,7 +21,7 @@ use crate::micro::{Read, Src};
 use crate::names::Names;
 use crate::text::Text;
 use fusec_fuse::chunked::staging::{Staged, at};
-use fusec_fuse::chunked::{Classes, Parts, pieces, slabs};
+use fusec_fuse::chunked::{Classes, Parts, Sizes, Tile, pieces, slabs};
 use fusec_fuse::{Body, Kernel, Schedule, Storage};
 use fusec_ir::{Access, AxisId, Expr, Graph, IndexExpr, OpId, OpKind, StepRef, ValueId};
 use std::collections::BTreeMap;
@@ -62,7 +63,7 @@ pub fn lane<'g>(
         return Err(unsupported("a chunk of several recurrences".into()));
     };
     let scan = *scan;
-    let tile = chunk.tile;
+    let sizes = chunk.tile;
     let parts = Parts::of(graph, classes, scan)
         .map_err(|not| unsupported(format!("a chunked recurrence with {}", not.got)))?;
     let grid = Grid::new(graph, &chunk.grid);
@@ -95,7 +96,7 @@ pub fn lane<'g>(
         grid,
         first_index,
         after: body.roles.epilogue.clone(),
-        chunk: tile.chunk,
+        chunk: sizes.chunk(),
         pointers,
         names,
         position: false,
@@ -104,10 +105,48 @@ pub fn lane<'g>(
         tokens: Vec::new(),
     };
     hooks.name_slabs();
+    let text = match (sizes, parts.factor) {
+        (Sizes::Outer(tile), _) => outer(&mut hooks, request, tile)?,
+        (Sizes::RankOne(tile), Some(factor)) => rank_one::body(&mut hooks, request, factor, tile)?,
+        (Sizes::RankOne(_), None) => return Err(unsupported("a factor that is none".into())),
+    };
+    let tails = hooks.tails(request.threads, blocks);
+    let position = hooks.position;
+    let mut code = decode.finish();
+    code.push_str(&text);
+    code.push_str(&tails);
+    Ok(Lane {
+        code,
+        grid: LaneGrid {
+            blocks: blocks as u64,
+            rows: RowUnits::Batch,
+        },
+        blocks: match blocks {
+            1 => "B".into(),
+            n => format!("B * {n}"),
+        },
+        shared_floats: sizes.shared_bytes() / 4,
+        position,
+        by_warpgroups: None,
+    })
+}
+
+/// The template for a decay and an outer product, its hooks filled.
+fn outer(
+    hooks: &mut Hooks<'_, '_>,
+    request: &Request<'_, '_>,
+    tile: Tile,
+) -> Result<String, CodegenError> {
+    let Some(read) = hooks.parts.read() else {
+        return Err(CodegenError::Unsupported {
+            kernel: request.kernel.name.clone(),
+            what: "a chunked recurrence that nothing reads".into(),
+        });
+    };
     let per_key = tile.per_key;
-    let keys = hooks.keys(per_key);
+    let keys = hooks.keys(read.query, per_key);
     let values = hooks.values();
-    let bonus = parts.read.bonus.map(|bonus| hooks.bonus(bonus));
+    let bonus = read.bonus.map(|bonus| hooks.bonus(bonus));
     let (load_state, store_state, keys_first) = hooks.state()?;
     let epilogue = hooks.epilogue();
     // Last, since it reads what the others keep of a token.
@@ -118,8 +157,6 @@ pub fn lane<'g>(
     let tokens = hooks.token_values();
     let ahead = hooks.ahead(tile.chunk);
     let late = hooks.arrives_late();
-    let tails = hooks.tails(request.threads, blocks);
-    let position = hooks.position;
     let chunked = Chunked {
         key: tile.key,
         value: tile.value,
@@ -131,7 +168,7 @@ pub fn lane<'g>(
             true => Decay::PerKey,
             false => Decay::PerToken,
         },
-        before: parts.read.before,
+        before: read.before,
         steps: "T".into(),
         setup: String::new(),
         tokens,
@@ -147,23 +184,7 @@ pub fn lane<'g>(
         store_state,
         epilogue,
     };
-    let mut code = decode.finish();
-    code.push_str(&chunked.render()?);
-    code.push_str(&tails);
-    Ok(Lane {
-        code,
-        grid: LaneGrid {
-            blocks: blocks as u64,
-            rows: RowUnits::Batch,
-        },
-        blocks: match blocks {
-            1 => "B".into(),
-            n => format!("B * {n}"),
-        },
-        shared_floats: tile.shared_bytes() / 4,
-        position,
-        by_warpgroups: None,
-    })
+    Ok(chunked.render()?)
 }
 
 /// The writer of a lane's hooks.
@@ -219,13 +240,10 @@ impl<'g> Hooks<'_, 'g> {
     }
 
     /// The elements of q and k, and the decay if every key has its own.
-    fn keys(&mut self, per_key: bool) -> String {
+    fn keys(&mut self, query: StepRef, per_key: bool) -> String {
         let mut scope = self.scope(&self.key, "kj");
         let mut text = Text::default();
-        let mut assign = vec![
-            ("q_element", self.parts.read.query),
-            ("k_element", self.parts.k),
-        ];
+        let mut assign = vec![("q_element", query), ("k_element", self.parts.k)];
         if per_key {
             assign.push(("decay_element", self.parts.decay));
         }

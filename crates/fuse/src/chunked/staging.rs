@@ -84,13 +84,12 @@ pub fn staged(
         late: false,
         found: Vec::new(),
     };
-    let coefficients = [parts.decay, parts.k, parts.v, parts.read.query];
-    for item in coefficients.into_iter().chain(parts.read.bonus) {
+    for item in parts.operands() {
         reads.coefficient(item);
     }
     reads.late = true;
-    if let Some(rest) = parts.rest {
-        reads.coefficient(rest);
+    for rest in parts.rest.iter().flatten() {
+        reads.coefficient(*rest);
     }
     for id in reads.after.clone() {
         for access in &graph.op(id).inputs {

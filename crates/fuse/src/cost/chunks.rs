@@ -5,7 +5,7 @@
 
 use super::lane::Lane;
 use super::work::{Chunks, Work};
-use crate::chunked::pieces;
+use crate::chunked::{Sizes, pieces};
 use crate::context::{iteration_axes, reduced_axes, special_count};
 use crate::schedule::{ChunkTile, Schedule};
 use fusec_ir::{OpId, OpKind};
@@ -51,7 +51,7 @@ impl Lane<'_> {
         let Schedule::Chunked(ChunkTile { tile, .. }) = &self.body.schedule else {
             return;
         };
-        let chunks = (self.blocks * self.ctx.shape.time.div_ceil(tile.chunk)) as f64;
+        let chunks = (self.blocks * self.ctx.shape.time.div_ceil(tile.chunk())) as f64;
         let pieces = pieces(self.ctx.storage);
         work.chunk_flops += chunks * tile.tensor_flops(pieces);
         work.flops += chunks * tile.simt_flops(pieces);
@@ -60,11 +60,11 @@ impl Lane<'_> {
     /// The chunks that one block takes one after the other.
     pub(super) fn chunks(&self, ChunkTile { tile, ahead, .. }: &ChunkTile) -> Chunks {
         let graph = self.ctx.graph;
-        let tokens = tile.chunk as f64;
+        let tokens = tile.chunk() as f64;
         let mut chunks = Chunks {
-            chunks: self.ctx.shape.time.div_ceil(tile.chunk) as f64,
+            chunks: (self.ctx.shape.time as f64 / tokens).ceil(),
             shared_bytes: tile.shared_bytes() as f64,
-            state: 2.0 * (tile.key * tile.value) as f64,
+            state: 2.0 * tile.state_elements() as f64,
             ahead: *ahead,
             elements: tile.elements(),
             flops: tile.simt_flops(pieces(self.ctx.storage)),
@@ -72,6 +72,10 @@ impl Lane<'_> {
             around_special: 0.0,
             around_loads: 0.0,
             around_sums: 0.0,
+            factor: match tile {
+                Sizes::Outer(_) => None,
+                Sizes::RankOne(tile) => Some(self.factor(tile)),
+            },
         };
         let uses = self.uses();
         let is_anchor = |id: &&OpId| self.body.anchors().contains(*id);

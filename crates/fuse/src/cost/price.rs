@@ -3,6 +3,7 @@
 //! Lives here: formulas over counts and the figures of a device file. Never here: a template, a graph,
 //! a number that depends on a device.
 
+use super::rank_one;
 use super::work::{Chunks, Read, Serial, Steps, Tiles, Work};
 use crate::device::Device;
 use crate::plan::{Cost, Storage};
@@ -354,6 +355,9 @@ fn serial_steps(device: &Device, work: &Work, steps: &Steps) -> (f64, f64) {
 /// Chunks that follow each other: while a block waits, others on its multiprocessor work, as many as
 /// the shared memory has room for.
 fn serial_chunks(device: &Device, work: &Work, chunks: &Chunks) -> (f64, f64) {
+    if let Some(factor) = &chunks.factor {
+        return rank_one::serial(device, work, chunks, factor);
+    }
     let fitted = &device.fitted;
     let room = device.smem_kb.value * 1024.0 / chunks.shared_bytes.max(1.0);
     let share = (work.blocks as f64 / device.sms.value).ceil();

@@ -136,6 +136,27 @@ pub struct Chunks {
     pub around_loads: f64,
     /// Sums over a warp there, of all warps.
     pub around_sums: f64,
+    /// Of a recurrence with a rank-one factor.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub factor: Option<Factor>,
+}
+
+/// What of a chunk a rank-one factor adds.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Factor {
+    /// Blocks of a multiprocessor that its registers suffice for.
+    pub resident: f64,
+    /// Sub-chunks.
+    pub subs: f64,
+    /// Tensor-core products of tokens with tokens, for each sub-chunk.
+    pub token_products: f64,
+    /// Elements computed for pairs of tokens outside the tensor cores.
+    pub pairs: f64,
+    /// Tensor-core products of a warp with its columns of the state, for each sub-chunk.
+    pub state_products: f64,
+    /// Warps that share the value columns.
+    pub value_warps: f64,
 }
 
 /// The work of a subkernel.

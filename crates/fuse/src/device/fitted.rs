@@ -153,6 +153,31 @@ fitted! {
     chunk_latency in 0.15 to 0.8,
     /// blocks of chunks, at most, whose registers fit one multiprocessor
     chunk_resident,
+    /// barriers and waits of one chunk of a recurrence with a rank-one factor, clock cycles
+    factor_chunk_cycles,
+    /// an element that a thread brings into its products, clock cycles
+    factor_element_cycles,
+    /// the same of an element whose row is in shared memory by then, clock cycles
+    factor_element_ahead_cycles,
+    /// threads of a multiprocessor beyond which more of them bring no more elements in at a time
+    factor_busy_threads,
+    /// the inverses of a chunk, clock cycles
+    factor_solve_cycles,
+    /// a product of tensor-core tiles between tokens of a chunk, clock cycles
+    factor_token_product_cycles,
+    /// a multiply-add of a thread between tokens, where each key has a decay that nothing bounds, clock
+    /// cycles
+    factor_pair_cycles,
+    /// the start of a warp's walk through the sub-chunks of a chunk, clock cycles
+    factor_walk_cycles,
+    /// a sub-chunk of that walk beside its products, clock cycles
+    factor_sub_cycles,
+    /// a product of tensor-core tiles of a warp in a sub-chunk, clock cycles
+    factor_product_cycles,
+    /// the same where every quarter of a multiprocessor has as much to do, clock cycles
+    factor_shared_product_cycles,
+    /// part of the time of two blocks with such chunks on one multiprocessor which is latency
+    factor_latency,
     /// an operation on registers around a recurrence in chunks, clock cycles
     around_operation_cycles in 1.0 to 16.0,
     /// a special function there, clock cycles

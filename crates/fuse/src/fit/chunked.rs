@@ -1,13 +1,14 @@
 //! The chunked template: a scan some tokens at a time, with matrix products on tensor cores.
 //!
-//! Another form of a lane that the scan template can execute. A block has one head and a tile of
+//! Another form of a lane that the scan template can execute, for a diagonal decay with or without a
+//! rank-one factor beside it. A block has one head and a tile of
 //! value columns. What comes before the recurrence is computed again wherever an element is needed,
 //! so it is maps; what comes after it is computed for one token by one warp.
 
 use super::group::Group;
 use super::space::divisors;
 use crate::chunked::staging::{Room, staged};
-use crate::chunked::{KEY_LIMIT, Parts, Tile, VALUE_LIMIT};
+use crate::chunked::{KEY_LIMIT, Parts, Sizes, VALUE_LIMIT};
 use crate::context::{iteration_axes, reduced_axes};
 use crate::plan::{Body, GridAxis, Reject, Storage};
 use crate::schedule::{ChunkTile, Schedule};
@@ -16,6 +17,8 @@ use fusec_ir::{AxisId, Graph, OpId, OpKind};
 
 /// Value columns of a block, where no operation needs all: few make more blocks, many share the keys.
 const VALUE_TARGETS: [usize; 3] = [64, 32, 128];
+/// The same with a rank-one factor, where a warp has 16 columns of the state in its registers.
+const RANK_ONE_TARGETS: [usize; 4] = [64, 16, 32, 128];
 
 /// The chunked forms of a lane of the scan template, at least one; they differ in how the value
 /// columns are spread over blocks.
@@ -42,15 +45,16 @@ pub fn fit(group: &Group<'_>, lane: &Body) -> Result<Vec<Body>, Reject> {
     }
     prologue(group, lane, scan)?;
     let whole = epilogue(group, lane, &parts)?;
-    let targets = match whole {
-        true => &[usize::MAX][..],
-        false => &VALUE_TARGETS,
+    let targets = match (whole, parts.factor) {
+        (true, _) => &[usize::MAX][..],
+        (false, None) => &VALUE_TARGETS,
+        (false, Some(_)) => &RANK_ONE_TARGETS,
     };
     let mut bodies: Vec<Body> = Vec::new();
     let mut first = None;
     for target in targets {
         for ahead in [false, true] {
-            match spread(group, lane, &parts, *target, ahead) {
+            match spread(group, lane, scan, &parts, *target, ahead) {
                 Ok(body) if !bodies.contains(&body) => bodies.push(body),
                 Ok(_) => {}
                 Err(reject) => first = first.or(Some(reject)),
@@ -215,13 +219,13 @@ fn epilogue(group: &Group<'_>, lane: &Body, parts: &Parts<'_>) -> Result<bool, R
 fn spread(
     group: &Group<'_>,
     lane: &Body,
+    scan: OpId,
     parts: &Parts<'_>,
     target: usize,
     ahead: bool,
 ) -> Result<Body, Reject> {
     let (ctx, graph) = (group.ctx, group.ctx.graph);
     let layout = parts.layout;
-    let scan = lane.anchors().iter().copied();
     let heads = layout.heads.iter().filter(|a| graph.size(**a) > 1);
     let mut grid: Vec<GridAxis> = heads
         .map(|axis| GridAxis {
@@ -245,7 +249,7 @@ fn spread(
     if value > VALUE_LIMIT {
         return Err(group.reject(
             "chunked-value",
-            scan,
+            [scan],
             format!("{VALUE_LIMIT} value columns of a block"),
             format!("{value}, all of which an operation after the recurrence combines"),
         ));
@@ -254,40 +258,36 @@ fn spread(
     if key > KEY_LIMIT {
         return Err(group.reject(
             "chunked-key",
-            scan,
+            [scan],
             format!("{KEY_LIMIT} key channels"),
             format!("{key}"),
         ));
     }
-    let slabs = match (ahead, lane.anchors()) {
-        (true, [scan]) => staged(graph, parts, *scan, &lane.ops, &grid, ctx.storage),
-        _ => vec![],
+    let slabs = match ahead {
+        true => staged(graph, parts, scan, &lane.ops, &grid, ctx.storage),
+        false => vec![],
     };
-    let tile = Tile {
-        key,
-        value,
-        chunk: 16,
-        per_key: parts.decays_per_key(graph),
-        bonus: parts.read.bonus.is_some(),
-        room: Room::of(&slabs),
-    };
+    let room = Room::of(&slabs);
+    let least = Sizes::least(graph, scan, parts, ctx.storage, value, room);
     let bytes = ctx.target.shared_bytes;
-    match tile.fitting(bytes, ctx.shape.time) {
+    let tiles: usize = grid.iter().map(|g| graph.size(g.axis) / g.tile).product();
+    let share = (ctx.shape.batch * tiles).div_ceil(ctx.target.sms.max(1));
+    match least.fitting(bytes, ctx.shape.time, share) {
         Some(tile) => Ok(Body {
             schedule: Schedule::Chunked(ChunkTile {
                 grid,
                 // Nothing arrives ahead of time where nothing can.
                 ahead: !slabs.is_empty(),
-                tile,
+                tile: tile.shared_by(share, bytes),
             }),
             streamed: vec![],
             ..lane.clone()
         }),
         None => Err(group.reject(
             "chunked-shared",
-            scan,
+            [scan],
             format!("{bytes} bytes of shared memory per block"),
-            format!("{} for {key} keys and {value} values", tile.shared_bytes()),
+            format!("{} for {key} keys and {value} values", least.shared_bytes()),
         )),
     }
 }

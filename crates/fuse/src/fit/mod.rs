@@ -33,7 +33,7 @@
 //! | `epilogue-reads-prologue` | gemv, gemm | a value of the prologue is needed after the product |
 //! | `prologue-size` | gemv | elements of one row of the prologue |
 //! | `chunked-one-scan` | chunked | several recurrences that meet after their results |
-//! | `chunked-class`, `chunked-reads`, `chunked-coefficient` | chunked | a step that is no diagonal decay and outer product, read once, with coefficients computed element by element |
+//! | `chunked-class`, `chunked-reads`, `chunked-coefficient` | chunked | a step that is no diagonal decay and outer product, read once, or has more than a rank-one factor beside it; coefficients that are not computed element by element |
 //! | `chunked-decay` | chunked | a decay that is not proven to be in [0, 1] |
 //! | `chunked-device` | chunked | no tensor cores for bf16 |
 //! | `chunked-prologue-op`, `chunked-prologue-stored` | chunked | what comes before the recurrence is maps whose results stay on the chip |

@@ -31,7 +31,7 @@ pub use thin::ThinTile;
 pub use walk::{RowTile, ScanTile};
 pub use wgmma::WgmmaTile;
 
-use crate::chunked::Tile;
+use crate::chunked::Sizes;
 use crate::plan::{GridAxis, Template};
 use serde::{Deserialize, Serialize};
 
@@ -64,7 +64,7 @@ pub struct ChunkTile {
     /// Whether the rows of a chunk are brought to shared memory while the one before is worked on.
     pub ahead: bool,
     /// What a block holds.
-    pub tile: Tile,
+    pub tile: Sizes,
 }
 
 impl Schedule {
@@ -103,6 +103,14 @@ impl Schedule {
             Schedule::Thin(tile) => tile.threads(),
             Schedule::Gemm(tile) => tile.threads(),
             Schedule::Attend(_) => attend::THREADS,
+        }
+    }
+
+    /// Blocks of a multiprocessor that its registers must suffice for, beside a launch's own limits.
+    pub fn resident(&self) -> usize {
+        match self {
+            Schedule::Chunked(chunk) => chunk.tile.resident(),
+            _ => 1,
         }
     }
 

@@ -259,6 +259,15 @@ impl Subject<'_> {
             }
             _ => None,
         };
+        let (contracted, added) = of_decayed
+            .as_ref()
+            .unwrap_or(&(a.clone(), b.clone()))
+            .clone();
+        let per_head = |c: &Polynomial| c.axes().iter().all(|x| layout.heads.contains(x));
+        let along_key = match exact(&added, &k).filter(per_head) {
+            Some(scale) => Some(contracted.times(&scale)?),
+            None => None,
+        };
         let of_decayed = match of_decayed {
             Some((a, b)) => Some((out.emit("a.decayed", &a)?, out.emit("b.decayed", &b)?)),
             None => None,
@@ -271,6 +280,10 @@ impl Subject<'_> {
             k: out.emit("k", &k)?,
             v: out.emit("v", &v)?,
             reads: self.emit_reads(&reads, out)?,
+            along_key: match along_key {
+                Some(a) => Some(out.emit("a.key", &a)?),
+                None => None,
+            },
             layout,
         })
     }

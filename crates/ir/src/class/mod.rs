@@ -81,6 +81,9 @@ pub enum Class {
         /// `(a', b')` with `a b^T = diag(decay) a' b'^T`, if there is such a pair without a
         /// division: the state is then decayed first and contracted after.
         of_decayed: Option<(StepRef, StepRef)>,
+        /// `a''` with `a b^T = a'' k^T` (of the pair above, where there is one), if `b` is `k` times a
+        /// number per head: both products then bring the state along one key.
+        along_key: Option<StepRef>,
         /// As above.
         k: StepRef,
         /// As above.

@@ -352,6 +352,7 @@ fn delta_rule_after_its_decay() {
             layout,
             decay,
             of_decayed: Some((a, _)),
+            along_key: Some(along_key),
             k,
             reads,
             ..
@@ -360,6 +361,10 @@ fn delta_rule_after_its_decay() {
     else {
         panic!("{found:?}");
     };
+    // What is added along k is v and that contraction, times -beta.
+    let scaled = found.statement(*along_key).expect("a statement");
+    let read: Vec<StepRef> = scaled.inputs.iter().map(|access| access.item).collect();
+    assert_eq!(read, [StepRef::Input(1), StepRef::Input(3)]);
     // q, k, v, beta, d are inputs 0 to 4: contracted with k after the decay.
     assert_eq!(
         (*decay, *a, *k),

@@ -1,0 +1,708 @@
+{
+{%- if along_key %}
+    // S[vi, kj] = decay_t[kj] S[vi, kj] + u_t[vi] k_t[kj] with u_t[vi] = v_t[vi] + sum over kj of S[vi, kj] a_t[kj] (S {% if through_a %}after its decay{% else %}before the step{% endif %}),
+    // read by sums over kj of q_t[kj] S[vi, kj]. The {{ chunk }} tokens of a chunk are brought into products together; 16 of
+    // them, a sub-chunk, are solved at once: U = (I - L)^-1 (A S + V), where L is the products of a with the k of
+    // earlier tokens. The state is in f32 in registers: a warp has 16 value columns of it.
+{%- else %}
+    // S[vi, kj] = decay_t[kj] S[vi, kj] + u_t[vi] b_t[kj] + v_t[vi] k_t[kj] with u_t[vi] = sum over kj of S[vi, kj] a_t[kj] (S {% if through_a %}after its
+    // decay{% else %}before the step{% endif %}), read by sums over kj of q_t[kj] S[vi, kj]. The {{ chunk }} tokens of a chunk are brought into products together;
+    // 16 of them, a sub-chunk, are solved at once: U = (I - L)^-1 (A S + M V), where L and M are the products of
+    // a with the b and k of earlier tokens. The state is in f32 in registers: a warp has 16 value columns of it.
+{%- endif %}
+{%- if centred %}
+    // Decays enter as products from the middle of a sub-chunk; that none of these underflows is proven.
+{%- else %}
+    // Decays enter as products over at most 16 tokens, never as quotients: a decay of 0 is as good as any.
+{%- endif %}
+    constexpr int KEYS = {{ key }}, VALUES = {{ value }}, CHUNK = {{ chunk }}, SUB = 16, SUBS = CHUNK / SUB;
+    constexpr int K_SIZE = {{ key_padded }}, V_SIZE = {{ value_padded }};       // up to whole tiles of the tensor cores
+    constexpr int WARPS = {{ warps }}, THREADS = 32 * WARPS, VALUE_WARPS = V_SIZE / 16;
+    constexpr int LEFTS = {{ lefts }}, RIGHTS = {{ rights }};                              // a and the queries; {% if along_key %}k{% else %}b and k{% endif %}
+    constexpr int STRICT = {{ strict }}, THROUGH = {{ through }};                           // a bit each: without the own token, with its decay
+    constexpr int PIECES = {{ pieces }}, FINE = {{ fine }};                              // bf16 numbers that an operand is split into; the same
+                                                                    // of queries, keys and their products: most of a result
+    constexpr int MANY = {% if along_key %}FINE{% else %}PIECES{% endif %};                                    // the same of u and v
+    constexpr int K_PITCH = K_SIZE + 8, V_PITCH = V_SIZE + 8, S_PITCH = SUB + 8, L_PITCH = SUB + 4, Y_PITCH = V_SIZE + 4;
+    constexpr int K_PIECE = CHUNK * K_PITCH, V_PIECE = CHUNK * V_PITCH, S_PIECE = CHUNK * S_PITCH;
+    const int tid = threadIdx.x, lane = tid % 32, warp = tid / 32;
+    const int lane_row = lane / 4, lane_pair = lane % 4 * 2;        // places in an mma fragment
+    const int near_row = lane % 8 + lane / 16 * 8, near_column = lane / 8 % 2 * 8;  // rows that a lane names to ldmatrix,
+    const int far_row = lane % 16, far_column = lane / 16 * 8;                      // by rows and by columns first
+    const i64 steps = {{ steps }};
+    float* const room = reinterpret_cast<float*>(smem);
+    bf16_t* const left_rows = reinterpret_cast<bf16_t*>(room);                              // a [PIECES][CHUNK][K_PITCH], then queries [FINE]..
+    bf16_t* const right_rows = reinterpret_cast<bf16_t*>(room + {{ places.right_rows }});   // {% if not along_key %}b [PIECES][CHUNK][K_PITCH], then {% endif %}k [FINE]..
+    bf16_t* const v_rows = reinterpret_cast<bf16_t*>(room + {{ places.v_rows }});           // [MANY][CHUNK][V_PITCH]
+    bf16_t* const scores = reinterpret_cast<bf16_t*>(room + {{ places.scores }});           // [LEFTS][RIGHTS][PIECES, or FINE][CHUNK][S_PITCH]
+    float* const solved = room + {{ places.solved }};               // [CHUNK][L_PITCH]: L, a column after the other
+    float* const y_rows = room + {{ places.y_rows }};               // [{{ outputs | length }}][CHUNK][Y_PITCH]
+{%- if per_token %}
+    float* const decays = room + {{ places.decays }};               // [CHUNK]
+    float* const between = room + {{ places.between }};             // [CHUNK][L_PITCH]: from after one token through another
+    float* const since = room + {{ places.since }};                 // [CHUNK]: from the start of the sub-chunk to before the token
+    float* const until = room + {{ places.until }};                 // [CHUNK]: from after the token to the end
+    float* const totals = room + {{ places.totals }};               // [SUBS]
+{%- elif centred %}
+    float* const early = room + {{ places.early }};                 // [SUBS][K_SIZE]: from the start of a sub-chunk to its middle
+    float* const totals = room + {{ places.totals }};               // [SUBS][K_SIZE]: from there to the end
+{%- else %}
+    float* const decays = room + {{ places.decays }};               // [CHUNK][K_PITCH]
+    float* const totals = room + {{ places.totals }};               // [SUBS][K_SIZE]: product over a sub-chunk
+{%- endif %}
+{%- if bonuses %}
+    float* const bonuses = room + {{ places.bonuses }};             // [LEFTS - 1][CHUNK]: sum over kj of bonus q k
+{%- endif %}
+    auto left_at = [](int left) { return left == 0 ? 0 : (PIECES + (left - 1) * FINE) * K_PIECE; };
+    auto right_at = [](int right) { return right * PIECES * K_PIECE; };
+    auto score_at = [](int left, int right) {
+        return (left == 0 ? right * PIECES : RIGHTS * PIECES + (left - 1) * ((RIGHTS - 1) * PIECES + FINE) + right * PIECES) * S_PIECE;
+    };
+    // Numbers of a left operand, of a right one, and of their products.
+    auto left_many = [](int left) { return left == 0 ? PIECES : FINE; };
+    auto right_many = [](int right) { return right == RIGHTS - 1 ? FINE : PIECES; };
+    auto score_many = [](int left, int right) { return left > 0 && right == RIGHTS - 1 ? FINE : PIECES; };
+    // f32 numbers as sums of PIECES bf16 numbers, and products of such fragments: the terms that are left out are
+    // as small as the last piece's rounding.
+    auto put = [](bf16_t* to, int apart, float number, int many) {
+#pragma unroll
+        for (int p = 0; p < FINE; ++p) {
+            if (p >= many) break;
+            const bf16_t piece = from_f32<bf16_t>(number);
+            number -= to_f32(piece);
+            to[p * apart] = piece;
+        }
+    };
+    auto put_pair = [](bf16_t* to, int apart, float low, float high, int many) {
+#pragma unroll
+        for (int p = 0; p < FINE; ++p) {
+            if (p >= many) break;
+            const u32 packed = pack_bf16x2(low, high);
+            low -= __uint_as_float(packed << 16);
+            high -= __uint_as_float(packed & 0xffff0000u);
+            *reinterpret_cast<u32*>(to + p * apart) = packed;
+        }
+    };
+    auto split = [](float (&values)[8], u32 (*pieces)[4], int many) {
+#pragma unroll
+        for (int p = 0; p < FINE; ++p) {
+            if (p >= many) break;
+#pragma unroll
+            for (int word = 0; word < 4; ++word) {
+                const u32 packed = pack_bf16x2(values[2 * word], values[2 * word + 1]);
+                values[2 * word] -= __uint_as_float(packed << 16);
+                values[2 * word + 1] -= __uint_as_float(packed & 0xffff0000u);
+                pieces[p][word] = packed;
+            }
+        }
+    };
+    auto multiply_many = [](float (&sums)[4], const u32 (*a_pieces)[4], const u32 (*b_pieces)[4], int tile, int a_many, int b_many) {
+        // Smallest terms first.
+#pragma unroll
+        for (int order = FINE - 1; order >= 0; --order)
+#pragma unroll
+            for (int p = 0; p <= order; ++p) {
+                if (p >= a_many || order - p >= b_many) continue;
+                const u32 half[2] = {b_pieces[order - p][2 * tile], b_pieces[order - p][2 * tile + 1]};
+                mma_m16n8k16_bf16(sums, a_pieces[p], half);
+            }
+    };
+    auto multiply = [&](float (&sums)[4], const u32 (*a_pieces)[4], const u32 (*b_pieces)[4], int tile) {
+        multiply_many(sums, a_pieces, b_pieces, tile, PIECES, PIECES);
+    };
+    auto load_many = [](u32 (*pieces)[4], const bf16_t* rows, int apart, int many) {
+#pragma unroll
+        for (int p = 0; p < FINE; ++p) {
+            if (p < many) ldmatrix_x4(pieces[p], rows + p * apart);
+        }
+    };
+    auto load = [&](u32 (*pieces)[4], const bf16_t* rows, int apart) { load_many(pieces, rows, apart, PIECES); };
+    auto load_transposed = [](u32 (*pieces)[4], const bf16_t* rows, int apart, int many) {
+#pragma unroll
+        for (int p = 0; p < FINE; ++p) {
+            if (p < many) ldmatrix_x4_trans(pieces[p], rows + p * apart);
+        }
+    };
+    // Two tiles of accumulators side by side are one fragment of 16 columns.
+    auto split_pair = [&](const float (&low)[4], const float (&high)[4], u32 (*pieces)[4], int many) {
+        float both[8] = {low[0], low[1], low[2], low[3], high[0], high[1], high[2], high[3]};
+        split(both, pieces, many);
+    };
+{%- if along_key or per_token %}
+    // Element v of a fragment.
+    auto whole = [](const u32 (*pieces)[4], int v) {
+        float number = 0.0f;
+#pragma unroll
+        for (int p = MANY - 1; p >= 0; --p) number += __uint_as_float(v % 2 ? pieces[p][v / 2] & 0xffff0000u : pieces[p][v / 2] << 16);
+        return number;
+    };
+{%- endif %}
+{%- if per_key %}
+    auto get = [](const bf16_t* from, int apart, int many) {
+        float number = 0.0f;
+#pragma unroll
+        for (int p = FINE - 1; p >= 0; --p) {
+            if (p < many) number += to_f32(from[p * apart]);
+        }
+        return number;
+    };
+{%- endif %}
+{%- if setup %}
+    {{ setup | indent }}
+{%- endif %}
+{%- if tokens %}
+    float* const token_values = room + {{ places.tokens }};         // [{{ token_values }}][CHUNK]
+{%- endif %}
+{%- if ahead %}
+    // Rows of operands arrive in shared memory while the chunk before is worked on.
+    float* const arrived = room + {{ places.staged }};
+    {{ ahead | indent }}
+    {{ own }}bring_early(0, 0);
+    cp_async_commit();
+{%- endif %}
+    float state[K_SIZE / 8][4];     // S[vi, kj]: rows vi, columns kj
+    if (warp < VALUE_WARPS) {
+#pragma unroll
+        for (int n = 0; n < K_SIZE / 8; ++n)
+#pragma unroll
+            for (int v = 0; v < 4; ++v) {
+                const int vi = warp * 16 + lane_row + v / 2 * 8, kj = n * 8 + lane_pair + v % 2;
+                float s_element = 0.0f;
+                if (kj < KEYS && vi < VALUES) {
+                    // ---- initial state: s_element = S[vi, kj]
+                    {{ load_state | indent(width=20) }}
+                    // ----
+                }
+                state[n][v] = s_element;
+            }
+    }
+    for (i64 chunk0 = 0; chunk0 < steps; chunk0 += CHUNK) {
+        const int tokens = steps - chunk0 < CHUNK ? int(steps - chunk0) : CHUNK;
+{%- if ahead %}
+        const int turn = int(chunk0 / CHUNK % 2);
+        cp_async_wait<0>();
+        __syncthreads();
+{%- if late %}
+        {{ own }}bring_late(chunk0);
+        cp_async_commit();
+{%- endif %}
+{%- endif %}
+{%- if tokens or per_token %}
+        {{ own }}for (int token = tid; token < CHUNK; token += THREADS) {
+            const int at = token < tokens ? token : tokens - 1;
+            const i64 t = chunk0 + at;
+{%- if tokens %}
+            {
+                // ---- token_values of token t
+                {{ tokens | indent(width=16) }}
+                // ----
+            }
+{%- endif %}
+{%- if per_token %}
+            float decay_element = 1.0f;
+            // ---- decay_element of token t
+            {{ decay | indent(width=12) }}
+            // ----
+            decays[token] = token < tokens ? decay_element : 1.0f;
+{%- endif %}
+        }
+        __syncthreads();
+{%- endif %}
+{%- if per_token %}
+        {{ own }}for (int token = tid; token < CHUNK; token += THREADS) {
+            const int own = token % SUB, first = token - own;
+            float carried = 1.0f, before = 1.0f;
+#pragma unroll
+            for (int later = 0; later < SUB; ++later) {
+                carried *= later > own ? decays[first + later] : 1.0f;
+                before *= later < own ? decays[first + later] : 1.0f;
+                between[(first + later) * L_PITCH + own] = later >= own ? carried : 0.0f;
+            }
+            until[token] = carried;
+            since[token] = before;
+            if (own == SUB - 1) totals[token / SUB] = before * decays[token];
+        }
+{%- endif %}
+        // Tokens past the end change nothing: no key, no b, no value, no decay. What is loaded for them is that of
+        // the last token, and not used: loads without conditions are under way together.
+{%- if centred %}
+        {{ own }}for (int round = 0; round < (2 * SUBS * K_SIZE + THREADS - 1) / THREADS; ++round) {
+            const int element = round * THREADS + tid;
+            if (2 * SUBS * K_SIZE % THREADS != 0 && element >= 2 * SUBS * K_SIZE) break;
+            // Half a sub-chunk, from its middle outwards: later tokens, or earlier ones.
+            constexpr int HALF = SUB / 2;
+            const int half = element / K_SIZE, column = element % K_SIZE;
+            const bool later = half % 2;
+            const int start = half * HALF + (later ? 0 : HALF - 1), step = later ? 1 : -1;
+            const int kj = column < KEYS ? column : KEYS - 1;
+            float factors[HALF];
+#pragma unroll
+            for (int own = 0; own < HALF; ++own) {
+                const int token = start + own * step;
+                const bool live = token < tokens && column < KEYS;
+                const int at = token < tokens ? token : tokens - 1;
+                const i64 t = chunk0 + at;
+                float decay_element;
+                // ---- decay_element of key (t, kj)
+                {{ decay | indent(width=16) }}
+                // ----
+                factors[own] = live ? decay_element : 1.0f;
+            }
+            // The decay over the first tokens, and its inverse.
+            float along[HALF + 1], against[HALF + 1];
+            along[0] = 1.0f;
+#pragma unroll
+            for (int own = 0; own < HALF; ++own) along[own + 1] = along[own] * factors[own];
+            against[HALF] = 1.0f / along[HALF];
+#pragma unroll
+            for (int own = HALF; own > 0; --own) against[own - 1] = against[own] * factors[own - 1];
+            (later ? totals : early)[half / 2 * K_SIZE + column] = along[HALF];
+#pragma unroll
+            for (int own = 0; own < HALF; ++own) {
+                const int token = start + own * step;
+                const bool live = token < tokens && column < KEYS;
+                const int at = token < tokens ? token : tokens - 1;
+                const i64 t = chunk0 + at;
+                float left_elements[LEFTS], right_elements[RIGHTS];
+                // ---- left_elements (a, then the queries), right_elements ({% if along_key %}k{% else %}b, k{% endif %}) of key (t, kj)
+                {{ keys | indent(width=16) }}
+                // ----
+                // From the middle through the token, or to before it; and from after the token to the middle.
+                const float through = later ? along[own + 1] : against[own], before = later ? along[own] : against[own + 1];
+                const float back = later ? against[own + 1] : along[own];
+#pragma unroll
+                for (int left = 0; left < LEFTS; ++left)
+                    put(left_rows + left_at(left) + token * K_PITCH + column, K_PIECE,
+                        live ? left_elements[left] * (THROUGH >> left & 1 ? through : before) : 0.0f, left_many(left));
+#pragma unroll
+                for (int right = 0; right < RIGHTS; ++right)
+                    put(right_rows + right_at(right) + token * K_PITCH + column, K_PIECE,
+                        live ? right_elements[right] * back : 0.0f, right_many(right));
+            }
+        }
+{%- else %}
+        {{ own }}{
+#pragma unroll {{ unroll }}
+            for (int round = 0; round < (CHUNK * K_SIZE / 2 + THREADS - 1) / THREADS; ++round) {
+                const int pair = round * THREADS + tid;
+                if (CHUNK * K_SIZE / 2 % THREADS != 0 && pair >= CHUNK * K_SIZE / 2) break;
+                const int token = pair / (K_SIZE / 2), column = pair % (K_SIZE / 2) * 2;
+                const int at = token < tokens ? token : tokens - 1;
+                const i64 t = chunk0 + at;
+                float left_pair[LEFTS][2], right_pair[RIGHTS][2]{% if per_key %}, decay_pair[2]{% endif %};
+#pragma unroll
+                for (int side = 0; side < 2; ++side) {
+                    const bool live = token < tokens && column + side < KEYS;
+                    const int kj = column + side < KEYS ? column + side : KEYS - 1;
+                    float left_elements[LEFTS], right_elements[RIGHTS];
+                    // ---- left_elements (a, then the queries), right_elements ({% if along_key %}k{% else %}b, k{% endif %}) of key (t, kj)
+                    {{ keys | indent(width=20) }}
+                    // ----
+#pragma unroll
+                    for (int left = 0; left < LEFTS; ++left) left_pair[left][side] = live ? left_elements[left] : 0.0f;
+#pragma unroll
+                    for (int right = 0; right < RIGHTS; ++right) right_pair[right][side] = live ? right_elements[right] : 0.0f;
+{%- if per_key %}
+                    float decay_element;
+                    {
+                        // ---- decay_element of key (t, kj)
+                        {{ decay | indent(width=24) }}
+                        // ----
+                    }
+                    decay_pair[side] = live ? decay_element : 1.0f;
+{%- endif %}
+                }
+#pragma unroll
+                for (int left = 0; left < LEFTS; ++left)
+                    put_pair(left_rows + left_at(left) + token * K_PITCH + column, K_PIECE, left_pair[left][0], left_pair[left][1], left_many(left));
+#pragma unroll
+                for (int right = 0; right < RIGHTS; ++right)
+                    put_pair(right_rows + right_at(right) + token * K_PITCH + column, K_PIECE, right_pair[right][0], right_pair[right][1], right_many(right));
+{%- if per_key %}
+                store_vec(decays + token * K_PITCH + column, decay_pair);
+{%- endif %}
+            }
+        }
+{%- endif %}
+        {{ own }}{
+#pragma unroll {{ unroll }}
+            for (int round = 0; round < (CHUNK * V_SIZE / 2 + THREADS - 1) / THREADS; ++round) {
+                const int pair = round * THREADS + tid;
+                if (CHUNK * V_SIZE / 2 % THREADS != 0 && pair >= CHUNK * V_SIZE / 2) break;
+                const int token = pair / (V_SIZE / 2), column = pair % (V_SIZE / 2) * 2;
+                const int at = token < tokens ? token : tokens - 1;
+                const i64 t = chunk0 + at;
+                float v_pair[2];
+#pragma unroll
+                for (int side = 0; side < 2; ++side) {
+                    const bool live = token < tokens && column + side < VALUES;
+                    const int vi = column + side < VALUES ? column + side : VALUES - 1;
+                    float v_element;
+                    // ---- v_element of value (t, vi)
+                    {{ values | indent(width=20) }}
+                    // ----
+                    v_pair[side] = live ? v_element : 0.0f;
+                }
+                put_pair(v_rows + token * V_PITCH + column, V_PIECE, v_pair[0], v_pair[1], MANY);
+            }
+        }
+{%- for bonus in bonuses %}
+        {{ own }}for (int token = warp; token < CHUNK; token += WARPS) {
+            const int at = token < tokens ? token : tokens - 1;
+            const i64 t = chunk0 + at;
+            float sum = 0.0f;
+            for (int kj = lane; kj < KEYS; kj += 32) {
+                float bonus_element;
+                // ---- bonus_element: bonus q k of key (t, kj)
+                {{ bonus.text | indent(width=16) }}
+                // ----
+                sum += bonus_element;
+            }
+            sum = warp_sum(sum);
+            if (lane == 0) bonuses[{{ bonus.read }} * CHUNK + token] = token < tokens ? sum : 0.0f;
+        }
+{%- endfor %}
+        __syncthreads();
+{%- if ahead %}
+        {{ own }}if (chunk0 + CHUNK < steps) bring_early(chunk0 + CHUNK, 1 - turn);
+        cp_async_commit();
+{%- endif %}
+        // x = (I - L)^-1, a column to a lane, by substitution; what is kept is x - I.
+        auto solve = [&](int first) {
+            const int column = lane % SUB;
+            float x[SUB];
+#pragma unroll
+            for (int row = 0; row < SUB; ++row) x[row] = row == column ? 1.0f : 0.0f;
+#pragma unroll
+            for (int known = 0; known < SUB - 1; ++known)
+#pragma unroll
+                for (int part = known / 4 * 4; part < SUB; part += 4) {
+                    float factors[4];
+                    load_vec(solved + (first + known) * L_PITCH + part, factors);
+#pragma unroll
+                    for (int v = 0; v < 4; ++v)
+                        if (part + v > known) x[part + v] += factors[v] * x[known];
+                }
+            if (lane < SUB) {
+#pragma unroll
+                for (int row = 0; row < SUB; ++row)
+                    put(scores + (first + row) * S_PITCH + column, S_PIECE, row > column ? x[row] : 0.0f, PIECES);
+            }
+        };
+{%- if per_key %}
+        {{ own }}for (int task = warp; task < 2 * SUBS; task += WARPS) {
+            // Products inside a sub-chunk: four lanes take the b and k of one token on through the tokens after it.
+            const int first = task / 2 * SUB, own = task % 2 * (SUB / 2) + lane / 4;
+            float sums[LEFTS][RIGHTS][SUB] = {};
+            for (int kj = lane % 4 * 4; kj < K_SIZE; kj += 16) {
+                float carried[RIGHTS][4];
+#pragma unroll
+                for (int right = 0; right < RIGHTS; ++right)
+#pragma unroll
+                    for (int v = 0; v < 4; ++v)
+                        carried[right][v] = get(right_rows + right_at(right) + (first + own) * K_PITCH + kj + v, K_PIECE, right_many(right));
+#pragma unroll
+                for (int token = 0; token < SUB; ++token) {
+                    if (token < own) continue;
+                    float decay_vec[4];
+                    load_vec(decays + (first + token) * K_PITCH + kj, decay_vec);
+#pragma unroll
+                    for (int v = 0; v < 4; ++v) {
+                        const float decay_element = token > own ? decay_vec[v] : 1.0f;
+                        float through[RIGHTS];
+#pragma unroll
+                        for (int right = 0; right < RIGHTS; ++right) through[right] = carried[right][v] * decay_element;
+#pragma unroll
+                        for (int left = 0; left < LEFTS; ++left) {
+                            const float element = get(left_rows + left_at(left) + (first + token) * K_PITCH + kj + v, K_PIECE, left_many(left));
+#pragma unroll
+                            for (int right = 0; right < RIGHTS; ++right)
+                                sums[left][right][token] += element * (THROUGH >> left & 1 ? through[right] : carried[right][v]);
+                        }
+#pragma unroll
+                        for (int right = 0; right < RIGHTS; ++right) carried[right][v] = through[right];
+                    }
+                }
+            }
+#pragma unroll
+            for (int token = 0; token < SUB; ++token)
+#pragma unroll
+                for (int left = 0; left < LEFTS; ++left)
+#pragma unroll
+                    for (int right = 0; right < RIGHTS; ++right) {
+                        float score = lane_sum<4>(sums[left][right][token]);
+                        if (token < own + (STRICT >> left & 1)) score = 0.0f;
+{%- for bonus in bonuses %}{% if not along_key %}
+                        if (left == {{ bonus.read }} + 1 && right == RIGHTS - 1 && token == own) score += bonuses[{{ bonus.read }} * CHUNK + first + token];
+{%- endif %}{% endfor %}
+                        if (lane % 4 != 0) continue;
+                        if (left + right == 0) solved[(first + own) * L_PITCH + token] = score;
+                        else put(scores + score_at(left, right) + (first + token) * S_PITCH + own, S_PIECE, score, score_many(left, right));
+                    }
+        }
+        __syncthreads();
+        {{ own }}for (int sub = warp; sub < SUBS; sub += WARPS) solve(sub * SUB);
+        // From here on a and q carry the decay since the start of their sub-chunk, b and k that to its end.
+        {{ own }}for (int round = 0; round < (SUBS * K_SIZE + THREADS - 1) / THREADS; ++round) {
+            const int element = round * THREADS + tid;
+            if (SUBS * K_SIZE % THREADS != 0 && element >= SUBS * K_SIZE) break;
+            const int first = element / K_SIZE * SUB, column = element % K_SIZE;
+            float forward = 1.0f, backward = 1.0f;
+#pragma unroll
+            for (int own = 0; own < SUB; ++own) {
+                const float through = forward * decays[(first + own) * K_PITCH + column];
+#pragma unroll
+                for (int left = 0; left < LEFTS; ++left) {
+                    bf16_t* const place = left_rows + left_at(left) + (first + own) * K_PITCH + column;
+                    put(place, K_PIECE, get(place, K_PIECE, left_many(left)) * (THROUGH >> left & 1 ? through : forward), left_many(left));
+                }
+                forward = through;
+            }
+            totals[element] = forward;
+#pragma unroll
+            for (int own = SUB - 1; own >= 0; --own) {
+#pragma unroll
+                for (int right = 0; right < RIGHTS; ++right) {
+                    bf16_t* const place = right_rows + right_at(right) + (first + own) * K_PITCH + column;
+                    put(place, K_PIECE, get(place, K_PIECE, right_many(right)) * backward, right_many(right));
+                }
+                backward *= decays[(first + own) * K_PITCH + column];
+            }
+        }
+{%- else %}
+        {{ own }}for (int task = warp; task < LEFTS * SUBS; task += WARPS) {
+            // Products inside a sub-chunk of one left operand with the right ones.
+            const int left = task / SUBS, first = task % SUBS * SUB;
+            const bf16_t* const left_start = left_rows + left_at(left) + (first + far_row) * K_PITCH + far_column;
+            const bf16_t* const right_start = right_rows + (first + near_row) * K_PITCH + near_column;
+            float sums[RIGHTS][2][4] = {};
+            // Fragments are on their way while those before are multiplied.
+            u32 left_pieces[2][FINE][4], right_pieces[2][RIGHTS][FINE][4];
+            auto fetch = [&](int kt) {
+                load_many(left_pieces[kt % 2], left_start + kt * 16, K_PIECE, left_many(left));
+#pragma unroll
+                for (int right = 0; right < RIGHTS; ++right)
+                    load_many(right_pieces[kt % 2][right], right_start + right_at(right) + kt * 16, K_PIECE, score_many(left, right));
+            };
+            fetch(0);
+#pragma unroll
+            for (int kt = 0; kt < K_SIZE / 16; ++kt) {
+                if (kt + 1 < K_SIZE / 16) fetch(kt + 1);
+#pragma unroll
+                for (int right = 0; right < RIGHTS; ++right)
+#pragma unroll
+                    for (int n = 0; n < 2; ++n) {
+                        const int many = score_many(left, right);
+                        multiply_many(sums[right][n], left_pieces[kt % 2], right_pieces[kt % 2][right], n, many, many);
+                    }
+            }
+            const int strict = STRICT >> left & 1{% if per_token %}, through = THROUGH >> left & 1{% endif %};
+#pragma unroll
+            for (int right = 0; right < RIGHTS; ++right)
+#pragma unroll
+                for (int v = 0; v < 8; v += 2) {
+                    const int row = lane_row + v / 2 % 2 * 8, column = v / 4 * 8 + lane_pair;
+                    float pair[2];
+#pragma unroll
+                    for (int w = 0; w < 2; ++w) {
+                        const bool seen = column + w + strict <= row;
+                        pair[w] = seen ? sums[right][v / 4][v % 4 + w]{% if per_token %} * between[(first + row - (through ? 0 : strict)) * L_PITCH + column + w]{% endif %} : 0.0f;
+{%- for bonus in bonuses %}{% if not along_key %}
+                        if (left == {{ bonus.read }} + 1 && right == RIGHTS - 1 && row == column + w) pair[w] += bonuses[{{ bonus.read }} * CHUNK + first + row];
+{%- endif %}{% endfor %}
+                    }
+                    if (left + right == 0) {
+                        solved[(first + column) * L_PITCH + row] = pair[0];
+                        solved[(first + column + 1) * L_PITCH + row] = pair[1];
+                    } else {
+                        put_pair(scores + score_at(left, right) + (first + row) * S_PITCH + column, S_PIECE, pair[0], pair[1], score_many(left, right));
+                    }
+                }
+            if (left == 0) {
+                __syncwarp();
+                solve(first);
+            }
+        }
+{%- endif %}
+        __syncthreads();
+        if (warp < VALUE_WARPS) {
+            for (int first = 0; first < CHUNK && first < tokens; first += SUB) {
+                float u[2][4] = {}, y[LEFTS - 1][2][4] = {};
+{%- if centred %}
+                const float* const lead = early + first / SUB * K_SIZE + lane_pair;
+{%- endif %}
+                const bf16_t* const left_start = left_rows + (first + near_row) * K_PITCH + near_column;
+                const bf16_t* const score_start = scores + (first + near_row) * S_PITCH + near_column;
+                u32 v_pieces[MANY][4], u_pieces[MANY][4], solved_pieces[PIECES][4]{% if not along_key %}, mixed_pieces[PIECES][4]{% endif %};
+                load_transposed(v_pieces, v_rows + (first + near_row) * V_PITCH + warp * 16 + near_column, V_PIECE, MANY);
+{%- if not along_key %}
+                load(mixed_pieces, score_start + score_at(0, 1), S_PIECE);
+{%- endif %}
+                load(solved_pieces, score_start, S_PIECE);
+                // Fragments are on their way while those before are multiplied.
+                u32 left_pieces[2][LEFTS][PIECES][4];
+#pragma unroll
+                for (int left = 0; left < LEFTS; ++left) load(left_pieces[0][left], left_start + left_at(left), K_PIECE);
+#pragma unroll
+                for (int kt = 0; kt < K_SIZE / 16; ++kt) {
+{%- if centred %}
+#pragma unroll
+                    for (int v = 0; v < 8; ++v) state[2 * kt + v / 4][v % 4] *= lead[kt * 16 + v / 4 * 8 + v % 2];
+{%- endif %}
+                    u32 state_pieces[PIECES][4];
+                    split_pair(state[2 * kt], state[2 * kt + 1], state_pieces, PIECES);
+                    if (kt + 1 < K_SIZE / 16) {
+#pragma unroll
+                        for (int left = 0; left < LEFTS; ++left)
+                            load(left_pieces[(kt + 1) % 2][left], left_start + left_at(left) + (kt + 1) * 16, K_PIECE);
+                    }
+#pragma unroll
+                    for (int left = 0; left < LEFTS; ++left)
+#pragma unroll
+                        for (int n = 0; n < 2; ++n)
+                            multiply(left == 0 ? u[n] : y[left > 0 ? left - 1 : 0][n], state_pieces, left_pieces[kt % 2][left], n);
+                }
+{%- if per_token %}
+#pragma unroll
+                for (int v = 0; v < 8; ++v) {
+                    const int token = first + v / 4 * 8 + lane_pair + v % 2;
+                    const float before = since[token], after = before * decays[token];
+                    u[v / 4][v % 4] *= THROUGH & 1 ? after : before;
+#pragma unroll
+                    for (int left = 1; left < LEFTS; ++left) y[left - 1][v / 4][v % 4] *= THROUGH >> left & 1 ? after : before;
+                }
+{%- endif %}
+                // U = (I - L)^-1 (A S + {% if along_key %}V{% else %}M V{% endif %}): the sum itself and, by products, what the inverse adds to it.
+{%- if along_key %}
+#pragma unroll
+                for (int v = 0; v < 8; ++v) u[v / 4][v % 4] += whole(v_pieces, v);
+{%- for bonus in bonuses %}
+#pragma unroll
+                for (int v = 0; v < 8; ++v)
+                    y[{{ bonus.read }}][v / 4][v % 4] += bonuses[{{ bonus.read }} * CHUNK + first + v / 4 * 8 + lane_pair + v % 2] * whole(v_pieces, v);
+{%- endfor %}
+{%- else %}
+#pragma unroll
+                for (int n = 0; n < 2; ++n) multiply(u[n], v_pieces, mixed_pieces, n);
+{%- endif %}
+                split_pair(u[0], u[1], u_pieces, MANY);
+                u32 right_pieces[2][RIGHTS][PIECES][4];
+                const bf16_t* const right_start = right_rows + (first + far_row) * K_PITCH + far_column;
+#pragma unroll
+                for (int right = 0; right < RIGHTS; ++right) load_transposed(right_pieces[0][right], right_start + right_at(right), K_PIECE, PIECES);
+#pragma unroll
+                for (int n = 0; n < 2; ++n) multiply(u[n], u_pieces, solved_pieces, n);
+                split_pair(u[0], u[1], u_pieces, MANY);
+                u32 score_pieces[RIGHTS][FINE][4];
+#pragma unroll
+                for (int left = 1; left < LEFTS; ++left) {
+#pragma unroll
+                    for (int right = 0; right < RIGHTS; ++right)
+                        load_many(score_pieces[right], score_start + score_at(left, right), S_PIECE, score_many(left, right));
+#pragma unroll
+                    for (int n = 0; n < 2; ++n) {
+{%- if not along_key %}
+                        multiply_many(y[left - 1][n], v_pieces, score_pieces[1], n, MANY, FINE);
+{%- endif %}
+                        multiply_many(y[left - 1][n], u_pieces, score_pieces[0], n, MANY, MANY);
+                    }
+                }
+{%- if per_token %}
+                // To the end of the sub-chunk: u {% if not along_key %}and v carry what b and k do not{% else %}carries what k does not{% endif %}.
+                {
+{%- if not along_key %}
+                    float v_part[8];
+{%- endif %}
+#pragma unroll
+                    for (int v = 0; v < 8; ++v) {
+                        const float weight = until[first + v / 4 * 8 + lane_pair + v % 2];
+{%- if not along_key %}
+                        v_part[v] = whole(v_pieces, v) * weight;
+{%- endif %}
+                        u[v / 4][v % 4] *= weight;
+                    }
+{%- if not along_key %}
+                    split(v_part, v_pieces, MANY);
+{%- endif %}
+                    split_pair(u[0], u[1], u_pieces, MANY);
+                }
+                const float total = totals[first / SUB];
+{%- else %}
+                const float* const total = totals + first / SUB * K_SIZE + lane_pair;
+{%- endif %}
+#pragma unroll
+                for (int kt = 0; kt < K_SIZE / 16; ++kt) {
+{%- if not centred %}
+#pragma unroll
+                    for (int v = 0; v < 8; ++v) state[2 * kt + v / 4][v % 4] *= total{% if per_key %}[kt * 16 + v / 4 * 8 + v % 2]{% endif %};
+{%- endif %}
+                    if (kt + 1 < K_SIZE / 16) {
+#pragma unroll
+                        for (int right = 0; right < RIGHTS; ++right)
+                            load_transposed(right_pieces[(kt + 1) % 2][right], right_start + right_at(right) + (kt + 1) * 16, K_PIECE, PIECES);
+                    }
+#pragma unroll
+                    for (int n = 0; n < 2; ++n) {
+{%- if not along_key %}
+                        multiply(state[2 * kt + n], v_pieces, right_pieces[kt % 2][1], n);
+{%- endif %}
+                        multiply(state[2 * kt + n], u_pieces, right_pieces[kt % 2][0], n);
+                    }
+{%- if centred %}
+#pragma unroll
+                    for (int v = 0; v < 8; ++v) state[2 * kt + v / 4][v % 4] *= total[kt * 16 + v / 4 * 8 + v % 2];
+{%- endif %}
+                }
+#pragma unroll
+                for (int v = 0; v < 8; ++v) {
+                    float* const y_place = y_rows + (first + v / 4 * 8 + lane_pair + v % 2) * Y_PITCH + warp * 16 + lane_row + v / 2 % 2 * 8;
+{%- for output in outputs %}
+                    y_place[{{ loop.index0 }} * CHUNK * Y_PITCH] = {% for read in output.reads %}{% if not loop.first %} + {% endif %}y[{{ read }}][v / 4][v % 4]{% else %}0.0f{% endfor %};
+{%- endfor %}
+                }
+            }
+        }
+{%- if late %}
+        cp_async_wait<1>();
+{%- endif %}
+        __syncthreads();
+        // A warp per token: the epilogue may sum over the value columns. It runs for tokens past the end as
+        // well, and stores nothing of them.
+        {{ own }}{
+#pragma unroll {{ unroll }}
+            for (int round = 0; round < (CHUNK + WARPS - 1) / WARPS; ++round) {
+                const int token = round * WARPS + warp;
+                if (CHUNK % WARPS != 0 && token >= CHUNK) break;
+                const bool live = token < tokens;
+                const int at = live ? token : tokens - 1;
+                const i64 t = chunk0 + at;
+                float* const y_row = y_rows + token * Y_PITCH;
+{%- for output in outputs %}
+{%- if not loop.first %}
+                float* const y{{ loop.index0 }}_row = y_row + {{ loop.index0 }} * CHUNK * Y_PITCH;
+{%- endif %}
+{%- endfor %}
+                // ---- epilogue of token t
+                {{ epilogue | indent(width=16) }}
+                // ----
+            }
+        }
+{%- if tokens and not ahead %}
+        __syncthreads();
+{%- endif %}
+    }
+    if (warp < VALUE_WARPS) {
+#pragma unroll
+        for (int n = 0; n < K_SIZE / 8; ++n)
+#pragma unroll
+            for (int v = 0; v < 4; ++v) {
+                const int vi = warp * 16 + lane_row + v / 2 * 8, kj = n * 8 + lane_pair + v % 2;
+                const float s_element = state[n][v];
+                if (kj < KEYS && vi < VALUES) {
+                    // ---- final state
+                    {{ store_state | indent(width=20) }}
+                    // ----
+                }
+            }
+    }
+}

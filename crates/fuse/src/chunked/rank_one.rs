@@ -1,0 +1,362 @@
+//! The chunked form of a step that multiplies its state by a diagonal plus a matrix of rank one.
+//!
+//! The step, per head, with `S` over value rows and key columns:
+//!
+//! ```text
+//! u_t = S_{t-1} a_t                                   or, of the decayed state, S_{t-1} D_t a_t
+//! S_t = S_{t-1} D_t + u_t b_t^T + v_t k_t^T           D_t = diag(d_t)
+//! y_t = S_t q_t                                       or, before the step, S_{t-1} q_t
+//! ```
+//!
+//! Write `D(s, t)` for the product of the decays after token s through token t. From the state `S`
+//! before the first of some tokens,
+//!
+//! ```text
+//! S_t = S D(0, t) + sum over s <= t of (u_s b_s^T + v_s k_s^T) D(s, t)
+//! u_t = S D(0, t-1) a_t + sum over s < t of u_s L[t, s] + v_s M[t, s]
+//!       L[t, s] = b_s^T D(s, t-1) a_t,    M[t, s] = k_s^T D(s, t-1) a_t
+//! ```
+//!
+//! With tokens as rows this is `(I - L) U = A S^T + M V`, `A` having the rows `D(0, t-1) a_t`. `L` is
+//! strictly lower triangular, so `U` follows by substitution or, as here, from the inverse of the
+//! unit lower triangular `I - L`: what Schreiber and Van Loan call the compact WY form of a product
+//! of reflections, generalised by a decay (Bischof and Van Loan 1987; Yang et al. 2024, arXiv
+//! 2406.06484, for the delta rule; arXiv 2412.06464 with a scalar decay). Results and the new state
+//! are products again:
+//!
+//! ```text
+//! Y  = Q S^T + N U + P V        N[t, s] = b_s^T D(s, t) q_t,    P[t, s] = k_s^T D(s, t) q_t,    s <= t
+//! S' = S D + U^T B + V^T K      B has the rows D(t, end) b_t,   K the rows D(t, end) k_t
+//! ```
+//!
+//! If `b` is `k`, which a delta rule's is up to a number that `a` takes in, only `w_t = u_t + v_t` is
+//! needed: `(I - L) W = A S^T + V`, `Y = Q S^T + P W`, `S' = S D + W^T K`.
+//!
+//! (Before the step: `D(s, t-1)` and `s < t`.) Nothing is truncated and nothing but the products is
+//! rounded. A contraction of the decayed state has `D(s, t)` in the place of `D(s, t-1)`.
+//!
+//! Sixteen tokens, a *sub-chunk*, are solved at once: that is a tile of the tensor cores, the inverse
+//! is a substitution in a warp's registers, and no decay runs over more than 16 tokens, after which
+//! the state carries it. A longer solve costs more: the products with the state are linear in the
+//! number of tokens, those between tokens quadratic. A *chunk* of one to four sub-chunks is brought
+//! into products together, so that all warps have work; then each warp takes its 16 value columns of
+//! the state, in registers, through the sub-chunks, without a barrier: value columns do not depend on
+//! each other.
+//!
+//! How decays enter ([`Decays`]), each without a logarithm: as products of the decays themselves.
+//!
+//! Lives here: the sizes of a block. Never here: the text of the kernel.
+
+use super::staging::Room;
+use super::{Parts, SUB, TOKEN_VALUES};
+use fusec_ir::class::decay_range;
+use fusec_ir::{Graph, OpId};
+use serde::{Deserialize, Serialize};
+
+/// The smallest decay of which the product over half a sub-chunk, and its inverse, are far from the
+/// ends of the range of f32 and bf16: 2^-64.
+const CENTRED: f64 = 1.0 / 256.0;
+/// Reads of the state that a warp has accumulators for.
+pub const READ_LIMIT: usize = 8;
+/// Value columns of a warp.
+const COLUMNS: usize = 16;
+/// Tokens of a key channel that one thread brings into products: half a sub-chunk.
+const TOKENS: usize = SUB / 2;
+/// Fewest warps of a block, and most for what comes before the products with the state: where an
+/// operand is wide or in pieces, a thread needs more registers than 512 threads leave it.
+const LEAST_WARPS: usize = 4;
+const MOST_WARPS: (usize, usize) = (16, 8);
+/// Threads of a block of which two are given half of the registers each.
+const MOST_THREADS: usize = 256;
+/// Fewest registers of a thread.
+const REGISTERS: usize = 96;
+
+/// How decays come into the products inside a sub-chunk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Decays {
+    /// One number per token: weights of whole rows and columns of the products.
+    PerToken,
+    /// One per key channel, proven to be so large that the product over half a sub-chunk can be
+    /// divided by: each operand carries the decay between its token and the middle.
+    Centred,
+    /// One per key channel, perhaps 0: products inside a sub-chunk are summed element by element, with
+    /// the decay from one token to the other.
+    PerKey,
+}
+
+impl Decays {
+    /// Those of a scan.
+    pub fn of(graph: &Graph, scan: OpId, parts: &Parts<'_>) -> Decays {
+        if !parts.decays_per_key(graph) {
+            return Decays::PerToken;
+        }
+        match decay_range(graph, scan, parts.found, 0) {
+            Ok((low, _)) if low >= CENTRED => Decays::Centred,
+            _ => Decays::PerKey,
+        }
+    }
+}
+
+/// What one block holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tile {
+    /// Key channels, all of them.
+    pub key: usize,
+    /// Value columns of the block.
+    pub value: usize,
+    /// Tokens of a chunk.
+    pub chunk: usize,
+    /// How decays come in.
+    pub decays: Decays,
+    /// Reads of the state.
+    pub reads: usize,
+    /// Results they are added to.
+    pub outputs: usize,
+    /// Whether `b` is `k`.
+    pub along_key: bool,
+    /// Whether the current token has a bonus.
+    pub bonus: bool,
+    /// bf16 numbers that an operand is split into.
+    pub pieces: usize,
+    /// Blocks of a multiprocessor that share its registers: 1 or 2.
+    pub resident: usize,
+    /// Room for rows that arrive ahead of time.
+    pub room: Room,
+}
+
+/// Places of a block's data in shared memory, f32 elements, each a multiple of 4.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[allow(missing_docs, reason = "the template says what each is")]
+pub struct Places {
+    pub right_rows: usize,
+    pub v_rows: usize,
+    pub scores: usize,
+    pub solved: usize,
+    pub y_rows: usize,
+    pub decays: usize,
+    pub between: usize,
+    pub since: usize,
+    pub until: usize,
+    pub early: usize,
+    pub totals: usize,
+    pub bonuses: usize,
+    pub tokens: usize,
+    pub staged: usize,
+    /// All of it.
+    pub end: usize,
+}
+
+impl Tile {
+    /// bf16 numbers of a query, a key and their products, which make up most of a result: at least two,
+    /// so that it is as exact as one of values that are rounded between operations.
+    pub fn fine(&self) -> usize {
+        self.pieces.max(2)
+    }
+
+    /// bf16 numbers of `u` and `v`, which stand for each other where `b` is `k`.
+    pub fn many(&self) -> usize {
+        match self.along_key {
+            true => self.fine(),
+            false => self.pieces,
+        }
+    }
+
+    /// Left operands of the products: `a` and the queries.
+    pub fn lefts(&self) -> usize {
+        1 + self.reads
+    }
+
+    /// Right operands: `k`, and `b` if it is another vector.
+    pub fn rights(&self) -> usize {
+        match self.along_key {
+            true => 1,
+            false => 2,
+        }
+    }
+
+    /// Key channels, up to whole tensor-core tiles.
+    pub fn key_padded(&self) -> usize {
+        self.key.next_multiple_of(16)
+    }
+
+    /// Value columns, up to whole warps.
+    pub fn value_padded(&self) -> usize {
+        self.value.next_multiple_of(COLUMNS)
+    }
+
+    /// Warps of a block: as many as have tokens of a key channel to bring into products. The state has
+    /// value columns for some of them, or for all.
+    pub fn warps(&self) -> usize {
+        let narrow = self.key_padded() <= 64 && self.pieces == 1;
+        let most = if narrow { MOST_WARPS.0 } else { MOST_WARPS.1 };
+        let busy = self.chunk / TOKENS * self.key_padded() / 32;
+        let busy = busy.clamp(LEAST_WARPS, most);
+        busy.max(self.value_warps())
+    }
+
+    /// Warps that have value columns of the state.
+    pub fn value_warps(&self) -> usize {
+        self.value_padded() / COLUMNS
+    }
+
+    /// Blocks that fit a multiprocessor with so many registers, as compilers were seen to take them:
+    /// those of the state, and what products and elements under way need.
+    pub fn blocks_by_registers(&self, all: usize) -> usize {
+        let threads = 32 * self.warps();
+        let wanted = (72 + self.key_padded() * 7 / 8).max(REGISTERS);
+        let most = all / (threads * self.resident.max(1));
+        (all / (wanted.min(most) * threads)).max(1)
+    }
+
+    /// The same for `share` blocks to a multiprocessor with so much shared memory, bytes: two at a time
+    /// hide what one waits for, if there are two.
+    pub fn shared_by(self, share: usize, bytes: usize) -> Tile {
+        let two =
+            share > 1 && 2 * self.shared_bytes() <= bytes && 32 * self.warps() <= MOST_THREADS;
+        Tile {
+            resident: if two { 2 } else { 1 },
+            ..self
+        }
+    }
+
+    /// Sub-chunks of a chunk.
+    pub fn subs(&self) -> usize {
+        self.chunk / SUB
+    }
+
+    /// Where everything lies.
+    pub fn places(&self) -> Places {
+        let (k, v, chunk, subs) = (
+            self.key_padded(),
+            self.value_padded(),
+            self.chunk,
+            self.subs(),
+        );
+        let mut end = 0;
+        let mut take = |floats: usize| {
+            let start = end;
+            // 16-byte alignment for vector accesses.
+            end += floats.next_multiple_of(4);
+            start
+        };
+        let of = |decays: Decays, floats: usize| match self.decays == decays {
+            true => floats,
+            false => 0,
+        };
+        let (per_token, centred) = (Decays::PerToken, Decays::Centred);
+        // bf16 numbers, two to an element; rows are padded so that 8 of them lie in different banks.
+        let row = chunk * (k + 8) / 2;
+        let (pieces, fine, rights) = (self.pieces, self.fine(), self.rights());
+        let others = (rights - 1) * pieces;
+        take((pieces + self.reads * fine) * row);
+        let mut places = Places {
+            right_rows: take((others + fine) * row),
+            v_rows: take(self.many() * chunk * (v + 8) / 2),
+            scores: take((rights * pieces + self.reads * (others + fine)) * chunk * (SUB + 8) / 2),
+            solved: take(chunk * (SUB + 4)),
+            y_rows: take(self.outputs * chunk * (v + 4)),
+            decays: take(of(per_token, chunk) + of(Decays::PerKey, chunk * (k + 8))),
+            between: take(of(per_token, chunk * (SUB + 4))),
+            since: take(of(per_token, chunk)),
+            until: take(of(per_token, chunk)),
+            early: take(of(centred, subs * k)),
+            totals: take(match self.decays {
+                Decays::PerToken => subs,
+                Decays::Centred | Decays::PerKey => subs * k,
+            }),
+            bonuses: take(if self.bonus { self.reads * chunk } else { 0 }),
+            tokens: take(TOKEN_VALUES * chunk),
+            staged: take(self.room.floats(chunk)),
+            end: 0,
+        };
+        places.end = end;
+        places
+    }
+
+    /// Shared memory of a block, bytes.
+    pub fn shared_bytes(&self) -> usize {
+        4 * self.places().end
+    }
+
+    /// Products of tensor-core tiles (16 x 8 x 16) that one warp does for its value columns of a
+    /// sub-chunk, those of pieces counted one by one.
+    pub fn state_products(&self) -> f64 {
+        let (keys, rights) = (self.key_padded() / 16, self.rights());
+        let of_keys = 2 * keys * (self.lefts() + rights) * terms(self.pieces, self.pieces);
+        let of_results = match self.along_key {
+            true => terms(self.many(), self.fine()),
+            false => terms(self.pieces, self.pieces) + terms(self.many(), self.fine()),
+        };
+        let solved = 2 * rights * terms(self.pieces, self.pieces);
+        (of_keys + solved + 2 * self.reads * of_results) as f64
+    }
+
+    /// Those of the products between the tokens of a sub-chunk, for all warps.
+    pub fn token_products(&self) -> f64 {
+        let (own, fine) = (
+            terms(self.pieces, self.pieces),
+            terms(self.fine(), self.fine()),
+        );
+        let others = (self.rights() - 1) * own;
+        match self.decays {
+            Decays::PerKey => 0.0,
+            _ => {
+                let one = others + own + self.reads * (others + fine);
+                (self.key_padded() / 16 * 2 * one) as f64
+            }
+        }
+    }
+
+    /// Multiply-adds of one chunk between tokens whose decays keep them from the tensor cores.
+    pub fn pairs(&self) -> f64 {
+        match self.decays {
+            Decays::PerKey => {
+                let operands = self.lefts() * self.rights() + self.rights();
+                (self.chunk * SUB * self.key_padded() * operands * self.pieces) as f64
+            }
+            Decays::PerToken | Decays::Centred => 0.0,
+        }
+    }
+
+    /// Tensor-core work of one chunk, floating-point operations.
+    pub fn tensor_flops(&self) -> f64 {
+        let warps = (self.value_padded() / COLUMNS) as f64;
+        let products = warps * self.state_products() + self.token_products();
+        self.subs() as f64 * products * (2 * 16 * 8 * 16) as f64
+    }
+
+    /// Elements of one chunk that come from and go to memory: keys of both kinds, queries, decays,
+    /// values, results.
+    pub fn elements(&self) -> f64 {
+        let per_key = self.lefts() + self.rights() + usize::from(self.decays != Decays::PerToken);
+        (self.chunk * (per_key * self.key + (1 + self.outputs) * self.value)) as f64
+    }
+
+    /// Other work of one chunk: decays, pieces, the inverse, and products inside sub-chunks where
+    /// their decays keep them from the tensor cores.
+    pub fn simt_flops(&self) -> f64 {
+        let (chunk, k, v) = (
+            self.chunk as f64,
+            self.key_padded() as f64,
+            self.value_padded() as f64,
+        );
+        let operands = (self.lefts() + self.rights()) as f64;
+        let sub = SUB as f64;
+        let inside = match self.decays {
+            Decays::PerToken => chunk * 3.0 * sub,
+            Decays::Centred => chunk * k * (6.0 + operands),
+            Decays::PerKey => chunk * k * (sub * operands + 2.0 * operands),
+        };
+        let split = 3.0 * self.pieces as f64 * chunk * (operands * k + 2.0 * v);
+        let state = self.subs() as f64 * k * v * (2.0 + 3.0 * self.pieces as f64);
+        inside + split + state + chunk * sub
+    }
+}
+
+/// Products of pieces for one of numbers with so many: those as large as the smallest piece.
+fn terms(a: usize, b: usize) -> usize {
+    let most = a.max(b);
+    let of_order = |order: usize| (0..=order).filter(|p| *p < a && order - p < b).count();
+    (0..most).map(of_order).sum()
+}

@@ -1,0 +1,575 @@
+//! The chunked recurrence with a rank-one factor against a plain loop over tokens, in the emulator:
+//! sizes that divide nothing, decays from 0 to 1, tiny and large operands, states carried in and out,
+//! every storage type.
+
+use fusec_codegen::Element;
+use fusec_codegen::chunked::rank_one::{ChunkedRankOne, Read};
+use fusec_codegen::prelude::with_prelude;
+use fusec_fuse::chunked::rank_one::{Decays, Tile};
+use fusec_fuse::chunked::staging::Room;
+use fusec_runtime::emulator::{Emulator, KernelArg, LaunchShape};
+use fusec_runtime::toolchain::{Options, Source, Toolchain};
+use kernels::{Draw, Tensor, c_type, distance, emulator, pieces, tensor};
+
+mod kernels;
+
+/// Which decays the case draws.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Drawn {
+    /// From the lowest that the form takes to 1.
+    Mixed,
+    /// The lowest: exp(-5.5) or, where a form takes any, exp(-60).
+    Tiny,
+    /// 1 - 1e-4 u: all of the past counts.
+    NearOne,
+    /// The lowest that the form takes (0, where it takes any), exactly 1 and between, in turns.
+    Extremes,
+}
+
+/// How a and b are drawn.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Factors {
+    /// b = -beta a with a of length 1 and beta from 0 to 1: a reflection, or less.
+    Delta,
+    /// beta from 1.9 to 2: full reflections, nothing fades.
+    Reflections,
+    /// Independent, short enough that the state stays bounded.
+    Free,
+    /// All keys of a run point the same way: the solve matters most.
+    Aligned,
+}
+
+/// One case of the table: sequences, heads, tokens, sizes.
+#[derive(Clone, Copy, Debug)]
+struct Case {
+    batch: usize,
+    steps: usize,
+    key: usize,
+    value: usize,
+    /// Value columns of a block.
+    tile: usize,
+    chunk: usize,
+    /// Threads of the block that do not work.
+    surplus: usize,
+    decays: Decays,
+    drawn: Drawn,
+    factors: Factors,
+    of_decayed: bool,
+    /// Per read: its result, whether it is of the state before the step, whether it has a bonus.
+    reads: &'static [(usize, bool, bool)],
+    outputs: usize,
+    /// Whether b is k.
+    along_key: bool,
+    storage: Element,
+    /// Magnitude of values and of the initial state.
+    scale: f32,
+    zero_state: bool,
+}
+
+const CASE: Case = Case {
+    batch: 2,
+    steps: 300,
+    key: 64,
+    value: 64,
+    tile: 64,
+    chunk: 64,
+    surplus: 0,
+    decays: Decays::Centred,
+    drawn: Drawn::Mixed,
+    factors: Factors::Delta,
+    of_decayed: false,
+    reads: &[(0, false, false)],
+    outputs: 1,
+    along_key: false,
+    storage: Element::F32,
+    scale: 1.0,
+    zero_state: false,
+};
+
+const HEADS: usize = 2;
+const READS: usize = 3;
+
+fn described(case: Case) -> ChunkedRankOne {
+    let Case { key, value, .. } = case;
+    let key_at = format!("((b * T + t) * {HEADS} + h) * {key} + kj");
+    let value_at = format!("((b * T + t) * {HEADS} + h) * {value} + i0 + vi");
+    let state_at = format!("((b * {HEADS} + h) * {value} + i0 + vi) * {key} + kj");
+    let query = |n: usize| {
+        format!("to_f32(q[(((b * T + t) * {READS} + {n}) * {HEADS} + h) * {key} + kj]) * scale")
+    };
+    let mut keys = format!("left_elements[0] = to_f32(a[{key_at}]);\n");
+    for n in 0..case.reads.len() {
+        keys += &format!("left_elements[{}] = {};\n", n + 1, query(n));
+    }
+    keys += &match case.along_key {
+        true => format!("right_elements[0] = to_f32(k[{key_at}]);"),
+        false => format!(
+            "right_elements[0] = to_f32(b_[{key_at}]);\nright_elements[1] = to_f32(k[{key_at}]);"
+        ),
+    };
+    let reads = case.reads.iter().enumerate();
+    let reads = reads.map(|(n, (output, before, bonus))| Read {
+        output: *output,
+        before: *before,
+        bonus: bonus.then(|| {
+            let query = query(n);
+            format!("bonus_element = bonus[h * {key} + kj] * {query} * to_f32(k[{key_at}]);")
+        }),
+    });
+    let mut epilogue = format!(
+        "for (int vi = lane; live && vi < {}; vi += 32) {{\n",
+        case.tile
+    );
+    for n in 0..case.outputs {
+        let row = match n {
+            0 => "y_row".to_string(),
+            n => format!("y{n}_row"),
+        };
+        epilogue +=
+            &format!("y[{n} * (BATCH * T * {HEADS} * {value}) + {value_at}] = {row}[vi];\n")
+                .replace("BATCH", &case.batch.to_string());
+    }
+    epilogue += "}";
+    let tile = Tile {
+        key,
+        value: case.tile,
+        chunk: case.chunk,
+        decays: case.decays,
+        reads: case.reads.len(),
+        outputs: case.outputs,
+        along_key: case.along_key,
+        bonus: case.reads.iter().any(|(_, _, bonus)| *bonus),
+        pieces: pieces(case.storage),
+        resident: 1,
+        room: Room::default(),
+    };
+    ChunkedRankOne {
+        tile,
+        block_threads: 32 * tile.warps() + case.surplus,
+        of_decayed: case.of_decayed,
+        reads: reads.collect(),
+        steps: "T".into(),
+        setup: "const float scale = 0.5f;".into(),
+        tokens: String::new(),
+        ahead: String::new(),
+        late: false,
+        keys,
+        decay: match case.decays {
+            Decays::PerToken => format!("decay_element = decay[(b * T + t) * {HEADS} + h];"),
+            _ => format!("decay_element = decay[{key_at}];"),
+        },
+        values: format!("v_element = to_f32(v[{value_at}]);"),
+        load_state: format!("s_element = state_in[{state_at}];"),
+        store_state: format!("state_out[{state_at}] = s_element;"),
+        epilogue,
+    }
+}
+
+fn source(case: Case) -> String {
+    let described = described(case);
+    let body = described
+        .render()
+        .unwrap_or_else(|error| panic!("{case:?}: {error}"));
+    with_prelude(&format!(
+        "extern \"C\" __global__ void __launch_bounds__({}) fusec_recurrence(const {x}* __restrict__ q, const {x}* __restrict__ k, \
+         const {x}* __restrict__ v, const {x}* __restrict__ a, const {x}* __restrict__ b_, const float* __restrict__ decay, \
+         const float* __restrict__ bonus, \
+         const float* __restrict__ state_in, float* __restrict__ state_out, float* __restrict__ y, i64 T) {{\n    \
+         FUSEC_DYNAMIC_SMEM(smem);\n    const int i0 = blockIdx.x % {tiles} * {tile};\n    \
+         const int h = blockIdx.x / {tiles} % {HEADS};\n    const i64 b = blockIdx.x / {tiles} / {HEADS};\n{body}}}\n",
+        described.block_threads,
+        x = c_type(case.storage),
+        tile = case.tile,
+        tiles = case.value / case.tile,
+    ))
+}
+
+fn decay(case: Case, at: usize, draw: &mut Draw) -> f32 {
+    let u = draw.next() * 0.5 + 0.5;
+    let any = case.decays != Decays::Centred;
+    let lowest: f32 = (-5.5f32).exp();
+    match case.drawn {
+        Drawn::Mixed if any => (-(6.0 * u - 4.0).exp()).exp(),
+        Drawn::Mixed => (-5.5 * u * u).exp(),
+        Drawn::Tiny if any => (-60.0f32).exp(),
+        Drawn::Tiny => lowest,
+        Drawn::NearOne => 1.0 - 1e-4 * u,
+        Drawn::Extremes => match at % 7 {
+            0 if any => 0.0,
+            0 => lowest,
+            1..=4 => 1.0,
+            _ => lowest + u * (1.0 - lowest),
+        },
+    }
+}
+
+/// q, k, v, a, b, decay, bonus, initial state.
+fn data(case: Case) -> [Tensor; 8] {
+    let Case {
+        batch, steps, key, ..
+    } = case;
+    let rows = batch * steps * HEADS;
+    let mut draw = Draw(17);
+    let mut uniform = |storage, n: usize, scale: f32| {
+        let numbers: Vec<f32> = (0..n).map(|_| draw.next() * scale).collect();
+        tensor(storage, numbers.into_iter())
+    };
+    let q = uniform(case.storage, READS * rows * key, 1.0);
+    let k = uniform(case.storage, rows * key, 1.0);
+    let v = uniform(case.storage, rows * case.value, case.scale);
+    let bonus = uniform(Element::F32, HEADS * key, 2.0);
+    let initial = match case.zero_state {
+        true => 0.0,
+        false => 3.0 * case.scale,
+    };
+    let initial = uniform(Element::F32, batch * HEADS * key * case.value, initial);
+    let (mut a, mut b) = (vec![], vec![]);
+    for row in 0..rows {
+        let mut direction: Vec<f32> = (0..key).map(|_| draw.next()).collect();
+        if case.factors == Factors::Aligned && row % (HEADS * 40) > HEADS {
+            direction = (0..key)
+                .map(|j| ((j * 7 + row % HEADS) % 5) as f32 - 1.9 + 0.01 * draw.next())
+                .collect();
+        }
+        let length = direction
+            .iter()
+            .map(|x| x * x)
+            .sum::<f32>()
+            .sqrt()
+            .max(1e-6);
+        let u = draw.next() * 0.5 + 0.5;
+        let beta = match case.factors {
+            Factors::Delta | Factors::Aligned => u,
+            Factors::Reflections => 1.9 + 0.1 * u,
+            Factors::Free => 0.5,
+        };
+        for x in direction {
+            a.push(x / length);
+            b.push(match case.factors {
+                Factors::Free => beta * draw.next() / (key as f32).sqrt(),
+                _ => -beta * x / length,
+            });
+        }
+    }
+    // Along a key it is `a` that takes the number in.
+    let k = match case.along_key {
+        true => tensor(
+            case.storage,
+            std::mem::replace(&mut a, b.clone()).into_iter(),
+        ),
+        false => k,
+    };
+    let n = match case.decays {
+        Decays::PerToken => rows,
+        _ => rows * key,
+    };
+    let decays = tensor(Element::F32, (0..n).map(|at| decay(case, at, &mut draw)));
+    let (a, b) = (
+        tensor(case.storage, a.into_iter()),
+        tensor(case.storage, b.into_iter()),
+    );
+    [q, k, v, a, b, decays, bonus, initial]
+}
+
+/// The recurrence as it is written: results and the final state.
+fn reference(case: Case, data: &[Tensor; 8]) -> (Vec<f64>, Vec<f64>) {
+    let Case {
+        batch,
+        steps,
+        key,
+        value,
+        ..
+    } = case;
+    let [q, k, v, a, b_, decay, bonus, initial] = data;
+    let b_ = if case.along_key { k } else { b_ };
+    let mut state = initial.values.clone();
+    let result = batch * steps * HEADS * value;
+    let mut y = vec![0.0; case.outputs * result];
+    for b in 0..batch {
+        for t in 0..steps {
+            for h in 0..HEADS {
+                let at = (b * steps + t) * HEADS + h;
+                let d = |j: usize| match case.decays {
+                    Decays::PerToken => decay.values[at],
+                    _ => decay.values[at * key + j],
+                };
+                for i in 0..value {
+                    let start = ((b * HEADS + h) * value + i) * key;
+                    let s = &mut state[start..start + key];
+                    let old = s.to_vec();
+                    let u: f64 = (0..key)
+                        .map(|j| {
+                            let weight = if case.of_decayed { d(j) } else { 1.0 };
+                            old[j] * weight * a.values[at * key + j]
+                        })
+                        .sum();
+                    for j in 0..key {
+                        s[j] = d(j) * old[j]
+                            + u * b_.values[at * key + j]
+                            + v.values[at * value + i] * k.values[at * key + j];
+                    }
+                    for (n, (output, before, has_bonus)) in case.reads.iter().enumerate() {
+                        let read = (0..key).map(|j| {
+                            let of = if *before { old[j] } else { s[j] };
+                            let current = match has_bonus {
+                                true => {
+                                    bonus.values[h * key + j]
+                                        * k.values[at * key + j]
+                                        * v.values[at * value + i]
+                                }
+                                false => 0.0,
+                            };
+                            let row = ((b * steps + t) * READS + n) * HEADS + h;
+                            0.5 * q.values[row * key + j] * (of + current)
+                        });
+                        y[output * result + at * value + i] += read.sum::<f64>();
+                    }
+                }
+            }
+        }
+    }
+    (y, state)
+}
+
+fn check(emulator: &Emulator, case: Case, seed: u64) -> Result<(), String> {
+    let mut data = data(case);
+    let (y_expected, state_expected) = reference(case, &data);
+    let guard = f32::from_bits(0x7fc0_1234);
+    // One element of guard values behind each result: nothing may be written there.
+    let mut y = vec![guard; y_expected.len() + 1];
+    let mut state = vec![guard; state_expected.len() + 1];
+    let description = described(case);
+    let module = emulator
+        .build(&[("fusec_recurrence", &source(case))], "")
+        .map_err(|error| format!("{case:?}: {error}"))?;
+    let shape = LaunchShape {
+        grid: [(case.batch * HEADS * case.value / case.tile) as u32, 1, 1],
+        block: [description.block_threads as u32, 1, 1],
+        smem_bytes: description.shared_bytes() as u32,
+        seed,
+    };
+    let mut args: Vec<KernelArg> = data
+        .iter_mut()
+        .map(|t| KernelArg::Ptr(t.bytes.as_mut_ptr()))
+        .collect();
+    args.push(KernelArg::Ptr(state.as_mut_ptr().cast()));
+    args.push(KernelArg::Ptr(y.as_mut_ptr().cast()));
+    args.push(KernelArg::I64(case.steps as i64));
+    // SAFETY: the buffers have the sizes that the case states.
+    unsafe { module.launch("fusec_recurrence", shape, &args) }
+        .map_err(|error| format!("{case:?}: {error}"))?;
+    // Operands of the tensor cores keep 8, 16 or all 24 bits; where nothing fades, the errors of all
+    // tokens add up.
+    let bound = match pieces(case.storage) {
+        1 => 8e-3,
+        2 => 3e-5,
+        _ => 2e-6,
+    } * if case.factors == Factors::Reflections {
+        3.0
+    } else {
+        1.0
+    };
+    for (what, got, expected) in [
+        ("y", &y, &y_expected),
+        ("the final state", &state, &state_expected),
+    ] {
+        let error = distance(&got[..expected.len()], expected);
+        if error.is_nan() || error > bound {
+            return Err(format!(
+                "{case:?} seed {seed}: {what} is off by {error:e}, not {bound:e}"
+            ));
+        }
+        println!("{what} {error:e}");
+        if got[expected.len()].to_bits() != guard.to_bits() {
+            return Err(format!("{case:?}: wrote behind {what}"));
+        }
+    }
+    Ok(())
+}
+
+fn cases() -> Vec<Case> {
+    use Decays::{Centred, PerKey, PerToken};
+    use Drawn::{Extremes, Mixed, NearOne, Tiny};
+    use Element::{Bf16, F16, F32};
+    let small = Case {
+        key: 32,
+        value: 32,
+        tile: 32,
+        ..CASE
+    };
+    let mut cases = Vec::new();
+    for (decays, along_key) in [
+        (Centred, false),
+        (PerToken, false),
+        (PerKey, false),
+        (Centred, true),
+        (PerToken, true),
+        (PerKey, true),
+    ] {
+        let start = cases.len();
+        for (n, steps) in [1, 2, 15, 16, 17, 37, 63, 64, 65, 300]
+            .into_iter()
+            .enumerate()
+        {
+            cases.push(Case {
+                steps,
+                decays,
+                batch: 1 + n % 2 * 2,
+                of_decayed: n % 3 == 0,
+                zero_state: n % 4 == 1,
+                ..CASE
+            });
+        }
+        for drawn in [Mixed, Tiny, NearOne, Extremes] {
+            for factors in [
+                Factors::Delta,
+                Factors::Reflections,
+                Factors::Free,
+                Factors::Aligned,
+            ] {
+                let before = factors == Factors::Free;
+                cases.push(Case {
+                    steps: 130,
+                    decays,
+                    drawn,
+                    factors,
+                    of_decayed: factors == Factors::Delta || factors == Factors::Aligned,
+                    reads: if before {
+                        &[(0, true, true)]
+                    } else {
+                        CASE.reads
+                    },
+                    ..small
+                });
+            }
+        }
+        // Results, and reads of the state, by any number.
+        let reads: [(&[(usize, bool, bool)], usize); 4] = [
+            (&[(0, false, false), (1, true, true)], 2),
+            (&[(1, true, false), (1, false, true)], 2),
+            (&[(0, true, true), (0, false, false), (2, false, false)], 3),
+            (&[(0, false, true)], 1),
+        ];
+        for (n, (reads, outputs)) in reads.into_iter().enumerate() {
+            cases.push(Case {
+                steps: 70,
+                decays,
+                reads,
+                outputs,
+                of_decayed: n % 2 == 0,
+                surplus: 96,
+                ..small
+            });
+        }
+        for (key, value, tile, chunk) in [
+            (64, 128, 32, 32),
+            (128, 64, 64, 32),
+            (256, 32, 32, 16),
+            (64, 128, 128, 32),
+            (16, 16, 16, 16),
+            (20, 12, 12, 32),
+            (48, 40, 40, 64),
+            (5, 3, 3, 16),
+        ] {
+            cases.push(Case {
+                steps: 75,
+                key,
+                value,
+                tile,
+                chunk,
+                decays,
+                ..CASE
+            });
+        }
+        for storage in [Bf16, F16, F32] {
+            for (n, scale) in [1e-6, 1.0, 1e4].into_iter().enumerate() {
+                cases.push(Case {
+                    steps: 150,
+                    storage,
+                    scale,
+                    decays,
+                    of_decayed: n == 1,
+                    ..CASE
+                });
+            }
+        }
+        for case in &mut cases[start..] {
+            case.along_key = along_key;
+        }
+    }
+    // What f16 holds: no less than 1e-7, with few bits below 1e-4.
+    cases.retain(|case| case.storage != F16 || case.scale >= 1.0);
+    cases
+}
+
+#[test]
+fn chunks_equal_a_plain_loop_over_tokens() {
+    let emulator = emulator();
+    let mut wrong = vec![];
+    for (i, case) in cases().into_iter().enumerate() {
+        if let Err(why) = check(&emulator, case, i as u64) {
+            println!("{why}");
+            wrong.push(why);
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn sizes_that_do_not_fit_are_refused() {
+    for (what, case) in [
+        ("chunk", Case { chunk: 48, ..CASE }),
+        ("key", Case { key: 300, ..CASE }),
+        ("key", Case { key: 0, ..CASE }),
+        ("value", Case { tile: 129, ..CASE }),
+        ("reads", Case { reads: &[], ..CASE }),
+    ] {
+        let error = described(case).render().expect_err("does not fit");
+        assert!(error.to_string().contains(what), "{error}");
+    }
+}
+
+#[test]
+fn chunks_compile_for_every_architecture_that_has_them() {
+    if std::env::var("FUSEC_OFFLINE_TESTS").is_ok_and(|value| value == "1") {
+        return;
+    }
+    let toolchain = Toolchain::discover(&Options::from_env()).expect("NVRTC is found or fetched");
+    for (decays, along_key) in [
+        (Decays::Centred, false),
+        (Decays::PerToken, true),
+        (Decays::PerKey, true),
+    ] {
+        for (storage, arch, key) in [
+            (Element::Bf16, "sm_80", 64),
+            (Element::F32, "sm_90a", 64),
+            (Element::Bf16, "sm_90a", 64),
+            (Element::Bf16, "sm_90a", 128),
+        ] {
+            let text = source(Case {
+                decays,
+                along_key,
+                storage,
+                key,
+                value: key,
+                tile: key,
+                chunk: 32,
+                reads: &[(0, true, true)],
+                ..CASE
+            });
+            let artifact = toolchain
+                .compile(
+                    &Source {
+                        name: "recurrence.cu",
+                        text: &text,
+                        headers: &[],
+                    },
+                    arch.parse().expect("known"),
+                )
+                .unwrap_or_else(|error| panic!("{decays:?} {storage:?} {arch}: {error}"));
+            let resources = artifact.resources.get("fusec_recurrence");
+            assert!(resources.is_some(), "{:?}", artifact.resources);
+            println!("{decays:?} {storage:?} {arch} {key}: {resources:?}");
+        }
+    }
+}
