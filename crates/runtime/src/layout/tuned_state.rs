@@ -23,11 +23,7 @@ pub fn tuned_state(
     (known && file.has(&time_state(0))).then(|| state(graph, file, batch))
 }
 
-fn state(
-    graph: &Graph,
-    file: &Checkpoint,
-    batch: usize,
-) -> Result<HostState, StateError> {
+fn state(graph: &Graph, file: &Checkpoint, batch: usize) -> Result<HostState, StateError> {
     let damaged = |error: CheckpointError| StateError::from(Box::new(error));
     // web-rwkv's conversion to safetensors turns the matrices.
     let extension = file.path().extension();
