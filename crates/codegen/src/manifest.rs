@@ -16,6 +16,11 @@ pub const MANIFEST_VERSION: u32 = 2;
 /// the emulator, whatever a model calls its values.
 pub const ENTRY: &str = "fusec_";
 
+/// What people call the kernel with this entry: the name in the manifest, and of the file.
+pub fn readable(entry: &str) -> &str {
+    entry.strip_prefix(ENTRY).unwrap_or(entry)
+}
+
 /// A compiled model: one or more regimes that share parameters and states.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Manifest {

@@ -516,7 +516,7 @@ fn sources_that_do_not_build_are_reported() {
             "",
         )
         .expect_err("no such function");
-    assert!(error.to_string().contains("fusec_k.cu:2"), "{error}");
+    assert!(error.to_string().contains("\nk.cu:2"), "{error}");
     let error = emulator
         .build(
             &[(

@@ -86,7 +86,7 @@ V_ = 16
 L_ = 2
 [param]
 {table} = {{ shape = "V_, {axis}" }}
-head_ = {{ shape = "{axis}, V_" }}
+head_ = {{ shape = "V_, {axis}" }}
 [recurrence.{rec}]
 inputs = "{formal}[{axis}], {second}[{axis}]"
 state = "{state}[{axis}] = 0.5"

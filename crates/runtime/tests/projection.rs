@@ -544,7 +544,7 @@ fn products_compile_for_every_architecture_that_has_them() {
                 )
                 .unwrap_or_else(|error| panic!("{case:?} {arch}: {error}"));
             assert!(
-                artifact.resources.contains_key("product"),
+                artifact.resources.contains_key("fusec_product"),
                 "{:?}",
                 artifact.resources
             );

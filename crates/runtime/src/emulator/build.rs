@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::process::Command;
 
-use fusec_codegen::manifest::ENTRY;
+use fusec_codegen::manifest::{ENTRY, readable};
 use fusec_codegen::prelude;
 use rayon::prelude::*;
 
@@ -173,7 +173,7 @@ impl Emulator {
 
     /// The shared object of one kernel, compiled now when the cache has none that is sound.
     fn compiled(&self, name: &str, source: &str, prelude: &str) -> Result<Vec<u8>, EmulatorError> {
-        let kernel_file = format!("{name}.cu");
+        let kernel_file = format!("{}.cu", readable(name));
         let mut text = format!("#define FUSEC_EMULATOR 1\n#define FUSEC_KERNEL {name}\n");
         for (file, part) in BEFORE
             .into_iter()

@@ -4,6 +4,7 @@ use std::ffi::{CStr, c_void};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
+use fusec_codegen::manifest::readable;
 use rayon::prelude::*;
 
 use super::EmulatorError;
@@ -185,7 +186,7 @@ impl EmulatedModule {
         let Some(emulated) = self.kernels.get(kernel) else {
             return Err(EmulatorError::UnknownKernel {
                 kernel: kernel.to_owned(),
-                known: self.kernels().collect::<Vec<_>>().join(", "),
+                known: self.kernels().map(readable).collect::<Vec<_>>().join(", "),
             });
         };
         if !emulated

@@ -19,6 +19,7 @@ mod library;
 pub use build::{EmulatedModule, Emulator, EmulatorOptions};
 pub use launch::{KernelArg, LaunchShape, TensorMapArg};
 
+use fusec_codegen::manifest::readable;
 use std::path::PathBuf;
 
 /// What can go wrong while kernels are built for the CPU or run there.
@@ -38,9 +39,12 @@ pub enum EmulatorError {
         source: std::io::Error,
     },
     /// A kernel does not compile.
-    #[error("kernel `{kernel}` does not compile for the emulator:\n{log}")]
+    #[error(
+        "kernel `{}` does not compile for the emulator:\n{log}",
+        readable(kernel)
+    )]
     Compile {
-        /// Its name.
+        /// Its entry.
         kernel: String,
         /// What the compiler said, with the lines of the kernel's source.
         log: String,
@@ -55,10 +59,11 @@ pub enum EmulatorError {
     },
     /// A compiled kernel cannot be loaded.
     #[error(
-        "kernel `{kernel}` cannot be loaded: {reason}. A build with the address sanitizer needs LD_PRELOAD=libasan.so"
+        "kernel `{}` cannot be loaded: {reason}. A build with the address sanitizer needs LD_PRELOAD=libasan.so",
+        readable(kernel)
     )]
     Load {
-        /// The kernel's name.
+        /// The kernel's entry.
         kernel: String,
         /// What the loader said.
         reason: String,
@@ -72,17 +77,23 @@ pub enum EmulatorError {
         reason: &'static str,
     },
     /// The module has no such kernel.
-    #[error("the emulated module has no kernel `{kernel}`; it has {known}")]
+    #[error(
+        "the emulated module has no kernel `{}`; it has {known}",
+        readable(kernel)
+    )]
     UnknownKernel {
-        /// The name asked for.
+        /// The entry asked for.
         kernel: String,
-        /// The names there are.
+        /// The readable names there are.
         known: String,
     },
     /// Arguments do not fit the kernel's parameters.
-    #[error("kernel `{kernel}` takes {expected}, but the launch gives {got}")]
+    #[error(
+        "kernel `{}` takes {expected}, but the launch gives {got}",
+        readable(kernel)
+    )]
     Arguments {
-        /// The kernel's name.
+        /// The kernel's entry.
         kernel: String,
         /// The parameters, in words.
         expected: String,
@@ -91,10 +102,11 @@ pub enum EmulatorError {
     },
     /// A grid, block or shared-memory size that no GPU would take.
     #[error(
-        "kernel `{kernel}` cannot be launched with grid {grid:?}, block {block:?}, {smem} bytes of shared memory: {reason}"
+        "kernel `{}` cannot be launched with grid {grid:?}, block {block:?}, {smem} bytes of shared memory: {reason}",
+        readable(kernel)
     )]
     Shape {
-        /// The kernel's name.
+        /// The kernel's entry.
         kernel: String,
         /// Blocks along x, y, z.
         grid: [u32; 3],
@@ -106,9 +118,9 @@ pub enum EmulatorError {
         reason: &'static str,
     },
     /// The kernel did something illegal: a divergent barrier, a misaligned access, an overrun.
-    #[error("kernel `{kernel}` failed in the emulator: {message}")]
+    #[error("kernel `{}` failed in the emulator: {message}", readable(kernel))]
     Execution {
-        /// The kernel's name.
+        /// The kernel's entry.
         kernel: String,
         /// What happened, with block, thread and source line.
         message: String,

@@ -1,6 +1,7 @@
 //! Compiled models on disk.
 
 use crate::sample;
+use fusec_codegen::manifest::MANIFEST_VERSION;
 use fusec_fuse::plan::PLAN_VERSION;
 use fusec_fuse::{Device, Mode, Plan, Shape, Storage};
 use fusec_runtime::plan_dir::{PlanDir, PlanDirError, read_plan_dir, write_plan_dir};
@@ -73,7 +74,8 @@ fn what_is_written_is_read() {
         ["sample"],
         "nothing temporary stays"
     );
-    assert_eq!(names(&dir.join("kernels")).len(), 4 * 3);
+    // A source and two cubins each, and the primitives.
+    assert_eq!(names(&dir.join("kernels")).len(), 4 * 3 + 1);
 
     // Without a compiler there are sources only, and the old cubins go.
     let mut bare = compiled();
@@ -162,7 +164,8 @@ fn damage_is_found_and_named() {
             |d| {
                 let path = d.join("manifest.json");
                 let text = fs::read_to_string(&path).unwrap();
-                fs::write(&path, text.replacen("\"version\": 1", "\"version\": 7", 1)).unwrap();
+                let version = format!("\"version\": {MANIFEST_VERSION}");
+                fs::write(&path, text.replacen(&version, "\"version\": 7", 1)).unwrap();
             },
             "version 7",
         ),

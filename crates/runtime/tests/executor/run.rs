@@ -280,12 +280,20 @@ fn an_element_that_no_kernel_writes_shows_as_nan() {
 #[test]
 fn a_manifest_that_contradicts_itself_is_refused_with_the_place() {
     type Damage = fn(&mut fusec_codegen::Manifest);
-    let cases: [(Damage, &str); 16] = [
+    let cases: [(Damage, &str); 18] = [
         (|m| m.version += 1, "version"),
         (|m| m.regimes[1].min_time = 3, "starts at T=3"),
         (|m| m.regimes[1].max_time = Some(9), "none holds for T=10"),
         (|m| m.regimes.clear(), "none holds for T=1"),
-        (|m| m.kernels[1].name = "look_up".into(), "two kernels"),
+        (|m| m.kernels[1] = m.kernels[0].clone(), "two kernels"),
+        (
+            |m| m.kernels[1].image = "leak".into(),
+            "is not the kernel it is compiled as",
+        ),
+        (
+            |m| m.kernels[1].entry = "stencil".into(),
+            "does not begin with",
+        ),
         (|m| m.kernels[1].name = "../x".into(), "no C identifier"),
         (|m| m.kernels[1].threads = 2048, "2048 threads"),
         (|m| m.regimes[0].steps[0].kernel = 9, "kernel 9 is unknown"),
