@@ -20,8 +20,6 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Compute capability times ten of the devices of the cases: it decides which primitives are used.
-
 /// NAME.toml.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -40,7 +40,7 @@ pub struct Args {
     /// Where the profile goes; by default stdout.
     #[arg(short, long, value_name = "FILE")]
     out: Option<PathBuf>,
-    /// Fit the [fitted] table of a profile to these results instead.
+    /// Fit the `fitted` table of a profile to these results instead.
     #[arg(long, value_name = "RESULTS", num_args = 1..)]
     fit: Vec<PathBuf>,
     /// The profile whose fitted figures are kept, or fitted anew.

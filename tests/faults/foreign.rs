@@ -107,6 +107,9 @@ fn at<'a>(value: &'a mut Value, path: &[&str]) -> &'a mut Value {
         })
 }
 
+/// A change of a number, and what to call it.
+type Edit<'a> = (&'a str, &'a dyn Fn(&mut Value));
+
 #[test]
 fn no_edit_of_a_size_a_place_or_a_grid_reaches_a_kernel() {
     let compiled = compiled();
@@ -151,35 +154,14 @@ fn no_edit_of_a_size_a_place_or_a_grid_reaches_a_kernel() {
             "manifest.json",
             &["regimes", "1", "graph", "axes", "1", "size"],
         ),
+        ("plan.json", &["1", "kernels", "0", "launch", "threads"]),
         (
             "plan.json",
-            &[
-                "1",
-                "kernels",
-                "0",
-                "phases",
-                "0",
-                "lanes",
-                "0",
-                "rows_per_block",
-            ],
-        ),
-        (
-            "plan.json",
-            &[
-                "1",
-                "kernels",
-                "1",
-                "phases",
-                "0",
-                "lanes",
-                "0",
-                "rows_per_block",
-            ],
+            &["1", "kernels", "1", "launch", "shared_bytes"],
         ),
         ("plan.json", &["1", "shape", "time"]),
     ];
-    let edits: [(&str, &dyn Fn(&mut Value)); 4] = [
+    let edits: [Edit<'_>; 4] = [
         ("grow", &grow),
         ("shrink", &shrink),
         ("huge", &huge),

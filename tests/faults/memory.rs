@@ -127,6 +127,8 @@ fn a_system_that_refuses_memory_ends_in_an_error() {
         );
         match answer.status {
             Some(0) => {}
+            // Too little for the loader, which ends before the program begins.
+            Some(127) if answer.stderr.contains("loading shared libraries") => {}
             _ => {
                 answer.expect(2, &[]);
                 refused += 1;

@@ -18,8 +18,8 @@ pub fn lexemes<'a>(text: &'a str) -> impl Iterator<Item = Lexeme<'a>> {
         let first = rest.chars().next()?;
         let (length, kind): (usize, fn(&'a str) -> Lexeme<'a>) = if rest.starts_with("//") {
             (rest.find('\n').unwrap_or(rest.len()), Lexeme::Comment)
-        } else if rest.starts_with("/*") {
-            let end = rest[2..].find("*/").map_or(rest.len(), |at| at + 4);
+        } else if let Some(comment) = rest.strip_prefix("/*") {
+            let end = comment.find("*/").map_or(rest.len(), |at| at + 4);
             (end, Lexeme::Comment)
         } else if first == '"' {
             (quoted(rest), Lexeme::Other)

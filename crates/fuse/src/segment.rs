@@ -65,7 +65,7 @@ pub fn runs(
     held: &[Range<usize>],
 ) -> Vec<Range<usize>> {
     if ops.len() <= limit {
-        return vec![0..ops.len()];
+        return std::iter::once(0..ops.len()).collect();
     }
     let crossing = crossing(ctx, ops);
     let may = |cut: &usize| !held.iter().any(|of| of.start < *cut && *cut < of.end);

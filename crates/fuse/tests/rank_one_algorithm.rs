@@ -53,6 +53,7 @@ fn sub_chunk(tokens: &[Token], state: &mut [Key; VALUES], decayed: bool) -> Vec<
     };
     // The inverse of I - L, a column after the other, by substitution.
     let mut inverse = vec![vec![0.0; n]; n];
+    #[allow(clippy::needless_range_loop, reason = "indices as in the formula")]
     for column in 0..n {
         for row in column..n {
             let earlier = (column..row).map(|s| {

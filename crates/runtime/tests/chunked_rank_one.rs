@@ -444,6 +444,7 @@ fn cases() -> Vec<Case> {
             }
         }
         // Results, and reads of the state, by any number.
+        #[allow(clippy::type_complexity, reason = "a table")]
         let reads: [(&[(usize, bool, bool)], usize); 4] = [
             (&[(0, false, false), (1, true, true)], 2),
             (&[(1, true, false), (1, false, true)], 2),

@@ -73,7 +73,11 @@ fn in_phases(plan: &Plan) -> usize {
 }
 
 fn bound(storage: Storage) -> f64 {
-    if storage == Storage::F32 { 2e-4 } else { 4e-2 }
+    match storage {
+        Storage::F32 => 2e-4,
+        Storage::F16 => 1e-2,
+        Storage::Bf16 => 4e-2,
+    }
 }
 
 #[test]
@@ -166,7 +170,9 @@ fn models_of_the_zoo_with_all_phases_that_they_can_have() {
         ("gated-deltanet.toml", &[]),
     ] {
         let graph = zoo(file, &[&small[..], more].concat());
-        for (storage, batch) in [(Storage::F32, 1), (Storage::Bf16, 3)] {
+        // The reference rounds weights only, but tensor cores take activations in 16 bits: f16, whose
+        // rounding leaves room for a bound that a wrong operand exceeds.
+        for (storage, batch) in [(Storage::F32, 1), (Storage::F16, 3)] {
             let planned = plan(&graph, &options(&device, storage, batch, &[])).expect("planned");
             assert!(in_phases(&planned.plan) >= 2, "{file}");
             let case = Case {

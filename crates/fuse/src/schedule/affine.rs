@@ -146,6 +146,7 @@ impl<'g> Grid<'g> {
     }
 }
 
+#[allow(clippy::len_without_is_empty, reason = "a space has an element")]
 impl Space {
     /// Number of elements.
     pub fn len(&self) -> usize {

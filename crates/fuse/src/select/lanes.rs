@@ -32,6 +32,9 @@ const LANES: usize = 3000;
 const SETS: usize = 100_000;
 
 /// One body of a lane of a kernel.
+/// The bodies of some operations as a lane, or why they are none.
+type Bodies<'f> = &'f dyn Fn(&Context<'_>, &[OpId]) -> Result<Vec<Body>, Reject>;
+
 pub(super) struct Lane {
     pub members: Bits,
     /// Anchors, what is after them, and what else no other lane of a kernel has.
@@ -160,7 +163,7 @@ impl<'b, 'a> Lanes<'b, 'a> {
         board: &'b Board<'a>,
         anchors: &Bits,
         never: &Bits,
-        bodies: &dyn Fn(&Context<'_>, &[OpId]) -> Result<Vec<Body>, Reject>,
+        bodies: Bodies<'_>,
     ) -> Lanes<'b, 'a> {
         let _span = tracing::debug_span!("lanes").entered();
         let mut rejected = BTreeMap::new();

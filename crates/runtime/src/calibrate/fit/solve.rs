@@ -202,7 +202,7 @@ mod tests {
     #[test]
     fn unknowns_are_found_within_their_range_in_spite_of_a_wild_measurement() {
         // A sum of two curves with a kink; one of the measurements is far off.
-        let truth = [0.3, -0.6];
+        let truth = [0.3, 0.6];
         let curve = |u: &[f64], x: f64| (u[0] * x).max(u[1] * x * x - 0.2) + u[1];
         let residuals = |u: &[f64]| -> Vec<f64> {
             (0..40)
