@@ -70,7 +70,10 @@ fn example(verb: &str, line: &str) -> Example {
     let arguments: Vec<String> = words.collect();
     let own = arguments.first().cloned().unwrap_or_default();
     // What follows a first step may be another verb's.
-    assert!(own == verb || matches!(verb, "init" | "import"), "{line}");
+    assert!(
+        own == verb || matches!(verb, "init" | "import" | "export"),
+        "{line}"
+    );
     Example {
         verb: own,
         environment,

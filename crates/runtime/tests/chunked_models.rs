@@ -16,7 +16,7 @@ mod common;
 fn slow_steps(also_single_steps: bool) -> Device {
     let mut device = Device::find("h200").expect("profile");
     device.step_us.value = if also_single_steps { 1e7 } else { 4.6 };
-    device.fitted.step_cycles.value = if also_single_steps { 1e10 } else { 1100.0 };
+    device.fitted.step_cycles.value = if also_single_steps { 1e10 } else { 2500.0 };
     device.graph_launch_us.value = 100.0;
     device
 }

@@ -630,6 +630,7 @@ fn every_primitive_has_a_body_of_the_same_name() {
         "VecIsRaw",
         "VecIo",
         "stores_bf16",
+        "wgmma_takes_f16",
         "FUSEC_WGMMA",
         "FUSEC_ACC_8",
         "FUSEC_ACC_32",
