@@ -31,7 +31,7 @@ use crate::table::{Align, Table};
 #[command(after_help = "\
 Examples:
   fusec verify checkpoints/rwkv6                       golden.safetensors is found by itself
-  fusec verify models/hybrid.toml --weights random:1   against the f64 interpreter")]
+  fusec verify models/hybrid.toml --weights random:2   against the f64 interpreter")]
 pub struct Args {
     #[command(flatten)]
     model: ModelArgs,
