@@ -29,7 +29,7 @@ use crate::progress::Progress;
 Examples:
   fusec calibrate --out devices/mine.toml
   fusec calibrate --device cuda:1 --name left --out left.toml
-  fusec calibrate --fit bench/results/h200/2026-11-29-*.json --out devices/h200.toml")]
+  fusec calibrate --fit bench/results/h200/2026-11-29-*.json --out fitted.toml")]
 pub struct Args {
     /// The GPU: cuda:N.
     #[arg(long, default_value_t = Device::Cuda(0))]

@@ -86,7 +86,7 @@ fn example(verb: &str, line: &str) -> Example {
 fn laid_out() -> tempfile::TempDir {
     let dir = tempfile::tempdir().expect("a directory");
     let at = |path: &str| dir.path().join(path);
-    for below in ["models", "devices", "tests"] {
+    for below in ["bench", "models", "devices", "tests"] {
         std::os::unix::fs::symlink(repository(below), at(below)).expect("a link");
     }
     fs::create_dir(at("checkpoints")).expect("a directory");
@@ -140,8 +140,26 @@ fn leads(value: &Value, path: &str) -> bool {
     }
 }
 
+/// What a shell makes of an argument: the files of a folder for one with a `*`.
+fn expanded(dir: &Path, argument: &str) -> Vec<String> {
+    let (folder, name) = argument.rsplit_once('/').unwrap_or((".", argument));
+    let Some((start, end)) = name.split_once('*') else {
+        return vec![argument.to_owned()];
+    };
+    let files = fs::read_dir(dir.join(folder)).expect("a folder").flatten();
+    let names = files.map(|file| file.file_name().to_string_lossy().into_owned());
+    let mut found: Vec<String> = names
+        .filter(|name| name.starts_with(start) && name.ends_with(end))
+        .map(|name| format!("{folder}/{name}"))
+        .collect();
+    found.sort();
+    found
+}
+
 fn run(dir: &Path, example: &Example) -> Answer {
-    let arguments: Vec<&str> = example.arguments.iter().map(String::as_str).collect();
+    let arguments = example.arguments.iter();
+    let arguments: Vec<String> = arguments.flat_map(|a| expanded(dir, a)).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let environment = example.environment.iter();
     let cache = dir.join("cache").display().to_string();
     let cache = ("FUSEC_CACHE_DIR", cache.as_str());

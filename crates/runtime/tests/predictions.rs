@@ -12,13 +12,9 @@ fn records() -> Records {
     let files = std::fs::read_dir(&folder)
         .expect("recorded results")
         .flatten();
-    // Not of kernels one by one: products beside cuBLAS, and whole models.
-    let others = ["2026-11-29-products.json", "2026-11-29-whole.json"];
     let is_result = |path: &PathBuf| {
         let name = path.file_name().and_then(|name| name.to_str());
-        name.is_some_and(|name| {
-            name.starts_with("2026-11-29") && name.ends_with(".json") && !others.contains(&name)
-        })
+        name.is_some_and(|name| name.starts_with("2026-11-29") && name.ends_with(".json"))
     };
     let mut files: Vec<PathBuf> = files.map(|f| f.path()).filter(is_result).collect();
     files.sort();
