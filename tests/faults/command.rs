@@ -17,6 +17,24 @@ pub fn fusec(cache: &Path, arguments: &[&str]) -> Command {
     command
 }
 
+/// A run of a model of token ids on the emulator, whose output goes to a file.
+pub fn emulated(cache: &Path, model: &str, output: &Path) -> Command {
+    let output = output.to_str().expect("a path");
+    let arguments = [
+        "run",
+        model,
+        "--weights",
+        "random:1",
+        "--device",
+        "emulator",
+        "--shape",
+        "T=9",
+        "--output",
+        output,
+    ];
+    fusec(cache, &arguments)
+}
+
 /// What a call gave.
 #[derive(Debug)]
 pub struct Answer {

@@ -120,14 +120,45 @@ pub enum ChunkedError {
 }
 
 const NAME: &str = "chunked.cu";
-const TEMPLATE: &str = include_str!("../templates/chunked.cu");
 
+/// The templates of both forms.
 static TEMPLATES: LazyLock<Tera> = LazyLock::new(|| {
     let mut tera = Tera::default();
-    tera.add_raw_templates([(NAME, TEMPLATE)])
-        .expect("the template is part of this crate and tests render it");
+    tera.add_raw_templates([
+        (NAME, include_str!("../templates/chunked.cu")),
+        (
+            rank_one::NAME,
+            include_str!("../templates/chunked_rank_one.cu"),
+        ),
+    ])
+    .expect("the templates are part of this crate and tests render them");
     tera
 });
+
+/// The text of a template with these hooks.
+fn rendered(
+    template: &'static str,
+    mut context: Context,
+    hooks: &[(&'static str, &str)],
+) -> Result<String, ChunkedError> {
+    for (name, text) in hooks {
+        context.insert(*name, text.trim_end());
+    }
+    TEMPLATES
+        .render(template, &context)
+        .map_err(|source| ChunkedError::Template {
+            template,
+            source: Box::new(source),
+        })
+}
+
+/// Loads that are under way together, by whether rows are brought ahead of the work.
+fn unroll(ahead: &str) -> usize {
+    match ahead.is_empty() {
+        true => UNROLL,
+        false => UNROLL_AHEAD,
+    }
+}
 
 /// What stands before the work of a block's threads: a condition, if some have none.
 fn own_threads(block: usize, working: usize) -> &'static str {
@@ -179,17 +210,13 @@ impl Chunked {
         context.insert("per_key", &(self.decay == Decay::PerKey));
         context.insert("before", &self.before);
         context.insert("own", own_threads(self.block_threads, self.threads()));
-        let unroll = match self.ahead.is_empty() {
-            true => UNROLL,
-            false => UNROLL_AHEAD,
-        };
-        context.insert("unroll", &unroll);
+        context.insert("unroll", &unroll(&self.ahead));
         context.insert("late", &self.late);
         context.insert("keys_first", &self.keys_first);
         context.insert("token_values", &TOKEN_VALUES);
         context.insert("places", &self.places());
         context.insert("steps", &self.steps);
-        for (name, text) in [
+        let hooks = [
             ("setup", self.setup.as_str()),
             ("tokens", &self.tokens),
             ("ahead", &self.ahead),
@@ -200,15 +227,8 @@ impl Chunked {
             ("load_state", &self.load_state),
             ("store_state", &self.store_state),
             ("epilogue", &self.epilogue),
-        ] {
-            context.insert(name, text.trim_end());
-        }
-        TEMPLATES
-            .render(NAME, &context)
-            .map_err(|source| ChunkedError::Template {
-                template: NAME,
-                source: Box::new(source),
-            })
+        ];
+        rendered(NAME, context, &hooks)
     }
 
     /// Whether the template takes these sizes.

@@ -8,8 +8,7 @@ use fusec_codegen::prelude::with_prelude;
 use fusec_fuse::chunked::rank_one::{Decays, Tile};
 use fusec_fuse::chunked::staging::Room;
 use fusec_runtime::emulator::{Emulator, KernelArg, LaunchShape};
-use fusec_runtime::toolchain::{Options, Source, Toolchain};
-use kernels::{Draw, Tensor, c_type, distance, emulator, pieces, tensor};
+use kernels::{Draw, Tensor, c_type, compiled, distance, emulator, nvrtc, pieces, tensor};
 
 mod kernels;
 
@@ -532,10 +531,7 @@ fn sizes_that_do_not_fit_are_refused() {
 
 #[test]
 fn chunks_compile_for_every_architecture_that_has_them() {
-    if std::env::var("FUSEC_OFFLINE_TESTS").is_ok_and(|value| value == "1") {
-        return;
-    }
-    let toolchain = Toolchain::discover(&Options::from_env()).expect("NVRTC is found or fetched");
+    let Some(toolchain) = nvrtc() else { return };
     for (decays, along_key) in [
         (Decays::Centred, false),
         (Decays::PerToken, true),
@@ -558,18 +554,9 @@ fn chunks_compile_for_every_architecture_that_has_them() {
                 reads: &[(0, true, true)],
                 ..CASE
             });
-            let artifact = toolchain
-                .compile(
-                    &Source {
-                        name: "recurrence.cu",
-                        text: &text,
-                        headers: &[],
-                    },
-                    arch.parse().expect("known"),
-                )
-                .unwrap_or_else(|error| panic!("{decays:?} {storage:?} {arch}: {error}"));
+            let what = format!("{decays:?} {storage:?} {key}");
+            let artifact = compiled(&toolchain, "recurrence", &text, arch, &what);
             let resources = artifact.resources.get("fusec_recurrence");
-            assert!(resources.is_some(), "{:?}", artifact.resources);
             println!("{decays:?} {storage:?} {arch} {key}: {resources:?}");
         }
     }

@@ -1,16 +1,16 @@
 //! The matrix-product templates against a plain loop, in the emulator: every template, both weight
 //! layouts, storage types, hooks, and sizes that divide nothing.
 
-use std::path::Path;
-
 use fusec_codegen::Element;
 use fusec_codegen::prelude::with_prelude;
 use fusec_codegen::projection::{
     GemmTile, GemvTile, MmaTile, Product, Projection, ProjectionTile, Run, SimtTile, ThinTile,
     WeightLayout,
 };
-use fusec_runtime::emulator::{Emulator, EmulatorOptions, KernelArg, LaunchShape};
-use fusec_runtime::toolchain::{Options, Source, Toolchain};
+use fusec_runtime::emulator::{Emulator, KernelArg, LaunchShape};
+use kernels::{c_type, compiled, emulator, matrix, nvrtc};
+
+mod kernels;
 
 const SIMT: ProjectionTile = ProjectionTile::Gemm(GemmTile::Simt(SimtTile {
     rows: 64,
@@ -85,50 +85,6 @@ fn thin(rows: usize, warps: usize, split: usize, operand: Element) -> Projection
         unroll: 2,
         operand,
     })
-}
-
-/// A matrix as a kernel sees it: elements of a storage type, and what they are as numbers.
-struct Matrix {
-    bytes: Vec<u8>,
-    values: Vec<f64>,
-}
-
-fn matrix(elements: usize, storage: Element, seed: u32) -> Matrix {
-    let mut state = seed.wrapping_mul(2_654_435_761).wrapping_add(99);
-    let mut bytes = Vec::new();
-    let mut values = Vec::new();
-    for _ in 0..elements {
-        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        let x = (state >> 8) as f32 / (1u32 << 23) as f32 - 1.0;
-        match storage {
-            Element::Bf16 => {
-                let x = half::bf16::from_f32(x);
-                bytes.extend(x.to_le_bytes());
-                values.push(x.to_f64());
-            }
-            Element::F16 => {
-                let x = half::f16::from_f32(x);
-                bytes.extend(x.to_le_bytes());
-                values.push(x.to_f64());
-            }
-            Element::F32 | Element::I32 => {
-                bytes.extend(x.to_le_bytes());
-                values.push(f64::from(x));
-            }
-        }
-    }
-    // Kernels may use 16-byte accesses on what the allocator aligned to at least 16 bytes.
-    assert_eq!(bytes.as_ptr().align_offset(16), 0);
-    Matrix { bytes, values }
-}
-
-fn c_type(element: Element) -> &'static str {
-    match element {
-        Element::F32 => "float",
-        Element::Bf16 => "bf16_t",
-        Element::F16 => "f16_t",
-        Element::I32 => "i32",
-    }
 }
 
 /// One case of the table.
@@ -472,11 +428,6 @@ fn cases() -> Vec<Case> {
     cases
 }
 
-fn emulator() -> Emulator {
-    let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("emulator");
-    Emulator::new(&cache, EmulatorOptions::default()).expect("g++ is installed where the tests run")
-}
-
 #[test]
 fn products_equal_a_plain_loop() {
     let emulator = emulator();
@@ -521,10 +472,7 @@ fn tiles_that_do_not_fit_are_refused() {
 
 #[test]
 fn products_compile_for_every_architecture_that_has_them() {
-    if std::env::var("FUSEC_OFFLINE_TESTS").is_ok_and(|value| value == "1") {
-        return;
-    }
-    let toolchain = Toolchain::discover(&Options::from_env()).expect("NVRTC is found or fetched");
+    let Some(toolchain) = nvrtc() else { return };
     for case in cases() {
         let archs = if on_tensor_cores(case.tile) {
             ["sm_80", "sm_90a"]
@@ -533,21 +481,7 @@ fn products_compile_for_every_architecture_that_has_them() {
         };
         for arch in archs {
             let text = source(case);
-            let artifact = toolchain
-                .compile(
-                    &Source {
-                        name: "product.cu",
-                        text: &text,
-                        headers: &[],
-                    },
-                    arch.parse().expect("known"),
-                )
-                .unwrap_or_else(|error| panic!("{case:?} {arch}: {error}"));
-            assert!(
-                artifact.resources.contains_key("fusec_product"),
-                "{:?}",
-                artifact.resources
-            );
+            compiled(&toolchain, "product", &text, arch, &format!("{case:?}"));
         }
     }
 }

@@ -1,19 +1,19 @@
 //! Products by warpgroups in the emulator: the text that ships, against a plain loop, at sizes that divide
 //! nothing, on any number of blocks; and what its primitives refuse.
 
-use std::path::Path;
-
 use fusec_codegen::prelude::with_prelude;
 use fusec_codegen::projection::{
     GemmTile, Product, Projection, ProjectionTile, Run, WeightLayout, WgmmaTile,
 };
 use fusec_codegen::{Element, MapAxis, MapExtent, wgmma};
-use fusec_runtime::emulator::{Emulator, EmulatorOptions, KernelArg, LaunchShape, TensorMapArg};
-use fusec_runtime::toolchain::{Options, Source, Toolchain};
+use fusec_runtime::emulator::{Emulator, KernelArg, LaunchShape, TensorMapArg};
+use kernels::{Tensor, compiled, emulator, matrix, nvrtc};
 
 use Element::{Bf16, F16};
 use Hooks::{Bias, Gated, Plain, RowShift};
 use WeightLayout::{Kn, Nk};
+
+mod kernels;
 
 /// What becomes of a sum.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -88,42 +88,6 @@ fn cases() -> Vec<Case> {
             &[(32, Nk, Plain, 64), (32, Nk, Gated, 128)],
         ),
     ]
-}
-
-/// Elements of a storage type, and what they are as numbers.
-struct Matrix {
-    bytes: Vec<u8>,
-    values: Vec<f64>,
-}
-
-fn matrix(elements: usize, storage: Element, seed: u32) -> Matrix {
-    let mut state = seed.wrapping_mul(2_654_435_761).wrapping_add(99);
-    let mut out = Matrix {
-        bytes: Vec::new(),
-        values: Vec::new(),
-    };
-    for _ in 0..elements {
-        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        let x = (state >> 8) as f32 / (1u32 << 23) as f32 - 1.0;
-        match storage {
-            Bf16 => {
-                let x = half::bf16::from_f32(x);
-                out.bytes.extend(x.to_le_bytes());
-                out.values.push(x.to_f64());
-            }
-            F16 => {
-                let x = half::f16::from_f32(x);
-                out.bytes.extend(x.to_le_bytes());
-                out.values.push(x.to_f64());
-            }
-            _ => {
-                out.bytes.extend(x.to_le_bytes());
-                out.values.push(f64::from(x));
-            }
-        }
-    }
-    assert_eq!(out.bytes.as_ptr().align_offset(16), 0);
-    out
 }
 
 fn w_stride(case: &Case, lane: &Lane) -> usize {
@@ -227,7 +191,7 @@ fn source(case: &Case) -> String {
     ))
 }
 
-fn map(matrix: &Matrix, axes: &[MapAxis], rows: usize) -> KernelArg {
+fn map(matrix: &Tensor, axes: &[MapAxis], rows: usize) -> KernelArg {
     let mut out = TensorMapArg {
         address: matrix.bytes.as_ptr().expose_provenance() as u64,
         element_bytes: 2,
@@ -243,11 +207,6 @@ fn map(matrix: &Matrix, axes: &[MapAxis], rows: usize) -> KernelArg {
         out.span[i] = axis.span as u32;
     }
     KernelArg::TensorMap(out)
-}
-
-fn emulator() -> Emulator {
-    let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("emulator");
-    Emulator::new(&cache, EmulatorOptions::default()).expect("g++ is installed where the tests run")
 }
 
 fn check(emulator: &Emulator, case: &Case, blocks: u32, seed: u64) {
@@ -299,12 +258,12 @@ fn check(emulator: &Emulator, case: &Case, blocks: u32, seed: u64) {
     let mut weights = weights.iter();
     for (i, lane) in case.lanes.iter().enumerate() {
         let (columns, layout, hooks, _) = *lane;
-        let w: Vec<&Matrix> = weights.by_ref().take(products(hooks)).collect();
+        let w: Vec<&Tensor> = weights.by_ref().take(products(hooks)).collect();
         let stride = w_stride(case, lane);
         let y = &results[i];
         for m in 0..case.rows {
             for n in 0..columns {
-                let sum = |w: &Matrix| {
+                let sum = |w: &Tensor| {
                     let at = |k| match layout {
                         Nk => n * stride + k,
                         Kn => k * stride + n,
@@ -467,25 +426,11 @@ fn barriers_copies_and_products_that_a_gpu_would_hang_or_fail_on_are_refused() {
 
 #[test]
 fn products_compile_for_sm_90a_and_overlap() {
-    if std::env::var("FUSEC_OFFLINE_TESTS").is_ok_and(|value| value == "1") {
-        return;
-    }
-    let toolchain = Toolchain::discover(&Options::from_env()).expect("NVRTC is found or fetched");
+    let Some(toolchain) = nvrtc() else { return };
     for case in cases() {
         let text = source(&case);
-        let source = Source {
-            name: "product.cu",
-            text: &text,
-            headers: &[],
-        };
-        let artifact = toolchain
-            .compile(&source, "sm_90a".parse().expect("known"))
-            .unwrap_or_else(|error| panic!("{case:?}: {error}"));
-        assert!(
-            artifact.resources.contains_key("fusec_product"),
-            "{:?}",
-            artifact.resources
-        );
+        let what = format!("{case:?}");
+        let artifact = compiled(&toolchain, "product", &text, "sm_90a", &what);
         // A sum of one stage has no products to overlap.
         assert!(
             case.depth <= 64 || !artifact.log.contains("serialized"),

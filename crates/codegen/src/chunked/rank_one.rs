@@ -5,12 +5,11 @@
 //! is derived in [`fusec_fuse::chunked::rank_one`]. The text is one lane's body, as that
 //! of [`super::Chunked`], with the same kinds of hooks.
 
-use super::{ChunkedError, UNROLL, UNROLL_AHEAD, own_threads, sizes};
+use super::{ChunkedError, own_threads, rendered, sizes, unroll};
 use fusec_fuse::chunked::rank_one::{Decays, READ_LIMIT, Tile};
 use fusec_fuse::chunked::{KEY_LIMIT, TOKEN_VALUES, VALUE_LIMIT};
 use serde::Serialize;
-use std::sync::LazyLock;
-use tera::{Context, Tera};
+use tera::Context;
 
 /// A read of the state.
 #[derive(Debug, Clone)]
@@ -77,15 +76,7 @@ struct Output {
     reads: Vec<usize>,
 }
 
-const NAME: &str = "chunked_rank_one.cu";
-const TEMPLATE: &str = include_str!("../../templates/chunked_rank_one.cu");
-
-static TEMPLATES: LazyLock<Tera> = LazyLock::new(|| {
-    let mut tera = Tera::default();
-    tera.add_raw_templates([(NAME, TEMPLATE)])
-        .expect("the template is part of this crate and tests render it");
-    tera
-});
+pub(super) const NAME: &str = "chunked_rank_one.cu";
 
 impl ChunkedRankOne {
     /// Threads that work.
@@ -134,17 +125,13 @@ impl ChunkedRankOne {
         });
         context.insert("outputs", &outputs.collect::<Vec<_>>());
         context.insert("own", own_threads(self.block_threads, self.threads()));
-        let unroll = match self.ahead.is_empty() {
-            true => UNROLL,
-            false => UNROLL_AHEAD,
-        };
-        context.insert("unroll", &unroll);
+        context.insert("unroll", &unroll(&self.ahead));
         context.insert("late", &self.late);
         context.insert("token_values", &TOKEN_VALUES);
         context.insert("places", &tile.places());
         context.insert("steps", &self.steps);
-        for (name, text) in [
-            ("setup", &self.setup),
+        let hooks = [
+            ("setup", self.setup.as_str()),
             ("tokens", &self.tokens),
             ("ahead", &self.ahead),
             ("keys", &self.keys),
@@ -153,15 +140,8 @@ impl ChunkedRankOne {
             ("load_state", &self.load_state),
             ("store_state", &self.store_state),
             ("epilogue", &self.epilogue),
-        ] {
-            context.insert(name, text.trim_end());
-        }
-        TEMPLATES
-            .render(NAME, &context)
-            .map_err(|source| ChunkedError::Template {
-                template: NAME,
-                source: Box::new(source),
-            })
+        ];
+        rendered(NAME, context, &hooks)
     }
 
     /// Whether the template takes these sizes.

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use fusec_codegen::Element;
 use fusec_runtime::emulator::{Emulator, EmulatorOptions};
+use fusec_runtime::toolchain::{Artifact, Options, Source, Toolchain};
 
 /// The C type of stored elements.
 pub fn c_type(element: Element) -> &'static str {
@@ -60,6 +61,15 @@ pub fn tensor(storage: Element, numbers: impl Iterator<Item = f32>) -> Tensor {
     Tensor { bytes, values }
 }
 
+/// A matrix of drawn numbers. Kernels may use 16-byte accesses on what the allocator aligned to at
+/// least 16 bytes.
+pub fn matrix(elements: usize, storage: Element, seed: u32) -> Tensor {
+    let mut draw = Draw(seed.wrapping_mul(2_654_435_761).wrapping_add(99));
+    let matrix = tensor(storage, (0..elements).map(|_| draw.next()));
+    assert_eq!(matrix.bytes.as_ptr().align_offset(16), 0);
+    matrix
+}
+
 /// bf16 numbers that an operand of this type is split into.
 pub fn pieces(storage: Element) -> usize {
     match storage {
@@ -83,4 +93,30 @@ pub fn distance(got: &[f32], expected: &[f64]) -> f64 {
 pub fn emulator() -> Emulator {
     let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("emulator");
     Emulator::new(&cache, EmulatorOptions::default()).expect("g++ is installed where the tests run")
+}
+
+/// NVRTC; `None` where tests are offline.
+pub fn nvrtc() -> Option<Toolchain> {
+    let offline = std::env::var("FUSEC_OFFLINE_TESTS").is_ok_and(|value| value == "1");
+    (!offline)
+        .then(|| Toolchain::discover(&Options::from_env()).expect("NVRTC is found or fetched"))
+}
+
+/// The text of `fusec_NAME`, compiled; `what` says of which case.
+pub fn compiled(toolchain: &Toolchain, name: &str, text: &str, arch: &str, what: &str) -> Artifact {
+    let source = Source {
+        name: &format!("{name}.cu"),
+        text,
+        headers: &[],
+    };
+    let artifact = toolchain
+        .compile(&source, arch.parse().expect("known"))
+        .unwrap_or_else(|error| panic!("{what} {arch}: {error}"));
+    let kernel = format!("fusec_{name}");
+    assert!(
+        artifact.resources.contains_key(&kernel),
+        "{what} {arch}: {:?}",
+        artifact.resources
+    );
+    artifact
 }
