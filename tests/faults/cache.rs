@@ -1,26 +1,7 @@
 //! Places that cannot be written, or that hold something else than they should.
 
-use std::path::Path;
-use std::process::Command;
-
-use crate::command::{answer, fusec};
+use crate::command::{answer, emulated, fusec};
 use crate::tokens;
-
-fn emulated(cache: &Path, model: &str) -> Command {
-    fusec(
-        cache,
-        &[
-            "run",
-            model,
-            "--weights",
-            "random:1",
-            "--device",
-            "emulator",
-            "--shape",
-            "T=5",
-        ],
-    )
-}
 
 #[test]
 fn a_cache_that_cannot_be_written_is_said_and_stops_nothing() {

@@ -17,9 +17,8 @@ pub fn fusec(cache: &Path, arguments: &[&str]) -> Command {
     command
 }
 
-/// A run of a model of token ids on the emulator, whose output goes to a file.
-pub fn emulated(cache: &Path, model: &str, output: &Path) -> Command {
-    let output = output.to_str().expect("a path");
+/// A run of a model of token ids on the emulator.
+pub fn emulated(cache: &Path, model: &str) -> Command {
     let arguments = [
         "run",
         model,
@@ -29,10 +28,15 @@ pub fn emulated(cache: &Path, model: &str, output: &Path) -> Command {
         "emulator",
         "--shape",
         "T=9",
-        "--output",
-        output,
     ];
     fusec(cache, &arguments)
+}
+
+/// The same, with its output in a file.
+pub fn emulated_into(cache: &Path, model: &str, output: &Path) -> Command {
+    let mut command = emulated(cache, model);
+    command.arg("--output").arg(output);
+    command
 }
 
 /// What a call gave.

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
-use crate::command::{answer, emulated, fusec, start, unfinished};
+use crate::command::{answer, emulated_into, fusec, start, unfinished};
 use crate::{NUMBERS, tokens};
 
 /// Kills in each of the two tests of kills.
@@ -144,7 +144,7 @@ fn killed_compilations_leave_whole_directories_only() {
 fn killed_runs_leave_a_cache_that_can_be_used() {
     let dir = tempfile::tempdir().expect("a directory");
     let model = tokens(dir.path());
-    let run = |cache: &Path, output: &Path| emulated(cache, &model, output);
+    let run = |cache: &Path, output: &Path| emulated_into(cache, &model, output);
     let expected = dir.path().join("expected.safetensors");
     let began = Instant::now();
     answer(&mut run(&dir.path().join("other"), &expected)).expect(0, &[]);

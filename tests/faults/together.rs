@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use crate::command::{answer, emulated, finish, fusec, start, unfinished};
+use crate::command::{answer, emulated_into, finish, fusec, start, unfinished};
 use crate::{NUMBERS, tokens};
 
 /// Every file below a directory with its contents.
@@ -54,7 +54,7 @@ fn processes_that_fill_one_cache_all_get_the_same() {
         .collect();
     let children: Vec<_> = outputs
         .iter()
-        .map(|output| start(&mut emulated(&cache, &model, output)))
+        .map(|output| start(&mut emulated_into(&cache, &model, output)))
         .collect();
     for child in children {
         finish(child).expect(0, &[]);

@@ -16,6 +16,7 @@ use serde::Serialize;
 use tera::{Context, Tera};
 
 use crate::Element;
+use crate::memory::c_type;
 use fusec_fuse::schedule::gemm::SIMT_DEPTH;
 pub use fusec_fuse::schedule::product::WeightLayout;
 use fusec_fuse::schedule::product::{ALIGNED, ProductShape};
@@ -176,15 +177,6 @@ pub(crate) fn render(template: &'static str, context: &Context) -> Result<String
             template,
             source: Box::new(source),
         })
-}
-
-pub(crate) fn c_type(element: Element) -> &'static str {
-    match element {
-        Element::F32 => "float",
-        Element::Bf16 => "bf16_t",
-        Element::F16 => "f16_t",
-        Element::I32 => "i32",
-    }
 }
 
 /// The most elements, `limit` or a smaller power of two, that every row can be read by at once.

@@ -10,6 +10,7 @@
 //! the hooks name. Blocks go from tile to tile of all projections, so any number of them does the work; more
 //! than the device holds at once have none to do.
 
+use crate::memory::c_type;
 use fusec_fuse::schedule::WgmmaTile;
 use fusec_fuse::schedule::wgmma::{DEPTH, MOST_COLUMNS, MOST_STAGES, ROWS};
 use serde::Serialize;
@@ -154,7 +155,7 @@ pub fn render<P: std::borrow::Borrow<Projection>>(
         "tile",
         &serde_json::json!({
             "rows": ROWS, "columns": whole.columns, "depth": DEPTH, "stages": whole.stages, "group": whole.group,
-            "operand": projection::c_type(whole.operand),
+            "operand": c_type(whole.operand),
             "producer_registers": REGISTERS.0, "consumer_registers": REGISTERS.1,
         }),
     );

@@ -10,6 +10,7 @@ pub mod rank_one;
 pub mod staging;
 
 use crate::plan::{Body, Storage};
+use crate::regions::Regions;
 use crate::schedule::Schedule;
 use fusec_ir::class::{Class, Classified, Layout, Read};
 use fusec_ir::{
@@ -472,13 +473,8 @@ impl Tile {
             self.value_padded(parts),
             self.chunk.div_ceil(SUB),
         );
-        let mut end = 0;
-        let mut take = |floats: usize| {
-            let start = end;
-            // 16-byte alignment for vector accesses.
-            end += floats.next_multiple_of(4);
-            start
-        };
+        let mut regions = Regions::default();
+        let mut take = |floats: usize| regions.take(floats);
         // The rows of q make room for those of y.
         take(self.chunk * (k.max(v) + 8));
         let weights = if self.per_key { 0 } else { self.chunk };
@@ -496,7 +492,7 @@ impl Tile {
             staged: take(self.room.floats(self.chunk)),
             end: 0,
         };
-        places.end = end;
+        places.end = regions.end();
         places
     }
 

@@ -26,6 +26,7 @@ pub mod patterns;
 pub mod plan;
 mod planner;
 mod print;
+mod regions;
 pub mod schedule;
 pub mod segment;
 pub mod select;

@@ -49,6 +49,7 @@
 
 use super::staging::Room;
 use super::{Parts, SUB, TOKEN_VALUES};
+use crate::regions::Regions;
 use fusec_ir::class::decay_range;
 use fusec_ir::{Graph, OpId};
 use serde::{Deserialize, Serialize};
@@ -233,13 +234,8 @@ impl Tile {
             self.chunk,
             self.subs(),
         );
-        let mut end = 0;
-        let mut take = |floats: usize| {
-            let start = end;
-            // 16-byte alignment for vector accesses.
-            end += floats.next_multiple_of(4);
-            start
-        };
+        let mut regions = Regions::default();
+        let mut take = |floats: usize| regions.take(floats);
         let of = |decays: Decays, floats: usize| match self.decays == decays {
             true => floats,
             false => 0,
@@ -270,7 +266,7 @@ impl Tile {
             staged: take(self.room.floats(chunk)),
             end: 0,
         };
-        places.end = end;
+        places.end = regions.end();
         places
     }
 

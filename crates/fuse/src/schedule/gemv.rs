@@ -4,6 +4,7 @@ use super::product::{ProductShape, Products, WeightLayout, batch_grid, summed};
 use super::walk::Walked;
 use crate::context::Context;
 use crate::plan::Body;
+use crate::regions::Regions;
 use crate::schedule::Schedule;
 use fusec_ir::{Graph, OpId, StateId, ValueId};
 use serde::{Deserialize, Serialize};
@@ -183,18 +184,13 @@ impl GemvTile {
 
     /// Offsets of each product's rows and sums in shared memory, and the whole, floats.
     pub fn places(&self, products: &[ProductShape]) -> (Vec<(usize, usize)>, usize) {
-        let mut end = 0;
-        let mut take = |floats: usize| {
-            let start = end;
-            // 16-byte alignment for vector accesses.
-            end += floats.next_multiple_of(4);
-            start
-        };
+        let mut regions = Regions::default();
+        let mut take = |floats: usize| regions.take(floats);
         let places = products.iter().map(|p| {
             let rows = take(self.rows * p.depth);
             (rows, take(self.parts(p.layout) * self.rows * self.columns))
         });
-        (places.collect(), end)
+        (places.collect(), regions.end())
     }
 
     /// Shared memory of a block for the products alone, bytes.

@@ -5,6 +5,7 @@ use super::Target;
 use super::product::{ProductShape, Products, WeightLayout};
 use crate::elements::Element;
 use crate::plan::Storage;
+use crate::regions::Regions;
 use serde::{Deserialize, Serialize};
 
 /// Tile of `thin.cu`.
@@ -100,13 +101,8 @@ impl ThinTile {
     /// Offsets of each product's rows (elements of the operand) and sums (floats) in shared memory, and
     /// the whole, floats.
     pub fn places(&self, products: &[ProductShape]) -> (Vec<(usize, usize)>, usize) {
-        let mut end = 0;
-        let mut take = |floats: usize| {
-            let start = end;
-            // 16-byte alignment for vector accesses.
-            end += floats.next_multiple_of(4);
-            start
-        };
+        let mut regions = Regions::default();
+        let mut take = |floats: usize| regions.take(floats);
         let places = products.iter().map(|p| {
             // What lies in memory as it is needed goes from there to registers.
             let rows = match p.direct {
@@ -115,7 +111,7 @@ impl ThinTile {
             };
             (2 * rows, take(self.split * self.rows * self.columns))
         });
-        (places.collect(), end)
+        (places.collect(), regions.end())
     }
 
     /// Shared memory of a block for the products alone, bytes.
