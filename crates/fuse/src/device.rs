@@ -9,6 +9,7 @@ mod fitted;
 pub use fitted::{Entry, Fitted, FittedFigure};
 
 use crate::plan::Storage;
+use fusec_ir::language::{MAX_TOML_NESTING, too_deep};
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use std::fmt;
@@ -123,6 +124,14 @@ pub enum DeviceError {
         /// Why, with the place.
         source: Box<toml::de::Error>,
     },
+    /// Brackets nest deeper than a profile needs.
+    #[error("{path} is not a device profile: brackets are nested more than {limit} deep")]
+    Nested {
+        /// The file.
+        path: PathBuf,
+        /// The limit.
+        limit: usize,
+    },
     /// The file is a profile of an earlier version.
     #[error(
         "{path} has no [fitted] table, which the cost model needs: \
@@ -197,6 +206,12 @@ impl Device {
             path: path.to_path_buf(),
             source: Box::new(source),
         };
+        if too_deep(text).is_some() {
+            return Err(DeviceError::Nested {
+                path: path.to_path_buf(),
+                limit: MAX_TOML_NESTING,
+            });
+        }
         let table: toml::Table = toml::from_str(text).map_err(unreadable)?;
         if table.contains_key("sms") && !table.contains_key("fitted") {
             return Err(DeviceError::Unfitted {

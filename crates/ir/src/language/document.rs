@@ -2,6 +2,7 @@
 
 use super::error::{Fault, Problem, Result, fail, refuse};
 use super::grammar;
+use super::nesting::{MAX_TOML_NESTING, too_deep};
 use super::source::{MAX_MODEL_BYTES, MAX_SOURCE_BYTES, ModelSource, SourceMap, join_include};
 use super::syntax::{Dimension, Formal, Node, Statement};
 use super::table::{Entry, Table, shift};
@@ -360,6 +361,10 @@ impl Reader<'_, '_> {
 }
 
 fn parse(text: &str, base: u32) -> Result<Spanned<DeTable<'_>>> {
+    if let Some(at) = too_deep(text) {
+        let message = format!("brackets are nested more than {MAX_TOML_NESTING} deep");
+        return fail(Problem::Toml { message }, shift(at..at + 1, base));
+    }
     DeTable::parse(text).map_err(|error| {
         Fault::new(
             Problem::Toml {

@@ -17,6 +17,7 @@ mod flow;
 mod functions;
 mod grammar;
 mod lower;
+mod nesting;
 mod operations;
 mod parameters;
 mod pins;
@@ -31,6 +32,7 @@ mod token;
 
 pub use document::Setting;
 pub use error::{LanguageError, Problem, Warning};
+pub use nesting::{MAX_TOML_NESTING, too_deep};
 pub use source::{ModelSource, SourceFile, SourceMap};
 
 use crate::{Graph, Span, coalesce};
