@@ -366,6 +366,8 @@ fn mistakes_in_overrides_name_what_there_is() {
         size("V", 0),
         setting("mood", Setting::Bool(true)),
         setting("eps", Setting::Text("small".into())),
+        setting("V", Setting::Number(3.0)),
+        size("eps", 1),
         preset("bigger"),
     ] {
         let error = compile(&ModelSource::from_text("small.toml", MODEL), &options)

@@ -185,6 +185,18 @@ pub enum Problem {
         /// The ones there are.
         known: Vec<String>,
     },
+    /// An override of an axis given as one of a setting, or the other way round.
+    #[error("`{name}` is {is}, not {given}")]
+    OtherOverride {
+        /// Its name.
+        name: String,
+        /// What it is, with the article.
+        is: &'static str,
+        /// What it was given as, with the article.
+        given: &'static str,
+        /// How it is given instead.
+        instead: &'static str,
+    },
     /// A name that is set, but further down.
     #[error("`{name}` is read before it is set")]
     ReadBeforeSet {
@@ -319,6 +331,7 @@ impl Problem {
             Problem::UnknownFunction { .. } => "unknown_function",
             Problem::UnknownArgument { .. } => "unknown_argument",
             Problem::UnknownOverride { .. } => "unknown_override",
+            Problem::OtherOverride { .. } => "other_override",
             Problem::ReadBeforeSet { .. } => "read_before_set",
             Problem::ShapeMismatch { .. } => "shape_mismatch",
             Problem::AxisTwice { .. } => "axis_twice",
@@ -358,6 +371,9 @@ impl Problem {
             }
             Problem::UnknownArgument { name, known, .. } => suggest(name, known, "arguments are"),
             Problem::UnknownOverride { name, known, .. } => suggest(name, known, "there are"),
+            Problem::OtherOverride { name, instead, .. } => {
+                format!("give it as `{instead} {name}=...`")
+            }
             Problem::MissingKey { key, .. } => format!("add `{key} = ...`"),
             Problem::Twice { .. } => "rename or remove one of them".into(),
             Problem::Include { .. } => {

@@ -146,6 +146,15 @@ fn overridden(
             },
             span,
         ),
+        None if document.axes.contains_key(name) => fail(
+            Problem::OtherOverride {
+                name: name.to_owned(),
+                is: "an axis",
+                given: "a setting",
+                instead: "--axis",
+            },
+            span,
+        ),
         None => fail(
             Problem::UnknownOverride {
                 what: "axis or setting",
@@ -199,6 +208,17 @@ fn overridden(
         match document.axes.get(name) {
             Some(_) => {
                 sizes.insert(name.clone(), (*size, None));
+            }
+            None if document.settings.contains_key(name) => {
+                return fail(
+                    Problem::OtherOverride {
+                        name: name.clone(),
+                        is: "a setting",
+                        given: "an axis",
+                        instead: "--set",
+                    },
+                    nowhere,
+                );
             }
             None => {
                 return Err(Fault::new(
