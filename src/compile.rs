@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use crate::exit::Exit;
 use crate::failure::{self, Failure};
-use crate::flags::{ArchArgs, ModelArgs, PlanArgs, ToolchainArgs};
+use crate::flags::{ArchArgs, LogitsArg, ModelArgs, PlanArgs, ToolchainArgs};
 use crate::output::Output;
 use crate::overview::{self, Overview};
 use crate::pipeline::{Planner, Regime};
@@ -29,6 +29,7 @@ use crate::{kernels, model};
 Examples:
   fusec compile models/hybrid.toml
   fusec compile models/hybrid.toml --shape B=1,T=512 --dtype bf16 --out out/small
+  fusec compile models/hybrid.toml --logits last --out out/last
   fusec compile models/rwkv6.toml --arch sm_80 --device-profile a100
   fusec compile models/hybrid.toml --axis L=2 --split time_mix.y,mixer.y --offline")]
 pub struct Args {
@@ -37,6 +38,8 @@ pub struct Args {
     /// The directory to write; by default out/ and the name of MODEL's file, without an ending.
     #[arg(short, long, value_name = "DIR")]
     out: Option<PathBuf>,
+    #[command(flatten)]
+    logits: LogitsArg,
     #[command(flatten)]
     plan: PlanArgs,
     #[command(flatten)]
@@ -106,10 +109,17 @@ pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
     let planner = Planner::new(&args.plan)?;
     let arch = planner.arch(&args.arch)?;
     let planner = planner.compiled_for(arch);
-    let regimes = planner.regimes(&model.graph)?;
+    let last = args.logits.logits.asked(&model.graph);
+    let regimes = planner.regimes(&model.graph, last.as_ref())?;
     let unfused = regimes
         .iter()
-        .map(|regime| planner.unfused(&model.graph, regime.planned.plan.shape))
+        .map(|regime| {
+            let graph = match regime.max_time {
+                Some(1) => &model.graph,
+                _ => last.as_ref().unwrap_or(&model.graph),
+            };
+            planner.unfused(graph, regime.planned.plan.shape)
+        })
         .collect::<Result<Vec<Plan>, _>>()?;
     let planned = began.elapsed();
     let manifest = planner.manifest(&model.graph.name, &regimes)?;

@@ -104,10 +104,12 @@ pub fn admit(device: Device, graph: &Graph, shape: Shape) -> Result<(), Failure>
     need.check_host(0).map_err(failure::input)
 }
 
-/// Starts a model on a device. `shape` is that of the longest run to come.
+/// Starts a model on a device. `shape` is that of the longest run to come; runs of several tokens
+/// compute `last`, where it is given, in place of the whole model.
 pub fn start<'g>(
     device: Device,
     graph: &'g Graph,
+    last: Option<&'g Graph>,
     weights: Weights,
     args: &KernelArgs,
     shape: Shape,
@@ -120,30 +122,34 @@ pub fn start<'g>(
                     "leave --dtype and --plan-dir out, or choose --device emulator or cuda:N",
                 ));
             }
-            let session = CpuSession::<f32>::new(graph, weights).map_err(failure::input)?;
+            let session =
+                CpuSession::<f32>::new(last.unwrap_or(graph), weights).map_err(failure::input)?;
             Ok(Started {
                 session: Box::new(session),
                 storage: Storage::F32,
             })
         }
-        Device::Emulator => emulated(graph, &weights, args, shape),
-        Device::Cuda(ordinal) => on_gpu(ordinal, graph, &weights, args, shape),
+        Device::Emulator => emulated((graph, last), &weights, args, shape),
+        Device::Cuda(ordinal) => on_gpu(ordinal, (graph, last), &weights, args, shape),
     }
 }
 
+/// A model, and what runs of several tokens compute in place of it.
+type Graphs<'a> = (&'a Graph, Option<&'a Graph>);
+
 fn emulated<'g>(
-    graph: &Graph,
+    graphs: Graphs<'_>,
     weights: &Weights,
     args: &KernelArgs,
     shape: Shape,
 ) -> Result<Started<'g>, Failure> {
     let manifest = match &args.plan_dir {
-        Some(path) => compiled(path, graph, args.trust_foreign_code)?.manifest,
+        Some(path) => compiled(path, graphs.0, args.trust_foreign_code)?.manifest,
         None => {
             let arch = EMULATED_ARCH
                 .parse()
                 .map_err(|e: UnknownArch| failure::input(e))?;
-            generated(graph, args, shape, arch)?
+            generated(graphs, args, shape, arch)?
         }
     };
     let _progress = Progress::line("building the kernels for the emulator");
@@ -175,7 +181,7 @@ fn emulator(options: &toolchain::Options) -> Result<Emulator, EmulatorError> {
 
 fn on_gpu<'g>(
     ordinal: usize,
-    graph: &Graph,
+    graphs: Graphs<'_>,
     weights: &Weights,
     args: &KernelArgs,
     shape: Shape,
@@ -188,7 +194,7 @@ fn on_gpu<'g>(
     })?;
     let (manifest, cubins) = match &args.plan_dir {
         Some(path) => {
-            let dir = compiled(path, graph, args.trust_foreign_code)?;
+            let dir = compiled(path, graphs.0, args.trust_foreign_code)?;
             let cubins = match args.trust_foreign_code {
                 true => carried_cubins(&dir, &info, path)?,
                 false => own_cubins(&dir, &info, path, &args.toolchain)?,
@@ -199,7 +205,7 @@ fn on_gpu<'g>(
             let toolchain =
                 Toolchain::discover(&args.toolchain.options()).map_err(failure::input)?;
             let arch = arch_of(&info)?;
-            let manifest = generated(graph, args, shape, arch)?;
+            let manifest = generated(graphs, args, shape, arch)?;
             let artifacts = kernels::compile(&toolchain, &manifest, arch)?;
             let cubins: BTreeMap<String, Vec<u8>> = artifacts
                 .into_iter()
@@ -220,13 +226,13 @@ fn on_gpu<'g>(
 
 /// Plans and generates for runs up to `shape`.
 fn generated(
-    graph: &Graph,
+    (graph, last): Graphs<'_>,
     args: &KernelArgs,
     shape: Shape,
     arch: Arch,
 ) -> Result<Manifest, Failure> {
     let planner = Planner::new(&args.plan_args(shape))?.compiled_for(arch);
-    let regimes = planner.regimes(graph)?;
+    let regimes = planner.regimes(graph, last)?;
     planner.manifest(&graph.name, &regimes)
 }
 

@@ -1,10 +1,13 @@
 //! Arguments that several verbs take, and how they are read.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::Args;
 use fusec_fuse::{Mode, Shape, Storage};
+use fusec_ir::Graph;
+use fusec_ir::last_row::only_last_rows;
 use fusec_runtime::limits;
 use fusec_runtime::toolchain::{self, Arch};
 
@@ -92,6 +95,56 @@ impl KernelArgs {
             device_profile: self.device_profile.clone(),
             fuse: Vec::new(),
             split: Vec::new(),
+        }
+    }
+}
+
+/// Which rows of its outputs a model is asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Args)]
+pub struct LogitsArg {
+    /// Which rows of the outputs are computed in runs of several tokens: all, or the last of each
+    /// sequence only.
+    #[arg(long, value_name = "ROWS", default_value_t = Logits::All)]
+    pub logits: Logits,
+}
+
+/// Rows of outputs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Logits {
+    /// Every row.
+    #[default]
+    All,
+    /// The last one of each sequence.
+    Last,
+}
+
+impl Logits {
+    /// The model that computes these rows, where it is not the model itself.
+    pub fn asked(self, graph: &Graph) -> Option<Graph> {
+        match self {
+            Logits::All => None,
+            Logits::Last => Some(only_last_rows(graph)),
+        }
+    }
+}
+
+impl fmt::Display for Logits {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Logits::All => "all",
+            Logits::Last => "last",
+        })
+    }
+}
+
+impl FromStr for Logits {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "all" => Ok(Logits::All),
+            "last" => Ok(Logits::Last),
+            _ => Err(format!("`{text}` is neither all nor last")),
         }
     }
 }

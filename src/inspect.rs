@@ -147,7 +147,7 @@ fn compiled(args: &Args, output: &mut Output) -> Result<Compiled, Failure> {
     let planner = Planner::new(&args.plan)?;
     let arch = planner.arch(&args.arch)?;
     let planner = planner.compiled_for(arch);
-    let regimes = planner.regimes(&model.graph)?;
+    let regimes = planner.regimes(&model.graph, None)?;
     let manifest = planner.manifest(&model.graph.name, &regimes)?;
     let plans = regimes.into_iter().map(|r| r.planned.plan).collect();
     let (resources, missing) = match Toolchain::discover(&args.toolchain.options()) {

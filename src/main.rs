@@ -11,11 +11,13 @@ mod classes;
 mod compile;
 mod device;
 mod diff;
+mod eval;
 mod exit;
 mod explain;
 mod export;
 mod failure;
 mod flags;
+mod generate;
 mod glossary;
 mod import;
 mod init;
@@ -93,6 +95,10 @@ enum Verb {
     Verify(verify::Args),
     /// Runs a model on token ids or numbers.
     Run(run::Args),
+    /// Goes on with a text: tokens are drawn one by one, and stream as text.
+    Generate(generate::Args),
+    /// Tells how well a model predicts a text, and whether fusion changes that.
+    Eval(eval::Args),
     /// Times models and plans.
     Bench(bench::Args),
     /// Measures a GPU and writes a device profile.
@@ -141,6 +147,8 @@ fn dispatch(verb: Verb, output: &mut Output) -> Result<Exit, Failure> {
         Verb::Export(args) => export::run(&args, output),
         Verb::Verify(args) => verify::run(&args, output),
         Verb::Run(args) => run::run(&args, output),
+        Verb::Generate(args) => generate::run(&args, output),
+        Verb::Eval(args) => eval::run(&args, output),
         Verb::Bench(args) => bench::run(&args, output),
         Verb::Calibrate(args) => calibrate::run(&args, output),
         Verb::Toolchain(args) => toolchain::run(&args, output),

@@ -46,6 +46,18 @@ impl Output {
         self.verbose
     }
 
+    /// Whether the answer is JSON.
+    pub fn is_json(&self) -> bool {
+        self.json
+    }
+
+    /// Hands a piece of an answer over at once: whoever reads it waits for it.
+    pub fn piece(&mut self, text: &str) -> Result<(), Failure> {
+        let written = self.stdout.write_all(text.as_bytes());
+        written.map_err(failure::stdout)?;
+        self.finish()
+    }
+
     /// Writes a line (or several) of text.
     pub fn line(&mut self, text: impl Display) -> Result<(), Failure> {
         writeln!(self.stdout, "{text}").map_err(failure::stdout)

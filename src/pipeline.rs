@@ -81,8 +81,9 @@ impl Planner {
     }
 
     /// Plans for all lengths of run: single steps, and everything longer as if it had the length
-    /// asked for. Where that is a single step, its plan serves every length.
-    pub fn regimes(&self, graph: &Graph) -> Result<Vec<Regime>, Failure> {
+    /// asked for. Where that is a single step, its plan serves every length. Runs of several tokens
+    /// compute `last` where it is given: the same model with the last rows of its outputs.
+    pub fn regimes(&self, graph: &Graph, last: Option<&Graph>) -> Result<Vec<Regime>, Failure> {
         let shape = self.options.shape.0;
         let step = Shape { time: 1, ..shape };
         let ranges = if shape.time == 1 {
@@ -93,6 +94,10 @@ impl Planner {
         ranges
             .into_iter()
             .map(|(name, shape, min_time, max_time)| {
+                let graph = match max_time {
+                    Some(1) => graph,
+                    _ => last.unwrap_or(graph),
+                };
                 Ok(Regime {
                     name,
                     min_time,

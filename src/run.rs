@@ -18,7 +18,7 @@ use serde::Serialize;
 use crate::device::{self, Device};
 use crate::exit::Exit;
 use crate::failure::{self, Failure};
-use crate::flags::{KernelArgs, ModelArgs, ShapeArg};
+use crate::flags::{KernelArgs, LogitsArg, ModelArgs, ShapeArg};
 use crate::inputs;
 use crate::model;
 use crate::output::Output;
@@ -30,6 +30,7 @@ use crate::table::{Align, Table};
 #[command(after_help = "\
 Examples:
   fusec run models/hybrid.toml --weights random:0 --shape B=1,T=256
+  fusec run models/hybrid.toml --weights random:0 --shape B=2,T=64 --logits last
   fusec run checkpoints/rwkv6 --input ids.safetensors --output logits.safetensors --state-out s.safetensors")]
 pub struct Args {
     #[command(flatten)]
@@ -54,6 +55,8 @@ pub struct Args {
     /// Where it runs: auto, cpu, emulator, cuda:N.
     #[arg(long, default_value_t = Device::Auto)]
     device: Device,
+    #[command(flatten)]
+    logits: LogitsArg,
     /// Take numbers that are not finite for an answer; without it they are an error, which names
     /// the value in which the first of them arises.
     #[arg(long)]
@@ -101,20 +104,29 @@ pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
     let model = model::open(&args.model)?;
     output.assume(&model);
     let graph = &model.graph;
+    let last = args.logits.logits.asked(graph);
+    let asked = last.as_ref().unwrap_or(graph);
     let (shape, given) = match &args.input {
         Some(path) => {
             let (shape, given) = inputs::read(graph, path)?;
-            device::admit(args.device, graph, shape)?;
+            device::admit(args.device, asked, shape)?;
             (shape, given)
         }
         None => {
             let ShapeArg(shape) = args.shape;
-            device::admit(args.device, graph, shape)?;
+            device::admit(args.device, asked, shape)?;
             (shape, RunInputs::random(graph, shape, args.seed))
         }
     };
     let weights = model::weights(&model, args.weights.as_ref())?;
-    let started = device::start(args.device, graph, weights, &args.kernels, shape)?;
+    let started = device::start(
+        args.device,
+        graph,
+        last.as_ref(),
+        weights,
+        &args.kernels,
+        shape,
+    )?;
     let mut session = started.session;
     match &args.state_in {
         None => session.reset(shape.batch).map_err(failure::input)?,
@@ -168,7 +180,7 @@ pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
 }
 
 /// A state that a run left, or one that was tuned.
-fn read_state(graph: &Graph, path: &Path, batch: usize) -> Result<HostState, Failure> {
+pub fn read_state(graph: &Graph, path: &Path, batch: usize) -> Result<HostState, Failure> {
     let file = Checkpoint::open(path).map_err(failure::input)?;
     match tuned_state(graph, &file, batch) {
         Some(state) => state.map_err(failure::input),
@@ -176,9 +188,12 @@ fn read_state(graph: &Graph, path: &Path, batch: usize) -> Result<HostState, Fai
     }
 }
 
-fn extents(graph: &Graph, shape: Shape, id: ValueId) -> Vec<usize> {
+/// `[B, T, axes...]`, or `[B, 1, axes...]` where only last rows were asked for.
+fn extents(graph: &Graph, shape: Shape, id: ValueId, tensor: &Tensor<f32>) -> Vec<usize> {
     let axes = graph.value(id).axes.iter().map(|axis| graph.size(*axis));
-    [shape.batch, shape.time].into_iter().chain(axes).collect()
+    let rows = tensor.len() / graph.row_elements(id).max(1);
+    let time = rows / shape.batch.max(1);
+    [shape.batch, time].into_iter().chain(axes).collect()
 }
 
 fn write_outputs(
@@ -191,7 +206,7 @@ fn write_outputs(
     let tensors = named.filter_map(|(id, tensor)| {
         Some((
             graph.value(*id).name.as_str(),
-            extents(graph, shape, *id),
+            extents(graph, shape, *id, tensor),
             tensor.numbers()?,
         ))
     });
@@ -209,7 +224,7 @@ fn summary(graph: &Graph, shape: Shape, id: ValueId, tensor: &Tensor<f32>) -> Su
     };
     Summary {
         name: graph.value(id).name.clone(),
-        shape: extents(graph, shape, id),
+        shape: extents(graph, shape, id, tensor),
         mean,
         deviation: (numbers.iter().map(square).sum::<f64>() / n).sqrt(),
         smallest: fold(0.0, f64::min),

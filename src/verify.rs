@@ -113,7 +113,7 @@ pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
         time: case.length,
     };
     let (device, kernels) = (args.device, &args.kernels);
-    let started = device::start(device, &model.graph, weights.clone(), kernels, shape)?;
+    let started = device::start(device, &model.graph, None, weights.clone(), kernels, shape)?;
     let mut session = started.session;
     if let Some(storage) = half(started.storage) {
         let graph = &model.graph;
@@ -217,7 +217,8 @@ fn wrong(
                 batch: case.batch,
                 time: case.length,
             };
-            let started = device::start(args.device, graph, weights.clone(), &kernels, shape)?;
+            let started =
+                device::start(args.device, graph, None, weights.clone(), &kernels, shape)?;
             let mut session = started.session;
             look(session.as_mut())?
         }

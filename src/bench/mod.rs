@@ -14,7 +14,7 @@ use fusec_runtime::weights::WeightSpec;
 use crate::device::Device;
 use crate::exit::Exit;
 use crate::failure::{self, Failure};
-use crate::flags::{Assignment, AxisSize, ModelArgs, ShapeArg, ToolchainArgs};
+use crate::flags::{Assignment, AxisSize, LogitsArg, ModelArgs, ShapeArg, ToolchainArgs};
 use crate::output::Output;
 use crate::progress::Progress;
 use report::Report;
@@ -65,6 +65,8 @@ pub struct Args {
     /// Plans of MODEL to time beside the planner's choice: unfused, greedy, random:N (N plans).
     #[arg(long, value_name = "PLANS", value_delimiter = ',')]
     against: Vec<Against>,
+    #[command(flatten)]
+    logits: LogitsArg,
     /// Storage type of activations and matrices of MODEL: f32, bf16 or f16.
     #[arg(long, value_name = "TYPE", default_value_t = Storage::F32)]
     dtype: Storage,

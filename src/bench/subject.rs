@@ -20,7 +20,7 @@ use super::Args;
 use super::report::SubjectReport;
 use crate::device::{self, Device, arch_of, carried_cubins, own_cubins};
 use crate::failure::{self, Failure};
-use crate::flags::{PlanArgs, ShapeArg};
+use crate::flags::{Logits, PlanArgs, ShapeArg};
 use crate::pipeline::Planner;
 use crate::progress::Progress;
 use crate::{kernels, model};
@@ -111,7 +111,11 @@ fn of_model(
 ) -> Result<Vec<Subject>, Failure> {
     let opened = model::open(&args.model_args(path.to_path_buf()))?;
     let opened = std::rc::Rc::new(opened);
-    let name = model::short_name(path);
+    // What computes less is another subject, in records as well.
+    let name = match args.logits.logits {
+        Logits::All => model::short_name(path),
+        Logits::Last => format!("{}, last rows", model::short_name(path)),
+    };
     let Some(gpu) = gpu else {
         if !args.against.is_empty() {
             return Err(failure::message(
@@ -183,7 +187,9 @@ impl Subject {
                     device::admit(Device::Cpu, &model.graph, *shape)?;
                 }
                 let weights = weighed.weights(args, &model.graph, Some(model), report)?;
-                let session = CpuSession::<f32>::new(&model.graph, weights.clone());
+                let last = args.logits.logits.asked(&model.graph);
+                let graph = last.as_ref().unwrap_or(&model.graph);
+                let session = CpuSession::<f32>::new(graph, weights.clone());
                 let mut session = session.map_err(failure::input)?;
                 if args.check {
                     let checked = check(&mut session, weights, Storage::F32, args.protocol().seed);
@@ -274,7 +280,8 @@ impl Subject {
         let toolchain = Toolchain::discover(&args.toolchain.options()).map_err(failure::input)?;
         let arch = arch_of(gpu)?;
         let planner = planner.compiled_for(arch);
-        let regimes = planner.regimes(&model.graph)?;
+        let last = args.logits.logits.asked(&model.graph);
+        let regimes = planner.regimes(&model.graph, last.as_ref())?;
         let manifest = planner.manifest(&model.graph.name, &regimes)?;
         let artifacts = kernels::compile(&toolchain, &manifest, arch)?;
         let cubins = artifacts.into_iter().map(|(image, a)| (image, a.cubin));

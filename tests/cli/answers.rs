@@ -22,6 +22,8 @@ fn help() {
         "import",
         "export",
         "run",
+        "generate",
+        "eval",
         "bench",
         "calibrate",
         "toolchain",

@@ -206,6 +206,33 @@ fn every_example_does_what_it_says() {
     assert_eq!(run_verbs, verbs().into_iter().collect::<BTreeSet<_>>());
 }
 
+/// The pages of `docs/` whose commands are run: lines of four spaces and a call.
+const PAGES: [&str; 1] = ["docs/generation.md"];
+
+#[test]
+fn every_command_of_a_page_does_what_it_says() {
+    let dir = laid_out();
+    for page in PAGES {
+        let text = fs::read_to_string(repository(page)).expect("a page");
+        let calls = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("    fusec "));
+        let mut run_calls = 0;
+        for call in calls {
+            let verb = call.split_whitespace().next().unwrap_or_default();
+            let example = example(verb, &format!("fusec {call}"));
+            let answer = run(dir.path(), &example);
+            assert_eq!(answer.status, Some(0), "{page}: {call}: {answer:?}");
+            if let Some(path) = &example.path {
+                let json: Value = serde_json::from_str(&answer.stdout).expect("--json is JSON");
+                assert!(leads(&json, path), "{page}: {call}: {}", answer.stdout);
+            }
+            run_calls += 1;
+        }
+        assert!(run_calls > 0, "{page}");
+    }
+}
+
 #[test]
 fn paths_lead_where_jq_would_go() {
     let value = serde_json::json!({ "a": [{ "b": 1 }, {}], "c": null });

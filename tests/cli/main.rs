@@ -3,8 +3,10 @@
 mod answers;
 mod bad_input;
 mod command;
+mod eval;
 mod examples;
 mod first_hour;
+mod generate;
 mod plans;
 
 /// A small model.

@@ -11,7 +11,7 @@ use crate::prelude;
 use fusec_fuse::chunked::Classes;
 use fusec_fuse::elements::Elements;
 use fusec_fuse::{Plan, Storage};
-use fusec_ir::{Def, Graph, StateId, StateKind, ValueId};
+use fusec_ir::{Def, Graph, StateId, StateKind, ValueId, last_row};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -63,8 +63,10 @@ fn generate_regime(
     let graph = planned.graph;
     let elements = Elements::new(graph, storage);
     let classes = Classes::new(graph);
+    let one_row = last_row::one_row(graph);
     let mut memory = Memory {
         graph,
+        one_row: &one_row,
         elements: &elements,
         buffers: Vec::new(),
         of: BTreeMap::new(),
@@ -89,6 +91,18 @@ fn generate_regime(
     };
     let mut steps = Vec::new();
     for (plan_kernel, kernel) in planned.plan.kernels.iter().enumerate() {
+        let single = kernel.ops.iter();
+        let single = single.filter(|id| last_row::is_of_one_row(graph, **id, &one_row));
+        let of_one_row = match single.count() {
+            0 => false,
+            n if n == kernel.ops.len() => true,
+            _ => {
+                return Err(CodegenError::Unsupported {
+                    kernel: kernel.name.clone(),
+                    what: "operations of one row beside those of all".into(),
+                });
+            }
+        };
         let source = kernel::generate(&request, kernel)?;
         let image = written.add(&kernel.name, planned.name, &source);
         let mut args = Vec::new();
@@ -135,6 +149,7 @@ fn generate_regime(
             writes,
             cooperative: kernel.phases.len() > 1,
             persistent: source.persistent,
+            one_row: of_one_row,
             tensor_maps,
         });
     }
@@ -209,6 +224,8 @@ fn hex(bytes: &[u8]) -> String {
 struct Memory<'a> {
     graph: &'a Graph,
     elements: &'a Elements,
+    /// Per value, whether it has one row for each sequence.
+    one_row: &'a [bool],
     buffers: Vec<Buffer>,
     of: BTreeMap<Place, usize>,
 }
@@ -263,10 +280,10 @@ impl Memory<'_> {
             kind,
             element: self.elements.get(v),
             elements: self.graph.row_elements(v),
-            extent: if value.rows {
-                Extent::Rows
-            } else {
-                Extent::Fixed
+            extent: match value.rows {
+                true if self.one_row[v.index()] => Extent::Sequences,
+                true => Extent::Rows,
+                false => Extent::Fixed,
             },
         }
     }

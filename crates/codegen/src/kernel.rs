@@ -7,6 +7,7 @@ use crate::chunks;
 use crate::function::{Functions, Scoped};
 use crate::header;
 use crate::lane::Lane;
+use crate::last_row;
 use crate::manifest::{ENTRY, KernelParam, LaneGrid, ParamKind, RowUnits};
 use crate::matmul;
 use crate::memory::{Mapped, Place, Pointer, Pointers, c_type};
@@ -124,6 +125,7 @@ pub fn generate(request: &Request<'_, '_>, kernel: &Kernel) -> Result<Source, Co
                 matmul::lane(graph, storage, kernel, body, pointers, names)?
             }
             Schedule::Attend(_) => attend::lane(graph, kernel, body, pointers, names)?,
+            Schedule::LastRow(_) => last_row::lane(graph, kernel, body, pointers, names)?,
             Schedule::Chunked(_) => {
                 let request = chunks::Request {
                     graph,

@@ -17,6 +17,7 @@ mod generate;
 mod header;
 mod kernel;
 mod lane;
+mod last_row;
 mod layout;
 mod lexeme;
 pub mod manifest;

@@ -151,6 +151,8 @@ pub enum Extent {
     Fixed,
     /// B times.
     Batch,
+    /// B times: one row for each sequence, whatever T is.
+    Sequences,
     /// B * T times.
     Rows,
 }
@@ -178,6 +180,9 @@ pub struct Step {
     /// the lanes have more.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub persistent: bool,
+    /// Whether it is run as if T were 1: what it reads and writes has one row for each sequence.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub one_row: bool,
     /// Tensors that it copies boxes of.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tensor_maps: Vec<TensorMap>,
@@ -261,12 +266,22 @@ impl Buffer {
     pub fn bytes(&self, shape: Shape) -> Option<usize> {
         let times = match self.extent {
             Extent::Fixed => 1,
-            Extent::Batch => shape.batch,
+            Extent::Batch | Extent::Sequences => shape.batch,
             Extent::Rows => shape.batch.checked_mul(shape.time)?,
         };
         self.elements
             .checked_mul(times)?
             .checked_mul(self.element.bytes())
+    }
+}
+
+impl Step {
+    /// The shape that it is run at in a run at a shape.
+    pub fn shape(&self, run: Shape) -> Shape {
+        match self.one_row {
+            true => Shape { time: 1, ..run },
+            false => run,
+        }
     }
 }
 

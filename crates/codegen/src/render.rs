@@ -9,6 +9,7 @@ use tera::{Context, Tera};
 
 const TEMPLATES: &[(&str, &str)] = &[
     ("attend.cu", include_str!("../templates/attend.cu")),
+    ("last_row.cu", include_str!("../templates/last_row.cu")),
     ("kernel.cu", include_str!("../templates/kernel.cu")),
     ("walk.cu", include_str!("../templates/walk.cu")),
 ];

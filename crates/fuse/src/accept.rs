@@ -52,7 +52,8 @@ pub fn accept(graph: &Graph, plan: &Plan, device: &Device) -> Result<(), PlanErr
         launch: Submit::Graph,
         pins: Vec::new(),
     };
-    let ctx = options.context(graph);
+    let all_rows = options.context(graph);
+    let one_row = all_rows.at_last_row();
     let mut home: BTreeMap<OpId, usize> = BTreeMap::new();
     for (k, kernel) in plan.kernels.iter().enumerate() {
         if !kernel.ops.is_sorted_by(|a, b| a < b) {
@@ -65,7 +66,7 @@ pub fn accept(graph: &Graph, plan: &Plan, device: &Device) -> Result<(), PlanErr
             );
         }
     }
-    if !home.keys().eq(ctx.planned()) {
+    if !home.keys().eq(all_rows.planned()) {
         return refuse(
             None,
             "its operations are not those that the model has".into(),
@@ -78,7 +79,16 @@ pub fn accept(graph: &Graph, plan: &Plan, device: &Device) -> Result<(), PlanErr
         if makers.any(|id| home.get(&id).is_some_and(|of| *of > k)) {
             return refuse(Some(kernel), "it reads what a later one makes".into());
         }
-        let forms = match fit::forms(&ctx, &kernel.ops) {
+        let single = kernel.ops.iter().filter(|id| all_rows.is_of_one_row(**id));
+        let ctx = match single.count() {
+            0 => &all_rows,
+            n if n == kernel.ops.len() => &one_row,
+            _ => {
+                let what = "some of its operations have one row, and some have all";
+                return refuse(Some(kernel), what.into());
+            }
+        };
+        let forms = match fit::forms(ctx, &kernel.ops) {
             Ok(forms) => forms,
             Err(reject) => return refuse(Some(kernel), reject.to_string()),
         };
@@ -88,10 +98,10 @@ pub fn accept(graph: &Graph, plan: &Plan, device: &Device) -> Result<(), PlanErr
                 "its operations are not computed in this way".into(),
             );
         }
-        if launch(&ctx, &kernel.phases) != kernel.launch {
+        if launch(ctx, &kernel.phases) != kernel.launch {
             return refuse(Some(kernel), "it is launched otherwise".into());
         }
-        if names.name(&ctx, &kernel.ops, &kernel.phases) != kernel.name {
+        if names.name(ctx, &kernel.ops, &kernel.phases) != kernel.name {
             return refuse(Some(kernel), "its operations have another name".into());
         }
     }

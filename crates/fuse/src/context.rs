@@ -8,11 +8,11 @@ use crate::chunked::Classes;
 use crate::elements::Elements;
 use crate::plan::{Shape, Storage};
 use crate::schedule::Target;
-use fusec_ir::{AxisId, Graph, Op, OpId, OpKind, StepKind, ValueId};
+use fusec_ir::{AxisId, Graph, Op, OpId, OpKind, StepKind, ValueId, last_row};
 use std::sync::Arc;
 
 /// Everything that is fixed while one model is planned.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Context<'a> {
     /// The graph.
     pub graph: &'a Graph,
@@ -36,6 +36,8 @@ pub struct Context<'a> {
     classes: Arc<Classes>,
     /// In which type each value lies in memory.
     elements: Elements,
+    /// Per value, whether it has one row for each sequence.
+    one_row: Vec<bool>,
 }
 
 impl<'a> Context<'a> {
@@ -74,6 +76,7 @@ impl<'a> Context<'a> {
             planned,
             classes: Arc::new(Classes::new(graph)),
             elements: Elements::new(graph, storage),
+            one_row: last_row::one_row(graph),
         }
     }
 
@@ -86,6 +89,18 @@ impl<'a> Context<'a> {
             },
             false => self,
         }
+    }
+
+    /// The same for what is computed for one row of each sequence.
+    pub fn at_last_row(&self) -> Self {
+        let mut one = self.clone();
+        one.shape.time = 1;
+        one
+    }
+
+    /// Whether an operation is computed for one row of each sequence, whatever T is.
+    pub fn is_of_one_row(&self, op: OpId) -> bool {
+        last_row::is_of_one_row(self.graph, op, &self.one_row)
     }
 
     /// The classes of the graph's recurrences.
@@ -131,10 +146,10 @@ impl<'a> Context<'a> {
 
     /// Bytes of a value in memory at the planned shape.
     pub fn value_bytes(&self, value: ValueId) -> f64 {
-        let rows = if self.graph.value(value).rows {
-            self.rows()
-        } else {
-            1
+        let rows = match self.graph.value(value).rows {
+            true if self.one_row[value.index()] => self.shape.batch,
+            true => self.rows(),
+            false => 1,
         };
         (self.graph.row_elements(value) * rows * self.element_bytes(value)) as f64
     }
@@ -178,7 +193,7 @@ pub fn reduced_axes(op: &Op) -> &[AxisId] {
         | OpKind::Contract { axes }
         | OpKind::Attend { axes, .. } => axes,
         OpKind::CumSum { axis } => std::slice::from_ref(axis),
-        OpKind::Map { .. } | OpKind::Gather | OpKind::Scan { .. } => &[],
+        OpKind::Map { .. } | OpKind::Gather | OpKind::Scan { .. } | OpKind::LastRow => &[],
     }
 }
 

@@ -127,6 +127,8 @@ pub enum Template {
     /// A block owns a run of consecutive rows of one sequence and one head of softmax
     /// attention, and walks the keys and values that these rows see.
     Attend,
+    /// A block owns a share of the last row of one sequence.
+    LastRow,
 }
 
 /// The operations of a body by what they are in it.
@@ -263,6 +265,7 @@ impl fmt::Display for Template {
             Template::Thin => "thin",
             Template::Gemm => "gemm",
             Template::Attend => "attend",
+            Template::LastRow => "last row",
         })
     }
 }

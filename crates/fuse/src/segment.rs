@@ -21,6 +21,8 @@ use std::ops::Range;
 pub struct Segment {
     /// Layer of its operations, if any.
     pub layer: Option<u32>,
+    /// Whether they are computed for one row of each sequence.
+    pub one_row: bool,
     /// Ascending.
     pub ops: Vec<OpId>,
     /// Equal for equal segments; numbered by first occurrence.
@@ -28,8 +30,9 @@ pub struct Segment {
 }
 
 /// Cuts the planned operations into segments: what no layer is needed for, the layers in
-/// order, and what comes after them. Where the model does not allow that order (a layer that
-/// depends on a later one), segments are the runs of operations of one layer as they come.
+/// order, what comes after them, and last what is computed for one row of each sequence. Where
+/// the model does not allow that order (a layer that depends on a later one), segments are the runs
+/// of operations of one layer as they come.
 pub fn segments(ctx: &Context<'_>) -> Vec<Segment> {
     let mut order: Vec<OpId> = ctx.planned().to_vec();
     if let Some(ranks) = ranks(ctx) {
@@ -37,11 +40,12 @@ pub fn segments(ctx: &Context<'_>) -> Vec<Segment> {
     }
     let mut out: Vec<Segment> = Vec::new();
     for id in order {
-        let layer = ctx.graph.op(id).layer;
+        let (layer, one_row) = (ctx.graph.op(id).layer, ctx.is_of_one_row(id));
         match out.last_mut() {
-            Some(last) if last.layer == layer => last.ops.push(id),
+            Some(last) if (last.layer, last.one_row) == (layer, one_row) => last.ops.push(id),
             _ => out.push(Segment {
                 layer,
+                one_row,
                 ops: vec![id],
                 class: 0,
             }),
@@ -106,7 +110,8 @@ fn crossing(ctx: &Context<'_>, ops: &[OpId]) -> Vec<usize> {
 }
 
 /// 0 for what no layer is needed for, the number of the layer plus 1, and the largest number
-/// for what comes after the layers; `None` if an operation depends on one of a higher rank.
+/// for what comes after the layers or has one row; `None` if an operation depends on one of a higher
+/// rank.
 fn ranks(ctx: &Context<'_>) -> Option<BTreeMap<OpId, u64>> {
     let mut ranks: BTreeMap<OpId, u64> = BTreeMap::new();
     for id in ctx.planned() {
@@ -118,6 +123,7 @@ fn ranks(ctx: &Context<'_>) -> Option<BTreeMap<OpId, u64>> {
             .max()
             .unwrap_or(0);
         let rank = match op.layer {
+            _ if ctx.is_of_one_row(*id) => u64::MAX,
             Some(layer) => u64::from(layer) + 1,
             None if highest == 0 => 0,
             None => u64::MAX,
@@ -151,6 +157,9 @@ fn describe(ctx: &Context<'_>, ops: &[OpId], named: bool) -> String {
     let mut put = |args: std::fmt::Arguments<'_>| {
         let _ = text.write_fmt(args);
     };
+    if ops.first().is_some_and(|id| ctx.is_of_one_row(*id)) {
+        put(format_args!("one row\n"));
+    }
     for id in ops {
         let op = graph.op(*id);
         if named {

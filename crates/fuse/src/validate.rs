@@ -4,7 +4,7 @@
 //! crate relies on these checks.
 
 use crate::PlanError;
-use fusec_ir::{AxisId, Def, Expr, Graph, OpKind, StateId, ValueId};
+use fusec_ir::{AxisId, Def, Expr, Graph, OpKind, StateId, ValueId, last_row};
 
 /// Refuses a graph with a reference to something that does not exist, a value used before it
 /// is made, or an access that does not fit its operand.
@@ -66,6 +66,10 @@ pub fn validate(graph: &Graph) -> Result<(), PlanError> {
         }
         check.states(&op.tails, &place)?;
         check.kind(i, &place)?;
+    }
+    if let Err((op, what)) = last_row::check(graph) {
+        let place = format!("operation {} (`{}`)", op.0, graph.op(op).name);
+        return check.fail(place, what);
     }
     Ok(())
 }
@@ -175,6 +179,7 @@ impl Checker<'_> {
                 Ok(())
             }
             OpKind::Gather => operands(2..=2),
+            OpKind::LastRow => operands(1..=usize::MAX),
             OpKind::CumSum { axis } => {
                 self.axes(&[*axis], place)?;
                 operands(1..=1)

@@ -287,6 +287,9 @@ pub enum OpKind {
         /// Factor of the products.
         scale: f64,
     },
+    /// The last row of each operand: result `i` is that of input `i`, `[B, 1, axes...]`. Everything
+    /// computed from it has one row for each sequence as well; see [`crate::last_row`].
+    LastRow,
     /// Inclusive sum along an axis. At load only.
     CumSum {
         /// The axis.
@@ -303,7 +306,7 @@ pub struct Op {
     pub kind: OpKind,
     /// Its operands.
     pub inputs: Vec<Access>,
-    /// Its results (one, except for a scan).
+    /// Its results (one, except for a scan and for last rows).
     pub outputs: Vec<ValueId>,
     /// Stencil tails this operation brings up to date: after a run over T rows, the tail holds
     /// the last `width` rows of the value it belongs to. The operation reads that value.

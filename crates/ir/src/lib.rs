@@ -14,6 +14,7 @@ pub mod expr;
 pub mod graph;
 pub mod interpret;
 pub mod language;
+pub mod last_row;
 pub mod print;
 pub mod recurrence;
 

@@ -221,6 +221,7 @@ pub fn equation(graph: &Graph, op: &Op, name: &dyn Fn(ValueId) -> String) -> Str
             axes(graph, over),
             operand(2)
         ),
+        OpKind::LastRow => format!("last row of {}", all()),
         OpKind::CumSum { axis: a } => format!("cumsum over {} of {}", axis(*a), operand(0)),
     };
     format!("{} = {right}", results.join(", "))

@@ -5,10 +5,11 @@
 //! compiles.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use fusec_codegen::BufferKind;
-use fusec_ir::Graph;
 use fusec_ir::interpret::{Input, InterpretError, NonFinite, Outputs, Tensor, first_non_finite};
+use fusec_ir::{Graph, ValueId, last_row};
 use rayon::prelude::*;
 
 use crate::executor::{Device, ExecuteError, Executor, Fetch, HostState, StateError};
@@ -39,6 +40,24 @@ pub trait Session {
         time: usize,
         inputs: &[Input<'_, f32>],
     ) -> Result<Vec<Tensor<f32>>, SessionError>;
+
+    /// As [`Session::run`], but gives the last row of each output only: `[B, 1, axes...]`.
+    fn run_last(
+        &mut self,
+        time: usize,
+        inputs: &[Input<'_, f32>],
+    ) -> Result<Vec<Tensor<f32>>, SessionError> {
+        let outputs = self.run(time, inputs)?;
+        let graph = self.graph();
+        let one = last_row::one_row(graph);
+        let ids = graph.outputs.iter().zip(outputs);
+        let all_rows = |id: ValueId| graph.value(id).rows && !one[id.index()];
+        let last = ids.map(|(id, tensor)| match all_rows(*id) {
+            true => last_rows(tensor, time, graph.row_elements(*id)),
+            false => tensor,
+        });
+        Ok(last.collect())
+    }
 
     /// As [`Session::run`], but gives what the kernels of the run stored. `None`, and nothing is
     /// run, where there are no kernels.
@@ -75,6 +94,20 @@ pub trait Session {
 
     /// Takes over a state, whatever device it came from.
     fn set_state(&mut self, state: &HostState) -> Result<(), SessionError>;
+}
+
+/// The last row of each sequence of `[B, T, row]`.
+pub(crate) fn last_rows(tensor: Tensor<f32>, time: usize, row: usize) -> Tensor<f32> {
+    fn last<T: Copy>(of: &[T], time: usize, row: usize) -> Vec<T> {
+        let sequences = of.chunks_exact((time * row).max(1));
+        let last = sequences.flat_map(|sequence| &sequence[(time - 1) * row..]);
+        last.copied().collect()
+    }
+    match tensor {
+        tensor if time <= 1 => tensor,
+        Tensor::Numbers(of) => Tensor::Numbers(Arc::new(last(&of, time, row))),
+        Tensor::Ids(of) => Tensor::Ids(Arc::new(last(&of, time, row))),
+    }
 }
 
 /// [`Session::run`], refusing outputs that are not finite: the error names the value in which the first
@@ -142,6 +175,14 @@ impl<D: Device> Session for Executor<D> {
         inputs: &[Input<'_, f32>],
     ) -> Result<Vec<Tensor<f32>>, SessionError> {
         Ok(Executor::run(self, time, inputs, Fetch::All)?.outputs)
+    }
+
+    fn run_last(
+        &mut self,
+        time: usize,
+        inputs: &[Input<'_, f32>],
+    ) -> Result<Vec<Tensor<f32>>, SessionError> {
+        Ok(Executor::run(self, time, inputs, Fetch::LastRow)?.outputs)
     }
 
     fn run_stored(

@@ -73,7 +73,7 @@ impl<'a> Lane<'a> {
     /// Accesses to memory that wait for each other.
     fn trips(&self) -> f64 {
         match self.body.schedule {
-            Schedule::Row(_) => 1.0,
+            Schedule::Row(_) | Schedule::LastRow(_) => 1.0,
             // Rows and weights of a prologue come before those of the product.
             Schedule::Gemv(_) | Schedule::Thin(_) if self.body.roles.prologue.is_empty() => 1.0,
             // The state, the first row, the results.
@@ -126,6 +126,9 @@ impl<'a> Lane<'a> {
         if matches!(op.kind, OpKind::Gather) && !graph.value(access.value).rows {
             // One row of the table per token, not the same one for all.
             part *= self.ctx.rows() as f64;
+        }
+        if matches!(op.kind, OpKind::LastRow) {
+            part /= self.ctx.shape.time as f64;
         }
         part.min(1.0)
     }
@@ -311,7 +314,10 @@ impl<'a> Lane<'a> {
                     work.special += pairs * heads;
                 }
                 // See `add_products`.
-                OpKind::Contract { .. } | OpKind::Gather | OpKind::CumSum { .. } => {}
+                OpKind::Contract { .. }
+                | OpKind::Gather
+                | OpKind::LastRow
+                | OpKind::CumSum { .. } => {}
             }
         }
     }
@@ -408,9 +414,11 @@ impl<'a> Lane<'a> {
             Schedule::Gemv(_) | Schedule::Thin(_) if exchanges > 0.0 => {
                 Serial::Exchanges(self.ctx.rows() as f64 * exchanges)
             }
-            Schedule::Gemv(_) | Schedule::Thin(_) | Schedule::Gemm(_) | Schedule::Attend(_) => {
-                Serial::Nothing
-            }
+            Schedule::Gemv(_)
+            | Schedule::Thin(_)
+            | Schedule::Gemm(_)
+            | Schedule::Attend(_)
+            | Schedule::LastRow(_) => Serial::Nothing,
         }
     }
 }

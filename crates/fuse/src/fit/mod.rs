@@ -40,6 +40,7 @@
 //! | `chunked-epilogue-op`, `chunked-epilogue-axes`, `chunked-epilogue-access`, `chunked-epilogue-tail` | chunked | what comes after it is computed for one row and one head by itself |
 //! | `chunked-key`, `chunked-value`, `chunked-shared` | chunked | key channels, value columns and shared memory of one block |
 //! | `attend-alone` | attend | attention shares no kernel with other operations |
+//! | `last-row-alone` | last row | where rows are left behind, nothing else is computed |
 //! | `attend-width` | attend | elements of a key and a value of one head held by one block |
 //! | `prologue-op`, `prologue-axes`, `prologue-access`, `prologue-delay`, `prologue-tail`, `prologue-stored` | gemm | the prologue is a chain of maps over the activation's axes that stays on the chip |
 //! | `lane-contracts`, `lane-operands` | gemm | at most two products of one activation share accumulators |
@@ -51,6 +52,7 @@ mod contract;
 mod gemm;
 mod gemv;
 mod group;
+mod last_row;
 mod phases;
 mod row;
 mod scan;
@@ -89,6 +91,17 @@ pub fn fit(ctx: &Context<'_>, ops: &[OpId]) -> Result<Vec<Phase>, Reject> {
                         "attend-alone",
                         [*id],
                         "attention by itself",
+                        format!("{} operations", ops.len()),
+                    ));
+                }
+            },
+            OpKind::LastRow => match ops {
+                [_] => return Ok(one_phase(vec![last_row::fit(&group, *id)])),
+                _ => {
+                    return Err(group.reject(
+                        "last-row-alone",
+                        [*id],
+                        "the taking of last rows by itself",
                         format!("{} operations", ops.len()),
                     ));
                 }

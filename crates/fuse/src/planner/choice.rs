@@ -183,6 +183,7 @@ impl<'o, 'd, 'w> Trials<'o, 'd, 'w> {
         // A rule that makes a malformed graph is a mistake of this crate; say so where it is made.
         validate(graph)?;
         let ctx = self.options.context(graph).with_classes(&self.classes);
+        let one_row = ctx.at_last_row();
         let pins: Vec<Pin> = graph
             .pins
             .iter()
@@ -201,9 +202,10 @@ impl<'o, 'd, 'w> Trials<'o, 'd, 'w> {
             if segment.class == selections.len() {
                 self.progress.parts.0 = segment.class + 1;
                 let (progress, watch) = (&mut self.progress, &mut *self.watch);
+                let ctx = if segment.one_row { &one_row } else { &ctx };
                 let of = self
                     .selections
-                    .of(&ctx, &segment.ops, &wanted, progress, watch)?;
+                    .of(ctx, &segment.ops, &wanted, progress, watch)?;
                 selections.push(of);
             }
             cost += selections[segment.class].cost;

@@ -34,6 +34,7 @@ pub fn emit(chosen: Chosen, options: &Options<'_>) -> Result<Planned, PlanError>
         ..
     } = chosen;
     let ctx = options.context(&form.graph).with_classes(&classes);
+    let one_row = ctx.at_last_row();
     let mut names = Names::default();
     let mut kernels: Vec<Kernel> = Vec::new();
     // The first segment of each class and its kernels: those of equal segments are the same ones.
@@ -48,7 +49,8 @@ pub fn emit(chosen: Chosen, options: &Options<'_>) -> Result<Planned, PlanError>
             }
             None => {
                 let selection = &selections[segment.class];
-                let made = of_segment(&ctx, segment, selection, options.mode, &mut names)?;
+                let ctx = if segment.one_row { &one_row } else { &ctx };
+                let made = of_segment(ctx, segment, selection, options.mode, &mut names)?;
                 kernels.extend(made.iter().cloned());
                 first.push((segment, made));
             }

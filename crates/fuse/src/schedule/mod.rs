@@ -11,6 +11,7 @@ pub mod affine;
 pub mod attend;
 pub mod gemm;
 pub mod gemv;
+pub mod last_row;
 mod launch;
 pub mod parts;
 pub mod placement;
@@ -25,6 +26,7 @@ pub mod wgmma;
 pub use attend::AttendTile;
 pub use gemm::{GemmTile, MmaTile, SimtTile};
 pub use gemv::GemvTile;
+pub use last_row::LastRowTile;
 pub use launch::{Launch, blocks, launch};
 pub use target::Target;
 pub use thin::ThinTile;
@@ -53,6 +55,8 @@ pub enum Schedule {
     Gemm(GemmTile),
     /// Softmax attention.
     Attend(AttendTile),
+    /// The last row of each sequence.
+    LastRow(LastRowTile),
 }
 
 /// A block owns one sequence, one head and a tile of value columns of a recurrence, and walks along T
@@ -78,6 +82,7 @@ impl Schedule {
             Schedule::Thin(_) => Template::Thin,
             Schedule::Gemm(_) => Template::Gemm,
             Schedule::Attend(_) => Template::Attend,
+            Schedule::LastRow(_) => Template::LastRow,
         }
     }
 
@@ -89,7 +94,7 @@ impl Schedule {
             Schedule::Scan(tile) => &tile.grid,
             Schedule::Chunked(tile) => &tile.grid,
             Schedule::Attend(tile) => &tile.grid,
-            Schedule::Gemv(_) | Schedule::Thin(_) | Schedule::Gemm(_) => &[],
+            Schedule::Gemv(_) | Schedule::Thin(_) | Schedule::Gemm(_) | Schedule::LastRow(_) => &[],
         }
     }
 
@@ -103,6 +108,7 @@ impl Schedule {
             Schedule::Thin(tile) => tile.threads(),
             Schedule::Gemm(tile) => tile.threads(),
             Schedule::Attend(_) => attend::THREADS,
+            Schedule::LastRow(_) => last_row::THREADS,
         }
     }
 

@@ -59,6 +59,9 @@ impl fmt::Display for Schedule {
                 "tiles of {ROWS} x {} x {DEPTH}, {} stages, {CONSUMERS} warpgroups in turn",
                 tile.columns, tile.stages
             ),
+            Schedule::LastRow(tile) => {
+                write!(f, "{} a sequence", count(tile.parts as usize, "block"))
+            }
             Schedule::Attend(tile) => write!(
                 f,
                 "{} a block, {} at a time",

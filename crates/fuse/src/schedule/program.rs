@@ -220,8 +220,12 @@ impl Lowering<'_> {
                 );
             }
             OpKind::Scan { recurrence, states } => self.scan(id, op, recurrence.index(), states),
-            // Contractions and attention belong to other templates, cumulative sums to load time.
-            OpKind::Contract { .. } | OpKind::Attend { .. } | OpKind::CumSum { .. } => {}
+            // Contractions, attention and last rows belong to other templates, cumulative sums to
+            // load time.
+            OpKind::Contract { .. }
+            | OpKind::Attend { .. }
+            | OpKind::LastRow
+            | OpKind::CumSum { .. } => {}
         }
     }
 

@@ -284,7 +284,7 @@ impl<'g> Ranges<'g> {
                 bias: false,
                 ..
             } => Interval::new(-1.0, 1.0),
-            OpKind::Norm { .. } | OpKind::Scan { .. } => Interval::ALL,
+            OpKind::Norm { .. } | OpKind::Scan { .. } | OpKind::LastRow => Interval::ALL,
         };
         self.known.insert(id, range);
         range

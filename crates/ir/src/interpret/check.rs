@@ -4,6 +4,7 @@
 
 use super::error::InterpretError;
 use super::view::MAX_VARIABLES;
+use crate::last_row;
 use crate::{
     Access, AxisId, Def, Expr, Graph, Op, OpId, OpKind, Precision, Recurrence, StateId, StateKind,
     StepRef, ValueId,
@@ -62,7 +63,10 @@ pub(super) fn check(graph: &Graph) -> Result<(), InterpretError> {
             ));
         }
     }
-    Ok(())
+    last_row::check(graph).map_err(|(op, reason)| {
+        let name = &graph.op(op).name;
+        malformed(format!("operation {} (`{name}`)", op.0), reason)
+    })
 }
 
 fn ensure(ok: bool, reason: impl FnOnce() -> String) -> Checked {
@@ -361,6 +365,8 @@ fn check_op(graph: &Graph, id: OpId, op: &Op, owners: &mut [usize]) -> Checked {
             check_attention(graph, op, over, *window, *scale)?;
             variables.extend(over);
         }
+        // Checked for the whole graph.
+        OpKind::LastRow => return check_last_row(graph, id, op),
         OpKind::CumSum { axis } => {
             wants(1, 1)?;
             ensure(axes.contains(axis), || "sums along an axis it lacks".into())?;
@@ -375,6 +381,14 @@ fn check_op(graph: &Graph, id: OpId, op: &Op, owners: &mut [usize]) -> Checked {
     }
     check_operands(graph, op, rows)?;
     check_tails(graph, op, owners)
+}
+
+fn check_last_row(graph: &Graph, id: OpId, op: &Op) -> Checked {
+    for access in &op.inputs {
+        let of = graph.values.get(access.value.index());
+        check_access(graph, id, access, of.map_or(&[][..], |v| &v.axes))?;
+    }
+    check_operands(graph, op, true)
 }
 
 fn check_attention(graph: &Graph, op: &Op, over: &[AxisId], window: u32, scale: f64) -> Checked {

@@ -35,7 +35,9 @@ pub use non_finite::{NonFinite, first_non_finite};
 pub use real::{Real, StorageType};
 pub use tensor::{Input, Outputs, Params, State, Tensor};
 
-use crate::{Access, Graph, Op, OpKind, Precision, RecurrenceId, StateId, StateKind, ValueId};
+use crate::{
+    Access, Graph, Op, OpKind, Precision, RecurrenceId, StateId, StateKind, ValueId, last_row,
+};
 use operand::{Affine, Dim, Space};
 use program::{Operand, Program};
 use scan::{Scan, Steps};
@@ -79,6 +81,8 @@ pub struct Interpreter<'g, F> {
     constants: BTreeMap<ValueId, Tensor<F>>,
     programs: Vec<Option<Program>>,
     recurrences: Vec<Steps>,
+    /// For each value, whether it has one row for each sequence.
+    one_row: Vec<bool>,
     /// For each operation, the values read by none after it.
     last_uses: Vec<Vec<ValueId>>,
 }
@@ -135,6 +139,7 @@ impl<'g, F: Real> Interpreter<'g, F> {
                 .iter()
                 .map(|r| Steps::new(graph, r))
                 .collect(),
+            one_row: last_row::one_row(graph),
             last_uses: last_uses(graph),
         })
     }
@@ -180,6 +185,15 @@ impl<'g, F: Real> Interpreter<'g, F> {
                 continue;
             }
             let get = |id: ValueId| values.get(&id).or_else(|| self.constants.get(&id));
+            let size =
+                match last_row::is_of_one_row(self.graph, crate::OpId(i as u32), &self.one_row) {
+                    true => Size {
+                        time: 1,
+                        position: end - 1,
+                        ..size
+                    },
+                    false => size,
+                };
             let (results, carried) = self.op(i, op, size, &state.buffers, &get)?;
             next.extend(carried);
             for (id, data) in op.outputs.iter().zip(results) {
@@ -323,10 +337,10 @@ impl<'g, F: Real> Interpreter<'g, F> {
             .outputs
             .iter()
             .map(|id| {
-                let rows = if graph.value(*id).rows {
-                    batch * time
-                } else {
-                    1
+                let rows = match graph.value(*id).rows {
+                    true if self.one_row[id.index()] => batch,
+                    true => batch * time,
+                    false => 1,
                 };
                 vec![F::ZERO; rows * graph.row_elements(*id)]
             })
@@ -351,6 +365,14 @@ impl<'g, F: Real> Interpreter<'g, F> {
             };
             let after = scan.run(&mut results);
             carried.extend(own.iter().copied().zip(after));
+        } else if let OpKind::LastRow = op.kind {
+            for (access, out) in op.inputs.iter().zip(&mut results) {
+                let row = graph.row_elements(access.value);
+                let sequences = numbers(access.value).chunks_exact(time * row);
+                for (sequence, out) in sequences.zip(out.chunks_exact_mut(row)) {
+                    out.copy_from_slice(&sequence[(time - 1) * row..]);
+                }
+            }
         } else if let (
             OpKind::Attend {
                 axes,
@@ -474,7 +496,7 @@ impl<'g, F: Real> Interpreter<'g, F> {
                 contract::contract((a, a_affine), (b, b_affine), &space, &reduce, out);
             }
             OpKind::Gather => self.gather(op, size, operands, get, &space, &row, out)?,
-            OpKind::Scan { .. } | OpKind::Attend { .. } => {}
+            OpKind::Scan { .. } | OpKind::Attend { .. } | OpKind::LastRow => {}
         }
         Ok(())
     }

@@ -2,7 +2,7 @@
 
 use super::real::Real;
 use super::tensor::Outputs;
-use crate::{Graph, ValueId};
+use crate::{Graph, ValueId, last_row};
 use std::fmt;
 
 /// The first element of the first value that is not a finite number.
@@ -39,6 +39,7 @@ impl fmt::Display for NonFinite {
 /// Looks through the values of a run in the order they are computed. With
 /// [`super::Keep::All`] the answer is where a NaN or infinity arises.
 pub fn first_non_finite<F: Real>(graph: &Graph, outputs: &Outputs<F>) -> Option<NonFinite> {
+    let one = last_row::one_row(graph);
     let computed = graph.ops.iter().flat_map(|op| &op.outputs);
     for id in graph.inputs.iter().chain(computed) {
         let Some(data) = outputs.values.get(id).and_then(|t| t.numbers()) else {
@@ -61,7 +62,10 @@ pub fn first_non_finite<F: Real>(graph: &Graph, outputs: &Outputs<F>) -> Option<
             value: *id,
             name: value.name.clone(),
             layer: value.layer,
-            row: value.rows.then(|| (row / outputs.time, row % outputs.time)),
+            row: value.rows.then(|| match one[id.index()] {
+                true => (row, outputs.time - 1),
+                false => (row / outputs.time, row % outputs.time),
+            }),
             index,
             number: data[at].to_f64(),
         });

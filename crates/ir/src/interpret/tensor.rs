@@ -36,6 +36,15 @@ impl<F> Tensor<F> {
         }
     }
 
+    /// How many there are.
+    #[allow(clippy::len_without_is_empty, reason = "no value is empty")]
+    pub fn len(&self) -> usize {
+        match self {
+            Tensor::Ids(x) => x.len(),
+            Tensor::Numbers(x) => x.len(),
+        }
+    }
+
     /// The token ids, unless these are numbers.
     pub fn ids(&self) -> Option<&[i32]> {
         match self {

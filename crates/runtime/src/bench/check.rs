@@ -3,7 +3,7 @@
 
 use crate::cpu::CpuSession;
 use crate::inputs::RunInputs;
-use crate::session::{Session, SessionError, run_finite};
+use crate::session::{Session, SessionError, last_rows, run_finite};
 use crate::weights::Weights;
 use fusec_fuse::{Shape, Storage};
 use fusec_ir::interpret::{Rounding, StorageType, Tensor};
@@ -71,9 +71,19 @@ pub fn check(
             .map(|rounded| rounded.run(time, &given))
             .transpose()?;
         for (at, (got, want)) in got.iter().zip(&want).enumerate() {
+            let row = graph
+                .outputs
+                .get(at)
+                .map_or(1, |id| graph.row_elements(*id));
+            // A model that was asked for last rows gives no others.
+            let same_rows = |of: &Tensor<f32>| match of.len() > got.len() {
+                true => last_rows(of.clone(), time, row),
+                false => of.clone(),
+            };
+            let want = &same_rows(want);
             let error = relative_l2(got, want);
             let accepted = match unfused.as_ref().and_then(|unfused| unfused.get(at)) {
-                Some(unfused) => HALF_FACTOR * relative_l2(unfused, want),
+                Some(unfused) => HALF_FACTOR * relative_l2(&same_rows(unfused), want),
                 None => F32_BOUND,
             };
             // Not a number is never accepted.

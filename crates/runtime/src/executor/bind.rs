@@ -107,7 +107,7 @@ impl Binding<'_> {
 
     fn launch(&self, at: usize, step: &Step, bases: Bases) -> Result<Launch, ExecuteError> {
         let kernel = &self.manifest.kernels[step.kernel];
-        let shape = self.arena.shape;
+        let shape = step.shape(self.arena.shape);
         let grid = grid(step, shape).ok_or_else(|| ExecuteError::Launch {
             kernel: kernel.name.clone(),
             batch: shape.batch,
@@ -123,7 +123,7 @@ impl Binding<'_> {
                 Arg::Position => return Ok(ArgValue::Position),
                 Arg::TensorMap(map) => {
                     let map = step.tensor_maps.get(map);
-                    let value = map.and_then(|map| self.tensor_map(map, bases));
+                    let value = map.and_then(|map| self.tensor_map(map, shape, bases));
                     let value = value.ok_or_else(|| ManifestError::Damaged {
                         place: format!("step {at} (kernel `{}`)", kernel.name),
                         reason: "a tensor map has no place in memory".into(),
@@ -175,7 +175,7 @@ impl Binding<'_> {
 
 impl Binding<'_> {
     /// A tensor map at the addresses and the shape of the run. `None` if its buffer has no place.
-    fn tensor_map(&self, map: &TensorMap, bases: Bases) -> Option<TensorMapValue> {
+    fn tensor_map(&self, map: &TensorMap, shape: Shape, bases: Bases) -> Option<TensorMapValue> {
         let buffers = &self.manifest.regimes.get(self.regime)?.buffers;
         let element = buffers.get(map.buffer)?.element;
         let place = self.place(map.buffer, TailCopy::Old)?;
@@ -188,7 +188,6 @@ impl Binding<'_> {
             strides: [bytes; MAP_AXES],
             spans: [1; MAP_AXES],
         };
-        let shape = self.arena.shape;
         for (i, axis) in map.axes.iter().take(MAP_AXES).enumerate() {
             value.extents[i] = match axis.extent {
                 MapExtent::Fixed(n) => n as u64,

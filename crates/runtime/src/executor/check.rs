@@ -10,7 +10,7 @@ use fusec_codegen::{
     Arg, Buffer, BufferKind, Element, Extent, KernelImage, Manifest, MapExtent, ParamKind, Regime,
     Step, TensorMap,
 };
-use fusec_ir::{Graph, Precision, StateId, StateKind, ValueId};
+use fusec_ir::{Graph, Precision, StateId, StateKind, ValueId, last_row};
 use std::collections::{BTreeMap, BTreeSet};
 
 type Checked = Result<(), ManifestError>;
@@ -171,6 +171,7 @@ fn values(regime: &Regime) -> Checked {
 }
 
 fn buffers(regime: &Regime) -> Checked {
+    let one_row = last_row::one_row(&regime.graph);
     let graph = &regime.graph;
     let mut seen_states = BTreeSet::new();
     let mut inputs = BTreeSet::new();
@@ -200,7 +201,7 @@ fn buffers(regime: &Regime) -> Checked {
             BufferKind::LoadTime(id) | BufferKind::Scratch(id) => Some(id),
         };
         if let Some(id) = value {
-            check_value(graph, buffer, id).or_else(|reason| damaged(place(), reason))?;
+            check_value(graph, &one_row, buffer, id).or_else(|reason| damaged(place(), reason))?;
         }
     }
     let missing = (0..graph.states.len()).find(|i| !seen_states.contains(&StateId(*i as u32)));
@@ -251,7 +252,12 @@ fn check_state(graph: &Graph, buffer: &Buffer, id: StateId) -> Result<(), String
     Ok(())
 }
 
-fn check_value(graph: &Graph, buffer: &Buffer, id: ValueId) -> Result<(), String> {
+fn check_value(
+    graph: &Graph,
+    one_row: &[bool],
+    buffer: &Buffer,
+    id: ValueId,
+) -> Result<(), String> {
     let Some(value) = graph.values.get(id.index()) else {
         return Err("its value is unknown".into());
     };
@@ -261,7 +267,11 @@ fn check_value(graph: &Graph, buffer: &Buffer, id: ValueId) -> Result<(), String
         BufferKind::Scratch(_) => return Ok(()),
         _ => value.rows,
     };
-    let extent = if rows { Extent::Rows } else { Extent::Fixed };
+    let extent = match rows {
+        true if one_row[id.index()] => Extent::Sequences,
+        true => Extent::Rows,
+        false => Extent::Fixed,
+    };
     let want = graph.row_elements(id);
     if buffer.extent != extent || buffer.elements != want {
         return Err(format!(
@@ -289,6 +299,18 @@ fn step(regime: &Regime, at: usize, kernels: &[KernelImage]) -> Checked {
             regime.name, kernel.name
         )
     };
+    let extent = |index: &usize| regime.buffers.get(*index).map(|buffer| buffer.extent);
+    let has = |of: Extent, list: &[usize]| list.iter().any(|index| extent(index) == Some(of));
+    let rows_mixed = match step.one_row {
+        true => has(Extent::Rows, &step.reads) || has(Extent::Rows, &step.writes),
+        false => has(Extent::Sequences, &step.reads),
+    };
+    if rows_mixed {
+        return damaged(
+            place(),
+            "it takes all rows of a sequence for one, or one for all",
+        );
+    }
     if step.lanes.is_empty() {
         return damaged(place(), "it has no blocks");
     }
@@ -407,7 +429,7 @@ fn tensor_map(regime: &Regime, step: &Step, map: &TensorMap) -> Result<(), Strin
     }
     let (wanted, extent) = match buffer.extent {
         Extent::Fixed => (0, true),
-        Extent::Rows => (1, true),
+        Extent::Rows | Extent::Sequences => (1, true),
         Extent::Batch => (0, false),
     };
     match last {

@@ -3,13 +3,15 @@
 
 use super::Footprint;
 use fusec_fuse::Shape;
-use fusec_ir::{Graph, OpId, OpKind, StateId, StateKind, ValueId};
+use fusec_ir::{Graph, OpId, OpKind, StateId, StateKind, ValueId, last_row};
 use std::collections::BTreeMap;
 
 /// Sizes of an interpreter's run, all in bytes. Checked by [`crate::limits::run`] first, so that they
 /// fit their type.
 struct Sizes<'a> {
     graph: &'a Graph,
+    /// Per value, whether it has one row for each sequence.
+    one_row: Vec<bool>,
     shape: Shape,
     /// Of a number.
     number: u128,
@@ -19,6 +21,7 @@ impl Sizes<'_> {
     fn value(&self, id: ValueId) -> u128 {
         let value = self.graph.value(id);
         let rows = match value.rows {
+            true if self.one_row[id.index()] => self.shape.batch as u128,
             true => self.shape.batch as u128 * self.shape.time as u128,
             false => 1,
         };
@@ -54,6 +57,7 @@ impl Footprint {
     pub fn of_caller(graph: &Graph, shape: Shape) -> Self {
         let sizes = Sizes {
             graph,
+            one_row: last_row::one_row(graph),
             shape,
             number: 4,
         };
@@ -76,6 +80,7 @@ impl Footprint {
     pub fn of_interpreter(graph: &Graph, shape: Shape, number_bytes: usize) -> Self {
         let sizes = Sizes {
             graph,
+            one_row: last_row::one_row(graph),
             shape,
             number: number_bytes as u128,
         };

@@ -377,6 +377,7 @@ pub fn manifest(storage: Storage) -> Manifest {
         writes: writes.to_vec(),
         cooperative: false,
         persistent: false,
+        one_row: false,
         tensor_maps: Vec::new(),
     };
     use Arg::{Buffer as At, NewTail, OldTail, Position, Time};

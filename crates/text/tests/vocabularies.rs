@@ -1,0 +1,132 @@
+//! Vocabularies of each form against what the libraries that defined them give (`expected.json`: PyPI
+//! `tokenizers` 0.22 for the two `tokenizer.json`, PyPI `rwkv` 0.8.32 for the excerpt of its vocabulary).
+
+use std::path::{Path, PathBuf};
+
+use fusec_text::{TokenizeError, Tokenizer};
+use proptest::prelude::*;
+use serde_json::Value;
+
+fn data(name: &str) -> PathBuf {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data");
+    dir.join(name)
+}
+
+fn open(name: &str) -> Tokenizer {
+    Tokenizer::open(&data(name)).expect("it is a vocabulary")
+}
+
+/// The text of ids that come one by one.
+fn streamed(tokenizer: &Tokenizer, ids: &[u32]) -> String {
+    let mut decoder = tokenizer.decoder();
+    let mut text = String::new();
+    for id in ids {
+        text.push_str(&decoder.push(*id).expect("it decodes"));
+    }
+    text.push_str(&decoder.finish().expect("it decodes"));
+    text
+}
+
+#[test]
+fn ids_and_texts_are_those_of_the_public_libraries() {
+    let expected = std::fs::read(data("expected.json")).expect("there");
+    let expected: Value = serde_json::from_slice(&expected).expect("JSON");
+    for (name, file) in [
+        ("byte-level", "byte-level.json"),
+        ("byte-fallback", "byte-fallback.json"),
+        ("world", "world.txt"),
+    ] {
+        let tokenizer = open(file);
+        let cases = expected[name].as_array().expect("cases");
+        assert!(cases.len() >= 4);
+        for case in cases {
+            let text = case[0].as_str().expect("a text");
+            let ids: Vec<u32> = serde_json::from_value(case[1].clone()).expect("ids");
+            assert_eq!(tokenizer.encode(text).expect("it encodes"), ids, "{text}");
+            // The World vocabulary loses nothing.
+            let decoded = case[2].as_str().unwrap_or(text);
+            assert_eq!(streamed(&tokenizer, &ids), decoded, "{name}");
+            assert!(ids.iter().all(|id| (*id as usize) < tokenizer.entries()));
+        }
+    }
+}
+
+#[test]
+fn text_comes_as_soon_as_it_is_certain_and_bad_bytes_stop_nothing() {
+    for file in ["byte-level.json", "byte-fallback.json", "world.txt"] {
+        let tokenizer = open(file);
+        // A character of three bytes and more tokens than one: nothing until it is whole.
+        let ids = tokenizer.encode("a\u{9f98}b").expect("it encodes");
+        let mut decoder = tokenizer.decoder();
+        let pieces: Vec<String> = ids.iter().map(|id| decoder.push(*id).unwrap()).collect();
+        assert!(pieces.contains(&"\u{9f98}".to_string()), "{pieces:?}");
+        assert!(pieces.iter().all(|piece| !piece.contains('\u{fffd}')));
+        // One byte of it left out: the rest of the text is still there.
+        let first = pieces.iter().position(|p| p == "\u{9f98}").unwrap() - 1;
+        let mut broken = ids.clone();
+        broken.remove(first);
+        let text = streamed(&tokenizer, &broken);
+        assert!(text.starts_with('a') || text.starts_with(" a"), "{text:?}");
+        assert!(text.contains('\u{fffd}') && text.ends_with('b'), "{text:?}");
+        // And bytes without end are given up, not collected.
+        let endless = vec![ids[first]; 1000];
+        let mut decoder = tokenizer.decoder();
+        let given: usize = endless
+            .iter()
+            .map(|id| decoder.push(*id).unwrap().len())
+            .sum();
+        assert!(given > 900, "{given}");
+    }
+}
+
+#[test]
+fn a_vocabulary_that_cannot_be_used_is_refused_with_its_place() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("v");
+    assert!(matches!(
+        Tokenizer::open(&path),
+        Err(TokenizeError::Read { .. })
+    ));
+    for (text, says) in [
+        ("{\"model\": 1}", "no tokenizer.json"),
+        ("1 'a' 1\n2 b 1\n", "line 2: it is no quoted text"),
+    ] {
+        std::fs::write(&path, text).unwrap();
+        let error = Tokenizer::open(&path).unwrap_err().to_string();
+        assert!(error.contains(says), "{error}");
+    }
+    std::fs::write(&path, "1 'a' 1\n").unwrap();
+    let error = Tokenizer::open(&path).unwrap().encode("ab").unwrap_err();
+    assert!(error.to_string().contains("0x62"), "{error}");
+}
+
+#[test]
+fn the_vocabulary_of_a_directory_is_found_by_name() {
+    let dir = tempfile::tempdir().unwrap();
+    assert!(Tokenizer::beside(dir.path()).unwrap().is_none());
+    for (file, name) in [
+        ("world.txt", Tokenizer::files()[1]),
+        ("byte-level.json", Tokenizer::files()[0]),
+    ] {
+        std::fs::copy(data(file), dir.path().join(name)).unwrap();
+        let found = Tokenizer::beside(dir.path()).unwrap().unwrap();
+        assert!(found.name().ends_with(name), "{}", found.name());
+    }
+}
+
+proptest! {
+    #[test]
+    fn any_text_comes_back(text: String) {
+        for tokenizer in [open("byte-level.json"), open("world.txt"), Tokenizer::bytes()] {
+            let ids = tokenizer.encode(&text).unwrap();
+            prop_assert_eq!(streamed(&tokenizer, &ids), text.clone(), "{}", tokenizer.name());
+        }
+    }
+
+    #[test]
+    fn no_ids_break_the_stream(ids in prop::collection::vec(0u32..70_000, 0..40)) {
+        for file in ["byte-level.json", "byte-fallback.json", "world.txt"] {
+            streamed(&open(file), &ids);
+        }
+    }
+}
