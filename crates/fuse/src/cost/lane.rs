@@ -312,6 +312,8 @@ impl<'a> Lane<'a> {
                 }
                 // See `add_products`.
                 OpKind::Contract { .. } | OpKind::Gather | OpKind::CumSum { .. } => {}
+                // Refused before anything is planned.
+                OpKind::Scatter { .. } | OpKind::ScatterRows | OpKind::AttendBack { .. } => {}
             }
         }
     }

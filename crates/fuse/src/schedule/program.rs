@@ -222,6 +222,8 @@ impl Lowering<'_> {
             OpKind::Scan { recurrence, states } => self.scan(id, op, recurrence.index(), states),
             // Contractions and attention belong to other templates, cumulative sums to load time.
             OpKind::Contract { .. } | OpKind::Attend { .. } | OpKind::CumSum { .. } => {}
+            // Refused before anything is planned.
+            OpKind::Scatter { .. } | OpKind::ScatterRows | OpKind::AttendBack { .. } => {}
         }
     }
 

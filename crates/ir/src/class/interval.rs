@@ -284,7 +284,11 @@ impl<'g> Ranges<'g> {
                 bias: false,
                 ..
             } => Interval::new(-1.0, 1.0),
-            OpKind::Norm { .. } | OpKind::Scan { .. } => Interval::ALL,
+            OpKind::Norm { .. }
+            | OpKind::Scan { .. }
+            | OpKind::Scatter { .. }
+            | OpKind::ScatterRows
+            | OpKind::AttendBack { .. } => Interval::ALL,
         };
         self.known.insert(id, range);
         range

@@ -144,7 +144,10 @@ impl Naive<'_> {
                 })
                 .sum(),
             OpKind::Scan { .. } => unreachable!("scans are evaluated row by row"),
-            OpKind::Attend { .. } => unreachable!("not in these graphs"),
+            OpKind::Attend { .. }
+            | OpKind::AttendBack { .. }
+            | OpKind::Scatter { .. }
+            | OpKind::ScatterRows => unreachable!("not in these graphs"),
         }
     }
 
