@@ -191,9 +191,15 @@ pub fn reduced_axes(op: &Op) -> &[AxisId] {
         OpKind::Reduce { axes, .. }
         | OpKind::Norm { axes, .. }
         | OpKind::Contract { axes }
-        | OpKind::Attend { axes, .. } => axes,
+        | OpKind::Attend { axes, .. }
+        | OpKind::AttendBack { axes, .. }
+        | OpKind::Scatter { axes, .. } => axes,
         OpKind::CumSum { axis } => std::slice::from_ref(axis),
-        OpKind::Map { .. } | OpKind::Gather | OpKind::Scan { .. } | OpKind::LastRow => &[],
+        OpKind::Map { .. }
+        | OpKind::Gather
+        | OpKind::ScatterRows
+        | OpKind::Scan { .. }
+        | OpKind::LastRow => &[],
     }
 }
 

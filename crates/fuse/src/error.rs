@@ -37,6 +37,16 @@ pub enum PlanError {
         /// The rule that forbids it.
         reject: Box<Reject>,
     },
+    /// An operation of a transposed graph.
+    #[error(
+        "there are no kernels yet for `{op}`, which {what}: transposed graphs run on the CPU only"
+    )]
+    NoKernels {
+        /// Name of the operation.
+        op: String,
+        /// What it does that no template can.
+        what: &'static str,
+    },
     /// A pin names nothing.
     #[error(
         "the pin {kind} [{names}] names `{missing}`, and no planned value has that name; `fusec plan --plan unfused` lists all names"

@@ -130,8 +130,31 @@ impl Checker<'_> {
         Ok(())
     }
 
+    /// Refuses what only a transposed graph has: no template executes it.
+    fn has_kernels(&self, op: &fusec_ir::Op) -> Result<(), PlanError> {
+        let backwards = |id: &fusec_ir::RecurrenceId| {
+            let step = self.graph.recurrences.get(id.index());
+            step.is_some_and(|r| !r.direction.is_forward())
+        };
+        let what = match &op.kind {
+            OpKind::Scatter { .. } => "writes through an access",
+            OpKind::ScatterRows => "adds rows into a table",
+            OpKind::AttendBack { .. } => "is the transpose of attention",
+            OpKind::Scan { recurrence, .. } if backwards(recurrence) => {
+                "runs from the last row to the first"
+            }
+            _ if self.graph.sums_rows(op) => "sums over all rows",
+            _ => return Ok(()),
+        };
+        Err(PlanError::NoKernels {
+            op: op.name.clone(),
+            what,
+        })
+    }
+
     fn kind(&self, op: usize, place: &str) -> Result<(), PlanError> {
         let op = &self.graph.ops[op];
+        self.has_kernels(op)?;
         let operands = |range: std::ops::RangeInclusive<usize>| {
             if range.contains(&op.inputs.len()) {
                 Ok(())
@@ -180,6 +203,7 @@ impl Checker<'_> {
             }
             OpKind::Gather => operands(2..=2),
             OpKind::LastRow => operands(1..=usize::MAX),
+            OpKind::Scatter { .. } | OpKind::ScatterRows | OpKind::AttendBack { .. } => Ok(()),
             OpKind::CumSum { axis } => {
                 self.axes(&[*axis], place)?;
                 operands(1..=1)

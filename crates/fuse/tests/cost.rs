@@ -274,6 +274,7 @@ fn recurrence_of_a_product(inside: bool) -> Graph {
             ],
             next: vec![StepRef::Op(1)],
             outputs: vec![StepRef::Op(1)],
+            direction: fusec_ir::Direction::Forward,
         };
         let inputs = vec![b.read(a), b.read(x), b.read(w)];
         b.scan("h", step, inputs)

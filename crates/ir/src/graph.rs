@@ -49,8 +49,8 @@ pub struct Graph {
     pub recurrences: Vec<Recurrence>,
     /// All values: inputs, parameters, results.
     pub values: Vec<Value>,
-    /// All operations, producers before consumers. Those without rows come first:
-    /// they depend on parameters only and are evaluated once, at load.
+    /// All operations, producers before consumers. Those that read and give nothing with rows come
+    /// first: they depend on parameters only and are evaluated once, at load.
     pub ops: Vec<Op>,
     /// Everything carried from one run to the next, beside the position.
     pub states: Vec<State>,
@@ -232,7 +232,8 @@ pub enum OpKind {
         /// The expression.
         expr: Expr,
     },
-    /// `out[axes] = combine over reduce of expr`.
+    /// `out[axes] = combine over reduce of expr`. Where the output has no rows and an operand
+    /// has, a sum goes over B and T as well.
     Reduce {
         /// The expression under the reduction.
         expr: Expr,
@@ -257,7 +258,8 @@ pub enum OpKind {
     },
     /// `out[axes] = sum over reduce of in0 * in1`. Input 0 is the activation, input 1 the
     /// weight (or another activation). An axis of the output that both inputs run over is a
-    /// batch axis.
+    /// batch axis. Where the output has no rows and an input has, the sum goes over B and T as
+    /// well.
     Contract {
         /// The summed index variables (primed where the name is also an output's).
         axes: Vec<AxisId>,
@@ -294,6 +296,29 @@ pub enum OpKind {
     CumSum {
         /// The axis.
         axis: AxisId,
+    },
+    /// The transpose of a read through an access: the output starts at 0, and every point of
+    /// `axes` adds the element of input 0 there to `out[index]`.
+    Scatter {
+        /// The index variables.
+        axes: Vec<AxisId>,
+        /// For each axis of the output, its index in terms of them.
+        index: Vec<IndexExpr>,
+    },
+    /// The transpose of a gather: `out[v, axes] = sum of in0[b, t, axes]` over the rows whose id
+    /// is `v`, in the order of the rows. Input 0 has rows, input 1 is the ids, the output has no
+    /// rows.
+    ScatterRows,
+    /// The transpose of [`OpKind::Attend`] of the same fields. Inputs are its three, then the
+    /// cotangent of its result; outputs are the cotangents of the *values* that its queries, keys
+    /// and values are read from, so over their axes. Rows before the first one get none.
+    AttendBack {
+        /// The index variables that queries and keys are multiplied along.
+        axes: Vec<AxisId>,
+        /// Rows seen, the current one included; at least 1.
+        window: u32,
+        /// Factor of the products.
+        scale: f64,
     },
 }
 
@@ -495,11 +520,17 @@ impl Graph {
     /// Of an operation that attends, the axes of the result along which the weights of rows
     /// differ: its heads. Along the others only the values differ.
     pub fn attention_heads(&self, op: &Op) -> Vec<AxisId> {
+        let axes = op.outputs.first().map_or(&[][..], |v| &self.value(*v).axes);
+        self.attention_heads_of(op, axes)
+    }
+
+    /// Of the axes of an attention's result, those that its queries or keys run over; `op` is the
+    /// operation that attends, or its transpose.
+    pub fn attention_heads_of(&self, op: &Op, axes: &[AxisId]) -> Vec<AxisId> {
         let weighs = |axis: AxisId| {
             let mut indices = op.inputs.iter().take(2).flat_map(|access| &access.index);
             indices.any(|index| index.terms.iter().any(|term| term.0 == axis))
         };
-        let axes = op.outputs.first().map_or(&[][..], |v| &self.value(*v).axes);
         axes.iter().copied().filter(|axis| weighs(*axis)).collect()
     }
 
@@ -511,9 +542,17 @@ impl Graph {
         }
     }
 
-    /// Whether an operation is evaluated once at load (its results have no rows).
+    /// Whether an operation is evaluated once at load: neither its results nor its operands have
+    /// rows.
     pub fn is_load_time(&self, id: OpId) -> bool {
-        self.op(id).outputs.iter().all(|v| !self.value(*v).rows)
+        let op = self.op(id);
+        op.outputs.iter().all(|v| !self.value(*v).rows) && !self.sums_rows(op)
+    }
+
+    /// Whether an operation makes one result of all rows: it sums over B and T.
+    pub fn sums_rows(&self, op: &Op) -> bool {
+        op.outputs.first().is_some_and(|v| !self.value(*v).rows)
+            && op.inputs.iter().any(|a| self.value(a.value).rows)
     }
 
     /// The operation that produces a value, if one does.

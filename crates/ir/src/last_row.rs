@@ -89,6 +89,9 @@ fn is_rowwise(op: &Op) -> bool {
         | OpKind::Scan { .. }
         | OpKind::Attend { .. }
         | OpKind::LastRow
+        | OpKind::Scatter { .. }
+        | OpKind::ScatterRows
+        | OpKind::AttendBack { .. }
         | OpKind::CumSum { .. } => false,
     };
     let now = |access: &Access| access.delay == 0 && access.tail.is_none();

@@ -11,6 +11,7 @@ pub mod axis;
 pub mod class;
 pub mod coalesce;
 pub mod expr;
+pub mod gradient;
 pub mod graph;
 pub mod interpret;
 pub mod language;
@@ -26,4 +27,6 @@ pub use graph::{
     ParamId, Pin, PinKind, Precision, RecurrenceId, Source, Span, State, StateId, StateKind, Value,
     ValueId,
 };
-pub use recurrence::{Recurrence, StepAccess, StepInput, StepKind, StepOp, StepRef, StepState};
+pub use recurrence::{
+    Direction, Recurrence, StepAccess, StepInput, StepKind, StepOp, StepRef, StepState,
+};

@@ -223,6 +223,20 @@ pub fn equation(graph: &Graph, op: &Op, name: &dyn Fn(ValueId) -> String) -> Str
         ),
         OpKind::LastRow => format!("last row of {}", all()),
         OpKind::CumSum { axis: a } => format!("cumsum over {} of {}", axis(*a), operand(0)),
+        OpKind::Scatter { index, .. } => {
+            let index: Vec<String> = index.iter().map(|i| self::index(graph, i)).collect();
+            format!("scatter {} to [{}]", operand(0), index.join(", "))
+        }
+        OpKind::ScatterRows => format!("scatter {} to {}", operand(0), operand(1)),
+        OpKind::AttendBack {
+            axes: over,
+            window,
+            scale,
+        } => format!(
+            "attend back over {}, scale {scale}, window {window}: {}",
+            axes(graph, over),
+            all()
+        ),
     };
     format!("{} = {right}", results.join(", "))
 }

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 /// One step of a recurrence: `(states, inputs at t) -> (states', outputs at t)`.
 ///
 /// The step is a straight-line program of [`StepOp`]s, evaluated in order for
-/// each batch row and each t in increasing order. States are f32 and start at
+/// each batch row and each t in the order of `direction`. States are f32 and start at
 /// their `init` unless carried in.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Recurrence {
@@ -26,6 +26,28 @@ pub struct Recurrence {
     pub next: Vec<StepRef>,
     /// What the step returns; `axes` of the outputs are those of the referenced items.
     pub outputs: Vec<StepRef>,
+    /// Which row comes first.
+    #[serde(default, skip_serializing_if = "Direction::is_forward")]
+    pub direction: Direction,
+}
+
+/// The order in which a recurrence visits the rows of a run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Direction {
+    /// Increasing t: what a model text says.
+    #[default]
+    Forward,
+    /// Decreasing t: what the transpose of a recurrence is. Its states start at the last row of
+    /// a run and are never carried to another.
+    Reverse,
+}
+
+impl Direction {
+    /// Whether rows come in increasing order.
+    pub fn is_forward(&self) -> bool {
+        *self == Direction::Forward
+    }
 }
 
 /// A formal input of a step.

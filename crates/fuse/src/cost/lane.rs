@@ -318,6 +318,8 @@ impl<'a> Lane<'a> {
                 | OpKind::Gather
                 | OpKind::LastRow
                 | OpKind::CumSum { .. } => {}
+                // Refused before anything is planned.
+                OpKind::Scatter { .. } | OpKind::ScatterRows | OpKind::AttendBack { .. } => {}
             }
         }
     }

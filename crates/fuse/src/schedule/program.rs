@@ -226,6 +226,8 @@ impl Lowering<'_> {
             | OpKind::Attend { .. }
             | OpKind::LastRow
             | OpKind::CumSum { .. } => {}
+            // Refused before anything is planned.
+            OpKind::Scatter { .. } | OpKind::ScatterRows | OpKind::AttendBack { .. } => {}
         }
     }
 

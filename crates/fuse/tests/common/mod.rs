@@ -278,6 +278,7 @@ impl Build {
             }],
             next: vec![StepRef::Op(0)],
             outputs: vec![StepRef::Op(0)],
+            direction: fusec_ir::Direction::Forward,
         };
         let inputs = vec![self.read(decay), self.read(x)];
         self.scan(name, step, inputs)
@@ -348,6 +349,7 @@ impl Build {
             ],
             next: vec![StepRef::Op(0)],
             outputs: vec![StepRef::Op(1)],
+            direction: fusec_ir::Direction::Forward,
         };
         self.scan(name, step, vec![decay, k, v, q])
     }

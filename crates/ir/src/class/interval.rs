@@ -284,7 +284,12 @@ impl<'g> Ranges<'g> {
                 bias: false,
                 ..
             } => Interval::new(-1.0, 1.0),
-            OpKind::Norm { .. } | OpKind::Scan { .. } | OpKind::LastRow => Interval::ALL,
+            OpKind::Norm { .. }
+            | OpKind::Scan { .. }
+            | OpKind::LastRow
+            | OpKind::Scatter { .. }
+            | OpKind::ScatterRows
+            | OpKind::AttendBack { .. } => Interval::ALL,
         };
         self.known.insert(id, range);
         range

@@ -9,12 +9,14 @@ use std::borrow::Cow;
 
 /// An operand with the rows before its first one.
 pub(super) struct Rows<'a, F: Real> {
-    data: Cow<'a, [F]>,
+    pub(super) data: Cow<'a, [F]>,
     affine: Affine,
     /// How many rows precede row 0.
-    before: usize,
+    pub(super) before: usize,
     /// Rows in all.
-    time: usize,
+    pub(super) time: usize,
+    /// Elements of a row.
+    row: usize,
 }
 
 impl<'a, F: Real> Rows<'a, F> {
@@ -50,11 +52,17 @@ impl<'a, F: Real> Rows<'a, F> {
             affine: Affine::of_access(graph, access, all),
             before,
             time: all,
+            row,
         }
     }
 
+    /// Where an element of batch row `b` that is not of the tail lies in the value by itself.
+    pub(super) fn without_tail(&self, offset: isize, b: usize) -> usize {
+        offset as usize - (b + 1) * self.before * self.row
+    }
+
     /// The view that numbers elements `[B, rows, lines..., along...]`.
-    fn view(&self, batch: usize, lines: &Space, along: &Space) -> View {
+    pub(super) fn view(&self, batch: usize, lines: &Space, along: &Space) -> View {
         let rows = Space(vec![(Dim::Batch, batch), (Dim::Time, self.time)]);
         rows.then(lines).then(along).view(&self.affine)
     }

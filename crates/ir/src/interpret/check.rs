@@ -227,6 +227,44 @@ fn check_recurrence(graph: &Graph, recurrence: &Recurrence) -> Checked {
     })
 }
 
+/// Every index stays in range and runs along variables that there are.
+fn check_index(
+    graph: &Graph,
+    axes: &[AxisId],
+    index: &[crate::IndexExpr],
+    variables: &[AxisId],
+) -> Checked {
+    ensure(index.len() == axes.len(), || {
+        format!(
+            "with {} indices, there are {} axes",
+            index.len(),
+            axes.len()
+        )
+    })?;
+    for (index, axis) in index.iter().zip(axes) {
+        let (mut low, mut high) = (i128::from(index.base), i128::from(index.base));
+        for (i, (variable, coefficient)) in index.terms.iter().enumerate() {
+            ensure(variables.contains(variable), || {
+                format!("along axis {} that it does not have", variable.0)
+            })?;
+            ensure(index.terms[..i].iter().all(|t| t.0 != *variable), || {
+                "by one axis twice".into()
+            })?;
+            let reach = i128::from(*coefficient) * (graph.size(*variable) as i128 - 1);
+            low += reach.min(0);
+            high += reach.max(0);
+        }
+        ensure(low >= 0 && high < graph.size(*axis) as i128, || {
+            format!(
+                "at {low}..={high} along `{}`, which has {} elements",
+                graph.axis_name(*axis),
+                graph.size(*axis)
+            )
+        })?;
+    }
+    Ok(())
+}
+
 /// An operand was made before, its index stays in range, and its rows and tail fit.
 fn check_access(graph: &Graph, at: OpId, access: &Access, variables: &[AxisId]) -> Checked {
     ensure(access.value.index() < graph.values.len(), || {
@@ -246,31 +284,8 @@ fn check_access(graph: &Graph, at: OpId, access: &Access, variables: &[AxisId]) 
             value.axes.len()
         )
     })?;
-    for (index, axis) in access.index.iter().zip(&value.axes) {
-        let (mut low, mut high) = (i128::from(index.base), i128::from(index.base));
-        for (i, (variable, coefficient)) in index.terms.iter().enumerate() {
-            ensure(variables.contains(variable), || {
-                format!(
-                    "reads `{}` along axis {} that it does not have",
-                    value.name, variable.0
-                )
-            })?;
-            ensure(index.terms[..i].iter().all(|t| t.0 != *variable), || {
-                format!("indexes `{}` by one axis twice", value.name)
-            })?;
-            let reach = i128::from(*coefficient) * (graph.size(*variable) as i128 - 1);
-            low += reach.min(0);
-            high += reach.max(0);
-        }
-        ensure(low >= 0 && high < graph.size(*axis) as i128, || {
-            format!(
-                "reads `{}` at {low}..={high} along `{}`, which has {} elements",
-                value.name,
-                graph.axis_name(*axis),
-                graph.size(*axis)
-            )
-        })?;
-    }
+    check_index(graph, &value.axes, &access.index, variables)
+        .map_err(|reason| format!("reads `{}` {reason}", value.name))?;
     let delayable = value.rows && value.precision != Precision::Index;
     ensure(delayable || access.delay == 0, || {
         format!(
@@ -320,7 +335,17 @@ fn check_op(graph: &Graph, id: OpId, op: &Op, owners: &mut [usize]) -> Checked {
             format!("its output `{}` says otherwise", graph.value(*output).name)
         })?;
     }
-    let rows = graph.value(op.outputs[0]).rows;
+    // An operation that sums over rows reads them.
+    let sums = matches!(
+        op.kind,
+        OpKind::Contract { .. }
+            | OpKind::ScatterRows
+            | OpKind::Reduce {
+                combine: crate::Combine::Sum,
+                ..
+            }
+    );
+    let rows = graph.value(op.outputs[0]).rows || sums;
     let axes = &graph.value(op.outputs[0]).axes;
     let mut variables = axes.clone();
     match &op.kind {
@@ -367,6 +392,47 @@ fn check_op(graph: &Graph, id: OpId, op: &Op, owners: &mut [usize]) -> Checked {
         }
         // Checked for the whole graph.
         OpKind::LastRow => return check_last_row(graph, id, op),
+        OpKind::Scatter { axes: from, index } => {
+            wants(1, 1)?;
+            check_index(graph, axes, index, from)?;
+            variables.clone_from(from);
+        }
+        OpKind::ScatterRows => {
+            wants(2, 1)?;
+            let value = graph.value(op.outputs[0]);
+            ensure(!value.rows && !value.axes.is_empty(), || {
+                "gives a table that has rows, or no entries".into()
+            })?;
+            let given = graph.values.get(op.inputs[0].value.index());
+            ensure(given.is_some_and(|v| v.rows), || {
+                "is given something without rows".into()
+            })?;
+            variables.remove(0);
+        }
+        OpKind::AttendBack {
+            axes: over,
+            window,
+            scale,
+        } => {
+            wants(4, 3)?;
+            check_attention(graph, op, over, *window, *scale)?;
+            for (access, output) in op.inputs.iter().zip(&op.outputs) {
+                let of = graph.values.get(access.value.index());
+                let own = graph.value(*output);
+                ensure(
+                    of.is_some_and(|v| v.axes == own.axes && v.rows == own.rows),
+                    || format!("its output `{}` is not like its operand", own.name),
+                )?;
+            }
+            let cotangent = &op.inputs[3];
+            let of = graph.values.get(cotangent.value.index());
+            variables = of.map_or(Vec::new(), |v| v.axes.clone());
+            ensure(
+                of.is_some_and(|v| v.rows) && cotangent.is_plain(&variables),
+                || "its cotangent is not read as it is".into(),
+            )?;
+            variables.extend(over);
+        }
         OpKind::CumSum { axis } => {
             wants(1, 1)?;
             ensure(axes.contains(axis), || "sums along an axis it lacks".into())?;
@@ -379,7 +445,11 @@ fn check_op(graph: &Graph, id: OpId, op: &Op, owners: &mut [usize]) -> Checked {
     for access in &op.inputs {
         check_access(graph, id, access, &variables)?;
     }
-    check_operands(graph, op, rows)?;
+    check_operands(
+        graph,
+        op,
+        rows || matches!(op.kind, OpKind::AttendBack { .. }),
+    )?;
     check_tails(graph, op, owners)
 }
 
@@ -396,6 +466,7 @@ fn check_attention(graph: &Graph, op: &Op, over: &[AxisId], window: u32, scale: 
         format!("attends to {window} rows, with a scale of {scale}")
     })?;
     let delays = [0, i64::from(window) - 1, i64::from(window) - 1];
+    let back = matches!(op.kind, OpKind::AttendBack { .. });
     for (access, delay) in op.inputs.iter().zip(delays) {
         ensure(i64::from(access.delay) == delay, || {
             format!(
@@ -405,7 +476,8 @@ fn check_attention(graph: &Graph, op: &Op, over: &[AxisId], window: u32, scale: 
         })?;
     }
     let cached = op.inputs.iter().skip(1).map(|a| a.value);
-    for value in cached.chain(op.outputs.iter().copied()) {
+    let given = op.outputs.iter().copied().take(usize::from(!back));
+    for value in cached.chain(given) {
         let value = graph.values.get(value.index());
         ensure(value.is_some_and(|v| v.rows), || {
             "attends to, or gives, something without rows".into()
@@ -424,7 +496,7 @@ fn check_operands(graph: &Graph, op: &Op, rows: bool) -> Checked {
         ensure(rows || !value.rows, || {
             format!("reads the rows of `{}`, but has none", value.name)
         })?;
-        let ids = matches!(op.kind, OpKind::Gather) && k == 1;
+        let ids = matches!(op.kind, OpKind::Gather | OpKind::ScatterRows) && k == 1;
         ensure((value.precision == Precision::Index) == ids, || {
             format!("reads `{}`, which is of the wrong type", value.name)
         })?;

@@ -9,6 +9,7 @@
 //! chunks (`program`), and one file holds each kind of operation.
 
 mod attend;
+mod attend_back;
 mod check;
 mod constants;
 mod contract;
@@ -23,7 +24,9 @@ mod norm;
 mod operand;
 mod program;
 mod real;
+mod run;
 mod scan;
+mod scatter;
 mod tensor;
 #[cfg(test)]
 mod tests;
@@ -33,10 +36,12 @@ pub use constants::evaluate_load_time;
 pub use error::InterpretError;
 pub use non_finite::{NonFinite, first_non_finite};
 pub use real::{Real, StorageType};
+pub use run::Run;
 pub use tensor::{Input, Outputs, Params, State, Tensor};
 
 use crate::{
-    Access, Graph, Op, OpKind, Precision, RecurrenceId, StateId, StateKind, ValueId, last_row,
+    Access, AxisId, Graph, Op, OpKind, Precision, RecurrenceId, StateId, StateKind, ValueId,
+    last_row,
 };
 use operand::{Affine, Dim, Space};
 use program::{Operand, Program};
@@ -144,6 +149,13 @@ impl<'g, F: Real> Interpreter<'g, F> {
         })
     }
 
+    /// Takes other parameters, and evaluates again what depends on them alone.
+    pub fn set_params(&mut self, params: Params<F>) -> Result<(), InterpretError> {
+        self.constants.clear();
+        self.take_params(params)?;
+        self.load()
+    }
+
     /// The graph it runs.
     pub fn graph(&self) -> &'g Graph {
         self.graph
@@ -164,65 +176,12 @@ impl<'g, F: Real> Interpreter<'g, F> {
         inputs: &BTreeMap<ValueId, Input<'_, F>>,
         keep: Keep,
     ) -> Result<Outputs<F>, InterpretError> {
-        self.check_size(batch, time)?;
-        state.check(self.graph, batch)?;
-        let shape = |reason| InterpretError::Shape {
-            batch,
-            time,
-            reason,
-        };
-        let end = state.position.checked_add(time as i64);
-        let end = end.ok_or_else(|| shape("the position would overflow"))?;
-        let size = Size {
-            batch,
-            time,
-            position: state.position,
-        };
-        let mut values = self.take_inputs(batch, time, inputs)?;
-        let mut next: Vec<(StateId, Vec<F>)> = Vec::new();
-        for (i, op) in self.graph.ops.iter().enumerate() {
-            if self.graph.is_load_time(crate::OpId(i as u32)) {
-                continue;
-            }
-            let get = |id: ValueId| values.get(&id).or_else(|| self.constants.get(&id));
-            let size =
-                match last_row::is_of_one_row(self.graph, crate::OpId(i as u32), &self.one_row) {
-                    true => Size {
-                        time: 1,
-                        position: end - 1,
-                        ..size
-                    },
-                    false => size,
-                };
-            let (results, carried) = self.op(i, op, size, &state.buffers, &get)?;
-            next.extend(carried);
-            for (id, data) in op.outputs.iter().zip(results) {
-                values.insert(*id, Tensor::Numbers(Arc::new(data)));
-            }
-            if keep == Keep::Outputs {
-                for id in &self.last_uses[i] {
-                    values.remove(id);
-                }
-            }
+        let mut run = self.begin(state, batch, time, inputs, keep)?;
+        if let Some(id) = self.graph.inputs.iter().find(|id| !inputs.contains_key(id)) {
+            return Err(run.missing_input(*id));
         }
-        for id in &self.graph.outputs {
-            if let (None, Some(constant)) = (values.get(id), self.constants.get(id)) {
-                values.insert(*id, constant.clone());
-            }
-        }
-        if keep == Keep::Outputs {
-            values.retain(|id, _| self.graph.outputs.contains(id));
-        }
-        // Only now: every reader of a tail has seen the old one.
-        for (id, data) in next {
-            state.buffers[id.index()] = data;
-        }
-        state.position = end;
-        Ok(Outputs {
-            batch,
-            time,
-            values,
-        })
+        run.advance(self.graph.ops.len())?;
+        Ok(run.finish(state))
     }
 
     fn check_size(&self, batch: usize, time: usize) -> Result<(), InterpretError> {
@@ -245,52 +204,51 @@ impl<'g, F: Real> Interpreter<'g, F> {
             .ok_or_else(|| shape("its tensors do not fit the address space"))
     }
 
-    fn take_inputs(
+    /// An input as the run keeps it, its type and size checked.
+    fn take_input(
         &self,
-        batch: usize,
-        time: usize,
-        inputs: &BTreeMap<ValueId, Input<'_, F>>,
-    ) -> Result<BTreeMap<ValueId, Tensor<F>>, InterpretError> {
-        let mut values = BTreeMap::new();
-        for id in &self.graph.inputs {
-            let value = self.graph.value(*id);
-            let name = || value.name.clone();
-            let shape = || shape_text(self.graph, *id, batch, time);
-            let given = inputs.get(id).ok_or_else(|| InterpretError::MissingInput {
-                name: name(),
-                shape: shape(),
-            })?;
-            let (tensor, got) = match (given, value.precision) {
-                (Input::Ids(x), Precision::Index) => (Tensor::Ids(Arc::new(x.to_vec())), x.len()),
-                (Input::Numbers(x), Precision::Storage | Precision::F32) => {
-                    let mut x = x.to_vec();
-                    self.round(*id, &mut x);
-                    let n = x.len();
-                    (Tensor::Numbers(Arc::new(x)), n)
-                }
-                (given, _) => {
-                    let (want, got) = match given {
-                        Input::Ids(_) => ("numbers", "token ids"),
-                        Input::Numbers(_) => ("token ids", "numbers"),
-                    };
-                    let name = name();
-                    return Err(InterpretError::InputType { name, want, got });
-                }
-            };
-            let rows = if value.rows { batch * time } else { 1 };
-            let want = rows * self.graph.row_elements(*id);
-            if got != want {
-                return Err(InterpretError::Elements {
-                    what: "input",
-                    name: name(),
-                    shape: shape(),
-                    got,
-                    want,
-                });
+        size: Size,
+        id: ValueId,
+        given: Input<'_, F>,
+    ) -> Result<Tensor<F>, InterpretError> {
+        let Size { batch, time, .. } = size;
+        let value = self.graph.value(id);
+        let (tensor, got) = match (given, value.precision) {
+            (Input::Ids(x), Precision::Index) => (Tensor::Ids(Arc::new(x.to_vec())), x.len()),
+            (Input::Numbers(x), Precision::Storage | Precision::F32) => {
+                let mut x = x.to_vec();
+                self.round(id, &mut x);
+                let n = x.len();
+                (Tensor::Numbers(Arc::new(x)), n)
             }
-            values.insert(*id, tensor);
+            (given, _) => {
+                let (want, got) = match given {
+                    Input::Ids(_) => ("numbers", "token ids"),
+                    Input::Numbers(_) => ("token ids", "numbers"),
+                };
+                let name = value.name.clone();
+                return Err(InterpretError::InputType { name, want, got });
+            }
+        };
+        let rows = if value.rows { batch * time } else { 1 };
+        let want = rows * self.graph.row_elements(id);
+        if got != want {
+            return Err(InterpretError::Elements {
+                what: "input",
+                name: value.name.clone(),
+                shape: shape_text(self.graph, id, batch, time),
+                got,
+                want,
+            });
         }
-        Ok(values)
+        Ok(tensor)
+    }
+
+    fn missing_input(&self, id: ValueId, size: Size) -> InterpretError {
+        InterpretError::MissingInput {
+            name: self.graph.value(id).name.clone(),
+            shape: shape_text(self.graph, id, size.batch, size.time),
+        }
     }
 
     /// Rounds a computed value as it would be stored.
@@ -397,6 +355,30 @@ impl<'g, F: Real> Interpreter<'g, F> {
             };
             let axes = &graph.value(op.outputs[0]).axes;
             attend.run((batch, time), axes, &mut results[0]);
+        } else if let (
+            OpKind::AttendBack {
+                axes,
+                window,
+                scale,
+            },
+            [query, key, value, cotangent],
+        ) = (&op.kind, op.inputs.as_slice())
+        {
+            let read = |access| attend::Rows::new(graph, access, numbers, tail_of, (batch, time));
+            let back = attend_back::AttendBack {
+                graph,
+                query: read(query),
+                key: read(key),
+                value: read(value),
+                cotangent: read(cotangent),
+                axes: &graph.value(cotangent.value).axes,
+                heads: &graph.attention_heads_of(op, &graph.value(cotangent.value).axes),
+                summed: axes,
+                window: *window as usize,
+                scale: F::from_f64(*scale),
+                position: size.position,
+            };
+            back.run((batch, time), &mut results);
         } else {
             self.pure(at, op, size, &bound(), get, &mut results[0])?;
         }
@@ -437,6 +419,11 @@ impl<'g, F: Real> Interpreter<'g, F> {
         };
         let space = Space::rows(graph, batch, time, &value.axes);
         let row = Space::axes(graph, &value.axes);
+        // What is summed over: with B and T where rows become one result.
+        let over = |axes: &[AxisId]| match graph.sums_rows(op) {
+            true => Space::rows(graph, size.batch, size.time, axes),
+            false => Space::axes(graph, axes),
+        };
         let views = |space: &Space| -> Vec<view::View> {
             operands
                 .iter()
@@ -454,7 +441,7 @@ impl<'g, F: Real> Interpreter<'g, F> {
             OpKind::Reduce { combine, axes, .. } => {
                 if let Some(program) = &self.programs[at] {
                     let affines: Vec<Affine> = operands.iter().map(|o| o.1.clone()).collect();
-                    let over = Space::axes(graph, axes);
+                    let over = over(axes);
                     let reduction = map::Reduction::new(*combine, &space, &over, &affines);
                     let views = views(&reduction.space);
                     let counters = counters(program, &reduction.space, size.position);
@@ -492,13 +479,60 @@ impl<'g, F: Real> Interpreter<'g, F> {
                 let [(a, a_affine), (b, b_affine)] = operands else {
                     return Ok(());
                 };
-                let reduce = Space::axes(graph, axes);
+                let reduce = over(axes);
                 contract::contract((a, a_affine), (b, b_affine), &space, &reduce, out);
             }
             OpKind::Gather => self.gather(op, size, operands, get, &space, &row, out)?,
-            OpKind::Scan { .. } | OpKind::Attend { .. } | OpKind::LastRow => {}
+            OpKind::Scatter { axes, index } => {
+                let from = Space::axes(graph, axes);
+                let views = views(&Space::rows(graph, batch, time, axes));
+                let to = from.view(&Affine::of_index(graph, &value.axes, index));
+                scatter::scatter(bind(operands, &views)[0], from.len(), &to, row.len(), out);
+            }
+            OpKind::ScatterRows => {
+                let ids = get(op.inputs[1].value).and_then(Tensor::ids).unwrap_or(&[]);
+                let own = Space::rows(
+                    graph,
+                    size.batch,
+                    size.time,
+                    value.axes.get(1..).unwrap_or(&[]),
+                );
+                scatter::scatter_rows(
+                    (&operands[0].0, &own.view(&operands[0].1)),
+                    (ids, &own.view(&operands[1].1)),
+                    own.len(),
+                    row.len() / value.axes.first().map_or(1, |a| graph.size(*a)),
+                    out,
+                )
+                .map_err(|id| self.id_out_of_range(op, id, size))?;
+            }
+            OpKind::Scan { .. }
+            | OpKind::Attend { .. }
+            | OpKind::AttendBack { .. }
+            | OpKind::LastRow => {}
         }
         Ok(())
+    }
+
+    /// The error of id number `i` of the ids that are input 1 of an operation.
+    fn id_out_of_range(&self, op: &Op, (i, id): (usize, i32), size: Size) -> InterpretError {
+        let graph = self.graph;
+        let ids = op.inputs[1].value;
+        let row_ids = graph.row_elements(ids);
+        // A gather reads its table, the transpose of one gives it.
+        let table = match op.kind {
+            OpKind::ScatterRows => op.outputs[0],
+            _ => op.inputs[0].value,
+        };
+        let table = graph.value(table);
+        InterpretError::IdOutOfRange {
+            id,
+            batch: i / row_ids / size.time,
+            time: i / row_ids % size.time,
+            name: graph.value(ids).name.clone(),
+            table: table.name.clone(),
+            vocabulary: table.axes.first().map_or(0, |a| graph.size(*a)),
+        }
     }
 
     #[allow(clippy::too_many_arguments)]
@@ -514,21 +548,11 @@ impl<'g, F: Real> Interpreter<'g, F> {
     ) -> Result<(), InterpretError> {
         let graph = self.graph;
         let table = graph.value(op.inputs[0].value);
-        let id_value = graph.value(op.inputs[1].value);
         let ids = get(op.inputs[1].value).and_then(Tensor::ids).unwrap_or(&[]);
         let vocabulary = table.axes.first().map_or(0, |a| graph.size(*a));
-        let row_ids = graph.row_elements(op.inputs[1].value);
-        for (i, id) in ids.iter().enumerate() {
-            if !usize::try_from(*id).is_ok_and(|id| id < vocabulary) {
-                return Err(InterpretError::IdOutOfRange {
-                    id: *id,
-                    batch: i / row_ids / size.time,
-                    time: i / row_ids % size.time,
-                    name: id_value.name.clone(),
-                    table: table.name.clone(),
-                    vocabulary,
-                });
-            }
+        let outside = |id: &i32| !usize::try_from(*id).is_ok_and(|id| id < vocabulary);
+        if let Some(i) = ids.iter().position(outside) {
+            return Err(self.id_out_of_range(op, (i, ids[i]), size));
         }
         let entry = graph.elements(&table.axes) / vocabulary.max(1);
         let view = space.view(&operands[1].1);

@@ -2,7 +2,7 @@
 
 use super::program::Counter;
 use super::view::View;
-use crate::{Access, AxisId, Graph};
+use crate::{Access, AxisId, Graph, IndexExpr};
 
 /// A dimension of an iteration space.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -81,21 +81,28 @@ impl Affine {
     /// The strides of an operand stored `[B, T, axes...]` (or `[axes...]`) and read through `access`.
     pub fn of_access(graph: &Graph, access: &Access, time: usize) -> Self {
         let value = graph.value(access.value);
+        let mut affine = Self::of_index(graph, &value.axes, &access.index);
+        if value.rows {
+            let stride = graph.elements(&value.axes) as isize;
+            affine.strides.push((Dim::Batch, stride * time as isize));
+            affine.strides.push((Dim::Time, stride));
+        }
+        affine
+    }
+
+    /// The strides inside one row stored `[axes...]` of the element at an index per axis.
+    pub fn of_index(graph: &Graph, axes: &[AxisId], index: &[IndexExpr]) -> Self {
         let mut affine = Affine {
             base: 0,
             strides: Vec::new(),
         };
         let mut stride = 1;
-        for (axis, index) in value.axes.iter().zip(&access.index).rev() {
+        for (axis, index) in axes.iter().zip(index).rev() {
             affine.base += stride * index.base as isize;
             for (variable, coefficient) in &index.terms {
                 affine.add(Dim::Axis(*variable), stride * *coefficient as isize);
             }
             stride *= graph.size(*axis) as isize;
-        }
-        if value.rows {
-            affine.strides.push((Dim::Batch, stride * time as isize));
-            affine.strides.push((Dim::Time, stride));
         }
         affine
     }

@@ -1,4 +1,4 @@
-//! Recurrences: the step program evaluated for each batch row and each t in order.
+//! Recurrences: the step program evaluated for each batch row and each t in order, or backwards.
 //!
 //! Batch rows are independent, and so are the indices of an axis that every
 //! statement runs over and never mixes: such an axis is cut into slices, each a
@@ -9,7 +9,7 @@ use super::operand::{Affine, Dim, Space};
 use super::program::{Operand, Program, Scratch};
 use super::real::Real;
 use super::view::View;
-use crate::{AxisId, Combine, Graph, Recurrence, StepAccess, StepKind, StepRef};
+use crate::{AxisId, Combine, Direction, Graph, Recurrence, StepAccess, StepKind, StepRef};
 use rayon::prelude::*;
 
 /// A recurrence with its statements compiled.
@@ -301,7 +301,11 @@ impl<F: Real> Scan<'_, F> {
         let next_views: Vec<View> = self.recurrence.next.iter().map(plain).collect();
         let output_views: Vec<View> = self.recurrence.outputs.iter().map(plain).collect();
 
-        for t in 0..self.time {
+        for at in 0..self.time {
+            let t = match self.recurrence.direction {
+                Direction::Forward => at,
+                Direction::Reverse => self.time - 1 - at,
+            };
             let inputs: Vec<&[F]> = self
                 .inputs
                 .iter()

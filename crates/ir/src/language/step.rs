@@ -127,6 +127,7 @@ impl<'a> Lowering<'a> {
                 ops: Vec::new(),
                 next: Vec::new(),
                 outputs: Vec::new(),
+                direction: crate::Direction::Forward,
             },
             statement: String::new(),
         };

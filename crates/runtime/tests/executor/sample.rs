@@ -130,6 +130,7 @@ pub fn graph() -> Graph {
             }],
             next: vec![StepRef::Op(0)],
             outputs: vec![StepRef::Op(0)],
+            direction: fusec_ir::Direction::Forward,
         }],
         values: vec![
             value(

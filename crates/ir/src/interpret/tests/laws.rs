@@ -141,6 +141,7 @@ fn model(batch: usize, time: usize) -> Builder {
         ],
         next: vec![StepRef::Op(1)],
         outputs: vec![StepRef::Op(0)],
+        direction: Direction::Forward,
     });
     let state = g.state("S", StateKind::Scan { init: 0.0 }, &[h, n, np]);
     let kind = OpKind::Scan {

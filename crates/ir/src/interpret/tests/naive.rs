@@ -144,7 +144,11 @@ impl Naive<'_> {
                 })
                 .sum(),
             OpKind::Scan { .. } => unreachable!("scans are evaluated row by row"),
-            OpKind::Attend { .. } => unreachable!("not in these graphs"),
+            OpKind::Attend { .. }
+            | OpKind::AttendBack { .. }
+            | OpKind::Scatter { .. }
+            | OpKind::ScatterRows
+            | OpKind::LastRow => unreachable!("not in these graphs"),
         }
     }
 

@@ -296,6 +296,7 @@ fn scan_carries_its_state() {
         }],
         next: vec![StepRef::Op(0)],
         outputs: vec![StepRef::Op(0), StepRef::State(0)],
+        direction: Direction::Forward,
     });
     let s = g.state("S", StateKind::Scan { init: 2.0 }, &[a]);
     let kind = OpKind::Scan {

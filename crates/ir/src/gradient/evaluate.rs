@@ -1,0 +1,102 @@
+//! Running a graph with its transpose on the interpreter.
+
+use super::Gradient;
+use crate::interpret::{
+    Input, InterpretError, Interpreter, Keep, Params, Real, Run, State, Tensor,
+};
+use crate::{StateId, ValueId};
+use std::collections::BTreeMap;
+
+/// A run of which the graph's own operations were evaluated.
+#[derive(Debug)]
+pub struct Differentiated<'i, 'g, F> {
+    gradient: &'g Gradient,
+    run: Run<'i, 'g, F>,
+}
+
+/// What the transposed operations give.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Backward<F> {
+    /// One for each of [`Gradient::sums`]: add those of several runs, then see [`super::Load::evaluate`].
+    pub sums: Vec<Vec<F>>,
+    /// Cotangents of the number inputs that were asked for.
+    pub inputs: BTreeMap<ValueId, Vec<F>>,
+    /// Cotangents of the states of recurrences before the run, `[B, axes...]`.
+    pub states: Vec<(StateId, Vec<F>)>,
+}
+
+impl Gradient {
+    /// Binds parameters. Where the model's parameters change, [`Interpreter::set_params`] takes the
+    /// new ones.
+    pub fn interpreter<F: Real>(
+        &self,
+        params: Params<F>,
+    ) -> Result<Interpreter<'_, F>, InterpretError> {
+        Interpreter::new(&self.graph, params)
+    }
+
+    /// Evaluates the graph's own operations. `state` is that of `self.graph`; what it holds of
+    /// cotangents is not looked at.
+    pub fn forward<'i, 'g, F: Real>(
+        &'g self,
+        interpreter: &'i Interpreter<'g, F>,
+        state: &State<F>,
+        (batch, time): (usize, usize),
+        inputs: &BTreeMap<ValueId, Input<'_, F>>,
+    ) -> Result<Differentiated<'i, 'g, F>, InterpretError> {
+        let mut start = state.clone();
+        for (_, cotangent) in &self.states {
+            if let Some(buffer) = start.buffers.get_mut(cotangent.index()) {
+                buffer.fill(F::ZERO);
+            }
+        }
+        let mut run = interpreter.begin(&start, batch, time, inputs, Keep::Outputs)?;
+        run.advance(self.forward)?;
+        Ok(Differentiated {
+            gradient: self,
+            run,
+        })
+    }
+}
+
+impl<F: Real> Differentiated<'_, '_, F> {
+    /// A value that the graph gives or that its transpose reads.
+    pub fn value(&self, id: ValueId) -> Option<&Tensor<F>> {
+        self.run.value(id)
+    }
+
+    /// Evaluates the transposed operations with a cotangent for each of [`Gradient::seeds`], and
+    /// brings `state` to the end of the run.
+    pub fn backward(
+        mut self,
+        seeds: &[&[F]],
+        state: &mut State<F>,
+    ) -> Result<Backward<F>, InterpretError> {
+        let gradient = self.gradient;
+        for ((_, seed), data) in gradient.seeds.iter().zip(seeds) {
+            self.run.give(*seed, Input::Numbers(data))?;
+        }
+        self.run.advance(gradient.graph.ops.len())?;
+        let outputs = self.run.finish(state);
+        let numbers = |id: &ValueId| {
+            let tensor = outputs.values.get(id);
+            tensor
+                .and_then(Tensor::numbers)
+                .unwrap_or_default()
+                .to_vec()
+        };
+        Ok(Backward {
+            sums: gradient.sums.iter().map(numbers).collect(),
+            inputs: gradient
+                .inputs
+                .iter()
+                .map(|(id, d)| (*id, numbers(d)))
+                .collect(),
+            states: gradient
+                .states
+                .iter()
+                .map(|(of, d)| (*of, state.buffers[d.index()].clone()))
+                .collect(),
+        })
+    }
+}
