@@ -107,10 +107,10 @@ impl<F: Real> AttendBack<'_, F> {
                             d_key[at] += score * q[i];
                         }
                     }
-                    for i in 0..width {
+                    for (i, g) in g.iter().enumerate() {
                         if inside {
                             let at = self.value.without_tail(value.offset(at_value + i), b);
-                            d_value[at] += weights[s] * g[i];
+                            d_value[at] += weights[s] * *g;
                         }
                     }
                 }
