@@ -335,7 +335,8 @@ fn independent_states_have_a_class_each() {
     );
     let (_, found) = class_of(&both);
     let names: Vec<&str> = found.states.iter().map(Class::name).collect();
-    assert_eq!(names, ["diagonal-outer", "elementwise"]);
+    // A normaliser is an outer product with a value of 1.
+    assert_eq!(names, ["diagonal-outer", "diagonal-outer"]);
     assert_eq!(found.rest, [None, None]);
 }
 
