@@ -1,16 +1,20 @@
-//! The classes of a model's recurrences, as `fusec plan` shows them.
+//! The classes of a model's recurrences, component by component, as `fusec plan` shows them.
 
 use fusec_ir::class::{classify, log_decay};
-use fusec_ir::{Graph, OpId, OpKind, RecurrenceId};
+use fusec_ir::components::separate;
+use fusec_ir::{Class, Graph, OpId, OpKind, RecurrenceId};
 use serde::Serialize;
 
-/// A recurrence of the model and what the analysis found.
+/// A recurrence of the model, or a component of one, and what the analysis found.
 #[derive(Debug, Serialize)]
 pub struct RecurrenceClass {
     /// Name of the operation, without the layer number.
     op: String,
     /// Name of its definition.
     recurrence: String,
+    /// Whether it is one of several components of that, each of which is planned by itself where that is
+    /// cheaper.
+    is_component: bool,
     /// One per state.
     states: Vec<StateClass>,
 }
@@ -21,6 +25,9 @@ struct StateClass {
     class: &'static str,
     /// Why it is of this class.
     reason: String,
+    /// What would give it one, where it has none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    remedy: Option<&'static str>,
     /// Whether the logarithm of its decay is known and at most 0, as chunked forms need it; if
     /// not, why.
     log_decay: Result<(), String>,
@@ -39,8 +46,10 @@ impl RecurrenceClass {
     }
 }
 
-/// The recurrences of a graph, each definition once per name of its operation.
+/// The recurrences of a graph in components, each definition once per name of its operation.
 pub fn of(graph: &Graph) -> Vec<RecurrenceClass> {
+    let written = graph.recurrences.len();
+    let graph = &separate(graph, |_| true);
     let mut seen: Vec<(RecurrenceId, &str)> = Vec::new();
     let mut out = Vec::new();
     for (i, op) in graph.ops.iter().enumerate() {
@@ -55,15 +64,23 @@ pub fn of(graph: &Graph) -> Vec<RecurrenceClass> {
         let found = classify(graph, step);
         let sentences = found.sentences(graph, step);
         let states = step.states.iter().zip(&found.states).zip(sentences);
+        // A component is called by its recurrence and its states.
+        let whole = step.name.rsplit_once('.').map(|(whole, _)| whole);
+        let of = whole.filter(|_| recurrence.index() >= written);
         out.push(RecurrenceClass {
             op: op.name.clone(),
-            recurrence: step.name.clone(),
+            recurrence: of.unwrap_or(&step.name).to_owned(),
+            is_component: of.is_some(),
             states: states
                 .enumerate()
                 .map(|(s, ((state, class), reason))| StateClass {
                     state: state.name.clone(),
                     class: class.name(),
                     reason,
+                    remedy: match class {
+                        Class::General { why } => why.remedy(),
+                        _ => None,
+                    },
                     log_decay: log_decay(graph, OpId(i as u32), &found, s)
                         .map(|_| ())
                         .map_err(|why| why.to_string()),
@@ -79,10 +96,17 @@ pub fn text(classes: &[RecurrenceClass]) -> String {
     let mut out = String::new();
     for class in classes {
         for state in &class.states {
+            let of = match class.is_component {
+                true => format!("state {}, a component of {}", state.state, class.recurrence),
+                false => format!("state {} of {}", state.state, class.recurrence),
+            };
             out.push_str(&format!(
-                "recurrence {} (state {} of {}): {}\n    {}\n",
-                class.op, state.state, class.recurrence, state.class, state.reason
+                "recurrence {} ({of}): {}\n    {}\n",
+                class.op, state.class, state.reason
             ));
+            if let Some(remedy) = state.remedy {
+                out.push_str(&format!("    what would free it: {remedy}\n"));
+            }
             if let (Err(why), true) = (&state.log_decay, state.class != "general") {
                 out.push_str(&format!("    no logarithm of its decay: {why}\n"));
             }

@@ -47,9 +47,9 @@ impl Classes {
         }
     }
 
-    /// Whether they are those of this graph, which may have more axes.
+    /// Whether they are those of this graph, which may have more axes and fewer recurrences.
     pub fn hold_for(&self, graph: &Graph) -> bool {
-        self.recurrences == graph.recurrences && graph.axes.starts_with(&self.axes)
+        self.recurrences.starts_with(&graph.recurrences) && graph.axes.starts_with(&self.axes)
     }
 
     /// The class of a recurrence of the graph. `None` if the graph has no such recurrence.

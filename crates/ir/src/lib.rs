@@ -10,6 +10,7 @@
 pub mod axis;
 pub mod class;
 pub mod coalesce;
+pub mod components;
 pub mod expr;
 pub mod gradient;
 pub mod graph;

@@ -2,11 +2,13 @@
 //!
 //! Rules live in files by family; README.md beside them says how to write one. A rule says that
 //! operations equal others; where it is used is decided block by block of the model, and each
-//! choice of blocks is a graph of its own that is planned like any other. What never will live
-//! here: costs and the choice between forms (see [`mod@crate::plan`]), other ways to compute the same
-//! operations ([`crate::fit::forms`]), and names for what a kernel fuses ([`crate::patterns`]).
+//! choice of blocks is a graph of its own that is planned like any other. One rule rewrites no
+//! expression but takes recurrences apart, before the others are looked for (`components`). What never
+//! will live here: costs and the choice between forms (see [`mod@crate::plan`]), other ways to compute the
+//! same operations ([`crate::fit::forms`]), and names for what a kernel fuses ([`crate::patterns`]).
 
 mod canonical;
+mod components;
 mod extract;
 mod language;
 mod norm;
@@ -46,6 +48,7 @@ pub struct Use {
 /// A model with all equal operations that the rules found.
 pub struct Equalities<'g> {
     written: &'g Graph,
+    storage: Storage,
     model: Model,
     uses: BTreeSet<Use>,
     stop: String,
@@ -55,9 +58,12 @@ impl<'g> Equalities<'g> {
     /// Applies all rules to a model.
     pub fn of(graph: &'g Graph, storage: Storage) -> Result<Self, String> {
         let (model, stop) = saturate(graph, storage)?;
+        let mut uses = extract::uses(graph, &model);
+        uses.extend(components::uses(graph));
         Ok(Equalities {
             written: graph,
-            uses: extract::uses(graph, &model),
+            storage,
+            uses,
             model,
             stop,
         })
@@ -75,21 +81,36 @@ impl<'g> Equalities<'g> {
 
     /// The model with some rules used; as it is written with none. `None` if there is no such graph.
     pub fn form(&self, enabled: &BTreeSet<Use>) -> Option<Form> {
-        match enabled.is_empty() {
-            true => Some(Form::written(self.written.clone())),
-            false => extract::extract(self.written, &self.model, enabled),
+        let (apart, others) = components::parted(enabled);
+        if apart.is_empty() {
+            return match others.is_empty() {
+                true => Some(Form::written(self.written.clone())),
+                false => extract::extract(self.written, &self.model, &others),
+            };
         }
+        let (graph, rule) = components::separated(self.written, &apart)?;
+        let mut form = match others.is_empty() {
+            true => Form::written(graph),
+            false => {
+                let (model, _) = saturate(&graph, self.storage).ok()?;
+                extract::extract(&graph, &model, &others)?
+            }
+        };
+        form.rules.insert(0, rule);
+        Some(form)
     }
 
     /// Choices of rules that are planned whatever the others cost: none, each rule wherever it
     /// applies, and all.
     pub fn wholesale(&self) -> Vec<BTreeSet<Use>> {
-        let of_rule = |rule: &&dyn Rule| -> BTreeSet<Use> {
+        let of_rule = |rule: &'static str| -> BTreeSet<Use> {
             let uses = self.uses.iter();
-            uses.filter(|u| u.rule == rule.name()).cloned().collect()
+            uses.filter(|u| u.rule == rule).cloned().collect()
         };
         let mut choices = vec![BTreeSet::new()];
-        for choice in RULES.iter().map(of_rule).chain([self.uses.clone()]) {
+        let rules = RULES.iter().map(|rule| rule.name());
+        let alone = rules.chain([components::NAME]).map(of_rule);
+        for choice in alone.chain([self.uses.clone()]) {
             if !choices.contains(&choice) {
                 choices.push(choice);
             }
@@ -110,6 +131,15 @@ pub fn enumerate(graph: &Graph, storage: Storage) -> Result<(Vec<Form>, String),
         forms.extend(form.filter(|form| forms.iter().all(|f| f.rules != form.rules)));
     }
     Ok((forms, equalities.stop))
+}
+
+/// The model with every recurrence in components; `None` if none has several.
+pub fn in_components(graph: &Graph) -> Option<Form> {
+    let (graph, rule) = components::separated(graph, &components::uses(graph))?;
+    Some(Form {
+        graph,
+        rules: vec![rule],
+    })
 }
 
 fn saturate(graph: &Graph, storage: Storage) -> Result<(Model, String), String> {

@@ -38,6 +38,8 @@ pub struct Trials<'o, 'd, 'w> {
     /// The least cost of a form whose kernels were merged greedily, nanoseconds.
     least_greedy: Option<i64>,
     best: Option<(BTreeSet<Use>, Chosen)>,
+    /// Why the first form that has no plan has none.
+    refused: Option<PlanError>,
     /// What came of them.
     pub tried: Vec<decisions::Form>,
     /// Why the search for forms ended.
@@ -59,6 +61,7 @@ impl<'o, 'd, 'w> Trials<'o, 'd, 'w> {
             selections: Selections::default(),
             least_greedy: None,
             best: None,
+            refused: None,
             tried: vec![],
             stop: String::new(),
             progress: Progress::default(),
@@ -66,9 +69,16 @@ impl<'o, 'd, 'w> Trials<'o, 'd, 'w> {
         }
     }
 
-    /// The model as written.
+    /// The model as written; in components where it has no plan otherwise.
     pub fn written(&mut self, graph: &Graph) -> Result<Chosen, PlanError> {
-        self.only(Form::written(graph.clone()))
+        let refused = match self.only(Form::written(graph.clone())) {
+            Ok(chosen) => return Ok(chosen),
+            Err(refused) => refused,
+        };
+        match forms::in_components(graph) {
+            Some(form) => self.only(form).map_err(|_| refused),
+            None => Err(refused),
+        }
     }
 
     /// A form drawn at random.
@@ -103,8 +113,11 @@ impl<'o, 'd, 'w> Trials<'o, 'd, 'w> {
                 self.consider(&equalities, choice)?;
             }
         }
-        let best = self.best.take().map(|(_, chosen)| chosen);
-        best.ok_or_else(|| PlanError::Selection("there is no form".into()))
+        let none = || PlanError::Selection("there is no form".into());
+        match (self.best.take(), self.refused.take()) {
+            (Some((_, chosen)), _) => Ok(chosen),
+            (None, refused) => Err(refused.unwrap_or_else(none)),
+        }
     }
 
     fn only(&mut self, form: Form) -> Result<Chosen, PlanError> {
@@ -141,10 +154,12 @@ impl<'o, 'd, 'w> Trials<'o, 'd, 'w> {
         };
         let quick = match self.select(form.clone(), Mode::Greedy) {
             Ok(quick) => quick.cost,
-            // A rule may do away with a value that a pin names, or make an operation too large;
-            // the model as written stands.
-            Err(_) if self.best.is_some() => return Ok(()),
-            Err(error) => return Err(error),
+            // A rule may do away with a value that a pin names, or make an operation too large; and
+            // a recurrence may be too large as it is written, but not in components.
+            Err(error) => {
+                self.refused.get_or_insert(error);
+                return Ok(());
+            }
         };
         if !is_less(quick, self.least_greedy) {
             self.tried.push(decisions::Form {
@@ -157,8 +172,10 @@ impl<'o, 'd, 'w> Trials<'o, 'd, 'w> {
         }
         let chosen = match self.select(form, Mode::Auto) {
             Ok(chosen) => chosen,
-            Err(_) if self.best.is_some() => return Ok(()),
-            Err(error) => return Err(error),
+            Err(error) => {
+                self.refused.get_or_insert(error);
+                return Ok(());
+            }
         };
         self.least_greedy = Some(quick.min(self.least_greedy.unwrap_or(quick)));
         let better = is_less(chosen.cost, self.best.as_ref().map(|b| b.1.cost));

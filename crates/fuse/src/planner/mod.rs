@@ -20,6 +20,7 @@ use crate::error::PlanError;
 use crate::forms;
 use crate::plan::{Mode, Plan, Shape, Storage};
 use crate::validate::validate;
+use fusec_ir::components::separate;
 use fusec_ir::{Graph, Pin};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -94,7 +95,9 @@ pub fn plan_watched(
         return Err(PlanError::Shape { batch, time });
     }
     let written = forms::canonical(graph);
-    let mut trials = choice::Trials::new(options, Arc::new(Classes::new(&written)), watch);
+    // Recurrences that others are made of come after those of the model.
+    let classes = Classes::new(&separate(&written, |_| true));
+    let mut trials = choice::Trials::new(options, Arc::new(classes), watch);
     let chosen = match options.mode {
         Mode::Greedy | Mode::Unfused => trials.written(&written)?,
         Mode::Auto => trials.cheapest(&written)?,

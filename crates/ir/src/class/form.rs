@@ -208,7 +208,10 @@ impl Subject<'_> {
             return Ok(None);
         }
         let layout = self.layout(slots, &[&update.diagonal], reads);
-        if layout.value.is_empty() {
+        // A normaliser has one value, 1, if all keys share its decay: what else has no value axis is
+        // an average by itself in every element.
+        let of_decay = self.touched(&update.diagonal);
+        if layout.value.is_empty() && of_decay.iter().any(|a| layout.key.contains(a)) {
             return Ok(None);
         }
         let Some((k, v)) = split(&self.added, |a| mentions(a, &layout.key))? else {

@@ -6,7 +6,7 @@
 use crate::{Access, Binary, Combine, Def, Expr, Graph, NormKind, OpKind, Unary, ValueId};
 use std::collections::BTreeMap;
 
-use super::{relation, shares};
+use super::{maxima, relation, shares};
 
 /// Deepest chain of producers that is followed; beyond it a value can be anything.
 const MAX_DEPTH: usize = 48;
@@ -197,7 +197,14 @@ impl<'g> Ranges<'g> {
                     return Interval::UNIT;
                 }
                 let a = self.expression(a, inputs, depth);
-                a.binary(*op, self.expression(b, inputs, depth))
+                let apart = a.binary(*op, self.expression(b, inputs, depth));
+                if !matches!(op, Binary::Add | Binary::Sub) || depth > MAX_DEPTH {
+                    return apart;
+                }
+                let graph = self.graph;
+                let of_maxima =
+                    maxima::bounds(graph, expr, inputs, &mut |v| self.value(v, depth + 1));
+                of_maxima.map_or(apart, |of| apart.and(of))
             }
         }
     }

@@ -4,13 +4,14 @@
 //! `polynomial`), matched against the forms for which fast algorithms are known (`form`), written
 //! out again as coefficients that a kernel can compute (`coefficients`), and compared with the
 //! step itself on random numbers (`probe`). `decay` gives the logarithm of a decay, with a proof
-//! of its range (`interval`, `relation`, `shares`). What never lives here: kernels, costs, and which
+//! of its range (`interval`, `relation`, `shares`, `maxima`). What never lives here: kernels, costs, and which
 //! algorithm to use.
 
 mod coefficients;
 mod decay;
 mod form;
 mod interval;
+mod maxima;
 mod normal;
 mod polynomial;
 mod probe;

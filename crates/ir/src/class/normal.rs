@@ -18,7 +18,11 @@ impl Normal {
     pub fn of(graph: &Graph, step: &Recurrence) -> Result<Normal, Reason> {
         let mut results: Vec<Polynomial> = Vec::with_capacity(step.ops.len());
         for op in &step.ops {
-            let result = statement(graph, step, &results, op)?;
+            let result = statement(graph, step, &results, op);
+            let result = result.map_err(|why| Reason::In {
+                statement: set_by(op).to_owned(),
+                why: Box::new(why),
+            })?;
             results.push(result);
         }
         let get = |item: &StepRef| item_of(step, &results, *item);
@@ -26,6 +30,14 @@ impl Normal {
             next: step.next.iter().map(get).collect(),
             outputs: step.outputs.iter().map(get).collect(),
         })
+    }
+}
+
+/// The name that a statement sets, or is a part of: parts are numbered.
+fn set_by(op: &StepOp) -> &str {
+    match op.name.rsplit_once('.') {
+        Some((name, number)) if number.bytes().all(|b| b.is_ascii_digit()) => name,
+        _ => &op.name,
     }
 }
 

@@ -6,6 +6,14 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[serde(rename_all = "snake_case")]
 pub enum Reason {
+    /// A statement of the step fails.
+    #[error("`{statement}`: {why}")]
+    In {
+        /// The name that it sets.
+        statement: String,
+        /// Why.
+        why: Box<Reason>,
+    },
     /// `tanh(S)` and the like.
     #[error("`{function}` is applied to a state, so the step is not linear in it")]
     NonLinear {
@@ -81,4 +89,42 @@ pub enum Reason {
         /// What was seen.
         what: String,
     },
+}
+
+impl Reason {
+    /// What would give the state a class, if there is a way to write it.
+    pub fn remedy(&self) -> Option<&'static str> {
+        match self {
+            Reason::In { why, .. } => why.remedy(),
+            Reason::NonLinear { .. } => Some(
+                "apply functions to inputs, or to what is read of the state where no update needs it: \
+                 that is computed after the recurrence",
+            ),
+            Reason::StateProduct => Some(
+                "multiply what is read of the states instead, where no update needs it: that is \
+                 computed after the recurrence",
+            ),
+            Reason::TooLarge { .. } => {
+                Some("compute what depends on inputs alone outside of the step")
+            }
+            Reason::Coupled { .. } => Some(
+                "let only one of the two read the other: they are then recurrences one after the other",
+            ),
+            Reason::Permuted { .. } => {
+                Some("rename the axes of what is added, not those of the state")
+            }
+            Reason::SeveralContractions { .. } | Reason::OtherRead { .. } => {
+                Some("sum over the same axes of the state wherever it is read")
+            }
+            Reason::NotRankOne { .. } => Some(
+                "let a token multiply the state by one `diagonal + a b^T` only; a token that does so \
+                 several times can be written as several tokens",
+            ),
+            Reason::NotOuter { .. } => Some(
+                "add one product of something over the summed axes and something over the others",
+            ),
+            Reason::NoAxis { .. } => Some("compute the sum outside of the step and pass it in"),
+            Reason::Malformed { .. } | Reason::Probe { .. } => None,
+        }
+    }
 }

@@ -34,7 +34,10 @@ impl Classified {
             }
             Class::DiagonalOuter { layout, decay, .. } => {
                 let kept = self.kept(step, name, layout, *decay);
-                format!("{kept} and a key-value outer product is added")
+                match layout.value.is_empty() {
+                    true => format!("{kept} and a key is added"),
+                    false => format!("{kept} and a key-value outer product is added"),
+                }
             }
             Class::DiagonalRankOne { layout, decay, .. } => {
                 let kept = self.kept(step, name, layout, *decay);

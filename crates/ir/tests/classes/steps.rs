@@ -276,11 +276,11 @@ fn without_a_class_there_is_a_reason() {
     let cases = [
         (
             of(GATED, "S = tanh(f * S + x)\ny = S"),
-            "`tanh` is applied to a state, so the step is not linear in it",
+            "`S`: `tanh` is applied to a state, so the step is not linear in it",
         ),
         (
             of(GATED, "S = f * S * S + x\ny = S"),
-            "a state is multiplied by a state, so the step is not linear",
+            "`S`: a state is multiplied by a state, so the step is not linear",
         ),
         (
             step(
@@ -335,7 +335,8 @@ fn independent_states_have_a_class_each() {
     );
     let (_, found) = class_of(&both);
     let names: Vec<&str> = found.states.iter().map(Class::name).collect();
-    assert_eq!(names, ["diagonal-outer", "elementwise"]);
+    // A normaliser is an outer product with a value of 1.
+    assert_eq!(names, ["diagonal-outer", "diagonal-outer"]);
     assert_eq!(found.rest, [None, None]);
 }
 
@@ -555,8 +556,9 @@ fn large_steps_are_given_up() {
         (sums, "64 terms"),
     ] {
         let text = format!("a = f\n{statements}S = a * S + x\ny = S");
-        let expected =
-            format!("general: written out as a sum of products, the step has more than {what}");
+        let expected = format!(
+            "general: `a`: written out as a sum of products, the step has more than {what}"
+        );
         assert_eq!(described(&of(GATED, &text)), [expected]);
     }
 }
