@@ -138,6 +138,46 @@ fn no_index_overflows_at_the_largest_sizes() {
     );
 }
 
+/// A row is counted in 32 bits, so that it has a limit of its own.
+#[test]
+fn rows_are_accepted_up_to_their_limit() {
+    let device = Device::find("h200").expect("a profile");
+    for (width, fits) in [(1usize << 30, true), ((1 << 30) + 1, false)] {
+        let text = format!(
+            "name = \"wide\"\n[axes]\nC = {width}\n[input]\nx = \"C\"\n[model]\nflow = \"return silu(x) + 1\"\n"
+        );
+        let source = ModelSource::from_text("wide", text);
+        let graph = compile(&source, &Overrides::default()).expect("a model");
+        let options = Options {
+            shape: Shape { batch: 1, time: 2 },
+            storage: Storage::F32,
+            mode: Mode::Unfused,
+            device: &device,
+            launch: Submit::Graph,
+            pins: vec![],
+        };
+        let planned = plan(&graph, &options).expect("a plan");
+        let regime = Planned {
+            name: "prefill",
+            min_time: 1,
+            max_time: None,
+            graph: &planned.graph,
+            plan: &planned.plan,
+        };
+        match generate("wide", Storage::F32, &[regime]) {
+            Ok(manifest) => {
+                assert!(fits, "{width} elements are accepted");
+                assert_eq!(wrong(&manifest), BTreeMap::new());
+            }
+            Err(error) => {
+                assert!(!fits, "{error}");
+                let text = error.to_string();
+                assert!(text.contains("has 1073741825 elements per token"), "{text}");
+            }
+        }
+    }
+}
+
 /// The proof finds what it is there to find.
 #[test]
 fn planted_overflows_are_found() {
