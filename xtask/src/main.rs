@@ -1,10 +1,11 @@
-//! Chores of the repository: `cargo xtask ci | bless | zoo | dist`.
+//! Chores of the repository: `cargo xtask ci | bless | zoo | dist | audit`.
 //!
 //! What lives here: calls of cargo that people would otherwise have to remember. What never will:
 //! anything that a user of fusec needs.
 #![warn(missing_docs)]
 #![forbid(unsafe_code)]
 
+mod audit;
 mod dist;
 mod zoo;
 
@@ -18,7 +19,8 @@ Usage: cargo xtask ci      format, lints, tests, documentation, as before every 
        cargo xtask zoo [DEVICE ...]
                            a table of the golden cases: errors on devices (default: cpu emulator),
                            classes of recurrences, lines of model texts
-       cargo xtask dist    a release in target/dist: the program, manual pages, completions, docs";
+       cargo xtask dist    a release in target/dist: the program, manual pages, completions, docs
+       cargo xtask audit   where dependencies come from and their licences; advisories with cargo-deny";
 
 /// A call of cargo.
 struct Step {
@@ -69,11 +71,18 @@ fn main() -> ExitCode {
         ["zoo"] => return zoo(&["cpu", "emulator"]),
         ["zoo", ref devices @ ..] => return zoo(devices),
         ["dist"] => return dist(),
+        ["audit"] => return audit(),
         _ => {
             eprintln!("{USAGE}");
             return ExitCode::from(2);
         }
     };
+    if arguments == ["ci"]
+        && let Err(wrong) = audit::check()
+    {
+        eprintln!("{wrong}");
+        return ExitCode::FAILURE;
+    }
     let mut times = Vec::new();
     let mut passed = true;
     for step in steps {
@@ -98,6 +107,28 @@ fn main() -> ExitCode {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
+    }
+}
+
+fn audit() -> ExitCode {
+    match audit::check() {
+        Ok(count) => {
+            println!("{count} dependencies: from crates.io, with checksums, licences allowed")
+        }
+        Err(wrong) => {
+            eprintln!("{wrong}");
+            return ExitCode::FAILURE;
+        }
+    }
+    match audit::deny() {
+        Some(true) => ExitCode::SUCCESS,
+        Some(false) => ExitCode::FAILURE,
+        None => {
+            println!(
+                "cargo-deny is not installed: no look at advisories (cargo install cargo-deny)"
+            );
+            ExitCode::SUCCESS
+        }
     }
 }
 

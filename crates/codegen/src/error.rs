@@ -35,6 +35,18 @@ pub enum CodegenError {
         /// Bytes of its launch.
         planned: usize,
     },
+    /// Kernels count the elements of a row in 32 bits.
+    #[error(
+        "`{value}` has {got} elements per token, kernels take up to {limit}; use smaller axes, or --device cpu"
+    )]
+    Row {
+        /// A value or a state of the model.
+        value: String,
+        /// Elements of one of its rows.
+        got: usize,
+        /// The most there may be.
+        limit: usize,
+    },
     /// The plan asks for something no template can do.
     #[error("kernel `{kernel}` needs {what}, which no template offers; plan it apart (--split)")]
     Unsupported {
