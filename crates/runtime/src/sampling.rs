@@ -87,7 +87,7 @@ pub const WEIGHT_BITS: i32 = 40;
 
 /// `2^f = 1 + f (c0 + f (c1 + ...))` for `f` in [0, 1], within 7e-8 of it and never falling.
 pub const EXP2: [f32; 6] = [
-    0.693_147_2,
+    std::f32::consts::LN_2,
     0.240_227_22,
     0.055_495_936,
     0.009_652_44,

@@ -15,7 +15,7 @@ pub(super) struct Pieces {
 #[derive(Clone, Debug)]
 pub(super) enum Part {
     /// A recurrence of its own.
-    Component(Component),
+    Component(Box<Component>),
     /// A statement of the step, an operation of its own.
     Statement(usize),
 }
@@ -57,9 +57,9 @@ impl Pieces {
                 }
             }
             if let Some(states) = partition.components.get(of) {
-                parts.push(Part::Component(
+                parts.push(Part::Component(Box::new(
                     Builder::new(step, &partition, of).build(&wanted),
-                ));
+                )));
                 there.extend(states);
             }
         }
@@ -150,6 +150,7 @@ impl<'a> Builder<'a> {
         Component {
             recurrence: Recurrence {
                 name: format!("{}.{}", step.name, names.join("_")),
+                direction: step.direction,
                 inputs: formals,
                 states: states.iter().map(|s| step.states[*s].clone()).collect(),
                 ops: self.ops,
