@@ -102,8 +102,8 @@ fn what_cannot_be_run_is_named() {
         (vec!["--input", &ids], "ids"),
         (vec!["--input", "gone.safetensors"], "gone.safetensors"),
         (
-            vec!["--output", "/no/such/place.safetensors"],
-            "/no/such/place",
+            vec!["--output", "/dev/null/place.safetensors"],
+            "/dev/null/place",
         ),
         (vec!["--state-in", "gone.safetensors"], "gone.safetensors"),
         (vec!["--shape", "T=0"], "T=0"),

@@ -43,7 +43,7 @@ pub fn fusec_in(dir: &Path, arguments: &[&str], environment: &[(&str, &str)]) ->
         .current_dir(dir)
         .env_remove("RUST_LOG")
         .env("FUSEC_NVRTC", "/no/such/libnvrtc.so.13")
-        .env("FUSEC_CACHE_DIR", "/no/such/cache")
+        .env("FUSEC_CACHE_DIR", "/dev/null/cache")
         .envs(environment.iter().copied())
         .output()
         .expect("the binary starts");

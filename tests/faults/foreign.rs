@@ -232,5 +232,5 @@ fn the_flag_needs_a_directory_to_trust() {
         "random:1",
         "--trust-foreign-code",
     ];
-    answer(&mut fusec(Path::new("/no/such/cache"), &arguments)).expect(2, &["--plan-dir"]);
+    answer(&mut fusec(Path::new("/dev/null/cache"), &arguments)).expect(2, &["--plan-dir"]);
 }
