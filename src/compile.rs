@@ -1,11 +1,14 @@
 //! `fusec compile`: plans, sources, cubins and a manifest in a directory.
 
+mod watch;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Instant;
 
 use fusec_codegen::Manifest;
 use fusec_fuse::{Plan, Planned};
+use fusec_runtime::model::Model;
 use fusec_runtime::plan_dir::{self, PlanDir, write_plan_dir};
 use fusec_runtime::toolchain::{Arch, Artifact, Toolchain, ToolchainError};
 use serde::Serialize;
@@ -37,6 +40,10 @@ pub struct Args {
     /// The directory to write; by default out/ and the name of MODEL's file, without an ending.
     #[arg(short, long, value_name = "DIR")]
     out: Option<PathBuf>,
+    /// Stay, and whenever the model's text is saved plan it again, say what changed, and write the
+    /// directory anew. What does not compile is said, and waited for.
+    #[arg(long)]
+    watch: bool,
     #[command(flatten)]
     plan: PlanArgs,
     #[command(flatten)]
@@ -94,9 +101,22 @@ struct Seconds {
 
 /// Runs the verb.
 pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
-    let began = Instant::now();
     let model = model::open(&args.model)?;
     output.assume(&model);
+    let (exit, regimes) = written(args, &model, output)?;
+    match args.watch {
+        true => watch::follow(args, &model, regimes, output),
+        false => Ok(exit),
+    }
+}
+
+/// Compiles a model into its directory; also gives its plans.
+fn written(
+    args: &Args,
+    model: &Model,
+    output: &mut Output,
+) -> Result<(Exit, Vec<Regime>), Failure> {
+    let began = Instant::now();
     let out = match &args.out {
         Some(out) => out.clone(),
         None => PathBuf::from("out").join(model::short_name(&args.model.model)),
@@ -168,7 +188,8 @@ pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
         )
         .print();
     }
-    Ok(exit)
+    drop(report);
+    Ok((exit, regimes))
 }
 
 /// Compiles, unless there is nothing to compile with.

@@ -9,7 +9,7 @@ use fusec_runtime::plan_dir::write_whole;
 use serde::Serialize;
 
 use crate::failure::{self, Failure};
-use crate::table::{Align, Table, bytes, count, microseconds};
+use crate::table::{Align, Table, bytes, count, microseconds, percent};
 
 /// All results of one run of the program.
 #[derive(Serialize)]
@@ -31,6 +31,8 @@ pub struct SubjectReport {
     pub model: String,
     /// How its kernels were chosen.
     pub plan: Option<String>,
+    /// Numbers in all parameters of the model.
+    pub parameters: usize,
     /// Storage type of its kernels; none for the interpreter.
     pub storage: Option<Storage>,
     /// Where the weights are from.
@@ -177,10 +179,6 @@ fn kernels(subject: &SubjectReport, measured: &Measurement) -> String {
         shape.time,
         table.text()
     )
-}
-
-fn percent(part: f64) -> String {
-    format!("{:.0} %", part * 100.0)
 }
 
 fn or_dash<T>(value: Option<T>, text: impl FnOnce(T) -> String) -> String {

@@ -146,20 +146,36 @@ pub enum Verdict {
 
 /// Explains a plan that `options` resulted in.
 pub fn why(planned: &Planned, options: &Options<'_>) -> Result<Why, ExplainError> {
-    explain(planned, options, RESOLVES)
+    explain(planned, options, interior(&planned.plan), RESOLVES)
+}
+
+/// The same of other kernels than those of an interior layer: consecutive ones of one layer, or of none.
+/// `priced` groups at most are selected anew for their price; further ones are judged by their rule
+/// alone.
+pub fn why_part(
+    planned: &Planned,
+    options: &Options<'_>,
+    kernels: &[Kernel],
+    priced: usize,
+) -> Result<Why, ExplainError> {
+    explain(planned, options, kernels, priced)
 }
 
 /// The three most interesting decisions of a plan, a sentence each: the largest saving, the closest
 /// call (legal, and dearer by least, of a few likely ones), and the largest value that a rule
 /// sends through memory. Fewer where there is no such decision.
 pub fn highlights(planned: &Planned, options: &Options<'_>) -> Result<Vec<String>, ExplainError> {
-    Ok(explain(planned, options, GLIMPSES)?.highlights())
+    Ok(explain(planned, options, interior(&planned.plan), GLIMPSES)?.highlights())
 }
 
-fn explain(planned: &Planned, options: &Options<'_>, resolves: usize) -> Result<Why, ExplainError> {
+fn explain(
+    planned: &Planned,
+    options: &Options<'_>,
+    kernels: &[Kernel],
+    resolves: usize,
+) -> Result<Why, ExplainError> {
     let plan = &planned.plan;
     let ctx = options.context(&planned.graph);
-    let kernels = interior(plan);
     let segments = segments(&ctx);
     let segment = home(&segments, kernels);
     let layers = segment.map_or_else(Vec::new, |segment| {
