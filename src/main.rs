@@ -35,6 +35,7 @@ mod run;
 mod table;
 mod timings;
 mod toolchain;
+mod train;
 mod verify;
 
 use std::process::ExitCode;
@@ -93,6 +94,8 @@ enum Verb {
     Verify(verify::Args),
     /// Runs a model on token ids or numbers.
     Run(run::Args),
+    /// Trains a model on a text of tokens.
+    Train(train::Args),
     /// Times models and plans.
     Bench(bench::Args),
     /// Measures a GPU and writes a device profile.
@@ -141,6 +144,7 @@ fn dispatch(verb: Verb, output: &mut Output) -> Result<Exit, Failure> {
         Verb::Export(args) => export::run(&args, output),
         Verb::Verify(args) => verify::run(&args, output),
         Verb::Run(args) => run::run(&args, output),
+        Verb::Train(args) => train::run(&args, output),
         Verb::Bench(args) => bench::run(&args, output),
         Verb::Calibrate(args) => calibrate::run(&args, output),
         Verb::Toolchain(args) => toolchain::run(&args, output),

@@ -31,6 +31,11 @@ impl RunInputs {
         RunInputs(inputs)
     }
 
+    /// One per input of the graph.
+    pub fn into_data(self) -> Vec<Data> {
+        self.0
+    }
+
     /// Token ids `[B, T]`, for a model with no other input.
     pub fn ids(ids: Vec<i32>) -> Self {
         RunInputs(vec![Data::Ids(ids)])
