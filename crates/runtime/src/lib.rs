@@ -24,6 +24,7 @@ pub mod memory;
 pub mod model;
 pub mod partial;
 pub mod plan_dir;
+pub mod program;
 pub mod session;
 pub mod tensor_file;
 pub mod threads;
