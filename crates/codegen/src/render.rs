@@ -9,6 +9,11 @@ use tera::{Context, Tera};
 
 const TEMPLATES: &[(&str, &str)] = &[
     ("attend.cu", include_str!("../templates/attend.cu")),
+    ("attend_mma.cu", include_str!("../templates/attend_mma.cu")),
+    (
+        "attend_tails.cu",
+        include_str!("../templates/attend_tails.cu"),
+    ),
     ("kernel.cu", include_str!("../templates/kernel.cu")),
     ("walk.cu", include_str!("../templates/walk.cu")),
 ];

@@ -88,7 +88,7 @@ impl Schedule {
             Schedule::Row(tile) => &tile.grid,
             Schedule::Scan(tile) => &tile.grid,
             Schedule::Chunked(tile) => &tile.grid,
-            Schedule::Attend(tile) => &tile.grid,
+            Schedule::Attend(tile) => tile.grid(),
             Schedule::Gemv(_) | Schedule::Thin(_) | Schedule::Gemm(_) => &[],
         }
     }
@@ -102,7 +102,7 @@ impl Schedule {
             Schedule::Gemv(tile) => tile.threads(),
             Schedule::Thin(tile) => tile.threads(),
             Schedule::Gemm(tile) => tile.threads(),
-            Schedule::Attend(_) => attend::THREADS,
+            Schedule::Attend(tile) => tile.threads(),
         }
     }
 
