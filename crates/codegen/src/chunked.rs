@@ -36,6 +36,19 @@ pub enum Decay {
     PerToken,
 }
 
+/// One phase of a recurrence in segments that run side by side. The kernel defines `int segment`.
+#[derive(Debug, Clone, Serialize)]
+pub struct Segment {
+    /// Segments of a sequence.
+    pub count: usize,
+    /// What is computed, in words.
+    pub what: &'static str,
+    /// The slots of this block's part of the state, a pointer expression over `SEGMENTS` and `SLOT`.
+    pub slots: String,
+    /// Whether only the state at the end of the segment is wanted, and the decay over it.
+    pub states_only: bool,
+}
+
 /// A chunked recurrence. Hooks are C statements; they see `i64 t` (the token's number), and assign to
 /// f32 variables that the template has defined.
 #[derive(Debug, Clone)]
@@ -59,6 +72,8 @@ pub struct Chunked {
     pub before: bool,
     /// Integer expression: number of tokens.
     pub steps: String,
+    /// The segment of a sequence that a block has, if it has not all of it.
+    pub segments: Option<Segment>,
     /// Statements at the start: definitions that hooks use. They see `tid`, `lane`, `warp`.
     pub setup: String,
     /// Of token t, number `at` of the chunk: assigns `token_values[n * CHUNK + token]`, which other hooks read;
@@ -120,12 +135,14 @@ pub enum ChunkedError {
 }
 
 const NAME: &str = "chunked.cu";
+const COMPOSE: &str = "chunked_compose.cu";
 
 /// The templates of both forms.
 static TEMPLATES: LazyLock<Tera> = LazyLock::new(|| {
     let mut tera = Tera::default();
     tera.add_raw_templates([
         (NAME, include_str!("../templates/chunked.cu")),
+        (COMPOSE, include_str!("../templates/chunked_compose.cu")),
         (
             rank_one::NAME,
             include_str!("../templates/chunked_rank_one.cu"),
@@ -184,6 +201,24 @@ fn sizes<const N: usize>(
     }
 }
 
+/// The states at the starts of segments, from what each leaves; `load_state` is as in [`Chunked`].
+pub fn compose(
+    tile: &Tile,
+    segment: &Segment,
+    block_threads: usize,
+    load_state: &str,
+) -> Result<String, ChunkedError> {
+    let threads = 32 * tile.warps();
+    let mut context = Context::new();
+    context.insert("key", &tile.key);
+    context.insert("value", &tile.value);
+    context.insert("threads", &threads);
+    context.insert("per_key", &tile.per_key);
+    context.insert("segments", segment);
+    context.insert("own", own_threads(block_threads, threads));
+    rendered(COMPOSE, context, &[("load_state", load_state)])
+}
+
 impl Chunked {
     /// Threads that work.
     pub fn threads(&self) -> usize {
@@ -216,6 +251,9 @@ impl Chunked {
         context.insert("token_values", &TOKEN_VALUES);
         context.insert("places", &self.places());
         context.insert("steps", &self.steps);
+        context.insert("segments", &self.segments);
+        let states_only = self.segments.as_ref().is_some_and(|of| of.states_only);
+        context.insert("states_only", &states_only);
         let hooks = [
             ("setup", self.setup.as_str()),
             ("tokens", &self.tokens),

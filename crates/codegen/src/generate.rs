@@ -11,7 +11,7 @@ use crate::prelude;
 use fusec_fuse::chunked::Classes;
 use fusec_fuse::elements::Elements;
 use fusec_fuse::{Plan, Storage};
-use fusec_ir::{Def, Graph, StateId, StateKind, ValueId};
+use fusec_ir::{Def, Graph, OpId, StateId, StateKind, ValueId};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -96,7 +96,7 @@ fn generate_regime(
         for pointer in &source.pointers {
             let buffer = memory.buffer(pointer.place);
             args.push(match pointer.place {
-                Place::Value(_) | Place::State(_) => Arg::Buffer(buffer),
+                Place::Value(_) | Place::State(_) | Place::Slots { .. } => Arg::Buffer(buffer),
                 Place::OldTail(_) => Arg::OldTail(buffer),
                 Place::NewTail(_) => Arg::NewTail(buffer),
             });
@@ -225,6 +225,7 @@ impl Memory<'_> {
         }
         let buffer = match key {
             Place::Value(v) => self.value(v),
+            Place::Slots { scan, elements } => self.slots(scan, elements),
             Place::State(s) | Place::OldTail(s) | Place::NewTail(s) => {
                 let state = self.graph.state(s);
                 Buffer {
@@ -242,6 +243,24 @@ impl Memory<'_> {
         self.buffers.push(buffer);
         self.of.insert(key, self.buffers.len() - 1);
         self.buffers.len() - 1
+    }
+
+    /// Memory that the phases of one kernel share, beside the values of the graph.
+    fn slots(&self, scan: OpId, elements: usize) -> Buffer {
+        let op = self.graph.op(scan);
+        let name = match op.layer {
+            Some(layer) => format!("layers.{layer}.{} (segments)", op.name),
+            None => format!("{} (segments)", op.name),
+        };
+        // A recurrence has a result.
+        let of = op.outputs.first().copied().unwrap_or(ValueId(0));
+        Buffer {
+            name,
+            kind: BufferKind::Scratch(of),
+            element: Element::F32,
+            elements,
+            extent: Extent::Batch,
+        }
     }
 
     fn value(&self, v: ValueId) -> Buffer {

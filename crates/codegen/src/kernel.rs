@@ -466,6 +466,7 @@ fn comment(graph: &Graph, place: Place) -> String {
         ),
         Place::OldTail(_) => "rows before the first token".into(),
         Place::NewTail(_) => "rows for the next run".into(),
+        Place::Slots { .. } => "states at the starts of segments".into(),
     }
 }
 

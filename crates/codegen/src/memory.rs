@@ -3,7 +3,7 @@
 use crate::manifest::{Element, MapAxis};
 use crate::names::{Names, last};
 use fusec_fuse::elements::Elements;
-use fusec_ir::{Def, Graph, StateId, StateKind, ValueId};
+use fusec_ir::{Def, Graph, OpId, StateId, StateKind, ValueId};
 use std::cmp::Ordering;
 
 /// A piece of memory that a kernel points to.
@@ -17,6 +17,13 @@ pub enum Place {
     OldTail(StateId),
     /// The last rows of this run.
     NewTail(StateId),
+    /// What the phases of a recurrence in segments pass on.
+    Slots {
+        /// The recurrence.
+        scan: OpId,
+        /// f32 elements of one sequence.
+        elements: usize,
+    },
 }
 
 /// A pointer parameter.
@@ -127,7 +134,9 @@ impl<'g> Pointers<'g> {
     pub fn element(&self, place: Place) -> Element {
         match place {
             Place::Value(v) => self.elements.get(v),
-            Place::State(_) | Place::OldTail(_) | Place::NewTail(_) => Element::F32,
+            Place::State(_) | Place::OldTail(_) | Place::NewTail(_) | Place::Slots { .. } => {
+                Element::F32
+            }
         }
     }
 
@@ -175,6 +184,10 @@ impl<'g> Pointers<'g> {
             Place::State(s) => ("state", self.of_state(s)),
             Place::OldTail(s) => ("tail", self.of_state(s)),
             Place::NewTail(s) => ("new_tail", self.of_state(s)),
+            Place::Slots { scan, .. } => {
+                let op = graph.op(scan);
+                ("slots", (op.name.as_str(), op.layer))
+            }
         };
         let long = format!("{kind}_{name}");
         let mut out = vec![format!("{kind}_{}", last(name)), long.clone()];

@@ -13,7 +13,17 @@
     const int tid = threadIdx.x, lane = tid % 32, warp = tid / 32;
     const int sub = warp % SUBS, part = warp / SUBS;                // 16 tokens and some value columns per warp
     const int lane_row = lane / 4, lane_pair = lane % 4 * 2;        // places in an mma fragment
+{%- if segments %}
+    // Segments of the sequence run side by side, each on blocks of its own. This phase: {{ segments.what }}.
+    // A slot of memory has a state and the decay over the segment before it: [{{ segments.count }}][KEYS * VALUES + {% if per_key %}KEYS{% else %}1{% endif %}].
+    constexpr int SEGMENTS = {{ segments.count }}, SLOT = KEYS * VALUES + {% if per_key %}KEYS{% else %}1{% endif %};
+    float* const slots = {{ segments.slots }};
+    const i64 segment_rows = ((T + 63) / 64 + SEGMENTS - 1) / SEGMENTS * 64;
+    const i64 start = segment * segment_rows < T ? segment * segment_rows : T;
+    const i64 steps = start + segment_rows < T ? start + segment_rows : T;
+{%- else %}
     const i64 steps = {{ steps }};
+{%- endif %}
     float* const q_rows = reinterpret_cast<float*>(smem);           // [CHUNK][K_PITCH], later y
     float* const y_rows = q_rows;                                   // [CHUNK][Y_PITCH]
     float* const k_rows = q_rows + {{ places.k_rows }};             // [CHUNK][K_PITCH]
@@ -70,7 +80,7 @@
     // Rows of operands arrive in shared memory while the chunk before is worked on.
     float* const arrived = q_rows + {{ places.staged }};
     {{ ahead | indent }}
-    {{ own }}bring_early(0, 0);
+    {{ own }}bring_early({% if segments %}start{% else %}0{% endif %}, 0);
     cp_async_commit();
 {%- endif %}
     {{ own }}for (int element = tid; element < K_SIZE * V_SIZE; element += THREADS) {
@@ -83,10 +93,16 @@
         }
         state[kj * V_PITCH + vi] = s_element;
     }
-    for (i64 chunk0 = 0; chunk0 < steps; chunk0 += CHUNK) {
+{%- if states_only %}
+    // The decay over the segment{% if per_key %}, of some keys for each thread{% endif %}.
+    float through[{% if per_key %}(K_SIZE + THREADS - 1) / THREADS{% else %}1{% endif %}];
+#pragma unroll
+    for (float& factor : through) factor = 1.0f;
+{%- endif %}
+    for (i64 chunk0 = {% if segments %}start{% else %}0{% endif %}; chunk0 < steps; chunk0 += CHUNK) {
         const int tokens = steps - chunk0 < CHUNK ? int(steps - chunk0) : CHUNK;
 {%- if ahead %}
-        const int turn = int(chunk0 / CHUNK % 2);
+        const int turn = int({% if segments %}(chunk0 - start){% else %}chunk0{% endif %} / CHUNK % 2);
         cp_async_wait<0>();
         __syncthreads();
 {%- if late %}
@@ -137,7 +153,9 @@
                 // ---- q_element, k_element{% if per_key %}, decay_element{% endif %} of key (t, kj)
                 {{ keys | indent(width=16) }}
                 // ----
+{%- if not states_only %}
                 q_rows[token * K_PITCH + column] = live ? q_element : 0.0f;
+{%- endif %}
                 k_rows[token * K_PITCH + column] = live ? k_element : 0.0f;
 {%- if per_key %}
                 decays[token * K_PITCH + column] = live ? decay_element : 1.0f;
@@ -184,7 +202,7 @@
         }
 {%- endif %}
         __syncthreads();
-{%- if bonus %}
+{%- if bonus and not states_only %}
         {{ own }}for (int token = warp; token < CHUNK; token += WARPS) {
             const int at = token;
             const i64 t = chunk0 + at;
@@ -206,6 +224,7 @@
         cp_async_commit();
 {%- endif %}
 {%- if per_key %}
+{%- if not states_only %}
         {{ own }}{
             // Scores inside a sub-chunk: a group of lanes takes one token's key on through the tokens after it.
             constexpr int GROUP = 2 * PARTS;
@@ -246,23 +265,28 @@
             }
         }
         __syncthreads();
+{%- endif %}
         // From here on q carries the decay since the start of its sub-chunk, k that to the end of its own.
         {{ own }}for (int round = 0; round < (SUBS * K_SIZE + THREADS - 1) / THREADS; ++round) {
             const int element = round * THREADS + tid;
             if (SUBS * K_SIZE % THREADS != 0 && element >= SUBS * K_SIZE) break;
             const int first = element / K_SIZE * SUB, kj = element % K_SIZE;
             // All loads first: none of them then waits for a store.
-            float factors[SUB], q_column[SUB], k_column[SUB];
+            float factors[SUB], {% if not states_only %}q_column[SUB], {% endif %}k_column[SUB];
 #pragma unroll
             for (int token = 0; token < SUB; ++token) {
                 factors[token] = decays[(first + token) * K_PITCH + kj];
+{%- if not states_only %}
                 q_column[token] = q_rows[(first + token) * K_PITCH + kj];
+{%- endif %}
                 k_column[token] = k_rows[(first + token) * K_PITCH + kj];
             }
             float forward = 1.0f, backward = 1.0f;
 #pragma unroll
             for (int token = 0; token < SUB; ++token) {
-{%- if before %}
+{%- if states_only %}
+                forward *= factors[token];
+{%- elif before %}
                 q_rows[(first + token) * K_PITCH + kj] = q_column[token] * forward;
                 forward *= factors[token];
 {%- else %}
@@ -279,6 +303,7 @@
         }
         __syncthreads();
 {%- endif %}
+{%- if not states_only %}
         float y_sums[N_TILES][4] = {};
         {{ own }}{
             const int row_low = sub * SUB + lane_row, row_high = row_low + 8;
@@ -401,6 +426,7 @@
                 for (int nth = 0; nth < 4; ++nth)
                     y_rows[(sub * SUB + lane_row + nth / 2 * 8) * Y_PITCH + (part * N_TILES + tile) * 8 + lane_pair + nth % 2] = y_sums[tile][nth];
         }
+{%- endif %}
         {{ own }}for (int round = 0; round < (M_TILES * STATE_PARTS + WARPS - 1) / WARPS; ++round) {
             const int task = round * WARPS + warp;
             if (M_TILES * STATE_PARTS % WARPS != 0 && task >= M_TILES * STATE_PARTS) break;
@@ -440,6 +466,22 @@
                     *s_element = *s_element * (nth / 2 ? high_weight : low_weight) + s_sums[tile][nth];
                 }
         }
+{%- if states_only %}
+{%- if per_key %}
+        {{ own }}{
+#pragma unroll
+            for (int round = 0; round < (K_SIZE + THREADS - 1) / THREADS; ++round) {
+                const int kj = round * THREADS + tid;
+                if (kj < K_SIZE)
+#pragma unroll
+                    for (int at = 0; at < SUBS; ++at) through[round] *= totals[at * K_SIZE + kj];
+            }
+        }
+{%- else %}
+#pragma unroll
+        for (int at = 0; at < SUBS; ++at) through[0] *= totals[at];
+{%- endif %}
+{%- else %}
 {%- if late %}
         cp_async_wait<1>();
 {%- endif %}
@@ -459,8 +501,22 @@
                 // ----
             }
         }
+{%- endif %}
         __syncthreads();
     }
+{%- if states_only %}
+    {{ own }}{
+{%- if per_key %}
+#pragma unroll
+        for (int round = 0; round < (K_SIZE + THREADS - 1) / THREADS; ++round) {
+            const int kj = round * THREADS + tid;
+            if (kj < KEYS) slots[(segment + 1) * SLOT + KEYS * VALUES + kj] = through[round];
+        }
+{%- else %}
+        if (tid == 0) slots[(segment + 1) * SLOT + KEYS * VALUES] = through[0];
+{%- endif %}
+    }
+{%- endif %}
     {{ own }}for (int element = tid; element < K_SIZE * V_SIZE; element += THREADS) {
         const int {% if keys_first %}vi = element / K_SIZE, kj = element % K_SIZE{% else %}kj = element / V_SIZE, vi = element % V_SIZE{% endif %};
         const float s_element = state[kj * V_PITCH + vi];

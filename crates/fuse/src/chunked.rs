@@ -516,6 +516,32 @@ impl Tile {
         2.0 * products * (pieces * (pieces + 1) / 2) as f64
     }
 
+    /// Tensor-core work of one chunk for the state alone, floating-point operations.
+    pub fn state_tensor_flops(&self, pieces: usize) -> f64 {
+        let (k, v) = (self.key_padded(), self.value_padded(self.parts()));
+        2.0 * (self.chunk * k * v * (pieces * (pieces + 1) / 2)) as f64
+    }
+
+    /// Other work of one chunk for the state alone: decays, and operands in pieces.
+    pub fn state_simt_flops(&self, pieces: usize) -> f64 {
+        let (chunk, k, v) = (
+            self.chunk as f64,
+            self.key_padded() as f64,
+            self.value_padded(self.parts()) as f64,
+        );
+        let decays = match self.per_key {
+            true => 3.0 * chunk * k,
+            false => chunk * 2.0 * SUB as f64,
+        };
+        decays + 3.0 * pieces as f64 * chunk * (k + v) + 2.0 * k * v
+    }
+
+    /// Elements of one chunk that come from memory for the state alone: keys, decays, values.
+    pub fn state_elements_of_chunk(&self) -> f64 {
+        let per_key = if self.per_key { 2 } else { 1 };
+        (self.chunk * (per_key * self.key + self.value)) as f64
+    }
+
     /// Elements of one chunk that come from and go to memory: queries, keys, decays, values, results.
     pub fn elements(&self) -> f64 {
         let per_key = if self.per_key { 3 } else { 2 };

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use fusec_codegen::BufferKind;
+use fusec_codegen::{BufferKind, Extent};
 use fusec_ir::Graph;
 use fusec_ir::interpret::{Input, InterpretError, NonFinite, Outputs, Tensor, first_non_finite};
 use rayon::prelude::*;
@@ -158,7 +158,10 @@ impl<D: Device> Session for Executor<D> {
         for step in &regime.steps {
             let name = manifest.kernels.get(step.kernel).map(|k| k.name.as_str());
             for at in &step.writes {
-                let kind = regime.buffers.get(*at).map(|buffer| buffer.kind);
+                let buffer = regime.buffers.get(*at);
+                // What phases of one kernel pass on is no value.
+                let of_value = buffer.filter(|buffer| buffer.extent != Extent::Batch);
+                let kind = of_value.map(|buffer| buffer.kind);
                 if let Some(BufferKind::Scratch(id) | BufferKind::Output(id)) = kind {
                     kernels.insert(id, name.unwrap_or_default().to_string());
                 }

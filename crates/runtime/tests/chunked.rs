@@ -92,6 +92,7 @@ fn chunked(case: Case) -> Chunked {
         decay: case.decay,
         before: case.before,
         steps: "T".into(),
+        segments: None,
         tokens: String::new(),
         ahead: String::new(),
         late: false,

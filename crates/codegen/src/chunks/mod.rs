@@ -13,7 +13,7 @@ mod staging;
 use crate::CodegenError;
 use crate::affine::{Grid, Offset, OffsetText, Space, index_text};
 use crate::cexpr::{self, Leaves};
-use crate::chunked::{Chunked, Decay};
+use crate::chunked::{Chunked, Decay, Segment, compose};
 use crate::lane::Lane;
 use crate::manifest::{LaneGrid, RowUnits};
 use crate::memory::{Place, Pointers};
@@ -22,6 +22,8 @@ use crate::names::Names;
 use crate::text::Text;
 use fusec_fuse::chunked::staging::{Staged, at};
 use fusec_fuse::chunked::{Classes, Parts, Sizes, Tile, pieces, slabs};
+use fusec_fuse::schedule::Segments;
+use fusec_fuse::schedule::segments::SegmentPhase;
 use fusec_fuse::{Body, Kernel, Schedule, Storage};
 use fusec_ir::{Access, AxisId, Expr, Graph, IndexExpr, OpId, OpKind, StepRef, ValueId};
 use std::collections::BTreeMap;
@@ -70,6 +72,11 @@ pub fn lane<'g>(
     let mut first_index = BTreeMap::new();
     let mut decode = Text::default();
     let blocks = grid.blocks();
+    if let Some(of) = chunk.segments {
+        decode.line(format!("const int segment = (int)(block % {});", of.count));
+        decode.line(format!("block /= {};", of.count));
+        decode.line("const i64 slot_block = block;");
+    }
     if !body.tails.is_empty() && blocks > 1 {
         decode.line(format!("const i64 share = block % {blocks};"));
     }
@@ -106,15 +113,20 @@ pub fn lane<'g>(
     };
     hooks.name_slabs();
     let text = match (sizes, parts.factor) {
-        (Sizes::Outer(tile), _) => outer(&mut hooks, request, tile)?,
+        (Sizes::Outer(tile), _) => outer(&mut hooks, request, tile, chunk.segments)?,
         (Sizes::RankOne(tile), Some(factor)) => rank_one::body(&mut hooks, request, factor, tile)?,
         (Sizes::RankOne(_), None) => return Err(unsupported("a factor that is none".into())),
     };
-    let tails = hooks.tails(request.threads, blocks);
+    let mut tails = hooks.tails(request.threads, blocks);
+    if chunk.segments.is_some() && !tails.is_empty() {
+        tails = format!("if (segment == 0) {{\n{}\n}}\n", tails.trim_end());
+    }
     let position = hooks.position;
     let mut code = decode.finish();
     code.push_str(&text);
     code.push_str(&tails);
+    let segments = chunk.segments.map_or(1, |of| of.count as usize);
+    let blocks = blocks * segments;
     Ok(Lane {
         code,
         grid: LaneGrid {
@@ -125,7 +137,10 @@ pub fn lane<'g>(
             1 => "B".into(),
             n => format!("B * {n}"),
         },
-        shared_floats: sizes.shared_bytes() / 4,
+        shared_floats: match chunk.segments.map(|of| of.phase) {
+            Some(SegmentPhase::Composition) => 0,
+            _ => sizes.shared_bytes() / 4,
+        },
         position,
         by_warpgroups: None,
     })
@@ -136,7 +151,14 @@ fn outer(
     hooks: &mut Hooks<'_, '_>,
     request: &Request<'_, '_>,
     tile: Tile,
+    segments: Option<Segments>,
 ) -> Result<String, CodegenError> {
+    let segment = segments.map(|of| hooks.segment(&tile, of));
+    let phase = segments.map(|of| of.phase);
+    if let (Some(segment), Some(SegmentPhase::Composition)) = (&segment, phase) {
+        let (load_state, _, _) = hooks.state()?;
+        return Ok(compose(&tile, segment, request.threads, &load_state)?);
+    }
     let Some(read) = hooks.parts.read() else {
         return Err(CodegenError::Unsupported {
             kernel: request.kernel.name.clone(),
@@ -147,8 +169,26 @@ fn outer(
     let keys = hooks.keys(read.query, per_key);
     let values = hooks.values();
     let bonus = read.bonus.map(|bonus| hooks.bonus(bonus));
-    let (load_state, store_state, keys_first) = hooks.state()?;
-    let epilogue = hooks.epilogue();
+    let (load_state, store_state, keys_first) = match phase {
+        Some(SegmentPhase::States) => (
+            String::new(),
+            format!("slots[(segment + 1) * SLOT + {IN_SLOT}] = s_element;"),
+            false,
+        ),
+        Some(_) => {
+            let (_, store, _) = hooks.state()?;
+            (
+                format!("s_element = slots[segment * SLOT + {IN_SLOT}];"),
+                format!("if (segment == SEGMENTS - 1) {store}"),
+                false,
+            )
+        }
+        None => hooks.state()?,
+    };
+    let epilogue = match phase {
+        Some(SegmentPhase::States) => String::new(),
+        _ => hooks.epilogue(),
+    };
     // Last, since it reads what the others keep of a token.
     let token_decay = match per_key {
         true => String::new(),
@@ -170,6 +210,7 @@ fn outer(
         },
         before: read.before,
         steps: "T".into(),
+        segments: segment,
         setup: String::new(),
         tokens,
         ahead,
@@ -184,8 +225,19 @@ fn outer(
         store_state,
         epilogue,
     };
-    Ok(chunked.render()?)
+    let text = chunked.render()?;
+    Ok(match phase {
+        // What the last segment leaves is the last state, which comes with the results.
+        Some(SegmentPhase::States) => {
+            let count = segments.map_or(1, |of| of.count);
+            format!("if (segment < {}) {text}", count - 1)
+        }
+        _ => text,
+    })
 }
+
+/// Where an element of a state is in a slot.
+const IN_SLOT: &str = "kj * VALUES + vi";
 
 /// The writer of a lane's hooks.
 struct Hooks<'a, 'g> {
@@ -228,6 +280,29 @@ struct Scope {
 }
 
 impl<'g> Hooks<'_, 'g> {
+    /// One phase of the recurrence in segments, for its template.
+    fn segment(&mut self, tile: &Tile, of: Segments) -> Segment {
+        let count = of.count as usize;
+        let slot = tile.key * tile.value + if tile.per_key { tile.key } else { 1 };
+        let place = Place::Slots {
+            scan: self.scan,
+            elements: self.grid.blocks() * count * slot,
+        };
+        // Other phases write it, and read it.
+        self.pointers.read(place, self.names);
+        let pointer = self.pointers.write(place, self.names);
+        Segment {
+            count,
+            what: match of.phase {
+                SegmentPhase::States => "what each segment leaves that starts from nothing",
+                SegmentPhase::Composition => "the states at the starts of segments",
+                SegmentPhase::Results => "the results",
+            },
+            slots: format!("{pointer} + slot_block * (SEGMENTS * SLOT)"),
+            states_only: of.phase == SegmentPhase::States,
+        }
+    }
+
     fn scope(&self, space: &Space, element: &str) -> Scope {
         Scope {
             space: space.clone(),

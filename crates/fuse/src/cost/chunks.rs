@@ -7,6 +7,7 @@ use super::lane::Lane;
 use super::work::{Chunks, Work};
 use crate::chunked::{Sizes, pieces};
 use crate::context::{iteration_axes, reduced_axes, special_count};
+use crate::schedule::segments::SegmentPhase;
 use crate::schedule::{ChunkTile, Schedule};
 use fusec_ir::{OpId, OpKind};
 use std::collections::BTreeMap;
@@ -15,6 +16,11 @@ use std::collections::BTreeMap;
 const OF_OTHERS: usize = 5;
 /// Threads of a warp.
 const WARP: f64 = 32.0;
+
+/// Which phase of a recurrence in segments it is.
+fn phase(chunk: &ChunkTile) -> Option<SegmentPhase> {
+    chunk.segments.map(|segments| segments.phase)
+}
 
 impl Lane<'_> {
     /// Chunked template: how often an element of a map before the recurrence is computed.
@@ -48,21 +54,77 @@ impl Lane<'_> {
 
     /// The work of a chunked recurrence.
     pub(super) fn add_chunks(&self, work: &mut Work) {
-        let Schedule::Chunked(ChunkTile { tile, .. }) = &self.body.schedule else {
+        let Schedule::Chunked(chunk) = &self.body.schedule else {
             return;
         };
-        let chunks = (self.blocks * self.ctx.shape.time.div_ceil(tile.chunk())) as f64;
+        let chunks = self.blocks as f64 * self.rows_in_turn(chunk) / chunk.tile.chunk() as f64;
         let pieces = pieces(self.ctx.storage);
-        work.chunk_flops += chunks * tile.tensor_flops(pieces);
-        work.flops += chunks * tile.simt_flops(pieces);
+        match (phase(chunk), chunk.tile) {
+            (Some(SegmentPhase::Composition), _) => {
+                // A product and a sum for each element of each segment.
+                work.flops += 2.0 * (self.blocks * chunk.tile.state_elements()) as f64;
+            }
+            (Some(SegmentPhase::States), Sizes::Outer(tile)) => {
+                work.chunk_flops += chunks * tile.state_tensor_flops(pieces);
+                work.flops += chunks * tile.state_simt_flops(pieces);
+            }
+            _ => {
+                work.chunk_flops += chunks * chunk.tile.tensor_flops(pieces);
+                work.flops += chunks * chunk.tile.simt_flops(pieces);
+            }
+        }
+    }
+
+    /// Rows that one block takes one after the other: whole chunks.
+    fn rows_in_turn(&self, chunk: &ChunkTile) -> f64 {
+        let time = self.ctx.shape.time;
+        let rows = chunk.segments.map_or(time, |of| of.rows(time).min(time));
+        rows.next_multiple_of(chunk.tile.chunk()) as f64
+    }
+
+    /// What the phases of a recurrence in segments pass on, of this phase: bytes that it reads, and
+    /// bytes that it writes.
+    pub(super) fn passed_on(&self) -> (f64, f64) {
+        let Schedule::Chunked(chunk) = &self.body.schedule else {
+            return (0.0, 0.0);
+        };
+        let elements = chunk.tile.state_elements() + chunk.tile.key();
+        let all = 4.0 * (self.blocks * elements) as f64;
+        match phase(chunk) {
+            None => (0.0, 0.0),
+            Some(SegmentPhase::States) => (0.0, all),
+            Some(SegmentPhase::Composition) => (all, all),
+            Some(SegmentPhase::Results) => (all, 0.0),
+        }
+    }
+
+    /// What of its states a phase of a recurrence reads and writes: 2 if both.
+    pub(super) fn states_moved(&self) -> f64 {
+        match &self.body.schedule {
+            Schedule::Chunked(chunk) => match phase(chunk) {
+                None => 2.0,
+                Some(SegmentPhase::States) => 0.0,
+                Some(SegmentPhase::Composition | SegmentPhase::Results) => 1.0,
+            },
+            _ => 2.0,
+        }
+    }
+
+    /// Whether it only composes the states of segments.
+    pub(super) fn composes(&self) -> bool {
+        let Schedule::Chunked(chunk) = &self.body.schedule else {
+            return false;
+        };
+        phase(chunk) == Some(SegmentPhase::Composition)
     }
 
     /// The chunks that one block takes one after the other.
-    pub(super) fn chunks(&self, ChunkTile { tile, ahead, .. }: &ChunkTile) -> Chunks {
+    pub(super) fn chunks(&self, chunk: &ChunkTile) -> Chunks {
+        let ChunkTile { tile, ahead, .. } = chunk;
         let graph = self.ctx.graph;
         let tokens = tile.chunk() as f64;
         let mut chunks = Chunks {
-            chunks: (self.ctx.shape.time as f64 / tokens).ceil(),
+            chunks: self.rows_in_turn(chunk) / tokens,
             shared_bytes: tile.shared_bytes() as f64,
             state: 2.0 * tile.state_elements() as f64,
             ahead: *ahead,
@@ -77,6 +139,10 @@ impl Lane<'_> {
                 Sizes::RankOne(tile) => Some(self.factor(tile)),
             },
         };
+        if let (Some(SegmentPhase::States), Sizes::Outer(tile)) = (phase(chunk), tile) {
+            chunks.elements = tile.state_elements_of_chunk();
+            chunks.flops = tile.state_simt_flops(pieces(self.ctx.storage));
+        }
         let uses = self.uses();
         let is_anchor = |id: &&OpId| self.body.anchors().contains(*id);
         for id in self.body.ops.iter().filter(|id| !is_anchor(id)) {

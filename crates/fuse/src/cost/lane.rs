@@ -79,6 +79,11 @@ impl<'a> Lane<'a> {
             Schedule::Attend(AttendTile::Mma(ref tile)) => 2.0 + self.kept_tiles(tile),
             // Rows and weights of a prologue come before those of the product.
             Schedule::Gemv(_) | Schedule::Thin(_) if self.body.roles.prologue.is_empty() => 1.0,
+            // Four states at a time are on their way.
+            Schedule::Chunked(ref chunk) if self.composes() => {
+                let segments = chunk.segments.map_or(1, |of| of.count);
+                1.0 + f64::from(segments.div_ceil(4))
+            }
             // The state, the first row, the results.
             _ => 2.0,
         }
@@ -139,7 +144,8 @@ impl<'a> Lane<'a> {
         let mut looked_up: BTreeSet<ValueId> = BTreeSet::new();
         for id in &self.body.ops {
             let op = graph.op(*id);
-            for access in &op.inputs {
+            let inputs = if self.composes() { &[][..] } else { &op.inputs };
+            for access in inputs {
                 if let Some(tail) = access.tail {
                     work.moved_bytes += self.state_bytes(tail);
                 }
@@ -167,7 +173,18 @@ impl<'a> Lane<'a> {
             }
             if let OpKind::Scan { states, .. } = &op.kind {
                 for state in states {
-                    work.moved_bytes += 2.0 * self.state_bytes(*state);
+                    work.moved_bytes += self.states_moved() * self.state_bytes(*state);
+                }
+                let (read, written) = self.passed_on();
+                work.moved_bytes += written;
+                if read > 0.0 {
+                    work.reads.push(Read {
+                        // No value of the graph: nobody else reads it.
+                        value: u32::MAX - id.0,
+                        bytes: read,
+                        of_rows: Some(read),
+                        again: 0.0,
+                    });
                 }
             }
         }
@@ -472,6 +489,7 @@ impl<'a> Lane<'a> {
                 deep: self.body.roles.halo > 1,
             },
             Schedule::Scan(tile) => Serial::Steps(self.steps(tile.run, exchanges)),
+            Schedule::Chunked(_) if self.composes() => Serial::Nothing,
             Schedule::Chunked(chunk) => Serial::Chunks(self.chunks(chunk)),
             Schedule::Gemv(_) | Schedule::Thin(_) if exchanges > 0.0 => {
                 Serial::Exchanges(self.ctx.rows() as f64 * exchanges)

@@ -10,8 +10,9 @@ use super::space::divisors;
 use crate::chunked::staging::{Room, staged};
 use crate::chunked::{KEY_LIMIT, Parts, Sizes, VALUE_LIMIT};
 use crate::context::{iteration_axes, reduced_axes};
-use crate::plan::{Body, GridAxis, Reject, Storage};
-use crate::schedule::{ChunkTile, Schedule};
+use crate::plan::{Body, GridAxis, Reject, Roles, Storage};
+use crate::schedule::segments::{self, SegmentPhase, Segments};
+use crate::schedule::{ChunkTile, Schedule, blocks};
 use fusec_ir::class::decay_range;
 use fusec_ir::{AxisId, Graph, OpId, OpKind};
 
@@ -65,6 +66,70 @@ pub fn fit(group: &Group<'_>, lane: &Body) -> Result<Vec<Body>, Reject> {
         Some(reject) if bodies.is_empty() => Err(reject),
         _ => Ok(bodies),
     }
+}
+
+/// The phases of a chunked lane in segments of the sequence that run side by side, for each number of segments that
+/// suits the device: for a diagonal decay and an outer product, whose lane is the whole kernel. What is before
+/// the recurrence is computed in two of the phases.
+pub fn in_segments(group: &Group<'_>, body: &Body) -> Vec<[Body; 3]> {
+    let (ctx, graph) = (group.ctx, group.ctx.graph);
+    let (Schedule::Chunked(chunk), [scan]) = (&body.schedule, body.anchors()) else {
+        return vec![];
+    };
+    let (Ok(parts), Sizes::Outer(_)) = (Parts::of(graph, ctx.classes(), *scan), chunk.tile) else {
+        return vec![];
+    };
+    let before = body.up_to(graph, *scan);
+    let kept = |ops: &[OpId]| -> Vec<OpId> {
+        let ops = ops.iter().copied();
+        ops.filter(|id| before.binary_search(id).is_ok()).collect()
+    };
+    let states = Body {
+        roles: Roles {
+            prologue: kept(&body.roles.prologue),
+            epilogue: vec![],
+            ..body.roles.clone()
+        },
+        ops: before.clone(),
+        stores: vec![],
+        streamed: vec![],
+        tails: vec![],
+        schedule: body.schedule.clone(),
+    };
+    // The same value columns, and as many tokens at a time as suit what is left.
+    let columns = chunk.tile.value();
+    let Ok(states) = spread(group, &states, *scan, &parts, columns, chunk.ahead) else {
+        return vec![];
+    };
+    if states.schedule.grid() != body.schedule.grid() {
+        return vec![];
+    }
+    let composition = Body {
+        roles: Roles {
+            prologue: vec![],
+            ..states.roles.clone()
+        },
+        ops: vec![*scan],
+        schedule: body.schedule.clone(),
+        ..states.clone()
+    };
+    let phase = |body: &Body, count: u32, phase: SegmentPhase| {
+        let mut body = body.clone();
+        if let Schedule::Chunked(chunk) = &mut body.schedule {
+            chunk.ahead &= phase != SegmentPhase::Composition;
+            chunk.segments = Some(Segments { count, phase });
+        }
+        body
+    };
+    let counts = segments::counts(blocks(ctx, body), ctx.shape.time, &ctx.target);
+    let of = |count: u32| {
+        [
+            phase(&states, count, SegmentPhase::States),
+            phase(&composition, count, SegmentPhase::Composition),
+            phase(body, count, SegmentPhase::Results),
+        ]
+    };
+    counts.into_iter().map(of).collect()
 }
 
 /// The products over runs of tokens stay finite, and rounding errors of the past fade, if no decay
@@ -279,6 +344,7 @@ fn spread(
                 // Nothing arrives ahead of time where nothing can.
                 ahead: !slabs.is_empty(),
                 tile: tile.shared_by(share, bytes),
+                segments: None,
             }),
             streamed: vec![],
             ..lane.clone()

@@ -180,7 +180,10 @@ pub(crate) fn scan_lane(ctx: &Context<'_>, ops: &[OpId]) -> Result<Vec<Body>, Re
         .stores
         .retain(|v| ctx.is_output(*v) || !of_prologue(v));
     let chunked = chunked::fit(&group, &inside).unwrap_or_default();
-    Ok([vec![body], chunked].concat())
+    // A kernel in segments costs at least what its last phase does.
+    let in_segments = chunked.iter().flat_map(|body| chunked::in_segments(&group, body));
+    let results: Vec<Body> = in_segments.map(|[_, _, results]| results).collect();
+    Ok([vec![body], chunked, results].concat())
 }
 
 /// A group with products and without recurrences, in one phase.
@@ -237,6 +240,15 @@ pub fn forms(ctx: &Context<'_>, ops: &[OpId]) -> Result<Vec<Vec<Phase>>, Reject>
     out.extend((0..most).map(|n| with(&can, n)));
     if can.len() > 1 {
         out.extend(can.iter().map(|lane| with(&[*lane], 0)));
+    }
+    if let [bodies] = &chunked[..] {
+        let group = Group {
+            ctx,
+            ops,
+            part: false,
+        };
+        let in_segments = bodies.iter().flat_map(|body| chunked::in_segments(&group, body));
+        out.extend(in_segments.map(|phases| phases.map(|body| Phase { lanes: vec![body] }).into()));
     }
     Ok(out)
 }

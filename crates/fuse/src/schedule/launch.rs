@@ -3,6 +3,7 @@
 use super::Schedule;
 use super::gemv;
 use super::product::Products;
+use super::segments::SegmentPhase;
 use super::walk::Walked;
 use crate::context::Context;
 use crate::plan::{Body, Phase};
@@ -45,7 +46,11 @@ pub fn blocks(ctx: &Context<'_>, body: &Body) -> usize {
     match &body.schedule {
         Schedule::Row(tile) => runs(tile.rows),
         Schedule::Attend(tile) => runs(tile.rows()),
-        Schedule::Scan(_) | Schedule::Chunked(_) => ctx.shape.batch * tiles,
+        Schedule::Scan(_) => ctx.shape.batch * tiles,
+        Schedule::Chunked(chunk) => {
+            let segments = chunk.segments.map_or(1, |segments| segments.count as usize);
+            ctx.shape.batch * tiles * segments
+        }
         Schedule::Gemv(tile) => of_products(tile.rows, tile.columns),
         Schedule::Thin(tile) => of_products(tile.rows, tile.columns),
         Schedule::Gemm(tile) => of_products(tile.rows(), tile.columns(body.anchors().len())),
@@ -58,7 +63,10 @@ pub fn shared_floats(ctx: &Context<'_>, body: &Body, threads: usize) -> usize {
     match &body.schedule {
         Schedule::Row(tile) => walked.shared_floats(&tile.grid, threads, 1, tile.rows > 1),
         Schedule::Scan(tile) => walked.shared_floats(&tile.grid, threads, tile.run, true),
-        Schedule::Chunked(chunk) => chunk.tile.shared_bytes() / 4,
+        Schedule::Chunked(chunk) => match chunk.segments.map(|segments| segments.phase) {
+            Some(SegmentPhase::Composition) => 0,
+            _ => chunk.tile.shared_bytes() / 4,
+        },
         Schedule::Gemv(_) | Schedule::Thin(_) => {
             let Some(products) = Products::of(ctx.graph, body.anchors(), &body.ops) else {
                 return 0;

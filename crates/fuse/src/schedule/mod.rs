@@ -17,6 +17,7 @@ pub mod placement;
 mod print;
 pub mod product;
 pub mod program;
+pub mod segments;
 mod target;
 pub mod thin;
 pub mod walk;
@@ -26,6 +27,7 @@ pub use attend::AttendTile;
 pub use gemm::{GemmTile, MmaTile, SimtTile};
 pub use gemv::GemvTile;
 pub use launch::{Launch, blocks, launch};
+pub use segments::Segments;
 pub use target::Target;
 pub use thin::ThinTile;
 pub use walk::{RowTile, ScanTile};
@@ -65,6 +67,9 @@ pub struct ChunkTile {
     pub ahead: bool,
     /// What a block holds.
     pub tile: Sizes,
+    /// Where segments of a sequence run side by side: this one phase of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub segments: Option<Segments>,
 }
 
 impl Schedule {

@@ -1,6 +1,7 @@
 //! Schedules and launches in a line, for people.
 
 use super::wgmma::{CONSUMERS, DEPTH, ROWS};
+use super::segments::SegmentPhase;
 use super::{AttendTile, GemmTile, Launch, Schedule};
 use std::fmt;
 
@@ -21,9 +22,21 @@ impl fmt::Display for Schedule {
                     tile.key(),
                     tile.value()
                 )?;
-                match chunk.ahead {
-                    true => f.write_str(", rows ahead of time"),
-                    false => Ok(()),
+                if chunk.ahead {
+                    f.write_str(", rows ahead of time")?;
+                }
+                match chunk.segments {
+                    None => Ok(()),
+                    Some(of) => write!(
+                        f,
+                        ", {} of {} segments",
+                        match of.phase {
+                            SegmentPhase::States => "states",
+                            SegmentPhase::Composition => "composition",
+                            SegmentPhase::Results => "results",
+                        },
+                        of.count
+                    ),
                 }
             }
             Schedule::Gemv(tile) => {

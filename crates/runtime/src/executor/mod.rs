@@ -404,6 +404,10 @@ impl<D: Device> Executor<D> {
             let (BufferKind::Scratch(id) | BufferKind::Output(id)) = buffer.kind else {
                 continue;
             };
+            // What phases of one kernel pass on is no value.
+            if buffer.extent == Extent::Batch {
+                continue;
+            }
             let element = buffer.element;
             if let Some(place) = self.binding(run.key, &run.arena).place(at, TailCopy::Old) {
                 let bytes = self.device.read(place)?;
