@@ -132,3 +132,35 @@ recurrences! {
     rotating: "rotating", [];
     two_reads: "two-reads", [];
 }
+
+/// What a state becomes is computed with the step that takes it, also where it depends on no state.
+#[test]
+fn states_that_take_what_carries_no_state() {
+    for next in ["k", "2 * k + 1"] {
+        let text = format!(
+            "name = \"delayed\"\n[axes]\nH = 2\nN = 32\nM = 32\n[input]\nk = \"H, M\"\nv = \"H, N\"\nf = \"H\"\n\
+             [recurrence.r]\ninputs = \"k[H, j], v[H, i], f[H]\"\n\
+             state = \"S[H, i = N, j = M], before[H, j = M]\"\noutputs = \"y[H, i]\"\n\
+             step = \"\"\"\nS = f * S + v * before\nbefore = {next}\ny = sum(S * k, j)\n\"\"\"\n\
+             [model]\nflow = \"return r(k, v, sigmoid(f))\"\n"
+        );
+        let graph = compile(
+            &ModelSource::from_text("delayed", text),
+            &Overrides::default(),
+        )
+        .unwrap_or_else(|e| panic!("{next}: {e:?}"));
+        for mode in [Mode::Auto, Mode::Unfused, Mode::Random(3)] {
+            let case = Case {
+                name: next,
+                graph: &graph,
+                storage: Storage::F32,
+                mode,
+                batch: 2,
+                times: &[37, 1, 65],
+                bound: 2e-4,
+            };
+            let h200 = Device::find("h200").expect("a device");
+            common::check_for(&case, &h200).unwrap_or_else(|why| panic!("{next} {mode}: {why}"));
+        }
+    }
+}

@@ -126,10 +126,14 @@ fn candidates(program: &Program) -> Vec<Part> {
     let statements = &program.statements;
     let kept =
         |i: usize| statements[i].history > 0 || program.tails.iter().any(|(_, of, _)| *of == i);
-    // What depends on a state or on an earlier row.
+    // What depends on a state or on an earlier row, and what states become, even where that depends
+    // on neither: the step that takes it reads it where it lives for one row.
     let mut carried = vec![false; statements.len()];
+    for state in &program.states {
+        carried[state.next] = true;
+    }
     for (i, s) in statements.iter().enumerate() {
-        carried[i] = s.reads.iter().any(|read| match read.src {
+        carried[i] |= s.reads.iter().any(|read| match read.src {
             Src::State(_) => true,
             Src::Statement(source) => carried[source] || read.delay > 0,
             Src::Fixed(_) | Src::Row(_) | Src::Table { .. } => false,
