@@ -12,35 +12,12 @@ use std::collections::BTreeMap;
 #[path = "../../runtime/tests/random_models/model_text.rs"]
 mod model_text;
 
-/// What the texts of random models are drawn with.
+#[path = "../../runtime/tests/common/dice.rs"]
+mod dice;
+
+/// Where the texts of random models look for what they are drawn with.
 mod common {
-    /// Random numbers by a seed: those that every test of random models draws.
-    pub struct Dice(u64);
-
-    impl Dice {
-        /// A sequence of its own for every seed.
-        pub fn new(seed: u64) -> Self {
-            let mut dice = Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0xd1b5_4a32_d192_ed03);
-            dice.next();
-            dice.next();
-            dice
-        }
-
-        fn next(&mut self) -> u64 {
-            if self.0 == 0 {
-                self.0 = 1;
-            }
-            self.0 ^= self.0 >> 12;
-            self.0 ^= self.0 << 25;
-            self.0 ^= self.0 >> 27;
-            self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 11
-        }
-
-        /// A number below `n`, which is not 0.
-        pub fn below(&mut self, n: usize) -> usize {
-            (self.next() % n as u64) as usize
-        }
-    }
+    pub use crate::dice::Dice;
 }
 
 const SHAPE: (usize, usize) = (2, 6);
