@@ -111,10 +111,7 @@ pub fn lane<'g>(
     pointers: &mut Pointers<'g>,
     names: &mut Names,
 ) -> Result<Lane, CodegenError> {
-    let unsupported = |what: &str| CodegenError::Unsupported {
-        kernel: kernel.name.clone(),
-        what: what.into(),
-    };
+    let unsupported = |what: &str| CodegenError::unsupported(kernel, what);
     let [id] = body.ops[..] else {
         return Err(unsupported("attention beside other operations"));
     };

@@ -1,6 +1,7 @@
 //! What can go wrong between a plan and its source text.
 
 use crate::prelude::UnknownPrimitive;
+use fusec_fuse::Kernel;
 
 /// An error of the code generator. A legal plan never causes one.
 #[derive(Debug, thiserror::Error)]
@@ -55,4 +56,14 @@ pub enum CodegenError {
         /// What it needs.
         what: String,
     },
+}
+
+impl CodegenError {
+    /// That no template offers what a kernel needs.
+    pub(crate) fn unsupported(kernel: &Kernel, what: impl Into<String>) -> Self {
+        CodegenError::Unsupported {
+            kernel: kernel.name.clone(),
+            what: what.into(),
+        }
+    }
 }

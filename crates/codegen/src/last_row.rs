@@ -30,10 +30,7 @@ pub fn lane<'g>(
     pointers: &mut Pointers<'g>,
     names: &mut Names,
 ) -> Result<Lane, CodegenError> {
-    let unsupported = |what: &str| CodegenError::Unsupported {
-        kernel: kernel.name.clone(),
-        what: what.into(),
-    };
+    let unsupported = |what: &str| CodegenError::unsupported(kernel, what);
     let ([id], Schedule::LastRow(tile)) = (&body.ops[..], &body.schedule) else {
         return Err(unsupported("last rows beside other operations"));
     };

@@ -55,10 +55,7 @@ pub fn lane<'g>(
         kernel,
         ..
     } = *request;
-    let unsupported = |what: String| CodegenError::Unsupported {
-        kernel: kernel.name.clone(),
-        what,
-    };
+    let unsupported = |what: String| CodegenError::unsupported(kernel, what);
     let (Schedule::Chunked(chunk), [scan]) = (&body.schedule, body.anchors()) else {
         return Err(unsupported("a chunk of several recurrences".into()));
     };

@@ -36,10 +36,7 @@ pub fn lane<'g>(
     pointers: &mut Pointers<'g>,
     names: &mut Names,
 ) -> Result<Lane, CodegenError> {
-    let unsupported = |what: &str| CodegenError::Unsupported {
-        kernel: kernel.name.clone(),
-        what: what.to_string(),
-    };
+    let unsupported = |what: &str| CodegenError::unsupported(kernel, what);
     let (tile, on_tensor_cores) = match &body.schedule {
         Schedule::Gemm(tile) => (ProjectionTile::Gemm(*tile), tile.on_tensor_cores()),
         Schedule::Gemv(tile) => (ProjectionTile::Gemv(*tile), false),
