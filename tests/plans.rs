@@ -10,7 +10,10 @@
 //! A change in them is a change of what users run: read it, then `cargo xtask bless`.
 
 use fusec_codegen::generate;
-use fusec_fuse::{Body, Device, Kernel, Mode, Options, Planned, Shape, Storage, Submit, explain};
+use fusec_fuse::schedule::AttendTile;
+use fusec_fuse::{
+    Body, Device, Kernel, Mode, Options, Planned, Schedule, Shape, Storage, Submit, explain,
+};
 use fusec_ir::class::classify;
 use fusec_ir::language::{ModelSource, Overrides, compile};
 use fusec_ir::{Graph, OpId, OpKind};
@@ -149,6 +152,9 @@ fn template_use(graph: &Graph, kernel: &Kernel) -> String {
 
 fn lane_use(graph: &Graph, lane: &Body) -> String {
     let mut parts = vec![lane.template().to_string()];
+    if let Schedule::Attend(AttendTile::Mma(_)) = &lane.schedule {
+        parts.push("tensor-cores".to_string());
+    }
     let kind = |id: &OpId| &graph.op(*id).kind;
     for id in lane.anchors() {
         if let OpKind::Scan { recurrence, .. } = kind(id) {

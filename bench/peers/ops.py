@@ -217,6 +217,33 @@ def scans():
     )
 
 
+def attention():
+    batch, time = 8, 2048
+    for name, groups, heads, width in [
+        ("attention", 32, 1, 64), ("attention_wide", 16, 1, 128), ("attention_group", 4, 4, 128), ("attention_hybrid", 2, 1, 64),
+    ]:
+        q = randn(batch, groups * heads, time, width)
+        k, v = randn(batch, groups, time, width), randn(batch, groups, time, width)
+
+        def sdpa(backend, q=q, k=k, v=v, grouped=heads > 1):
+            from torch.nn.attention import SDPBackend, sdpa_kernel
+
+            def run():
+                with sdpa_kernel(getattr(SDPBackend, backend)):
+                    return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=grouped)
+
+            return run
+
+        peers = {
+            "torch SDPA, FlashAttention": lambda sdpa=sdpa: sdpa("FLASH_ATTENTION"),
+            "torch SDPA, cuDNN": lambda sdpa=sdpa: sdpa("CUDNN_ATTENTION"),
+        }
+        yield Row(
+            name, f"B{batch} T{time} G{groups} H{heads} N{width}", f"op-{name}", 2 * gigabytes(q) + 2 * gigabytes(k), peers,
+            2e-9 * batch * groups * heads * time**2 * width,
+        )
+
+
 def gated_scan():
     batch, time, channels, inner = 4, 2048, 256, 64
     half = torch.float16
@@ -283,7 +310,7 @@ def main():
     print(f"copy {limits['copy_tbs']:.2f} TB/s, bf16 GEMM {limits['bf16_gemm_tflops']:.0f} TFLOP/s", flush=True)
 
     results, names = [], []
-    for group in (pointwise, projections, convolution, scans, gated_scan):
+    for group in (pointwise, projections, convolution, scans, attention, gated_scan):
         for row in group():
             if only and row.name not in only:
                 continue

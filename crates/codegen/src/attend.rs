@@ -1,19 +1,23 @@
-//! The lane of softmax attention: its template's numbers and addresses.
+//! The lane of softmax attention: its templates' numbers and addresses.
 
 use crate::CodegenError;
-use crate::affine::{Grid, OffsetText, Space};
+use crate::affine::{Grid, Offset, OffsetText, Space};
 use crate::cexpr::literal;
 use crate::lane::Lane;
-use crate::manifest::{LaneGrid, RowUnits};
+use crate::manifest::{Element, LaneGrid, RowUnits};
 use crate::memory::{Place, Pointers, c_type};
 use crate::names::Names;
 use crate::render::render;
-use fusec_fuse::schedule::attend::THREADS;
+use fusec_fuse::schedule::AttendTile;
+use fusec_fuse::schedule::attend::{MmaTile, PADDING, STAGES, SimtTile, THREADS};
 use fusec_fuse::{Body, Kernel, Schedule};
 use fusec_ir::{Access, AxisId, Graph, IndexExpr, OpKind, StateId, StateKind, ValueId};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use tera::Context;
+
+/// Elements that one access brings: 16 bytes of 16-bit elements.
+const RUN: usize = 8;
 
 #[derive(Serialize)]
 struct GridLine {
@@ -21,13 +25,37 @@ struct GridLine {
     size: usize,
 }
 
-/// How an operand's element is read at row `t`, element `e`.
+/// How an operand's element is read at row `t`, element `elem`.
 #[derive(Serialize)]
 struct Operand {
     /// A row of this run.
     now: String,
     /// A row before it, if any are kept.
     before: Option<String>,
+    /// What it is read from.
+    pointer: String,
+    /// Whether eight elements from a multiple of eight on lie side by side, aligned for one access.
+    runs: bool,
+    /// The same, and it is stored as the tensor cores take it.
+    direct: bool,
+}
+
+/// What a block on tensor cores brings to shared memory, in tiles.
+#[derive(Serialize)]
+struct Side {
+    name: &'static str,
+    /// In words.
+    what: &'static str,
+    operand: Operand,
+    /// Rows of a tile, the first that exists, elements of a row, what they are filled up to, and how far rows
+    /// are apart, by their names in the template.
+    rows: &'static str,
+    low: &'static str,
+    length: &'static str,
+    size: &'static str,
+    pitch: &'static str,
+    /// Whether heads of a group are rows of the tile.
+    grouped: bool,
 }
 
 #[derive(Serialize)]
@@ -46,12 +74,18 @@ struct Addresses<'a, 'g> {
     first_index: BTreeMap<AxisId, String>,
     pointers: &'a mut Pointers<'g>,
     names: &'a mut Names,
+    /// What the tensor cores multiply, if it is done on them.
+    operand: Option<Element>,
 }
 
 impl Addresses<'_, '_> {
+    fn offset(&self, value: ValueId, index: &[IndexExpr]) -> Offset {
+        self.grid.global(&self.graph.value(value).axes, index)
+    }
+
     /// The offset inside a row of element `elem` of a space.
     fn in_row(&self, value: ValueId, index: &[IndexExpr], space: &Space) -> String {
-        let offset = self.grid.global(&self.graph.value(value).axes, index);
+        let offset = self.offset(value, index);
         let first = |a: AxisId| self.first_index.get(&a).cloned().unwrap_or("0".into());
         let block = offset.block_text(&first);
         let parts: Vec<String> = block
@@ -64,9 +98,11 @@ impl Addresses<'_, '_> {
         }
     }
 
-    fn operand(&mut self, access: &Access, space: &Space) -> Operand {
+    /// An operand over a space whose last axes have `length` elements of one head.
+    fn operand(&mut self, access: &Access, space: &Space, length: usize) -> Operand {
         let value = access.value;
         let at = self.in_row(value, &access.index, space);
+        let offset = self.offset(value, &access.index);
         let pointer = self.pointers.read(Place::Value(value), self.names);
         let row = self.graph.row_elements(value);
         let before = access.tail.and_then(|tail| {
@@ -76,11 +112,26 @@ impl Addresses<'_, '_> {
                 "{old}[(batch * {width} + {width} + t) * {row} + {at}]"
             ))
         });
-        let now = match self.graph.value(value).rows {
-            true => format!("{pointer}[(batch * T + t) * {row} + {at}]"),
-            false => format!("{pointer}[{at}]"),
+        let (now, rows) = match self.graph.value(value).rows {
+            true => (
+                format!("{pointer}[(batch * T + t) * {row} + {at}]"),
+                row.is_multiple_of(RUN),
+            ),
+            false => (format!("{pointer}[{at}]"), true),
         };
-        Operand { now, before }
+        let runs = rows
+            && length.is_multiple_of(RUN)
+            && space.innermost().is_multiple_of(RUN)
+            && offset.step(space) == 1
+            && offset.aligned(&self.grid, space, RUN as i64);
+        let element = self.pointers.element(Place::Value(value));
+        Operand {
+            now,
+            before,
+            pointer,
+            runs,
+            direct: runs && Some(element) == self.operand,
+        }
     }
 
     fn tail(&mut self, tail: StateId) -> Option<TailLine> {
@@ -131,11 +182,11 @@ pub fn lane<'g>(
     let Schedule::Attend(tile) = &body.schedule else {
         return Err(unsupported("the attend template for another body"));
     };
-    let grid = Grid::new(graph, &tile.grid);
+    let grid = Grid::new(graph, tile.grid());
     let mut lines = Vec::new();
     let mut first_index = BTreeMap::new();
     // Innermost first: it is the fastest to vary from block to block.
-    for g in tile.grid.iter().rev() {
+    for g in tile.grid().iter().rev() {
         let name = names.fresh(&format!("{}0", graph.axis_name(g.axis).to_lowercase()));
         lines.push(GridLine {
             name: name.clone(),
@@ -144,15 +195,17 @@ pub fn lane<'g>(
         first_index.insert(g.axis, name);
     }
     let results = &graph.value(*result).axes;
-    let own: Vec<AxisId> = results
+    let heads = graph.attention_heads(op);
+    // Heads that a block has side by side, outside of what one of them has.
+    let (group, own): (Vec<AxisId>, Vec<AxisId>) = results
         .iter()
-        .copied()
-        .filter(|a| !grid.is_grid(*a))
-        .collect();
+        .filter(|a| !grid.is_grid(**a))
+        .partition(|a| heads.contains(a));
+    let with_group = |axes: &[AxisId]| grid.space(&[&group[..], axes].concat());
+    let (queries, outcome) = (with_group(axes), with_group(&own));
     let (summed, own) = (grid.space(axes), grid.space(&own));
     let (depth, width) = (summed.len(), own.len());
-    let rows = tile.rows.max(1) as usize;
-    let at = tile.places();
+    let rows = tile.rows().max(1) as usize;
 
     let mut addresses = Addresses {
         graph,
@@ -160,28 +213,38 @@ pub fn lane<'g>(
         first_index,
         pointers,
         names,
+        operand: match tile {
+            AttendTile::Simt(_) => None,
+            AttendTile::Mma(tile) => Some(tile.operand),
+        },
     };
     let stored = body.stores.contains(result);
     let mut context = Context::new();
     context.insert("rows", &rows);
     context.insert("heads", &addresses.grid.blocks());
     context.insert("grid", &lines);
-    context.insert("threads", &THREADS);
-    context.insert("warps", &(THREADS / 32));
+    context.insert("threads", &tile.threads());
     context.insert("depth", &depth);
     context.insert("width", &width);
-    context.insert("tile", &tile.keys);
     context.insert("window", window);
-    context.insert("scale", &literal(*scale));
-    context.insert("held", &(rows * width).div_ceil(THREADS));
-    context.insert("at", &at);
     context.insert("stored", &stored);
     if stored {
-        context.insert("query", &addresses.operand(query, &summed));
-        context.insert("key", &addresses.operand(key, &summed));
-        context.insert("value", &addresses.operand(value, &own));
+        let query = addresses.operand(query, &queries, depth);
+        let key = addresses.operand(key, &summed, depth);
+        let value = addresses.operand(value, &own, width);
+        match tile {
+            AttendTile::Simt(_) => {
+                context.insert("query", &query);
+                context.insert("key", &key);
+                context.insert("value", &value);
+            }
+            AttendTile::Mma(tile) => {
+                context.insert("sides", &sides(tile, query, key, value));
+            }
+        }
         let index: Vec<IndexExpr> = results.iter().map(|a| IndexExpr::axis(*a)).collect();
-        let place = addresses.in_row(*result, &index, &own);
+        let place = addresses.in_row(*result, &index, &outcome);
+        let offset = addresses.offset(*result, &index);
         let row = graph.row_elements(*result);
         let pointer = addresses
             .pointers
@@ -192,24 +255,99 @@ pub fn lane<'g>(
         );
         let element = addresses.pointers.element(Place::Value(*result));
         context.insert("element", c_type(element));
+        // Two neighbouring results, of columns that a thread has.
+        let pairs = row.is_multiple_of(2)
+            && width.is_multiple_of(2)
+            && outcome.innermost().is_multiple_of(2)
+            && offset.step(&outcome) == 1
+            && offset.aligned(&addresses.grid, &outcome, 2);
+        context.insert("pairs", &pairs);
     }
     let tails = body.tails.iter().filter_map(|t| addresses.tail(*t));
     let tails: Vec<TailLine> = tails.collect();
     context.insert("tails", &tails);
+    let template = match tile {
+        AttendTile::Simt(tile) => {
+            on_fp32_units(tile, *scale, &mut context);
+            "attend.cu"
+        }
+        AttendTile::Mma(tile) => {
+            on_tensor_cores(tile, *scale, &mut context);
+            "attend_mma.cu"
+        }
+    };
     let blocks = addresses.grid.blocks();
     let runs = match rows {
         1 => "T".to_string(),
         n => format!("((T + {}) / {n})", n - 1),
     };
     Ok(Lane {
-        code: render("attend.cu", &context)?,
+        code: render(template, &context)?,
         grid: LaneGrid {
             blocks: blocks as u64,
             rows: RowUnits::Runs(rows as u32),
         },
         blocks: format!("B * {runs} * {blocks}"),
-        shared_floats: if stored { at.end } else { 0 },
+        shared_floats: match stored {
+            true => tile.shared_bytes().div_ceil(4),
+            false => 0,
+        },
         position: stored,
         by_warpgroups: None,
     })
+}
+
+/// Queries, keys and values of `attend_mma.cu`.
+fn sides(tile: &MmaTile, query: Operand, key: Operand, value: Operand) -> [Side; 3] {
+    let queries = Side {
+        name: "queries",
+        what: "Queries of the block",
+        operand: query,
+        rows: "TILE_ROWS",
+        low: "t_begin",
+        length: "DEPTH",
+        size: "K_SIZE",
+        pitch: "K_PITCH",
+        grouped: tile.group > 1,
+    };
+    let keys = Side {
+        name: "keys",
+        what: "Keys",
+        operand: key,
+        rows: "KEYS",
+        low: "first",
+        grouped: false,
+        ..queries
+    };
+    let values = Side {
+        name: "values",
+        what: "Values",
+        operand: value,
+        length: "WIDTH",
+        size: "V_SIZE",
+        pitch: "V_PITCH",
+        ..keys
+    };
+    [queries, keys, values]
+}
+
+/// What `attend.cu` needs beside addresses.
+fn on_fp32_units(tile: &SimtTile, scale: f64, context: &mut Context) {
+    let (rows, width) = (tile.rows.max(1) as usize, tile.width as usize);
+    context.insert("warps", &(THREADS / 32));
+    context.insert("tile", &tile.keys);
+    context.insert("scale", &literal(scale));
+    context.insert("held", &(rows * width).div_ceil(THREADS));
+    context.insert("at", &tile.places());
+}
+
+/// What `attend_mma.cu` needs beside addresses. Weights are powers of two there.
+fn on_tensor_cores(tile: &MmaTile, scale: f64, context: &mut Context) {
+    context.insert("scale", &literal(scale * std::f64::consts::LOG2_E));
+    context.insert("tile", tile);
+    context.insert("operand", c_type(tile.operand));
+    context.insert("key_size", &tile.key_size());
+    context.insert("value_size", &tile.value_size());
+    context.insert("padding", &PADDING);
+    context.insert("stages", &STAGES);
 }

@@ -10,6 +10,11 @@ use tera::{Context, Tera};
 const TEMPLATES: &[(&str, &str)] = &[
     ("attend.cu", include_str!("../templates/attend.cu")),
     ("last_row.cu", include_str!("../templates/last_row.cu")),
+    ("attend_mma.cu", include_str!("../templates/attend_mma.cu")),
+    (
+        "attend_tails.cu",
+        include_str!("../templates/attend_tails.cu"),
+    ),
     ("kernel.cu", include_str!("../templates/kernel.cu")),
     ("walk.cu", include_str!("../templates/walk.cu")),
 ];

@@ -713,7 +713,7 @@ fn a_row_body_spreads_parallel_axes_until_a_block_holds_2048_elements() {
 fn rows_of(body: &Body) -> u32 {
     match &body.schedule {
         Schedule::Row(tile) => tile.rows,
-        Schedule::Attend(tile) => tile.rows,
+        Schedule::Attend(tile) => tile.rows(),
         other => panic!("no rows in {other:?}"),
     }
 }

@@ -26,12 +26,12 @@ extern "C" __global__ void uses(const float* x, float* y, const bf16_t* b, bf16_
     u32 a[2] = {r[0], r[1]}, w[1] = {s[0]};
     mma_m16n8k8_f16(acc, a, w);
 #if __CUDA_ARCH__ >= 800
-    r[0] = pack_bf16x2(x[10], x[11]);
+    r[0] = pack_bf16x2(x[10], x[11]), r[1] = pack_x2<bf16_t>(x[10], x[11]), r[2] = pack_x2<f16_t>(x[10], x[11]);
     mma_k16<bf16_t>(acc, r, s), mma_k16<f16_t>(acc, r, s);
     cp_async_16(smem, x, true), cp_async_4(smem, x, x[0] > 0.0f), cp_async_commit(), cp_async_wait<1>();
 #endif
     y[1] = acc[0] + acc[1] + acc[2] + acc[3];
-    y[2] = fexp2_approx(fpow(fsilu(x[4]), fgelu(x[5]))) + flogsigmoid(x[6]) + fsoftplus(x[7]) + fmax32(fmin32(x[8], x[9]), FUSEC_NAN);
+    y[2] = fexp2_approx(fpow(fsilu(x[4]), fgelu(x[5]))) + flogsigmoid(x[6]) + fsoftplus(x[7]) + fmax32(fmin32(x[8], x[9]), fmax_number(x[8], FUSEC_NAN));
     if (FUSEC_PHASE(0)) grid_barrier();
     grid_dependency_launch();
 }

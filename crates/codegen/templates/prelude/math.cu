@@ -70,6 +70,10 @@ __device__ __forceinline__ float fmin32(float x, float y) { return (x < y || x !
 // The larger of x and y; NaN when either is NaN.
 __device__ __forceinline__ float fmax32(float x, float y) { return (x > y || x != x) ? x : y; }
 
+//@ fmax_number
+// The larger of x and y; the other one where one is NaN.
+__device__ __forceinline__ float fmax_number(float x, float y) { return fmaxf(x, y); }
+
 //@ frelu needs fmax32
 // max(x, 0); NaN stays NaN.
 __device__ __forceinline__ float frelu(float x) { return fmax32(x, 0.0f); }

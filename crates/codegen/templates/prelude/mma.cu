@@ -39,6 +39,20 @@ __device__ __forceinline__ u32 pack_bf16x2(float low, float high) {
     return packed;
 }
 
+//@ pack_f16x2 needs u32 arch 80
+// As pack_bf16x2 for f16.
+__device__ __forceinline__ u32 pack_f16x2(float low, float high) {
+    u32 packed;
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
+    return packed;
+}
+
+//@ pack_x2 needs pack_bf16x2, pack_f16x2, bf16_t, f16_t, u32 arch 80
+// Two f32 numbers rounded to storage type T in one word.
+template <typename T> __device__ __forceinline__ u32 pack_x2(float low, float high);
+template <> __device__ __forceinline__ u32 pack_x2<bf16_t>(float low, float high) { return pack_bf16x2(low, high); }
+template <> __device__ __forceinline__ u32 pack_x2<f16_t>(float low, float high) { return pack_f16x2(low, high); }
+
 //@ mma_m16n8k16_bf16 needs u32 arch 80
 // c[16,8] += a[16,16] b[16,8], bf16 in, f32 accumulate. With g = lane/4, t = lane%4:
 // a0 (g, 2t..) a1 (g+8, 2t..) a2 (g, 2t+8..) a3 (g+8, 2t+8..); b0 (k 2t.., n g) b1 (k 2t+8.., n g);

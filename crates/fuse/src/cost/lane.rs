@@ -2,9 +2,10 @@
 //!
 //! Counts only: nothing here asks how fast a device is.
 
-use super::work::{Columns, Read, Serial, Tiles, Work};
+use super::work::{Attention, Columns, Keys, Read, Serial, Tiles, Work};
 use crate::context::{Context, instructions, iteration_axes, special_count, step_work};
 use crate::plan::{Body, Storage};
+use crate::schedule::attend::{AttendTile, MmaTile};
 use crate::schedule::gemm::GemmTile;
 use crate::schedule::product::Products;
 use crate::schedule::{Schedule, blocks, thin};
@@ -74,6 +75,8 @@ impl<'a> Lane<'a> {
     fn trips(&self) -> f64 {
         match self.body.schedule {
             Schedule::Row(_) | Schedule::LastRow(_) => 1.0,
+            // Rows that were kept come through registers, and a tile of them after the other.
+            Schedule::Attend(AttendTile::Mma(ref tile)) => 2.0 + self.kept_tiles(tile),
             // Rows and weights of a prologue come before those of the product.
             Schedule::Gemv(_) | Schedule::Thin(_) if self.body.roles.prologue.is_empty() => 1.0,
             // The state, the first row, the results.
@@ -95,7 +98,7 @@ impl<'a> Lane<'a> {
     pub fn rows(&self) -> f64 {
         let rows = match &self.body.schedule {
             Schedule::Row(tile) => tile.rows,
-            Schedule::Attend(tile) => tile.rows,
+            Schedule::Attend(tile) => tile.rows(),
             _ => 1,
         };
         f64::from(rows.max(1))
@@ -157,11 +160,12 @@ impl<'a> Lane<'a> {
                 entry.1 |= by_all && graph.value(access.value).rows;
             }
             if let (OpKind::Attend { .. }, [_, key, value]) = (&op.kind, op.inputs.as_slice()) {
-                // Each run of rows reads what it sees again.
-                let runs = (ctx.shape.time as f64 / self.rows()).ceil() - 1.0;
+                // Each run of rows reads what it sees again, and so does each block of another head.
+                let runs = (ctx.shape.time as f64 / self.rows()).ceil();
                 for access in [key, value] {
                     let bytes = graph.row_elements(access.value) * ctx.element_bytes(access.value);
-                    work.seen_bytes += (bytes * ctx.shape.batch) as f64 * runs * self.seen(op);
+                    let again = runs * self.heads_without(access) - 1.0;
+                    work.seen_bytes += (bytes * ctx.shape.batch) as f64 * again * self.seen(op);
                 }
             }
             if let OpKind::Scan { states, .. } = &op.kind {
@@ -202,6 +206,20 @@ impl<'a> Lane<'a> {
         for state in &self.body.tails {
             work.moved_bytes += self.state_bytes(*state);
         }
+    }
+
+    /// Heads on blocks of their own that have an operand in common.
+    fn heads_without(&self, access: &Access) -> f64 {
+        let indexed = |axis: AxisId| {
+            let mut terms = access.index.iter().flat_map(|index| &index.terms);
+            terms.any(|term| term.0 == axis)
+        };
+        let spread = self.body.schedule.grid().iter();
+        let shared = spread.filter(|g| !indexed(g.axis));
+        let heads: usize = shared
+            .map(|g| self.ctx.graph.size(g.axis) / g.tile)
+            .product();
+        heads as f64
     }
 
     /// Rows that a row of attention sees on average: all that are kept when one token is added,
@@ -310,8 +328,16 @@ impl<'a> Lane<'a> {
                     let results = op.outputs.first().map_or(0, |v| graph.row_elements(*v));
                     let pairs = times * self.seen(op);
                     let depth = graph.elements(axes) as f64;
-                    work.attend_flops += 2.0 * pairs * (heads * depth + results as f64);
-                    work.special += pairs * heads;
+                    let flops = 2.0 * pairs * (heads * depth + results as f64);
+                    match &self.body.schedule {
+                        Schedule::Attend(AttendTile::Mma(tile)) => {
+                            self.add_attention(tile, flops, work);
+                        }
+                        _ => {
+                            work.attend_flops += flops;
+                            work.special += pairs * heads;
+                        }
+                    }
                 }
                 // See `add_products`.
                 OpKind::Contract { .. }
@@ -322,6 +348,48 @@ impl<'a> Lane<'a> {
                 OpKind::Scatter { .. } | OpKind::ScatterRows | OpKind::AttendBack { .. } => {}
             }
         }
+    }
+
+    /// Attention on tensor cores: whole tiles, for as many keys as some row of a block sees.
+    fn add_attention(&self, tile: &MmaTile, flops: f64, work: &mut Work) {
+        let (_, all) = self.walked(tile);
+        let spread = tile.grid.iter();
+        let heads: usize = spread
+            .map(|g| self.ctx.graph.size(g.axis) / g.tile)
+            .product();
+        let tiles = (all * heads * self.ctx.shape.batch) as f64;
+        let pairs = tiles * (tile.tile_rows() * tile.keys as usize) as f64;
+        work.special += pairs;
+        work.attention = Some(Attention {
+            tensor_cores: self.ctx.storage,
+            flops,
+            whole_flops: 2.0 * pairs * (tile.key_size() + tile.value_size()) as f64,
+        });
+    }
+
+    /// Rows that were kept from earlier runs, of those that attention sees: see [`Lane::seen`].
+    fn kept(&self) -> (usize, u32) {
+        let ops = self.body.ops.iter();
+        let window = ops.filter_map(|id| match &self.ctx.graph.op(*id).kind {
+            OpKind::Attend { window, .. } => Some(*window),
+            _ => None,
+        });
+        let window = window.max().unwrap_or(1);
+        match self.ctx.shape.time {
+            1 => (window as usize - 1, window),
+            _ => (0, window),
+        }
+    }
+
+    /// Tiles of keys of the longest-walking block, and of all blocks of one head and sequence.
+    fn walked(&self, tile: &MmaTile) -> (usize, usize) {
+        let (past, window) = self.kept();
+        tile.walked(self.ctx.shape.time, past, window)
+    }
+
+    /// Tiles of keys that a block reads from what earlier runs kept.
+    fn kept_tiles(&self, tile: &MmaTile) -> f64 {
+        self.kept().0.div_ceil(tile.keys.max(1) as usize) as f64
     }
 
     /// The products of the body.
@@ -416,10 +484,15 @@ impl<'a> Lane<'a> {
             Schedule::Gemv(_) | Schedule::Thin(_) if exchanges > 0.0 => {
                 Serial::Exchanges(self.ctx.rows() as f64 * exchanges)
             }
+            Schedule::Attend(AttendTile::Mma(tile)) => Serial::Keys(Keys {
+                tiles: self.walked(tile).0 as f64,
+                products: tile.products() as f64,
+                weights: tile.weights() as f64,
+            }),
             Schedule::Gemv(_)
             | Schedule::Thin(_)
             | Schedule::Gemm(_)
-            | Schedule::Attend(_)
+            | Schedule::Attend(AttendTile::Simt(_))
             | Schedule::LastRow(_) => Serial::Nothing,
         }
     }

@@ -4,7 +4,7 @@
 //! a number that depends on a device.
 
 use super::rank_one;
-use super::work::{Chunks, Read, Serial, Steps, Tiles, Work};
+use super::work::{Chunks, Keys, Read, Serial, Steps, Tiles, Work};
 use crate::device::Device;
 use crate::plan::{Cost, Storage};
 use std::collections::BTreeSet;
@@ -186,6 +186,11 @@ impl Sum {
                 }
             }
         }
+        if let Some(attention) = &work.attention {
+            let whole = attention.whole_flops / fitted.attend_efficiency.value;
+            self.tensor_us += tensor_us(device, whole, attention.tensor_cores);
+            tensor_flops += attention.flops;
+        }
         if let Some(columns) = &work.columns {
             let slots = fitted.stage_slots.value * columns.staged
                 + fitted.stage_operation_slots.value * columns.computed
@@ -314,7 +319,18 @@ fn serial(device: &Device, work: &Work) -> (f64, f64) {
         }
         Serial::Steps(steps) => serial_steps(device, work, steps),
         Serial::Chunks(chunks) => serial_chunks(device, work, chunks),
+        Serial::Keys(keys) => serial_keys(device, keys),
     }
+}
+
+/// Tiles of keys of the block that walks longest: how fast all blocks together go is a matter of the
+/// rates.
+fn serial_keys(device: &Device, keys: &Keys) -> (f64, f64) {
+    let fitted = &device.fitted;
+    let cycles = fitted.attend_tile_cycles.value
+        + keys.products * fitted.attend_product_cycles.value
+        + keys.weights * fitted.attend_weight_cycles.value;
+    (keys.tiles, keys.tiles * cycles_us(device, cycles))
 }
 
 /// The steps of recurrences.

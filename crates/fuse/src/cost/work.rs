@@ -67,6 +67,30 @@ pub struct Columns {
     pub computed: f64,
 }
 
+/// Products of attention on tensor cores.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Attention {
+    /// Tensor cores for this storage type.
+    pub tensor_cores: Storage,
+    /// Floating-point operations of the rows that are seen.
+    pub flops: f64,
+    /// The same of whole tiles.
+    pub whole_flops: f64,
+}
+
+/// Tiles of keys and values that the longest-walking block of attention goes through on tensor cores.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Keys {
+    /// Tiles.
+    pub tiles: f64,
+    /// Tensor-core products of a warp for each.
+    pub products: f64,
+    /// Weights of a thread for each.
+    pub weights: f64,
+}
+
 /// What a block does one after the other.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
@@ -89,6 +113,8 @@ pub enum Serial {
     Steps(Steps),
     /// Chunks of a recurrence.
     Chunks(Chunks),
+    /// Tiles of keys of attention.
+    Keys(Keys),
 }
 
 /// The steps of recurrences of one block.
@@ -186,9 +212,12 @@ pub struct Work {
     /// Tensor-core operations of chunked recurrences, on bf16 numbers at any storage type.
     #[serde(default, skip_serializing_if = "is_nothing")]
     pub chunk_flops: f64,
-    /// Floating-point operations of attention.
+    /// Floating-point operations of attention on the FP32 units.
     #[serde(default, skip_serializing_if = "is_nothing")]
     pub attend_flops: f64,
+    /// Attention on tensor cores.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attention: Option<Attention>,
     /// All other floating-point operations.
     #[serde(default, skip_serializing_if = "is_nothing")]
     pub flops: f64,

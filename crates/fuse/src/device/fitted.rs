@@ -108,6 +108,15 @@ fitted! {
     /// operations of the FP32 units that one of attention takes: each row walks its keys one after the
     /// other
     attend_slots in 5.0 to 150.0,
+    /// part of the tensor cores' rate that products of attention reach, with the weights between them
+    attend_efficiency in 0.2 to 1.5,
+    /// the barrier, the copies and the sums over lanes of a tile of keys of attention on tensor cores,
+    /// clock cycles
+    attend_tile_cycles in 100.0 to 4e3,
+    /// a tensor-core product of a warp for a tile of keys, clock cycles
+    attend_product_cycles in 4.0 to 64.0,
+    /// a weight of a thread for a tile of keys, clock cycles
+    attend_weight_cycles in 4.0 to 80.0,
     /// a row that a block walks although the next one is already on its way, us
     row_us in 0.2 to 3.0,
     /// registers of a thread of the row template

@@ -11,6 +11,7 @@ use crate::fit::{forms, in_chunks};
 use crate::plan::{Body, Cost, Kernel, Mode, Phase, Shape, Storage, Template};
 use crate::planner::{Options, Planned, Progress, Selections, Wanted};
 use crate::print::{interior, limit, template};
+use crate::schedule::{AttendTile, Schedule};
 use crate::segment::{Segment, segments};
 use fusec_ir::{OpId, Pin, PinKind, ValueId};
 use serde::Serialize;
@@ -224,6 +225,19 @@ fn chosen(ctx: &Context<'_>, kernel: &Kernel) -> Chosen {
     }
 }
 
+/// In words, what schedules of one template differ in that are weighed against each other.
+type Manner = Option<&'static str>;
+
+fn manner(body: &Body) -> Manner {
+    match &body.schedule {
+        Schedule::Chunked(chunk) if chunk.ahead => Some("with its rows ahead of time"),
+        Schedule::Chunked(_) => Some("with its rows as they come"),
+        Schedule::Attend(AttendTile::Simt(_)) => Some("on FP32 units"),
+        Schedule::Attend(AttendTile::Mma(_)) => Some("on tensor cores"),
+        _ => None,
+    }
+}
+
 /// The local forms that a kernel does not have.
 fn others(ctx: &Context<'_>, kernel: &Kernel) -> Vec<Other> {
     let Ok(forms) = forms(ctx, &kernel.ops) else {
@@ -233,14 +247,14 @@ fn others(ctx: &Context<'_>, kernel: &Kernel) -> Vec<Other> {
         let lanes = phases.iter().flat_map(|p| &p.lanes);
         lanes.cloned().collect()
     };
-    let templates = |phases: &[Phase]| -> Vec<(Template, bool)> {
+    let templates = |phases: &[Phase]| -> Vec<(Template, Manner)> {
         let lanes = phases.iter().flat_map(|p| &p.lanes);
-        lanes.map(|l| (l.template(), l.schedule.ahead())).collect()
+        lanes.map(|l| (l.template(), manner(l))).collect()
     };
     let own = templates(&kernel.phases);
     let plain = forms.first().map(|form| lanes(form)).unwrap_or_default();
     // Of forms with the same templates, the cheapest.
-    let mut least: Vec<(Vec<(Template, bool)>, f64)> = Vec::new();
+    let mut least: Vec<(Vec<(Template, Manner)>, f64)> = Vec::new();
     for form in forms.iter().filter(|form| templates(form) != own) {
         let (of, us) = (templates(form), cost(ctx, form).total_us);
         match least.iter_mut().find(|(known, _)| *known == of) {
@@ -251,10 +265,9 @@ fn others(ctx: &Context<'_>, kernel: &Kernel) -> Vec<Other> {
     let dearer = least.into_iter().map(|(templates, us)| {
         let names: Vec<String> = templates
             .iter()
-            .map(|(template, ahead)| match (template, ahead) {
-                (Template::Chunked, true) => format!("{template} with its rows ahead of time"),
-                (Template::Chunked, false) => format!("{template} with its rows as they come"),
-                _ => template.to_string(),
+            .map(|(template, manner)| match manner {
+                None => template.to_string(),
+                Some(manner) => format!("{template} {manner}"),
             })
             .collect();
         Other::Dearer {

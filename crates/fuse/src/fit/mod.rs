@@ -211,6 +211,21 @@ pub fn forms(ctx: &Context<'_>, ops: &[OpId]) -> Result<Vec<Vec<Phase>>, Reject>
     let [Phase { lanes: plain }] = &phases[..] else {
         return Ok(vec![phases]);
     };
+    if let ([body], [id]) = (&plain[..], ops)
+        && body.template() == Template::Attend
+    {
+        let group = Group {
+            ctx,
+            ops,
+            part: false,
+        };
+        let tiled = attend::tiled(&group, *id).into_iter();
+        let tiled = tiled.map(|body| one_phase(vec![body]));
+        return Ok([one_phase(plain.clone())]
+            .into_iter()
+            .chain(tiled)
+            .collect());
+    }
     let chunked: Vec<Vec<Body>> = in_chunks(ctx, ops, plain)
         .into_iter()
         .map(Result::unwrap_or_default)

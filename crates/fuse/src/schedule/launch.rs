@@ -44,7 +44,7 @@ pub fn blocks(ctx: &Context<'_>, body: &Body) -> usize {
     };
     match &body.schedule {
         Schedule::Row(tile) => runs(tile.rows),
-        Schedule::Attend(tile) => runs(tile.rows),
+        Schedule::Attend(tile) => runs(tile.rows()),
         Schedule::Scan(_) | Schedule::Chunked(_) => ctx.shape.batch * tiles,
         Schedule::LastRow(tile) => ctx.shape.batch * tile.parts as usize,
         Schedule::Gemv(tile) => of_products(tile.rows, tile.columns),
@@ -79,7 +79,7 @@ pub fn shared_floats(ctx: &Context<'_>, body: &Body, threads: usize) -> usize {
         // Without its result, attention only keeps rows for the next run.
         Schedule::Attend(tile) => match body.stores.is_empty() {
             true => 0,
-            false => tile.places().end,
+            false => tile.shared_bytes().div_ceil(4),
         },
     }
 }

@@ -93,7 +93,7 @@ impl Schedule {
             Schedule::Row(tile) => &tile.grid,
             Schedule::Scan(tile) => &tile.grid,
             Schedule::Chunked(tile) => &tile.grid,
-            Schedule::Attend(tile) => &tile.grid,
+            Schedule::Attend(tile) => tile.grid(),
             Schedule::Gemv(_) | Schedule::Thin(_) | Schedule::Gemm(_) | Schedule::LastRow(_) => &[],
         }
     }
@@ -107,7 +107,7 @@ impl Schedule {
             Schedule::Gemv(tile) => tile.threads(),
             Schedule::Thin(tile) => tile.threads(),
             Schedule::Gemm(tile) => tile.threads(),
-            Schedule::Attend(_) => attend::THREADS,
+            Schedule::Attend(tile) => tile.threads(),
             Schedule::LastRow(_) => last_row::THREADS,
         }
     }

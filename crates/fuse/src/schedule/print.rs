@@ -1,7 +1,7 @@
 //! Schedules and launches in a line, for people.
 
 use super::wgmma::{CONSUMERS, DEPTH, ROWS};
-use super::{GemmTile, Launch, Schedule};
+use super::{AttendTile, GemmTile, Launch, Schedule};
 use std::fmt;
 
 impl fmt::Display for Schedule {
@@ -62,12 +62,23 @@ impl fmt::Display for Schedule {
             Schedule::LastRow(tile) => {
                 write!(f, "{} a sequence", count(tile.parts as usize, "block"))
             }
-            Schedule::Attend(tile) => write!(
+            Schedule::Attend(AttendTile::Simt(tile)) => write!(
                 f,
                 "{} a block, {} at a time",
                 count(tile.rows as usize, "row"),
                 count(tile.keys as usize, "key")
             ),
+            Schedule::Attend(AttendTile::Mma(tile)) => {
+                write!(f, "{}", count(tile.rows as usize, "row"))?;
+                if tile.group > 1 {
+                    write!(f, " of {} heads", tile.group)?;
+                }
+                write!(
+                    f,
+                    " a block, {} at a time on tensor cores",
+                    count(tile.keys as usize, "key")
+                )
+            }
         }
     }
 }

@@ -57,6 +57,14 @@ static inline void aligned(const void* p, u64 bytes, const char* what) {
 #define warpSize 32
 
 #define __syncthreads() emulator::block_collective(nullptr, "__syncthreads", __LINE__, [](void**, u32) {})
+static inline int __syncthreads_or(int value, int line = __builtin_LINE()) {
+    emulator::block_collective(&value, "__syncthreads_or", line, [](void** threads, u32 n) {
+        int any = 0;
+        for (u32 i = 0; i < n; ++i) any |= *static_cast<int*>(threads[i]) != 0;
+        for (u32 i = 0; i < n; ++i) *static_cast<int*>(threads[i]) = any;
+    });
+    return value;
+}
 static inline void __syncwarp(u32 mask = 0xffffffffu, int line = __builtin_LINE()) {
     emulator::warp_collective(mask, nullptr, "__syncwarp", line, [](void**) {});
 }

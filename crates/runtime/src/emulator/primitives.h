@@ -118,6 +118,7 @@ static inline float fsquare(float x) { return x * x; }
 static inline float fabs32(float x) { return fabsf(x); }
 static inline float fmin32(float x, float y) { return (x < y || x != x) ? x : y; }
 static inline float fmax32(float x, float y) { return (x > y || x != x) ? x : y; }
+static inline float fmax_number(float x, float y) { return fmaxf(x, y); }
 static inline float frelu(float x) { return fmax32(x, 0.0f); }
 static inline float fless(float x, float y) { return x < y ? 1.0f : 0.0f; }
 static inline float fless_equal(float x, float y) { return x <= y ? 1.0f : 0.0f; }
@@ -284,6 +285,12 @@ template <class T, int K> static inline void mma(float (&c)[4], const u32* a, co
 
 static inline u32 pack_bf16x2(float low, float high) {
     return u32(from_f32<bf16_t>(low).bits) | u32(from_f32<bf16_t>(high).bits) << 16;
+}
+static inline u32 pack_f16x2(float low, float high) {
+    return u32(from_f32<f16_t>(low).bits) | u32(from_f32<f16_t>(high).bits) << 16;
+}
+template <class T> static inline u32 pack_x2(float low, float high) {
+    return u32(from_f32<T>(low).bits) | u32(from_f32<T>(high).bits) << 16;
 }
 static inline u32 smem_u32(const void* p) { return u32(static_cast<const char*>(p) - emulator::W->launch->smem); }
 static inline void ldmatrix_x4(u32 (&r)[4], const void* row, int line = __builtin_LINE()) { emulator::ldmatrix<4, false>(r, row, "ldmatrix_x4", line); }
