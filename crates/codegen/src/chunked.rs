@@ -1,23 +1,20 @@
-//! The chunked form of a recurrence with a diagonal decay and an outer-product update, as kernel text:
-//! `S[kj, vi] = decay_t[kj] S[kj, vi] + k_t[kj] v_t[vi]`, read by `y_t[vi] = sum over kj of q_t[kj] S[kj, vi]`.
+//! The chunked form of a recurrence as kernel text: a diagonal decay and an outer product, perhaps with
+//! a rank-one factor beside the decay.
 //!
 //! Lives here: the template `chunked.cu`, the sizes it can take, and what follows from them: threads,
 //! shared memory. Never here: which operations of a graph have this form, and what the hooks compute.
+//! The arithmetic is derived in [`fusec_fuse::chunked::tile`].
 //!
 //! The text is one lane's body, a `{ ... }` block: one block works through one sequence, one head and
-//! one tile of value columns, [`Chunked::chunk`] tokens at a time. Around it the kernel must define
-//! `smem` (128-byte aligned dynamic shared memory) and whatever the hooks name. Inside a chunk the
-//! scores q k^T and the products with v and S run on the tensor cores. A decay enters as the product
-//! over a run of tokens only, from a reference point at the border of a sub-chunk of 16, so nothing is
-//! divided by a decay, nothing overflows that would not in the step-by-step form, and no logarithm is
-//! needed.
-
-pub mod rank_one;
+//! one tile of value columns, some tokens at a time. Around it the kernel must define `smem` (128-byte
+//! aligned dynamic shared memory) and whatever the hooks name. The products between tokens and with
+//! the state run on the tensor cores. A decay enters as the product over a run of tokens only, so
+//! nothing overflows that would not in the step-by-step form, and no logarithm is needed.
 
 use std::sync::LazyLock;
 
-use fusec_fuse::chunked::staging::Room;
-use fusec_fuse::chunked::{KEY_LIMIT, Places, SUB, TOKEN_VALUES, Tile, VALUE_LIMIT};
+use fusec_fuse::chunked::tile::{Decays, Factor, READ_LIMIT, Tile};
+use fusec_fuse::chunked::{KEY_LIMIT, TOKEN_VALUES, VALUE_LIMIT};
 use serde::Serialize;
 use tera::{Context, Tera};
 
@@ -26,37 +23,31 @@ use tera::{Context, Tera};
 const UNROLL: usize = 4;
 const UNROLL_AHEAD: usize = 8;
 
-/// What a decay is indexed by.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Decay {
-    /// Its own number for every key channel.
-    PerKey,
-    /// One number for all of them.
-    PerToken,
+/// A read of the state.
+#[derive(Debug, Clone)]
+pub struct Read {
+    /// Number of the result that it is added to.
+    pub output: usize,
+    /// Whether it reads the state before the step.
+    pub before: bool,
+    /// Of element (t, `int kj`): assigns `bonus_element`, a weight of the current token's k v, the
+    /// query and k multiplied in; `None` if there is no bonus.
+    pub bonus: Option<String>,
 }
 
-/// A chunked recurrence. Hooks are C statements; they see `i64 t` (the token's number), and assign to
-/// f32 variables that the template has defined.
+/// A chunked recurrence. Hooks are C statements; they see `i64 t` (the token's
+/// number), and assign to f32 variables that the template has defined.
 #[derive(Debug, Clone)]
 pub struct Chunked {
-    /// Number of key channels, 1 to 256.
-    pub key: usize,
-    /// Value columns of a block, 1 to 128.
-    pub value: usize,
-    /// Tokens of a chunk: 16, 32 or 64.
-    pub chunk: usize,
-    /// Warps that work: 1, 2 or 4 per 16 tokens of the chunk.
-    pub warps: usize,
-    /// Threads of a block, at least those of `warps`: beside a lane that needs more, the others
-    /// only take part in barriers.
+    /// What a block holds. Value columns: 1 to 128; key channels: 1 to 256; chunks: 16, 32 or 64 tokens.
+    pub tile: Tile,
+    /// Threads of a block, at least those of the tile's warps: beside a lane that needs more, the
+    /// others only take part in barriers.
     pub block_threads: usize,
-    /// How many bf16 numbers an operand is split into: 1 for bf16 storage, 2 for f16, 3 keeps f32.
-    pub pieces: usize,
-    /// Shape of the decay.
-    pub decay: Decay,
-    /// Whether y reads the state before its update.
-    pub before: bool,
+    /// Whether the state is contracted with `a`, if there is one, after its decay.
+    pub of_decayed: bool,
+    /// As many as the tile has.
+    pub reads: Vec<Read>,
     /// Integer expression: number of tokens.
     pub steps: String,
     /// Statements at the start: definitions that hooks use. They see `tid`, `lane`, `warp`.
@@ -71,26 +62,20 @@ pub struct Chunked {
     pub ahead: String,
     /// Whether some rows are read after the products only.
     pub late: bool,
-    /// Room for those rows.
-    pub room: Room,
-    /// Of element (t, `int kj`): assigns `q_element`, `k_element` and, per key, `decay_element`.
+    /// Of element (t, `int kj`): assigns `left_elements[n]` (a, if there is one, then the queries) and
+    /// `right_elements[n]` (b, if there is one that is not k, then k).
     pub keys: String,
-    /// Of token t, for [`Decay::PerToken`]: assigns `decay_element`.
-    pub token_decay: String,
+    /// Of element (t, `int kj`), or of token t for [`Decays::PerToken`]: assigns `decay_element`.
+    pub decay: String,
     /// Of element (t, `int vi`): assigns `v_element`.
     pub values: String,
-    /// Of element (t, `int kj`): assigns `bonus_element`, an additional weight of the current token's
-    /// k v in y; `None` if there is no bonus.
-    pub bonus: Option<String>,
-    /// Whether neighbours in memory of an element of the state differ in kj.
-    pub keys_first: bool,
     /// Of element (`int kj`, `int vi`): assigns the initial `s_element`.
     pub load_state: String,
     /// Of element (`int kj`, `int vi`): stores the final `s_element`.
     pub store_state: String,
-    /// Of token t, run by a whole warp: does something with `float* y_row`, its value columns in shared
-    /// memory, which it may overwrite. It stores only if `live`: tokens past the end are repeats of the
-    /// last one, with another row.
+    /// Of token t, run by a whole warp: does something with the rows of results in shared memory,
+    /// `float* y_row`, `y1_row` and so on, which it may overwrite. It stores only if `live`: tokens past
+    /// the end are repeats of the last one, with other rows.
     pub epilogue: String,
 }
 
@@ -121,190 +106,163 @@ pub enum ChunkedError {
 
 const NAME: &str = "chunked.cu";
 
-/// The templates of both forms.
 static TEMPLATES: LazyLock<Tera> = LazyLock::new(|| {
     let mut tera = Tera::default();
-    tera.add_raw_templates([
-        (NAME, include_str!("../templates/chunked.cu")),
-        (
-            rank_one::NAME,
-            include_str!("../templates/chunked_rank_one.cu"),
-        ),
-    ])
-    .expect("the templates are part of this crate and tests render them");
+    tera.add_raw_template(NAME, include_str!("../templates/chunked.cu"))
+        .expect("the template is part of this crate and tests render it");
     tera
 });
 
-/// The text of a template with these hooks.
-fn rendered(
-    template: &'static str,
-    mut context: Context,
-    hooks: &[(&'static str, &str)],
-) -> Result<String, ChunkedError> {
-    for (name, text) in hooks {
-        context.insert(*name, text.trim_end());
-    }
-    TEMPLATES
-        .render(template, &context)
-        .map_err(|source| ChunkedError::Template {
-            template,
-            source: Box::new(source),
-        })
+/// A bonus, for the template.
+#[derive(Serialize)]
+struct Bonus<'a> {
+    read: usize,
+    text: &'a str,
 }
 
-/// Loads that are under way together, by whether rows are brought ahead of the work.
-fn unroll(ahead: &str) -> usize {
-    match ahead.is_empty() {
-        true => UNROLL,
-        false => UNROLL_AHEAD,
-    }
-}
-
-/// What stands before the work of a block's threads: a condition, if some have none.
-fn own_threads(block: usize, working: usize) -> &'static str {
-    match block > working {
-        true => "if (tid < THREADS) ",
-        false => "",
-    }
-}
-
-/// The first of some sizes that a template does not take.
-fn sizes<const N: usize>(
-    template: &'static str,
-    checks: [(&'static str, usize, bool, &'static str); N],
-) -> Result<(), ChunkedError> {
-    match checks.into_iter().find(|(_, _, fits, _)| !fits) {
-        Some((what, got, _, limit)) => Err(ChunkedError::Size {
-            template,
-            what,
-            got,
-            limit,
-        }),
-        None => Ok(()),
-    }
+/// A result, for the template.
+#[derive(Serialize)]
+struct Output {
+    reads: Vec<usize>,
 }
 
 impl Chunked {
     /// Threads that work.
     pub fn threads(&self) -> usize {
-        32 * self.warps
+        32 * self.tile.warps()
     }
 
     /// Dynamic shared memory of a block, bytes.
     pub fn shared_bytes(&self) -> usize {
-        4 * self.places().end
+        self.tile.shared_bytes()
     }
 
     /// The lane's body.
     pub fn render(&self) -> Result<String, ChunkedError> {
         self.check()?;
+        let tile = &self.tile;
         let mut context = Context::new();
-        context.insert("key", &self.key);
-        context.insert("value", &self.value);
-        context.insert("chunk", &self.chunk);
-        context.insert("warps", &self.warps);
-        context.insert("pieces", &self.pieces);
-        context.insert("key_padded", &self.key_padded());
-        context.insert("value_padded", &self.value_padded());
-        context.insert("state_parts", &self.state_parts());
-        context.insert("per_key", &(self.decay == Decay::PerKey));
-        context.insert("before", &self.before);
-        context.insert("own", own_threads(self.block_threads, self.threads()));
-        context.insert("unroll", &unroll(&self.ahead));
+        context.insert("key", &tile.key);
+        context.insert("value", &tile.value);
+        context.insert("chunk", &tile.chunk);
+        context.insert("warps", &tile.warps());
+        context.insert("pieces", &tile.pieces);
+        context.insert("fine", &tile.fine());
+        context.insert("lefts", &tile.lefts());
+        context.insert("rights", &tile.rights());
+        context.insert("factor", &tile.solves());
+        context.insert("along_key", &(tile.factor == Factor::AlongKey));
+        context.insert("together", &tile.together());
+        context.insert("key_padded", &tile.key_padded());
+        context.insert("value_padded", &tile.value_padded());
+        context.insert("per_token", &(tile.decays == Decays::PerToken));
+        context.insert("centred", &(tile.decays == Decays::Centred));
+        context.insert("per_key", &(tile.decays == Decays::PerKey));
+        context.insert("through_a", &self.of_decayed);
+        let a = tile.solves();
+        let strict = bits(a.then_some(true), |read| read.before, &self.reads);
+        context.insert("strict", &strict);
+        let of_a = a.then_some(self.of_decayed);
+        let through = bits(of_a, |read| !read.before, &self.reads);
+        context.insert("through", &through);
+        let bonuses = self.reads.iter().enumerate().filter_map(|(read, of)| {
+            let text = of.bonus.as_deref()?.trim_end();
+            Some(Bonus { read, text })
+        });
+        context.insert("bonuses", &bonuses.collect::<Vec<_>>());
+        let outputs = (0..tile.outputs).map(|output| {
+            let reads = self.reads.iter().enumerate();
+            let of = reads.filter(|(_, read)| read.output == output);
+            let reads = of.map(|(n, _)| n).collect();
+            Output { reads }
+        });
+        context.insert("outputs", &outputs.collect::<Vec<_>>());
+        // What stands before the work of a block's threads: a condition, if some have none.
+        let own = match self.block_threads > self.threads() {
+            true => "if (tid < THREADS) ",
+            false => "",
+        };
+        context.insert("own", own);
+        let unroll = match self.ahead.is_empty() {
+            true => UNROLL,
+            false => UNROLL_AHEAD,
+        };
+        context.insert("unroll", &unroll);
         context.insert("late", &self.late);
-        context.insert("keys_first", &self.keys_first);
         context.insert("token_values", &TOKEN_VALUES);
-        context.insert("places", &self.places());
+        context.insert("places", &tile.places());
         context.insert("steps", &self.steps);
         let hooks = [
             ("setup", self.setup.as_str()),
             ("tokens", &self.tokens),
             ("ahead", &self.ahead),
             ("keys", &self.keys),
-            ("decay", &self.token_decay),
+            ("decay", &self.decay),
             ("values", &self.values),
-            ("bonus", self.bonus.as_deref().unwrap_or("")),
             ("load_state", &self.load_state),
             ("store_state", &self.store_state),
             ("epilogue", &self.epilogue),
         ];
-        rendered(NAME, context, &hooks)
+        for (name, text) in hooks {
+            context.insert(name, text.trim_end());
+        }
+        TEMPLATES
+            .render(NAME, &context)
+            .map_err(|source| ChunkedError::Template {
+                template: NAME,
+                source: Box::new(source),
+            })
     }
 
     /// Whether the template takes these sizes.
     pub fn check(&self) -> Result<(), ChunkedError> {
-        let parts = self.parts();
-        let whole = parts * self.chunk == self.warps * SUB;
+        let tile = &self.tile;
         let checks = [
             (
                 "chunk",
-                self.chunk,
-                [16, 32, 64].contains(&self.chunk),
+                tile.chunk,
+                [16, 32, 64].contains(&tile.chunk),
                 "a chunk is 16, 32 or 64 tokens",
             ),
             (
-                "warps",
-                self.warps,
-                whole && [1, 2, 4].contains(&parts),
-                "there are 1, 2 or 4 warps per 16 tokens",
-            ),
-            (
                 "key",
-                self.key,
-                (1..=KEY_LIMIT).contains(&self.key),
+                tile.key,
+                (1..=KEY_LIMIT).contains(&tile.key),
                 "there are 1 to 256 key channels",
             ),
             (
                 "value",
-                self.value,
-                (1..=VALUE_LIMIT).contains(&self.value),
+                tile.value,
+                (1..=VALUE_LIMIT).contains(&tile.value),
                 "a block has 1 to 128 value columns",
             ),
             (
                 "pieces",
-                self.pieces,
-                (1..=3).contains(&self.pieces),
+                tile.pieces,
+                (1..=3).contains(&tile.pieces),
                 "operands are split into 1 to 3 numbers",
             ),
+            (
+                "reads",
+                self.reads.len(),
+                self.reads.len() == tile.reads && (1..=READ_LIMIT).contains(&tile.reads),
+                "there are 1 to 8 reads, as many as the tile has",
+            ),
         ];
-        sizes(NAME, checks)
-    }
-
-    /// Warps that share 16 tokens.
-    fn parts(&self) -> usize {
-        self.warps * SUB / self.chunk.max(1)
-    }
-
-    fn key_padded(&self) -> usize {
-        self.tile().key_padded()
-    }
-
-    fn value_padded(&self) -> usize {
-        self.tile().value_padded(self.parts())
-    }
-
-    /// Column ranges of the state's update: as many as keep all warps busy.
-    fn state_parts(&self) -> usize {
-        let tiles = self.value_padded() / 8;
-        let mut parts = (self.warps * 16 / self.key_padded()).max(1);
-        while !tiles.is_multiple_of(parts) {
-            parts -= 1;
-        }
-        parts
-    }
-
-    fn tile(&self) -> Tile {
-        Tile {
-            key: self.key,
-            value: self.value,
-            chunk: self.chunk,
-            per_key: self.decay == Decay::PerKey,
-            bonus: self.bonus.is_some(),
-            room: self.room,
+        match checks.into_iter().find(|(_, _, fits, _)| !fits) {
+            Some((what, got, _, limit)) => Err(ChunkedError::Size {
+                template: NAME,
+                what,
+                got,
+                limit,
+            }),
+            None => Ok(()),
         }
     }
+}
 
-    fn places(&self) -> Places {
-        self.tile().places(self.parts())
-    }
+/// A bit for each left operand: that of `a`, if there is one, then those of the reads.
+fn bits(a: Option<bool>, of: impl Fn(&Read) -> bool, reads: &[Read]) -> u32 {
+    let all = a.into_iter().chain(reads.iter().map(of));
+    all.enumerate().map(|(n, bit)| u32::from(bit) << n).sum()
 }

@@ -29,10 +29,10 @@
 //! ([`crate::device`]). Numbers that may stand in these modules count something: operations,
 //! accesses that wait for each other, elements and threads of a template's layout.
 
+mod chunk_cycles;
 mod chunks;
 mod lane;
 mod price;
-mod rank_one;
 mod rows;
 mod serial;
 pub mod work;

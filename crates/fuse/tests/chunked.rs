@@ -403,7 +403,7 @@ fn a_rank_one_factor_takes_what_it_was_measured_to_take() {
         let ctx = Context::new(&graph, shape, Storage::Bf16, &device, 1.0);
         let all = forms(&ctx, &ops(&graph, &["n"])).expect("legal");
         let fits = |form: &&Vec<Phase>| match &form[0].lanes[0].schedule {
-            Schedule::Chunked(chunk) => chunk.ahead && chunk.tile.value() == values,
+            Schedule::Chunked(chunk) => chunk.ahead && chunk.tile.value == values,
             _ => false,
         };
         let form = all.iter().find(fits).expect("that many columns");

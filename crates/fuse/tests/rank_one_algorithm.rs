@@ -1,4 +1,4 @@
-//! The formulas of the chunked form with a rank-one factor, as `fusec_fuse::chunked::rank_one` states
+//! The formulas of the chunked form with a rank-one factor, as `fusec_fuse::chunked::tile` states
 //! them, written out in f64: they give what the interpreter gives a step at a time.
 
 use std::collections::BTreeMap;

@@ -1,10 +1,12 @@
-//! The chunked recurrence against a plain loop over tokens, in the emulator: sizes that divide nothing,
-//! decays from 0 to 1, states carried in and out, every storage type.
+//! The chunked recurrence, with and without a rank-one factor, against a plain loop over tokens, in the
+//! emulator: sizes that divide nothing, decays from 0 to 1, tiny and large operands, states carried in and out,
+//! every storage type.
 
 use fusec_codegen::Element;
-use fusec_codegen::chunked::{Chunked, Decay};
+use fusec_codegen::chunked::{Chunked, Read};
 use fusec_codegen::prelude::with_prelude;
 use fusec_fuse::chunked::staging::Room;
+use fusec_fuse::chunked::tile::{Decays, Factor, Tile};
 use fusec_runtime::emulator::{Emulator, KernelArg, LaunchShape};
 use kernels::{Draw, Tensor, c_type, compiled, distance, emulator, nvrtc, pieces, tensor};
 
@@ -12,160 +14,324 @@ mod kernels;
 
 /// Which decays the case draws.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Decays {
-    /// Anything in (0, 1).
+enum Drawn {
+    /// From the lowest that the form takes to 1.
     Mixed,
-    /// exp(-60) at every step: the past is gone at once, its inverse overflows after two.
+    /// The lowest: exp(-5.5) or, where a form takes any, exp(-60).
     Tiny,
     /// 1 - 1e-4 u: all of the past counts.
     NearOne,
-    /// Exactly 0, exactly 1 and between, in turns.
+    /// The lowest that the form takes (0, where it takes any), exactly 1 and between, in turns.
     Extremes,
+}
+
+/// How a and b are drawn.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Factors {
+    /// b = -beta a with a of length 1 and beta from 0 to 1: a reflection, or less.
+    Delta,
+    /// beta from 1.9 to 2: full reflections, nothing fades.
+    Reflections,
+    /// Independent, short enough that the state stays bounded.
+    Free,
+    /// All keys of a run point the same way: the solve matters most.
+    Aligned,
 }
 
 /// One case of the table: sequences, heads, tokens, sizes.
 #[derive(Clone, Copy, Debug)]
 struct Case {
+    batch: usize,
     steps: usize,
     key: usize,
     value: usize,
     /// Value columns of a block.
     tile: usize,
     chunk: usize,
-    warps: usize,
     /// Threads of the block that do not work.
     surplus: usize,
-    decay: Decay,
     decays: Decays,
-    before: bool,
-    bonus: bool,
+    drawn: Drawn,
+    factors: Factors,
+    of_decayed: bool,
+    /// Per read: its result, whether it is of the state before the step, whether it has a bonus.
+    reads: &'static [(usize, bool, bool)],
+    outputs: usize,
+    /// Which of a and b there are.
+    factor: Factor,
     storage: Element,
+    /// Magnitude of values and of the initial state.
+    scale: f32,
+    zero_state: bool,
 }
 
 const CASE: Case = Case {
+    batch: 2,
     steps: 300,
     key: 64,
     value: 64,
     tile: 64,
     chunk: 64,
-    warps: 4,
     surplus: 0,
-    decay: Decay::PerKey,
-    decays: Decays::Mixed,
-    before: false,
-    bonus: false,
+    decays: Decays::Centred,
+    drawn: Drawn::Mixed,
+    factors: Factors::Delta,
+    of_decayed: false,
+    reads: &[(0, false, false)],
+    outputs: 1,
+    factor: Factor::Apart,
     storage: Element::F32,
+    scale: 1.0,
+    zero_state: false,
 };
 
-const BATCH: usize = 2;
 const HEADS: usize = 2;
+const READS: usize = 3;
 
-fn decay(decays: Decays, at: usize, draw: &mut Draw) -> f32 {
-    let u = draw.next() * 0.5 + 0.5;
-    match decays {
-        Decays::Mixed => (-(6.0 * u - 4.0).exp()).exp(),
-        Decays::Tiny => (-60.0f32).exp(),
-        Decays::NearOne => 1.0 - 1e-4 * u,
-        Decays::Extremes => match at % 7 {
-            0 => 0.0,
-            1..=4 => 1.0,
-            _ => u,
-        },
-    }
-}
-
-fn chunked(case: Case) -> Chunked {
+fn described(case: Case) -> Chunked {
     let Case { key, value, .. } = case;
     let key_at = format!("((b * T + t) * {HEADS} + h) * {key} + kj");
     let value_at = format!("((b * T + t) * {HEADS} + h) * {value} + i0 + vi");
-    let state_at = format!("((b * {HEADS} + h) * {key} + kj) * {value} + i0 + vi");
-    let per_key = case.decay == Decay::PerKey;
-    let decay = "decay_element = to_f32(decay[((b * T + t) * HEADS_OF_DECAY + h)]);"
-        .replace("HEADS_OF_DECAY", &HEADS.to_string());
-    Chunked {
+    let state_at = format!("((b * {HEADS} + h) * {value} + i0 + vi) * {key} + kj");
+    let query = |n: usize| {
+        format!("to_f32(q[(((b * T + t) * {READS} + {n}) * {HEADS} + h) * {key} + kj]) * scale")
+    };
+    let a = format!("to_f32(a[{key_at}])");
+    let lefts = (case.factor != Factor::Nothing).then_some(a);
+    let lefts = lefts.into_iter().chain((0..case.reads.len()).map(query));
+    let mut keys = String::new();
+    for (n, element) in lefts.enumerate() {
+        keys += &format!("left_elements[{n}] = {element};\n");
+    }
+    keys += &match case.factor {
+        Factor::Nothing | Factor::AlongKey => format!("right_elements[0] = to_f32(k[{key_at}]);"),
+        Factor::Apart => format!(
+            "right_elements[0] = to_f32(b_[{key_at}]);\nright_elements[1] = to_f32(k[{key_at}]);"
+        ),
+    };
+    let reads = case.reads.iter().enumerate();
+    let reads = reads.map(|(n, (output, before, bonus))| Read {
+        output: *output,
+        before: *before,
+        bonus: bonus.then(|| {
+            let query = query(n);
+            format!("bonus_element = bonus[h * {key} + kj] * {query} * to_f32(k[{key_at}]);")
+        }),
+    });
+    let mut epilogue = format!(
+        "for (int vi = lane; live && vi < {}; vi += 32) {{\n",
+        case.tile
+    );
+    for n in 0..case.outputs {
+        let row = match n {
+            0 => "y_row".to_string(),
+            n => format!("y{n}_row"),
+        };
+        epilogue +=
+            &format!("y[{n} * (BATCH * T * {HEADS} * {value}) + {value_at}] = {row}[vi];\n")
+                .replace("BATCH", &case.batch.to_string());
+    }
+    epilogue += "}";
+    let tile = Tile {
         key,
         value: case.tile,
         chunk: case.chunk,
-        warps: case.warps,
-        block_threads: 32 * case.warps + case.surplus,
+        decays: case.decays,
+        reads: case.reads.len(),
+        outputs: case.outputs,
+        factor: case.factor,
+        bonus: case.reads.iter().any(|(_, _, bonus)| *bonus),
         pieces: pieces(case.storage),
-        decay: case.decay,
-        before: case.before,
+        resident: 1,
+        room: Room::default(),
+    };
+    Chunked {
+        tile,
+        block_threads: 32 * tile.warps() + case.surplus,
+        of_decayed: case.of_decayed,
+        reads: reads.collect(),
         steps: "T".into(),
+        setup: "const float scale = 0.5f;".into(),
         tokens: String::new(),
         ahead: String::new(),
         late: false,
-        keys_first: case.before,
-        room: Room::default(),
-        setup: "const float scale = 0.5f;".into(),
-        keys: format!(
-            "q_element = to_f32(q[{key_at}]) * scale;\nk_element = to_f32(k[{key_at}]);\n{}",
-            if per_key {
-                format!("decay_element = decay[{key_at}];")
-            } else {
-                String::new()
-            }
-        ),
-        token_decay: decay,
+        keys,
+        decay: match case.decays {
+            Decays::PerToken => format!("decay_element = decay[(b * T + t) * {HEADS} + h];"),
+            _ => format!("decay_element = decay[{key_at}];"),
+        },
         values: format!("v_element = to_f32(v[{value_at}]);"),
-        bonus: case
-            .bonus
-            .then(|| format!("bonus_element = bonus[h * {key} + kj];")),
         load_state: format!("s_element = state_in[{state_at}];"),
         store_state: format!("state_out[{state_at}] = s_element;"),
-        epilogue: format!(
-            "for (int vi = lane; live && vi < {}; vi += 32) y[{value_at}] = y_row[vi];",
-            case.tile
-        ),
+        epilogue,
     }
 }
 
 fn source(case: Case) -> String {
-    let body = chunked(case)
+    let described = described(case);
+    let body = described
         .render()
         .unwrap_or_else(|error| panic!("{case:?}: {error}"));
     with_prelude(&format!(
         "extern \"C\" __global__ void __launch_bounds__({}) fusec_recurrence(const {x}* __restrict__ q, const {x}* __restrict__ k, \
-         const {x}* __restrict__ v, const float* __restrict__ decay, const float* __restrict__ bonus, \
+         const {x}* __restrict__ v, const {x}* __restrict__ a, const {x}* __restrict__ b_, const float* __restrict__ decay, \
+         const float* __restrict__ bonus, \
          const float* __restrict__ state_in, float* __restrict__ state_out, float* __restrict__ y, i64 T) {{\n    \
          FUSEC_DYNAMIC_SMEM(smem);\n    const int i0 = blockIdx.x % {tiles} * {tile};\n    \
          const int h = blockIdx.x / {tiles} % {HEADS};\n    const i64 b = blockIdx.x / {tiles} / {HEADS};\n{body}}}\n",
-        chunked(case).block_threads,
+        described.block_threads,
         x = c_type(case.storage),
         tile = case.tile,
         tiles = case.value / case.tile,
     ))
 }
 
-/// The recurrence as it is written: y and the final state.
-fn reference(case: Case, data: &[Tensor; 6]) -> (Vec<f64>, Vec<f64>) {
+fn decay(case: Case, at: usize, draw: &mut Draw) -> f32 {
+    let u = draw.next() * 0.5 + 0.5;
+    let any = case.decays != Decays::Centred;
+    let lowest: f32 = (-5.5f32).exp();
+    match case.drawn {
+        Drawn::Mixed if any => (-(6.0 * u - 4.0).exp()).exp(),
+        Drawn::Mixed => (-5.5 * u * u).exp(),
+        Drawn::Tiny if any => (-60.0f32).exp(),
+        Drawn::Tiny => lowest,
+        Drawn::NearOne => 1.0 - 1e-4 * u,
+        Drawn::Extremes => match at % 7 {
+            0 if any => 0.0,
+            0 => lowest,
+            1..=4 => 1.0,
+            _ => lowest + u * (1.0 - lowest),
+        },
+    }
+}
+
+/// q, k, v, a, b, decay, bonus, initial state.
+fn data(case: Case) -> [Tensor; 8] {
     let Case {
-        steps, key, value, ..
+        batch, steps, key, ..
     } = case;
-    let [q, k, v, decay, bonus, initial] = data;
+    let rows = batch * steps * HEADS;
+    let mut draw = Draw(17);
+    let mut uniform = |storage, n: usize, scale: f32| {
+        let numbers: Vec<f32> = (0..n).map(|_| draw.next() * scale).collect();
+        tensor(storage, numbers.into_iter())
+    };
+    let q = uniform(case.storage, READS * rows * key, 1.0);
+    let k = uniform(case.storage, rows * key, 1.0);
+    let v = uniform(case.storage, rows * case.value, case.scale);
+    let bonus = uniform(Element::F32, HEADS * key, 2.0);
+    let initial = match case.zero_state {
+        true => 0.0,
+        false => 3.0 * case.scale,
+    };
+    let initial = uniform(Element::F32, batch * HEADS * key * case.value, initial);
+    let (mut a, mut b) = (vec![], vec![]);
+    for row in 0..rows {
+        let mut direction: Vec<f32> = (0..key).map(|_| draw.next()).collect();
+        if case.factors == Factors::Aligned && row % (HEADS * 40) > HEADS {
+            direction = (0..key)
+                .map(|j| ((j * 7 + row % HEADS) % 5) as f32 - 1.9 + 0.01 * draw.next())
+                .collect();
+        }
+        let length = direction
+            .iter()
+            .map(|x| x * x)
+            .sum::<f32>()
+            .sqrt()
+            .max(1e-6);
+        let u = draw.next() * 0.5 + 0.5;
+        let beta = match case.factors {
+            Factors::Delta | Factors::Aligned => u,
+            Factors::Reflections => 1.9 + 0.1 * u,
+            Factors::Free => 0.5,
+        };
+        for x in direction {
+            a.push(x / length);
+            b.push(match case.factors {
+                Factors::Free => beta * draw.next() / (key as f32).sqrt(),
+                _ => -beta * x / length,
+            });
+        }
+    }
+    // Along a key it is `a` that takes the number in.
+    let k = match case.factor {
+        Factor::AlongKey => tensor(
+            case.storage,
+            std::mem::replace(&mut a, b.clone()).into_iter(),
+        ),
+        Factor::Nothing | Factor::Apart => k,
+    };
+    let n = match case.decays {
+        Decays::PerToken => rows,
+        _ => rows * key,
+    };
+    let decays = tensor(Element::F32, (0..n).map(|at| decay(case, at, &mut draw)));
+    let (a, b) = (
+        tensor(case.storage, a.into_iter()),
+        tensor(case.storage, b.into_iter()),
+    );
+    [q, k, v, a, b, decays, bonus, initial]
+}
+
+/// The recurrence as it is written: results and the final state.
+fn reference(case: Case, data: &[Tensor; 8]) -> (Vec<f64>, Vec<f64>) {
+    let Case {
+        batch,
+        steps,
+        key,
+        value,
+        ..
+    } = case;
+    let [q, k, v, a, b_, decay, bonus, initial] = data;
+    let b_ = match case.factor {
+        Factor::AlongKey => k,
+        Factor::Nothing | Factor::Apart => b_,
+    };
     let mut state = initial.values.clone();
-    let mut y = vec![0.0; BATCH * steps * HEADS * value];
-    for b in 0..BATCH {
+    let result = batch * steps * HEADS * value;
+    let mut y = vec![0.0; case.outputs * result];
+    for b in 0..batch {
         for t in 0..steps {
             for h in 0..HEADS {
                 let at = (b * steps + t) * HEADS + h;
-                for j in 0..key {
-                    let d = match case.decay {
-                        Decay::PerKey => decay.values[at * key + j],
-                        Decay::PerToken => decay.values[at],
+                let d = |j: usize| match case.decays {
+                    Decays::PerToken => decay.values[at],
+                    _ => decay.values[at * key + j],
+                };
+                for i in 0..value {
+                    let start = ((b * HEADS + h) * value + i) * key;
+                    let s = &mut state[start..start + key];
+                    let old = s.to_vec();
+                    let columns = match case.factor {
+                        Factor::Nothing => 0..0,
+                        Factor::AlongKey | Factor::Apart => 0..key,
                     };
-                    let u = if case.bonus {
-                        bonus.values[h * key + j]
-                    } else {
-                        0.0
-                    };
-                    for i in 0..value {
-                        let s = &mut state[((b * HEADS + h) * key + j) * value + i];
-                        let kv = k.values[at * key + j] * v.values[at * value + i];
-                        let old = *s;
-                        *s = d * old + kv;
-                        let read = if case.before { old } else { *s };
-                        y[at * value + i] += 0.5 * q.values[at * key + j] * (read + u * kv);
+                    let u: f64 = columns
+                        .map(|j| {
+                            let weight = if case.of_decayed { d(j) } else { 1.0 };
+                            old[j] * weight * a.values[at * key + j]
+                        })
+                        .sum();
+                    for j in 0..key {
+                        s[j] = d(j) * old[j]
+                            + u * b_.values[at * key + j]
+                            + v.values[at * value + i] * k.values[at * key + j];
+                    }
+                    for (n, (output, before, has_bonus)) in case.reads.iter().enumerate() {
+                        let read = (0..key).map(|j| {
+                            let of = if *before { old[j] } else { s[j] };
+                            let current = match has_bonus {
+                                true => {
+                                    bonus.values[h * key + j]
+                                        * k.values[at * key + j]
+                                        * v.values[at * value + i]
+                                }
+                                false => 0.0,
+                            };
+                            let row = ((b * steps + t) * READS + n) * HEADS + h;
+                            0.5 * q.values[row * key + j] * (of + current)
+                        });
+                        y[output * result + at * value + i] += read.sum::<f64>();
                     }
                 }
             }
@@ -174,45 +340,19 @@ fn reference(case: Case, data: &[Tensor; 6]) -> (Vec<f64>, Vec<f64>) {
     (y, state)
 }
 
-fn data(case: Case) -> [Tensor; 6] {
-    let Case {
-        steps, key, value, ..
-    } = case;
-    let rows = BATCH * steps * HEADS;
-    let mut draw = Draw(17);
-    let mut uniform = |storage, n: usize, scale: f32| {
-        let numbers: Vec<f32> = (0..n).map(|_| draw.next() * scale).collect();
-        tensor(storage, numbers.into_iter())
-    };
-    let q = uniform(case.storage, rows * key, 1.0);
-    let k = uniform(case.storage, rows * key, 1.0);
-    let v = uniform(case.storage, rows * value, 1.0);
-    let bonus = uniform(Element::F32, HEADS * key, 2.0);
-    let initial = uniform(Element::F32, BATCH * HEADS * key * value, 3.0);
-    let n = match case.decay {
-        Decay::PerKey => rows * key,
-        Decay::PerToken => rows,
-    };
-    let decays = tensor(
-        Element::F32,
-        (0..n).map(|at| decay(case.decays, at, &mut draw)),
-    );
-    [q, k, v, decays, bonus, initial]
-}
-
-fn check(emulator: &Emulator, case: Case, seed: u64) {
+fn check(emulator: &Emulator, case: Case, seed: u64) -> Result<(), String> {
     let mut data = data(case);
     let (y_expected, state_expected) = reference(case, &data);
     let guard = f32::from_bits(0x7fc0_1234);
     // One element of guard values behind each result: nothing may be written there.
     let mut y = vec![guard; y_expected.len() + 1];
     let mut state = vec![guard; state_expected.len() + 1];
-    let description = chunked(case);
+    let description = described(case);
     let module = emulator
         .build(&[("fusec_recurrence", &source(case))], "")
-        .unwrap_or_else(|error| panic!("{case:?}: {error}"));
+        .map_err(|error| format!("{case:?}: {error}"))?;
     let shape = LaunchShape {
-        grid: [(BATCH * HEADS * case.value / case.tile) as u32, 1, 1],
+        grid: [(case.batch * HEADS * case.value / case.tile) as u32, 1, 1],
         block: [description.block_threads as u32, 1, 1],
         smem_bytes: description.shared_bytes() as u32,
         seed,
@@ -226,70 +366,118 @@ fn check(emulator: &Emulator, case: Case, seed: u64) {
     args.push(KernelArg::I64(case.steps as i64));
     // SAFETY: the buffers have the sizes that the case states.
     unsafe { module.launch("fusec_recurrence", shape, &args) }
-        .unwrap_or_else(|error| panic!("{case:?}: {error}"));
-    // Operands of the tensor cores keep 8, 16 or all 24 bits.
+        .map_err(|error| format!("{case:?}: {error}"))?;
+    // Operands of the tensor cores keep 8, 16 or all 24 bits; where nothing fades, the errors of all
+    // tokens add up.
     let bound = match pieces(case.storage) {
-        1 => 6e-3,
-        2 => 2e-5,
-        _ => 1e-6,
+        1 => 8e-3,
+        2 => 3e-5,
+        _ => 2e-6,
+    } * if case.factors == Factors::Reflections {
+        3.0
+    } else {
+        1.0
     };
     for (what, got, expected) in [
         ("y", &y, &y_expected),
         ("the final state", &state, &state_expected),
     ] {
         let error = distance(&got[..expected.len()], expected);
-        assert!(
-            error <= bound,
-            "{case:?} seed {seed}: {what} is off by {error:e}, not {bound:e}"
-        );
-        assert_eq!(
-            got[expected.len()].to_bits(),
-            guard.to_bits(),
-            "{case:?}: wrote behind {what}"
-        );
+        if error.is_nan() || error > bound {
+            return Err(format!(
+                "{case:?} seed {seed}: {what} is off by {error:e}, not {bound:e}"
+            ));
+        }
+        println!("{what} {error:e}");
+        if got[expected.len()].to_bits() != guard.to_bits() {
+            return Err(format!("{case:?}: wrote behind {what}"));
+        }
     }
+    Ok(())
 }
 
 fn cases() -> Vec<Case> {
-    use Decay::{PerKey, PerToken};
-    use Decays::{Extremes, Mixed, NearOne, Tiny};
+    use Decays::{Centred, PerKey, PerToken};
+    use Drawn::{Extremes, Mixed, NearOne, Tiny};
     use Element::{Bf16, F16, F32};
+    let small = Case {
+        key: 32,
+        value: 32,
+        tile: 32,
+        ..CASE
+    };
     let mut cases = Vec::new();
-    for decay in [PerKey, PerToken] {
-        let case = Case { decay, ..CASE };
-        for steps in [1, 2, 37, 64, 65, 300] {
-            cases.push(Case { steps, ..case });
+    let all = [Factor::Nothing, Factor::Apart, Factor::AlongKey];
+    let pairs = all.map(|factor| [Centred, PerToken, PerKey].map(|decays| (decays, factor)));
+    for (decays, factor) in pairs.into_iter().flatten() {
+        let start = cases.len();
+        for (n, steps) in [1, 2, 15, 16, 17, 37, 63, 64, 65, 300]
+            .into_iter()
+            .enumerate()
+        {
+            cases.push(Case {
+                steps,
+                decays,
+                batch: 1 + n % 2 * 2,
+                of_decayed: n % 3 == 0,
+                zero_state: n % 4 == 1,
+                ..CASE
+            });
         }
-        for decays in [Mixed, Tiny, NearOne, Extremes] {
-            for before in [false, true] {
+        for drawn in [Mixed, Tiny, NearOne, Extremes] {
+            let factors = [
+                Factors::Delta,
+                Factors::Free,
+                Factors::Reflections,
+                Factors::Aligned,
+            ];
+            // Of what there is no factor for, with a read before the step and with one after it.
+            let kinds = if factor == Factor::Nothing { 2 } else { 4 };
+            for factors in factors.into_iter().take(kinds) {
+                let before = factors == Factors::Free;
                 cases.push(Case {
                     steps: 130,
-                    key: 32,
-                    value: 32,
-                    tile: 32,
                     decays,
-                    before,
-                    bonus: before,
-                    ..case
+                    drawn,
+                    factors,
+                    of_decayed: factors == Factors::Delta || factors == Factors::Aligned,
+                    reads: if before {
+                        &[(0, true, true)]
+                    } else {
+                        CASE.reads
+                    },
+                    ..small
                 });
             }
         }
-        cases.push(Case {
-            steps: 70,
-            bonus: true,
-            surplus: 96,
-            ..case
-        });
-        for (key, value, tile, chunk, warps) in [
-            (32, 64, 64, 64, 8),
-            (64, 128, 64, 32, 4),
-            (128, 64, 64, 32, 4),
-            (256, 32, 32, 32, 8),
-            (64, 128, 128, 32, 8),
-            (16, 16, 16, 16, 4),
-            (20, 12, 12, 32, 2),
-            (48, 40, 40, 64, 4),
-            (5, 3, 3, 16, 1),
+        // Results, and reads of the state, by any number.
+        #[allow(clippy::type_complexity, reason = "a table")]
+        let reads: [(&[(usize, bool, bool)], usize); 4] = [
+            (&[(0, false, false), (1, true, true)], 2),
+            (&[(1, true, false), (1, false, true)], 2),
+            (&[(0, true, true), (0, false, false), (2, false, false)], 3),
+            (&[(0, false, true)], 1),
+        ];
+        for (n, (reads, outputs)) in reads.into_iter().enumerate() {
+            cases.push(Case {
+                steps: 70,
+                decays,
+                reads,
+                outputs,
+                of_decayed: n % 2 == 0,
+                surplus: 96,
+                ..small
+            });
+        }
+        for (key, value, tile, chunk) in [
+            (64, 128, 32, 32),
+            (128, 64, 64, 32),
+            (256, 32, 32, 16),
+            (64, 128, 128, 32),
+            (16, 16, 16, 16),
+            (20, 12, 12, 32),
+            (48, 40, 40, 64),
+            (5, 3, 3, 16),
         ] {
             cases.push(Case {
                 steps: 75,
@@ -297,49 +485,54 @@ fn cases() -> Vec<Case> {
                 value,
                 tile,
                 chunk,
-                warps,
-                before: true,
-                bonus: true,
-                ..case
+                decays,
+                ..CASE
             });
         }
         for storage in [Bf16, F16, F32] {
-            cases.push(Case {
-                steps: 150,
-                storage,
-                ..case
-            });
-            cases.push(Case {
-                steps: 150,
-                storage,
-                before: true,
-                bonus: true,
-                ..case
-            });
+            for (n, scale) in [1e-6, 1.0, 1e4].into_iter().enumerate() {
+                cases.push(Case {
+                    steps: 150,
+                    storage,
+                    scale,
+                    decays,
+                    of_decayed: n == 1,
+                    ..CASE
+                });
+            }
+        }
+        for case in &mut cases[start..] {
+            case.factor = factor;
         }
     }
+    // What f16 holds: no less than 1e-7, with few bits below 1e-4.
+    cases.retain(|case| case.storage != F16 || case.scale >= 1.0);
     cases
 }
 
 #[test]
 fn chunks_equal_a_plain_loop_over_tokens() {
     let emulator = emulator();
+    let mut wrong = vec![];
     for (i, case) in cases().into_iter().enumerate() {
-        check(&emulator, case, i as u64);
+        if let Err(why) = check(&emulator, case, i as u64) {
+            println!("{why}");
+            wrong.push(why);
+        }
     }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
 #[test]
 fn sizes_that_do_not_fit_are_refused() {
     for (what, case) in [
         ("chunk", Case { chunk: 48, ..CASE }),
-        ("warps", Case { warps: 6, ..CASE }),
-        ("warps", Case { warps: 2, ..CASE }),
         ("key", Case { key: 300, ..CASE }),
         ("key", Case { key: 0, ..CASE }),
         ("value", Case { tile: 129, ..CASE }),
+        ("reads", Case { reads: &[], ..CASE }),
     ] {
-        let error = chunked(case).render().expect_err("does not fit");
+        let error = described(case).render().expect_err("does not fit");
         assert!(error.to_string().contains(what), "{error}");
     }
 }
@@ -347,23 +540,36 @@ fn sizes_that_do_not_fit_are_refused() {
 #[test]
 fn chunks_compile_for_every_architecture_that_has_them() {
     let Some(toolchain) = nvrtc() else { return };
-    for decay in [Decay::PerKey, Decay::PerToken] {
-        for (storage, arch) in [
-            (Element::Bf16, "sm_80"),
-            (Element::F32, "sm_90a"),
-            (Element::Bf16, "sm_90a"),
+    for (decays, factor) in [
+        (Decays::Centred, Factor::Apart),
+        (Decays::PerToken, Factor::AlongKey),
+        (Decays::PerKey, Factor::AlongKey),
+        (Decays::Centred, Factor::Nothing),
+        (Decays::PerToken, Factor::Nothing),
+        (Decays::PerKey, Factor::Nothing),
+    ] {
+        for (storage, arch, key) in [
+            (Element::Bf16, "sm_80", 64),
+            (Element::F32, "sm_90a", 64),
+            (Element::Bf16, "sm_90a", 64),
+            (Element::Bf16, "sm_90a", 128),
+            (Element::Bf16, "sm_90a", 256),
         ] {
             let text = source(Case {
-                decay,
+                decays,
+                factor,
                 storage,
-                before: true,
-                bonus: true,
+                key,
+                value: key.min(128),
+                tile: key.min(128),
+                chunk: 32,
+                reads: &[(0, true, true)],
                 ..CASE
             });
-            let what = format!("{decay:?} {storage:?}");
+            let what = format!("{factor:?} {decays:?} {storage:?} {key}");
             let artifact = compiled(&toolchain, "recurrence", &text, arch, &what);
             let resources = artifact.resources.get("fusec_recurrence");
-            println!("{decay:?} {storage:?} {arch}: {resources:?}");
+            println!("{what} {arch}: {resources:?}");
         }
     }
 }

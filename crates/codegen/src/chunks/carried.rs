@@ -9,9 +9,8 @@ use fusec_ir::{Access, IndexExpr, OpKind, StateId, StateKind};
 use std::collections::BTreeMap;
 
 impl<'g> Hooks<'_, 'g> {
-    /// Statements that load and store element (kj, vi) of the state, and whether neighbours in memory
-    /// differ in kj.
-    pub(super) fn state(&mut self) -> Result<(String, String, bool), CodegenError> {
+    /// Statements that load and store element (kj, vi) of the state.
+    pub(super) fn state(&mut self) -> Result<(String, String), CodegenError> {
         let states = match &self.graph.op(self.scan).kind {
             OpKind::Scan { states, .. } => states.as_slice(),
             _ => &[],
@@ -34,7 +33,6 @@ impl<'g> Hooks<'_, 'g> {
         Ok((
             format!("s_element = {pointer}[{at}];"),
             format!("{pointer}[{at}] = s_element;"),
-            offset.step(&self.key) == 1,
         ))
     }
 

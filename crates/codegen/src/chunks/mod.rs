@@ -7,13 +7,13 @@
 
 mod carried;
 mod epilogue;
-mod rank_one;
+mod operands;
 mod staging;
 
 use crate::CodegenError;
 use crate::affine::{Grid, Offset, OffsetText, Space, index_text};
 use crate::cexpr::{self, Leaves};
-use crate::chunked::{Chunked, Decay};
+use crate::chunked::{self, Chunked};
 use crate::lane::Lane;
 use crate::manifest::{LaneGrid, RowUnits};
 use crate::memory::{Place, Pointers};
@@ -21,7 +21,8 @@ use crate::micro::{Read, Src};
 use crate::names::Names;
 use crate::text::Text;
 use fusec_fuse::chunked::staging::{Staged, at};
-use fusec_fuse::chunked::{Classes, Parts, Sizes, Tile, pieces, slabs};
+use fusec_fuse::chunked::tile::{Decays, Tile};
+use fusec_fuse::chunked::{Classes, Parts, slabs};
 use fusec_fuse::{Body, Kernel, Schedule, Storage};
 use fusec_ir::{Access, AxisId, Expr, Graph, IndexExpr, OpId, OpKind, StepRef, ValueId};
 use std::collections::BTreeMap;
@@ -60,7 +61,7 @@ pub fn lane<'g>(
         return Err(unsupported("a chunk of several recurrences".into()));
     };
     let scan = *scan;
-    let sizes = chunk.tile;
+    let tile = chunk.tile;
     let parts = Parts::of(graph, classes, scan)
         .map_err(|not| unsupported(format!("a chunked recurrence with {}", not.got)))?;
     let grid = Grid::new(graph, &chunk.grid);
@@ -93,7 +94,7 @@ pub fn lane<'g>(
         grid,
         first_index,
         after: body.roles.epilogue.clone(),
-        chunk: sizes.chunk(),
+        chunk: tile.chunk,
         pointers,
         names,
         position: false,
@@ -102,11 +103,7 @@ pub fn lane<'g>(
         tokens: Vec::new(),
     };
     hooks.name_slabs();
-    let text = match (sizes, parts.factor) {
-        (Sizes::Outer(tile), _) => outer(&mut hooks, request, tile)?,
-        (Sizes::RankOne(tile), Some(factor)) => rank_one::body(&mut hooks, request, factor, tile)?,
-        (Sizes::RankOne(_), None) => return Err(unsupported("a factor that is none".into())),
-    };
+    let text = filled(&mut hooks, request, tile)?;
     let tails = hooks.tails(request.threads, blocks);
     let position = hooks.position;
     let mut code = decode.finish();
@@ -122,61 +119,52 @@ pub fn lane<'g>(
             1 => "B".into(),
             n => format!("B * {n}"),
         },
-        shared_floats: sizes.shared_bytes() / 4,
+        shared_floats: tile.shared_bytes() / 4,
         position,
         by_warpgroups: None,
     })
 }
 
-/// The template for a decay and an outer product, its hooks filled.
-fn outer(
+/// The template, its hooks filled.
+fn filled(
     hooks: &mut Hooks<'_, '_>,
     request: &Request<'_, '_>,
     tile: Tile,
 ) -> Result<String, CodegenError> {
-    let Some(read) = hooks.parts.read() else {
-        return Err(CodegenError::Unsupported {
-            kernel: request.kernel.name.clone(),
-            what: "a chunked recurrence that nothing reads".into(),
-        });
+    let keys = hooks.keys();
+    let key_decay = match tile.decays {
+        Decays::PerToken => None,
+        Decays::Centred | Decays::PerKey => Some(hooks.key_decay()),
     };
-    let per_key = tile.per_key;
-    let keys = hooks.keys(read.query, per_key);
     let values = hooks.values();
-    let bonus = read.bonus.map(|bonus| hooks.bonus(bonus));
-    let (load_state, store_state, keys_first) = hooks.state()?;
+    let reads = hooks.parts.reads.iter().map(|read| chunked::Read {
+        output: read.output,
+        before: read.before,
+        bonus: read
+            .bonus
+            .map(|bonus| hooks.bonus_product(bonus, read.query)),
+    });
+    let reads = reads.collect();
+    let (load_state, store_state) = hooks.state()?;
     let epilogue = hooks.epilogue();
     // Last, since it reads what the others keep of a token.
-    let token_decay = match per_key {
-        true => String::new(),
-        false => hooks.token_decay(),
-    };
+    let decay = key_decay.unwrap_or_else(|| hooks.token_decay());
     let tokens = hooks.token_values();
     let ahead = hooks.ahead(tile.chunk);
     let late = hooks.arrives_late();
     let chunked = Chunked {
-        key: tile.key,
-        value: tile.value,
-        chunk: tile.chunk,
-        warps: tile.warps(),
+        tile,
         block_threads: request.threads,
-        pieces: pieces(request.storage),
-        decay: match per_key {
-            true => Decay::PerKey,
-            false => Decay::PerToken,
-        },
-        before: read.before,
+        of_decayed: hooks.parts.factor.is_some_and(|factor| factor.of_decayed),
+        reads,
         steps: "T".into(),
         setup: String::new(),
         tokens,
         ahead,
         late,
-        keys_first,
-        room: tile.room,
         keys,
-        token_decay,
+        decay,
         values,
-        bonus,
         load_state,
         store_state,
         epilogue,
@@ -234,46 +222,6 @@ impl<'g> Hooks<'_, 'g> {
             back: 0,
             known: Vec::new(),
         }
-    }
-
-    /// The elements of q and k, and the decay if every key has its own.
-    fn keys(&mut self, query: StepRef, per_key: bool) -> String {
-        let mut scope = self.scope(&self.key, "kj");
-        let mut text = Text::default();
-        let mut assign = vec![("q_element", query), ("k_element", self.parts.k)];
-        if per_key {
-            assign.push(("decay_element", self.parts.decay));
-        }
-        for (name, item) in assign {
-            let value = self.coefficient(item, &mut scope, &mut text);
-            text.line(format!("{name} = {value};"));
-        }
-        text.finish()
-    }
-
-    fn token_decay(&mut self) -> String {
-        let nothing = self.grid.space(&[]);
-        let mut scope = self.scope(&nothing, "0");
-        let mut text = Text::default();
-        let value = self.coefficient(self.parts.decay, &mut scope, &mut text);
-        text.line(format!("decay_element = {value};"));
-        text.finish()
-    }
-
-    fn values(&mut self) -> String {
-        let mut scope = self.scope(&self.value, "vi");
-        let mut text = Text::default();
-        let value = self.coefficient(self.parts.v, &mut scope, &mut text);
-        text.line(format!("v_element = {value};"));
-        text.finish()
-    }
-
-    fn bonus(&mut self, bonus: StepRef) -> String {
-        let mut scope = self.scope(&self.key, "kj");
-        let mut text = Text::default();
-        let value = self.coefficient(bonus, &mut scope, &mut text);
-        text.line(format!("bonus_element = {value};"));
-        text.finish()
     }
 
     /// A coefficient of the step at the element of a scope; its axes are read by themselves.

@@ -5,7 +5,6 @@
 
 use super::lane::Lane;
 use super::work::{Chunks, Work};
-use crate::chunked::{Sizes, pieces};
 use crate::context::{iteration_axes, reduced_axes, special_count};
 use crate::schedule::{ChunkTile, Schedule};
 use fusec_ir::{OpId, OpKind};
@@ -51,31 +50,32 @@ impl Lane<'_> {
         let Schedule::Chunked(ChunkTile { tile, .. }) = &self.body.schedule else {
             return;
         };
-        let chunks = (self.blocks * self.ctx.shape.time.div_ceil(tile.chunk())) as f64;
-        let pieces = pieces(self.ctx.storage);
-        work.chunk_flops += chunks * tile.tensor_flops(pieces);
-        work.flops += chunks * tile.simt_flops(pieces);
+        let chunks = (self.blocks * self.ctx.shape.time.div_ceil(tile.chunk)) as f64;
+        work.chunk_flops += chunks * tile.tensor_flops();
+        work.flops += chunks * tile.simt_flops();
     }
 
     /// The chunks that one block takes one after the other.
     pub(super) fn chunks(&self, ChunkTile { tile, ahead, .. }: &ChunkTile) -> Chunks {
         let graph = self.ctx.graph;
-        let tokens = tile.chunk() as f64;
+        let tokens = tile.chunk as f64;
         let mut chunks = Chunks {
             chunks: (self.ctx.shape.time as f64 / tokens).ceil(),
             shared_bytes: tile.shared_bytes() as f64,
-            state: 2.0 * tile.state_elements() as f64,
             ahead: *ahead,
             elements: tile.elements(),
-            flops: tile.simt_flops(pieces(self.ctx.storage)),
             around: 0.0,
             around_special: 0.0,
             around_loads: 0.0,
             around_sums: 0.0,
-            factor: match tile {
-                Sizes::Outer(_) => None,
-                Sizes::RankOne(tile) => Some(self.factor(tile)),
-            },
+            resident: tile.blocks_by_registers(self.ctx.target.registers) as f64,
+            solves: tile.solves(),
+            spans: (tile.chunk / tile.span()) as f64,
+            subs: tile.subs() as f64,
+            token_products: tile.token_products(),
+            pairs: tile.pairs(),
+            state_products: tile.state_products(),
+            value_warps: tile.value_warps() as f64,
         };
         let uses = self.uses();
         let is_anchor = |id: &&OpId| self.body.anchors().contains(*id);

@@ -3,8 +3,8 @@
 //! Lives here: formulas over counts and the figures of a device file. Never here: a template, a graph,
 //! a number that depends on a device.
 
-use super::rank_one;
-use super::work::{Chunks, Keys, Read, Serial, Steps, Tiles, Work};
+use super::chunk_cycles;
+use super::work::{Keys, Read, Serial, Steps, Tiles, Work};
 use crate::device::Device;
 use crate::plan::{Cost, Storage};
 use std::collections::BTreeSet;
@@ -318,7 +318,7 @@ fn serial(device: &Device, work: &Work) -> (f64, f64) {
             (*rows, waves * (first_us + rows_us))
         }
         Serial::Steps(steps) => serial_steps(device, work, steps),
-        Serial::Chunks(chunks) => serial_chunks(device, work, chunks),
+        Serial::Chunks(chunks) => chunk_cycles::serial(device, work, chunks),
         Serial::Keys(keys) => serial_keys(device, keys),
     }
 }
@@ -366,45 +366,6 @@ fn serial_steps(device: &Device, work: &Work, steps: &Steps) -> (f64, f64) {
         waves * (in_runs + (steps.steps - 1.0) * alone.max(in_runs + fitted.run_us.value))
     };
     (all, us + waiting_us)
-}
-
-/// Chunks that follow each other: while a block waits, others on its multiprocessor work, as many as
-/// the shared memory has room for.
-fn serial_chunks(device: &Device, work: &Work, chunks: &Chunks) -> (f64, f64) {
-    if let Some(factor) = &chunks.factor {
-        return rank_one::serial(device, work, chunks, factor);
-    }
-    let fitted = &device.fitted;
-    let room = device.smem_kb.value * 1024.0 / chunks.shared_bytes.max(1.0);
-    let share = (work.blocks as f64 / device.sms.value).ceil();
-    let most = share.clamp(1.0, fitted.chunk_resident.value);
-    let resident = room.floor().clamp(1.0, most);
-    let waves = (work.blocks as f64 / (resident * device.sms.value)).ceil();
-    let (of_chunk, of_element, of_load) = match chunks.ahead {
-        true => (
-            &fitted.chunk_ahead_cycles,
-            &fitted.chunk_element_ahead_cycles,
-            &fitted.around_load_ahead_cycles,
-        ),
-        false => (
-            &fitted.chunk_cycles,
-            &fitted.chunk_element_cycles,
-            &fitted.around_load_cycles,
-        ),
-    };
-    let of_threads = chunks.elements * of_element.value
-        + chunks.flops * fitted.chunk_flop_cycles.value
-        + chunks.around * fitted.around_operation_cycles.value
-        + chunks.around_special * fitted.around_special_cycles.value
-        + chunks.around_loads * of_load.value
-        + chunks.around_sums * fitted.around_sum_cycles.value;
-    let latency = fitted.chunk_latency.value;
-    let cycles = (of_chunk.value + of_threads / work.threads.max(1) as f64)
-        * (latency + (1.0 - latency) / 2.0 * resident);
-    let all = chunks.chunks * waves;
-    let of_state = chunks.state * fitted.chunk_element_cycles.value / work.threads.max(1) as f64;
-    let state_us = waves * cycles_us(device, of_state);
-    (all, all * cycles_us(device, cycles) + state_us)
 }
 
 /// Microseconds of the accesses that wait for each other, and of what follows matrix products in

@@ -146,14 +146,10 @@ pub struct Chunks {
     pub chunks: f64,
     /// Shared memory of a block, bytes.
     pub shared_bytes: f64,
-    /// Elements of its state that a block loads before the first chunk and stores after the last.
-    pub state: f64,
     /// Whether the rows of a chunk arrive while the one before is worked on.
     pub ahead: bool,
     /// Of one chunk: elements that come from and go to memory.
     pub elements: f64,
-    /// Floating-point operations outside the tensor cores.
-    pub flops: f64,
     /// Operations on registers around the recurrence.
     pub around: f64,
     /// Special functions there.
@@ -162,19 +158,14 @@ pub struct Chunks {
     pub around_loads: f64,
     /// Sums over a warp there, of all warps.
     pub around_sums: f64,
-    /// Of a recurrence with a rank-one factor.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub factor: Option<Factor>,
-}
-
-/// What of a chunk a rank-one factor adds.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Factor {
     /// Blocks of a multiprocessor that its registers suffice for.
     pub resident: f64,
+    /// Whether tokens are solved for: there is a rank-one factor.
+    pub solves: bool,
     /// Sub-chunks.
     pub subs: f64,
+    /// Times that tokens come to the state: one or more sub-chunks at once.
+    pub spans: f64,
     /// Tensor-core products of tokens with tokens, for each sub-chunk.
     pub token_products: f64,
     /// Elements computed for pairs of tokens outside the tensor cores.

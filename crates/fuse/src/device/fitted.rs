@@ -145,48 +145,31 @@ fitted! {
     short_sum,
     /// operations that a special function in a step counts for
     special_slots in 1.0 to 16.0,
-    /// the barriers of one chunk of a recurrence, clock cycles
-    chunk_cycles in 1.5e3 to 1.2e4,
-    /// the same where rows arrive ahead of time, with the copies and what no load hides any more
-    chunk_ahead_cycles in 3e3 to 2.4e4,
-    /// an element that a thread loads or stores for a chunk, or of a state, its latency shared with the
-    /// elements in flight beside it, clock cycles
-    chunk_element_cycles in 80.0 to 900.0,
-    /// the same of an element whose row is in shared memory by then, clock cycles
-    chunk_element_ahead_cycles in 15.0 to 250.0,
-    /// a floating-point operation of a thread of a chunk outside the tensor cores, with the loads from
-    /// shared memory that it waits for, clock cycles
-    chunk_flop_cycles in 5.0 to 60.0,
-    /// part of the time of two blocks of chunks on one multiprocessor which is latency: it stays when
-    /// there are more, or one
-    chunk_latency in 0.15 to 0.8,
-    /// blocks of chunks, at most, whose registers fit one multiprocessor
-    chunk_resident,
-    /// barriers and waits of one chunk of a recurrence with a rank-one factor, clock cycles
-    factor_chunk_cycles,
+    /// barriers and waits of one chunk of a recurrence, clock cycles
+    chunk_cycles,
     /// an element that a thread brings into its products, clock cycles
-    factor_element_cycles,
+    chunk_element_cycles,
     /// the same of an element whose row is in shared memory by then, clock cycles
-    factor_element_ahead_cycles,
+    chunk_element_ahead_cycles,
     /// threads of a multiprocessor beyond which more of them bring no more elements in at a time
-    factor_busy_threads,
-    /// the inverses of a chunk, clock cycles
-    factor_solve_cycles,
+    chunk_busy_threads,
+    /// the inverses of a chunk with a rank-one factor, clock cycles
+    chunk_solve_cycles,
     /// a product of tensor-core tiles between tokens of a chunk, clock cycles
-    factor_token_product_cycles,
+    chunk_token_product_cycles,
     /// a multiply-add of a thread between tokens, where each key has a decay that nothing bounds, clock
     /// cycles
-    factor_pair_cycles,
+    chunk_pair_cycles,
     /// the start of a warp's walk through the sub-chunks of a chunk, clock cycles
-    factor_walk_cycles,
-    /// a sub-chunk of that walk beside its products, clock cycles
-    factor_sub_cycles,
-    /// a product of tensor-core tiles of a warp in a sub-chunk, clock cycles
-    factor_product_cycles,
+    chunk_walk_cycles,
+    /// tokens of that walk that come to the state at once, beside their products, clock cycles
+    chunk_span_cycles,
+    /// a product of tensor-core tiles of a warp there, clock cycles
+    chunk_product_cycles,
     /// the same where every quarter of a multiprocessor has as much to do, clock cycles
-    factor_shared_product_cycles,
+    chunk_shared_product_cycles,
     /// part of the time of two blocks with such chunks on one multiprocessor which is latency
-    factor_latency,
+    chunk_latency,
     /// an operation on registers around a recurrence in chunks, clock cycles
     around_operation_cycles in 1.0 to 16.0,
     /// a special function there, clock cycles

@@ -8,17 +8,17 @@
 use super::group::Group;
 use super::space::divisors;
 use crate::chunked::staging::{Room, staged};
-use crate::chunked::{KEY_LIMIT, Parts, Sizes, VALUE_LIMIT};
+use crate::chunked::tile::Tile;
+use crate::chunked::{KEY_LIMIT, Parts, VALUE_LIMIT};
 use crate::context::{iteration_axes, reduced_axes};
 use crate::plan::{Body, GridAxis, Reject, Storage};
 use crate::schedule::{ChunkTile, Schedule};
 use fusec_ir::class::decay_range;
 use fusec_ir::{AxisId, Graph, OpId, OpKind};
 
-/// Value columns of a block, where no operation needs all: few make more blocks, many share the keys.
-const VALUE_TARGETS: [usize; 3] = [64, 32, 128];
-/// The same with a rank-one factor, where a warp has 16 columns of the state in its registers.
-const RANK_ONE_TARGETS: [usize; 4] = [64, 16, 32, 128];
+/// Value columns of a block, where no operation needs all: few make more blocks, many share the keys. A
+/// warp has 16 columns of the state in its registers.
+const VALUE_TARGETS: [usize; 4] = [64, 16, 32, 128];
 
 /// The chunked forms of a lane of the scan template, at least one; they differ in how the value
 /// columns are spread over blocks.
@@ -45,10 +45,9 @@ pub fn fit(group: &Group<'_>, lane: &Body) -> Result<Vec<Body>, Reject> {
     }
     prologue(group, lane, scan)?;
     let whole = epilogue(group, lane, &parts)?;
-    let targets = match (whole, parts.factor) {
-        (true, _) => &[usize::MAX][..],
-        (false, None) => &VALUE_TARGETS,
-        (false, Some(_)) => &RANK_ONE_TARGETS,
+    let targets = match whole {
+        true => &[usize::MAX][..],
+        false => &VALUE_TARGETS,
     };
     let mut bodies: Vec<Body> = Vec::new();
     let mut first = None;
@@ -268,7 +267,7 @@ fn spread(
         false => vec![],
     };
     let room = Room::of(&slabs);
-    let least = Sizes::least(graph, scan, parts, ctx.storage, value, room);
+    let least = Tile::least(graph, scan, parts, ctx.storage, value, room);
     let bytes = ctx.target.shared_bytes;
     let tiles: usize = grid.iter().map(|g| graph.size(g.axis) / g.tile).product();
     let share = (ctx.shape.batch * tiles).div_ceil(ctx.target.sms.max(1));

@@ -33,7 +33,7 @@ pub use thin::ThinTile;
 pub use walk::{RowTile, ScanTile};
 pub use wgmma::WgmmaTile;
 
-use crate::chunked::Sizes;
+use crate::chunked::tile::Tile;
 use crate::plan::{GridAxis, Template};
 use serde::{Deserialize, Serialize};
 
@@ -68,7 +68,7 @@ pub struct ChunkTile {
     /// Whether the rows of a chunk are brought to shared memory while the one before is worked on.
     pub ahead: bool,
     /// What a block holds.
-    pub tile: Sizes,
+    pub tile: Tile,
 }
 
 impl Schedule {
@@ -115,7 +115,7 @@ impl Schedule {
     /// Blocks of a multiprocessor that its registers must suffice for, beside a launch's own limits.
     pub fn resident(&self) -> usize {
         match self {
-            Schedule::Chunked(chunk) => chunk.tile.resident(),
+            Schedule::Chunked(chunk) => chunk.tile.resident,
             _ => 1,
         }
     }

@@ -17,9 +17,7 @@ impl fmt::Display for Schedule {
                 write!(
                     f,
                     "chunks of {} tokens, {} keys x {} values",
-                    tile.chunk(),
-                    tile.key(),
-                    tile.value()
+                    tile.chunk, tile.key, tile.value
                 )?;
                 match chunk.ahead {
                     true => f.write_str(", rows ahead of time"),

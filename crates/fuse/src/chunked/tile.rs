@@ -1,6 +1,27 @@
-//! The chunked form of a step that multiplies its state by a diagonal plus a matrix of rank one.
+//! What a block of a chunked recurrence holds, and the arithmetic behind it: a step that multiplies
+//! its state by a diagonal, perhaps plus a matrix of rank one, and adds an outer product.
 //!
-//! The step, per head, with `S` over value rows and key columns:
+//! Without the matrix of rank one, per head, with `S` over value rows and key columns:
+//!
+//! ```text
+//! S_t = S_{t-1} D_t + v_t k_t^T                       D_t = diag(d_t)
+//! y_t = S_t q_t                                       or, before the step, S_{t-1} q_t
+//! ```
+//!
+//! Write `D(s, t)` for the product of the decays after token s through token t. From the state `S`
+//! before the first of some tokens, with tokens as rows,
+//!
+//! ```text
+//! Y  = Q S^T + P V        Q has the rows D(0, t) q_t,  P[t, s] = k_s^T D(s, t) q_t,  s <= t
+//! S' = S D + V^T K        K has the rows D(t, end) k_t
+//! ```
+//!
+//! (Before the step: `D(s, t-1)` and `s < t`; maths.md has the sources.) With a decay that is one
+//! number per token a weight of rows and columns is all that `D(s, t)` is, and a whole chunk comes to
+//! the state at once. With one per key channel it is the 16 tokens of a *sub-chunk*: a tile of the
+//! tensor cores, over which no product of decays is longer than 16.
+//!
+//! With a matrix of rank one:
 //!
 //! ```text
 //! u_t = S_{t-1} a_t                                   or, of the decayed state, S_{t-1} D_t a_t
@@ -8,8 +29,7 @@
 //! y_t = S_t q_t                                       or, before the step, S_{t-1} q_t
 //! ```
 //!
-//! Write `D(s, t)` for the product of the decays after token s through token t. From the state `S`
-//! before the first of some tokens,
+//! From the state `S` before the first of some tokens,
 //!
 //! ```text
 //! S_t = S D(0, t) + sum over s <= t of (u_s b_s^T + v_s k_s^T) D(s, t)
@@ -35,7 +55,7 @@
 //! (Before the step: `D(s, t-1)` and `s < t`.) Nothing is truncated and nothing but the products is
 //! rounded. A contraction of the decayed state has `D(s, t)` in the place of `D(s, t-1)`.
 //!
-//! Sixteen tokens, a *sub-chunk*, are solved at once: that is a tile of the tensor cores, the inverse
+//! Sixteen tokens, a sub-chunk, are solved at once: the inverse
 //! is a substitution in a warp's registers, and no decay runs over more than 16 tokens, after which
 //! the state carries it. A longer solve costs more: the products with the state are linear in the
 //! number of tokens, those between tokens quadratic. A *chunk* of one to four sub-chunks is brought
@@ -48,7 +68,8 @@
 //! Lives here: the sizes of a block. Never here: the text of the kernel.
 
 use super::staging::Room;
-use super::{Parts, SUB, TOKEN_VALUES};
+use super::{Parts, SUB, TOKEN_VALUES, pieces};
+use crate::plan::Storage;
 use crate::regions::Regions;
 use fusec_ir::class::decay_range;
 use fusec_ir::{Graph, OpId};
@@ -99,6 +120,18 @@ impl Decays {
     }
 }
 
+/// What a state is multiplied by beside its decay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Factor {
+    /// Nothing.
+    Nothing,
+    /// `a k^T`, with the key that values are multiplied by.
+    AlongKey,
+    /// `a b^T`, with a vector of its own.
+    Apart,
+}
+
 /// What one block holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tile {
@@ -114,8 +147,8 @@ pub struct Tile {
     pub reads: usize,
     /// Results they are added to.
     pub outputs: usize,
-    /// Whether `b` is `k`.
-    pub along_key: bool,
+    /// What the state is multiplied by beside its decay.
+    pub factor: Factor,
     /// Whether the current token has a bonus.
     pub bonus: bool,
     /// bf16 numbers that an operand is split into.
@@ -149,30 +182,100 @@ pub struct Places {
 }
 
 impl Tile {
-    /// bf16 numbers of a query, a key and their products, which make up most of a result: at least two,
-    /// so that it is as exact as one of values that are rounded between operations.
-    pub fn fine(&self) -> usize {
-        self.pieces.max(2)
+    /// That of a block with so many value columns and the least chunk.
+    pub fn least(
+        graph: &Graph,
+        scan: OpId,
+        parts: &Parts<'_>,
+        storage: Storage,
+        value: usize,
+        room: Room,
+    ) -> Tile {
+        Tile {
+            key: graph.elements(&parts.layout.key),
+            value,
+            chunk: SUB,
+            decays: Decays::of(graph, scan, parts),
+            reads: parts.reads.len(),
+            outputs: parts.rest.len(),
+            factor: match parts.factor {
+                None => Factor::Nothing,
+                Some(factor) if factor.b.is_none() => Factor::AlongKey,
+                Some(_) => Factor::Apart,
+            },
+            bonus: parts.reads.iter().any(|read| read.bonus.is_some()),
+            pieces: pieces(storage),
+            resident: 1,
+            room,
+        }
     }
 
-    /// bf16 numbers of `u` and `v`, which stand for each other where `b` is `k`.
-    pub fn many(&self) -> usize {
-        match self.along_key {
-            true => self.fine(),
+    /// The largest chunk of which two blocks share a multiprocessor with `bytes` of shared memory,
+    /// but not fewer than 32 tokens if one block can have those, and no more than twice the run.
+    /// `None` if not even 16 tokens fit.
+    ///
+    /// `share` blocks come to a multiprocessor: of one block at most, the largest chunk that it can
+    /// have.
+    pub fn fitting(self, bytes: usize, time: usize, share: usize) -> Option<Tile> {
+        let of = |chunk| Tile { chunk, ..self };
+        let long = |tile: &Tile| tile.chunk > SUB && tile.chunk >= 2 * time;
+        let all = || [64, 32, 16].map(of).into_iter().filter(|s| !long(s));
+        let fits = |tile: &Tile, blocks: usize| tile.shared_bytes() * blocks <= bytes;
+        let blocks = if share <= 1 { 1 } else { 2 };
+        all()
+            .find(|s| fits(s, blocks) && s.chunk >= 32)
+            .or_else(|| all().find(|s| fits(s, 1) && s.chunk <= 32))
+    }
+
+    /// Elements of the state of a block.
+    pub fn state_elements(&self) -> usize {
+        self.key * self.value
+    }
+
+    /// Whether there is a matrix of rank one beside the decay, so that tokens are solved for.
+    pub fn solves(&self) -> bool {
+        self.factor != Factor::Nothing
+    }
+
+    /// Whether a whole chunk comes to the state at once, and not 16 tokens: its results are in a
+    /// warp's registers then.
+    pub fn together(&self) -> bool {
+        !self.solves() && self.decays == Decays::PerToken && self.reads == 1
+    }
+
+    /// Tokens that come to the state at once.
+    pub fn span(&self) -> usize {
+        if self.together() { self.chunk } else { SUB }
+    }
+
+    /// bf16 numbers of a query, a key and their products. Where tokens are solved for, these make up
+    /// most of a result: at least two then, so that it is as exact as one of values that are rounded
+    /// between operations.
+    pub fn fine(&self) -> usize {
+        match self.solves() {
+            true => self.pieces.max(2),
             false => self.pieces,
         }
     }
 
-    /// Left operands of the products: `a` and the queries.
+    /// bf16 numbers of `u` and `v`, which stand for each other where `b` is `k`.
+    pub fn many(&self) -> usize {
+        match self.factor {
+            Factor::AlongKey => self.fine(),
+            Factor::Nothing | Factor::Apart => self.pieces,
+        }
+    }
+
+    /// Left operands of the products: `a`, if there is one, and the queries.
     pub fn lefts(&self) -> usize {
-        1 + self.reads
+        usize::from(self.solves()) + self.reads
     }
 
     /// Right operands: `k`, and `b` if it is another vector.
     pub fn rights(&self) -> usize {
-        match self.along_key {
-            true => 1,
-            false => 2,
+        match self.factor {
+            Factor::Nothing | Factor::AlongKey => 1,
+            Factor::Apart => 2,
         }
     }
 
@@ -245,12 +348,18 @@ impl Tile {
         let row = chunk * (k + 8) / 2;
         let (pieces, fine, rights) = (self.pieces, self.fine(), self.rights());
         let others = (rights - 1) * pieces;
-        take((pieces + self.reads * fine) * row);
+        let solves = usize::from(self.solves());
+        take((solves * pieces + self.reads * fine) * row);
         let mut places = Places {
             right_rows: take((others + fine) * row),
             v_rows: take(self.many() * chunk * (v + 8) / 2),
-            scores: take((rights * pieces + self.reads * (others + fine)) * chunk * (SUB + 8) / 2),
-            solved: take(chunk * (SUB + 4)),
+            scores: take(
+                (solves * rights * pieces + self.reads * (others + fine))
+                    * chunk
+                    * (self.span() + 8)
+                    / 2,
+            ),
+            solved: take(solves * chunk * (SUB + 4)),
             y_rows: take(self.outputs * chunk * (v + 4)),
             decays: take(of(per_token, chunk) + of(Decays::PerKey, chunk * (k + 8))),
             between: take(of(per_token, chunk * (SUB + 4))),
@@ -279,16 +388,21 @@ impl Tile {
     /// sub-chunk, those of pieces counted one by one.
     pub fn state_products(&self) -> f64 {
         let (keys, rights) = (self.key_padded() / 16, self.rights());
-        let of_keys = 2 * keys * (self.lefts() + rights) * terms(self.pieces, self.pieces);
-        let of_results = match self.along_key {
-            true => terms(self.many(), self.fine()),
-            false => terms(self.pieces, self.pieces) + terms(self.many(), self.fine()),
+        let one = terms(self.pieces, self.pieces);
+        let of_keys = 2 * keys * (self.lefts() + rights) * one;
+        let many = terms(self.many(), self.fine());
+        // Sub-chunks whose values a result takes in, of those of a chunk that comes at once.
+        let seen = (self.span() / SUB + 1) as f64 / 2.0;
+        let (of_results, solved) = match self.factor {
+            Factor::Nothing => (many as f64 * seen, 0),
+            Factor::AlongKey => (many as f64, 2 * rights * one),
+            Factor::Apart => ((one + many) as f64, 2 * rights * one),
         };
-        let solved = 2 * rights * terms(self.pieces, self.pieces);
-        (of_keys + solved + 2 * self.reads * of_results) as f64
+        (of_keys + solved) as f64 + 2.0 * self.reads as f64 * of_results
     }
 
-    /// Those of the products between the tokens of a sub-chunk, for all warps.
+    /// Those of the products between the tokens of a sub-chunk, and those before that come to the state
+    /// with it, for all warps.
     pub fn token_products(&self) -> f64 {
         let (own, fine) = (
             terms(self.pieces, self.pieces),
@@ -298,8 +412,10 @@ impl Tile {
         match self.decays {
             Decays::PerKey => 0.0,
             _ => {
-                let one = others + own + self.reads * (others + fine);
-                (self.key_padded() / 16 * 2 * one) as f64
+                let of_a = if self.solves() { others + own } else { 0 };
+                let one = of_a + self.reads * (others + fine);
+                let seen = (self.span() / SUB + 1) as f64 / 2.0;
+                (self.key_padded() / 16 * 2 * one) as f64 * seen
             }
         }
     }
@@ -345,7 +461,8 @@ impl Tile {
             Decays::PerKey => chunk * k * (sub * operands + 2.0 * operands),
         };
         let split = 3.0 * self.pieces as f64 * chunk * (operands * k + 2.0 * v);
-        let state = self.subs() as f64 * k * v * (2.0 + 3.0 * self.pieces as f64);
+        let times = (self.chunk / self.span()) as f64;
+        let state = times * k * v * (2.0 + 3.0 * self.pieces as f64);
         inside + split + state + chunk * sub
     }
 }
