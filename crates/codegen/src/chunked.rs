@@ -62,6 +62,11 @@ pub struct Chunked {
     pub ahead: String,
     /// Whether some rows are read after the products only.
     pub late: bool,
+    /// Whether `bring_operands(i64 first)`, which `ahead` defines then, copies the queries, or the keys,
+    /// to where products read them: [`Tile::together`] only.
+    pub query_arrives: bool,
+    /// See `query_arrives`.
+    pub key_arrives: bool,
     /// Of element (t, `int kj`): assigns `left_elements[n]` (a, if there is one, then the queries) and
     /// `right_elements[n]` (b, if there is one that is not k, then k).
     pub keys: String,
@@ -153,6 +158,12 @@ impl Chunked {
         context.insert("factor", &tile.solves());
         context.insert("along_key", &(tile.factor == Factor::AlongKey));
         context.insert("together", &tile.together());
+        context.insert("spans", &tile.in_spans());
+        context.insert("shares", &tile.shares());
+        context.insert(
+            "before",
+            &self.reads.first().is_some_and(|read| read.before),
+        );
         context.insert("key_padded", &tile.key_padded());
         context.insert("value_padded", &tile.value_padded());
         context.insert("per_token", &(tile.decays == Decays::PerToken));
@@ -189,6 +200,10 @@ impl Chunked {
         };
         context.insert("unroll", &unroll);
         context.insert("late", &self.late);
+        context.insert("query_arrives", &self.query_arrives);
+        context.insert("key_arrives", &self.key_arrives);
+        context.insert("arrive", &(self.query_arrives || self.key_arrives));
+        context.insert("all_arrive", &(self.query_arrives && self.key_arrives));
         context.insert("token_values", &TOKEN_VALUES);
         context.insert("places", &tile.places());
         context.insert("steps", &self.steps);

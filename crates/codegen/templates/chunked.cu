@@ -1,7 +1,7 @@
 {
 {%- if not factor %}
     // S[vi, kj] = decay_t[kj] S[vi, kj] + v_t[vi] k_t[kj], read by sums over kj of q_t[kj] S[vi, kj]. The {{ chunk }} tokens of a chunk are brought
-    // into products together; {% if together %}all of them{% else %}16 of them, a sub-chunk,{% endif %} come to the state at once. It is in f32 in registers: a warp has 16
+    // into products together; {% if together %}all of them{% elif spans %}8 of them, a span,{% else %}16 of them, a sub-chunk,{% endif %} come to the state at once. It is in f32 in registers: a warp has 16
     // value columns of it.
 {%- elif along_key %}
     // S[vi, kj] = decay_t[kj] S[vi, kj] + u_t[vi] k_t[kj] with u_t[vi] = v_t[vi] + sum over kj of S[vi, kj] a_t[kj] (S {% if through_a %}after its decay{% else %}before the step{% endif %}),
@@ -16,6 +16,8 @@
 {%- endif %}
 {%- if centred %}
     // Decays enter as products from the middle of a sub-chunk; that none of these underflows is proven.
+{%- elif spans %}
+    // Decays enter as products over at most 8 tokens, never as quotients: a decay of 0 is as good as any.
 {%- elif together %}
     // Decays enter as products over runs of tokens, never as quotients: a decay of 0 is as good as any.
 {%- else %}
@@ -36,6 +38,9 @@
     constexpr int K_PITCH = K_SIZE + 8, V_PITCH = V_SIZE + 8, S_PITCH = {% if together %}CHUNK{% else %}SUB{% endif %} + 8, L_PITCH = SUB + 4, Y_PITCH = V_SIZE + 4;
 {%- if together %}
     constexpr int PAIRS = SUBS * (SUBS + 1) / 2;                    // of sub-chunks, the second not after the first
+{%- elif spans %}
+    constexpr int SPAN = 8, SPANS = CHUNK / SPAN, PAIRS = SPAN * (SPAN + 1) / 2;    // tokens that come to the state at once; pairs of them
+    constexpr int SHARES = {{ shares }}, TASKS = SPANS * SHARES;                        // of the key channels of a span: a warp has one
 {%- endif %}
     constexpr int K_PIECE = CHUNK * K_PITCH, V_PIECE = CHUNK * V_PITCH, S_PIECE = CHUNK * S_PITCH;
     const int tid = threadIdx.x, lane = tid % 32, warp = tid / 32;
@@ -47,7 +52,11 @@
     bf16_t* const left_rows = reinterpret_cast<bf16_t*>(room);                              // {% if factor %}a [PIECES][CHUNK][K_PITCH], then queries [FINE]..{% else %}queries [LEFTS][FINE][CHUNK][K_PITCH]{% endif %}
     bf16_t* const right_rows = reinterpret_cast<bf16_t*>(room + {{ places.right_rows }});   // {% if not factor %}k [FINE][CHUNK][K_PITCH]{% elif along_key %}k [FINE]..{% else %}b [PIECES][CHUNK][K_PITCH], then k [FINE]..{% endif %}
     bf16_t* const v_rows = reinterpret_cast<bf16_t*>(room + {{ places.v_rows }});           // [MANY][CHUNK][V_PITCH]
+{%- if spans %}
+    float* const pair_scores = room + {{ places.scores }};          // [SHARES][CHUNK][SPAN]: of a token's query with the keys of its span
+{%- else %}
     bf16_t* const scores = reinterpret_cast<bf16_t*>(room + {{ places.scores }});           // [LEFTS][RIGHTS][PIECES, or FINE][CHUNK][S_PITCH]
+{%- endif %}
 {%- if factor %}
     float* const solved = room + {{ places.solved }};               // [CHUNK][L_PITCH]: L, a column after the other
 {%- endif %}
@@ -61,11 +70,13 @@
 {%- elif centred %}
     float* const early = room + {{ places.early }};                 // [SUBS][K_SIZE]: from the start of a sub-chunk to its middle
     float* const totals = room + {{ places.totals }};               // [SUBS][K_SIZE]: from there to the end
+{%- elif spans %}
+    float* const totals = room + {{ places.totals }};               // [SPANS][K_SIZE]: product over a span
 {%- else %}
     float* const decays = room + {{ places.decays }};               // [CHUNK][K_PITCH]
     float* const totals = room + {{ places.totals }};               // [SUBS][K_SIZE]: product over a sub-chunk
 {%- endif %}
-{%- if bonuses %}
+{%- if bonuses and not spans %}
     float* const bonuses = room + {{ places.bonuses }};             // [LEFTS - QUERY][CHUNK]: sum over kj of bonus q k
 {%- endif %}
 {%- if factor %}
@@ -78,7 +89,7 @@
     auto left_many = [](int left) { return left == 0 ? PIECES : FINE; };
     auto right_many = [](int right) { return right == RIGHTS - 1 ? FINE : PIECES; };
     auto score_many = [](int left, int right) { return left > 0 && right == RIGHTS - 1 ? FINE : PIECES; };
-{%- else %}
+{%- elif not spans %}
     auto left_at = [](int left) { return left * FINE * K_PIECE; };
     auto right_at = [](int) { return 0; };
     auto score_at = [](int left, int) { return left * FINE * S_PIECE; };
@@ -152,6 +163,19 @@
         float both[8] = {low[0], low[1], low[2], low[3], high[0], high[1], high[2], high[3]};
         split(both, pieces, many);
     };
+{%- if spans %}
+    // Of 8 tokens: half of a fragment of 16 values by 16 tokens with one of tokens by 8 keys, or of 8 tokens.
+    auto multiply_half = [](float (&sums)[4], const u32 (*a_pieces)[4], int half, const u32 (*b_pieces)[4], int tile, int a_many, int b_many) {
+#pragma unroll
+        for (int order = FINE - 1; order >= 0; --order)
+#pragma unroll
+            for (int p = 0; p <= order; ++p) {
+                if (p >= a_many || order - p >= b_many) continue;
+                const u32 a_half[2] = {a_pieces[p][2 * half], a_pieces[p][2 * half + 1]}, b_half[1] = {b_pieces[order - p][tile]};
+                mma_m16n8k8_bf16(sums, a_half, b_half);
+            }
+    };
+{%- endif %}
 {%- if along_key or per_token %}
     // Element v of a fragment.
     auto whole = [](const u32 (*pieces)[4], int v) {
@@ -161,7 +185,7 @@
         return number;
     };
 {%- endif %}
-{%- if per_key %}
+{%- if per_key and not spans %}
     auto get = [](const bf16_t* from, int apart, int many) {
         float number = 0.0f;
 #pragma unroll
@@ -182,6 +206,9 @@
     float* const arrived = room + {{ places.staged }};
     {{ ahead | indent }}
     {{ own }}bring_early(0, 0);
+{%- if arrive %}
+    {{ own }}bring_operands(0);
+{%- endif %}
     cp_async_commit();
 {%- endif %}
     float state[K_SIZE / 8][4];     // S[vi, kj]: rows vi, columns kj
@@ -304,7 +331,96 @@
                         live ? right_elements[right] * back : 0.0f, right_many(right));
             }
         }
+{%- elif spans %}
+        {{ own }}for (int task = warp; task < TASKS; task += WARPS) {
+            // A lane has the 8 tokens of a span of some key channels: their products with each other, and q and k as
+            // the state takes them, with the decay from the start of the span and to its end.
+            const int span = task / SHARES, share = task % SHARES, first = span * SPAN;
+            float sums[PAIRS] = {};
+            for (int column = share * 32 + lane; column < K_SIZE; column += 32 * SHARES) {
+                const int kj = column < KEYS ? column : KEYS - 1;
+                float q_column[SPAN], k_column[SPAN], factors[SPAN];
+#pragma unroll
+                for (int own = 0; own < SPAN; ++own) {
+                    const int token = first + own;
+                    const bool live = token < tokens && column < KEYS;
+                    const int at = token < tokens ? token : tokens - 1;
+                    const i64 t = chunk0 + at;
+                    float left_elements[LEFTS], right_elements[RIGHTS], decay_element;
+                    {
+                        // ---- left_elements (queries), right_elements (k) of key (t, kj)
+                        {{ keys | indent(width=24) }}
+                        // ----
+                    }
+                    {
+                        // ---- decay_element of key (t, kj)
+                        {{ decay | indent(width=24) }}
+                        // ----
+                    }
+                    q_column[own] = live ? left_elements[0] : 0.0f;
+                    k_column[own] = live ? right_elements[0] : 0.0f;
+                    factors[own] = live ? decay_element : 1.0f;
+{%- for bonus in bonuses %}
+                    float bonus_element;
+                    {
+                        // ---- bonus_element: bonus q k of key (t, kj)
+                        {{ bonus.text | indent(width=24) }}
+                        // ----
+                    }
+                    sums[own * (own + 1) / 2 + own] += live ? bonus_element : 0.0f;
+{%- endfor %}
+                }
+#pragma unroll
+                for (int earlier = 0; earlier < SPAN; ++earlier) {
+                    float carried = k_column[earlier];
+{%- if not before %}
+                    sums[earlier * (earlier + 1) / 2 + earlier] += q_column[earlier] * carried;
+{%- endif %}
+#pragma unroll
+                    for (int later = earlier + 1; later < SPAN; ++later) {
+{%- if before %}
+                        sums[later * (later + 1) / 2 + earlier] += q_column[later] * carried;
+                        carried *= factors[later];
 {%- else %}
+                        carried *= factors[later];
+                        sums[later * (later + 1) / 2 + earlier] += q_column[later] * carried;
+{%- endif %}
+                    }
+                }
+                float forward = 1.0f, backward = 1.0f;
+#pragma unroll
+                for (int own = 0; own < SPAN; ++own) {
+{%- if before %}
+                    put(left_rows + (first + own) * K_PITCH + column, K_PIECE, q_column[own] * forward, FINE);
+                    forward *= factors[own];
+{%- else %}
+                    forward *= factors[own];
+                    put(left_rows + (first + own) * K_PITCH + column, K_PIECE, q_column[own] * forward, FINE);
+{%- endif %}
+                }
+                totals[span * K_SIZE + column] = forward;
+#pragma unroll
+                for (int own = SPAN - 1; own >= 0; --own) {
+                    put(right_rows + (first + own) * K_PITCH + column, K_PIECE, k_column[own] * backward, FINE);
+                    backward *= factors[own];
+                }
+            }
+            // Number n is that of token `later` with token `earlier`: later (later + 1) / 2 + earlier.
+            float many[32];
+#pragma unroll
+            for (int n = 0; n < 32; ++n) many[n] = sums[n];
+            const float own_sum = warp_sum_each(many);
+            int later = 0, earlier = lane;
+            while (earlier > later) earlier -= ++later;
+            float* const score_row = pair_scores + (share * CHUNK + first) * SPAN;
+            score_row[later * SPAN + earlier] = own_sum;
+#pragma unroll
+            for (int n = 32; n < PAIRS; ++n) {
+                const float sum = warp_sum(sums[n]);
+                if (lane == 0) score_row[(SPAN - 1) * SPAN + n - (PAIRS - SPAN)] = sum;
+            }
+        }
+{%- elif not all_arrive %}
         {{ own }}{
 #pragma unroll {{ unroll }}
             for (int round = 0; round < (CHUNK * K_SIZE / 2 + THREADS - 1) / THREADS; ++round) {
@@ -313,19 +429,23 @@
                 const int token = pair / (K_SIZE / 2), column = pair % (K_SIZE / 2) * 2;
                 const int at = token < tokens ? token : tokens - 1;
                 const i64 t = chunk0 + at;
-                float left_pair[LEFTS][2], right_pair[RIGHTS][2]{% if per_key %}, decay_pair[2]{% endif %};
+                float {% if not query_arrives %}left_pair[LEFTS][2]{% if not key_arrives %}, {% endif %}{% endif %}{% if not key_arrives %}right_pair[RIGHTS][2]{% endif %}{% if per_key %}, decay_pair[2]{% endif %};
 #pragma unroll
                 for (int side = 0; side < 2; ++side) {
                     const bool live = token < tokens && column + side < KEYS;
                     const int kj = column + side < KEYS ? column + side : KEYS - 1;
-                    float left_elements[LEFTS], right_elements[RIGHTS];
+                    float {% if not query_arrives %}left_elements[LEFTS]{% if not key_arrives %}, {% endif %}{% endif %}{% if not key_arrives %}right_elements[RIGHTS]{% endif %};
                     // ---- left_elements (a, then the queries), right_elements ({% if along_key %}k{% else %}b, k{% endif %}) of key (t, kj)
                     {{ keys | indent(width=20) }}
                     // ----
+{%- if not query_arrives %}
 #pragma unroll
                     for (int left = 0; left < LEFTS; ++left) left_pair[left][side] = live ? left_elements[left] : 0.0f;
+{%- endif %}
+{%- if not key_arrives %}
 #pragma unroll
                     for (int right = 0; right < RIGHTS; ++right) right_pair[right][side] = live ? right_elements[right] : 0.0f;
+{%- endif %}
 {%- if per_key %}
                     float decay_element;
                     {
@@ -336,12 +456,16 @@
                     decay_pair[side] = live ? decay_element : 1.0f;
 {%- endif %}
                 }
+{%- if not query_arrives %}
 #pragma unroll
                 for (int left = 0; left < LEFTS; ++left)
                     put_pair(left_rows + left_at(left) + token * K_PITCH + column, K_PIECE, left_pair[left][0], left_pair[left][1], left_many(left));
+{%- endif %}
+{%- if not key_arrives %}
 #pragma unroll
                 for (int right = 0; right < RIGHTS; ++right)
                     put_pair(right_rows + right_at(right) + token * K_PITCH + column, K_PIECE, right_pair[right][0], right_pair[right][1], right_many(right));
+{%- endif %}
 {%- if per_key %}
                 store_vec(decays + token * K_PITCH + column, decay_pair);
 {%- endif %}
@@ -370,6 +494,7 @@
                 put_pair(v_rows + token * V_PITCH + column, V_PIECE, v_pair[0], v_pair[1], MANY);
             }
         }
+{%- if not spans %}
 {%- for bonus in bonuses %}
         {{ own }}for (int token = warp; token < CHUNK; token += WARPS) {
             const int at = token < tokens ? token : tokens - 1;
@@ -386,6 +511,7 @@
             if (lane == 0) bonuses[{{ bonus.read }} * CHUNK + token] = token < tokens ? sum : 0.0f;
         }
 {%- endfor %}
+{%- endif %}
         __syncthreads();
 {%- if ahead %}
         {{ own }}if (chunk0 + CHUNK < steps) bring_early(chunk0 + CHUNK, 1 - turn);
@@ -415,7 +541,8 @@
             }
         };
 {%- endif %}
-{%- if per_key %}
+{%- if spans %}
+{%- elif per_key %}
         {{ own }}for (int task = warp; task < 2 * SUBS; task += WARPS) {
             // Products inside a sub-chunk: four lanes take the {% if factor and not along_key %}b and k{% else %}k{% endif %} of one token on through the tokens after it.
             const int first = task / 2 * SUB, own = task % 2 * (SUB / 2) + lane / 4;
@@ -578,7 +705,9 @@
 {%- endif %}
         }
 {%- endif %}
+{%- if not spans %}
         __syncthreads();
+{%- endif %}
 {%- if together %}
         if (warp < VALUE_WARPS) {
             float y[LEFTS][SUBS][2][4] = {};
@@ -653,6 +782,63 @@
                     y_place[{{ loop.index0 }} * CHUNK * Y_PITCH] = {% for read in output.reads %}{% if not loop.first %} + {% endif %}y[{{ read }}][sub][v / 4][v % 4]{% else %}0.0f{% endfor %};
 {%- endfor %}
                 }
+        }
+{%- elif spans %}
+        if (warp < VALUE_WARPS) {
+            for (int first = 0; first < CHUNK && first < tokens; first += SUB) {
+                u32 v_pieces[MANY][4];
+                load_transposed(v_pieces, v_rows + (first + near_row) * V_PITCH + warp * 16 + near_column, V_PIECE, MANY);
+#pragma unroll
+                for (int half = 0; half < 2; ++half) {
+                    const int start = first + half * SPAN;
+                    // Rows of the span, four matrices of 8 keys at a time.
+                    const bf16_t* const left_start = left_rows + (start + lane % 8) * K_PITCH + lane / 8 * 8;
+                    const bf16_t* const right_start = right_rows + (start + lane % 8) * K_PITCH + lane / 8 * 8;
+                    float y[2][4] = {};
+                    u32 rows[2][FINE][4];
+                    load_many(rows[0], left_start, K_PIECE, FINE);
+#pragma unroll
+                    for (int kt = 0; kt < K_SIZE / 32; ++kt) {
+                        if (kt + 1 < K_SIZE / 32) load_many(rows[(kt + 1) % 2], left_start + (kt + 1) * 32, K_PIECE, FINE);
+#pragma unroll
+                        for (int n = 0; n < 2; ++n) {
+                            u32 state_pieces[PIECES][4];
+                            split_pair(state[4 * kt + 2 * n], state[4 * kt + 2 * n + 1], state_pieces, PIECES);
+                            multiply_many(y[n], state_pieces, rows[kt % 2], n, PIECES, FINE);
+                        }
+                    }
+                    // Scores of the span as a fragment: a pair of keys' tokens to a lane.
+                    float pair[2] = {};
+#pragma unroll
+                    for (int share = 0; share < SHARES; ++share) {
+                        float of_share[2];
+                        load_vec(pair_scores + (share * CHUNK + start + lane_row) * SPAN + lane_pair, of_share);
+                        pair[0] += of_share[0];
+                        pair[1] += of_share[1];
+                    }
+                    u32 score_pieces[PIECES][4];
+                    float both[8] = {lane_pair <= lane_row ? pair[0] : 0.0f, lane_pair < lane_row ? pair[1] : 0.0f};
+                    split(both, score_pieces, PIECES);
+                    multiply_half(y[0], v_pieces, half, score_pieces, 0, MANY, PIECES);
+                    load_transposed(rows[0], right_start, K_PIECE, FINE);
+                    const float* const total = totals + start / SPAN * K_SIZE + lane_pair;
+#pragma unroll
+                    for (int kt = 0; kt < K_SIZE / 32; ++kt) {
+                        if (kt + 1 < K_SIZE / 32) load_transposed(rows[(kt + 1) % 2], right_start + (kt + 1) * 32, K_PIECE, FINE);
+#pragma unroll
+                        for (int n = 0; n < 4; ++n) {
+                            float factors[2];
+                            load_vec(total + kt * 32 + n * 8, factors);
+#pragma unroll
+                            for (int v = 0; v < 4; ++v) state[4 * kt + n][v] *= factors[v % 2];
+                            multiply_half(state[4 * kt + n], v_pieces, half, rows[kt % 2], n, MANY, FINE);
+                        }
+                    }
+#pragma unroll
+                    for (int v = 0; v < 4; ++v)
+                        y_rows[(start + lane_pair + v % 2) * Y_PITCH + warp * 16 + lane_row + v / 2 * 8] = y[0][v] + y[1][v];
+                }
+            }
         }
 {%- else %}
         if (warp < VALUE_WARPS) {
@@ -817,6 +1003,10 @@
         cp_async_wait<1>();
 {%- endif %}
         __syncthreads();
+{%- if arrive %}
+        {{ own }}if (chunk0 + CHUNK < steps) bring_operands(chunk0 + CHUNK);
+        cp_async_commit();
+{%- endif %}
         // A warp per token: the epilogue may sum over the value columns. It runs for tokens past the end as
         // well, and stores nothing of them.
         {{ own }}{

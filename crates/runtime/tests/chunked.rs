@@ -144,6 +144,7 @@ fn described(case: Case) -> Chunked {
         pieces: pieces(case.storage),
         resident: 1,
         room: Room::default(),
+        arriving: 0,
     };
     Chunked {
         tile,
@@ -155,6 +156,8 @@ fn described(case: Case) -> Chunked {
         tokens: String::new(),
         ahead: String::new(),
         late: false,
+        query_arrives: false,
+        key_arrives: false,
         keys,
         decay: match case.decays {
             Decays::PerToken => format!("decay_element = decay[(b * T + t) * {HEADS} + h];"),

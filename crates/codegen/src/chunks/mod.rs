@@ -20,7 +20,7 @@ use crate::memory::{Place, Pointers};
 use crate::micro::{Read, Src};
 use crate::names::Names;
 use crate::text::Text;
-use fusec_fuse::chunked::staging::{Staged, at};
+use fusec_fuse::chunked::staging::{Operand, Staged, at};
 use fusec_fuse::chunked::tile::{Decays, Tile};
 use fusec_fuse::chunked::{Classes, Parts, slabs};
 use fusec_fuse::{Body, Kernel, Schedule, Storage};
@@ -152,6 +152,7 @@ fn filled(
     let tokens = hooks.token_values();
     let ahead = hooks.ahead(tile.chunk);
     let late = hooks.arrives_late();
+    let arriving = [Operand::Query, Operand::Key].map(|operand| hooks.arrives(operand));
     let chunked = Chunked {
         tile,
         block_threads: request.threads,
@@ -162,6 +163,8 @@ fn filled(
         tokens,
         ahead,
         late,
+        query_arrives: arriving[0],
+        key_arrives: arriving[1],
         keys,
         decay,
         values,

@@ -3,6 +3,7 @@
 
 use super::Hooks;
 use crate::text::Text;
+use fusec_fuse::chunked::staging::Operand;
 use fusec_ir::StepRef;
 
 impl Hooks<'_, '_> {
@@ -17,6 +18,10 @@ impl Hooks<'_, '_> {
         let rights = b.into_iter().chain([self.parts.k]).enumerate();
         let lefts = lefts.map(|(n, item)| (format!("left_elements[{n}]"), item));
         let rights = rights.map(|(n, item)| (format!("right_elements[{n}]"), item));
+        // Rows that arrive where products read them are not brought there.
+        let (query, key) = (self.arrives(Operand::Query), self.arrives(Operand::Key));
+        let lefts = lefts.filter(|_| !query);
+        let rights = rights.filter(|_| !key);
         for (name, item) in lefts.chain(rights) {
             let value = self.coefficient(item, &mut scope, &mut text);
             text.line(format!("{name} = {value};"));

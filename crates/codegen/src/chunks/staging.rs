@@ -6,7 +6,7 @@ use crate::memory::{Place, c_type};
 use crate::names::last;
 use crate::text::Text;
 use fusec_fuse::chunked::TOKEN_VALUES;
-use fusec_fuse::chunked::staging::Staged;
+use fusec_fuse::chunked::staging::{Operand, Staged};
 use fusec_ir::{Access, StateId};
 
 impl Hooks<'_, '_> {
@@ -42,7 +42,7 @@ impl Hooks<'_, '_> {
             0 => "at".to_string(),
             ahead => format!("(at + {ahead})"),
         };
-        let mut places = vec![in_rows(&row, slab.pitch)];
+        let mut places = vec![in_rows(&row, slab.row_stride())];
         if slab.turns() > 1 {
             places.insert(0, format!("turn * {}", turn_elements(slab, self.chunk)));
         }
@@ -100,11 +100,16 @@ impl Hooks<'_, '_> {
             let (slab, name) = (self.slabs[n].clone(), self.slab_names[n].clone());
             let element = c_type(self.pointers.element(Place::Value(slab.value)));
             let start = self.start(&slab);
+            let place = match slab.operand {
+                None => format!("reinterpret_cast<{element}*>(arrived + {floats})"),
+                Some(Operand::Query) => "left_rows".to_string(),
+                Some(Operand::Key) => "right_rows".to_string(),
+            };
             text.line(format!(
-                "{element}* const {name} = reinterpret_cast<{element}*>(arrived + {floats});  // {}[{} rows][{}]",
+                "{element}* const {name} = {place};  // {}[{} rows][{}]",
                 if slab.turns() > 1 { "[2]" } else { "" },
                 chunk + slab.halo as usize,
-                slab.pitch
+                slab.row_stride()
             ));
             if !slab.aligned {
                 let piece = slab.piece / slab.element_bytes;
@@ -115,22 +120,35 @@ impl Hooks<'_, '_> {
             }
             floats += slab.floats(chunk);
         }
-        for (head, early) in [
-            ("auto bring_early = [&](i64 first, int turn)", true),
-            ("auto bring_late = [&](i64 first)", false),
-        ] {
-            if !early && !self.arrives_late() {
+        type Which = fn(&Staged) -> bool;
+        let kinds: [(&str, Which); 3] = [
+            ("auto bring_early = [&](i64 first, int turn)", |slab| {
+                slab.early && slab.operand.is_none()
+            }),
+            ("auto bring_late = [&](i64 first)", |slab| !slab.early),
+            ("auto bring_operands = [&](i64 first)", |slab| {
+                slab.operand.is_some()
+            }),
+        ];
+        for (n, (head, which)) in kinds.into_iter().enumerate() {
+            // What brings rows early is always there.
+            if n > 0 && !self.slabs.iter().any(which) {
                 continue;
             }
             text.open(head);
             for n in 0..self.slabs.len() {
-                if self.slabs[n].early == early {
+                if which(&self.slabs[n]) {
                     self.bring(n, chunk, &mut text);
                 }
             }
             text.close_with(";");
         }
         text.finish()
+    }
+
+    /// Whether the rows of an operand arrive where products read them.
+    pub(super) fn arrives(&self, operand: Operand) -> bool {
+        self.slabs.iter().any(|slab| slab.operand == Some(operand))
     }
 
     /// Whether some rows are needed after the products of a chunk only.
@@ -194,7 +212,8 @@ impl Hooks<'_, '_> {
             0 => "const i64 t = first + row;".to_string(),
             halo => format!("const i64 t = first + row - {halo};"),
         });
-        let to: Vec<String> = [turn.clone(), Some(in_rows("row", slab.pitch)), e.clone()]
+        let stride = slab.row_stride();
+        let to: Vec<String> = [turn.clone(), Some(in_rows("row", stride)), e.clone()]
             .into_iter()
             .flatten()
             .collect();

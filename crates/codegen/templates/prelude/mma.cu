@@ -71,6 +71,14 @@ __device__ __forceinline__ void mma_m16n8k16_f16(float (&c)[4], const u32 (&a)[4
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
+//@ mma_m16n8k8_bf16 needs u32 arch 80
+// c[16,8] += a[16,8] b[8,8], bf16 in, f32 accumulate.
+// a0 (g, 2t..) a1 (g+8, 2t..); b0 (k 2t.., n g); c as above.
+__device__ __forceinline__ void mma_m16n8k8_bf16(float (&c)[4], const u32 (&a)[2], const u32 (&b)[1]) {
+    asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};"
+                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]) : "r"(a[0]), "r"(a[1]), "r"(b[0]));
+}
+
 //@ mma_m16n8k8_f16 needs u32
 // c[16,8] += a[16,8] b[8,8], f16 in, f32 accumulate; the shape that sm_75 has.
 // a0 (g, 2t..) a1 (g+8, 2t..); b0 (k 2t.., n g); c as above.

@@ -28,6 +28,21 @@ template <int W> __device__ __forceinline__ float lane_max(float v) {
 // Sum over the warp; every lane gets it.
 __device__ __forceinline__ float warp_sum(float v) { return lane_sum<32>(v); }
 
+//@ warp_sum_each
+// Sums over the warp of 32 numbers that each lane has: lane l gets that of number l. 31 exchanges;
+// order: distances 16, 8, ... 1. `v` is used up. Blocks are one-dimensional.
+__device__ __forceinline__ float warp_sum_each(float (&v)[32]) {
+    const int lane = threadIdx.x % 32;
+#pragma unroll
+    for (int d = 16; d > 0; d /= 2)
+#pragma unroll
+        for (int n = 0; n < d; ++n) {
+            const float sent = lane & d ? v[n] : v[n + d], kept = lane & d ? v[n + d] : v[n];
+            v[n] = kept + __shfl_xor_sync(0xffffffffu, sent, d);
+        }
+    return v[0];
+}
+
 //@ warp_max needs lane_max
 // Maximum over the warp; every lane gets it.
 __device__ __forceinline__ float warp_max(float v) { return lane_max<32>(v); }

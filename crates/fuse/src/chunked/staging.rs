@@ -18,6 +18,8 @@ const SPARSE: usize = 2;
 /// Bytes of the two kinds of copies.
 const WIDE: usize = 16;
 const NARROW: usize = 4;
+/// Elements behind a row of an operand.
+pub const OPERAND_PAD: usize = 8;
 
 /// A slab: neighbouring elements of each row of a value.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,6 +49,17 @@ pub struct Staged {
     pub aligned: bool,
     /// Bytes of an element.
     pub element_bytes: usize,
+    /// The operand of the products whose rows it is as they are, and arrives at the place of.
+    pub operand: Option<Operand>,
+}
+
+/// An operand of the products of a chunk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operand {
+    /// The query of the only read.
+    Query,
+    /// What values are multiplied by.
+    Key,
 }
 
 impl Staged {
@@ -56,8 +69,21 @@ impl Staged {
         1 + usize::from(self.early && self.late)
     }
 
-    /// f32 elements of shared memory for chunks of so many tokens, all turns.
+    /// Elements from a row to the next one in shared memory. Those of an operand have room so that 8 of
+    /// them lie in different banks.
+    pub fn row_stride(&self) -> usize {
+        match self.operand {
+            Some(_) => self.pitch + OPERAND_PAD,
+            None => self.pitch,
+        }
+    }
+
+    /// f32 elements of shared memory for chunks of so many tokens, all turns; none where rows arrive at
+    /// the place of an operand.
     pub fn floats(&self, chunk: usize) -> usize {
+        if self.operand.is_some() {
+            return 0;
+        }
         let rows = chunk + self.halo as usize;
         let bytes = rows * self.pitch * self.element_bytes;
         self.turns() * bytes.next_multiple_of(WIDE) / 4
@@ -96,7 +122,61 @@ pub fn staged(
             reads.read(access, 0);
         }
     }
-    reads.found.into_iter().flatten().collect()
+    let mut slabs: Vec<Staged> = reads.found.into_iter().flatten().collect();
+    for (operand, item) in [
+        (Operand::Key, Some(parts.k)),
+        (Operand::Query, only_query(parts)),
+    ] {
+        let access = item.and_then(|item| plain_rows(graph, parts, scan, item, storage));
+        let Some(access) = access else { continue };
+        let mut of_value = slabs.iter_mut().filter(|slab| slab.value == access.value);
+        if let (Some(slab), None) = (of_value.next(), of_value.next()) {
+            let key = graph.elements(&parts.layout.key);
+            let as_it_is = slab.halo == 0 && !slab.late && slab.aligned && slab.piece == WIDE;
+            // As many elements as keys: nothing else varies in a block.
+            if as_it_is && slab.elements == key && slab.operand.is_none() {
+                slab.operand = Some(operand);
+            }
+        }
+    }
+    slabs
+}
+
+/// The query, where a step reads its state once, so that all of a chunk comes to the state at once
+/// (see [`super::tile::Tile::together`]).
+fn only_query(parts: &Parts<'_>) -> Option<StepRef> {
+    match parts.reads {
+        [read] => Some(read.query),
+        _ => None,
+    }
+}
+
+/// What a coefficient reads, if it is nothing but rows of bf16 key channels in their order, whole
+/// tensor-core tiles of them, that products take as they are.
+fn plain_rows<'g>(
+    graph: &'g Graph,
+    parts: &Parts<'_>,
+    scan: OpId,
+    item: StepRef,
+    storage: Storage,
+) -> Option<&'g Access> {
+    let StepRef::Input(i) = item else { return None };
+    let access = graph.op(scan).inputs.get(i)?;
+    let value = graph.value(access.value);
+    let key = graph.elements(&parts.layout.key);
+    let weighted = parts.factor.is_some() || parts.decays_per_key(graph) || parts.reads.len() > 1;
+    let plain = value.precision == Precision::Storage && storage == Storage::Bf16;
+    if weighted || !plain || access.delay != 0 || key % super::SUB != 0 {
+        return None;
+    }
+    // The last axis is that of the key.
+    let mut keys = parts.layout.key.iter().filter(|a| graph.size(**a) > 1);
+    let (Some(only), None) = (keys.next(), keys.next()) else {
+        return None;
+    };
+    let mut read = value.axes.iter().zip(&access.index).rev();
+    let (_, last) = read.find(|(axis, _)| graph.size(**axis) > 1)?;
+    (last.as_axis() == Some(*only)).then_some(access)
 }
 
 /// The operations of a body that depend on its recurrence.
@@ -131,6 +211,9 @@ impl Room {
     pub fn of(slabs: &[Staged]) -> Room {
         let mut room = Room::default();
         for slab in slabs {
+            if slab.operand.is_some() {
+                continue;
+            }
             let row = slab.pitch * slab.element_bytes;
             room.token += slab.turns() * row;
             room.halo += slab.turns() * (slab.halo as usize * row).next_multiple_of(WIDE);
@@ -292,6 +375,7 @@ impl Reads<'_> {
                     Precision::Storage => self.storage.bytes(),
                     Precision::F32 | Precision::Index => 4,
                 },
+                operand: None,
             },
         };
         let slab = self.cut(slab);

@@ -67,7 +67,7 @@
 //!
 //! Lives here: the sizes of a block. Never here: the text of the kernel.
 
-use super::staging::Room;
+use super::staging::{OPERAND_PAD, Room, Staged};
 use super::{Parts, SUB, TOKEN_VALUES, pieces};
 use crate::plan::Storage;
 use crate::regions::Regions;
@@ -92,6 +92,14 @@ const MOST_WARPS: (usize, usize) = (16, 8);
 const MOST_THREADS: usize = 256;
 /// Fewest registers of a thread.
 const REGISTERS: usize = 96;
+/// Registers of a thread beside those of the state, where nothing is solved for.
+const OTHERS: usize = 64;
+/// The same where tokens of a span are multiplied element by element.
+const OTHERS_IN_SPANS: usize = 96;
+/// Most blocks that are planned to share a multiprocessor, and what each takes of its shared memory
+/// beside its own, bytes.
+const MOST_BLOCKS: usize = 8;
+const RESERVED: usize = 1024;
 
 /// How decays come into the products inside a sub-chunk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -157,6 +165,8 @@ pub struct Tile {
     pub resident: usize,
     /// Room for rows that arrive ahead of time.
     pub room: Room,
+    /// Operands whose rows arrive where products read them.
+    pub arriving: usize,
 }
 
 /// Places of a block's data in shared memory, f32 elements, each a multiple of 4.
@@ -189,7 +199,7 @@ impl Tile {
         parts: &Parts<'_>,
         storage: Storage,
         value: usize,
-        room: Room,
+        slabs: &[Staged],
     ) -> Tile {
         Tile {
             key: graph.elements(&parts.layout.key),
@@ -206,24 +216,35 @@ impl Tile {
             bonus: parts.reads.iter().any(|read| read.bonus.is_some()),
             pieces: pieces(storage),
             resident: 1,
-            room,
+            room: Room::of(slabs),
+            arriving: slabs.iter().filter(|slab| slab.operand.is_some()).count(),
         }
     }
 
-    /// The largest chunk of which two blocks share a multiprocessor with `bytes` of shared memory,
-    /// but not fewer than 32 tokens if one block can have those, and no more than twice the run.
-    /// `None` if not even 16 tokens fit.
-    ///
-    /// `share` blocks come to a multiprocessor: of one block at most, the largest chunk that it can
-    /// have.
-    pub fn fitting(self, bytes: usize, time: usize, share: usize) -> Option<Tile> {
+    /// The largest chunk of which as many of the `share` blocks that come to a multiprocessor, with
+    /// `bytes` of shared memory and so many registers, are there at a time as can be: at most two where
+    /// tokens are solved for. Not fewer than 32 tokens if one block can have those, and no more than
+    /// twice the run. `None` if not even 16 tokens fit.
+    pub fn fitting(
+        self,
+        bytes: usize,
+        registers: usize,
+        time: usize,
+        share: usize,
+    ) -> Option<Tile> {
         let of = |chunk| Tile { chunk, ..self };
         let long = |tile: &Tile| tile.chunk > SUB && tile.chunk >= 2 * time;
         let all = || [64, 32, 16].map(of).into_iter().filter(|s| !long(s));
         let fits = |tile: &Tile, blocks: usize| tile.shared_bytes() * blocks <= bytes;
-        let blocks = if share <= 1 { 1 } else { 2 };
-        all()
-            .find(|s| fits(s, blocks) && s.chunk >= 32)
+        let most = match self.solves() {
+            true => 2,
+            false => self.blocks_by_registers(registers).min(MOST_BLOCKS),
+        };
+        let blocks = share.clamp(1, most);
+        let least = if self.solves() { blocks } else { 1 };
+        (least..=blocks)
+            .rev()
+            .find_map(|blocks| all().find(|s| fits(s, blocks) && s.chunk >= 32))
             .or_else(|| all().find(|s| fits(s, 1) && s.chunk <= 32))
     }
 
@@ -243,16 +264,32 @@ impl Tile {
         !self.solves() && self.decays == Decays::PerToken && self.reads == 1
     }
 
-    /// Tokens that come to the state at once.
-    pub fn span(&self) -> usize {
-        if self.together() { self.chunk } else { SUB }
+    /// Whether 8 tokens come to the state at once: each key channel has a decay that nothing bounds, so
+    /// tokens are multiplied with tokens element by element, as few as may be.
+    pub fn in_spans(&self) -> bool {
+        !self.solves() && self.decays == Decays::PerKey && (self.reads, self.outputs) == (1, 1)
     }
 
-    /// bf16 numbers of a query, a key and their products. Where tokens are solved for, these make up
-    /// most of a result: at least two then, so that it is as exact as one of values that are rounded
-    /// between operations.
+    /// Tokens that come to the state at once.
+    pub fn span(&self) -> usize {
+        match (self.together(), self.in_spans()) {
+            (true, _) => self.chunk,
+            (_, true) => TOKENS,
+            _ => SUB,
+        }
+    }
+
+    /// Warps that share the key channels of a span.
+    pub fn shares(&self) -> usize {
+        let most = self.key_padded().div_ceil(32);
+        (self.warps() / (self.chunk / TOKENS)).clamp(1, most)
+    }
+
+    /// bf16 numbers of a query, a key and their products. Where tokens are solved for, or come to the
+    /// state a few at a time, these make up most of a result: at least two then, so that it is as exact
+    /// as one of values that are rounded between operations.
     pub fn fine(&self) -> usize {
-        match self.solves() {
+        match self.solves() || self.in_spans() {
             true => self.pieces.max(2),
             false => self.pieces,
         }
@@ -281,7 +318,8 @@ impl Tile {
 
     /// Key channels, up to whole tensor-core tiles.
     pub fn key_padded(&self) -> usize {
-        self.key.next_multiple_of(16)
+        let tile = if self.in_spans() { 32 } else { 16 };
+        self.key.next_multiple_of(tile)
     }
 
     /// Value columns, up to whole warps.
@@ -292,6 +330,10 @@ impl Tile {
     /// Warps of a block: as many as have tokens of a key channel to bring into products. The state has
     /// value columns for some of them, or for all.
     pub fn warps(&self) -> usize {
+        // With so many value columns there are blocks enough to have all warps at the state.
+        if !self.solves() && self.value_warps() >= LEAST_WARPS {
+            return self.value_warps();
+        }
         let narrow = self.key_padded() <= 64 && self.pieces == 1;
         let most = if narrow { MOST_WARPS.0 } else { MOST_WARPS.1 };
         let busy = self.chunk / TOKENS * self.key_padded() / 32;
@@ -308,20 +350,37 @@ impl Tile {
     /// those of the state, and what products and elements under way need.
     pub fn blocks_by_registers(&self, all: usize) -> usize {
         let threads = 32 * self.warps();
-        let wanted = (72 + self.key_padded() * 7 / 8).max(REGISTERS);
+        let wanted = match self.solves() {
+            true => (72 + self.key_padded() * 7 / 8).max(REGISTERS),
+            false if self.in_spans() => OTHERS_IN_SPANS + self.key_padded() / 2,
+            false => OTHERS + self.key_padded() / 2,
+        };
         let most = all / (threads * self.resident.max(1));
         (all / (wanted.min(most) * threads)).max(1)
     }
 
-    /// The same for `share` blocks to a multiprocessor with so much shared memory, bytes: two at a time
-    /// hide what one waits for, if there are two.
-    pub fn shared_by(self, share: usize, bytes: usize) -> Tile {
-        let two =
-            share > 1 && 2 * self.shared_bytes() <= bytes && 32 * self.warps() <= MOST_THREADS;
-        Tile {
-            resident: if two { 2 } else { 1 },
+    /// The same for `share` blocks to a multiprocessor with so much shared memory, bytes, and so many
+    /// registers: some at a time hide what one waits for, if there are some.
+    pub fn shared_by(self, share: usize, bytes: usize, registers: usize) -> Tile {
+        let alone = Tile {
+            resident: 1,
             ..self
-        }
+        };
+        let resident = match self.solves() {
+            true if share > 1
+                && 2 * self.shared_bytes() <= bytes
+                && 32 * self.warps() <= MOST_THREADS =>
+            {
+                2
+            }
+            true => 1,
+            false => {
+                let by_room = bytes / (self.shared_bytes() + RESERVED);
+                let most = share.min(by_room).min(MOST_BLOCKS);
+                most.min(alone.blocks_by_registers(registers)).max(1)
+            }
+        };
+        Tile { resident, ..self }
     }
 
     /// Sub-chunks of a chunk.
@@ -345,7 +404,7 @@ impl Tile {
         };
         let (per_token, centred) = (Decays::PerToken, Decays::Centred);
         // bf16 numbers, two to an element; rows are padded so that 8 of them lie in different banks.
-        let row = chunk * (k + 8) / 2;
+        let row = chunk * (k + OPERAND_PAD) / 2;
         let (pieces, fine, rights) = (self.pieces, self.fine(), self.rights());
         let others = (rights - 1) * pieces;
         let solves = usize::from(self.solves());
@@ -353,22 +412,29 @@ impl Tile {
         let mut places = Places {
             right_rows: take((others + fine) * row),
             v_rows: take(self.many() * chunk * (v + 8) / 2),
-            scores: take(
-                (solves * rights * pieces + self.reads * (others + fine))
-                    * chunk
-                    * (self.span() + 8)
-                    / 2,
-            ),
+            scores: take(match self.in_spans() {
+                true => self.shares() * chunk * TOKENS,
+                false => {
+                    (solves * rights * pieces + self.reads * (others + fine))
+                        * chunk
+                        * (self.span() + 8)
+                        / 2
+                }
+            }),
             solved: take(solves * chunk * (SUB + 4)),
             y_rows: take(self.outputs * chunk * (v + 4)),
-            decays: take(of(per_token, chunk) + of(Decays::PerKey, chunk * (k + 8))),
+            decays: take(match self.in_spans() {
+                true => 0,
+                false => of(per_token, chunk) + of(Decays::PerKey, chunk * (k + 8)),
+            }),
             between: take(of(per_token, chunk * (SUB + 4))),
             since: take(of(per_token, chunk)),
             until: take(of(per_token, chunk)),
             early: take(of(centred, subs * k)),
             totals: take(match self.decays {
                 Decays::PerToken => subs,
-                Decays::Centred | Decays::PerKey => subs * k,
+                Decays::Centred => subs * k,
+                Decays::PerKey => chunk / self.span() * k,
             }),
             bonuses: take(if self.bonus { self.reads * chunk } else { 0 }),
             tokens: take(TOKEN_VALUES * chunk),
@@ -423,6 +489,9 @@ impl Tile {
     /// Multiply-adds of one chunk between tokens whose decays keep them from the tensor cores.
     pub fn pairs(&self) -> f64 {
         match self.decays {
+            Decays::PerKey if self.in_spans() => {
+                (self.chunk * (TOKENS + 1) * self.key_padded()) as f64
+            }
             Decays::PerKey => {
                 let operands = self.lefts() * self.rights() + self.rights();
                 (self.chunk * SUB * self.key_padded() * operands * self.pieces) as f64
@@ -438,10 +507,11 @@ impl Tile {
         self.subs() as f64 * products * (2 * 16 * 8 * 16) as f64
     }
 
-    /// Elements of one chunk that come from and go to memory: keys of both kinds, queries, decays,
-    /// values, results.
+    /// Elements of one chunk that threads bring into products or out of them: keys of both kinds, queries,
+    /// decays, values, results.
     pub fn elements(&self) -> f64 {
-        let per_key = self.lefts() + self.rights() + usize::from(self.decays != Decays::PerToken);
+        let decays = usize::from(self.decays != Decays::PerToken);
+        let per_key = self.lefts() + self.rights() + decays - self.arriving;
         (self.chunk * (per_key * self.key + (1 + self.outputs) * self.value)) as f64
     }
 

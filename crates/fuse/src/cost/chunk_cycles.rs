@@ -19,7 +19,12 @@ pub(super) fn serial(device: &Device, work: &Work, chunks: &Chunks) -> (f64, f64
     let latency = device.fitted.chunk_latency.value;
     let longer = 1.0 + (resident - 1.0) * (1.0 - latency) / (1.0 + latency);
     let us = cycles(device, work, chunks) * longer / (device.clock_ghz.value * 1e3);
-    (chunks.chunks * waves, chunks.chunks * waves * us)
+    let state = chunks.state * device.fitted.chunk_state_cycles.value;
+    let state_us = state / (device.clock_ghz.value * 1e3);
+    (
+        chunks.chunks * waves,
+        waves * (chunks.chunks * us + state_us),
+    )
 }
 
 /// Clock cycles of a chunk of a block that has its multiprocessor for itself.

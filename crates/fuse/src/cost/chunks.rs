@@ -62,6 +62,7 @@ impl Lane<'_> {
         let mut chunks = Chunks {
             chunks: (self.ctx.shape.time as f64 / tokens).ceil(),
             shared_bytes: tile.shared_bytes() as f64,
+            state: (2 * tile.state_elements()) as f64 / (WARP * tile.value_warps() as f64),
             ahead: *ahead,
             elements: tile.elements(),
             around: 0.0,

@@ -146,6 +146,8 @@ pub struct Chunks {
     pub chunks: f64,
     /// Shared memory of a block, bytes.
     pub shared_bytes: f64,
+    /// Elements of its state that a thread loads before the first chunk and stores after the last.
+    pub state: f64,
     /// Whether the rows of a chunk arrive while the one before is worked on.
     pub ahead: bool,
     /// Of one chunk: elements that come from and go to memory.

@@ -147,6 +147,8 @@ fitted! {
     special_slots in 1.0 to 16.0,
     /// barriers and waits of one chunk of a recurrence, clock cycles
     chunk_cycles,
+    /// an element of the state that a thread loads or stores, clock cycles
+    chunk_state_cycles,
     /// an element that a thread brings into its products, clock cycles
     chunk_element_cycles,
     /// the same of an element whose row is in shared memory by then, clock cycles

@@ -7,7 +7,7 @@
 
 use super::group::Group;
 use super::space::divisors;
-use crate::chunked::staging::{Room, staged};
+use crate::chunked::staging::staged;
 use crate::chunked::tile::Tile;
 use crate::chunked::{KEY_LIMIT, Parts, VALUE_LIMIT};
 use crate::context::{iteration_axes, reduced_axes};
@@ -266,18 +266,18 @@ fn spread(
         true => staged(graph, parts, scan, &lane.ops, &grid, ctx.storage),
         false => vec![],
     };
-    let room = Room::of(&slabs);
-    let least = Tile::least(graph, scan, parts, ctx.storage, value, room);
+    let least = Tile::least(graph, scan, parts, ctx.storage, value, &slabs);
     let bytes = ctx.target.shared_bytes;
     let tiles: usize = grid.iter().map(|g| graph.size(g.axis) / g.tile).product();
     let share = (ctx.shape.batch * tiles).div_ceil(ctx.target.sms.max(1));
-    match least.fitting(bytes, ctx.shape.time, share) {
+    let registers = ctx.target.registers;
+    match least.fitting(bytes, registers, ctx.shape.time, share) {
         Some(tile) => Ok(Body {
             schedule: Schedule::Chunked(ChunkTile {
                 grid,
                 // Nothing arrives ahead of time where nothing can.
                 ahead: !slabs.is_empty(),
-                tile: tile.shared_by(share, bytes),
+                tile: tile.shared_by(share, bytes, registers),
             }),
             streamed: vec![],
             ..lane.clone()

@@ -199,6 +199,15 @@ template <int W> static inline float lane_max(float v, int line = __builtin_LINE
     return emulator::lane_reduce<emulator::Max, W>("lane_max", v, line);
 }
 static inline float warp_sum(float v, int line = __builtin_LINE()) { return lane_sum<32>(v, line); }
+static inline float warp_sum_each(float (&v)[32], int line = __builtin_LINE()) {
+    const int own = int(threadIdx.x % 32);
+    float result = 0.0f;
+    for (int n = 0; n < 32; ++n) {
+        const float sum = emulator::lane_reduce<emulator::Sum, 32>("warp_sum_each", v[n], line);
+        if (n == own) result = sum;
+    }
+    return result;
+}
 static inline float warp_max(float v, int line = __builtin_LINE()) { return lane_max<32>(v, line); }
 namespace emulator {
 template <class Operation, int NT> static inline float block_reduce_one(const char* name, float v, float* scratch, int line) {
@@ -302,6 +311,9 @@ static inline void mma_m16n8k16_bf16(float (&c)[4], const u32 (&a)[4], const u32
 }
 static inline void mma_m16n8k16_f16(float (&c)[4], const u32 (&a)[4], const u32 (&b)[2], int line = __builtin_LINE()) {
     emulator::mma<f16_t, 16>(c, a, b, "mma_m16n8k16_f16", line);
+}
+static inline void mma_m16n8k8_bf16(float (&c)[4], const u32 (&a)[2], const u32 (&b)[1], int line = __builtin_LINE()) {
+    emulator::mma<bf16_t, 8>(c, a, b, "mma_m16n8k8_bf16", line);
 }
 static inline void mma_m16n8k8_f16(float (&c)[4], const u32 (&a)[2], const u32 (&b)[1], int line = __builtin_LINE()) {
     emulator::mma<f16_t, 8>(c, a, b, "mma_m16n8k8_f16", line);
