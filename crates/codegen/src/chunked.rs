@@ -134,7 +134,7 @@ struct Output {
 impl Chunked {
     /// Threads that work.
     pub fn threads(&self) -> usize {
-        32 * self.tile.warps()
+        32 * self.tile.warps
     }
 
     /// Dynamic shared memory of a block, bytes.
@@ -150,7 +150,7 @@ impl Chunked {
         context.insert("key", &tile.key);
         context.insert("value", &tile.value);
         context.insert("chunk", &tile.chunk);
-        context.insert("warps", &tile.warps());
+        context.insert("warps", &tile.warps);
         context.insert("pieces", &tile.pieces);
         context.insert("fine", &tile.fine());
         context.insert("lefts", &tile.lefts());
@@ -160,6 +160,7 @@ impl Chunked {
         context.insert("together", &tile.together());
         context.insert("spans", &tile.in_spans());
         context.insert("shares", &tile.shares());
+        context.insert("columns", &tile.columns());
         context.insert(
             "before",
             &self.reads.first().is_some_and(|read| read.before),

@@ -40,7 +40,8 @@
     constexpr int PAIRS = SUBS * (SUBS + 1) / 2;                    // of sub-chunks, the second not after the first
 {%- elif spans %}
     constexpr int SPAN = 8, SPANS = CHUNK / SPAN, PAIRS = SPAN * (SPAN + 1) / 2;    // tokens that come to the state at once; pairs of them
-    constexpr int SHARES = {{ shares }}, TASKS = SPANS * SHARES;                        // of the key channels of a span: a warp has one
+    constexpr int SHARES = {{ shares }}, TASKS = SPANS * SHARES;                        // of the key channels of a span: a warp has one,
+    constexpr int COLUMNS = {{ columns }}, ROUNDS = K_SIZE / (32 * COLUMNS * SHARES);       // a lane some neighbouring ones, some times
 {%- endif %}
     constexpr int K_PIECE = CHUNK * K_PITCH, V_PIECE = CHUNK * V_PITCH, S_PIECE = CHUNK * S_PITCH;
     const int tid = threadIdx.x, lane = tid % 32, warp = tid / 32;
@@ -64,7 +65,7 @@
 {%- if per_token %}
     float* const decays = room + {{ places.decays }};               // [CHUNK]
     float* const between = room + {{ places.between }};             // [CHUNK][L_PITCH]: from after one token through another
-    float* const since = room + {{ places.since }};                 // [CHUNK]: from the start of the sub-chunk to before the token
+    float* const since = room + {{ places.since }};                 // [CHUNK]: from the start of the sub-chunk {% if together and not before %}through{% else %}to before{% endif %} the token
     float* const until = room + {{ places.until }};                 // [CHUNK]: from after the token to the end
     float* const totals = room + {{ places.totals }};               // [SUBS]
 {%- elif centred %}
@@ -108,6 +109,22 @@
             to[p * apart] = piece;
         }
     };
+{%- if spans %}
+    auto put_columns = [](bf16_t* to, float (&row)[COLUMNS], int many) {
+#pragma unroll
+        for (int p = 0; p < FINE; ++p) {
+            if (p >= many) break;
+            const u32 packed = pack_bf16x2(row[0], row[COLUMNS - 1]);
+            row[0] -= __uint_as_float(packed << 16);
+{%- if columns == 2 %}
+            row[1] -= __uint_as_float(packed & 0xffff0000u);
+            *reinterpret_cast<u32*>(to + p * K_PIECE) = packed;
+{%- else %}
+            *reinterpret_cast<u16*>(to + p * K_PIECE) = u16(packed);
+{%- endif %}
+        }
+    };
+{%- endif %}
     auto put_pair = [](bf16_t* to, int apart, float low, float high, int many) {
 #pragma unroll
         for (int p = 0; p < FINE; ++p) {
@@ -239,8 +256,8 @@
 {%- endif %}
 {%- endif %}
 {%- if tokens or per_token %}
-        {{ own }}for (int token = tid; token < CHUNK; token += THREADS) {
-            const int at = token < tokens ? token : tokens - 1;
+        if (tid < CHUNK) {
+            const int token = tid, at = token < tokens ? token : tokens - 1;
             const i64 t = chunk0 + at;
 {%- if tokens %}
             {
@@ -257,22 +274,24 @@
             decays[token] = token < tokens ? decay_element : 1.0f;
 {%- endif %}
         }
-        __syncthreads();
-{%- endif %}
 {%- if per_token %}
-        {{ own }}for (int token = tid; token < CHUNK; token += THREADS) {
-            const int own = token % SUB, first = token - own;
+        __syncwarp();   // the tokens of a sub-chunk are lanes of one warp
+        if (tid < CHUNK) {
+            const int token = tid, own = token % SUB, first = token - own;
             float carried = 1.0f, before = 1.0f;
 #pragma unroll
             for (int later = 0; later < SUB; ++later) {
-                carried *= later > own ? decays[first + later] : 1.0f;
-                before *= later < own ? decays[first + later] : 1.0f;
+                const float decay_element = decays[first + later];
+                carried *= later > own ? decay_element : 1.0f;
+                before *= later < own ? decay_element : 1.0f;
                 between[(first + later) * L_PITCH + own] = later >= own ? carried : 0.0f;
             }
             until[token] = carried;
-            since[token] = before;
+            since[token] = {% if together and not before %}before * decays[token]{% else %}before{% endif %};
             if (own == SUB - 1) totals[token / SUB] = before * decays[token];
         }
+{%- endif %}
+        __syncthreads();
 {%- endif %}
         // Tokens past the end change nothing: no key, no b, no value, no decay. What is loaded for them is that of
         // the last token, and not used: loads without conditions are under way together.
@@ -337,88 +356,107 @@
             // the state takes them, with the decay from the start of the span and to its end.
             const int span = task / SHARES, share = task % SHARES, first = span * SPAN;
             float sums[PAIRS] = {};
-            for (int column = share * 32 + lane; column < K_SIZE; column += 32 * SHARES) {
-                const int kj = column < KEYS ? column : KEYS - 1;
-                float q_column[SPAN], k_column[SPAN], factors[SPAN];
+            for (int round = 0; round < ROUNDS; ++round) {
+                const int column = ((round * SHARES + share) * 32 + lane) * COLUMNS;
+                float q_columns[SPAN][COLUMNS], k_columns[SPAN][COLUMNS], factors[SPAN][COLUMNS];
 #pragma unroll
                 for (int own = 0; own < SPAN; ++own) {
-                    const int token = first + own;
-                    const bool live = token < tokens && column < KEYS;
-                    const int at = token < tokens ? token : tokens - 1;
+                    const int token = first + own, at = token < tokens ? token : tokens - 1;
                     const i64 t = chunk0 + at;
-                    float left_elements[LEFTS], right_elements[RIGHTS], decay_element;
-                    {
-                        // ---- left_elements (queries), right_elements (k) of key (t, kj)
-                        {{ keys | indent(width=24) }}
-                        // ----
-                    }
-                    {
-                        // ---- decay_element of key (t, kj)
-                        {{ decay | indent(width=24) }}
-                        // ----
-                    }
-                    q_column[own] = live ? left_elements[0] : 0.0f;
-                    k_column[own] = live ? right_elements[0] : 0.0f;
-                    factors[own] = live ? decay_element : 1.0f;
-{%- for bonus in bonuses %}
-                    float bonus_element;
-                    {
-                        // ---- bonus_element: bonus q k of key (t, kj)
-                        {{ bonus.text | indent(width=24) }}
-                        // ----
-                    }
-                    sums[own * (own + 1) / 2 + own] += live ? bonus_element : 0.0f;
-{%- endfor %}
-                }
 #pragma unroll
-                for (int earlier = 0; earlier < SPAN; ++earlier) {
-                    float carried = k_column[earlier];
-{%- if not before %}
-                    sums[earlier * (earlier + 1) / 2 + earlier] += q_column[earlier] * carried;
-{%- endif %}
-#pragma unroll
-                    for (int later = earlier + 1; later < SPAN; ++later) {
-{%- if before %}
-                        sums[later * (later + 1) / 2 + earlier] += q_column[later] * carried;
-                        carried *= factors[later];
+                    for (int side = 0; side < COLUMNS; ++side) {
+{%- if key == key_padded %}
+                        const bool live = token < tokens;
+                        const int kj = column + side;
 {%- else %}
-                        carried *= factors[later];
-                        sums[later * (later + 1) / 2 + earlier] += q_column[later] * carried;
+                        const bool live = token < tokens && column + side < KEYS;
+                        const int kj = column + side < KEYS ? column + side : KEYS - 1;
 {%- endif %}
+                        float left_elements[LEFTS], right_elements[RIGHTS], decay_element;
+                        {
+                            // ---- left_elements (queries), right_elements (k) of key (t, kj)
+                            {{ keys | indent(width=28) }}
+                            // ----
+                        }
+                        {
+                            // ---- decay_element of key (t, kj)
+                            {{ decay | indent(width=28) }}
+                            // ----
+                        }
+                        q_columns[own][side] = live ? left_elements[0] : 0.0f;
+                        k_columns[own][side] = live ? right_elements[0] : 0.0f;
+                        factors[own][side] = live ? decay_element : 1.0f;
+{%- for bonus in bonuses %}
+                        float bonus_element;
+                        {
+                            // ---- bonus_element: bonus q k of key (t, kj)
+                            {{ bonus.text | indent(width=28) }}
+                            // ----
+                        }
+                        sums[own * (own + 1) / 2 + own] += live ? bonus_element : 0.0f;
+{%- endfor %}
                     }
                 }
-                float forward = 1.0f, backward = 1.0f;
+#pragma unroll
+                for (int side = 0; side < COLUMNS; ++side)
+#pragma unroll
+                    for (int earlier = 0; earlier < SPAN; ++earlier) {
+                        float carried = k_columns[earlier][side];
+{%- if not before %}
+                        sums[earlier * (earlier + 1) / 2 + earlier] += q_columns[earlier][side] * carried;
+{%- endif %}
+#pragma unroll
+                        for (int later = earlier + 1; later < SPAN; ++later) {
+{%- if before %}
+                            sums[later * (later + 1) / 2 + earlier] += q_columns[later][side] * carried;
+                            carried *= factors[later][side];
+{%- else %}
+                            carried *= factors[later][side];
+                            sums[later * (later + 1) / 2 + earlier] += q_columns[later][side] * carried;
+{%- endif %}
+                        }
+                    }
+                // Decays from the start of the span, and to its end.
+                float forward[COLUMNS], backward[COLUMNS];
+#pragma unroll
+                for (int side = 0; side < COLUMNS; ++side) forward[side] = backward[side] = 1.0f;
 #pragma unroll
                 for (int own = 0; own < SPAN; ++own) {
+                    float row[COLUMNS];
+#pragma unroll
+                    for (int side = 0; side < COLUMNS; ++side) {
 {%- if before %}
-                    put(left_rows + (first + own) * K_PITCH + column, K_PIECE, q_column[own] * forward, FINE);
-                    forward *= factors[own];
+                        row[side] = q_columns[own][side] * forward[side];
+                        forward[side] *= factors[own][side];
 {%- else %}
-                    forward *= factors[own];
-                    put(left_rows + (first + own) * K_PITCH + column, K_PIECE, q_column[own] * forward, FINE);
+                        forward[side] *= factors[own][side];
+                        row[side] = q_columns[own][side] * forward[side];
 {%- endif %}
+                    }
+                    put_columns(left_rows + (first + own) * K_PITCH + column, row, FINE);
                 }
-                totals[span * K_SIZE + column] = forward;
+                store_vec(totals + span * K_SIZE + column, forward);
 #pragma unroll
                 for (int own = SPAN - 1; own >= 0; --own) {
-                    put(right_rows + (first + own) * K_PITCH + column, K_PIECE, k_column[own] * backward, FINE);
-                    backward *= factors[own];
+                    float row[COLUMNS];
+#pragma unroll
+                    for (int side = 0; side < COLUMNS; ++side) {
+                        row[side] = k_columns[own][side] * backward[side];
+                        backward[side] *= factors[own][side];
+                    }
+                    put_columns(right_rows + (first + own) * K_PITCH + column, row, PIECES);
                 }
             }
             // Number n is that of token `later` with token `earlier`: later (later + 1) / 2 + earlier.
-            float many[32];
+            float many[32], few[4];
 #pragma unroll
-            for (int n = 0; n < 32; ++n) many[n] = sums[n];
-            const float own_sum = warp_sum_each(many);
+            for (int n = 0; n < PAIRS; ++n) (n < 32 ? many[n % 32] : few[n % 4]) = sums[n];
+            float* const score_rows = pair_scores + (share * CHUNK + first) * SPAN;
             int later = 0, earlier = lane;
             while (earlier > later) earlier -= ++later;
-            float* const score_row = pair_scores + (share * CHUNK + first) * SPAN;
-            score_row[later * SPAN + earlier] = own_sum;
-#pragma unroll
-            for (int n = 32; n < PAIRS; ++n) {
-                const float sum = warp_sum(sums[n]);
-                if (lane == 0) score_row[(SPAN - 1) * SPAN + n - (PAIRS - SPAN)] = sum;
-            }
+            score_rows[later * SPAN + earlier] = warp_sum_each(many);
+            const float own_sum = warp_sum_each(few);
+            if (lane % 8 == 0) score_rows[SPAN * SPAN - 4 + lane / 8] = own_sum;
         }
 {%- elif not all_arrive %}
         {{ own }}{
@@ -432,8 +470,13 @@
                 float {% if not query_arrives %}left_pair[LEFTS][2]{% if not key_arrives %}, {% endif %}{% endif %}{% if not key_arrives %}right_pair[RIGHTS][2]{% endif %}{% if per_key %}, decay_pair[2]{% endif %};
 #pragma unroll
                 for (int side = 0; side < 2; ++side) {
+{%- if key == key_padded %}
+                    const bool live = token < tokens;
+                    const int kj = column + side;
+{%- else %}
                     const bool live = token < tokens && column + side < KEYS;
                     const int kj = column + side < KEYS ? column + side : KEYS - 1;
+{%- endif %}
                     float {% if not query_arrives %}left_elements[LEFTS]{% if not key_arrives %}, {% endif %}{% endif %}{% if not key_arrives %}right_elements[RIGHTS]{% endif %};
                     // ---- left_elements (a, then the queries), right_elements ({% if along_key %}k{% else %}b, k{% endif %}) of key (t, kj)
                     {{ keys | indent(width=20) }}
@@ -483,8 +526,13 @@
                 float v_pair[2];
 #pragma unroll
                 for (int side = 0; side < 2; ++side) {
+{%- if value == value_padded %}
+                    const bool live = token < tokens;
+                    const int vi = column + side;
+{%- else %}
                     const bool live = token < tokens && column + side < VALUES;
                     const int vi = column + side < VALUES ? column + side : VALUES - 1;
+{%- endif %}
                     float v_element;
                     // ---- v_element of value (t, vi)
                     {{ values | indent(width=20) }}
@@ -512,10 +560,12 @@
         }
 {%- endfor %}
 {%- endif %}
+{%- if not all_arrive %}
         __syncthreads();
 {%- if ahead %}
         {{ own }}if (chunk0 + CHUNK < steps) bring_early(chunk0 + CHUNK, 1 - turn);
         cp_async_commit();
+{%- endif %}
 {%- endif %}
 {%- if factor %}
         // x = (I - L)^-1, a column to a lane, by substitution; what is kept is x - I.
@@ -660,11 +710,40 @@
                         multiply_many(sums[right][n], left_pieces[kt % 2], right_pieces[kt % 2][right], n, many, many);
                     }
             }
-            const int strict = STRICT >> left & 1{% if per_token %}, through = THROUGH >> left & 1{% endif %};
 {%- if together %}
-            float apart = 1.0f;     // the decay over the sub-chunks between
-            for (int other = of + 1; other < sub; ++other) apart *= totals[other];
-{%- endif %}
+            // Weights: the decay from the key's token through the query's, or to before it.
+            bf16_t* const score_start = scores + (first + lane_row) * S_PITCH + from + lane_pair;
+            if (of < sub) {
+                float apart = 1.0f;     // over the sub-chunks between
+                for (int other = of + 1; other < sub; ++other) apart *= totals[other];
+                const float reached[2] = {since[first + lane_row] * apart, since[first + lane_row + 8] * apart};
+#pragma unroll
+                for (int tile = 0; tile < 2; ++tile) {
+                    float left_over[2];
+                    load_vec(until + from + tile * 8 + lane_pair, left_over);
+#pragma unroll
+                    for (int row = 0; row < 2; ++row)
+                        put_pair(score_start + row * 8 * S_PITCH + tile * 8, S_PIECE, sums[0][tile][2 * row] * (reached[row] * left_over[0]),
+                                 sums[0][tile][2 * row + 1] * (reached[row] * left_over[1]), FINE);
+                }
+            } else {
+#pragma unroll
+                for (int v = 0; v < 8; v += 2) {
+                    const int row = lane_row + v / 2 % 2 * 8, column = v / 4 * 8 + lane_pair;
+                    float pair[2];
+                    load_vec(between + (first + {% if before %}(row > 0 ? row - 1 : 0){% else %}row{% endif %}) * L_PITCH + column, pair);
+#pragma unroll
+                    for (int w = 0; w < 2; ++w) {
+                        pair[w] = column + w + STRICT <= row ? pair[w] * sums[0][v / 4][v % 4 + w] : 0.0f;
+{%- for bonus in bonuses %}
+                        if (row == column + w) pair[w] += bonuses[first + row];
+{%- endfor %}
+                    }
+                    put_pair(score_start + (row - lane_row) * S_PITCH + v / 4 * 8, S_PIECE, pair[0], pair[1], FINE);
+                }
+            }
+{%- else %}
+            const int strict = STRICT >> left & 1{% if per_token %}, through = THROUGH >> left & 1{% endif %};
 #pragma unroll
             for (int right = 0; right < RIGHTS; ++right)
 #pragma unroll
@@ -673,13 +752,6 @@
                     float pair[2];
 #pragma unroll
                     for (int w = 0; w < 2; ++w) {
-{%- if together %}
-                        if (of < sub) {
-                            const float reached = since[first + row] * (through ? decays[first + row] : 1.0f);
-                            pair[w] = sums[right][v / 4][v % 4 + w] * (reached * apart * until[from + column + w]);
-                            continue;
-                        }
-{%- endif %}
                         const bool seen = column + w + strict <= row;
                         pair[w] = seen ? sums[right][v / 4][v % 4 + w]{% if per_token %} * between[(first + row - (through ? 0 : strict)) * L_PITCH + column + w]{% endif %} : 0.0f;
 {%- for bonus in bonuses %}{% if not along_key %}
@@ -694,9 +766,10 @@
                         put_pair(scores + score_at(left, right) + (first + row) * S_PITCH + column, S_PIECE, pair[0], pair[1], score_many(left, right));
                     }
 {%- else %}
-                    put_pair(scores + score_at(left, right) + (first + row) * S_PITCH + {% if together %}from + {% endif %}column, S_PIECE, pair[0], pair[1], FINE);
+                    put_pair(scores + score_at(left, right) + (first + row) * S_PITCH + column, S_PIECE, pair[0], pair[1], FINE);
 {%- endif %}
                 }
+{%- endif %}
 {%- if factor %}
             if (left == 0) {
                 __syncwarp();
@@ -708,23 +781,25 @@
 {%- if not spans %}
         __syncthreads();
 {%- endif %}
+{%- if all_arrive and ahead %}
+        {{ own }}if (chunk0 + CHUNK < steps) bring_early(chunk0 + CHUNK, 1 - turn);
+        cp_async_commit();
+{%- endif %}
 {%- if together %}
         if (warp < VALUE_WARPS) {
-            float y[LEFTS][SUBS][2][4] = {};
+            float y[SUBS][2][4] = {};
             const bf16_t* const left_start = left_rows + near_row * K_PITCH + near_column;
 #pragma unroll
             for (int kt = 0; kt < K_SIZE / 16; ++kt) {
                 u32 state_pieces[PIECES][4];
                 split_pair(state[2 * kt], state[2 * kt + 1], state_pieces, PIECES);
 #pragma unroll
-                for (int left = 0; left < LEFTS; ++left)
+                for (int sub = 0; sub < SUBS; ++sub) {
+                    u32 left_pieces[PIECES][4];
+                    load(left_pieces, left_start + sub * SUB * K_PITCH + kt * 16, K_PIECE);
 #pragma unroll
-                    for (int sub = 0; sub < SUBS; ++sub) {
-                        u32 left_pieces[PIECES][4];
-                        load(left_pieces, left_start + left_at(left) + sub * SUB * K_PITCH + kt * 16, K_PIECE);
-#pragma unroll
-                        for (int n = 0; n < 2; ++n) multiply(y[left][sub][n], state_pieces, left_pieces, n);
-                    }
+                    for (int n = 0; n < 2; ++n) multiply(y[sub][n], state_pieces, left_pieces, n);
+                }
             }
             float total = 1.0f;     // the decay over the sub-chunks before
 #pragma unroll
@@ -732,9 +807,7 @@
 #pragma unroll
                 for (int v = 0; v < 8; ++v) {
                     const int token = sub * SUB + v / 4 * 8 + lane_pair + v % 2;
-                    const float before = since[token] * total, after = before * decays[token];
-#pragma unroll
-                    for (int left = 0; left < LEFTS; ++left) y[left][sub][v / 4][v % 4] *= THROUGH >> left & 1 ? after : before;
+                    y[sub][v / 4][v % 4] *= since[token] * total;
                 }
                 total *= totals[sub];
             }
@@ -745,14 +818,12 @@
             for (int from = SUBS - 1; from >= 0; --from) {
                 load_transposed(v_pieces[from], v_rows + (from * SUB + near_row) * V_PITCH + warp * 16 + near_column, V_PIECE, PIECES);
 #pragma unroll
-                for (int left = 0; left < LEFTS; ++left)
+                for (int sub = from; sub < SUBS; ++sub) {
+                    u32 score_pieces[PIECES][4];
+                    load(score_pieces, scores + (sub * SUB + near_row) * S_PITCH + from * SUB + near_column, S_PIECE);
 #pragma unroll
-                    for (int sub = from; sub < SUBS; ++sub) {
-                        u32 score_pieces[PIECES][4];
-                        load(score_pieces, scores + score_at(left, 0) + (sub * SUB + near_row) * S_PITCH + from * SUB + near_column, S_PIECE);
-#pragma unroll
-                        for (int n = 0; n < 2; ++n) multiply(y[left][sub][n], v_pieces[from], score_pieces, n);
-                    }
+                    for (int n = 0; n < 2; ++n) multiply(y[sub][n], v_pieces[from], score_pieces, n);
+                }
                 float v_part[8];
 #pragma unroll
                 for (int v = 0; v < 8; ++v)
@@ -779,7 +850,7 @@
                 for (int v = 0; v < 8; ++v) {
                     float* const y_place = y_rows + (sub * SUB + v / 4 * 8 + lane_pair + v % 2) * Y_PITCH + warp * 16 + lane_row + v / 2 % 2 * 8;
 {%- for output in outputs %}
-                    y_place[{{ loop.index0 }} * CHUNK * Y_PITCH] = {% for read in output.reads %}{% if not loop.first %} + {% endif %}y[{{ read }}][sub][v / 4][v % 4]{% else %}0.0f{% endfor %};
+                    y_place[{{ loop.index0 }} * CHUNK * Y_PITCH] = {% for read in output.reads %}{% if not loop.first %} + {% endif %}y[sub][v / 4][v % 4]{% else %}0.0f{% endfor %};
 {%- endfor %}
                 }
         }
@@ -794,7 +865,7 @@
                     // Rows of the span, four matrices of 8 keys at a time.
                     const bf16_t* const left_start = left_rows + (start + lane % 8) * K_PITCH + lane / 8 * 8;
                     const bf16_t* const right_start = right_rows + (start + lane % 8) * K_PITCH + lane / 8 * 8;
-                    float y[2][4] = {};
+                    float y[2][FINE][4] = {};
                     u32 rows[2][FINE][4];
                     load_many(rows[0], left_start, K_PIECE, FINE);
 #pragma unroll
@@ -804,7 +875,13 @@
                         for (int n = 0; n < 2; ++n) {
                             u32 state_pieces[PIECES][4];
                             split_pair(state[4 * kt + 2 * n], state[4 * kt + 2 * n + 1], state_pieces, PIECES);
-                            multiply_many(y[n], state_pieces, rows[kt % 2], n, PIECES, FINE);
+#pragma unroll
+                            for (int p = 0; p < FINE; ++p)
+#pragma unroll
+                                for (int of = 0; of < PIECES && of + p < FINE; ++of) {
+                                    const u32 keys[2] = {rows[kt % 2][p][2 * n], rows[kt % 2][p][2 * n + 1]};
+                                    mma_m16n8k16_bf16(y[n][p], state_pieces[of], keys);
+                                }
                         }
                     }
                     // Scores of the span as a fragment: a pair of keys' tokens to a lane.
@@ -816,27 +893,31 @@
                         pair[0] += of_share[0];
                         pair[1] += of_share[1];
                     }
-                    u32 score_pieces[PIECES][4];
+                    u32 score_pieces[FINE][4];
                     float both[8] = {lane_pair <= lane_row ? pair[0] : 0.0f, lane_pair < lane_row ? pair[1] : 0.0f};
-                    split(both, score_pieces, PIECES);
-                    multiply_half(y[0], v_pieces, half, score_pieces, 0, MANY, PIECES);
-                    load_transposed(rows[0], right_start, K_PIECE, FINE);
+                    split(both, score_pieces, FINE);
+                    multiply_half(y[0][0], v_pieces, half, score_pieces, 0, MANY, FINE);
+                    load_transposed(rows[0], right_start, K_PIECE, PIECES);
                     const float* const total = totals + start / SPAN * K_SIZE + lane_pair;
 #pragma unroll
                     for (int kt = 0; kt < K_SIZE / 32; ++kt) {
-                        if (kt + 1 < K_SIZE / 32) load_transposed(rows[(kt + 1) % 2], right_start + (kt + 1) * 32, K_PIECE, FINE);
+                        if (kt + 1 < K_SIZE / 32) load_transposed(rows[(kt + 1) % 2], right_start + (kt + 1) * 32, K_PIECE, PIECES);
 #pragma unroll
                         for (int n = 0; n < 4; ++n) {
                             float factors[2];
                             load_vec(total + kt * 32 + n * 8, factors);
 #pragma unroll
                             for (int v = 0; v < 4; ++v) state[4 * kt + n][v] *= factors[v % 2];
-                            multiply_half(state[4 * kt + n], v_pieces, half, rows[kt % 2], n, MANY, FINE);
+                            multiply_half(state[4 * kt + n], v_pieces, half, rows[kt % 2], n, MANY, PIECES);
                         }
                     }
 #pragma unroll
-                    for (int v = 0; v < 4; ++v)
-                        y_rows[(start + lane_pair + v % 2) * Y_PITCH + warp * 16 + lane_row + v / 2 * 8] = y[0][v] + y[1][v];
+                    for (int v = 0; v < 4; ++v) {
+                        float sum = 0.0f;
+#pragma unroll
+                        for (int p = FINE - 1; p >= 0; --p) sum += y[1][p][v] + y[0][p][v];
+                        y_rows[(start + lane_pair + v % 2) * Y_PITCH + warp * 16 + lane_row + v / 2 * 8] = sum;
+                    }
                 }
             }
         }

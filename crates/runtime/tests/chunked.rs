@@ -143,12 +143,19 @@ fn described(case: Case) -> Chunked {
         bonus: case.reads.iter().any(|(_, _, bonus)| *bonus),
         pieces: pieces(case.storage),
         resident: 1,
+        warps: 4,
         room: Room::default(),
         arriving: 0,
     };
+    // As many as have value columns, or some more.
+    let more = if case.steps % 2 == 0 { 8 } else { 4 };
+    let tile = Tile {
+        warps: tile.value_warps().max(more),
+        ..tile
+    };
     Chunked {
         tile,
-        block_threads: 32 * tile.warps() + case.surplus,
+        block_threads: 32 * tile.warps + case.surplus,
         of_decayed: case.of_decayed,
         reads: reads.collect(),
         steps: "T".into(),

@@ -29,18 +29,26 @@ template <int W> __device__ __forceinline__ float lane_max(float v) {
 __device__ __forceinline__ float warp_sum(float v) { return lane_sum<32>(v); }
 
 //@ warp_sum_each
-// Sums over the warp of 32 numbers that each lane has: lane l gets that of number l. 31 exchanges;
-// order: distances 16, 8, ... 1. `v` is used up. Blocks are one-dimensional.
-__device__ __forceinline__ float warp_sum_each(float (&v)[32]) {
-    const int lane = threadIdx.x % 32;
+// Sums over the warp of the N numbers that each lane has (N a power of two, at most 32): lane l gets that
+// of number l / (32 / N). N - 1 exchanges and, of one number each, those that are left; order: distances
+// 16, 8, ... 1, the D of a call. Blocks are one-dimensional.
+template <int N, int D = 16> __device__ __forceinline__ float warp_sum_each(const float (&v)[N]) {
+    if constexpr (D == 0) {
+        return v[0];
+    } else if constexpr (N == 1) {
+        const float sum[1] = {v[0] + __shfl_xor_sync(0xffffffffu, v[0], D)};
+        return warp_sum_each<1, D / 2>(sum);
+    } else {
+        const bool upper = threadIdx.x & D;
+        float sums[N / 2];
 #pragma unroll
-    for (int d = 16; d > 0; d /= 2)
-#pragma unroll
-        for (int n = 0; n < d; ++n) {
-            const float sent = lane & d ? v[n] : v[n + d], kept = lane & d ? v[n + d] : v[n];
-            v[n] = kept + __shfl_xor_sync(0xffffffffu, sent, d);
+        for (int n = 0; n < N / 2; ++n) {
+            const float low = v[n], high = v[n + N / 2];
+            const float sent = upper ? low : high, kept = upper ? high : low;
+            sums[n] = kept + __shfl_xor_sync(0xffffffffu, sent, D);
         }
-    return v[0];
+        return warp_sum_each<N / 2, D / 2>(sums);
+    }
 }
 
 //@ warp_max needs lane_max

@@ -163,6 +163,8 @@ pub struct Tile {
     pub pieces: usize,
     /// Blocks of a multiprocessor that share its registers: 1 or 2.
     pub resident: usize,
+    /// Warps of the block, at least those that have value columns of the state.
+    pub warps: usize,
     /// Room for rows that arrive ahead of time.
     pub room: Room,
     /// Operands whose rows arrive where products read them.
@@ -216,6 +218,7 @@ impl Tile {
             bonus: parts.reads.iter().any(|read| read.bonus.is_some()),
             pieces: pieces(storage),
             resident: 1,
+            warps: LEAST_WARPS,
             room: Room::of(slabs),
             arriving: slabs.iter().filter(|slab| slab.operand.is_some()).count(),
         }
@@ -232,13 +235,19 @@ impl Tile {
         time: usize,
         share: usize,
     ) -> Option<Tile> {
-        let of = |chunk| Tile { chunk, ..self };
+        let of = |chunk| {
+            let tile = Tile { chunk, ..self };
+            Tile {
+                warps: tile.wanted_warps(share, registers),
+                ..tile
+            }
+        };
         let long = |tile: &Tile| tile.chunk > SUB && tile.chunk >= 2 * time;
         let all = || [64, 32, 16].map(of).into_iter().filter(|s| !long(s));
         let fits = |tile: &Tile, blocks: usize| tile.shared_bytes() * blocks <= bytes;
         let most = match self.solves() {
             true => 2,
-            false => self.blocks_by_registers(registers).min(MOST_BLOCKS),
+            false => of(SUB).blocks_by_registers(registers).min(MOST_BLOCKS),
         };
         let blocks = share.clamp(1, most);
         let least = if self.solves() { blocks } else { 1 };
@@ -279,10 +288,21 @@ impl Tile {
         }
     }
 
-    /// Warps that share the key channels of a span.
+    /// Neighbouring key channels that a lane has of a span: two, unless the state leaves too few
+    /// registers for their tokens.
+    pub fn columns(&self) -> usize {
+        match self.key_padded().is_multiple_of(64) && self.key_padded() <= 128 {
+            true => 2,
+            false => 1,
+        }
+    }
+
+    /// Warps that share the key channels of a span, each as many.
     pub fn shares(&self) -> usize {
-        let most = self.key_padded().div_ceil(32);
-        (self.warps() / (self.chunk / TOKENS)).clamp(1, most)
+        let groups = self.key_padded() / (32 * self.columns());
+        let warps = self.warps / (self.chunk / TOKENS);
+        let divides = |shares: &usize| groups.is_multiple_of(*shares);
+        (1..=warps.max(1)).rev().find(divides).unwrap_or(1)
     }
 
     /// bf16 numbers of a query, a key and their products. Where tokens are solved for, or come to the
@@ -327,18 +347,32 @@ impl Tile {
         self.value.next_multiple_of(COLUMNS)
     }
 
-    /// Warps of a block: as many as have tokens of a key channel to bring into products. The state has
-    /// value columns for some of them, or for all.
-    pub fn warps(&self) -> usize {
-        // With so many value columns there are blocks enough to have all warps at the state.
-        if !self.solves() && self.value_warps() >= LEAST_WARPS {
-            return self.value_warps();
-        }
-        let narrow = self.key_padded() <= 64 && self.pieces == 1;
-        let most = if narrow { MOST_WARPS.0 } else { MOST_WARPS.1 };
+    /// Warps that bring tokens of a key channel into products, all at once: not more than have registers.
+    /// The state has value columns for some of them, or for all.
+    fn wanted_warps(&self, share: usize, registers: usize) -> usize {
         let busy = self.chunk / TOKENS * self.key_padded() / 32;
-        let busy = busy.clamp(LEAST_WARPS, most);
-        busy.max(self.value_warps())
+        let most = match self.solves() {
+            true if self.key_padded() <= 64 && self.pieces == 1 => MOST_WARPS.0,
+            true => MOST_WARPS.1,
+            // So many of all blocks of a multiprocessor hide what one waits for.
+            false => {
+                let by_registers = registers / (32 * self.registers_of_thread());
+                (MOST_WARPS.0 / share.max(1)).min(by_registers)
+            }
+        };
+        let most = 1 << most.max(1).ilog2();
+        busy.clamp(LEAST_WARPS, most.max(LEAST_WARPS))
+            .max(self.value_warps())
+    }
+
+    /// Registers of a thread, as compilers were seen to take them: those of the state, and what products
+    /// and elements under way need.
+    fn registers_of_thread(&self) -> usize {
+        match (self.solves(), self.in_spans()) {
+            (true, _) => (72 + self.key_padded() * 7 / 8).max(REGISTERS),
+            (false, true) => OTHERS_IN_SPANS + self.key_padded() / 2,
+            (false, false) => OTHERS + self.key_padded() / 2,
+        }
     }
 
     /// Warps that have value columns of the state.
@@ -346,15 +380,10 @@ impl Tile {
         self.value_padded() / COLUMNS
     }
 
-    /// Blocks that fit a multiprocessor with so many registers, as compilers were seen to take them:
-    /// those of the state, and what products and elements under way need.
+    /// Blocks that fit a multiprocessor with so many registers.
     pub fn blocks_by_registers(&self, all: usize) -> usize {
-        let threads = 32 * self.warps();
-        let wanted = match self.solves() {
-            true => (72 + self.key_padded() * 7 / 8).max(REGISTERS),
-            false if self.in_spans() => OTHERS_IN_SPANS + self.key_padded() / 2,
-            false => OTHERS + self.key_padded() / 2,
-        };
+        let threads = 32 * self.warps;
+        let wanted = self.registers_of_thread();
         let most = all / (threads * self.resident.max(1));
         (all / (wanted.min(most) * threads)).max(1)
     }
@@ -369,7 +398,7 @@ impl Tile {
         let resident = match self.solves() {
             true if share > 1
                 && 2 * self.shared_bytes() <= bytes
-                && 32 * self.warps() <= MOST_THREADS =>
+                && 32 * self.warps <= MOST_THREADS =>
             {
                 2
             }
@@ -410,7 +439,10 @@ impl Tile {
         let solves = usize::from(self.solves());
         take((solves * pieces + self.reads * fine) * row);
         let mut places = Places {
-            right_rows: take((others + fine) * row),
+            right_rows: take(match self.in_spans() {
+                true => pieces * row,
+                false => (others + fine) * row,
+            }),
             v_rows: take(self.many() * chunk * (v + 8) / 2),
             scores: take(match self.in_spans() {
                 true => self.shares() * chunk * TOKENS,

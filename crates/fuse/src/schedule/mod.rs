@@ -103,7 +103,7 @@ impl Schedule {
         match self {
             Schedule::Row(tile) => tile.threads as usize,
             Schedule::Scan(tile) => tile.threads as usize,
-            Schedule::Chunked(chunk) => 32 * chunk.tile.warps(),
+            Schedule::Chunked(chunk) => 32 * chunk.tile.warps,
             Schedule::Gemv(tile) => tile.threads(),
             Schedule::Thin(tile) => tile.threads(),
             Schedule::Gemm(tile) => tile.threads(),

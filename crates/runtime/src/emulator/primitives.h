@@ -199,10 +199,10 @@ template <int W> static inline float lane_max(float v, int line = __builtin_LINE
     return emulator::lane_reduce<emulator::Max, W>("lane_max", v, line);
 }
 static inline float warp_sum(float v, int line = __builtin_LINE()) { return lane_sum<32>(v, line); }
-static inline float warp_sum_each(float (&v)[32], int line = __builtin_LINE()) {
-    const int own = int(threadIdx.x % 32);
+template <int N> static inline float warp_sum_each(const float (&v)[N], int line = __builtin_LINE()) {
+    const int own = int(threadIdx.x % 32) / (32 / N);
     float result = 0.0f;
-    for (int n = 0; n < 32; ++n) {
+    for (int n = 0; n < N; ++n) {
         const float sum = emulator::lane_reduce<emulator::Sum, 32>("warp_sum_each", v[n], line);
         if (n == own) result = sum;
     }
