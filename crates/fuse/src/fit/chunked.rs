@@ -9,7 +9,7 @@ use super::group::Group;
 use super::space::divisors;
 use crate::chunked::staging::staged;
 use crate::chunked::tile::Tile;
-use crate::chunked::{KEY_LIMIT, Parts, VALUE_LIMIT};
+use crate::chunked::{KEY_LIMIT, Parts, SUB, VALUE_LIMIT};
 use crate::context::{iteration_axes, reduced_axes};
 use crate::plan::{Body, GridAxis, Reject, Storage};
 use crate::schedule::{ChunkTile, Schedule};
@@ -34,6 +34,15 @@ pub fn fit(group: &Group<'_>, lane: &Body) -> Result<Vec<Body>, Reject> {
     };
     let parts = Parts::of(graph, ctx.classes(), scan)
         .map_err(|not| group.reject(not.rule, [scan], not.limit, not.got))?;
+    // Of fewer tokens products are mostly of zeros, and round what a step keeps.
+    if ctx.shape.time < SUB {
+        return Err(group.reject(
+            "chunked-time",
+            [scan],
+            format!("runs of {SUB} tokens or more"),
+            format!("T = {}", ctx.shape.time),
+        ));
+    }
     bounded(group, scan, &parts)?;
     if ctx.target.mma_operand(Storage::Bf16).is_none() {
         return Err(group.reject(
