@@ -46,6 +46,7 @@ subjects() {
         for b in 8 1; do
             echo "${model%%:*}-b$b models/${model%%:*}.toml --preset ${model##*:} --dtype bf16 --shape B=$b,T=2048 --shape B=$b,T=1"
         done
+        echo "${model%%:*}-last models/${model%%:*}.toml --preset ${model##*:} --dtype bf16 --logits last --shape B=8,T=2048 --shape B=1,T=2048"
         echo "${model%%:*}-b64 models/${model%%:*}.toml --preset ${model##*:} --dtype bf16 --shape B=64,T=1"
     done
     for dtype in bf16 f32; do

@@ -379,7 +379,14 @@ fn latency_us(device: &Device, work: &Work) -> f64 {
         tiles.after_bytes / device.memory_tbs.value / 1e6
             + slots * slot_us(device) / device.sms.value
     });
-    work.trips * fitted.trip_us.value + after_us
+    // What one block brings to shared memory itself it does before its products: where there are few
+    // blocks, that is longer than the share of all of it that a multiprocessor has.
+    let before_us = work.columns.as_ref().map_or(0.0, |columns| {
+        let slots = fitted.stage_slots.value * columns.staged
+            + fitted.stage_operation_slots.value * columns.computed;
+        slots / work.blocks.max(1) as f64 * slot_us(device)
+    });
+    work.trips * fitted.trip_us.value + after_us + before_us
 }
 
 /// How often the blocks fill the GPU, and how many share a multiprocessor: blocks that find no registers
