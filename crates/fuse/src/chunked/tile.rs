@@ -163,6 +163,8 @@ pub struct Tile {
     pub pieces: usize,
     /// Blocks of a multiprocessor that share its registers: 1 or 2.
     pub resident: usize,
+    /// Most warps that it may have, unless more have value columns.
+    pub most_warps: usize,
     /// Warps of the block, at least those that have value columns of the state.
     pub warps: usize,
     /// Room for rows that arrive ahead of time.
@@ -218,6 +220,7 @@ impl Tile {
             bonus: parts.reads.iter().any(|read| read.bonus.is_some()),
             pieces: pieces(storage),
             resident: 1,
+            most_warps: MOST_WARPS.0,
             warps: LEAST_WARPS,
             room: Room::of(slabs),
             arriving: slabs.iter().filter(|slab| slab.operand.is_some()).count(),
@@ -360,7 +363,7 @@ impl Tile {
                 (MOST_WARPS.0 / share.max(1)).min(by_registers)
             }
         };
-        let most = 1 << most.max(1).ilog2();
+        let most = 1 << most.min(self.most_warps).max(1).ilog2();
         busy.clamp(LEAST_WARPS, most.max(LEAST_WARPS))
             .max(self.value_warps())
     }

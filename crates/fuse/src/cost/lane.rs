@@ -407,16 +407,6 @@ impl<'a> Lane<'a> {
             let staged = shapes.filter(|shape| !(on_tensor_cores && shape.direct));
             staged.map(|shape| shape.depth).sum::<usize>() as f64
         };
-        let of_element: f64 = body
-            .roles
-            .prologue
-            .iter()
-            .map(|id| match &ctx.graph.op(*id).kind {
-                OpKind::Map { expr } => expr.op_count().max(1),
-                OpKind::Reduce { expr, .. } => expr.op_count() + 1,
-                _ => 1,
-            } as f64)
-            .sum();
         let of_columns = |rows: usize, tensor_cores: Option<Storage>, whole_flops| {
             let staged = (self.blocks * rows) as f64 * staged_depth(tensor_cores.is_some());
             Columns {
@@ -424,7 +414,7 @@ impl<'a> Lane<'a> {
                 flops,
                 whole_flops,
                 staged,
-                computed: staged * of_element,
+                computed: staged * body.roles.prologue.len() as f64,
             }
         };
         match &body.schedule {

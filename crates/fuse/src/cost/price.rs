@@ -148,6 +148,13 @@ pub(super) struct Sum {
     instructions_us: f64,
     special_us: f64,
     serial_us: f64,
+    /// Of recurrences in chunks: all times, the longest, blocks, and how many of them a multiprocessor
+    /// has room for.
+    chunks_us: f64,
+    longest_chunks_us: f64,
+    chunk_blocks: f64,
+    chunk_resident: f64,
+    sms: f64,
     latency_us: f64,
     blocks: usize,
 }
@@ -211,13 +218,26 @@ impl Sum {
         self.special_us += work.special
             / (device.sms.value * device.sfu_per_sm.value * device.clock_ghz.value * 1e3);
         let (steps, serial_us) = serial(device, work);
-        self.serial_us = self.serial_us.max(serial_us);
+        match &work.serial {
+            Serial::Chunks(chunks) => {
+                self.chunks_us += serial_us;
+                self.chunk_blocks += work.blocks as f64;
+                // Blocks of a kernel have equally many threads: those of the lane with most.
+                self.chunk_resident = match self.chunk_resident > 0.0 {
+                    true => self.chunk_resident.min(chunks.resident),
+                    false => chunks.resident,
+                };
+                self.longest_chunks_us = self.longest_chunks_us.max(serial_us);
+            }
+            _ => self.serial_us = self.serial_us.max(serial_us),
+        }
         self.latency_us = self.latency_us.max(latency_us(device, work));
         self.blocks += work.blocks;
         self.counts.bytes += bytes;
         self.counts.l2_bytes += l2_bytes;
         self.counts.tensor_flops += tensor_flops;
         self.counts.simt_flops += simt_flops;
+        self.sms = device.sms.value;
         self.counts.special += work.special;
         self.counts.serial_steps = self.counts.serial_steps.max(steps);
     }
@@ -240,9 +260,18 @@ impl Sum {
             simt_us: self.flops_us,
             instructions_us: self.instructions_us,
             special_us: self.special_us,
-            serial_us: self.serial_us,
+            serial_us: self.serial_us.max(self.chunks_us()),
             latency_us: self.latency_us,
             blocks: self.blocks,
+        }
+    }
+
+    /// The time of recurrences in chunks: those of several subkernels run beside each other if there is
+    /// room for all of their blocks, else one after the other.
+    fn chunks_us(&self) -> f64 {
+        match self.chunk_blocks > self.sms * self.chunk_resident {
+            true => self.chunks_us,
+            false => self.longest_chunks_us,
         }
     }
 }
@@ -384,7 +413,8 @@ fn latency_us(device: &Device, work: &Work) -> f64 {
     let before_us = work.columns.as_ref().map_or(0.0, |columns| {
         let slots = fitted.stage_slots.value * columns.staged
             + fitted.stage_operation_slots.value * columns.computed;
-        slots / work.blocks.max(1) as f64 * slot_us(device)
+        let all = slots * slot_us(device);
+        (all / work.blocks.max(1) as f64 - all / device.sms.value).max(0.0)
     });
     work.trips * fitted.trip_us.value + after_us + before_us
 }

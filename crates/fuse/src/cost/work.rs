@@ -63,7 +63,7 @@ pub struct Columns {
     pub whole_flops: f64,
     /// Elements of rows that all blocks together bring to shared memory.
     pub staged: f64,
-    /// The same times the operations on each before the products.
+    /// The same times the operations before the products.
     pub computed: f64,
 }
 

@@ -146,32 +146,32 @@ fitted! {
     /// operations that a special function in a step counts for
     special_slots in 1.0 to 16.0,
     /// barriers and waits of one chunk of a recurrence, clock cycles
-    chunk_cycles in 200.0 to 6e3,
+    chunk_cycles,
     /// an element of the state that a thread loads or stores, clock cycles
-    chunk_state_cycles in 10.0 to 400.0,
+    chunk_state_cycles,
     /// an element that a thread brings into its products, clock cycles
-    chunk_element_cycles in 20.0 to 400.0,
+    chunk_element_cycles,
     /// the same of an element whose row is in shared memory by then, clock cycles
-    chunk_element_ahead_cycles in 5.0 to 120.0,
+    chunk_element_ahead_cycles,
     /// threads of a multiprocessor beyond which more of them bring no more elements in at a time
     chunk_busy_threads,
     /// the inverses of a chunk with a rank-one factor, clock cycles
-    chunk_solve_cycles in 100.0 to 3e3,
+    chunk_solve_cycles,
     /// a product of tensor-core tiles between tokens of a chunk, clock cycles
-    chunk_token_product_cycles in 2.0 to 80.0,
+    chunk_token_product_cycles,
     /// a multiply-add of a thread between tokens, where each key has a decay that nothing bounds, clock
     /// cycles
-    chunk_pair_cycles in 0.5 to 20.0,
+    chunk_pair_cycles,
     /// the start of a warp's walk through the sub-chunks of a chunk, clock cycles
-    chunk_walk_cycles in 50.0 to 3e3,
+    chunk_walk_cycles,
     /// tokens of that walk that come to the state at once, beside their products, clock cycles
-    chunk_span_cycles in 50.0 to 1500.0,
+    chunk_span_cycles,
     /// a product of tensor-core tiles of a warp there, clock cycles
-    chunk_product_cycles in 1.0 to 20.0,
+    chunk_product_cycles,
     /// the same where every quarter of a multiprocessor has as much to do, clock cycles
-    chunk_shared_product_cycles in 3.0 to 50.0,
+    chunk_shared_product_cycles,
     /// part of the time of two blocks with such chunks on one multiprocessor which is latency
-    chunk_latency in 0.1 to 0.9,
+    chunk_latency,
     /// an operation on registers around a recurrence in chunks, clock cycles
     around_operation_cycles in 1.0 to 16.0,
     /// a special function there, clock cycles

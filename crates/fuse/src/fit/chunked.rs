@@ -16,6 +16,8 @@ use crate::schedule::{ChunkTile, Schedule};
 use fusec_ir::class::decay_range;
 use fusec_ir::{AxisId, Graph, OpId, OpKind};
 
+/// Most warps of a block: many finish a chunk sooner, few leave room for blocks of what runs beside it.
+const MOST_WARPS: [usize; 2] = [16, 8];
 /// Value columns of a block, where no operation needs all: few make more blocks, many share the keys. A
 /// warp has 16 columns of the state in its registers.
 const VALUE_TARGETS: [usize; 4] = [64, 16, 32, 128];
@@ -60,9 +62,12 @@ pub fn fit(group: &Group<'_>, lane: &Body) -> Result<Vec<Body>, Reject> {
     };
     let mut bodies: Vec<Body> = Vec::new();
     let mut first = None;
-    for target in targets {
-        for ahead in [false, true] {
-            match spread(group, lane, scan, &parts, *target, ahead) {
+    for (target, ahead, most) in targets.iter().flat_map(|target| {
+        let ways = [false, true].into_iter();
+        ways.flat_map(move |ahead| MOST_WARPS.map(move |most| (target, ahead, most)))
+    }) {
+        {
+            match spread(group, lane, scan, &parts, *target, (ahead, most)) {
                 Ok(body) if !bodies.contains(&body) => bodies.push(body),
                 Ok(_) => {}
                 Err(reject) => first = first.or(Some(reject)),
@@ -230,7 +235,7 @@ fn spread(
     scan: OpId,
     parts: &Parts<'_>,
     target: usize,
-    ahead: bool,
+    (ahead, most_warps): (bool, usize),
 ) -> Result<Body, Reject> {
     let (ctx, graph) = (group.ctx, group.ctx.graph);
     let layout = parts.layout;
@@ -275,7 +280,10 @@ fn spread(
         true => staged(graph, parts, scan, &lane.ops, &grid, ctx.storage),
         false => vec![],
     };
-    let least = Tile::least(graph, scan, parts, ctx.storage, value, &slabs);
+    let least = Tile {
+        most_warps,
+        ..Tile::least(graph, scan, parts, ctx.storage, value, &slabs)
+    };
     let bytes = ctx.target.shared_bytes;
     let tiles: usize = grid.iter().map(|g| graph.size(g.axis) / g.tile).product();
     let share = (ctx.shape.batch * tiles).div_ceil(ctx.target.sms.max(1));

@@ -168,7 +168,11 @@ pub fn predictions(device: &Device, records: &[&Record]) -> Vec<Prediction> {
         };
         let mut whole_us = 0.0;
         for kernel in &record.kernels {
-            let us = price(device, launch_us, &kernel.phases).total_us;
+            let Some(phases) = &kernel.phases else {
+                whole_us += kernel.launches as f64 * kernel.measured_us.unwrap_or(0.0);
+                continue;
+            };
+            let us = price(device, launch_us, phases).total_us;
             whole_us += us * kernel.launches as f64;
             if let Some(measured_us) = kernel.measured_us {
                 all.push(of(Some(&kernel.name), measured_us, us));

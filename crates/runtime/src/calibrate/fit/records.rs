@@ -53,8 +53,9 @@ pub struct KernelRecord {
     pub launches: usize,
     /// Of a launch, microseconds, where kernels were timed.
     pub measured_us: Option<f64>,
-    /// For each phase the work of its subkernels.
-    pub phases: Vec<Vec<Work>>,
+    /// For each phase the work of its subkernels. `None` where it was recorded in terms that no template
+    /// has any more: what the kernel took then stands for itself.
+    pub phases: Option<Vec<Vec<Work>>>,
 }
 
 /// The usable runs of some files.
@@ -64,7 +65,7 @@ pub struct Records {
     pub files: Vec<String>,
     /// The runs, in order.
     pub list: Vec<Record>,
-    /// Measurements without recorded work.
+    /// Measurements without recorded work, or with a kernel that was neither timed nor can be priced.
     pub skipped: usize,
 }
 
@@ -128,8 +129,13 @@ fn record(
             1 => Some(measured_us),
             _ => timed.get(of.kernel.as_str()).copied(),
         },
-        phases: of.phases.clone(),
+        phases: serde_json::from_value(of.phases.clone()).ok(),
     });
+    let kernels: Vec<KernelRecord> = kernels.collect();
+    let known = |kernel: &KernelRecord| kernel.phases.is_some() || kernel.measured_us.is_some();
+    if !kernels.iter().all(known) {
+        return None;
+    }
     let Shape { batch, time } = measurement.shape;
     let storage = subject.storage.map_or_else(String::new, |s| s.to_string());
     let plan = subject.plan.as_deref().unwrap_or_default();
@@ -139,7 +145,7 @@ fn record(
         model: subject.model.clone(),
         run: format!("{plan} {storage} B{batch} T{time}"),
         measured_us,
-        kernels: kernels.collect(),
+        kernels,
     })
 }
 
@@ -188,7 +194,7 @@ struct KernelTime {
 struct KernelWork {
     kernel: String,
     launches: usize,
-    phases: Vec<Vec<Work>>,
+    phases: serde_json::Value,
 }
 
 #[cfg(test)]
@@ -222,7 +228,28 @@ mod tests {
         assert_eq!(record.date, "2026-01-02");
         let measured: Vec<Option<f64>> = record.kernels.iter().map(|k| k.measured_us).collect();
         assert_eq!(measured, [Some(10.0), None]);
-        assert_eq!(record.kernels[0].phases[0][0].moved_bytes, 1e3);
+        let phases = record.kernels[0].phases.as_ref().expect("known terms");
+        assert_eq!(phases[0][0].moved_bytes, 1e3);
+    }
+
+    #[test]
+    fn work_in_terms_of_an_earlier_template_is_left_to_its_time() {
+        let earlier = |kernel: &str| {
+            let last = RESULTS.rfind(kernel).expect("it is there");
+            let (before, after) = RESULTS.split_at(last);
+            before.to_string()
+                + &after.replacen("\"phases\": [", "\"phases\": [[{ \"folds\": 1 }], ", 1)
+        };
+        let mut records = Records::default();
+        let text = earlier("\"p\", \"launches\"");
+        records.add(Path::new("x.json"), &text).expect("results");
+        assert_eq!(records.list[0].kernels[0].phases, None);
+        // What was not timed either leaves nothing of its run.
+        let mut records = Records::default();
+        records
+            .add(Path::new("x.json"), &earlier("\"q\""))
+            .expect("results");
+        assert_eq!((records.list.len(), records.skipped), (0, 2));
     }
 
     #[test]
