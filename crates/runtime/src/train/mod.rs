@@ -1,0 +1,11 @@
+//! Training on the CPU: derivatives checked and used.
+//!
+//! What lives here: the check of derivatives against finite differences, and all that turns derivatives
+//! into other weights. What never will: how an operation is differentiated (`fusec_ir::gradient`).
+
+pub mod adamw;
+pub mod check;
+pub mod saved;
+pub mod schedule;
+pub mod tokens;
+pub mod trainer;

@@ -1,0 +1,4 @@
+//! Training: derivatives against PyTorch's, whole trainings against PyTorch's and against themselves.
+
+mod golden;
+mod steps;

@@ -1,0 +1,426 @@
+//! `fusec train`: weights from a text of tokens.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use fusec_fuse::Shape;
+use fusec_ir::gradient::Objective;
+use fusec_runtime::limits;
+use fusec_runtime::memory::Footprint;
+use fusec_runtime::train::adamw::{AdamW, Rates};
+use fusec_runtime::train::saved::{self, Saved, Settings};
+use fusec_runtime::train::schedule::{self, Schedule};
+use fusec_runtime::train::tokens::Tokens;
+use fusec_runtime::train::trainer::{Stepped, Trainer};
+use fusec_runtime::weights::{WeightSpec, Weights};
+use serde::{Deserialize, Serialize};
+
+use crate::device::Device;
+use crate::exit::Exit;
+use crate::failure::{self, Failure};
+use crate::flags::ModelArgs;
+use crate::model;
+use crate::output::Output;
+
+/// Name of the record of every step in the directory of a training.
+const LOG: &str = "log.jsonl";
+
+/// Trains a model on a text: AdamW on the cross-entropy of the next token, in f32, on the CPU by the
+/// interpreter, which is slow and meant for small models. Every step goes to DIR/log.jsonl, the
+/// weights to DIR/step-N, whole or not at all; --resume goes on from the last of them, bit for bit.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  fusec train models/gla.toml --tokens text.txt --steps 4 --batch 2 --length 32 --out run
+  fusec train models/gla.toml --tokens text.txt --steps 4 --batch 2 --length 32 --out run --resume")]
+pub struct Args {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// The text: .bin or .u16 (little-endian u16 token ids), .u32 (u32), any other file as bytes.
+    #[arg(long, value_name = "FILE")]
+    tokens: PathBuf,
+    /// A text of the same kind whose loss is told, and never trained on.
+    #[arg(long, value_name = "FILE")]
+    valid: Option<PathBuf>,
+    /// Where to begin: a checkpoint, or random:SEED with every parameter as its `init` says; by
+    /// default those of the checkpoint that MODEL is, else random:0.
+    #[arg(long, value_name = "WEIGHTS", conflicts_with = "resume")]
+    weights: Option<WeightSpec>,
+    /// Steps in all.
+    #[arg(long, value_name = "N")]
+    steps: u64,
+    /// Sequences of a batch.
+    #[arg(long, value_name = "B", default_value_t = 8)]
+    batch: usize,
+    /// Tokens of a sequence.
+    #[arg(long, value_name = "T", default_value_t = 256)]
+    length: usize,
+    /// Batches whose gradients make one step.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    accumulate: u64,
+    /// The largest learning rate.
+    #[arg(long, value_name = "RATE", default_value_t = 1e-3)]
+    lr: f64,
+    /// The learning rate of the last step, for schedules that fall.
+    #[arg(long, value_name = "RATE", default_value_t = 0.0)]
+    min_lr: f64,
+    /// How the learning rate falls after the warmup: constant, linear or cosine.
+    #[arg(long, value_name = "SHAPE", default_value_t = schedule::Shape::Cosine)]
+    schedule: schedule::Shape,
+    /// Steps over which the learning rate rises.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    warmup: u64,
+    /// Decay of the weights of projections and of tables; nothing else decays.
+    #[arg(long, value_name = "RATE", default_value_t = 0.1)]
+    weight_decay: f64,
+    /// Largest L2 norm of a gradient; 0: it is not clipped.
+    #[arg(long, value_name = "NORM", default_value_t = 1.0)]
+    clip: f64,
+    /// Seed of the pieces of the text that are trained on.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// The directory of the training.
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// Go on from the latest checkpoint in DIR.
+    #[arg(long)]
+    resume: bool,
+    /// Steps between checkpoints; the last step is always kept.
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    save_every: u64,
+    /// Steps between losses of --valid.
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    valid_every: u64,
+    /// Where it runs: cpu. There are no backward kernels yet.
+    #[arg(long, default_value_t = Device::Cpu)]
+    device: Device,
+}
+
+/// One line of the record.
+#[derive(Serialize, Deserialize)]
+struct Line {
+    step: u64,
+    loss: f64,
+    gradient_norm: f64,
+    rate: f64,
+    tokens: usize,
+    seconds: f64,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    valid_loss: Option<f64>,
+}
+
+#[derive(Serialize)]
+struct Answer {
+    model: String,
+    device: &'static str,
+    parameters: usize,
+    begun_at: u64,
+    steps: u64,
+    /// Of the first step of this run; nothing where all were made before.
+    first_loss: Option<f64>,
+    /// Of the last.
+    loss: Option<f64>,
+    valid_loss: Option<f64>,
+    tokens_per_second: f64,
+    checkpoint: String,
+}
+
+/// Runs the verb.
+pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
+    if args.device != Device::Cpu {
+        return Err(failure::message(
+            format!(
+                "there are no backward kernels yet: cannot train on {}",
+                args.device
+            ),
+            "train on the CPU: --device cpu",
+        ));
+    }
+    let model = model::open(&args.model)?;
+    output.assume(&model);
+    let graph = &model.graph;
+    sizes(args)?;
+    let objective = Objective::new(graph).map_err(failure::input)?;
+    let shape = Shape {
+        batch: args.batch,
+        time: args.length,
+    };
+    limits::run(&objective.trunk.graph, shape).map_err(failure::input)?;
+    let need = Footprint::of_interpreter(&objective.trunk.graph, shape, size_of::<f32>());
+    need.check_host(0).map_err(failure::input)?;
+    let read =
+        |path: &Path| Tokens::read(path, objective.vocabulary, args.length).map_err(failure::input);
+    let text = read(&args.tokens)?;
+    let valid = args.valid.as_deref().map(read).transpose()?;
+    let settings = settings(args, &graph.name, text.len());
+    let rates = Rates {
+        weight_decay: args.weight_decay,
+        ..Rates::default()
+    };
+    let begun = begin(args, &model, &settings, rates)?;
+    let Begun {
+        step: begun_at,
+        params,
+        optimizer,
+    } = begun;
+    let mut trainer = Trainer::new(graph, &objective, params, rates).map_err(failure::input)?;
+    if let Some(optimizer) = optimizer {
+        trainer.optimizer = optimizer;
+    }
+    let parameters = trainer.params.iter().map(Vec::len).sum();
+    eprintln!(
+        "training {} ({parameters} parameters) on the CPU by the interpreter, which is slow: steps {} to {}",
+        graph.name,
+        begun_at + 1,
+        args.steps
+    );
+    let schedule = Schedule {
+        shape: args.schedule,
+        rate: args.lr,
+        least: args.min_lr,
+        warmup: args.warmup,
+        steps: args.steps,
+    };
+    let mut log = record(&args.out, begun_at)?;
+    let (mut first_loss, mut last, mut valid_loss) = (None, None, None);
+    let (started, mut seen) = (Instant::now(), 0);
+    let mut checkpoint = saved::directory(&args.out, begun_at);
+    for step in begun_at + 1..=args.steps {
+        let batches: Vec<Vec<i32>> = (0..args.accumulate)
+            .map(|k| {
+                let draw = (step - 1) * args.accumulate + k;
+                text.drawn(args.batch, args.length, args.seed, draw)
+            })
+            .collect();
+        let clip = Some(args.clip).filter(|most| *most > 0.0);
+        let rate = schedule.rate(step);
+        let Stepped { loss, norm, tokens } = trainer
+            .step(step, &batches, args.batch, rate, clip)
+            .map_err(|error| stopped(error, &checkpoint))?;
+        first_loss.get_or_insert(loss);
+        (last, seen) = (Some(loss), seen + tokens);
+        let looked = step % args.valid_every == 0 || step == args.steps;
+        let valid_now = match valid.as_ref().filter(|_| looked) {
+            Some(valid) => {
+                let pieces = valid.pieces(args.length, MOST_VALID_PIECES);
+                Some(trainer.loss(pieces).map_err(failure::input)?)
+            }
+            None => None,
+        };
+        valid_loss = valid_now.or(valid_loss);
+        let line = Line {
+            step,
+            loss,
+            gradient_norm: norm,
+            rate,
+            tokens,
+            seconds: started.elapsed().as_secs_f64(),
+            valid_loss: valid_now,
+        };
+        append(&mut log, &args.out, &line)?;
+        if step % args.save_every == 0 || step == args.steps {
+            let (params, optimizer) = (&trainer.params, &trainer.optimizer);
+            checkpoint = saved::write(&args.out, graph, step, &settings, params, optimizer)
+                .map_err(failure::input)?;
+        }
+    }
+    let answer = Answer {
+        model: graph.name.clone(),
+        device: "cpu",
+        parameters,
+        begun_at,
+        steps: args.steps,
+        first_loss,
+        loss: last,
+        valid_loss,
+        tokens_per_second: seen as f64 / started.elapsed().as_secs_f64().max(1e-9),
+        checkpoint: checkpoint.display().to_string(),
+    };
+    output.answer(&answer, || text_of(&answer))?;
+    Ok(Exit::Success)
+}
+
+/// Most pieces of the text of --valid that one loss is the mean over.
+const MOST_VALID_PIECES: usize = 64;
+
+/// Refuses numbers that no training can have.
+fn sizes(args: &Args) -> Result<(), Failure> {
+    for (name, size) in [
+        ("--batch", args.batch),
+        ("--length", args.length),
+        ("--accumulate", args.accumulate as usize),
+        ("--steps", args.steps as usize),
+        ("--save-every", args.save_every as usize),
+        ("--valid-every", args.valid_every as usize),
+    ] {
+        if size == 0 {
+            return Err(failure::message(
+                format!("{name} is 0"),
+                "give a number from 1 on",
+            ));
+        }
+    }
+    for (name, rate) in [
+        ("--lr", args.lr),
+        ("--min-lr", args.min_lr),
+        ("--weight-decay", args.weight_decay),
+        ("--clip", args.clip),
+    ] {
+        if !rate.is_finite() || rate < 0.0 {
+            let message = format!("{name} is {rate}");
+            return Err(failure::message(message, "give a finite number from 0 on"));
+        }
+    }
+    Ok(())
+}
+
+fn settings(args: &Args, model: &str, tokens: usize) -> Settings {
+    Settings {
+        model: model.into(),
+        steps: args.steps,
+        batch: args.batch,
+        length: args.length,
+        accumulate: args.accumulate,
+        seed: args.seed,
+        rate: args.lr,
+        least_rate: args.min_lr,
+        schedule: args.schedule.to_string(),
+        warmup: args.warmup,
+        weight_decay: args.weight_decay,
+        clip: Some(args.clip).filter(|most| *most > 0.0),
+        tokens,
+    }
+}
+
+/// Where a training begins.
+struct Begun {
+    step: u64,
+    params: Vec<Vec<f32>>,
+    optimizer: Option<AdamW>,
+}
+
+fn begin(
+    args: &Args,
+    model: &fusec_runtime::model::Model,
+    settings: &Settings,
+    rates: Rates,
+) -> Result<Begun, Failure> {
+    let graph = &model.graph;
+    let there = saved::latest(&args.out, graph);
+    if args.resume {
+        let saved: Saved = there.map_err(failure::input)?;
+        if saved.settings != *settings {
+            return Err(failure::message(
+                format!(
+                    "{} was trained with other settings: {:?}, now {settings:?}",
+                    args.out.display(),
+                    saved.settings
+                ),
+                "give the same ones, or begin anew in another --out",
+            ));
+        }
+        let [first, second] = saved.means;
+        return Ok(Begun {
+            step: saved.step,
+            params: saved.params,
+            optimizer: Some(AdamW {
+                rates,
+                steps: saved.step,
+                first,
+                second,
+            }),
+        });
+    }
+    if !matches!(there, Err(saved::SavedError::Nothing { .. })) {
+        return Err(failure::message(
+            format!("{} holds a training already", args.out.display()),
+            "go on with --resume, or give another --out",
+        ));
+    }
+    let weights = match (&args.weights, &model.checkpoint) {
+        (Some(WeightSpec::Random(seed)), _) => {
+            Weights::initial(graph, *seed).map_err(failure::input)?
+        }
+        (None, None) => Weights::initial(graph, 0).map_err(failure::input)?,
+        (spec, _) => model::weights(model, spec.as_ref())?,
+    };
+    Ok(Begun {
+        step: 0,
+        params: weights.into_params(),
+        optimizer: None,
+    })
+}
+
+/// The record of every step, without what comes after `step`: that is done again.
+fn record(out: &Path, step: u64) -> Result<File, Failure> {
+    let path = out.join(LOG);
+    let failed = |error: std::io::Error| {
+        let what = format!("cannot write {}: {error}", path.display());
+        failure::message(what, "give another --out")
+    };
+    fs::create_dir_all(out).map_err(failed)?;
+    let mut kept = String::new();
+    if let (Ok(file), true) = (File::open(&path), step > 0) {
+        for line in BufReader::new(file).lines().map_while(Result::ok) {
+            match serde_json::from_str::<Line>(&line) {
+                Ok(of) if of.step <= step => kept = kept + &line + "\n",
+                // A line that was cut off is of a step that is done again.
+                _ => {}
+            }
+        }
+    }
+    fs::write(&path, kept).map_err(failed)?;
+    OpenOptions::new().append(true).open(&path).map_err(failed)
+}
+
+fn append(log: &mut File, out: &Path, line: &Line) -> Result<(), Failure> {
+    let text = serde_json::to_string(line).map_err(failure::input)?;
+    writeln!(log, "{text}").map_err(|error| {
+        let what = format!("cannot write {}: {error}", out.join(LOG).display());
+        failure::message(what, "make room, and go on with --resume")
+    })?;
+    let valid = match line.valid_loss {
+        Some(loss) => format!(", valid {loss:.4}"),
+        None => String::new(),
+    };
+    eprintln!(
+        "step {}: loss {:.4}, gradient norm {:.3}, rate {:.2e}{valid}",
+        line.step, line.loss, line.gradient_norm, line.rate
+    );
+    Ok(())
+}
+
+/// A failure in a step, with what is left of the training.
+fn stopped(error: fusec_runtime::train::trainer::TrainError, checkpoint: &Path) -> Failure {
+    let help = match checkpoint.exists() {
+        true => format!(
+            "the last good checkpoint is {}; a smaller --lr, a longer --warmup or a smaller --clip may help",
+            checkpoint.display()
+        ),
+        false => "nothing was kept before this step; a smaller --lr, a longer --warmup or a smaller --clip may help".into(),
+    };
+    failure::message(error.to_string(), help)
+}
+
+fn text_of(answer: &Answer) -> String {
+    let Answer {
+        model,
+        steps,
+        checkpoint,
+        ..
+    } = answer;
+    let (Some(first), Some(last)) = (answer.first_loss, answer.loss) else {
+        return format!("all {steps} steps of {model} were made; weights are in {checkpoint}\n");
+    };
+    let valid = match answer.valid_loss {
+        Some(loss) => format!(", on the other text {loss:.4}"),
+        None => String::new(),
+    };
+    format!(
+        "trained {model}: steps {} to {steps}, loss {first:.4} to {last:.4}{valid}, {:.0} tokens/s on the CPU\nweights are in {checkpoint}\n",
+        answer.begun_at + 1,
+        answer.tokens_per_second,
+    )
+}
