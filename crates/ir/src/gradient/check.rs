@@ -161,14 +161,19 @@ pub fn check(
         })
         .collect();
     let given = |point: &Point| -> BTreeMap<ValueId, Vec<f64>> { point.inputs.clone() };
-    let run = |point: &Point| -> Result<(f64, f64), CheckError> {
-        let interpreter = Interpreter::new(graph, point.params.clone())?;
+    let mut interpreted = Interpreter::new(graph, start.params.clone())?;
+    let mut bound = start.params.clone();
+    let mut run = |point: &Point| -> Result<(f64, f64), CheckError> {
+        if bound != point.params {
+            interpreted.set_params(point.params.clone())?;
+            bound.clone_from(&point.params);
+        }
         let numbers = given(point);
         let mut all: BTreeMap<ValueId, Input<'_, f64>> = BTreeMap::new();
         all.extend(ids.iter().map(|(id, x)| (*id, Input::Ids(x))));
         all.extend(numbers.iter().map(|(id, x)| (*id, Input::Numbers(x))));
         let mut state = point.state.clone();
-        let out = interpreter.run(&mut state, batch, time, &all, Keep::Outputs)?;
+        let out = interpreted.run(&mut state, batch, time, &all, Keep::Outputs)?;
         let (mut total, mut size) = (0.0, 0.0);
         for (id, c) in outputs.iter().zip(&cotangents) {
             let y = out.values.get(id).and_then(|y| y.numbers());
@@ -259,7 +264,7 @@ pub fn check(
             let mut passed = false;
             for step in STEPS {
                 let h = step * size;
-                let side = |sign: f64| {
+                let mut side = |sign: f64| {
                     let mut moved = start.clone();
                     for (part, u) in &direction {
                         for (x, u) in moved.part(*part).iter_mut().zip(u) {
