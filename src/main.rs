@@ -36,6 +36,7 @@ mod progress;
 mod run;
 mod table;
 mod timings;
+mod token_file;
 mod toolchain;
 mod train;
 mod verify;
@@ -100,7 +101,7 @@ enum Verb {
     Generate(generate::Args),
     /// Tells how well a model predicts a text, and whether fusion changes that.
     Eval(eval::Args),
-    /// Trains a model on a text of tokens.
+    /// Trains a model on a text: on the CPU, by the interpreter, slowly.
     Train(train::Args),
     /// Times models and plans.
     Bench(bench::Args),

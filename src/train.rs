@@ -3,26 +3,32 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use fusec_fuse::Shape;
+use fusec_ir::Graph;
 use fusec_ir::gradient::Objective;
+use fusec_runtime::generation::LanguageModel;
 use fusec_runtime::limits;
 use fusec_runtime::memory::Footprint;
+use fusec_runtime::plan_dir::write_whole;
 use fusec_runtime::train::adamw::{AdamW, Rates};
 use fusec_runtime::train::saved::{self, Saved, Settings};
 use fusec_runtime::train::schedule::{self, Schedule};
 use fusec_runtime::train::tokens::Tokens;
-use fusec_runtime::train::trainer::{Stepped, Trainer};
+use fusec_runtime::train::trainer::Trainer;
 use fusec_runtime::weights::{WeightSpec, Weights};
+use fusec_text::Tokenizer;
 use serde::{Deserialize, Serialize};
 
 use crate::device::Device;
 use crate::exit::Exit;
 use crate::failure::{self, Failure};
 use crate::flags::ModelArgs;
+use crate::generate::tokenizer;
 use crate::model;
 use crate::output::Output;
+use crate::token_file::{self, TokenType};
 
 /// Name of the record of every step in the directory of a training.
 const LOG: &str = "log.jsonl";
@@ -38,12 +44,20 @@ Examples:
 pub struct Args {
     #[command(flatten)]
     model: ModelArgs,
-    /// The text: .bin or .u16 (little-endian u16 token ids), .u32 (u32), any other file as bytes.
+    /// What is trained on: a .bin of token ids, or a text in UTF-8.
     #[arg(long, value_name = "FILE")]
     tokens: PathBuf,
-    /// A text of the same kind whose loss is told, and never trained on.
+    /// Another such file, whose loss is told and which is never trained on.
     #[arg(long, value_name = "FILE")]
     valid: Option<PathBuf>,
+    /// How the numbers of a .bin lie: u16 or u32, little-endian; by default u16 where the model has at most
+    /// 65536 tokens.
+    #[arg(long, value_name = "TYPE")]
+    token_type: Option<TokenType>,
+    /// For a text: a tokenizer.json, or an RWKV World vocabulary; by default that of the checkpoint's
+    /// directory, and bytes for a model of 256 tokens that has none.
+    #[arg(long, value_name = "FILE")]
+    tokenizer: Option<PathBuf>,
     /// Where to begin: a checkpoint, or random:SEED with every parameter as its `init` says; by
     /// default those of the checkpoint that MODEL is, else random:0.
     #[arg(long, value_name = "WEIGHTS", conflicts_with = "resume")]
@@ -123,6 +137,7 @@ struct Answer {
     /// Of the last.
     loss: Option<f64>,
     valid_loss: Option<f64>,
+    /// While steps were made: without losses on --valid and checkpoints.
     tokens_per_second: f64,
     checkpoint: String,
 }
@@ -141,20 +156,29 @@ pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
     let model = model::open(&args.model)?;
     output.assume(&model);
     let graph = &model.graph;
-    sizes(args)?;
+    let shape = sizes(args)?;
+    let language = LanguageModel::of(graph).map_err(failure::input)?;
     let objective = Objective::new(graph).map_err(failure::input)?;
-    let shape = Shape {
-        batch: args.batch,
-        time: args.length,
-    };
     limits::run(&objective.trunk.graph, shape).map_err(failure::input)?;
     let need = Footprint::of_interpreter(&objective.trunk.graph, shape, size_of::<f32>());
     need.check_host(0).map_err(failure::input)?;
-    let read =
-        |path: &Path| Tokens::read(path, objective.vocabulary, args.length).map_err(failure::input);
+    let all_numbers = [Some(&args.tokens), args.valid.as_ref()];
+    let all_numbers = all_numbers
+        .into_iter()
+        .flatten()
+        .all(|p| token_file::is_numbers(p));
+    let vocabulary = match all_numbers {
+        true => None,
+        false => Some(tokenizer(
+            args.tokenizer.as_deref(),
+            &args.model.model,
+            language,
+        )?),
+    };
+    let read = |path: &PathBuf| tokens(args, path, vocabulary.as_ref(), language);
     let text = read(&args.tokens)?;
-    let valid = args.valid.as_deref().map(read).transpose()?;
-    let settings = settings(args, &graph.name, text.len());
+    let valid = args.valid.as_ref().map(read).transpose()?;
+    let settings = settings(args, graph, &text);
     let rates = Rates {
         weight_decay: args.weight_decay,
         ..Rates::default()
@@ -170,12 +194,14 @@ pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
         trainer.optimizer = optimizer;
     }
     let parameters = trainer.params.iter().map(Vec::len).sum();
-    eprintln!(
-        "training {} ({parameters} parameters) on the CPU by the interpreter, which is slow: steps {} to {}",
-        graph.name,
-        begun_at + 1,
-        args.steps
-    );
+    if begun_at < args.steps {
+        eprintln!(
+            "training {} ({parameters} parameters) on the CPU by the interpreter, which is slow: steps {} to {}",
+            graph.name,
+            begun_at + 1,
+            args.steps
+        );
+    }
     let schedule = Schedule {
         shape: args.schedule,
         rate: args.lr,
@@ -185,45 +211,57 @@ pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
     };
     let mut log = record(&args.out, begun_at)?;
     let (mut first_loss, mut last, mut valid_loss) = (None, None, None);
-    let (started, mut seen) = (Instant::now(), 0);
-    let mut checkpoint = saved::directory(&args.out, begun_at);
+    let (started, mut spent, mut seen) = (Instant::now(), Duration::ZERO, 0);
+    let mut kept = Kept::new(&args.out, begun_at);
     for step in begun_at + 1..=args.steps {
-        let batches: Vec<Vec<i32>> = (0..args.accumulate)
-            .map(|k| {
-                let draw = (step - 1) * args.accumulate + k;
-                text.drawn(args.batch, args.length, args.seed, draw)
-            })
-            .collect();
+        // One batch at a time is in memory.
+        let batches = (0..args.accumulate).map(|k| {
+            let draw = (step - 1) * args.accumulate + k;
+            text.drawn(args.batch, args.length, args.seed, draw)
+        });
         let clip = Some(args.clip).filter(|most| *most > 0.0);
         let rate = schedule.rate(step);
-        let Stepped { loss, norm, tokens } = trainer
-            .step(step, &batches, args.batch, rate, clip)
-            .map_err(|error| stopped(error, &checkpoint))?;
-        first_loss.get_or_insert(loss);
-        (last, seen) = (Some(loss), seen + tokens);
+        let begun = Instant::now();
+        let stepped = trainer
+            .step(step, batches, args.batch, rate, clip)
+            .map_err(|error| kept.stopped(&error.to_string(), step))?;
+        spent += begun.elapsed();
+        kept.is_good();
+        first_loss.get_or_insert(stepped.loss);
+        (last, seen) = (Some(stepped.loss), seen + stepped.tokens);
         let looked = step % args.valid_every == 0 || step == args.steps;
         let valid_now = match valid.as_ref().filter(|_| looked) {
             Some(valid) => {
                 let pieces = valid.pieces(args.length, MOST_VALID_PIECES);
-                Some(trainer.loss(pieces).map_err(failure::input)?)
+                let loss = trainer.loss(pieces).map_err(failure::input)?;
+                if !loss.is_finite() {
+                    let what = format!("step {step}: after it the loss on --valid is {loss}");
+                    return Err(kept.stopped(&what, step + 1));
+                }
+                Some(loss)
             }
             None => None,
         };
         valid_loss = valid_now.or(valid_loss);
         let line = Line {
             step,
-            loss,
-            gradient_norm: norm,
+            loss: stepped.loss,
+            gradient_norm: stepped.norm,
             rate,
-            tokens,
+            tokens: stepped.tokens,
             seconds: started.elapsed().as_secs_f64(),
             valid_loss: valid_now,
         };
         append(&mut log, &args.out, &line)?;
         if step % args.save_every == 0 || step == args.steps {
+            if let Some((name, at)) = not_finite(graph, &trainer.params) {
+                let what = format!("step {step}: after it `{name}` is not finite at element {at}");
+                return Err(kept.stopped(&what, step + 1));
+            }
             let (params, optimizer) = (&trainer.params, &trainer.optimizer);
-            checkpoint = saved::write(&args.out, graph, step, &settings, params, optimizer)
+            let path = saved::write(&args.out, graph, step, &settings, params, optimizer)
                 .map_err(failure::input)?;
+            kept.keep(step, path);
         }
     }
     let answer = Answer {
@@ -235,33 +273,125 @@ pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
         first_loss,
         loss: last,
         valid_loss,
-        tokens_per_second: seen as f64 / started.elapsed().as_secs_f64().max(1e-9),
-        checkpoint: checkpoint.display().to_string(),
+        tokens_per_second: seen as f64 / spent.as_secs_f64().max(1e-9),
+        checkpoint: kept.latest.1.display().to_string(),
     };
     output.answer(&answer, || text_of(&answer))?;
     Ok(Exit::Success)
 }
 
+/// Most steps, and most batches of one.
+const MOST_STEPS: u64 = 1 << 30;
+
 /// Most pieces of the text of --valid that one loss is the mean over.
 const MOST_VALID_PIECES: usize = 64;
 
-/// Refuses numbers that no training can have.
-fn sizes(args: &Args) -> Result<(), Failure> {
+/// The first parameter that is not finite, and where.
+fn not_finite<'g>(graph: &'g Graph, params: &[Vec<f32>]) -> Option<(&'g str, usize)> {
+    let mut each = graph.params.iter().zip(params);
+    each.find_map(|(param, x)| {
+        let at = x.iter().position(|x| !x.is_finite())?;
+        Some((param.name.as_str(), at))
+    })
+}
+
+/// The checkpoints that are there, and of which a step has shown that they are good.
+struct Kept {
+    latest: (u64, PathBuf),
+    good: Option<(u64, PathBuf)>,
+}
+
+impl Kept {
+    fn new(out: &Path, begun_at: u64) -> Self {
+        Kept {
+            latest: (begun_at, saved::directory(out, begun_at)),
+            good: None,
+        }
+    }
+
+    fn keep(&mut self, step: u64, path: PathBuf) {
+        self.latest = (step, path);
+    }
+
+    /// A step from the latest one on went well.
+    fn is_good(&mut self) {
+        self.good = Some(self.latest.clone()).filter(|(step, _)| *step > 0);
+    }
+
+    /// A failure in a step, with what is left of the training.
+    fn stopped(&self, message: &str, step: u64) -> Failure {
+        let advice = "a smaller --lr, a longer --warmup or a smaller --clip may help";
+        let (latest, path) = &self.latest;
+        // The weights that failed are no good, however whole their file is.
+        let failed = *latest > 0 && latest + 1 == step;
+        let of_failed = match failed {
+            true => format!("{} holds the weights that gave this; ", path.display()),
+            false => String::new(),
+        };
+        let good = match (&self.good, *latest > 0 && !failed) {
+            (_, true) => Some(path),
+            (Some((_, good)), false) if good != path => Some(good),
+            _ => None,
+        };
+        let help = match good {
+            Some(good) => format!(
+                "{of_failed}the last good checkpoint is {}: begin from its {} as --weights with another --out; {advice}",
+                good.display(),
+                saved::WEIGHTS
+            ),
+            None => format!("{of_failed}there is no good checkpoint before it; {advice}"),
+        };
+        failure::message(message, help)
+    }
+}
+
+/// The ids in a file.
+fn tokens(
+    args: &Args,
+    path: &Path,
+    vocabulary: Option<&Tokenizer>,
+    language: LanguageModel,
+) -> Result<Tokens, Failure> {
+    let ids = match vocabulary.filter(|_| !token_file::is_numbers(path)) {
+        None => token_file::read(path, args.token_type, language.tokens)?,
+        Some(vocabulary) => {
+            let text = fs::read_to_string(path).map_err(|error| {
+                failure::message(
+                    format!("cannot read {}: {error}", path.display()),
+                    "give a text in UTF-8, or token ids in a file that ends in .bin",
+                )
+            })?;
+            vocabulary.encode(&text).map_err(failure::input)?
+        }
+    };
+    Tokens::checked(&ids, language.tokens, args.length).map_err(|error| {
+        failure::message(
+            format!("{}: {error}", path.display()),
+            "the text has to be one for this model, in its vocabulary",
+        )
+    })
+}
+
+/// Refuses numbers that no training can have; the size of a batch.
+fn sizes(args: &Args) -> Result<Shape, Failure> {
     for (name, size) in [
-        ("--batch", args.batch),
-        ("--length", args.length),
-        ("--accumulate", args.accumulate as usize),
-        ("--steps", args.steps as usize),
-        ("--save-every", args.save_every as usize),
-        ("--valid-every", args.valid_every as usize),
+        ("--steps", args.steps),
+        ("--accumulate", args.accumulate),
+        ("--save-every", args.save_every),
+        ("--valid-every", args.valid_every),
     ] {
-        if size == 0 {
+        if !(1..=MOST_STEPS).contains(&size) {
             return Err(failure::message(
-                format!("{name} is 0"),
-                "give a number from 1 on",
+                format!("{name} is {size}"),
+                format!("give a number from 1 to {MOST_STEPS}"),
             ));
         }
     }
+    let shape = Shape {
+        batch: args.batch,
+        time: args.length,
+    };
+    limits::shape(shape).map_err(failure::input)?;
     for (name, rate) in [
         ("--lr", args.lr),
         ("--min-lr", args.min_lr),
@@ -273,12 +403,12 @@ fn sizes(args: &Args) -> Result<(), Failure> {
             return Err(failure::message(message, "give a finite number from 0 on"));
         }
     }
-    Ok(())
+    Ok(shape)
 }
 
-fn settings(args: &Args, model: &str, tokens: usize) -> Settings {
+fn settings(args: &Args, graph: &Graph, text: &Tokens) -> Settings {
     Settings {
-        model: model.into(),
+        model: graph.name.clone(),
         steps: args.steps,
         batch: args.batch,
         length: args.length,
@@ -290,7 +420,8 @@ fn settings(args: &Args, model: &str, tokens: usize) -> Settings {
         warmup: args.warmup,
         weight_decay: args.weight_decay,
         clip: Some(args.clip).filter(|most| *most > 0.0),
-        tokens,
+        text: text.digest(),
+        graph: saved::digest(graph),
     }
 }
 
@@ -308,17 +439,17 @@ fn begin(
     rates: Rates,
 ) -> Result<Begun, Failure> {
     let graph = &model.graph;
-    let there = saved::latest(&args.out, graph);
     if args.resume {
-        let saved: Saved = there.map_err(failure::input)?;
-        if saved.settings != *settings {
+        let saved: Saved = saved::latest(&args.out, graph).map_err(failure::input)?;
+        let other = saved.settings.differences(settings);
+        if !other.is_empty() {
             return Err(failure::message(
                 format!(
-                    "{} was trained with other settings: {:?}, now {settings:?}",
+                    "{} was trained with other settings: {}",
                     args.out.display(),
-                    saved.settings
+                    other.join(", ")
                 ),
-                "give the same ones, or begin anew in another --out",
+                "give the same ones, or begin in another --out, from its weights as --weights if you like",
             ));
         }
         let [first, second] = saved.means;
@@ -333,7 +464,8 @@ fn begin(
             }),
         });
     }
-    if !matches!(there, Err(saved::SavedError::Nothing { .. })) {
+    let there = saved::latest_step(&args.out).map_err(failure::input)?;
+    if there.is_some() {
         return Err(failure::message(
             format!("{} holds a training already", args.out.display()),
             "go on with --resume, or give another --out",
@@ -371,7 +503,8 @@ fn record(out: &Path, step: u64) -> Result<File, Failure> {
             }
         }
     }
-    fs::write(&path, kept).map_err(failed)?;
+    // In one step: who is killed here has the record of before.
+    write_whole(&path, kept.as_bytes()).map_err(failed)?;
     OpenOptions::new().append(true).open(&path).map_err(failed)
 }
 
@@ -390,18 +523,6 @@ fn append(log: &mut File, out: &Path, line: &Line) -> Result<(), Failure> {
         line.step, line.loss, line.gradient_norm, line.rate
     );
     Ok(())
-}
-
-/// A failure in a step, with what is left of the training.
-fn stopped(error: fusec_runtime::train::trainer::TrainError, checkpoint: &Path) -> Failure {
-    let help = match checkpoint.exists() {
-        true => format!(
-            "the last good checkpoint is {}; a smaller --lr, a longer --warmup or a smaller --clip may help",
-            checkpoint.display()
-        ),
-        false => "nothing was kept before this step; a smaller --lr, a longer --warmup or a smaller --clip may help".into(),
-    };
-    failure::message(error.to_string(), help)
 }
 
 fn text_of(answer: &Answer) -> String {

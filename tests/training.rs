@@ -48,7 +48,7 @@ fn the_commands_of_the_documentation_do_what_they_say() {
         );
         count += 1;
     }
-    assert_eq!(count, 4);
+    assert_eq!(count, 5);
     let log = fs::read_to_string(dir.path().join("run/log.jsonl")).expect("a record");
     let losses: Vec<f64> = log
         .lines()
@@ -64,27 +64,58 @@ fn the_commands_of_the_documentation_do_what_they_say() {
 #[test]
 fn what_cannot_be_trained_is_refused_with_the_reason() {
     let dir = laid_out();
-    let few = dir.path().join("few.txt");
-    fs::write(few, "to be").expect("a file");
-    let base = "train models/gla.toml --steps 1 --batch 1 --length 8 --out run";
+    let large: Vec<u8> = (1..=20u16).flat_map(|i| (100 * i).to_le_bytes()).collect();
+    for (name, bytes) in [
+        ("few.txt", b"to be".as_slice()),
+        ("large.bin", &large),
+        ("odd.bin", b"to be"),
+        ("bytes.txt", &[0xff; 40]),
+    ] {
+        fs::write(dir.path().join(name), bytes).expect("a file");
+    }
+    let base = "train models/gla.toml --out run";
     for (more, reason) in [
         (
             "--tokens text.txt --device cuda:0",
             "there are no backward kernels yet",
         ),
         ("--tokens none.txt", "cannot read none.txt"),
-        ("--tokens few.txt", "few.txt has 5 tokens"),
+        ("--tokens few.txt", "few.txt: 5 tokens are too few"),
         (
             "--tokens text.txt --axis V=100",
-            "but the model has 100 entries",
+            "the model's 100 tokens are no bytes",
         ),
+        (
+            "--tokens large.bin",
+            "large.bin: token 2 is 300, but the model has 256 (ids 0 to 255)",
+        ),
+        (
+            "--tokens odd.bin",
+            "odd.bin has 5 bytes, which are no numbers of 2",
+        ),
+        ("--tokens bytes.txt", "cannot read bytes.txt"),
         ("--tokens text.txt --lr=-1", "--lr is -1"),
+        ("--tokens text.txt --clip inf", "--clip is inf"),
+        ("--tokens text.txt --accumulate 0", "--accumulate is 0"),
+        (
+            "--tokens text.txt --accumulate 18446744073709551615",
+            "give a number from 1 to 1073741824",
+        ),
+        ("--tokens text.txt --batch 0", "B (sequences)"),
+        (
+            "--tokens text.txt --batch 1048577",
+            "B (sequences) is 1048577",
+        ),
         (
             "--tokens text.txt --resume",
             "holds no checkpoint of a training",
         ),
     ] {
-        let output = fusec(dir.path(), &format!("{base} {more}"));
+        // A flag that is given twice is refused as such.
+        let usual = ["--steps 1", "--batch 1", "--length 8"].into_iter();
+        let usual = usual.filter(|flag| !more.contains(&flag[..flag.len() - 1]));
+        let usual = usual.collect::<Vec<_>>().join(" ");
+        let output = fusec(dir.path(), &format!("{base} {usual} {more}"));
         let said = said(&output)
             .split_whitespace()
             .collect::<Vec<_>>()
@@ -92,9 +123,116 @@ fn what_cannot_be_trained_is_refused_with_the_reason() {
         assert_eq!(output.status.code(), Some(2), "{more}: {said}");
         assert!(said.contains(reason), "{more}: {said}");
     }
-    let output = fusec(
+    for (model, reason) in [
+        ("models/gated-scan.toml", "is no token id per position"),
+        ("none.toml", "none.toml"),
+    ] {
+        let line = format!("train {model} --tokens text.txt --steps 1 --out run");
+        let output = fusec(dir.path(), &line);
+        let said = said(&output);
+        assert_eq!(output.status.code(), Some(2), "{model}: {said}");
+        assert!(said.contains(reason), "{model}: {said}");
+    }
+    assert!(!dir.path().join("run").exists(), "nothing was begun");
+}
+
+/// The files of the latest checkpoint and the lines of the record but their times.
+fn course(out: &Path) -> (Vec<(String, Vec<u8>)>, Vec<serde_json::Value>) {
+    let steps = fs::read_dir(out).expect("a training");
+    let steps = steps.map(|entry| entry.expect("an entry").path());
+    let latest = steps.filter(|path| path.is_dir()).max().expect("a step");
+    let mut files: Vec<(String, Vec<u8>)> = fs::read_dir(latest)
+        .expect("a checkpoint")
+        .map(|entry| {
+            let entry = entry.expect("an entry");
+            let name = entry.file_name().to_string_lossy().into_owned();
+            (name, fs::read(entry.path()).expect("a file"))
+        })
+        .collect();
+    files.sort();
+    let log = fs::read_to_string(out.join("log.jsonl")).expect("a record");
+    let lines = log.lines().map(|line| {
+        let mut line: serde_json::Value = serde_json::from_str(line).expect("JSON");
+        line["seconds"].take();
+        line
+    });
+    (files, lines.collect())
+}
+
+#[test]
+fn a_training_that_is_killed_goes_on_as_if_it_had_not_been() {
+    let dir = laid_out();
+    let line = "train models/gla.toml --axis C=32 --axis L=1 --tokens text.txt --valid text.txt \
+                --steps 40 --batch 2 --length 24 --accumulate 2 --save-every 3 --valid-every 5 \
+                --warmup 4";
+    let whole = fusec(dir.path(), &format!("{line} --out whole"));
+    assert!(whole.status.success(), "{}", said(&whole));
+
+    let killed = dir.path().join("killed");
+    let mut child = Command::new(env!("CARGO_BIN_EXE_fusec"))
+        .args(format!("{line} --out killed").split_whitespace())
+        .current_dir(dir.path())
+        .stderr(std::process::Stdio::null())
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .expect("it runs");
+    // After some checkpoints, wherever it is then.
+    while !killed.join("step-00000006").exists() {
+        let ended = child.try_wait().expect("a child");
+        assert!(ended.is_none(), "it ended early: {ended:?}");
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+    child.kill().expect("killed");
+    child.wait().expect("waited for");
+    // What it was writing, and a line that was cut off.
+    fs::create_dir(killed.join(".fusec-partial-cut")).expect("a directory");
+    fs::write(killed.join(".fusec-partial-cut/weights.safetensors"), "h").expect("a file");
+    let mut log = fs::OpenOptions::new()
+        .append(true)
+        .open(killed.join("log.jsonl"))
+        .expect("a record");
+    std::io::Write::write_all(&mut log, b"{\"step\":39,\"lo").expect("written");
+
+    let other = fusec(
         dir.path(),
-        "train models/gated-scan.toml --tokens text.txt --steps 1 --out run",
+        &format!("{line} --out killed --resume --lr 0.5"),
     );
-    assert_eq!(output.status.code(), Some(2), "{}", said(&output));
+    assert_eq!(other.status.code(), Some(2), "{}", said(&other));
+    assert!(
+        said(&other).contains("lr 0.001, now 0.5"),
+        "{}",
+        said(&other)
+    );
+    let again = fusec(dir.path(), &format!("{line} --out killed"));
+    assert!(
+        said(&again).contains("holds a training already"),
+        "{}",
+        said(&again)
+    );
+    let resumed = fusec(dir.path(), &format!("{line} --out killed --resume"));
+    assert!(resumed.status.success(), "{}", said(&resumed));
+    assert!(!killed.join(".fusec-partial-cut").exists());
+    let (want, got) = (course(&dir.path().join("whole")), course(&killed));
+    assert_eq!(want.1.len(), 40);
+    assert_eq!(got.1, want.1, "the same losses");
+    assert!(got.0 == want.0, "the same files, to the bit");
+    let loss = |line: &serde_json::Value| line["loss"].as_f64().expect("a loss");
+    let (first, last) = (loss(&want.1[0]), loss(&want.1[39]));
+    assert!(last < 0.95 * first, "the loss falls: {first} to {last}");
+}
+
+#[test]
+fn what_is_not_finite_stops_with_the_last_good_checkpoint() {
+    let dir = laid_out();
+    let line = "train models/gla.toml --axis C=32 --axis L=1 --tokens text.txt --steps 9 --batch 1 \
+                --length 8 --save-every 1 --schedule constant --clip 0 --lr 1e30 --out run";
+    let output = fusec(dir.path(), line);
+    let said = said(&output)
+        .split_whitespace()
+        .collect::<Vec<_>>()
+        .join(" ");
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    for says in ["step ", "not finite", "checkpoint"] {
+        assert!(said.contains(says), "{said}");
+    }
 }

@@ -17,6 +17,9 @@ use crate::{
 };
 use std::collections::BTreeSet;
 
+/// Labels are compared as numbers, which are f32 where training runs.
+const MOST_CLASSES: usize = 1 << 24;
+
 /// A model with its loss, differentiated.
 #[derive(Clone, Debug)]
 pub struct Objective {
@@ -48,6 +51,12 @@ impl Objective {
                 why: "its first output is no logits of every token",
             });
         };
+        if model.row_elements(logits) > MOST_CLASSES {
+            return Err(GradientError::NotDifferentiable {
+                name: model.value(logits).name.clone(),
+                why: "it has more than 2^24 classes, which labels in f32 do not tell apart",
+            });
+        }
         let (kept, cut) = head_of(model, logits);
         let mut trunk = model.clone();
         trunk.outputs.clone_from(&cut);

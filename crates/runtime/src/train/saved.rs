@@ -8,7 +8,7 @@
 //! A directory is written under another name and renamed when all of it is on the disk.
 
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use fusec_ir::Graph;
@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use super::adamw::AdamW;
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::partial;
+use crate::plan_dir::sha256;
 use crate::tensor_file::{self, TensorFileError};
 use crate::weights::{Weights, WeightsError};
 
@@ -25,6 +26,8 @@ pub const WEIGHTS: &str = "weights.safetensors";
 const OPTIMIZER: &str = "optimizer.safetensors";
 const ABOUT: &str = "training.json";
 const PREFIX: &str = "step-";
+/// Most bytes of `training.json`; what is written has some hundred.
+const MOST_ABOUT: u64 = 1 << 20;
 
 /// What decides the course of a training, beside the weights: a training goes on only with the same.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -53,8 +56,61 @@ pub struct Settings {
     pub weight_decay: f64,
     /// Largest norm of a gradient; `None`: it is not clipped.
     pub clip: Option<f64>,
-    /// Tokens in the text.
-    pub tokens: usize,
+    /// SHA-256 of the token ids that are trained on.
+    pub text: String,
+    /// SHA-256 of the graph: what the model's text says, sizes and settings with it.
+    pub graph: String,
+}
+
+impl Settings {
+    /// What is another than in `now`, each as "name: here, now there".
+    pub fn differences(&self, now: &Settings) -> Vec<String> {
+        let mut found = Vec::new();
+        let mut differ = |name: &str, here: &dyn std::fmt::Debug, there: &dyn std::fmt::Debug| {
+            let (here, there) = (format!("{here:?}"), format!("{there:?}"));
+            if here != there {
+                found.push(format!("{name} {here}, now {there}"));
+            }
+        };
+        // All of them are named here, so that none is forgotten.
+        let Settings {
+            model,
+            steps,
+            batch,
+            length,
+            accumulate,
+            seed,
+            rate,
+            least_rate,
+            schedule,
+            warmup,
+            weight_decay,
+            clip,
+            text,
+            graph,
+        } = self;
+        differ("model", model, &now.model);
+        differ("steps", steps, &now.steps);
+        differ("batch", batch, &now.batch);
+        differ("length", length, &now.length);
+        differ("accumulate", accumulate, &now.accumulate);
+        differ("seed", seed, &now.seed);
+        differ("lr", rate, &now.rate);
+        differ("min-lr", least_rate, &now.least_rate);
+        differ("schedule", schedule, &now.schedule);
+        differ("warmup", warmup, &now.warmup);
+        differ("weight-decay", weight_decay, &now.weight_decay);
+        differ("clip", clip, &now.clip);
+        for (name, here, there) in [
+            ("another text", text, &now.text),
+            ("another model, or other sizes of it", graph, &now.graph),
+        ] {
+            if here != there {
+                found.push(name.into());
+            }
+        }
+        found
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -113,6 +169,23 @@ pub enum SavedError {
     },
 }
 
+/// SHA-256 of a graph, but for what changes no number that it computes: places in the text, wishes about
+/// fusion, and where a checkpoint has its tensors.
+pub fn digest(graph: &Graph) -> String {
+    let mut graph = graph.clone();
+    graph.pins.clear();
+    graph.allow_unused.clear();
+    for param in &mut graph.params {
+        param.source = None;
+        param.span = None;
+    }
+    for op in &mut graph.ops {
+        op.span = None;
+    }
+    // A graph is plain data: no map of it has keys that are no text, and nothing fails to be written.
+    sha256(&serde_json::to_vec(&graph).unwrap_or_default())
+}
+
 /// The directory of a step within `out`.
 pub fn directory(out: &Path, step: u64) -> PathBuf {
     out.join(format!("{PREFIX}{step:08}"))
@@ -162,40 +235,84 @@ pub fn write(
         reason: error.to_string(),
     })?;
     fs::write(&path, text + "\n").map_err(io(&path))?;
-    fs::File::open(&path)
-        .and_then(|f| f.sync_all())
-        .map_err(io(&path))?;
+    // A name on the disk whose contents are not would be a checkpoint after a loss of power.
+    for name in [WEIGHTS, OPTIMIZER, ABOUT] {
+        synced(&scratch.path().join(name))?;
+    }
+    // Temporary directories are the owner's alone; a checkpoint is for whom its place is.
+    let usual = fs::metadata(out).map_err(io(out))?.permissions();
+    fs::set_permissions(scratch.path(), usual).map_err(io(scratch.path()))?;
     let to = directory(out, step);
     fs::rename(scratch.path(), &to).map_err(io(&to))?;
     // Renamed: nothing is left to remove.
     drop(scratch.keep());
     drop(unfinished);
+    synced(out)?;
     Ok(to)
+}
+
+fn synced(path: &Path) -> Result<(), SavedError> {
+    let file = fs::File::open(path);
+    file.and_then(|f| f.sync_all())
+        .map_err(|source| SavedError::Io {
+            path: path.to_path_buf(),
+            source,
+        })
 }
 
 fn is_ours(name: &std::ffi::OsStr) -> bool {
     [WEIGHTS, OPTIMIZER, ABOUT].iter().any(|ours| name == *ours) || partial::is_partial_name(name)
 }
 
+/// The latest step of which `out` holds a checkpoint; `None`: it holds none.
+pub fn latest_step(out: &Path) -> Result<Option<u64>, SavedError> {
+    let failed = |source| SavedError::Io {
+        path: out.to_path_buf(),
+        source,
+    };
+    let entries = match fs::read_dir(out) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(failed(error)),
+    };
+    let mut latest = None;
+    for entry in entries {
+        let name = entry.map_err(failed)?.file_name();
+        let number = |name: &str| name.strip_prefix(PREFIX)?.parse::<u64>().ok();
+        // Only a name that `directory` gives: what somebody else calls `step-7` is theirs.
+        let step = name.to_str().and_then(number);
+        latest = latest.max(step.filter(|step| directory(out, *step) == out.join(&name)));
+    }
+    Ok(latest)
+}
+
 /// Reads the checkpoint of the latest step in `out`.
 pub fn latest(out: &Path, graph: &Graph) -> Result<Saved, SavedError> {
-    let nothing = || SavedError::Nothing {
-        path: out.to_path_buf(),
+    let Some(step) = latest_step(out)? else {
+        return Err(SavedError::Nothing {
+            path: out.to_path_buf(),
+        });
     };
-    let entries = fs::read_dir(out).map_err(|_| nothing())?;
-    let number = |name: &std::ffi::OsStr| name.to_str()?.strip_prefix(PREFIX)?.parse::<u64>().ok();
-    let steps = entries.filter_map(|entry| number(&entry.ok()?.file_name()));
-    let step = steps.max().ok_or_else(nothing)?;
     let place = directory(out, step);
     let path = place.join(ABOUT);
-    let text = fs::read_to_string(&path).map_err(|source| SavedError::Io {
+    let damaged = |reason: String| SavedError::About {
+        path: path.clone(),
+        reason,
+    };
+    let mut text = Vec::new();
+    let file = fs::File::open(&path).and_then(|f| f.take(MOST_ABOUT + 1).read_to_end(&mut text));
+    let size = file.map_err(|source| SavedError::Io {
         path: path.clone(),
         source,
     })?;
-    let about: About = serde_json::from_str(&text).map_err(|error| SavedError::About {
-        path: path.clone(),
-        reason: error.to_string(),
-    })?;
+    if size as u64 > MOST_ABOUT {
+        let reason = format!("it is larger than {MOST_ABOUT} bytes, so nothing that fusec wrote");
+        return Err(damaged(reason));
+    }
+    let about: About = serde_json::from_slice(&text).map_err(|error| damaged(error.to_string()))?;
+    if about.step != step {
+        return Err(damaged(format!("it is of step {}, not {step}", about.step)));
+    }
     let weights = Checkpoint::open(place.join(WEIGHTS))?;
     let params = Weights::from_checkpoint(graph, &weights)?.into_params();
     let means = Checkpoint::open(place.join(OPTIMIZER))?;

@@ -1,53 +1,33 @@
 //! Texts as token ids, and the pieces of them that a step is trained on.
 
-use std::path::{Path, PathBuf};
-
+use crate::plan_dir::sha256;
 use crate::weights::draws::Draws;
 
 /// Token ids in the order of a text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tokens(Vec<i32>);
 
-/// Tokens that cannot be used.
-#[derive(Debug, thiserror::Error)]
+/// Tokens that cannot be trained on.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum TokensError {
-    /// The file cannot be read.
-    #[error("cannot read {}: {source}", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// Bytes that are no whole number of ids.
-    #[error("{} has {bytes} bytes, which is no whole number of {width}-byte token ids", path.display())]
-    Ragged {
-        /// The file.
-        path: PathBuf,
-        /// Its size.
-        bytes: usize,
-        /// Bytes of an id.
-        width: usize,
-    },
     /// An id that the model does not know.
-    #[error("{}: token {at} is {id}, but the model has {vocabulary} entries (ids 0 to {})", path.display(), vocabulary - 1)]
+    #[error("token {at} is {id}, but the model has {known} (ids 0 to {})", known.saturating_sub(1))]
     OutOfRange {
-        /// The file.
-        path: PathBuf,
         /// Which.
         at: usize,
         /// The id.
         id: u32,
-        /// Entries of the model.
-        vocabulary: usize,
+        /// Ids of the model.
+        known: usize,
     },
     /// Too few for one piece.
-    #[error("{} has {got} tokens, a piece of {length} and its last label need {}: give a longer text, or a smaller --length", path.display(), length + 1)]
+    #[error(
+        "{got} tokens are too few: a piece of {length} and its last label are {}; give a longer text, or a smaller --length",
+        length + 1
+    )]
     Short {
-        /// The file.
-        path: PathBuf,
-        /// Its tokens.
+        /// Tokens.
         got: usize,
         /// Of a piece.
         length: usize,
@@ -55,48 +35,17 @@ pub enum TokensError {
 }
 
 impl Tokens {
-    /// Reads `.bin` and `.u16` (little-endian u16), `.u32` (little-endian u32), and any other file as
-    /// bytes, one token each. All ids have to be below `vocabulary`, and there have to be enough for
-    /// a piece of `length`.
-    pub fn read(path: &Path, vocabulary: usize, length: usize) -> Result<Self, TokensError> {
-        let path_of = || path.to_path_buf();
-        let bytes = std::fs::read(path).map_err(|source| TokensError::Read {
-            path: path_of(),
-            source,
-        })?;
-        let width = match path.extension().and_then(|e| e.to_str()) {
-            Some("bin" | "u16") => 2,
-            Some("u32") => 4,
-            _ => 1,
-        };
-        if bytes.len() % width != 0 {
-            return Err(TokensError::Ragged {
-                path: path_of(),
-                bytes: bytes.len(),
-                width,
-            });
+    /// The ids of a text for a model of `known` ids, long enough for a piece of `length`.
+    pub fn checked(ids: &[u32], known: usize, length: usize) -> Result<Self, TokensError> {
+        if let Some(at) = ids.iter().position(|id| *id as usize >= known) {
+            let id = ids[at];
+            return Err(TokensError::OutOfRange { at, id, known });
         }
-        let number = |bytes: &[u8]| {
-            let digits = bytes.iter().rev();
-            digits.fold(0u32, |sum, byte| sum << 8 | u32::from(*byte))
-        };
-        let ids: Vec<u32> = bytes.chunks_exact(width).map(number).collect();
-        if let Some(at) = ids.iter().position(|id| *id as usize >= vocabulary) {
-            return Err(TokensError::OutOfRange {
-                path: path_of(),
-                at,
-                id: ids[at],
-                vocabulary,
-            });
+        let got = ids.len();
+        if got <= length {
+            return Err(TokensError::Short { got, length });
         }
-        if ids.len() < length + 1 {
-            return Err(TokensError::Short {
-                path: path_of(),
-                got: ids.len(),
-                length,
-            });
-        }
-        Ok(Tokens(ids.into_iter().map(|id| id as i32).collect()))
+        Ok(Tokens(ids.iter().map(|id| *id as i32).collect()))
     }
 
     /// These ids.
@@ -112,6 +61,12 @@ impl Tokens {
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// SHA-256 of the ids, as little-endian i32.
+    pub fn digest(&self) -> String {
+        let bytes: Vec<u8> = self.0.iter().flat_map(|id| id.to_le_bytes()).collect();
+        sha256(&bytes)
     }
 
     /// `batch` pieces of `length + 1` tokens from random places, `[batch, length + 1]`: those of
@@ -133,5 +88,52 @@ impl Tokens {
     pub fn pieces(&self, length: usize, most: usize) -> impl Iterator<Item = &[i32]> {
         let ends = (length..self.0.len()).step_by(length);
         ends.take(most).map(move |end| &self.0[end - length..=end])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_model_does_not_know_is_no_text_for_it() {
+        let ids = [3, 1, 4, 1, 5];
+        for (known, length, want) in [
+            (6, 4, Ok(())),
+            (5, 4, Err("token 4 is 5, but the model has 5 (ids 0 to 4)")),
+            (
+                6,
+                5,
+                Err("5 tokens are too few: a piece of 5 and its last label are 6; "),
+            ),
+        ] {
+            let got = Tokens::checked(&ids, known, length).map(|_| ());
+            match (got, want) {
+                (Ok(()), Ok(())) => {}
+                (Err(error), Err(says)) => {
+                    let error = error.to_string();
+                    assert!(error.starts_with(says), "{error}");
+                }
+                (got, want) => panic!("{known} {length}: {got:?}, want {want:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn pieces_are_those_of_the_text() {
+        let text = Tokens::new((0..10).collect());
+        let pieces: Vec<&[i32]> = text.pieces(4, 9).collect();
+        assert_eq!(pieces, [&[0, 1, 2, 3, 4], &[4, 5, 6, 7, 8]]);
+        let mut begins = std::collections::BTreeSet::new();
+        for draw in 0..50 {
+            let drawn = text.drawn(2, 4, 7, draw);
+            assert_eq!(drawn, text.drawn(2, 4, 7, draw), "of seed and number alone");
+            for piece in drawn.chunks(5) {
+                assert!(piece.windows(2).all(|w| w[1] == w[0] + 1), "{piece:?}");
+                begins.insert(piece[0]);
+            }
+        }
+        // Every place is drawn, the last one too.
+        assert_eq!(begins, (0..6).collect());
     }
 }

@@ -6,9 +6,11 @@ use fusec_ir::gradient::{Gradient, GradientError, Objective};
 use fusec_ir::interpret::{
     Input, InterpretError, Interpreter, Keep, NonFinite, State, first_non_finite,
 };
-use fusec_ir::{Def, Graph, OpKind, ParamId, Precision, ValueId};
+use fusec_ir::{Def, Graph, OpKind, ParamId, ValueId};
 
 use super::adamw::{AdamW, Rates, clip, norm};
+use crate::generation::{LanguageModel, NoLanguageModel};
+use crate::weights::WeightsError;
 
 /// Most logits held at once.
 const MOST_LOGITS: usize = 1 << 20;
@@ -29,12 +31,14 @@ pub struct Trainer<'o> {
 }
 
 /// What one step did.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Stepped {
     /// Mean cross-entropy per counted token, before the step.
     pub loss: f64,
     /// L2 norm of the gradient before it was clipped.
     pub norm: f64,
+    /// The same of every parameter by itself, in the order of the model's.
+    pub of_params: Vec<f64>,
     /// Tokens that counted.
     pub tokens: usize,
 }
@@ -49,14 +53,12 @@ pub enum TrainError {
     /// A run was refused.
     #[error(transparent)]
     Interpret(#[from] InterpretError),
-    /// The model is no language model.
-    #[error("`{model}` cannot be trained on tokens: {why}")]
-    NoLanguageModel {
-        /// The model.
-        model: String,
-        /// What is missing.
-        why: &'static str,
-    },
+    /// The weights to begin with cannot be drawn.
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
+    /// The model takes no token ids, or gives no logits.
+    #[error(transparent)]
+    NoLanguageModel(#[from] NoLanguageModel),
     /// The loss is not finite.
     #[error("step {step}: the loss is {loss}: {first}")]
     Loss {
@@ -99,19 +101,7 @@ impl<'o> Trainer<'o> {
         params: Vec<Vec<f32>>,
         rates: Rates,
     ) -> Result<Self, TrainError> {
-        let refused = |why| TrainError::NoLanguageModel {
-            model: model.name.clone(),
-            why,
-        };
-        let [input] = model.inputs.as_slice() else {
-            return Err(refused("it takes more or less than one input"));
-        };
-        if model.value(*input).precision != Precision::Index {
-            return Err(refused("its input is numbers"));
-        }
-        if model.row_elements(*input) != 1 {
-            return Err(refused("it takes more than one token per position"));
-        }
+        LanguageModel::of(model)?;
         let [of_trunk, of_head] = &objective.params;
         Ok(Trainer {
             model,
@@ -129,16 +119,16 @@ impl<'o> Trainer<'o> {
     pub fn step(
         &mut self,
         step: u64,
-        batches: &[Vec<i32>],
+        batches: impl IntoIterator<Item = Vec<i32>>,
         batch: usize,
         rate: f64,
         most: Option<f64>,
     ) -> Result<Stepped, TrainError> {
         let mut total: Option<Sums> = None;
         for tokens in batches {
-            let one = self.differentiated(tokens, batch)?;
+            let one = self.differentiated(&tokens, batch)?;
             if !one.loss.is_finite() {
-                return Err(self.not_finite(step, one.loss, tokens, batch));
+                return Err(self.not_finite(step, one.loss, &tokens, batch));
             }
             total = Some(match total.take() {
                 None => one,
@@ -155,6 +145,7 @@ impl<'o> Trainer<'o> {
             return Ok(Stepped {
                 loss: 0.0,
                 norm: 0.0,
+                of_params: vec![0.0; self.params.len()],
                 tokens: 0,
             });
         };
@@ -164,7 +155,8 @@ impl<'o> Trainer<'o> {
             *x *= scale;
         }
         let mut gradients = self.by_params(&sums)?;
-        let size = norm(&gradients);
+        let of_params: Vec<f64> = gradients.iter().map(|g| norm(g)).collect();
+        let size = of_params.iter().map(|x| x * x).sum::<f64>().sqrt();
         if !size.is_finite() {
             for (param, gradient) in self.model.params.iter().zip(&gradients) {
                 if let Some(at) = gradient.iter().position(|x| !x.is_finite()) {
@@ -191,6 +183,7 @@ impl<'o> Trainer<'o> {
         Ok(Stepped {
             loss,
             norm: size,
+            of_params,
             tokens: sums.tokens,
         })
     }

@@ -16,7 +16,13 @@ const NORM: f64 = 2e-4;
 const STORED: f64 = 3e-3;
 
 /// The cases with recorded gradients.
-const CASES: &[&str] = &["mamba2-hf", "mamba1-hf", "gla-fla"];
+const CASES: &[&str] = &[
+    "mamba2-hf",
+    "mamba1-hf",
+    "gla-fla",
+    "rwkv7-fla",
+    "gated-deltanet-fla",
+];
 
 fn case(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))

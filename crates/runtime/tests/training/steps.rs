@@ -40,7 +40,7 @@ fn losses_of_two_hundred_steps_are_those_of_pytorch() {
     for (k, (batch, want)) in tokens.chunks_exact(each).zip(&losses).enumerate() {
         let step = k as u64 + 1;
         let stepped = trainer
-            .step(step, &[batch.to_vec()], 2, schedule.rate(step), Some(1.0))
+            .step(step, [batch.to_vec()], 2, schedule.rate(step), Some(1.0))
             .expect("a step");
         let error = (stepped.loss - f64::from(*want)).abs();
         assert!(
@@ -107,7 +107,8 @@ fn settings() -> Settings {
         warmup: 0,
         weight_decay: 0.1,
         clip: None,
-        tokens: 200,
+        text: text().digest(),
+        graph: saved::digest(&small()),
     }
 }
 
@@ -132,7 +133,7 @@ fn advance(trainer: &mut Trainer<'_>, from: u64, to: u64) -> Vec<f64> {
             .map(|k| text().drawn(batch, length, seed, k))
             .collect();
         let stepped = trainer
-            .step(step, &batches, batch, rate, None)
+            .step(step, batches, batch, rate, None)
             .expect("a step");
         losses.push(stepped.loss);
     }
@@ -208,7 +209,7 @@ fn a_loss_that_is_not_finite_stops_with_the_first_value_that_is_not() {
     let batch = text().drawn(2, 5, 0, 0);
     let before = trainer.optimizer.clone();
     let error = trainer
-        .step(6, &[batch], 2, 0.1, None)
+        .step(6, [batch], 2, 0.1, None)
         .expect_err("not finite");
     let said = error.to_string();
     assert!(matches!(error, TrainError::Loss { step: 6, .. }), "{said}");
