@@ -1,6 +1,7 @@
 //! What a short training shows of a model: that it learns, or what keeps it from it.
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 use fusec_ir::Graph;
 use fusec_ir::language::{ModelSource, Overrides, compile};
@@ -76,21 +77,49 @@ fn what_keeps_a_model_from_learning_is_said() {
 }
 
 #[test]
-fn each_branch_of_a_hybrid_learns_by_parameters_of_its_own() {
-    let at = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/hybrid.toml");
-    let sizes = [("L", 2)].map(|(axis, size)| (axis.to_owned(), size));
-    let overrides = Overrides {
-        axes: sizes.into_iter().collect(),
-        ..Overrides::default()
-    };
-    let model = Model::open(&at, &overrides).expect("a model");
-    let learning = shown(&model.graph);
-    assert!(learning.faults().is_empty(), "{:?}", learning.faults());
-    assert_eq!(learning.losses.len(), 17);
-    assert_eq!(learning.mixers.len(), 2, "{:?}", learning.mixers);
-    for mixer in &learning.mixers {
-        let norm = mixer.norm.expect("parameters of its own");
-        assert!(norm > 1e-4 && mixer.params > 4, "{mixer:?}");
+fn every_model_of_the_zoo_learns_in_each_of_its_branches() {
+    let zoo = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models");
+    let mut paths: Vec<PathBuf> = std::fs::read_dir(zoo)
+        .expect("models")
+        .map(|entry| entry.expect("an entry").path())
+        .filter(|path| path.extension().is_some_and(|ending| ending == "toml"))
+        .collect();
+    paths.sort();
+    let mut wrong = Vec::new();
+    let mut mixers = BTreeMap::new();
+    for path in paths {
+        let name = path.file_stem().expect("a name").to_string_lossy();
+        // A recurrence by itself, from numbers to numbers.
+        if name == "gated-scan" {
+            let model = Model::open(&path, &Overrides::default()).expect("a model");
+            let error = learns(&model.graph, Course::default()).expect_err("no tokens");
+            assert!(error.to_string().contains("no language model"), "{error}");
+            continue;
+        }
+        let overrides = Overrides {
+            axes: BTreeMap::from([("L".to_owned(), 2)]),
+            ..Overrides::default()
+        };
+        let model = Model::open(&path, &overrides).expect("a model");
+        let course = Course {
+            steps: 6,
+            ..Course::default()
+        };
+        let learning = learns(&model.graph, course).expect("a language model");
+        println!(
+            "{name}: loss {:.3} to {:.3}, {:?}",
+            learning.losses[0],
+            learning.losses.last().unwrap_or(&f64::NAN),
+            learning.mixers
+        );
+        let faults = learning.faults().into_iter();
+        wrong.extend(faults.map(|fault| format!("{name}: {fault}")));
+        let own = learning.mixers.iter().filter(|m| m.norm > Some(1e-6));
+        mixers.insert(name.into_owned(), own.count());
     }
-    assert!(learning.untouched.is_empty(), "{:?}", learning.untouched);
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    for (name, branches) in mixers {
+        let least = if name.starts_with("hybrid") { 2 } else { 1 };
+        assert!(branches >= least, "{name}: {branches} with a gradient");
+    }
 }
