@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use fusec_fuse::{Mode, Shape, Storage};
 use fusec_ir::Graph;
-use fusec_ir::gradient::GradientReport;
+use fusec_ir::gradient::{GradientReport, checked_graph};
 use fusec_ir::interpret::StorageType;
 use fusec_runtime::golden::{self, GoldenCase};
 use fusec_runtime::limits;
@@ -181,6 +181,10 @@ struct GradientAnswer<'a> {
 /// Compares derivatives with finite differences.
 fn gradients(args: &Args, model: &Model, output: &mut Output) -> Result<Exit, Failure> {
     let ShapeArg(shape) = args.shape;
+    let whole = checked_graph(&model.graph).map_err(failure::input)?;
+    limits::run(&whole, shape).map_err(failure::input)?;
+    let need = Footprint::of_interpreter(&whole, shape, size_of::<f64>());
+    need.check_host(0).map_err(failure::input)?;
     let weights = match (&args.weights, &model.checkpoint) {
         (None, None) => WeightSpec::Random(0)
             .load(&model.graph)

@@ -134,6 +134,19 @@ fn what_cannot_be_trained_is_refused_with_the_reason() {
         assert!(said.contains(reason), "{model}: {said}");
     }
     assert!(!dir.path().join("run").exists(), "nothing was begun");
+    // A run that no machine has memory for is refused before any of it is asked for.
+    for line in [
+        "train models/gla.toml --tokens text.txt --steps 1 --batch 1048576 --length 512 --out run",
+        "verify models/gla.toml --gradients --shape B=1048576,T=512",
+    ] {
+        let output = fusec(dir.path(), line);
+        let said = said(&output);
+        assert_eq!(output.status.code(), Some(2), "{line}: {said}");
+        assert!(
+            said.contains("needs") && said.contains("free"),
+            "{line}: {said}"
+        );
+    }
 }
 
 /// The files of the latest checkpoint and the lines of the record but their times.

@@ -115,6 +115,21 @@ pub struct Place {
     pub numbers: BTreeMap<ValueId, Vec<f64>>,
 }
 
+/// The outputs whose sum is differentiated, and the inputs by which.
+fn ends(graph: &Graph) -> (Vec<ValueId>, Vec<ValueId>) {
+    let rows = |id: &ValueId| graph.value(*id).rows;
+    let number = |id: &ValueId| rows(id) && graph.value(*id).precision != Precision::Index;
+    let outputs = graph.outputs.iter().copied().filter(rows);
+    let by = graph.inputs.iter().copied().filter(number);
+    (outputs.collect(), by.collect())
+}
+
+/// The largest graph that [`check`] runs, for who wants to know its size before.
+pub fn checked_graph(graph: &Graph) -> Result<Graph, GradientError> {
+    let (outputs, by) = ends(graph);
+    Ok(differentiate(graph, &outputs, &by)?.graph)
+}
+
 /// Compares all derivatives of a model with finite differences. `noise` gives number `.1` of the
 /// random numbers of a name, of mean 0 and of the order of 1, always the same one.
 pub fn check(
@@ -122,10 +137,7 @@ pub fn check(
     place: Place,
     noise: &dyn Fn(&str, u64) -> f64,
 ) -> Result<GradientReport, CheckError> {
-    let rows = |id: &ValueId| graph.value(*id).rows;
-    let outputs: Vec<ValueId> = graph.outputs.iter().copied().filter(rows).collect();
-    let number = |id: &ValueId| rows(id) && graph.value(*id).precision != Precision::Index;
-    let by: Vec<ValueId> = graph.inputs.iter().copied().filter(number).collect();
+    let (outputs, by) = ends(graph);
     let gradient = differentiate(graph, &outputs, &by)?;
     let Place {
         shape: (batch, time),

@@ -30,7 +30,7 @@ mod scan;
 mod step;
 mod transposer;
 
-pub use check::{CheckError, Checked, GradientReport, Place, check};
+pub use check::{CheckError, Checked, GradientReport, Place, check, checked_graph};
 pub use evaluate::{Backward, Differentiated};
 pub use load::{Given, Load};
 pub use objective::Objective;

@@ -17,7 +17,7 @@ use crate::weights::Weights;
 use crate::weights::draws::Draws;
 
 /// How much of the first loss has to be gone after the last step.
-const LEAST_FALL: f64 = 0.1;
+const LEAST_FALL: f64 = 0.05;
 /// Largest norm of a gradient; larger ones are clipped.
 const CLIP: f64 = 1.0;
 
