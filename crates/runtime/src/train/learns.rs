@@ -87,7 +87,7 @@ impl Learning {
     pub fn faults(&self) -> Vec<String> {
         let mut faults: Vec<String> = self.stopped.iter().cloned().collect();
         let fall = self.fall();
-        if self.stopped.is_none() && !(fall >= LEAST_FALL) {
+        if self.stopped.is_none() && fall < LEAST_FALL {
             faults.push(format!(
                 "the loss fell by {:.1} % in {} steps, expected is {:.0} % at least",
                 100.0 * fall,

@@ -34,6 +34,11 @@ fn l2(x: impl Iterator<Item = f64>) -> f64 {
     x.map(|x| x * x).sum::<f64>().sqrt()
 }
 
+/// Whether an error is accepted; one that is no number is not.
+fn within(error: f64, bound: f64) -> bool {
+    error.abs() <= bound
+}
+
 /// Errors of one case, in lines.
 fn wrong(name: &str) -> Vec<String> {
     let folder = case(name);
@@ -51,7 +56,7 @@ fn wrong(name: &str) -> Vec<String> {
     let about: serde_json::Value = serde_json::from_str(&about).expect("JSON");
     let want_loss = about["loss"].as_f64().expect("a loss");
     let mut wrong = Vec::new();
-    if !((loss - want_loss).abs() <= 1e-5 * want_loss) {
+    if !within(loss - want_loss, 1e-5 * want_loss) {
         wrong.push(format!("{name}: loss {loss}, want {want_loss}"));
     }
     // A derivative lies as its tensor does, so it is read as the weights are.
@@ -62,7 +67,7 @@ fn wrong(name: &str) -> Vec<String> {
         let pairs = got.iter().zip(want);
         let error = l2(pairs.map(|(a, b)| f64::from(*a) - f64::from(*b)));
         let norm = l2(want.iter().map(|x| f64::from(*x)));
-        if !(error <= STORED * norm) {
+        if !within(error, STORED * norm) {
             wrong.push(format!(
                 "{name}: {}: error {:.1e} of {norm:.2e}",
                 param.name,
@@ -76,7 +81,7 @@ fn wrong(name: &str) -> Vec<String> {
             .next();
         let mine = l2(got.iter().map(|x| f64::from(*x)));
         if let Some(exact) = exact.filter(|exact| (exact - norm).abs() <= STORED * exact)
-            && !((mine - exact).abs() <= NORM * exact)
+            && !within(mine - exact, NORM * exact)
         {
             wrong.push(format!(
                 "{name}: {}: norm {mine:.6e}, want {exact:.6e}",
