@@ -48,7 +48,7 @@ fn the_commands_of_the_documentation_do_what_they_say() {
         );
         count += 1;
     }
-    assert_eq!(count, 5);
+    assert_eq!(count, 6);
     let log = fs::read_to_string(dir.path().join("run/log.jsonl")).expect("a record");
     let losses: Vec<f64> = log
         .lines()
@@ -101,6 +101,10 @@ fn what_cannot_be_trained_is_refused_with_the_reason() {
             "--tokens text.txt --accumulate 18446744073709551615",
             "give a number from 1 to 1073741824",
         ),
+        (
+            "--tokens text.txt --save-every 1073741825",
+            "--save-every is 1073741825",
+        ),
         ("--tokens text.txt --batch 0", "B (sequences)"),
         (
             "--tokens text.txt --batch 1048577",
@@ -136,8 +140,8 @@ fn what_cannot_be_trained_is_refused_with_the_reason() {
     assert!(!dir.path().join("run").exists(), "nothing was begun");
     // A run that no machine has memory for is refused before any of it is asked for.
     for line in [
-        "train models/gla.toml --tokens text.txt --steps 1 --batch 1048576 --length 512 --out run",
-        "verify models/gla.toml --gradients --shape B=1048576,T=512",
+        "train models/gla.toml --tokens text.txt --steps 1 --batch 65536 --length 512 --out run",
+        "verify models/gla.toml --gradients --shape B=65536,T=512",
     ] {
         let output = fusec(dir.path(), line);
         let said = said(&output);

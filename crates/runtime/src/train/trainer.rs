@@ -12,7 +12,7 @@ use super::adamw::{AdamW, Rates, clip, norm};
 use crate::generation::{LanguageModel, NoLanguageModel};
 use crate::weights::WeightsError;
 
-/// Most logits held at once.
+/// Most logits held at once, unless somebody says otherwise.
 const MOST_LOGITS: usize = 1 << 20;
 
 /// A model in training.
@@ -26,6 +26,8 @@ pub struct Trainer<'o> {
     pub params: Vec<Vec<f32>>,
     /// Its means.
     pub optimizer: AdamW,
+    /// Most logits held at once; those of one row at least.
+    pub most_logits: usize,
     /// Which parameters decay.
     decayed: Vec<bool>,
 }
@@ -109,6 +111,7 @@ impl<'o> Trainer<'o> {
             trunk: objective.trunk.interpreter(chosen(&params, of_trunk))?,
             head: objective.head.interpreter(chosen(&params, of_head))?,
             optimizer: AdamW::new(rates, &params),
+            most_logits: MOST_LOGITS,
             decayed: decayed(model),
             params,
         })
@@ -208,7 +211,8 @@ impl<'o> Trainer<'o> {
         Ok(loss / tokens.max(1) as f64)
     }
 
-    /// The mean loss of one batch `[batch, length + 1]` and its gradient by every parameter.
+    /// The mean loss of one batch `[batch, length + 1]` and its gradient by every parameter. A last token
+    /// of a piece that is negative is no label: it does not count.
     pub fn gradients(
         &self,
         tokens: &[i32],
@@ -260,7 +264,7 @@ impl<'o> Trainer<'o> {
                     .to_vec()
             })
             .collect();
-        let rows = (MOST_LOGITS / self.objective.vocabulary.max(1)).clamp(1, ids.len());
+        let rows = (self.most_logits / self.objective.vocabulary.max(1)).clamp(1, ids.len());
         let mut back: Vec<Vec<f32>> = at_cut.iter().map(|x| vec![0.0; x.len()]).collect();
         let mut sums: Option<Vec<Vec<f32>>> = None;
         let mut loss = 0.0;

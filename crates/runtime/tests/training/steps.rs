@@ -59,7 +59,7 @@ fn losses_of_two_hundred_steps_are_those_of_pytorch() {
     );
 }
 
-fn small() -> Graph {
+fn of_classes(classes: Option<usize>) -> Graph {
     let text = r#"
 name = "small"
 [axes]
@@ -90,7 +90,16 @@ flow = """
 """
 "#;
     let source = ModelSource::from_text("small", text);
-    compile(&source, &Overrides::default()).expect("a model")
+    let axes = classes.map(|classes| ("V".to_owned(), classes));
+    let overrides = Overrides {
+        axes: axes.into_iter().collect(),
+        ..Overrides::default()
+    };
+    compile(&source, &overrides).expect("a model")
+}
+
+fn small() -> Graph {
+    of_classes(None)
 }
 
 fn settings() -> Settings {
@@ -235,4 +244,57 @@ fn the_cut_of_a_model_is_where_it_is_narrow() {
         width, 8,
         "the logits are 17 numbers, what the head reads is {width}: {names:?}"
     );
+}
+
+/// The largest difference of two gradients, of the largest number of them.
+fn apart(a: &[Vec<f32>], b: &[Vec<f32>]) -> f32 {
+    let pairs = a.iter().flatten().zip(b.iter().flatten());
+    let most = a.iter().flatten().fold(0f32, |most, x| most.max(x.abs()));
+    pairs.fold(0f32, |worst, (a, b)| worst.max((a - b).abs())) / most
+}
+
+#[test]
+fn a_loss_in_chunks_is_the_loss() {
+    let graph = small();
+    let objective = Objective::new(&graph).expect("a language model");
+    let params = Weights::initial(&graph, 1).expect("weights").into_params();
+    let mut trainer = Trainer::new(&graph, &objective, params, Rates::default()).expect("one");
+    let batch = text().drawn(3, 7, 1, 0);
+    let (loss, gradients) = trainer.gradients(&batch, 3).expect("a gradient");
+    // Of 21 rows of 17 logits: 1, 4 and 20 at a time, and fewer logits than a row has.
+    for most in [17, 4 * 17, 20 * 17 + 3, 1] {
+        trainer.most_logits = most;
+        let (again, others) = trainer.gradients(&batch, 3).expect("a gradient");
+        assert!(
+            (again - loss).abs() < 1e-6 * loss,
+            "{most}: {again}, {loss}"
+        );
+        let error = apart(&gradients, &others);
+        assert!(error < 1e-6, "{most}: {error}");
+    }
+}
+
+#[test]
+fn what_has_no_label_counts_for_nothing() {
+    let graph = small();
+    let objective = Objective::new(&graph).expect("a language model");
+    let params = Weights::initial(&graph, 1).expect("weights").into_params();
+    let trainer = Trainer::new(&graph, &objective, params, Rates::default()).expect("one");
+    let (loss, gradients) = trainer.gradients(&[3, 1, 4, 1, 5], 1).expect("a gradient");
+    let longer = trainer.gradients(&[3, 1, 4, 1, 5, -100], 1);
+    let (again, others) = longer.expect("a gradient");
+    assert!((again - loss).abs() < 1e-6 * loss, "{again}, {loss}");
+    let error = apart(&gradients, &others);
+    assert!(error < 1e-6, "{error}");
+}
+
+#[test]
+fn labels_are_told_apart_in_f32() {
+    for (classes, accepted) in [(1 << 24, true), ((1 << 24) + 1, false)] {
+        let objective = Objective::new(&of_classes(Some(classes)));
+        assert_eq!(objective.is_ok(), accepted, "{classes}");
+        if let Err(error) = objective {
+            assert!(error.to_string().contains("2^24 classes"), "{error}");
+        }
+    }
 }
