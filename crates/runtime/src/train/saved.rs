@@ -1,9 +1,10 @@
 //! Checkpoints of a training: a directory per kept step, whole or not there at all.
 //!
-//!     OUT/step-00000200/weights.safetensors     every parameter by its full name, f32: what
-//!                                               `--weights` and `fusec import` read
-//!                                   optimizer.safetensors   the means of AdamW, `first.NAME`, `second.NAME`
-//!                                   training.json           the step, and the settings it was made with
+//! | file in `OUT/step-00000200/` | holds |
+//! |---|---|
+//! | `weights.safetensors` | every parameter by its full name, in its shape, f32: what `--weights` reads |
+//! | `optimizer.safetensors` | the means of AdamW, `first.NAME` and `second.NAME`, f32 |
+//! | `training.json` | the step, and the settings that it was made with |
 //!
 //! A directory is written under another name and renamed when all of it is on the disk.
 
