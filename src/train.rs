@@ -1,7 +1,7 @@
 //! `fusec train`: weights from a text of tokens.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{BufRead, BufReader, Write};
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,6 @@ use fusec_ir::gradient::Objective;
 use fusec_runtime::generation::LanguageModel;
 use fusec_runtime::limits;
 use fusec_runtime::memory::Footprint;
-use fusec_runtime::plan_dir::write_whole;
 use fusec_runtime::train::adamw::{AdamW, Rates};
 use fusec_runtime::train::saved::{self, Saved, Settings};
 use fusec_runtime::train::schedule::{self, Schedule};
@@ -485,7 +484,8 @@ fn begin(
     })
 }
 
-/// The record of every step, without what comes after `step`: that is done again.
+/// The record of every step, without what comes after `step`: that is done again. It is locked as long as
+/// it is held, so that no two trainings write to one directory.
 fn record(out: &Path, step: u64) -> Result<File, Failure> {
     let path = out.join(LOG);
     let failed = |error: std::io::Error| {
@@ -493,19 +493,28 @@ fn record(out: &Path, step: u64) -> Result<File, Failure> {
         failure::message(what, "give another --out")
     };
     fs::create_dir_all(out).map_err(failed)?;
-    let mut kept = String::new();
-    if let (Ok(file), true) = (File::open(&path), step > 0) {
-        for line in BufReader::new(file).lines().map_while(Result::ok) {
-            match serde_json::from_str::<Line>(&line) {
-                Ok(of) if of.step <= step => kept = kept + &line + "\n",
-                // A line that was cut off is of a step that is done again.
-                _ => {}
-            }
-        }
+    let mut options = OpenOptions::new();
+    let mut log = (options.read(true).append(true).create(true))
+        .open(&path)
+        .map_err(failed)?;
+    // Where files cannot be locked, nobody is kept out.
+    if let Err(TryLockError::WouldBlock) = log.try_lock() {
+        return Err(failure::message(
+            format!("another fusec train is at work in {}", out.display()),
+            "wait for its end, or give another --out",
+        ));
     }
-    // In one step: who is killed here has the record of before.
-    write_whole(&path, kept.as_bytes()).map_err(failed)?;
-    OpenOptions::new().append(true).open(&path).map_err(failed)
+    let mut bytes = Vec::new();
+    log.read_to_end(&mut bytes).map_err(failed)?;
+    // Steps ascend, so what stays is a beginning; a line that was cut off is of a step that is done again.
+    let lines = bytes.split_inclusive(|byte| *byte == b'\n');
+    let stays = lines.take_while(|line| {
+        let of = serde_json::from_slice::<Line>(line);
+        line.ends_with(b"\n") && of.is_ok_and(|of| of.step <= step)
+    });
+    let kept: usize = stays.map(<[u8]>::len).sum();
+    log.set_len(kept as u64).map_err(failed)?;
+    Ok(log)
 }
 
 fn append(log: &mut File, out: &Path, line: &Line) -> Result<(), Failure> {

@@ -180,7 +180,7 @@ fn course(out: &Path) -> (Vec<(String, Vec<u8>)>, Vec<serde_json::Value>) {
 fn a_training_that_is_killed_goes_on_as_if_it_had_not_been() {
     let dir = laid_out();
     let line = "train models/gla.toml --axis C=32 --axis L=1 --tokens text.txt --valid text.txt \
-                --steps 24 --batch 2 --length 24 --accumulate 2 --save-every 5 --valid-every 5 \
+                --steps 24 --batch 2 --length 24 --accumulate 2 --save-every 8 --valid-every 5 \
                 --warmup 4";
     let whole = fusec(dir.path(), &format!("{line} --out whole"));
     assert!(whole.status.success(), "{}", said(&whole));
@@ -194,7 +194,7 @@ fn a_training_that_is_killed_goes_on_as_if_it_had_not_been() {
         .spawn()
         .expect("it runs");
     // After the first checkpoint, wherever it is then.
-    while !killed.join("step-00000005").exists() {
+    while !killed.join("step-00000008").exists() {
         let ended = child.try_wait().expect("a child");
         assert!(ended.is_none(), "it ended early: {ended:?}");
         std::thread::sleep(std::time::Duration::from_millis(2));
@@ -252,4 +252,38 @@ fn what_is_not_finite_stops_with_the_last_good_checkpoint() {
     for says in ["step ", "not finite", "checkpoint"] {
         assert!(said.contains(says), "{said}");
     }
+}
+
+#[test]
+fn no_two_trainings_write_to_one_directory() {
+    let dir = laid_out();
+    let line = "train models/gla.toml --axis C=32 --axis L=1 --tokens text.txt --batch 1 --length 8 \
+                --save-every 1000000 --out run";
+    let mut child = Command::new(env!("CARGO_BIN_EXE_fusec"))
+        .args(format!("{line} --steps 1000000").split_whitespace())
+        .current_dir(dir.path())
+        .stderr(std::process::Stdio::null())
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .expect("it runs");
+    let log = dir.path().join("run/log.jsonl");
+    while !fs::read_to_string(&log).is_ok_and(|text| text.contains('\n')) {
+        let ended = child.try_wait().expect("a child");
+        assert!(ended.is_none(), "it ended early: {ended:?}");
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+    let second = fusec(dir.path(), &format!("{line} --steps 2"));
+    child.kill().expect("killed");
+    child.wait().expect("waited for");
+    assert_eq!(second.status.code(), Some(2), "{}", said(&second));
+    assert!(
+        said(&second).contains("another fusec train is at work in run"),
+        "{}",
+        said(&second)
+    );
+    // Whoever was killed holds nothing, and left no checkpoint to go on from.
+    let third = fusec(dir.path(), &format!("{line} --steps 2"));
+    assert!(third.status.success(), "{}", said(&third));
+    let text = fs::read_to_string(log).expect("a record");
+    assert_eq!(text.lines().count(), 2, "{text}");
 }
