@@ -36,7 +36,9 @@ mod progress;
 mod run;
 mod table;
 mod timings;
+mod token_file;
 mod toolchain;
+mod train;
 mod verify;
 
 use std::process::ExitCode;
@@ -99,6 +101,8 @@ enum Verb {
     Generate(generate::Args),
     /// Tells how well a model predicts a text, and whether fusion changes that.
     Eval(eval::Args),
+    /// Trains a model on a text: on the CPU, by the interpreter, slowly.
+    Train(train::Args),
     /// Times models and plans.
     Bench(bench::Args),
     /// Measures a GPU and writes a device profile.
@@ -149,6 +153,7 @@ fn dispatch(verb: Verb, output: &mut Output) -> Result<Exit, Failure> {
         Verb::Run(args) => run::run(&args, output),
         Verb::Generate(args) => generate::run(&args, output),
         Verb::Eval(args) => eval::run(&args, output),
+        Verb::Train(args) => train::run(&args, output),
         Verb::Bench(args) => bench::run(&args, output),
         Verb::Calibrate(args) => calibrate::run(&args, output),
         Verb::Toolchain(args) => toolchain::run(&args, output),

@@ -24,6 +24,7 @@ fn help() {
         "run",
         "generate",
         "eval",
+        "train",
         "bench",
         "calibrate",
         "toolchain",

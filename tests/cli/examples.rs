@@ -95,6 +95,7 @@ fn laid_out() -> tempfile::TempDir {
         std::os::unix::fs::symlink(case, at("checkpoints").join(name)).expect("a link");
     }
     fs::write(at("ids.safetensors"), ids()).expect("a file");
+    fs::write(at("text.txt"), "to be or not to be, ".repeat(40)).expect("a file");
     for out in COMPILED {
         let profile = if out.ends_with("a100") {
             "a100"

@@ -31,5 +31,6 @@ pub mod session;
 pub mod tensor_file;
 pub mod threads;
 pub mod toolchain;
+pub mod train;
 pub mod verify;
 pub mod weights;
