@@ -7,6 +7,7 @@
 
 mod bench;
 mod calibrate;
+mod check;
 mod classes;
 mod compile;
 mod device;
@@ -31,8 +32,10 @@ mod models;
 mod output;
 mod overview;
 mod pipeline;
+mod place;
 mod plan;
 mod progress;
+mod report;
 mod run;
 mod table;
 mod timings;
@@ -85,6 +88,8 @@ enum Verb {
     Diff(diff::Args),
     /// Shows what kernels use and what they cost, and their source.
     Inspect(inspect::Args),
+    /// Writes a page that shows a plan: graph, costs, reasons, sources.
+    Report(report::Args),
     /// Shows the models that are built in: sizes, recurrences, checkpoints.
     Models(models::Args),
     /// Writes a model of one's own to start from.
@@ -93,6 +98,8 @@ enum Verb {
     Import(import::Args),
     /// Writes weights as a file of tensors by the model's own names.
     Export(export::Args),
+    /// Tries a model: kernels, numbers, entropy, balance of branches, fused against unfused.
+    Check(check::Args),
     /// Runs a model and compares its logits with recorded or reference ones.
     Verify(verify::Args),
     /// Runs a model on token ids or numbers.
@@ -145,10 +152,12 @@ fn dispatch(verb: Verb, output: &mut Output) -> Result<Exit, Failure> {
         Verb::Explain(args) => explain::run(&args, output),
         Verb::Diff(args) => diff::run(&args, output),
         Verb::Inspect(args) => inspect::run(&args, output),
+        Verb::Report(args) => report::run(&args, output),
         Verb::Models(args) => models::run(&args, output),
         Verb::Init(args) => init::run(&args, output),
         Verb::Import(args) => import::run(&args, output),
         Verb::Export(args) => export::run(&args, output),
+        Verb::Check(args) => check::run(&args, output),
         Verb::Verify(args) => verify::run(&args, output),
         Verb::Run(args) => run::run(&args, output),
         Verb::Generate(args) => generate::run(&args, output),

@@ -16,6 +16,8 @@ fn help() {
         "explain",
         "diff",
         "inspect",
+        "report",
+        "check",
         "verify",
         "models",
         "init",

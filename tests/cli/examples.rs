@@ -185,7 +185,7 @@ fn every_example_does_what_it_says() {
             let answer = run(dir.path(), &example);
             let statuses: &[i32] = match verb.as_str() {
                 // There is no CUDA compiler in these tests.
-                "compile" | "inspect" | "toolchain" => &[0, 3],
+                "check" | "compile" | "inspect" | "report" | "toolchain" => &[0, 3],
                 // Nor need there be a GPU.
                 "bench" | "calibrate" if needs_gpu(&answer) => &[2],
                 _ => &[0],
