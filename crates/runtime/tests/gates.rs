@@ -4,7 +4,9 @@ use fusec_fuse::{Shape, Storage};
 use fusec_ir::Graph;
 use fusec_ir::language::{ModelSource, Overrides, compile};
 use fusec_runtime::cpu::CpuSession;
-use fusec_runtime::gates::{Gate, Verdict, balance, equal, joins, sane, undecided};
+use fusec_runtime::gates::{
+    Gate, MOST_PARAMETERS, Verdict, balance, equal, joins, learning, sane, undecided,
+};
 use fusec_runtime::weights::Weights;
 use std::path::Path;
 
@@ -120,6 +122,58 @@ fn branches_have_to_be_of_like_size_and_to_differ() {
     let weights = Weights::random(&alone, 1).expect("weights");
     let (gate, _) = balance(&alone, &weights, SHAPE, 1).expect("it runs");
     assert_eq!(gate.verdict, Verdict::NotAvailable);
+}
+
+#[test]
+fn a_model_has_to_learn_in_each_of_its_branches_and_says_why_it_was_not_tried() {
+    let two = "x = x + ema(x, a) * gain + ema(x * x, b) * SECOND";
+    let numbers =
+        "name = \"n\"\n[axes]\nC = 4\n[input]\nx = \"C\"\n[model]\nflow = \"return x * x\"\n";
+    for (graph, most, expected, said) in [
+        (
+            language_model(&two.replace("SECOND", "gain"), 0.05),
+            MOST_PARAMETERS,
+            Verdict::Pass,
+            "16 steps of AdamW on one batch of B=2 T=48",
+        ),
+        (
+            language_model(&two.replace("SECOND", "0"), 0.05),
+            MOST_PARAMETERS,
+            Verdict::Fail,
+            "nothing flows back to `x.4`: the gradient by its parameter is 0",
+        ),
+        (
+            language_model("x = x + log(ema(x, a) - 100)", 0.05),
+            MOST_PARAMETERS,
+            Verdict::Fail,
+            "step 1: the loss is NaN",
+        ),
+        // 32 * 16 of each table, and the rate of the average; what is not used is no parameter.
+        (
+            language_model("x = x + ema(x, a)", 0.05),
+            1039,
+            Verdict::NotAvailable,
+            "1040 parameters, tried with at most 1039",
+        ),
+        (
+            from_text(numbers),
+            MOST_PARAMETERS,
+            Verdict::NotAvailable,
+            "cannot be trained",
+        ),
+    ] {
+        let gate = learning(&graph, 1, most).expect("an answer");
+        assert_eq!(verdict(&gate), ("G3", expected), "{gate:?}");
+        let all = [
+            &[gate.figure.as_str()][..],
+            &gate.details.iter().map(String::as_str).collect::<Vec<_>>(),
+        ]
+        .concat();
+        assert!(
+            all.iter().any(|line| line.contains(said)),
+            "{said}: {all:?}"
+        );
+    }
 }
 
 #[test]

@@ -1,14 +1,14 @@
 //! Gates: what a new model should pass before anybody trains it or times it.
 //!
 //! Lives here: what each gate measures and when it is passed. Never here: planning, compiling, and what
-//! is printed. Each gate is a function of a model that is started already.
+//! is printed. Each gate is a function of a model that is started already, or of its graph.
 //!
 //! | gate | question |
 //! |---|---|
 //! | G0 | is every kernel compiled, and does it fit the GPU? ([`fits`]) |
 //! | G1 | are the outputs of a run of the right shape, and finite? ([`sane`]) |
 //! | G2 | is the model undecided at the start of training? ([`undecided`]) |
-//! | G3 | does it learn? |
+//! | G3 | does it learn, in each of its branches? ([`learning()`]) |
 //! | G4 | have the branches of a hybrid equal weight, and different things to say? ([`balance()`]) |
 //! | G5 | do fused kernels give what unfused ones give? ([`equal()`]) |
 
@@ -17,6 +17,7 @@ mod branches;
 mod entropy;
 mod equal;
 mod fits;
+mod learning;
 mod sane;
 
 pub use balance::{Balance, balance};
@@ -24,9 +25,11 @@ pub use branches::{Branch, Join, joins};
 pub use entropy::{cross_entropy, undecided};
 pub use equal::equal;
 pub use fits::{Compiled, fits};
+pub use learning::{MOST_PARAMETERS, learning};
 pub use sane::sane;
 
 use crate::session::SessionError;
+use crate::train::trainer::TrainError;
 use crate::weights::WeightsError;
 use fusec_ir::interpret::InterpretError;
 use serde::Serialize;
@@ -93,4 +96,7 @@ pub enum GateError {
     /// The weights cannot be drawn.
     #[error(transparent)]
     Weights(#[from] WeightsError),
+    /// A step of training was refused.
+    #[error(transparent)]
+    Train(#[from] TrainError),
 }

@@ -17,7 +17,7 @@ use crate::weights::Weights;
 use crate::weights::draws::Draws;
 
 /// How much of the first loss has to be gone after the last step.
-const LEAST_FALL: f64 = 0.05;
+pub const LEAST_FALL: f64 = 0.05;
 /// Largest norm of a gradient; larger ones are clipped.
 const CLIP: f64 = 1.0;
 
@@ -99,9 +99,13 @@ impl Learning {
         let mixers = self.mixers.iter().filter(|_| !self.norms.is_empty());
         let dead = mixers.filter(|m| m.norm == Some(0.0));
         faults.extend(dead.map(|m| {
+            let of = match m.params {
+                1 => "parameter".to_owned(),
+                some => format!("{some} parameters"),
+            };
             format!(
-                "nothing flows back to `{}`: the gradient by its {} parameters is 0 at every step",
-                m.name, m.params
+                "nothing flows back to `{}`: the gradient by its {of} is 0 at every step",
+                m.name
             )
         }));
         faults
