@@ -1,11 +1,15 @@
 //! `fusec compile`: plans, sources, cubins and a manifest in a directory.
 
+mod watch;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use fusec_codegen::Manifest;
 use fusec_fuse::{Plan, Planned};
+use fusec_ir::Graph;
+use fusec_runtime::model::Model;
 use fusec_runtime::plan_dir::{self, PlanDir, write_plan_dir};
 use fusec_runtime::toolchain::{Arch, Artifact, Toolchain, ToolchainError};
 use serde::Serialize;
@@ -38,6 +42,10 @@ pub struct Args {
     /// The directory to write; by default out/ and the name of MODEL's file, without an ending.
     #[arg(short, long, value_name = "DIR")]
     out: Option<PathBuf>,
+    /// Stay, and whenever the model's text is saved plan it again, say what changed, and write the
+    /// directory anew. What does not compile is said, and waited for.
+    #[arg(long)]
+    watch: bool,
     #[command(flatten)]
     logits: LogitsArg,
     #[command(flatten)]
@@ -97,20 +105,70 @@ struct Seconds {
 
 /// Runs the verb.
 pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
-    let began = Instant::now();
     let model = model::open(&args.model)?;
     output.assume(&model);
-    let out = match &args.out {
+    // Before the work, not after it.
+    plan_dir::check_place(&place(args)).map_err(failure::input)?;
+    let made = planned(args, &model)?;
+    let exit = write(args, &model, &made, true, output)?;
+    match args.watch {
+        true => watch::follow(args, &model, made, output),
+        false => Ok(exit),
+    }
+}
+
+/// The directory that is written.
+fn place(args: &Args) -> PathBuf {
+    match &args.out {
         Some(out) => out.clone(),
         None => PathBuf::from("out").join(model::short_name(&args.model.model)),
-    };
-    // Before the work, not after it.
-    plan_dir::check_place(&out).map_err(failure::input)?;
+    }
+}
+
+/// A model's plans, and what they were made with.
+struct Made {
+    planner: Planner,
+    arch: Arch,
+    /// The model with the last rows of its outputs, where those are asked for.
+    last: Option<Graph>,
+    regimes: Vec<Regime>,
+    /// How long it took.
+    took: Duration,
+}
+
+fn planned(args: &Args, model: &Model) -> Result<Made, Failure> {
+    let began = Instant::now();
     let planner = Planner::new(&args.plan)?;
     let arch = planner.arch(&args.arch)?;
     let planner = planner.compiled_for(arch);
     let last = args.logits.logits.asked(&model.graph);
     let regimes = planner.regimes(&model.graph, last.as_ref())?;
+    Ok(Made {
+        planner,
+        arch,
+        last,
+        regimes,
+        took: began.elapsed(),
+    })
+}
+
+/// Generates, compiles and writes the directory of a model that is planned; says everything of it if
+/// `full`, else only what was written.
+fn write(
+    args: &Args,
+    model: &Model,
+    made: &Made,
+    full: bool,
+    output: &mut Output,
+) -> Result<Exit, Failure> {
+    let Made {
+        planner,
+        arch,
+        last,
+        regimes,
+        took,
+    } = made;
+    let (arch, out, began) = (*arch, place(args), Instant::now());
     let unfused = regimes
         .iter()
         .map(|regime| {
@@ -121,14 +179,15 @@ pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
             planner.unfused(graph, regime.planned.plan.shape)
         })
         .collect::<Result<Vec<Plan>, _>>()?;
-    let planned = began.elapsed();
-    let manifest = planner.manifest(&model.graph.name, &regimes)?;
+    let planned = *took + began.elapsed();
+    let began = Instant::now();
+    let manifest = planner.manifest(&model.graph.name, regimes)?;
     let generated = began.elapsed();
     let (artifacts, cubins) = cubins(args, &manifest, arch)?;
     let compiled = began.elapsed();
     let dir = PlanDir {
         plans: regimes.iter().map(|r| r.planned.plan.clone()).collect(),
-        text: plan_text(&regimes, &unfused, overview::text),
+        text: plan_text(regimes, &unfused, overview::text),
         device: planner.device().clone(),
         cubins: by_image(arch, artifacts),
         manifest,
@@ -154,19 +213,22 @@ pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
         cubins,
         seconds: Seconds {
             plan: planned.as_secs_f64(),
-            generate: (generated - planned).as_secs_f64(),
+            generate: generated.as_secs_f64(),
             compile: (compiled - generated).as_secs_f64(),
         },
     };
     let verbose = output.is_verbose();
     output.answer(&report, || {
+        if !full {
+            return closing(&report);
+        }
         let plans = match verbose {
             true => dir.text.clone(),
-            false => plan_text(&regimes, &unfused, overview::brief),
+            false => plan_text(regimes, &unfused, overview::brief),
         };
         format!("{plans}\n{}", closing(&report))
     })?;
-    if let Cubins::Missing { reason } = &report.cubins {
+    if let (Cubins::Missing { reason }, true) = (&report.cubins, full) {
         output.finish()?;
         failure::message(
             format!("no cubins were written: {reason}"),

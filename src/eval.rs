@@ -18,6 +18,7 @@ use crate::generate::tokenizer;
 use crate::output::Output;
 use crate::progress::Progress;
 use crate::table::{Align, Table};
+use crate::token_file::{self, TokenType};
 use crate::{inputs, model};
 
 /// Tells how well a model predicts a text: cross-entropy and perplexity, in chunks that carry the state.
@@ -91,25 +92,6 @@ struct GivenArgs {
     /// A text in UTF-8, one sequence.
     #[arg(long, value_name = "FILE")]
     text: Option<PathBuf>,
-}
-
-/// How a number lies in a file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum TokenType {
-    U16,
-    U32,
-}
-
-impl std::str::FromStr for TokenType {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "u16" => Ok(TokenType::U16),
-            "u32" => Ok(TokenType::U32),
-            _ => Err(format!("`{text}` is neither u16 nor u32")),
-        }
-    }
 }
 
 fn length(text: &str) -> Result<usize, String> {
@@ -226,13 +208,8 @@ fn sequences(args: &Args, graph: &Graph, language: LanguageModel) -> Result<Sequ
     let Some(path) = &args.given.tokens else {
         return Ok(one(Vec::new()));
     };
-    if path.extension().is_some_and(|ending| ending == "bin") {
-        let bytes = std::fs::read(path).map_err(|error| unread(path, &error))?;
-        let usual = match language.tokens <= 1 << 16 {
-            true => TokenType::U16,
-            false => TokenType::U32,
-        };
-        return numbers(path, &bytes, args.token_type.unwrap_or(usual)).map(one);
+    if token_file::is_numbers(path) {
+        return token_file::read(path, args.token_type, language.tokens).map(one);
     }
     let (shape, given) = inputs::read(graph, path)?;
     match given.into_data().pop() {
@@ -253,28 +230,6 @@ fn one(ids: Vec<u32>) -> Sequences {
         batch: 1,
         ids: ids.collect(),
     }
-}
-
-fn numbers(path: &Path, bytes: &[u8], token_type: TokenType) -> Result<Vec<u32>, Failure> {
-    let width = match token_type {
-        TokenType::U16 => 2,
-        TokenType::U32 => 4,
-    };
-    if !bytes.len().is_multiple_of(width) {
-        return Err(failure::message(
-            format!(
-                "{} has {} bytes, which are no numbers of {width}",
-                path.display(),
-                bytes.len()
-            ),
-            "say --token-type u16 or u32, as the file was written",
-        ));
-    }
-    let number = |bytes: &[u8]| {
-        let digits = bytes.iter().rev();
-        digits.fold(0, |number, byte| number << 8 | u32::from(*byte))
-    };
-    Ok(bytes.chunks_exact(width).map(number).collect())
 }
 
 fn unread(path: &Path, error: &std::io::Error) -> Failure {

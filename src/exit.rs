@@ -7,7 +7,7 @@ use std::process::ExitCode;
 pub enum Exit {
     /// All went well.
     Success,
-    /// The work was done, and a number is outside its tolerance.
+    /// The work was done, and a number is outside its tolerance, or a gate fails.
     ToleranceExceeded,
     /// The command line or an input is at fault.
     Input,
@@ -27,7 +27,7 @@ pub const OUT_OF_MEMORY: i32 = 2;
 pub const HELP: &str = "\
 Exit status:
     0  success
-    1  a tolerance is exceeded
+    1  a tolerance is exceeded, or a gate of `check` fails
     2  the command line, the model, the weights or another input is at fault
     3  no CUDA compiler: plans and sources are there, cubins are not
   130  interrupted; 143 terminated, 129 hung up

@@ -10,6 +10,7 @@ use crate::exit::Exit;
 use crate::failure::{self, Failure};
 use crate::flags::ModelArgs;
 use crate::output::Output;
+use crate::place;
 use crate::progress::Progress;
 use crate::{model, table};
 
@@ -44,6 +45,7 @@ struct Answer<'a> {
 
 /// Runs the verb.
 pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
+    place::check(&args.out)?;
     let model = model::open(&args.model)?;
     let weights = model::weights(&model, args.weights.as_ref())?;
     let graph = &model.graph;

@@ -20,6 +20,7 @@ use crate::failure::{self, Failure};
 use crate::flags::{KernelArgs, ModelArgs};
 use crate::model;
 use crate::output::Output;
+use crate::place;
 use crate::run::read_state;
 
 /// Goes on with a text: tokens are drawn one by one and their text streams to stdout; tokens per second
@@ -130,6 +131,9 @@ struct Speed {
 
 /// Runs the verb.
 pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
+    if let Some(path) = &args.state_out {
+        place::check(path)?;
+    }
     let model = model::open(&args.model)?;
     output.assume(&model);
     let graph = &model.graph;

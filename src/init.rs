@@ -79,7 +79,7 @@ pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
         let Answer { file, lines, .. } = &answer;
         format!(
             "wrote {file} ({lines} lines)\nrun it:    fusec run {file} --weights random:0\n\
-             plan it:   fusec plan {file}\ncheck it:  fusec verify {file} --weights random:0\n"
+             plan it:   fusec plan {file}\ncheck it:  fusec check {file}\n"
         )
     })?;
     Ok(Exit::Success)

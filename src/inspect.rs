@@ -1,12 +1,17 @@
 //! `fusec inspect`: what one kernel is made of, or all of them side by side.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
 
 use fusec_codegen::{KernelImage, Manifest, Regime};
-use fusec_fuse::{Kernel, Plan, Shape};
+use fusec_fuse::{Device, Kernel, Plan, Shape};
+use fusec_ir::Span;
+use fusec_ir::language::SourceMap;
 use fusec_runtime::cubin::{self, Resources};
+use fusec_runtime::occupancy::{Occupancy, occupancy};
 use fusec_runtime::plan_dir::PlanDir;
+use fusec_runtime::toolchain::disassemble::{DisassembleError, disassemble};
 use fusec_runtime::toolchain::{Arch, Toolchain, ToolchainError};
 use serde::Serialize;
 
@@ -20,8 +25,9 @@ use crate::overview::{self, KernelOverview};
 use crate::pipeline::Planner;
 use crate::table::{self, Align, Table};
 
-/// Shows the kernels of a model: registers, shared memory, spills and stack as compiled, bytes,
-/// operations and time as predicted. With KERNEL: that one, and its source.
+/// Shows the kernels of a model: registers, shared memory, spills, stack and occupancy as compiled,
+/// grid, bytes, operations and time as predicted, and how much of its time a kernel spends at the roof
+/// that limits it. With KERNEL: that one, where in the model its operations stand, and its source.
 ///
 /// MODEL is compiled first, or is a directory that `fusec compile` wrote.
 #[derive(Debug, clap::Args)]
@@ -31,6 +37,7 @@ Examples:
   fusec inspect out/hybrid 3
   fusec inspect out/hybrid time_mix_out_1 | less
   fusec inspect out/hybrid 3 --with-prelude
+  fusec inspect models/hybrid.toml 3 --sass
   fusec inspect models/hybrid.toml --dtype bf16 --json | jq '.kernels[].resources.registers'")]
 pub struct Args {
     #[command(flatten)]
@@ -40,6 +47,9 @@ pub struct Args {
     /// Show the primitives that the source includes as well (kernels/fusec.cuh).
     #[arg(long, requires = "kernel")]
     with_prelude: bool,
+    /// Show the machine code too, where there is a disassembler (nvdisasm).
+    #[arg(long, requires = "kernel")]
+    sass: bool,
     #[command(flatten)]
     plan: PlanArgs,
     #[command(flatten)]
@@ -53,8 +63,14 @@ struct Compiled {
     manifest: Manifest,
     /// One for each regime.
     plans: Vec<Plan>,
+    /// The profile that was planned with.
+    device: Device,
     /// One for each kernel, where there is a cubin.
     resources: Vec<Option<Resources>>,
+    /// By image, where there are any.
+    cubins: BTreeMap<String, Vec<u8>>,
+    /// The texts that places point into; none for a compiled directory.
+    sources: Option<SourceMap>,
     /// Why there are no cubins.
     missing: Option<String>,
 }
@@ -81,9 +97,14 @@ struct KernelReport<'a> {
     source_sha256: &'a str,
     /// As compiled; null without a cubin.
     resources: Option<&'a Resources>,
+    /// Blocks on a multiprocessor; null without a cubin.
+    occupancy: Option<Occupancy>,
     uses: Vec<Use<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     source: Option<&'a str>,
+    /// The machine code, if asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sass: Option<String>,
 }
 
 /// A kernel's part in a regime.
@@ -93,13 +114,30 @@ struct Use<'a> {
     shape: Shape,
     /// Launches of one run.
     launches: usize,
+    /// Blocks of the first of these launches, at the shape planned for.
+    grid: u64,
+    /// Arithmetic for each byte of memory traffic; null where there is none.
+    intensity: Option<f64>,
+    /// The part of its predicted time that the largest term takes by itself.
+    roof_share: f64,
     /// Of the first of these launches.
     planned: KernelOverview<'a>,
+    /// Its operations and where they stand in the model.
+    places: Vec<PlacedOp<'a>>,
+}
+
+/// An operation of a kernel.
+#[derive(Serialize)]
+struct PlacedOp<'a> {
+    name: &'a str,
+    /// File and line; null for what a form made, and for compiled directories.
+    place: Option<String>,
 }
 
 /// Runs the verb.
 pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
     let compiled = compiled(args, output)?;
+    let mut no_sass = None;
     let images = compiled.manifest.kernels.iter().enumerate();
     let report = |with_source: bool, wanted: Option<usize>| Report {
         model: &compiled.manifest.model,
@@ -115,7 +153,12 @@ pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
             output.answer(&report, || summary(&compiled, &report))?;
         }
         Some(wanted) => {
-            let report = report(true, Some(find(&compiled.manifest, wanted)?));
+            let mut report = report(true, Some(find(&compiled.manifest, wanted)?));
+            if args.sass {
+                for kernel in &mut report.kernels {
+                    no_sass = sass(&compiled, kernel)?;
+                }
+            }
             output.answer(&report, || {
                 let kernels: String = report.kernels.iter().map(detail).collect();
                 match report.prelude {
@@ -124,6 +167,13 @@ pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
                 }
             })?;
         }
+    }
+    if let (Some(error), None) = (&no_sass, &compiled.missing) {
+        output.finish()?;
+        return Err(failure::message(
+            format!("no machine code is shown: {error}"),
+            "what is shown above is everything else",
+        ));
     }
     match compiled.missing {
         None => Ok(Exit::Success),
@@ -138,6 +188,30 @@ pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
     }
 }
 
+/// Adds the machine code of a kernel; or says why there is none.
+fn sass(
+    compiled: &Compiled,
+    report: &mut KernelReport<'_>,
+) -> Result<Option<DisassembleError>, Failure> {
+    let kernel = &compiled.manifest.kernels[report.number];
+    let Some(cubin) = compiled.cubins.get(&kernel.image) else {
+        return match compiled.missing {
+            // That is said anyway.
+            Some(_) => Ok(None),
+            None => Err(failure::message(
+                format!("there is no cubin of `{}` here", kernel.name),
+                "compile the model where there is a CUDA compiler",
+            )),
+        };
+    };
+    match disassemble(cubin, &kernel.entry) {
+        Ok(text) => report.sass = Some(text),
+        Err(error) if error.is_missing() => return Ok(Some(error)),
+        Err(error) => return Err(failure::input(error)),
+    }
+    Ok(None)
+}
+
 fn compiled(args: &Args, output: &mut Output) -> Result<Compiled, Failure> {
     let model = match model::open_any(&args.model)? {
         Opened::Model(model) => model,
@@ -150,23 +224,28 @@ fn compiled(args: &Args, output: &mut Output) -> Result<Compiled, Failure> {
     let regimes = planner.regimes(&model.graph, None)?;
     let manifest = planner.manifest(&model.graph.name, &regimes)?;
     let plans = regimes.into_iter().map(|r| r.planned.plan).collect();
-    let (resources, missing) = match Toolchain::discover(&args.toolchain.options()) {
+    let (resources, cubins, missing) = match Toolchain::discover(&args.toolchain.options()) {
         Ok(toolchain) => {
             let artifacts = kernels::compile(&toolchain, &manifest, arch)?;
             let of =
                 |kernel: &KernelImage| artifacts.get(&kernel.image)?.resources.get(&kernel.entry);
             let resources = manifest.kernels.iter().map(|k| of(k).cloned()).collect();
-            (resources, None)
+            let cubins = artifacts.into_iter().map(|(image, a)| (image, a.cubin));
+            (resources, cubins.collect(), None)
         }
         Err(error) => (
             vec![None; manifest.kernels.len()],
+            BTreeMap::new(),
             Some(unavailable(error)?),
         ),
     };
     Ok(Compiled {
         manifest,
         plans,
+        device: planner.device().clone(),
         resources,
+        cubins,
+        sources: Some(model.sources),
         missing,
     })
 }
@@ -194,6 +273,9 @@ fn carried(dir: PlanDir, path: &Path, arch: Option<Arch>) -> Result<Compiled, Fa
     Ok(Compiled {
         resources,
         missing: None,
+        cubins: images.cloned().unwrap_or_default(),
+        sources: None,
+        device: dir.device,
         manifest: dir.manifest,
         plans: dir.plans,
     })
@@ -231,6 +313,7 @@ fn kernel_report<'a>(
     with_source: bool,
 ) -> KernelReport<'a> {
     let regimes = compiled.manifest.regimes.iter().zip(&compiled.plans);
+    let resources = compiled.resources.get(number).and_then(Option::as_ref);
     KernelReport {
         number,
         name: &image.name,
@@ -239,22 +322,50 @@ fn kernel_report<'a>(
         dynamic_shared_bytes: image.shared_bytes,
         min_arch: image.min_arch,
         source_sha256: &image.source_sha256,
-        resources: compiled.resources.get(number).and_then(Option::as_ref),
+        resources,
+        occupancy: resources
+            .and_then(|used| occupancy(&compiled.device, used, image.threads, image.shared_bytes)),
         uses: regimes
-            .filter_map(|(regime, plan)| kernel_use(regime, plan, number))
+            .filter_map(|(regime, plan)| kernel_use(compiled, regime, plan, number))
             .collect(),
         source: with_source.then_some(image.source.as_str()),
+        sass: None,
     }
 }
 
-fn kernel_use<'a>(regime: &'a Regime, plan: &'a Plan, number: usize) -> Option<Use<'a>> {
+fn kernel_use<'a>(
+    compiled: &Compiled,
+    regime: &'a Regime,
+    plan: &'a Plan,
+    number: usize,
+) -> Option<Use<'a>> {
     let launches = || regime.steps.iter().filter(|step| step.kernel == number);
     let planned: &Kernel = plan.kernels.get(launches().next()?.plan_kernel)?;
+    let cost = &planned.cost;
+    let place = |span: Span| {
+        let (file, range) = compiled.sources.as_ref()?.locate(span)?;
+        let before = file.text.get(..range.start).unwrap_or_default();
+        Some(format!(
+            "{}:{}",
+            file.name,
+            before.matches('\n').count() + 1
+        ))
+    };
+    let ops = planned.ops.iter().map(|id| regime.graph.op(*id));
     Some(Use {
         regime: &regime.name,
         shape: regime.shape,
         launches: launches().count(),
+        grid: planned.launch.blocks,
+        intensity: (cost.bytes > 0.0).then(|| overview::flops(cost) / cost.bytes),
+        roof_share: overview::roof_share(cost),
         planned: KernelOverview::new(&regime.graph, planned),
+        places: ops
+            .map(|op| PlacedOp {
+                name: &op.name,
+                place: op.span.and_then(place),
+            })
+            .collect(),
     })
 }
 
@@ -275,15 +386,19 @@ fn summary(compiled: &Compiled, report: &Report<'_>) -> String {
             ("kernel", Align::Left),
             ("by", Align::Left),
             ("launches", Align::Right),
+            ("blocks", Align::Right),
             ("threads", Align::Right),
             ("regs", Align::Right),
             ("shared", Align::Right),
             ("spills", Align::Right),
             ("stack", Align::Right),
+            ("occupancy", Align::Right),
             ("bytes", Align::Right),
             ("flops", Align::Right),
+            ("flops/B", Align::Right),
             ("predicted", Align::Right),
             ("limited by", Align::Left),
+            ("share", Align::Right),
         ]);
         for kernel in &report.kernels {
             let Some(used) = kernel.uses.iter().find(|used| used.regime == regime.name) else {
@@ -299,15 +414,19 @@ fn summary(compiled: &Compiled, report: &Report<'_>) -> String {
                 kernel.name.to_string(),
                 used.planned.template(),
                 used.launches.to_string(),
+                used.grid.to_string(),
                 kernel.threads.to_string(),
                 resource(&|r| Some(r.registers.into())),
                 resource(&|r| Some(r.shared_bytes + u64::from(kernel.dynamic_shared_bytes))),
                 resource(&|r| r.spills.map(|s| (s.store_bytes + s.load_bytes).into())),
                 resource(&|r| Some(r.local_bytes.into())),
+                (kernel.occupancy).map_or("-".into(), |held| table::percent(held.part)),
                 table::bytes(cost.bytes),
                 table::count(overview::flops(cost)),
+                used.intensity.map_or("-".into(), |x| format!("{x:.1}")),
                 table::microseconds(cost.total_us),
                 used.planned.limited_by().to_string(),
+                table::percent(used.roof_share),
             ]);
         }
         out.push_str(&table.text());
@@ -315,7 +434,8 @@ fn summary(compiled: &Compiled, report: &Report<'_>) -> String {
     }
     out.push_str(
         "regs per thread; shared in bytes per block; spills (stored + loaded) and stack in bytes \
-         per thread;\nbytes, flops and time are the plan's, for one launch\n",
+         per thread;\noccupancy: threads that a multiprocessor holds of those it can; blocks, bytes, \
+         flops and time are the\nplan's, for one launch; share: the limiting term's part of that time\n",
     );
     out
 }
@@ -348,22 +468,54 @@ fn detail(kernel: &KernelReport<'_>) -> String {
             );
         }
     }
-    for used in &kernel.uses {
-        let cost = used.planned.cost();
+    if let Some(held) = &kernel.occupancy {
         let _ = writeln!(
             out,
-            "  {} (B={} T={}): {} launches; each {}, {} flops, {} (limited by {})\n    computes {}",
+            "  a multiprocessor holds {} blocks, {} of its threads; one more lacks {}",
+            held.blocks,
+            table::percent(held.part),
+            held.limited_by,
+        );
+    }
+    for used in &kernel.uses {
+        let cost = used.planned.cost();
+        let intensity = used.intensity;
+        let _ = writeln!(
+            out,
+            "  {} (B={} T={}): {} {} of {} blocks; each {}, {} flops ({} a byte), {}, {} of it {}",
             used.regime,
             used.shape.batch,
             used.shape.time,
             used.launches,
+            if used.launches == 1 {
+                "launch"
+            } else {
+                "launches"
+            },
+            used.grid,
             table::bytes(cost.bytes),
             table::count(overview::flops(cost)),
+            intensity.map_or("-".into(), |x| format!("{x:.1}")),
             table::microseconds(cost.total_us),
+            table::percent(used.roof_share),
             used.planned.limited_by(),
-            used.planned.ops().join(", "),
+        );
+        let mut computed = Table::new([("", Align::Left), ("", Align::Left)]);
+        for op in &used.places {
+            computed.row([
+                format!("    {}", op.name),
+                op.place.clone().unwrap_or_default(),
+            ]);
+        }
+        let _ = write!(
+            out,
+            "    computes\n{}",
+            computed.text().trim_start_matches([' ', '\n'])
         );
     }
     let _ = write!(out, "\n{}", kernel.source.unwrap_or_default());
+    if let Some(sass) = &kernel.sass {
+        let _ = write!(out, "\n{sass}");
+    }
     out
 }

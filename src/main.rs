@@ -7,6 +7,7 @@
 
 mod bench;
 mod calibrate;
+mod check;
 mod classes;
 mod compile;
 mod device;
@@ -31,12 +32,16 @@ mod models;
 mod output;
 mod overview;
 mod pipeline;
+mod place;
 mod plan;
 mod progress;
+mod report;
 mod run;
 mod table;
 mod timings;
+mod token_file;
 mod toolchain;
+mod train;
 mod verify;
 
 use std::process::ExitCode;
@@ -83,6 +88,8 @@ enum Verb {
     Diff(diff::Args),
     /// Shows what kernels use and what they cost, and their source.
     Inspect(inspect::Args),
+    /// Writes a page that shows a plan: graph, costs, reasons, sources.
+    Report(report::Args),
     /// Shows the models that are built in: sizes, recurrences, checkpoints.
     Models(models::Args),
     /// Writes a model of one's own to start from.
@@ -91,6 +98,8 @@ enum Verb {
     Import(import::Args),
     /// Writes weights as a file of tensors by the model's own names.
     Export(export::Args),
+    /// Tries a model: kernels, numbers, entropy, balance of branches, fused against unfused.
+    Check(check::Args),
     /// Runs a model and compares its logits with recorded or reference ones.
     Verify(verify::Args),
     /// Runs a model on token ids or numbers.
@@ -99,6 +108,8 @@ enum Verb {
     Generate(generate::Args),
     /// Tells how well a model predicts a text, and whether fusion changes that.
     Eval(eval::Args),
+    /// Trains a model on a text: on the CPU, by the interpreter, slowly.
+    Train(train::Args),
     /// Times models and plans.
     Bench(bench::Args),
     /// Measures a GPU and writes a device profile.
@@ -141,14 +152,17 @@ fn dispatch(verb: Verb, output: &mut Output) -> Result<Exit, Failure> {
         Verb::Explain(args) => explain::run(&args, output),
         Verb::Diff(args) => diff::run(&args, output),
         Verb::Inspect(args) => inspect::run(&args, output),
+        Verb::Report(args) => report::run(&args, output),
         Verb::Models(args) => models::run(&args, output),
         Verb::Init(args) => init::run(&args, output),
         Verb::Import(args) => import::run(&args, output),
         Verb::Export(args) => export::run(&args, output),
+        Verb::Check(args) => check::run(&args, output),
         Verb::Verify(args) => verify::run(&args, output),
         Verb::Run(args) => run::run(&args, output),
         Verb::Generate(args) => generate::run(&args, output),
         Verb::Eval(args) => eval::run(&args, output),
+        Verb::Train(args) => train::run(&args, output),
         Verb::Bench(args) => bench::run(&args, output),
         Verb::Calibrate(args) => calibrate::run(&args, output),
         Verb::Toolchain(args) => toolchain::run(&args, output),

@@ -63,6 +63,14 @@ impl Output {
         writeln!(self.stdout, "{text}").map_err(failure::stdout)
     }
 
+    /// Writes a remark, at once; it is no part of the answer.
+    pub fn note(&mut self, text: impl Display) -> Result<(), Failure> {
+        self.finish()?;
+        // That stderr cannot be written is no reason to stop.
+        let _ = writeln!(io::stderr().lock(), "{text}");
+        Ok(())
+    }
+
     /// Has the answer, if it is JSON, name the settings that the model's checkpoint leaves open.
     pub fn assume(&mut self, model: &Model) {
         self.assumed.clone_from(&model.assumed);

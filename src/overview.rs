@@ -152,11 +152,6 @@ impl<'a> KernelOverview<'a> {
         names.join("+")
     }
 
-    /// Names of the operations it computes.
-    pub fn ops(&self) -> &[&'a str] {
-        &self.ops
-    }
-
     /// The largest term of its predicted time.
     pub fn limited_by(&self) -> &'static str {
         self.limited_by
@@ -171,4 +166,20 @@ impl<'a> KernelOverview<'a> {
 /// Floating-point operations, wherever they are done.
 pub fn flops(cost: &Cost) -> f64 {
     cost.tensor_flops + cost.simt_flops
+}
+
+/// The part of a predicted time that its largest term takes by itself.
+pub fn roof_share(cost: &Cost) -> f64 {
+    let terms = [
+        cost.memory_us,
+        cost.tensor_us,
+        cost.simt_us,
+        cost.special_us,
+        cost.serial_us,
+        cost.launch_us,
+        cost.barrier_us,
+        cost.latency_us,
+        cost.underfill_us,
+    ];
+    terms.into_iter().fold(0.0, f64::max) / cost.total_us.max(f64::MIN_POSITIVE)
 }

@@ -1,20 +1,20 @@
 //! `fusec plan`: which kernels, what each fuses, and what each costs.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use fusec_fuse::explain;
-use fusec_runtime::plan_dir::write_whole;
 use serde::Serialize;
 use tracing::debug_span;
 
 use crate::classes::{self, RecurrenceClass};
 use crate::exit::Exit;
-use crate::failure::{self, Failure};
+use crate::failure::Failure;
 use crate::flags::{ModelArgs, PlanArgs};
 use crate::model;
 use crate::output::Output;
 use crate::overview::{self, Overview};
 use crate::pipeline::Planner;
+use crate::place;
 use crate::timings;
 
 /// Plans a model for one shape and shows the kernels, one a line: bytes and predicted time, beside
@@ -64,15 +64,18 @@ struct Answer<'a> {
 pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
     let model = debug_span!("reading the model").in_scope(|| model::open(&args.model))?;
     output.assume(&model);
+    for path in args.svg.iter().chain(&args.dot) {
+        place::check(path)?;
+    }
     let planner = Planner::new(&args.plan)?;
     let shape = args.plan.shape.0;
     let planned = planner.plan(&model.graph, shape, args.plan.plan)?;
     let unfused = debug_span!("unfused plan").in_scope(|| planner.unfused(&model.graph, shape))?;
     if let Some(path) = &args.svg {
-        draw(path, &explain::svg(&planned))?;
+        place::write(path, explain::svg(&planned).as_bytes())?;
     }
     if let Some(path) = &args.dot {
-        draw(path, &explain::dot(&planned))?;
+        place::write(path, explain::dot(&planned).as_bytes())?;
     }
     let answer = Answer {
         overview: Overview::new(&planned, &unfused),
@@ -90,13 +93,4 @@ pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
         eprint!("{}", timings::text());
     }
     Ok(Exit::Success)
-}
-
-fn draw(path: &Path, picture: &str) -> Result<(), Failure> {
-    write_whole(path, picture.as_bytes()).map_err(|error| {
-        failure::message(
-            format!("cannot write {}: {error}", path.display()),
-            "give the path of a file in a directory that exists",
-        )
-    })
 }

@@ -22,6 +22,7 @@ use crate::flags::{KernelArgs, LogitsArg, ModelArgs, ShapeArg};
 use crate::inputs;
 use crate::model;
 use crate::output::Output;
+use crate::place;
 use crate::progress::Progress;
 use crate::table::{Align, Table};
 
@@ -101,6 +102,9 @@ struct Summary {
 
 /// Runs the verb.
 pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
+    for path in args.output.iter().chain(&args.state_out) {
+        place::check(path)?;
+    }
     let model = model::open(&args.model)?;
     output.assume(&model);
     let graph = &model.graph;

@@ -105,6 +105,11 @@ pub fn microseconds(us: f64) -> String {
     }
 }
 
+/// A part of a whole: `83 %`.
+pub fn percent(part: f64) -> String {
+    format!("{:.0} %", part * 100.0)
+}
+
 fn scaled(mut number: f64, units: &[&str]) -> String {
     let mut unit = 0;
     while number >= 999.5 && unit + 1 < units.len() {

@@ -4,12 +4,15 @@ use std::path::PathBuf;
 
 use fusec_fuse::{Mode, Shape, Storage};
 use fusec_ir::Graph;
+use fusec_ir::gradient::{GradientReport, checked_graph};
 use fusec_ir::interpret::StorageType;
 use fusec_runtime::golden::{self, GoldenCase};
 use fusec_runtime::limits;
 use fusec_runtime::localise::{self, FirstWrong};
 use fusec_runtime::memory::Footprint;
+use fusec_runtime::model::Model;
 use fusec_runtime::session::Session;
+use fusec_runtime::train::check;
 use fusec_runtime::verify::{self, Case, Comparison, HalfComparison, Worst};
 use fusec_runtime::weights::{WeightSpec, Weights};
 use serde::Serialize;
@@ -31,7 +34,8 @@ use crate::table::{Align, Table};
 #[command(after_help = "\
 Examples:
   fusec verify checkpoints/rwkv6                       golden.safetensors is found by itself
-  fusec verify models/hybrid.toml --weights random:2   against the f64 interpreter")]
+  fusec verify models/hybrid.toml --weights random:2   against the f64 interpreter
+  fusec verify models/gla.toml --gradients --axis V=16 --axis C=16 --shape B=1,T=5")]
 pub struct Args {
     #[command(flatten)]
     model: ModelArgs,
@@ -55,6 +59,11 @@ pub struct Args {
     /// Without a golden case: seed of the inputs.
     #[arg(long, default_value_t = 0)]
     seed: u64,
+    /// Compare the derivatives by all parameters, number inputs and states with central finite
+    /// differences, on the CPU in f64. Takes many runs: make the model small with --axis, and the
+    /// run with --shape. Weights are random:0 if none are named.
+    #[arg(long, conflicts_with_all = ["golden", "steps", "device"])]
+    gradients: bool,
 }
 
 #[derive(Serialize)]
@@ -84,6 +93,9 @@ struct Wrong {
 pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
     let model = model::open(&args.model)?;
     output.assume(&model);
+    if args.gradients {
+        return gradients(args, &model, output);
+    }
     let recorded = match golden_path(args) {
         Some(path) => Some(GoldenCase::open(&path).map_err(failure::input)?),
         None => None,
@@ -155,6 +167,80 @@ pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
         true => Exit::Success,
         false => Exit::ToleranceExceeded,
     })
+}
+
+#[derive(Serialize)]
+struct GradientAnswer<'a> {
+    model: &'a str,
+    expected: &'static str,
+    passed: bool,
+    #[serde(flatten)]
+    report: &'a GradientReport,
+}
+
+/// Compares derivatives with finite differences.
+fn gradients(args: &Args, model: &Model, output: &mut Output) -> Result<Exit, Failure> {
+    let ShapeArg(shape) = args.shape;
+    let whole = checked_graph(&model.graph).map_err(failure::input)?;
+    limits::run(&whole, shape).map_err(failure::input)?;
+    let need = Footprint::of_interpreter(&whole, shape, size_of::<f64>());
+    need.check_host(0).map_err(failure::input)?;
+    let weights = match (&args.weights, &model.checkpoint) {
+        (None, None) => WeightSpec::Random(0)
+            .load(&model.graph)
+            .map_err(failure::input)?,
+        _ => model::weights(model, args.weights.as_ref())?,
+    };
+    let _progress = Progress::line("taking differences of the f64 interpreter");
+    let report = check::check(&model.graph, &weights, shape, args.seed).map_err(failure::input)?;
+    let answer = GradientAnswer {
+        model: &model.graph.name,
+        expected: "central finite differences in f64",
+        passed: report.passed(),
+        report: &report,
+    };
+    output.answer(&answer, || gradient_text(&answer))?;
+    Ok(match report.passed() {
+        true => Exit::Success,
+        false => Exit::ToleranceExceeded,
+    })
+}
+
+fn gradient_text(answer: &GradientAnswer<'_>) -> String {
+    let report = answer.report;
+    let mut table = Table::new([
+        ("derivative by", Align::Left),
+        ("", Align::Left),
+        ("numbers", Align::Right),
+        ("norm", Align::Right),
+        ("error of norm", Align::Right),
+        ("", Align::Left),
+    ]);
+    for check in &report.checks {
+        let verdict = match (check.passed, check.norm > 0.0) {
+            (false, _) => "FAILED",
+            (true, false) => "nothing depends on it",
+            (true, true) => "",
+        };
+        table.row([
+            check.name.clone(),
+            check.kind.into(),
+            check.elements.to_string(),
+            format!("{:.2e}", check.norm),
+            format!("{:.1e}", check.error),
+            verdict.into(),
+        ]);
+    }
+    let [forward, all] = report.operations;
+    let verdict = if answer.passed { "passed" } else { "FAILED" };
+    format!(
+        "derivatives of {} against {}: {forward} operations, {} of the transpose\n{}{verdict}: accepted is {:.0e} of the norm, and what rounding explains\n",
+        answer.model,
+        answer.expected,
+        all - forward,
+        table.text(),
+        report.bound,
+    )
 }
 
 /// Refuses what is beyond the limits or the memory of this machine, before any of it is asked for: the

@@ -2,6 +2,7 @@
 
 mod report;
 mod subject;
+mod sweep;
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -9,6 +10,7 @@ use std::str::FromStr;
 use fusec_fuse::{Mode, Shape, Storage};
 use fusec_runtime::bench::{Protocol, Provenance};
 use fusec_runtime::executor::gpu::gpu;
+use fusec_runtime::limits;
 use fusec_runtime::weights::WeightSpec;
 
 use crate::device::Device;
@@ -16,9 +18,11 @@ use crate::exit::Exit;
 use crate::failure::{self, Failure};
 use crate::flags::{Assignment, AxisSize, LogitsArg, ModelArgs, ShapeArg, ToolchainArgs};
 use crate::output::Output;
+use crate::place;
 use crate::progress::Progress;
 use report::Report;
 use subject::{Subject, Weighed};
+use sweep::Lengths;
 
 /// Times a model: the planner's choice, other plans beside it, or directories that were compiled
 /// before. Device times are taken with events; the protocol is that of bench/README.md.
@@ -30,7 +34,9 @@ Examples:
   fusec bench models/rwkv7.toml --device cuda --preset 1.5b --dtype bf16 --per-kernel
   fusec bench models/gla.toml --device cuda --mode decode --shape B=1 --against unfused,greedy
   fusec bench --plan-dir out/a --plan-dir out/b --flush-l2 --out result.json
-  fusec bench models/gated-scan.toml --device cpu --shape B=1,T=64 --check")]
+  fusec bench models/hybrid.toml --device cuda --sweep --plots out/sweep --out result.json
+  fusec bench models/gated-scan.toml --device cpu --shape B=1,T=64 --check
+  fusec bench models/gated-scan.toml --device cpu --sweep=16,32,64 --batch 2 --runs 5 --plots plots")]
 pub struct Args {
     /// A model.toml, one of bench/cases, a checkpoint, or a directory that `fusec compile` wrote.
     #[arg(required_unless_present = "plan_dir")]
@@ -59,6 +65,24 @@ pub struct Args {
     /// model. May be repeated.
     #[arg(long, value_name = "B=N,T=N")]
     shape: Vec<ShapeArg>,
+    /// Time runs of these lengths, by default 256, 512, 1024, 2048 and 4096 tokens, and on a GPU the
+    /// plan without fusion beside the chosen one.
+    #[arg(
+        long,
+        value_name = "T,T..",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = sweep::USUAL,
+        conflicts_with_all = ["shape", "mode"]
+    )]
+    sweep: Option<Lengths>,
+    /// Sequences of a sweep.
+    #[arg(long, value_name = "B", default_value_t = 8, requires = "sweep")]
+    batch: usize,
+    /// Write plots of a sweep (SVG: throughput, speed-up, peak memory over T) and sweep.csv into a
+    /// directory.
+    #[arg(long, value_name = "DIR", requires = "sweep")]
+    plots: Option<PathBuf>,
     /// decode: single steps (T = 1), whatever T the shape has; prefill: the shape as it is.
     #[arg(long, value_name = "MODE")]
     mode: Option<RunMode>,
@@ -186,6 +210,9 @@ impl Args {
     /// The plans of MODEL to time, the planner's choice first.
     fn modes(&self) -> Vec<Mode> {
         let mut modes = vec![Mode::Auto];
+        if self.sweep.is_some() && !self.against.contains(&Against::One(Mode::Unfused)) {
+            modes.push(Mode::Unfused);
+        }
         for against in &self.against {
             match *against {
                 Against::One(mode) => modes.push(mode),
@@ -198,6 +225,10 @@ impl Args {
     /// The shapes asked for, or `usual`.
     fn shapes(&self, usual: Shape) -> Vec<Shape> {
         let mut shapes: Vec<Shape> = self.shape.iter().map(|shape| shape.0).collect();
+        if let Some(Lengths(lengths)) = &self.sweep {
+            let batch = self.batch;
+            shapes.extend(lengths.iter().map(|time| Shape { batch, time: *time }));
+        }
         if shapes.is_empty() {
             shapes.push(usual);
         }
@@ -227,6 +258,17 @@ pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
         Device::Cpu | Device::Auto => None,
     };
     let info = ordinal.map(gpu).transpose().map_err(failure::input)?;
+    if args.sweep.is_some() {
+        for shape in args.shapes(subject::USUAL) {
+            limits::shape(shape).map_err(failure::input)?;
+        }
+    }
+    if let Some(path) = &args.out {
+        place::check(path)?;
+    }
+    if let Some(dir) = &args.plots {
+        sweep::check(dir)?;
+    }
     let subjects = subject::subjects(args, info.as_ref())?;
     let commit = args.commit.clone();
     let built = option_env!("FUSEC_COMMIT").filter(|commit| !commit.is_empty());
@@ -249,7 +291,13 @@ pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
     if let Some(path) = &args.out {
         report.save(path)?;
     }
-    output.answer(&report, || report.text())?;
+    if let Some(dir) = &args.plots {
+        sweep::save(&report, dir)?;
+    }
+    output.answer(&report, || match args.sweep {
+        Some(_) => format!("{}{}", report.text(), sweep::text(&report)),
+        None => report.text(),
+    })?;
     // What could be timed is reported; that something could not is the status.
     Ok(match (failed, wrong) {
         (true, _) => Exit::Input,

@@ -5,11 +5,11 @@ use std::path::Path;
 
 use fusec_fuse::Storage;
 use fusec_runtime::bench::{Check, Measurement, Protocol, Provenance};
-use fusec_runtime::plan_dir::write_whole;
 use serde::Serialize;
 
 use crate::failure::{self, Failure};
-use crate::table::{Align, Table, bytes, count, microseconds};
+use crate::place;
+use crate::table::{Align, Table, bytes, count, microseconds, percent};
 
 /// All results of one run of the program.
 #[derive(Serialize)]
@@ -31,6 +31,8 @@ pub struct SubjectReport {
     pub model: String,
     /// How its kernels were chosen.
     pub plan: Option<String>,
+    /// Numbers in all parameters of the model.
+    pub parameters: usize,
     /// Storage type of its kernels; none for the interpreter.
     pub storage: Option<Storage>,
     /// Where the weights are from.
@@ -50,17 +52,9 @@ pub struct SubjectReport {
 impl Report {
     /// Writes it to a file.
     pub fn save(&self, path: &Path) -> Result<(), Failure> {
-        let write = || {
-            let mut text = serde_json::to_vec_pretty(self)?;
-            text.push(b'\n');
-            write_whole(path, &text)
-        };
-        write().map_err(|error: std::io::Error| {
-            failure::message(
-                format!("cannot write {}: {error}", path.display()),
-                "give --out another place",
-            )
-        })
+        let mut text = serde_json::to_vec_pretty(self).map_err(failure::input)?;
+        text.push(b'\n');
+        place::write(path, &text)
     }
 
     /// The tables.
@@ -177,10 +171,6 @@ fn kernels(subject: &SubjectReport, measured: &Measurement) -> String {
         shape.time,
         table.text()
     )
-}
-
-fn percent(part: f64) -> String {
-    format!("{:.0} %", part * 100.0)
 }
 
 fn or_dash<T>(value: Option<T>, text: impl FnOnce(T) -> String) -> String {

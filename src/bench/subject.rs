@@ -26,7 +26,7 @@ use crate::progress::Progress;
 use crate::{kernels, model};
 
 /// The run that a model is timed for if nobody says otherwise.
-const USUAL: Shape = Shape {
+pub const USUAL: Shape = Shape {
     batch: 8,
     time: 2048,
 };
@@ -163,6 +163,13 @@ impl Subject {
             name: self.name.clone(),
             model,
             plan: plan.map(|mode| mode.to_string()),
+            parameters: match &self.kind {
+                Kind::Cpu { model } | Kind::Plan { model, .. } => count(&model.graph),
+                Kind::Dir { compiled, .. } => {
+                    let first = compiled.manifest.regimes.first();
+                    first.map_or(0, |regime| count(&regime.graph))
+                }
+            },
             storage,
             weights: String::new(),
             assembler: Vec::new(),
@@ -331,6 +338,12 @@ impl Weighed {
         };
         Ok(&self.0.insert((key, made)).1)
     }
+}
+
+/// Numbers in all parameters.
+fn count(graph: &Graph) -> usize {
+    let params = graph.params.iter();
+    params.map(|param| graph.row_elements(param.value)).sum()
 }
 
 /// Name, size and initial value of each parameter.

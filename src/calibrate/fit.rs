@@ -8,10 +8,11 @@ use fusec_runtime::calibrate::fit::{
 };
 use fusec_runtime::calibrate::text;
 
-use super::{Args, write};
+use super::Args;
 use crate::exit::Exit;
 use crate::failure::{self, Failure};
 use crate::output::Output;
+use crate::place;
 use crate::table::{Align, Table, microseconds};
 
 /// Misses that are listed of one model.
@@ -27,7 +28,7 @@ pub fn run(args: &Args, files: &[PathBuf], output: &mut Output) -> Result<Exit, 
         found.device.name.clone_from(name);
     }
     if let Some(path) = &args.out {
-        write(path, &text(&found.device, &note))?;
+        place::write(path, text(&found.device, &note).as_bytes())?;
     }
     output.answer(&found, || in_words(&found, &profile, records.list.len()))?;
     Ok(Exit::Success)

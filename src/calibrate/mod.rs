@@ -2,13 +2,12 @@
 
 mod fit;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use fusec_fuse::Device as Profile;
 use fusec_runtime::bench::now;
 use fusec_runtime::calibrate::{PARTS, calibrate, text};
 use fusec_runtime::executor::gpu::gpu;
-use fusec_runtime::plan_dir::write_whole;
 use fusec_runtime::toolchain::Toolchain;
 
 use crate::device::Device;
@@ -16,6 +15,7 @@ use crate::exit::Exit;
 use crate::failure::{self, Failure};
 use crate::flags::ToolchainArgs;
 use crate::output::Output;
+use crate::place;
 use crate::progress::Progress;
 
 /// Measures a GPU and writes a device profile, which --device-profile takes: memory, L2 cache,
@@ -52,6 +52,9 @@ pub struct Args {
 
 /// Runs the verb.
 pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
+    if let Some(path) = &args.out {
+        place::check(path)?;
+    }
     if !args.fit.is_empty() {
         return fit::run(args, &args.fit, output);
     }
@@ -92,18 +95,8 @@ pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
     );
     let text = text(&device, &note);
     if let Some(path) = &args.out {
-        write(path, &text)?;
+        place::write(path, text.as_bytes())?;
     }
     output.answer(&device, || text)?;
     Ok(Exit::Success)
-}
-
-/// Writes a profile.
-fn write(path: &Path, text: &str) -> Result<(), Failure> {
-    write_whole(path, text.as_bytes()).map_err(|error| {
-        failure::message(
-            format!("cannot write {}: {error}", path.display()),
-            "give --out another place",
-        )
-    })
 }

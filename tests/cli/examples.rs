@@ -95,6 +95,7 @@ fn laid_out() -> tempfile::TempDir {
         std::os::unix::fs::symlink(case, at("checkpoints").join(name)).expect("a link");
     }
     fs::write(at("ids.safetensors"), ids()).expect("a file");
+    fs::write(at("text.txt"), "to be or not to be, ".repeat(40)).expect("a file");
     for out in COMPILED {
         let profile = if out.ends_with("a100") {
             "a100"
@@ -184,7 +185,7 @@ fn every_example_does_what_it_says() {
             let answer = run(dir.path(), &example);
             let statuses: &[i32] = match verb.as_str() {
                 // There is no CUDA compiler in these tests.
-                "compile" | "inspect" | "toolchain" => &[0, 3],
+                "check" | "compile" | "inspect" | "report" | "toolchain" => &[0, 3],
                 // Nor need there be a GPU.
                 "bench" | "calibrate" if needs_gpu(&answer) => &[2],
                 _ => &[0],

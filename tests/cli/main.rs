@@ -7,6 +7,7 @@ mod eval;
 mod examples;
 mod first_hour;
 mod generate;
+mod look;
 mod plans;
 
 /// A small model.

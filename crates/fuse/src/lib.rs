@@ -42,6 +42,6 @@ pub use plan::{
     Body, Cost, GridAxis, Kernel, Mode, Phase, Plan, Reject, Roles, Shape, Storage, Template,
 };
 pub use planner::{Options, Planned, Progress, Submit, plan, plan_watched};
-pub use print::{interior, launches_per_layer, limit, summary};
+pub use print::{interior, launches_per_layer, limit, summary, template as templates};
 pub use schedule::{Launch, Schedule, Target};
 pub use validate::validate;

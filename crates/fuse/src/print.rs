@@ -225,7 +225,7 @@ fn write_kernels(
 }
 
 /// The templates of a kernel, phase by phase: `gemv x6 + scan, chunked`.
-pub(crate) fn template(kernel: &Kernel) -> String {
+pub fn template(kernel: &Kernel) -> String {
     let of_phase = |phase: &Phase| {
         let bodies = phase.lanes.iter().map(Body::template);
         let mut runs: Vec<(Template, usize)> = Vec::new();

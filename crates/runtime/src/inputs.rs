@@ -83,6 +83,11 @@ impl RunInputs {
         self
     }
 
+    /// The inputs, in the order of the graph's.
+    pub fn data(&self) -> &[Data] {
+        &self.0
+    }
+
     /// The inputs as runs take them.
     pub fn given(&self) -> Vec<Input<'_, f32>> {
         let inputs = self.0.iter();

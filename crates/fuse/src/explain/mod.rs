@@ -21,7 +21,7 @@ pub use diff::{PlanDiff, compare, compare_all};
 pub use draw::{dot, svg};
 pub use name::NameError;
 pub use pair::{Pair, pair};
-pub use why::{Why, highlights, why};
+pub use why::{Why, highlights, why, why_part};
 
 use crate::context::Context;
 use crate::error::PlanError;

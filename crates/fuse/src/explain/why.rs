@@ -16,11 +16,16 @@ use crate::segment::{Segment, segments};
 use fusec_ir::{OpId, Pin, PinKind, ValueId};
 use serde::Serialize;
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 
 /// Wishes for which a layer is selected anew; further edges are judged by their rule alone.
 const RESOLVES: usize = 12;
 /// The same for the highlights: the first are likely the closest calls.
 const GLIMPSES: usize = 2;
+
+/// Stack of a thread that selects, as the main one's usually is.
+const STACK: usize = 8 << 20;
 
 /// The kernels of an interior layer and the decisions between them.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -147,20 +152,36 @@ pub enum Verdict {
 
 /// Explains a plan that `options` resulted in.
 pub fn why(planned: &Planned, options: &Options<'_>) -> Result<Why, ExplainError> {
-    explain(planned, options, RESOLVES)
+    explain(planned, options, interior(&planned.plan), RESOLVES)
+}
+
+/// The same of other kernels than those of an interior layer: consecutive ones of one layer, or of none.
+/// `priced` groups at most are selected anew for their price; further ones are judged by their rule
+/// alone.
+pub fn why_part(
+    planned: &Planned,
+    options: &Options<'_>,
+    kernels: &[Kernel],
+    priced: usize,
+) -> Result<Why, ExplainError> {
+    explain(planned, options, kernels, priced)
 }
 
 /// The three most interesting decisions of a plan, a sentence each: the largest saving, the closest
 /// call (legal, and dearer by least, of a few likely ones), and the largest value that a rule
 /// sends through memory. Fewer where there is no such decision.
 pub fn highlights(planned: &Planned, options: &Options<'_>) -> Result<Vec<String>, ExplainError> {
-    Ok(explain(planned, options, GLIMPSES)?.highlights())
+    Ok(explain(planned, options, interior(&planned.plan), GLIMPSES)?.highlights())
 }
 
-fn explain(planned: &Planned, options: &Options<'_>, resolves: usize) -> Result<Why, ExplainError> {
+fn explain(
+    planned: &Planned,
+    options: &Options<'_>,
+    kernels: &[Kernel],
+    resolves: usize,
+) -> Result<Why, ExplainError> {
     let plan = &planned.plan;
     let ctx = options.context(&planned.graph);
-    let kernels = interior(plan);
     let segments = segments(&ctx);
     let segment = home(&segments, kernels);
     let layers = segment.map_or_else(Vec::new, |segment| {
@@ -361,14 +382,20 @@ fn edges(
     }
     // The edges whose kernels, made one, cost least more are likely the closest calls.
     legal.sort_by_key(|(guess, i, _)| (*guess, *i));
-    let mut asked: BTreeMap<Vec<OpId>, Verdict> = BTreeMap::new();
-    let now: f64 = kernels.iter().map(|k| k.cost.total_us).sum();
-    for (_, i, group) in legal {
-        if asked.len() < resolves && !asked.contains_key(&group) {
-            let verdict = forced(&ground, options.mode, &pins, segment, &group, now);
-            asked.insert(group.clone(), verdict);
+    let mut wanted: Vec<&[OpId]> = Vec::new();
+    for (_, _, group) in &legal {
+        if wanted.len() < resolves && !wanted.contains(&group.as_slice()) {
+            wanted.push(group);
         }
-        verdicts[i] = Some(asked.get(&group).cloned().unwrap_or(Verdict::Legal));
+    }
+    let now: f64 = kernels.iter().map(|k| k.cost.total_us).sum();
+    let asked = side_by_side(&wanted, |group| {
+        forced(&ground, options.mode, &pins, segment, group, now)
+    });
+    for (_, i, group) in &legal {
+        let at = wanted.iter().position(|wanted| wanted == group);
+        verdicts[*i] = at.and_then(|at| asked.get(at).cloned().flatten());
+        verdicts[*i].get_or_insert(Verdict::Legal);
     }
     let mut out: Vec<Edge> = Vec::new();
     for (crossing, verdict) in crossings.iter().zip(verdicts) {
@@ -394,6 +421,47 @@ fn edges(
             }),
         }
     }
+    out
+}
+
+/// What `ask` says of each group, in their order. Each is a selection of its own, so that they are made on
+/// as many threads as there are processors; the answers do not depend on how many those are.
+fn side_by_side(
+    groups: &[&[OpId]],
+    ask: impl Fn(&[OpId]) -> Verdict + Sync,
+) -> Vec<Option<Verdict>> {
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let mut told = Vec::new();
+        loop {
+            let at = next.fetch_add(1, Ordering::Relaxed);
+            let Some(group) = groups.get(at) else {
+                return told;
+            };
+            told.push((at, ask(group)));
+        }
+    };
+    let processors = thread::available_parallelism().map_or(1, usize::from);
+    let mut out = vec![None; groups.len()];
+    thread::scope(|scope| {
+        let others = (1..processors.min(groups.len()))
+            .filter_map(|_| {
+                let builder = thread::Builder::new().stack_size(STACK);
+                // Where the system gives no thread, those that there are do the work.
+                builder.spawn_scoped(scope, work).ok()
+            })
+            .collect::<Vec<_>>();
+        let mut told = work();
+        for other in others {
+            match other.join() {
+                Ok(more) => told.extend(more),
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        }
+        for (at, verdict) in told {
+            out[at] = Some(verdict);
+        }
+    });
     out
 }
 

@@ -115,6 +115,21 @@ pub struct Place {
     pub numbers: BTreeMap<ValueId, Vec<f64>>,
 }
 
+/// The outputs whose sum is differentiated, and the inputs by which.
+fn ends(graph: &Graph) -> (Vec<ValueId>, Vec<ValueId>) {
+    let rows = |id: &ValueId| graph.value(*id).rows;
+    let number = |id: &ValueId| rows(id) && graph.value(*id).precision != Precision::Index;
+    let outputs = graph.outputs.iter().copied().filter(rows);
+    let by = graph.inputs.iter().copied().filter(number);
+    (outputs.collect(), by.collect())
+}
+
+/// The largest graph that [`check`] runs, for who wants to know its size before.
+pub fn checked_graph(graph: &Graph) -> Result<Graph, GradientError> {
+    let (outputs, by) = ends(graph);
+    Ok(differentiate(graph, &outputs, &by)?.graph)
+}
+
 /// Compares all derivatives of a model with finite differences. `noise` gives number `.1` of the
 /// random numbers of a name, of mean 0 and of the order of 1, always the same one.
 pub fn check(
@@ -122,10 +137,7 @@ pub fn check(
     place: Place,
     noise: &dyn Fn(&str, u64) -> f64,
 ) -> Result<GradientReport, CheckError> {
-    let rows = |id: &ValueId| graph.value(*id).rows;
-    let outputs: Vec<ValueId> = graph.outputs.iter().copied().filter(rows).collect();
-    let number = |id: &ValueId| rows(id) && graph.value(*id).precision != Precision::Index;
-    let by: Vec<ValueId> = graph.inputs.iter().copied().filter(number).collect();
+    let (outputs, by) = ends(graph);
     let gradient = differentiate(graph, &outputs, &by)?;
     let Place {
         shape: (batch, time),
@@ -161,14 +173,19 @@ pub fn check(
         })
         .collect();
     let given = |point: &Point| -> BTreeMap<ValueId, Vec<f64>> { point.inputs.clone() };
-    let run = |point: &Point| -> Result<(f64, f64), CheckError> {
-        let interpreter = Interpreter::new(graph, point.params.clone())?;
+    let mut interpreted = Interpreter::new(graph, start.params.clone())?;
+    let mut bound = start.params.clone();
+    let mut run = |point: &Point| -> Result<(f64, f64), CheckError> {
+        if bound != point.params {
+            interpreted.set_params(point.params.clone())?;
+            bound.clone_from(&point.params);
+        }
         let numbers = given(point);
         let mut all: BTreeMap<ValueId, Input<'_, f64>> = BTreeMap::new();
         all.extend(ids.iter().map(|(id, x)| (*id, Input::Ids(x))));
         all.extend(numbers.iter().map(|(id, x)| (*id, Input::Numbers(x))));
         let mut state = point.state.clone();
-        let out = interpreter.run(&mut state, batch, time, &all, Keep::Outputs)?;
+        let out = interpreted.run(&mut state, batch, time, &all, Keep::Outputs)?;
         let (mut total, mut size) = (0.0, 0.0);
         for (id, c) in outputs.iter().zip(&cotangents) {
             let y = out.values.get(id).and_then(|y| y.numbers());
@@ -259,7 +276,7 @@ pub fn check(
             let mut passed = false;
             for step in STEPS {
                 let h = step * size;
-                let side = |sign: f64| {
+                let mut side = |sign: f64| {
                     let mut moved = start.clone();
                     for (part, u) in &direction {
                         for (x, u) in moved.part(*part).iter_mut().zip(u) {

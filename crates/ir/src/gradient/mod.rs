@@ -24,14 +24,16 @@ mod expression;
 mod load;
 mod lookup;
 mod norm;
+mod objective;
 mod pointwise;
 mod scan;
 mod step;
 mod transposer;
 
-pub use check::{CheckError, Checked, GradientReport, Place, check};
+pub use check::{CheckError, Checked, GradientReport, Place, check, checked_graph};
 pub use evaluate::{Backward, Differentiated};
 pub use load::{Given, Load};
+pub use objective::Objective;
 
 use crate::{Def, Graph, OpId, OpKind, Precision, StateId, Value, ValueId};
 use std::collections::BTreeMap;
@@ -158,7 +160,7 @@ pub fn differentiate(
 }
 
 /// As [`differentiate`], of a graph that holds the cotangents of some of its values already.
-fn differentiate_from(
+pub(crate) fn differentiate_from(
     graph: &Graph,
     cotangents: &[(ValueId, ValueId)],
     by: &[ValueId],

@@ -20,6 +20,7 @@ pub use work::KernelWork;
 use crate::executor::gpu::{GpuDevice, Timing};
 use crate::executor::{ExecuteError, Executor, Submission};
 use crate::inputs::RunInputs;
+use crate::memory::Footprint;
 use crate::session::{Session, SessionError};
 use fusec_fuse::{Device, Plan, Shape};
 use serde::Serialize;
@@ -190,7 +191,9 @@ pub fn on_cpu(
         launches: 0,
         submission: None,
         tokens_per_second: tokens_per_second(shape, &milliseconds),
-        peak_bytes: None,
+        peak_bytes: Some(
+            Footprint::of_interpreter(session.graph(), shape, size_of::<f32>()).total(),
+        ),
         floor_bytes: 0.0,
         memory_fraction: None,
         predicted_ms: None,

@@ -4,6 +4,7 @@
 //! [`Toolchain`] is what the rest of the program uses; the modules are its parts.
 
 pub mod arch;
+pub mod disassemble;
 pub mod fetch;
 pub mod locate;
 pub mod nvrtc;

@@ -1,0 +1,252 @@
+//! What one does all day: check a model, look at its kernels, have it planned again at each save.
+
+use std::fs::{self, File};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::MODEL;
+use crate::command::{Answer, fusec, fusec_in};
+
+fn json(answer: &Answer) -> Value {
+    serde_json::from_str(&answer.stdout).unwrap_or_else(|error| panic!("{error}: {answer:?}"))
+}
+
+/// A small language model; `{flow}` is what its layer does with `x`.
+const TEXT: &str = r#"
+name = "small"
+[axes]
+V = 16
+C = 16
+[param]
+emb  = { shape = "V, C", init = "normal(1)" }
+rate = { shape = "C", init = "uniform(-1, 1)" }
+head = { shape = "V, C" }
+[recurrence.ema]
+inputs  = "x[C], a[C]"
+state   = "S[C]"
+outputs = "y[C]"
+step    = """
+  S = a * S + (1 - a) * x
+  y = S
+"""
+[model]
+flow = """
+  x = gather(emb, ids)
+  x = {flow}
+  logits = rms_norm(x, C, eps = 1e-5) @ head
+  return logits
+"""
+"#;
+
+fn written(dir: &Path, flow: &str) {
+    fs::write(dir.join("small.toml"), TEXT.replace("{flow}", flow)).expect("a file");
+}
+
+#[test]
+fn a_check_says_of_each_gate_how_it_was_passed_and_ends_accordingly() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let shape = ["--shape", "B=2,T=12", "--steps", "3", "--json"];
+    for (flow, device, status, verdict, gates) in [
+        // There is no CUDA compiler here.
+        (
+            "x + ema(x, sigmoid(rate))",
+            "emulator",
+            3,
+            "pass",
+            [
+                "not_available",
+                "pass",
+                "pass",
+                "pass",
+                "not_available",
+                "pass",
+            ],
+        ),
+        // The interpreter has no kernels to compare.
+        (
+            "x + ema(x, sigmoid(rate))",
+            "cpu",
+            3,
+            "pass",
+            [
+                "not_available",
+                "pass",
+                "pass",
+                "pass",
+                "not_available",
+                "not_available",
+            ],
+        ),
+        // Two branches that say the same.
+        (
+            "x + ema(x, sigmoid(rate)) + 2 * ema(x, sigmoid(rate))",
+            "cpu",
+            3,
+            "warn",
+            [
+                "not_available",
+                "pass",
+                "pass",
+                "pass",
+                "warn",
+                "not_available",
+            ],
+        ),
+    ] {
+        written(dir.path(), flow);
+        let arguments = [&["check", "small.toml", "--device", device], &shape[..]].concat();
+        let answer = fusec_in(dir.path(), &arguments, &[]);
+        assert_eq!(answer.status, Some(status), "{answer:?}");
+        let found = json(&answer);
+        let verdicts: Vec<&str> = found["gates"]
+            .as_array()
+            .expect("gates")
+            .iter()
+            .map(|gate| gate["verdict"].as_str().expect("a verdict"))
+            .collect();
+        assert_eq!(verdicts, gates, "{flow} on {device}: {found}");
+        assert_eq!(found["verdict"], verdict);
+    }
+    // A gate that fails is the status, compiler or not, and hides none of the others.
+    written(dir.path(), "x + log(ema(x, sigmoid(rate)) - 100)");
+    let arguments = [&["check", "small.toml", "--device", "emulator"], &shape[..]].concat();
+    let answer = fusec_in(dir.path(), &arguments, &[]);
+    assert_eq!(answer.status, Some(1), "{answer:?}");
+    let found = json(&answer);
+    for (at, verdict) in [(1, "fail"), (2, "fail"), (3, "fail"), (5, "fail")] {
+        assert_eq!(found["gates"][at]["verdict"], verdict, "{found}");
+    }
+    assert_eq!(found["verdict"], "fail");
+}
+
+#[test]
+fn a_kernel_says_where_in_the_model_its_operations_stand() {
+    let answer = fusec(&["inspect", MODEL, "--json"]);
+    assert_eq!(answer.status, Some(3), "{answer:?}");
+    let found = json(&answer);
+    let text = fs::read_to_string(crate::command::repository(MODEL)).expect("a model");
+    let mut places = 0;
+    for kernel in found["kernels"].as_array().expect("kernels") {
+        for used in kernel["uses"].as_array().expect("uses") {
+            assert!(used["grid"].as_u64() > Some(0), "{used}");
+            let share = used["roof_share"].as_f64().expect("a share");
+            assert!(share > 0.0 && share <= 1.0, "{used}");
+            for op in used["places"].as_array().expect("operations") {
+                let place = op["place"].as_str().expect("a place");
+                let (file, line) = place.rsplit_once(':').expect("FILE:LINE");
+                assert_eq!(file, MODEL);
+                let line: usize = line.parse().expect("a line");
+                let line = text.lines().nth(line - 1).expect("a line of the model");
+                assert!(!line.trim().is_empty(), "{op}");
+                places += 1;
+            }
+        }
+    }
+    assert!(places > 0);
+}
+
+#[test]
+fn a_place_that_cannot_be_written_is_found_before_the_work() {
+    let out = "/no/such/directory/file";
+    for arguments in [
+        &["plan", MODEL, "--svg", out][..],
+        &["report", MODEL, "--out", out],
+        &["export", MODEL, "--weights", "random:1", "--out", out],
+        &["run", MODEL, "--weights", "random:1", "--output", out],
+        &["run", MODEL, "--weights", "random:1", "--state-out", out],
+        &["bench", MODEL, "--device", "cpu", "--out", out],
+        &[
+            "bench",
+            MODEL,
+            "--device",
+            "cpu",
+            "--sweep=8",
+            "--plots",
+            "/dev/null/plots",
+        ],
+        &["calibrate", "--out", out],
+    ] {
+        let answer = fusec(arguments);
+        assert_eq!(answer.status, Some(2), "{arguments:?}: {answer:?}");
+        assert_eq!(answer.stdout, "", "{arguments:?}");
+        assert!(
+            answer.stderr.contains("cannot write /"),
+            "{arguments:?}: {answer:?}"
+        );
+    }
+}
+
+/// A program that is ended with the test, whatever becomes of it.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
+#[test]
+fn a_model_that_is_watched_is_planned_again_at_each_save() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let at = |name: &str| dir.path().join(name);
+    written(dir.path(), "x + ema(x, sigmoid(rate))");
+    let said = File::create(at("said")).expect("a file");
+    let watch = Command::new(env!("CARGO_BIN_EXE_fusec"))
+        .args(["compile", "small.toml", "--watch", "--out", "out"])
+        .current_dir(dir.path())
+        .env("FUSEC_NVRTC", "/no/such/libnvrtc.so.13")
+        .env("FUSEC_CACHE_DIR", "/dev/null/cache")
+        .stdin(Stdio::null())
+        .stdout(said.try_clone().expect("a file"))
+        .stderr(said)
+        .spawn()
+        .expect("the binary starts");
+    let mut watch = Running(watch);
+    // What was said after the first `from` bytes, once `wanted` is part of it and it watches again.
+    let mut from = 0;
+    let mut until = |wanted: &str| {
+        let began = Instant::now();
+        loop {
+            let text = fs::read_to_string(at("said")).expect("a text");
+            let new = text.get(from..).unwrap_or_default().to_owned();
+            if new.contains(wanted) && new.ends_with("Ctrl-C ends it\n") {
+                from = text.len();
+                return new;
+            }
+            assert!(
+                began.elapsed() < Duration::from_secs(60),
+                "no `{wanted}`: {text}"
+            );
+            sleep(Duration::from_millis(20));
+        }
+    };
+    until("watching small.toml");
+    let before = fs::read(at("out/plan.json")).expect("a plan");
+
+    written(dir.path(), "x + ema(x * x, sigmoid(rate))");
+    let said = until("planned again in");
+    assert!(
+        said.contains("prefill: ") && said.contains(" launches, "),
+        "{said}"
+    );
+    assert_ne!(fs::read(at("out/manifest.json")).ok(), None);
+    assert_ne!(
+        fs::read(at("out/plan.json")).expect("a plan"),
+        before,
+        "it is written anew"
+    );
+
+    written(dir.path(), "x + nothing");
+    until("unknown name `nothing`");
+    written(dir.path(), "x + ema(x * x, sigmoid(rate))   ");
+    until("the model means what was planned last");
+    assert!(
+        watch.0.try_wait().expect("a state").is_none(),
+        "it ended by itself"
+    );
+}
