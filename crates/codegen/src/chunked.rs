@@ -1,7 +1,8 @@
 //! The chunked form of a recurrence as kernel text: a diagonal decay and an outer product, perhaps with
 //! a rank-one factor beside the decay.
 //!
-//! Lives here: the template `chunked.cu`, the sizes it can take, and what follows from them: threads,
+//! Lives here: the template `chunked.cu` with its parts (how keys come in, the products between tokens,
+//! the walk with the state), the sizes it can take, and what follows from them: threads,
 //! shared memory. Never here: which operations of a graph have this form, and what the hooks compute.
 //! The arithmetic is derived in [`fusec_fuse::chunked::tile`].
 //!
@@ -113,8 +114,22 @@ const NAME: &str = "chunked.cu";
 
 static TEMPLATES: LazyLock<Tera> = LazyLock::new(|| {
     let mut tera = Tera::default();
-    tera.add_raw_template(NAME, include_str!("../templates/chunked.cu"))
-        .expect("the template is part of this crate and tests render it");
+    tera.add_raw_templates([
+        (NAME, include_str!("../templates/chunked.cu")),
+        (
+            "chunked_keys.cu",
+            include_str!("../templates/chunked_keys.cu"),
+        ),
+        (
+            "chunked_tokens.cu",
+            include_str!("../templates/chunked_tokens.cu"),
+        ),
+        (
+            "chunked_walk.cu",
+            include_str!("../templates/chunked_walk.cu"),
+        ),
+    ])
+    .expect("the templates are part of this crate and tests render them");
     tera
 });
 
