@@ -1,0 +1,77 @@
+//! A tensor that fusec gives: nothing but a way to the array library of the caller.
+
+use std::cell::UnsafeCell;
+use std::sync::Arc;
+
+use fusec_runtime::program::DType;
+use half::{bf16, f16};
+use pyo3::prelude::*;
+
+use crate::dlpack::{Elements, capsule};
+
+/// A tensor on the CPU, row-major. `torch.from_dlpack` and `numpy.from_dlpack` take it without a copy.
+#[pyclass(frozen, module = "fusec")]
+pub(crate) struct Tensor {
+    elements: Arc<Elements>,
+    shape: Vec<usize>,
+}
+
+impl Tensor {
+    /// In the type asked for: float32, or one of the halves.
+    pub(crate) fn new(numbers: Vec<f32>, shape: Vec<usize>, dtype: DType) -> Self {
+        let bits = |convert: fn(f32) -> u16| {
+            UnsafeCell::new(numbers.iter().map(|x| convert(*x)).collect::<Vec<u16>>())
+        };
+        let elements = match dtype {
+            DType::Bf16 => Elements::Half(bits(|x| bf16::from_f32(x).to_bits()), dtype),
+            DType::F16 => Elements::Half(bits(|x| f16::from_f32(x).to_bits()), dtype),
+            _ => Elements::F32(UnsafeCell::new(numbers)),
+        };
+        Self {
+            elements: Arc::new(elements),
+            shape,
+        }
+    }
+}
+
+#[pymethods]
+impl Tensor {
+    /// Its extents.
+    #[getter]
+    fn shape(&self) -> Vec<usize> {
+        self.shape.clone()
+    }
+
+    /// `float32`, `bfloat16` or `float16`.
+    #[getter]
+    fn dtype(&self) -> String {
+        self.elements.dtype().to_string()
+    }
+
+    /// The capsule of the DLPack protocol. `stream`, `dl_device` and `copy` mean nothing on the CPU.
+    #[pyo3(signature = (*, stream=None, max_version=None, dl_device=None, copy=None))]
+    fn __dlpack__<'py>(
+        &self,
+        py: Python<'py>,
+        stream: Option<Bound<'py, PyAny>>,
+        max_version: Option<(u32, u32)>,
+        dl_device: Option<Bound<'py, PyAny>>,
+        copy: Option<bool>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let _ = (stream, dl_device, copy);
+        capsule(py, &self.elements, &self.shape, max_version)
+    }
+
+    /// The CPU.
+    fn __dlpack_device__(&self) -> (i32, i32) {
+        (1, 0)
+    }
+
+    fn __repr__(&self) -> String {
+        format!(
+            "fusec.Tensor(shape={:?}, dtype={})",
+            self.shape,
+            self.dtype()
+        )
+    }
+}
