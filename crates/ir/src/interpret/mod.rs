@@ -127,16 +127,6 @@ impl<'g, F: Real> Interpreter<'g, F> {
         Ok(interpreter)
     }
 
-    /// Other parameters in place of those it has; where they are refused, it keeps what it has.
-    pub fn set_params(&mut self, params: Params<F>) -> Result<(), InterpretError> {
-        let before = std::mem::take(&mut self.constants);
-        let result = self.take_params(params).and_then(|()| self.load());
-        if result.is_err() {
-            self.constants = before;
-        }
-        result
-    }
-
     /// Without parameters.
     fn bare(graph: &'g Graph, rounding: Rounding) -> Result<Self, InterpretError> {
         check::check(graph)?;
