@@ -18,35 +18,47 @@ fn libraries() -> PathBuf {
     test.parent().expect("a directory").to_path_buf()
 }
 
-#[test]
-fn a_program_in_c() {
+/// Compiles a program with the header, links it with the library and runs it: what it prints.
+fn compiled_and_run(dir: &Path, (compiler, standard): (&str, &str), source: &Path) -> String {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let program = dir.join(compiler);
+    let language = if compiler == "g++" { "c++" } else { "c" };
+    run(Command::new(compiler)
+        .args([standard, "-Wall", "-Wextra", "-Werror", "-pedantic"])
+        .args(["-x", language])
+        .arg(source)
+        .args(["-x", "none", "-I"])
+        .arg(root.join("include"))
+        .arg("-L")
+        .arg(libraries())
+        .args(["-lfusec_c", "-lm", "-o"])
+        .arg(&program));
+    run(Command::new(&program).env("LD_LIBRARY_PATH", libraries()))
+}
+
+#[test]
+fn a_program_in_c_and_in_cpp() {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/program.c");
     let dir = tempfile::tempdir().expect("a directory");
-    for (compiler, standard) in [("gcc", "-std=c11"), ("g++", "-std=c++17")] {
-        let program = dir.path().join(compiler);
-        let language = if compiler == "g++" { "c++" } else { "c" };
-        run(Command::new(compiler)
-            .args([
-                standard,
-                "-Wall",
-                "-Wextra",
-                "-Werror",
-                "-pedantic",
-                "-x",
-                language,
-            ])
-            .arg(root.join("tests/program.c"))
-            .arg("-x")
-            .arg("none")
-            .arg("-I")
-            .arg(root.join("include"))
-            .arg("-L")
-            .arg(libraries())
-            .arg("-lfusec_c")
-            .arg("-lm")
-            .arg("-o")
-            .arg(&program));
-        let said = run(Command::new(&program).env("LD_LIBRARY_PATH", libraries()));
+    for how in [("gcc", "-std=c11"), ("g++", "-std=c++17")] {
+        let said = compiled_and_run(dir.path(), how, &source);
         assert!(said.ends_with("all checks passed\n"), "{said}");
     }
+}
+
+#[test]
+fn the_program_of_the_book_prints_what_the_book_says() {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/c.md");
+    let page = std::fs::read_to_string(page).expect("a page");
+    let block = |kind: &str| {
+        let (_, rest) = page
+            .split_once(&format!("```{kind}\n"))
+            .expect("a block begins");
+        rest.split_once("```").expect("and ends").0.to_owned()
+    };
+    let dir = tempfile::tempdir().expect("a directory");
+    let source = dir.path().join("program.c");
+    std::fs::write(&source, block("c")).expect("a file");
+    let said = compiled_and_run(dir.path(), ("gcc", "-std=c11"), &source);
+    assert_eq!(said, block("text"));
 }

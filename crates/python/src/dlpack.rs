@@ -199,6 +199,7 @@ impl Borrowed {
 fn dtype(dtype: DlDataType) -> DType {
     match (dtype.code, dtype.bits, dtype.lanes) {
         (2, 32, 1) => DType::F32,
+        (2, 64, 1) => DType::F64,
         (2, 16, 1) => DType::F16,
         (4, 16, 1) => DType::Bf16,
         (0, 32, 1) => DType::I32,
@@ -216,6 +217,8 @@ fn dtype(dtype: DlDataType) -> DType {
 pub(crate) enum Elements {
     /// float32.
     F32(UnsafeCell<Vec<f32>>),
+    /// float64.
+    F64(UnsafeCell<Vec<f64>>),
     /// bfloat16 or float16, as bits.
     Half(UnsafeCell<Vec<u16>>, DType),
 }
@@ -232,6 +235,7 @@ impl Elements {
         unsafe {
             match self {
                 Elements::F32(x) => (*x.get()).as_mut_ptr().cast(),
+                Elements::F64(x) => (*x.get()).as_mut_ptr().cast(),
                 Elements::Half(x, _) => (*x.get()).as_mut_ptr().cast(),
             }
         }
@@ -240,6 +244,7 @@ impl Elements {
     pub(crate) fn dtype(&self) -> DType {
         match self {
             Elements::F32(_) => DType::F32,
+            Elements::F64(_) => DType::F64,
             Elements::Half(_, dtype) => *dtype,
         }
     }
@@ -277,6 +282,11 @@ pub(crate) fn capsule<'py>(
         DType::F16 => DlDataType {
             code: 2,
             bits: 16,
+            lanes: 1,
+        },
+        DType::F64 => DlDataType {
+            code: 2,
+            bits: 64,
             lanes: 1,
         },
         _ => DlDataType {

@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 use fusec_runtime::model::ModelError as RuntimeModelError;
 use fusec_runtime::program::ProgramError;
 use pyo3::create_exception;
-use pyo3::exceptions::{PyFileNotFoundError, PyRuntimeError, PyValueError};
+use pyo3::exceptions::{PyFileNotFoundError, PyNotImplementedError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 
 create_exception!(
@@ -47,6 +47,7 @@ pub(crate) fn exception(error: &ProgramError) -> PyErr {
             ModelError::new_err(text)
         }
         ProgramError::NoFile { .. } => PyFileNotFoundError::new_err(text),
+        ProgramError::NoBackward { .. } => PyNotImplementedError::new_err(text),
         error if error.is_the_callers() => PyValueError::new_err(text),
         _ => FusecError::new_err(text),
     }

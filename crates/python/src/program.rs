@@ -7,7 +7,8 @@ use std::sync::Arc;
 use fusec_fuse::{Mode, Shape, Storage};
 use fusec_ir::language::{Overrides, Setting};
 use fusec_runtime::program::{
-    Arguments, DType, Options, Port, Program as Inner, ProgramError, TensorView,
+    Arguments, Cotangents, DType, Numbers, Options, Port, Program as Inner, ProgramError,
+    TensorView,
 };
 use fusec_runtime::toolchain::{self, Origin, Place, Toolchain};
 use pyo3::exceptions::{PyTypeError, PyValueError};
@@ -21,6 +22,9 @@ use crate::tensor::Tensor;
 /// A name, whether it is token ids, the shape as text, the names of the leading axes, the extents after
 /// them.
 type PortTuple = (String, bool, String, Vec<Option<usize>>, Vec<usize>);
+
+/// Derivatives by inputs, parameters and states.
+type Gradients = (Vec<Option<Tensor>>, Vec<Tensor>, Vec<Option<Tensor>>);
 
 fn port(port: Port) -> PortTuple {
     let leading = port.shape.leading.iter().map(|(_, size)| *size);
@@ -121,6 +125,22 @@ impl Program {
                 inputs: views(&inputs),
                 params: views(&params),
             };
+            if program.is_exact(&arguments) {
+                let states = states.as_deref().map(views);
+                let state = states.as_deref().map(|views| (views, position));
+                let answer = program.call_exact(&arguments, state)?;
+                let tensors = |list: Vec<(Vec<usize>, Vec<f64>)>| {
+                    let list = list.into_iter();
+                    list.map(|(shape, x)| Tensor::exact(Numbers::F64(x), shape))
+                        .collect()
+                };
+                return Ok((
+                    tensors(answer.outputs),
+                    tensors(answer.states),
+                    answer.position,
+                    answer.copied,
+                ));
+            }
             let state = match &states {
                 Some(states) => {
                     let batch = program.run_shape(&arguments.inputs)?.batch;
@@ -138,6 +158,69 @@ impl Program {
             let states = program.state_tensors(answer.state)?.into_iter();
             let states = states.map(|(shape, values)| Tensor::new(values, shape, DType::F32));
             Ok((outputs.collect(), states.collect(), position, answer.copied))
+        })
+    }
+
+    /// The derivatives of `sum of gradient * result` of a call with these tensors: by the inputs (None by
+    /// token ids), by the parameters, and by the states (None by carried rows). `outputs` and `carried` are
+    /// the gradients of what the call gave, None for zeros.
+    #[pyo3(signature = (inputs, params, states, position, outputs, carried))]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "what a call takes, and what it gave"
+    )]
+    fn backward(
+        &self,
+        py: Python<'_>,
+        inputs: Vec<Bound<'_, PyAny>>,
+        params: Vec<Bound<'_, PyAny>>,
+        states: Option<Vec<Bound<'_, PyAny>>>,
+        position: i64,
+        outputs: Vec<Option<Bound<'_, PyAny>>>,
+        carried: Vec<Option<Bound<'_, PyAny>>>,
+    ) -> PyResult<Gradients> {
+        let program = &self.program;
+        let inputs = borrow(&inputs, program.inputs())?;
+        let params = borrow(&params, program.params())?;
+        let states = match &states {
+            Some(states) => Some(borrow(states, program.states())?),
+            None => None,
+        };
+        let outputs = borrow_some(&outputs)?;
+        let carried = borrow_some(&carried)?;
+        outside(py, || {
+            let arguments = Arguments {
+                inputs: views(&inputs),
+                params: views(&params),
+            };
+            let states = states.as_deref().map(views);
+            let state = states.as_deref().map(|views| (views, position));
+            let cotangents = Cotangents {
+                outputs: views_of_some(&outputs),
+                states: views_of_some(&carried),
+            };
+            let derivatives = program.backward(&arguments, state, &cotangents)?;
+            let batch = program.run_shape(&arguments.inputs)?.batch;
+            let shape = |tensor: &TensorView<'_>| tensor.shape().to_vec();
+            let inputs = derivatives.inputs.into_iter().zip(&arguments.inputs);
+            let params = derivatives.params.into_iter().zip(&arguments.params);
+            let states = derivatives.states.into_iter().zip(program.states());
+            Ok((
+                inputs
+                    .map(|(by, of)| by.map(|by| Tensor::exact(by, shape(of))))
+                    .collect(),
+                params
+                    .map(|(by, of)| Tensor::exact(by, shape(of)))
+                    .collect(),
+                states
+                    .map(|(by, port)| {
+                        let leading = port.shape.leading.iter();
+                        let leading = leading.map(|(_, size)| size.unwrap_or(batch));
+                        let shape = leading.chain(port.shape.extents()).collect();
+                        by.map(|by| Tensor::exact(by, shape))
+                    })
+                    .collect(),
+            ))
         })
     }
 
@@ -247,8 +330,26 @@ fn borrow(tensors: &[Bound<'_, PyAny>], ports: Vec<Port>) -> PyResult<Vec<Borrow
         .collect()
 }
 
+/// As [`borrow`], of gradients, which are there or not.
+fn borrow_some(tensors: &[Option<Bound<'_, PyAny>>]) -> PyResult<Vec<Option<Borrowed>>> {
+    let tensors = tensors.iter();
+    tensors
+        .map(|tensor| {
+            let tensor = tensor.as_ref();
+            tensor.map(|t| Borrowed::of(t, "gradient")).transpose()
+        })
+        .collect()
+}
+
 fn views(borrowed: &[Borrowed]) -> Vec<TensorView<'_>> {
     borrowed.iter().map(Borrowed::view).collect()
+}
+
+fn views_of_some(borrowed: &[Option<Borrowed>]) -> Vec<Option<TensorView<'_>>> {
+    let borrowed = borrowed.iter();
+    borrowed
+        .map(|tensor| tensor.as_ref().map(Borrowed::view))
+        .collect()
 }
 
 /// The type that all inputs of numbers have; float32 if they differ or there are none.

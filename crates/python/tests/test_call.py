@@ -187,6 +187,91 @@ def test_half_precision_comes_back_as_it_went_in(rng):
     np.testing.assert_allclose(stored(**given), want, rtol=5e-3, atol=5e-3)
 
 
+def test_float64_is_computed_in_float64_on_the_cpu(rng):
+    op = fusec.recurrence(STEP, axes=AXES, device="cpu")
+    given = {name: x.astype(np.float64) for name, x in inputs(rng).items()}
+    start = rng.standard_normal((2, AXES["H"], AXES["i"], AXES["j"]))
+    state = fusec.State({"step.S": start}, 3)
+    y, carried = op(**given, state=state, return_state=True)
+    want, S = reference(**given, state=start)
+    assert y.dtype == carried.tensors["step.S"].dtype == np.float64 and carried.position == 10
+    np.testing.assert_allclose(y, want, rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(carried.tensors["step.S"], S, rtol=1e-12, atol=1e-12)
+    with pytest.raises(ValueError, match="`k` is float32, expected float64, as the first tensor"):
+        op(**dict(given, k=given["k"].astype(np.float32)))
+    kernels = fusec.recurrence(STEP, axes=AXES, device="emulator")
+    with pytest.raises(ValueError, match="`w` is float64, expected float32"):
+        kernels(**given)
+    # Weights of a file are float32.
+    with pytest.raises(ValueError, match="`mixer` was compiled with weights"):
+        fusec.compile(MIXER, device="cpu", weights="random:0")(np.zeros((1, 2, 8)))
+
+
+def test_derivatives_are_those_of_finite_differences(rng):
+    model = fusec.compile(MIXER, device="cpu")
+    x = rng.standard_normal((2, 5, 8))
+    params = [rng.standard_normal(port.extents) for port in model.params]
+    states = [
+        rng.standard_normal([2 if n is None else n for n in port.leading] + list(port.extents))
+        for port in model.states
+    ]
+    carries = [len(port.leading) == 1 for port in model.states]
+    assert sorted(carries) == [False, True], model.states
+
+    def results():
+        outputs, after, _, _ = model._program.call([x], params, states, 3)
+        return [np.from_dlpack(t) for t in (*outputs, *after)]
+
+    weights = [rng.standard_normal(t.shape) for t in results()]
+    # Carried rows are constants, on both sides.
+    for at, is_one in enumerate(carries):
+        if not is_one:
+            weights[1 + at] = None
+    value = lambda: sum((w * t).sum() for w, t in zip(weights, results()) if w is not None)
+    found = model._backward([x], params, states, 3, "", weights)
+    moved = [x, *params, *states]
+    assert len(found) == len(moved)
+    for tensor, by in zip(moved, found):
+        if by is None:
+            assert tensor is states[carries.index(False)]
+            continue
+        by = np.from_dlpack(by)
+        assert by.shape == tensor.shape and by.dtype == np.float64
+        direction = rng.standard_normal(tensor.shape)
+        start, h = tensor.copy(), 1e-6
+        tensor[...] = start + h * direction
+        above = value()
+        tensor[...] = start - h * direction
+        below = value()
+        tensor[...] = start
+        np.testing.assert_allclose((by * direction).sum(), (above - below) / (2 * h), rtol=1e-6)
+    # In float32 they are the same, rounded.
+    single = lambda tensors: [None if t is None else t.astype(np.float32) for t in tensors]
+    rounded = model._backward(single([x])[0:1], single(params), single(states), 3, "", single(weights))
+    for by, exact in zip(rounded, found):
+        if by is not None:
+            np.testing.assert_allclose(np.from_dlpack(by), np.from_dlpack(exact), rtol=2e-3, atol=2e-3)
+
+
+def test_a_backward_that_is_not_there_is_refused_by_name(rng):
+    x, y = (rng.standard_normal((1, 3, 8), dtype=np.float32) for _ in range(2))
+    model = fusec.compile(MIXER, device="cpu")
+    params = list(model.initial_params(like=x).values())
+    tail = next(port for port in model.states if len(port.leading) == 2)
+    after = [np.zeros((1, 1, *tail.extents), np.float32) if port == tail else None for port in model.states]
+    emulator = fusec.compile(MIXER, device="emulator")
+    weights = fusec.compile(MIXER, device="cpu", weights="random:0")
+    for of, given, gradients, error, says in (
+        (emulator, params, [y, None, None], NotImplementedError, "`mixer` has no backward here.*runs on emulator"),
+        (model, params, [y, *after], NotImplementedError, f"`{tail.name}` are rows carried to the next run"),
+        (weights, [], [y, None, None], ValueError, "compiled with weights, which are float32 and fixed"),
+        (model, params, [y[:, :2].copy(), None, None], ValueError, "`gradient of y` has T=2, but `y` has T=3"),
+        (model, params, [y[..., :4].copy(), None, None], ValueError, "`gradient of y` has shape"),
+    ):
+        with pytest.raises(error, match=says):
+            of._backward([x], given, None, 0, "", gradients)
+
+
 def test_strided_tensors_are_copied_with_a_warning(rng):
     op = fusec.recurrence(STEP, axes=AXES, device="cpu")
     given = inputs(rng)

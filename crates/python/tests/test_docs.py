@@ -1,7 +1,9 @@
 """Every snippet of docs/python.md, from top to bottom; the example of help(fusec)."""
 
+import ast
 import re
 import warnings
+from pathlib import Path
 
 import numpy as np
 
@@ -27,7 +29,7 @@ def test_the_page_runs(root, capsys):
             continue
         exec(compile("\n" * line + code, str(page), "exec"), namespace)
     printed = capsys.readouterr().out
-    assert "axis `j` is 8, not 16" in printed and "__global__" in printed or "fusec" in printed
+    assert "axis `j` is 8, not 16" in printed and "kernel" in printed
     if left_out:
         warnings.warn(f"snippets of lines {left_out} need torch, which is not here, and were left out")
 
@@ -48,3 +50,15 @@ def test_everything_public_is_documented():
     for module in (fusec, __import__("fusec.ops").ops):
         for name in module.__all__:
             assert name.startswith("__") or getattr(module, name).__doc__, name
+
+
+def test_the_stubs_are_those_of_the_module():
+    stubs = Path(fusec.__file__).with_name("_native.pyi")
+    tree = ast.parse(stubs.read_text())
+    named = lambda nodes: {n.name for n in nodes if isinstance(n, (ast.ClassDef, ast.FunctionDef))}
+    native = fusec._native
+    assert named(tree.body) == {name for name in dir(native) if not name.startswith("__")}
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef) and not issubclass(getattr(native, node.name), Exception):
+            own = {name for name in vars(getattr(native, node.name)) if name not in vars(object)}
+            assert named(node.body) == own - {"__module__"}, node.name

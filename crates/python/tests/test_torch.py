@@ -3,6 +3,7 @@
 import copy
 import gc
 import io
+import runpy
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import torch
 
 import fusec
 import fusec.torch
-from test_call import AXES, STEP, reference
+from test_call import AXES, MIXER, STEP, reference
 
 
 @pytest.fixture(autouse=True)
@@ -97,20 +98,85 @@ def test_compile_carries_a_state(op):
     assert state.position == 8
 
 
-def test_a_gradient_is_refused_by_name(op):
-    given = inputs()
-    given["k"].requires_grad_()
-    y = op(**given)
-    with pytest.raises(NotImplementedError, match="no backward of `recurrence`"):
-        y.sum().backward()
+def double(tensors):
+    return [x.double().requires_grad_() for x in tensors]
+
+
+@pytest.mark.parametrize("carried", [False, True])
+def test_derivatives_of_a_recurrence_pass_gradcheck(op, carried):
+    given = inputs(2, 4)
+    tensors = double(given[n] for n in "wkvr")
+    if not carried:
+        assert torch.autograd.gradcheck(lambda *x: op(*x), tensors)
+        return
+
+    def run(S, *x):
+        y, state = op(*x, state=fusec.State({"step.S": S}, 2), return_state=True)
+        return y, state.tensors["step.S"]
+
+    start = torch.randn(2, AXES["H"], AXES["i"], AXES["j"]).double().requires_grad_()
+    assert torch.autograd.gradcheck(run, (start, *tensors))
+
+
+def test_derivatives_through_two_calls_are_those_of_one(op):
+    tensors = double(inputs(1, 6)[n] for n in "wkvr")
+    (op(*tensors) ** 2).sum().backward()
+    whole = [x.grad.clone() for x in tensors]
+    for x in tensors:
+        x.grad = None
+    first, state = op(*(x[:, :4].contiguous() for x in tensors), return_state=True)
+    last = op(*(x[:, 4:].contiguous() for x in tensors), state=state)
+    (torch.cat([first, last], 1) ** 2).sum().backward()
+    for x, want in zip(tensors, whole):
+        torch.testing.assert_close(x.grad, want)
+
+
+def test_derivatives_come_in_the_type_of_the_tensor(op):
+    given = {n: x.bfloat16().requires_grad_() for n, x in inputs().items()}
+    op(**given).sum().backward()
+    single = {n: x.detach().float().requires_grad_() for n, x in given.items()}
+    op(**single).sum().backward()
+    for n, x in given.items():
+        assert x.grad.dtype == torch.bfloat16 and x.grad.shape == x.shape
+        torch.testing.assert_close(x.grad.float(), single[n].grad, rtol=2e-2, atol=2e-2)
+
+
+def test_what_has_no_backward_is_refused_by_name(op):
+    given = {n: x.requires_grad_() for n, x in inputs().items()}
+    emulated = fusec.recurrence(STEP, axes=AXES, device="emulator")
+    with pytest.raises(NotImplementedError, match="`recurrence` has no backward here.*emulator"):
+        emulated(**given).sum().backward()
+    # Rows that a shift carries are constants: nobody is to think that a gradient went through them.
+    mixer = fusec.compile(MIXER, device="cpu")
+    x = torch.randn(1, 4, 8, requires_grad=True)
+    params = mixer.initial_params(like=x)
+    _, state = mixer(x, params=params)
+    with pytest.raises(NotImplementedError, match="carried from the call before, are constants; detach"):
+        mixer(x, params=params, state=state)[0].sum().backward()
+    detached = fusec.State({n: s.detach() for n, s in state.tensors.items()}, state.position)
+    mixer(x, params=params, state=detached)[0].sum().backward()
+    assert x.grad is not None
+    # Without gradients nothing is remembered.
     with torch.no_grad():
-        op(**given)
+        assert not op(**given).requires_grad
     with torch.inference_mode():
         op(**given)
-    # What needs none is left alone.
-    x = torch.randn(2, 7, 2, 5, requires_grad=True)
-    (op(**inputs()).detach() * x).sum().backward()
-    assert x.grad is not None
+
+
+def test_a_compiled_graph_has_the_same_derivatives(op):
+    def f(w, k, v, r):
+        return torch.relu(op(w, k, v * 2, r)).square().sum()
+
+    compiled = torch.compile(f, fullgraph=True, backend="aot_eager")
+    grads = []
+    for function in (f, compiled):
+        tensors = [inputs()[n].requires_grad_() for n in "wkvr"] if not grads else [
+            x.detach().clone().requires_grad_() for x in grads[0][0]
+        ]
+        function(*tensors).backward()
+        grads.append((tensors, [x.grad for x in tensors]))
+    for got, want in zip(grads[1][1], grads[0][1]):
+        torch.testing.assert_close(got, want)
 
 
 def test_mixed_libraries_and_devices_are_refused(op):
@@ -221,8 +287,36 @@ def test_functional_call_and_optimisers_see_the_parameters():
             parameter.grad = torch.ones_like(parameter)
         optimiser.step()
         torch.testing.assert_close(layer(x), stack(x, layer.state_dict()), rtol=1e-5, atol=1e-5)
-    with pytest.raises(NotImplementedError, match="no backward of `stack`"):
-        layer(x).sum().backward()
+
+
+def test_a_module_trains_as_the_same_module_in_torch():
+    layer = fusec.torch.Module(STACK, device="cpu")
+    params = {n: p.detach().clone().requires_grad_() for n, p in layer.named_parameters()}
+    x, target = torch.randn(2, 8, 8), torch.randn(2, 8, 8)
+    ours = torch.optim.AdamW(layer.parameters(), lr=0.02)
+    theirs = torch.optim.AdamW(params.values(), lr=0.02)
+    losses = []
+    for _ in range(20):
+        pair = []
+        for optimiser, y in ((ours, layer(x)), (theirs, stack(x, params))):
+            loss = torch.nn.functional.mse_loss(y, target)
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            pair.append(loss.item())
+        losses.append(pair)
+    losses = torch.tensor(losses)
+    torch.testing.assert_close(losses[:, 0], losses[:, 1], rtol=1e-3, atol=1e-5)
+    assert losses[-1, 0] < 0.9 * losses[0, 0]
+
+
+def test_a_module_in_float64_passes_gradcheck():
+    layer = fusec.torch.Module(STACK, device="cpu").double()
+    x = torch.randn(1, 3, 8).double().requires_grad_()
+    names = [name for name, _ in layer.named_parameters()]
+    params = [p.detach().requires_grad_() for p in layer.parameters()]
+    run = lambda x, *params: torch.func.functional_call(layer, dict(zip(names, params)), (x,))
+    assert torch.autograd.gradcheck(run, (x, *params))
 
 
 def test_a_module_stands_in_a_model_of_torch_and_compiles():
@@ -254,3 +348,9 @@ def test_what_a_module_does_not_take():
         fusec.torch.Module(STACK, weights="random:0")
     with pytest.raises(fusec.ModelError):
         fusec.torch.Module(STACK.replace("ema(x,", "emu(x,"), device="cpu")
+
+
+def test_the_example_of_a_training_runs(root):
+    script = runpy.run_path(str(root / "examples/train_in_torch.py"), run_name="example")
+    ours, theirs = script["main"](12)
+    assert np.allclose(ours, theirs, rtol=1e-3) and ours[-1] < ours[0]

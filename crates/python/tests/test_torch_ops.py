@@ -189,6 +189,50 @@ def test_causal_conv1d_fn(device, width, bias, activation, given):
     assert ops.causal_conv1d_fn(x, weight).shape == x.shape
 
 
+def leaf(*shape, of=torch.randn):
+    return of(*shape).double().requires_grad_()
+
+
+DIFFERENTIATED = {
+    "chunk_rwkv7": (
+        lambda r, w, k, v, a, b, S: ops.chunk_rwkv7(r, -w, k, v, a, b, initial_state=S),
+        lambda: [leaf(1, 3, 2, 3), leaf(1, 3, 2, 3, of=torch.rand), *(leaf(1, 3, 2, n) for n in (3, 2, 3, 3)), leaf(1, 2, 3, 2)],
+    ),
+    "chunk_gla": (
+        lambda q, k, v, g, S: ops.chunk_gla(q, k, v, -g, initial_state=S, output_final_state=True),
+        lambda: [leaf(1, 3, 2, 3), leaf(1, 3, 2, 3), leaf(1, 3, 2, 2), leaf(1, 3, 2, 3, of=torch.rand), leaf(1, 2, 3, 2)],
+    ),
+    "chunk_gated_delta_rule": (
+        lambda q, k, v, g, beta, S: ops.chunk_gated_delta_rule(
+            q, k, v, -g, beta, initial_state=S, output_final_state=True, use_qk_l2norm_in_kernel=True
+        ),
+        lambda: [leaf(1, 3, 1, 3), leaf(1, 3, 1, 3), leaf(1, 3, 2, 2), *(leaf(1, 3, 2, of=torch.rand) for _ in "gb"), leaf(1, 2, 3, 2)],
+    ),
+    "mamba_chunk_scan_combined": (
+        lambda x, dt, A, Bm, C, D, z, bias, S: ops.mamba_chunk_scan_combined(
+            x, dt, -A, Bm, C, 64, D, z, bias, S, dt_softplus=True, return_final_states=True
+        ),
+        lambda: [leaf(1, 3, 2, 2), leaf(1, 3, 2), leaf(2, of=torch.rand), leaf(1, 3, 1, 3), leaf(1, 3, 1, 3), leaf(2), leaf(1, 3, 2, 2), leaf(2), leaf(1, 2, 2, 3)],
+    ),
+    "selective_scan_fn": (
+        lambda u, delta, A, Bm, C, D, z, bias: ops.selective_scan_fn(
+            u, delta, -A, Bm, C, D, z, bias, delta_softplus=True, return_last_state=True
+        ),
+        lambda: [leaf(1, 3, 4), leaf(1, 3, 4), leaf(3, 2, of=torch.rand), leaf(1, 2, 4), leaf(1, 2, 4), leaf(3), leaf(1, 3, 4), leaf(3)],
+    ),
+    "causal_conv1d_fn": (
+        lambda x, weight, bias: ops.causal_conv1d_fn(x, weight, bias, activation="silu"),
+        lambda: [leaf(1, 3, 5), leaf(3, 4), leaf(3)],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DIFFERENTIATED)
+def test_derivatives_pass_gradcheck(name):
+    call, tensors = DIFFERENTIATED[name]
+    assert torch.autograd.gradcheck(call, tensors())
+
+
 def test_types_of_the_first_tensor_come_back():
     q, k, v = (torch.randn(B, T, H, K).bfloat16() for _ in range(3))
     g = F.logsigmoid(torch.randn(B, T, H, K))

@@ -115,7 +115,8 @@ class Model:
         """Runs B sequences of T tokens: ``y, state = model(x)``, then ``model(x, state=state)``.
 
         Inputs are ``[B, T, axes...]`` in the order of ``inputs``, or by name; neighbouring axes may be
-        merged or split. Numbers are float32, bfloat16 or float16, ids int32 or int64. ``params`` are the
+        merged or split. Numbers are float32, bfloat16 or float16 (on device ``cpu`` also float64, if all
+        tensors of numbers are), ids int32 or int64. ``params`` are the
         parameters by name, for a model without weights; a parameter may also be given by keyword.
 
         Returns ``(y, state)``; y is a tuple where the model has several outputs. Outputs have the type of
@@ -141,9 +142,7 @@ class Model:
 
     def _native(self, inputs, params, states, position, names=""):
         """A call without any conversion. ``names``: of the parameters, if they are not in order."""
-        if names:
-            given = dict(zip(names.split(","), params))
-            params = [given[port.name] for port in self.params]
+        params = self._in_order(params, names)
         outputs, states, position, copied = self._program.call(
             list(inputs), list(params), states, position
         )
@@ -155,6 +154,28 @@ class Model:
                 stacklevel=5,
             )
         return outputs, states, position
+
+    def _in_order(self, params, names):
+        """Parameters in the model's order."""
+        if not names:
+            return params
+        given = dict(zip(names.split(","), params))
+        return [given[port.name] for port in self.params]
+
+    def _backward(self, inputs, params, states, position, names, gradients):
+        """Derivatives by the tensors of a call, in their order; ``gradients`` are those of its results."""
+        by_inputs, by_params, by_states = self._program.backward(
+            list(inputs),
+            list(self._in_order(params, names)),
+            states,
+            position,
+            list(gradients[: len(self.outputs)]),
+            list(gradients[len(self.outputs) :]),
+        )
+        if names:
+            named = {port.name: by for port, by in zip(self.params, by_params)}
+            by_params = [named[name] for name in names.split(",")]
+        return (*by_inputs, *by_params, *(by_states if states is not None else ()))
 
     def _sort(self, tensors, params, named):
         """Inputs and parameters in the model's order."""

@@ -5,7 +5,8 @@ change without another compilation. Tensors may come from torch or numpy. ``devi
 default where the first tensor lies; ``"emulator"`` runs the generated kernels on the CPU.
 
 What fusec cannot do is refused by name (``NotImplementedError``): packed sequences (``cu_seqlens``,
-``seq_idx``), head-first layouts, and gradients.
+``seq_idx``) and head-first layouts. There are gradients on device ``cpu``, in float32 or, with float64
+tensors, in float64; none by and through the rows that ``causal_conv1d_fn`` carries.
 """
 
 from __future__ import annotations

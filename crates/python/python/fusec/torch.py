@@ -1,7 +1,9 @@
 """fusec in torch: one operator that torch.compile keeps whole, and a module.
 
 The operator ``torch.ops.fusec.call`` carries a model by its key, so that graphs of torch hold nothing but
-tensors, texts and integers; its fake kernel gives the shapes of outputs and states for any B and T.
+tensors, texts and integers; its fake kernel gives the shapes of outputs and states for any B and T. Its
+backward, ``torch.ops.fusec.backward``, evaluates the model again on the CPU and then its transpose; float64
+tensors are computed in float64 there.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from typing import Any, Mapping, Sequence
 
 import torch
 
-from ._model import Model, State, compile, model_of
+from ._model import Model, Port, State, compile, model_of
 
 __all__ = ["Module"]
 
@@ -22,6 +24,21 @@ def _floating(tensors: Sequence[torch.Tensor]) -> torch.dtype:
     return types.pop() if len(types) == 1 else torch.float32
 
 
+def _exact(model: Model, inputs: Sequence[torch.Tensor], params: Sequence[torch.Tensor]) -> bool:
+    """Whether a call is one in float64: on the CPU, if the first tensor of numbers is."""
+    numbers = (t.dtype for t in (*inputs, *params) if t.dtype.is_floating_point)
+    return model.device == "cpu" and next(numbers, None) == torch.float64
+
+
+def _carries(port: Port) -> bool:
+    """Whether it is the state of a recurrence, not rows that a shift or a convolution carries."""
+    return len(port.leading) == 1
+
+
+def _plain(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    return [tensor.detach() for tensor in tensors]
+
+
 @torch.library.custom_op(
     "fusec::call",
     mutates_args=(),
@@ -30,14 +47,8 @@ def _floating(tensors: Sequence[torch.Tensor]) -> torch.dtype:
 )
 def _op(model, inputs, params, names, states, position):
     of = model_of(model)
-    plain = [tensor.detach() for tensor in inputs]
-    outputs, carried, _ = of._native(
-        plain,
-        [tensor.detach() for tensor in params],
-        None if states is None else [tensor.detach() for tensor in states],
-        position,
-        names,
-    )
+    states = None if states is None else _plain(states)
+    outputs, carried, _ = of._native(_plain(inputs), _plain(params), states, position, names)
     return [torch.from_dlpack(tensor) for tensor in (*outputs, *carried)]
 
 
@@ -45,26 +56,80 @@ def _op(model, inputs, params, names, states, position):
 def _(model, inputs, params, names, states, position):
     of = model_of(model)
     first = inputs[0]
-    rows, dtype = first.shape[:2], _floating(inputs)
+    exact = _exact(of, inputs, params)
+    rows, dtype = first.shape[:2], torch.float64 if exact else _floating(inputs)
     outputs = [first.new_empty((*rows, *port.extents), dtype=dtype) for port in of.outputs]
     carried = []
     for port in of.states:
         leading = [first.shape[0] if size is None else size for size in port.leading]
-        carried.append(first.new_empty((*leading, *port.extents), dtype=torch.float32))
+        dtype = torch.float64 if exact else torch.float32
+        carried.append(first.new_empty((*leading, *port.extents), dtype=dtype))
     return [*outputs, *carried]
 
 
-def _remember(ctx, inputs, output):
-    # What a backward of the model needs is decided here, once there is one.
-    ctx.model = inputs[0]
-
-
-def _backward(ctx, *gradients):
-    name = model_of(ctx.model).name
-    raise NotImplementedError(
-        f"fusec: there is no backward of `{name}` yet: call it under torch.no_grad(), or detach what goes "
-        "in or comes out"
+@torch.library.custom_op(
+    "fusec::backward",
+    mutates_args=(),
+    schema="(str model, Tensor[] inputs, Tensor[] params, str names, Tensor[]? states, int position,"
+    " Tensor?[] gradients) -> Tensor[]",
+)
+def _back(model, inputs, params, names, states, position, gradients):
+    """Derivatives by inputs, parameters and states; nothing ([0]) by token ids and carried rows."""
+    of = model_of(model)
+    found = of._backward(
+        _plain(inputs),
+        _plain(params),
+        None if states is None else _plain(states),
+        position,
+        names,
+        [None if g is None else g.detach().contiguous() for g in gradients],
     )
+    tensors = (*inputs, *params, *(states or ()))
+    return [
+        like.new_empty(0)
+        if tensor is None
+        else torch.from_dlpack(tensor).to(like.dtype).reshape(like.shape)
+        for tensor, like in zip(found, tensors)
+    ]
+
+
+@_back.register_fake
+def _(model, inputs, params, names, states, position, gradients):
+    of = model_of(model)
+    carry = [_carries(port) for port in of.states]
+    tensors = [t if t.dtype.is_floating_point else None for t in inputs] + list(params)
+    tensors += [t if carries else None for t, carries in zip(states or (), carry)]
+    like = inputs[0]
+    return [like.new_empty(0) if t is None else torch.empty_like(t) for t in tensors]
+
+
+def _remember(ctx, inputs, output):
+    ctx.model, given, params, ctx.names, states, ctx.position = inputs
+    ctx.counts = len(given), len(params), None if states is None else len(states)
+    ctx.save_for_backward(*given, *params, *(states or ()))
+    ctx.set_materialize_grads(False)
+
+
+def _backward(ctx, gradients):
+    of = model_of(ctx.model)
+    given, params, carried = ctx.counts
+    tensors = list(ctx.saved_tensors)
+    inputs, params = tensors[:given], tensors[given : given + params]
+    states = None if carried is None else tensors[len(inputs) + len(params) :]
+    for port, state in zip(of.states, states or ()):
+        if state.requires_grad and not _carries(port):
+            raise NotImplementedError(
+                f"`{of.name}` has no backward through `{port.name}`: these rows, carried from the call "
+                "before, are constants; detach() the state between calls"
+            )
+    found = _back(ctx.model, inputs, params, ctx.names, states, ctx.position, list(gradients))
+    # By token ids and carried rows there is nothing.
+    kinds = [tensor.dtype.is_floating_point for tensor in (*inputs, *params)]
+    kinds += [_carries(port) for port in of.states] if states is not None else []
+    found = [by if kind else None for by, kind in zip(found, kinds)]
+    by_inputs, rest = found[: len(inputs)], found[len(inputs) :]
+    by_params, by_states = rest[: len(params)], rest[len(params) :]
+    return None, by_inputs, by_params, None, None if states is None else by_states, None
 
 
 _op.register_autograd(_backward, setup_context=_remember)
@@ -92,7 +157,8 @@ class Module(torch.nn.Module):
     ``model``: a path or a text, as for :func:`fusec.compile`, whose other arguments may follow; no weights,
     which are the module's.
 
-    There is no backward yet: a gradient through it raises ``NotImplementedError``.
+    On device ``cpu`` it has a backward: by the parameters, the inputs, and the states of recurrences. On
+    others, a gradient through it raises ``NotImplementedError``.
     """
 
     def __init__(

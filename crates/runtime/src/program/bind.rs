@@ -7,8 +7,6 @@ use std::collections::BTreeMap;
 use super::error::TensorError;
 use super::tensor::{Memory, TensorView};
 
-/// What numbers come in.
-const NUMBERS: &str = "float32, bfloat16 or float16";
 /// What token ids come in.
 const IDS: &str = "int32 or int64";
 
@@ -209,14 +207,19 @@ pub(super) fn check_memory(name: &str, tensor: &TensorView<'_>) -> Result<(), Te
     }
 }
 
-/// The error for a tensor whose type is not the one wanted.
-pub(super) fn wrong_type(name: &str, tensor: &TensorView<'_>, precision: Precision) -> TensorError {
+/// The error for a tensor whose type is not the one wanted. `numbers`: the types that numbers come in.
+pub(super) fn wrong_type(
+    name: &str,
+    tensor: &TensorView<'_>,
+    precision: Precision,
+    numbers: &'static str,
+) -> TensorError {
     TensorError::DType {
         name: name.to_owned(),
         got: tensor.dtype().to_string(),
         want: match precision {
             Precision::Index => IDS,
-            _ => NUMBERS,
+            _ => numbers,
         },
     }
 }

@@ -4,11 +4,11 @@ use fusec_fuse::Shape;
 use fusec_ir::interpret::{Input, Tensor};
 use fusec_ir::{Precision, StateId};
 use std::borrow::Cow;
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::bind::{Rows, Wanted, check_memory, wrong_type};
 use super::error::TensorError;
+use super::numbers::Element;
 use super::tensor::TensorView;
 use super::{Port, Program, ProgramError, param_ids};
 use crate::executor::HostState;
@@ -47,9 +47,19 @@ pub struct Answer {
 }
 
 /// An input as a run takes it, or what it borrows from.
-enum Taken<'a> {
-    Numbers(Cow<'a, [f32]>),
+pub(super) enum Taken<'a, F: Element> {
+    Numbers(Cow<'a, [F]>),
     Ids(Cow<'a, [i32]>),
+}
+
+impl<F: Element> Taken<'_, F> {
+    /// As a run takes it.
+    pub(super) fn input(&self) -> Input<'_, F> {
+        match self {
+            Taken::Numbers(numbers) => Input::Numbers(numbers),
+            Taken::Ids(ids) => Input::Ids(ids),
+        }
+    }
 }
 
 impl Program {
@@ -76,13 +86,7 @@ impl Program {
                 .into());
             }
         }
-        let inputs: Vec<Input<'_, f32>> = inputs
-            .iter()
-            .map(|taken| match taken {
-                Taken::Numbers(numbers) => Input::Numbers(numbers),
-                Taken::Ids(ids) => Input::Ids(ids),
-            })
-            .collect();
+        let inputs: Vec<Input<'_, f32>> = inputs.iter().map(Taken::input).collect();
         let mut session = self.lock_session()?;
         if let Some(weights) = weights {
             session.set_weights(weights)?;
@@ -115,11 +119,12 @@ impl Program {
         })
     }
 
-    fn take_inputs<'a>(
+    /// The inputs, checked and read.
+    pub(super) fn take_inputs<'a, F: Element>(
         &self,
         tensors: &[TensorView<'a>],
         copied: &mut Vec<String>,
-    ) -> Result<(Shape, Vec<Taken<'a>>), ProgramError> {
+    ) -> Result<(Shape, Vec<Taken<'a, F>>), ProgramError> {
         let graph = &self.graph;
         let shape = self.run_shape(tensors)?;
         let mut taken = Vec::new();
@@ -127,14 +132,14 @@ impl Program {
             let value = graph.value(*id);
             let name = &value.name;
             check_memory(name, tensor)?;
-            let wrong = || wrong_type(name, tensor, value.precision);
+            let wrong = || wrong_type(name, tensor, value.precision, F::TAKES);
             taken.push(match value.precision {
                 Precision::Index => {
                     let ids = tensor.ids().ok_or_else(wrong)?;
                     let name = || name.clone();
                     Taken::Ids(ids.map_err(|id| TensorError::Id { name: name(), id })?)
                 }
-                _ => Taken::Numbers(tensor.numbers().ok_or_else(wrong)?),
+                _ => Taken::Numbers(F::read(tensor).ok_or_else(wrong)?),
             });
             if !tensor.is_row_major() {
                 copied.push(name.clone());
@@ -178,6 +183,17 @@ impl Program {
                 _ => Ok(None),
             };
         }
+        let params = self.read_params(tensors, copied)?;
+        Ok(Some(Weights::new(graph, params)?))
+    }
+
+    /// The parameters of a call of a program without weights, checked and read.
+    pub(super) fn read_params<F: Element>(
+        &self,
+        tensors: &[TensorView<'_>],
+        copied: &mut Vec<String>,
+    ) -> Result<Vec<Vec<F>>, ProgramError> {
+        let graph = &self.graph;
         if self.has_weights {
             return Err(ProgramError::HasWeights {
                 model: graph.name.clone(),
@@ -191,14 +207,14 @@ impl Program {
             check_memory(name, tensor)?;
             Wanted::of_param(graph, id.index(), &self.dimensions).check(name, tensor.shape())?;
             let precision = graph.value(param.value).precision;
-            let numbers = tensor.numbers();
-            let numbers = numbers.ok_or_else(|| wrong_type(name, tensor, precision))?;
+            let numbers = F::read(tensor);
+            let numbers = numbers.ok_or_else(|| wrong_type(name, tensor, precision, F::TAKES))?;
             if !tensor.is_row_major() {
                 copied.push(name.clone());
             }
             params.push(numbers.into_owned());
         }
-        Ok(Some(Weights::new(graph, params)?))
+        Ok(params)
     }
 
     /// A state of tensors in the order of [`Program::states`], at a position. Without tensors, of a model
@@ -209,37 +225,54 @@ impl Program {
         batch: usize,
         position: i64,
     ) -> Result<HostState, ProgramError> {
-        let graph = &self.graph;
-        self.check_count(tensors.len(), self.states())?;
-        let mut found: BTreeMap<StateId, Vec<f32>> = BTreeMap::new();
-        for (at, tensor) in tensors.iter().enumerate() {
-            let id = StateId(at as u32);
-            let name = &graph.state(id).name;
-            check_memory(name, tensor)?;
-            let leading =
-                Wanted::of_state(graph, id, &self.dimensions).check(name, tensor.shape())?;
-            let got = leading.first().copied().unwrap_or(batch);
-            if got != batch {
-                return Err(TensorError::Rows {
-                    name: name.clone(),
-                    axis: "B",
-                    got,
-                    other: self.first_input(),
-                    expected: batch,
-                }
-                .into());
-            }
-            let numbers = tensor.numbers();
-            let numbers = numbers.ok_or_else(|| wrong_type(name, tensor, Precision::F32))?;
-            found.insert(id, numbers.into_owned());
-        }
+        let tensors = self.read_states(tensors, batch)?.into_iter().enumerate();
         let state = HostState {
             batch,
             position,
-            tensors: found,
+            tensors: tensors.map(|(at, x)| (StateId(at as u32), x)).collect(),
         };
-        state.check(graph)?;
+        state.check(&self.graph)?;
         Ok(state)
+    }
+
+    /// The tensors of a state of `batch` sequences, checked and read.
+    pub(super) fn read_states<F: Element>(
+        &self,
+        tensors: &[TensorView<'_>],
+        batch: usize,
+    ) -> Result<Vec<Vec<F>>, ProgramError> {
+        self.check_count(tensors.len(), self.states())?;
+        let states = tensors.iter().enumerate();
+        states
+            .map(|(at, tensor)| self.read_state(StateId(at as u32), tensor, batch))
+            .collect()
+    }
+
+    /// A tensor of the shape of a state of `batch` sequences, checked and read.
+    pub(super) fn read_state<F: Element>(
+        &self,
+        id: StateId,
+        tensor: &TensorView<'_>,
+        batch: usize,
+    ) -> Result<Vec<F>, ProgramError> {
+        let name = &self.graph.state(id).name;
+        check_memory(name, tensor)?;
+        let wanted = Wanted::of_state(&self.graph, id, &self.dimensions);
+        let leading = wanted.check(name, tensor.shape())?;
+        let got = leading.first().copied().unwrap_or(batch);
+        if got != batch {
+            return Err(TensorError::Rows {
+                name: name.clone(),
+                axis: "B",
+                got,
+                other: self.first_input(),
+                expected: batch,
+            }
+            .into());
+        }
+        let numbers = F::read(tensor);
+        let wrong = || wrong_type(name, tensor, Precision::F32, F::TAKES);
+        Ok(numbers.ok_or_else(wrong)?.into_owned())
     }
 
     fn first_input(&self) -> String {

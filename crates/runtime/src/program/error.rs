@@ -111,6 +111,23 @@ pub enum ProgramError {
         /// The model.
         model: String,
     },
+    /// A call in float64, or a derivative, of a program that has weights.
+    #[error(
+        "`{model}` was compiled with weights, which are float32 and fixed: to compute in float64 or to \
+         differentiate, compile the model text without weights and give every parameter in the call"
+    )]
+    BoundWeights {
+        /// The model.
+        model: String,
+    },
+    /// There are no derivatives.
+    #[error("`{model}` has no backward here: {why}")]
+    NoBackward {
+        /// The model.
+        model: String,
+        /// Why not.
+        why: String,
+    },
     /// An earlier call ended in a fault of this program.
     #[error("an earlier call of `{model}` failed inside of fusec: compile it again, and report it")]
     Unusable {

@@ -7,24 +7,31 @@
 //! What lives here: opening, planning, starting and calling, in one object that may be used from any
 //! thread. What never will: the conventions of any one language.
 
+mod backward;
 mod bind;
 mod call;
 mod device;
 mod error;
+mod exact;
 mod kernels;
+mod numbers;
 mod owned;
 mod start;
 mod tensor;
 
+pub use backward::{Cotangents, Derivatives};
 pub use bind::Wanted;
 pub use call::{Answer, Arguments, Output};
 pub use device::{DeviceKind, UnknownDevice};
 pub use error::{ProgramError, TensorError};
+pub use exact::ExactAnswer;
 pub use kernels::{Kernels, Regime};
+pub use numbers::Numbers;
 pub use tensor::{DType, Memory, TensorView};
 
 use fusec_fuse::explain::{pair, why};
 use fusec_fuse::{Mode, Shape, Storage};
+use fusec_ir::gradient::Gradient;
 use fusec_ir::language::Overrides;
 use fusec_ir::{Graph, ParamId, StateId};
 use std::collections::BTreeMap;
@@ -92,6 +99,7 @@ pub struct Program {
     /// Whether it was made with weights; otherwise each call brings its parameters.
     has_weights: bool,
     kernels: Mutex<Option<Arc<Kernels>>>,
+    gradient: Mutex<Option<Arc<Gradient>>>,
     session: Mutex<Running>,
     device: String,
 }
@@ -166,6 +174,7 @@ impl Program {
             options,
             has_weights,
             kernels: Mutex::new(kernels),
+            gradient: Mutex::new(None),
             session: Mutex::new(session),
         })
     }

@@ -11,6 +11,8 @@ use std::marker::PhantomData;
 pub enum DType {
     /// `float32`.
     F32,
+    /// `float64`: the interpreter alone computes in it.
+    F64,
     /// `bfloat16`.
     Bf16,
     /// `float16`.
@@ -27,6 +29,7 @@ impl fmt::Display for DType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             DType::F32 => f.write_str("float32"),
+            DType::F64 => f.write_str("float64"),
             DType::Bf16 => f.write_str("bfloat16"),
             DType::F16 => f.write_str("float16"),
             DType::I32 => f.write_str("int32"),
@@ -41,7 +44,7 @@ impl DType {
         match self {
             DType::Bf16 | DType::F16 => 2,
             DType::F32 | DType::I32 => 4,
-            DType::I64 => 8,
+            DType::I64 | DType::F64 => 8,
             DType::Other(_, bits) => usize::from(bits).div_ceil(8),
         }
     }
@@ -173,6 +176,18 @@ impl<'a> TensorView<'a> {
             DType::Bf16 => Cow::Owned(self.gather(|b| bf16::from_le_bytes(b).to_f32())),
             DType::F16 => Cow::Owned(self.gather(|b| f16::from_le_bytes(b).to_f32())),
             _ => return None,
+        })
+    }
+
+    /// The numbers of a float64 tensor, row-major; borrowed if they lie so. `None` for other types, and for
+    /// memory that is not the host's.
+    pub fn wide_numbers(&self) -> Option<Cow<'a, [f64]>> {
+        if self.memory != Memory::Host || self.dtype != DType::F64 {
+            return None;
+        }
+        Some(match self.slice::<f64>() {
+            Some(slice) => Cow::Borrowed(slice),
+            None => Cow::Owned(self.gather(f64::from_le_bytes)),
         })
     }
 
@@ -325,6 +340,10 @@ mod tests {
         let view = of(wide.as_ptr().cast(), DType::I64);
         assert!(view.numbers().is_none());
         assert_eq!(view.ids().expect("integers"), Err(1 << 40));
-        assert_eq!(DType::Other("float", 64).to_string(), "float64");
+        let wide = [1.5f64, -2.0];
+        let view = of(wide.as_ptr().cast(), DType::F64);
+        assert!(view.numbers().is_none() && view.ids().is_none());
+        assert_eq!(view.wide_numbers().expect("numbers").as_ref(), wide);
+        assert_eq!(DType::Other("float", 8).to_string(), "float8");
     }
 }
