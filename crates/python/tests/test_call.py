@@ -373,7 +373,7 @@ def test_a_model_that_cannot_be_had(arguments, error, says):
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        (MIXER.replace("sum(S * k, j)", "sum(S * q, j)"), ["`q`", "sum(S * q, j)", "─"]),
+        (MIXER.replace("sum(S * k, j)", "sum(S * q, j)"), ["`q`", "<text>:23:15", "y = sum(S * q, j)", "`-- here", "help: set it above"]),
         (MIXER.replace('x = "C"', 'x = "D"'), ["`D`", 'x = "D"']),
         ("name = \n", ["TOML"]),
     ],

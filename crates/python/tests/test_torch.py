@@ -73,7 +73,8 @@ def test_compile_keeps_one_graph_for_any_length(op):
         y, state = op(w, k, v * 2, r, return_state=True)
         return torch.relu(y), state.tensors["step.S"]
 
-    for batch, time in ((2, 7), (3, 5), (2, 40)):
+    # No two sizes are equal: torch would take that for a rule, and compile again.
+    for batch, time in ((4, 7), (6, 9), (4, 40)):
         given = inputs(batch, time)
         y, S = f(**given)
         want, carried = op(**dict(given, v=given["v"] * 2), return_state=True)
@@ -183,7 +184,7 @@ def test_mixed_libraries_and_devices_are_refused(op):
     given = inputs()
     with pytest.raises(TypeError, match="`k` is a ndarray, the others are torch tensors"):
         op(**dict(given, k=given["k"].numpy()))
-    with pytest.raises(Exception, match="`k`|meta"):
+    with pytest.raises(ValueError, match="`k` lies on meta, `w` on cpu"):
         op(**dict(given, k=given["k"].to("meta")))
 
 

@@ -40,7 +40,7 @@ pub(super) struct Lowering<'a> {
     /// Storage of the operations cut out at present.
     pub precision: Precision,
     pub params: HashMap<(Option<u32>, Option<String>, String), Tensor>,
-    /// Atoms of each declared dimension, by input and parameter.
+    /// Atoms of each declared dimension, by input, parameter and state of a recurrence.
     pub dimensions: BTreeMap<String, Vec<usize>>,
     /// Values that have no name of the user's yet.
     pub anonymous: HashSet<ValueId>,
@@ -57,7 +57,7 @@ pub(super) struct Lowering<'a> {
 pub(super) struct Lowered {
     /// Operations in the order of the text.
     pub graph: Graph,
-    /// Atoms of each declared dimension, by input and parameter.
+    /// Atoms of each declared dimension, by input, parameter and state of a recurrence.
     pub dimensions: BTreeMap<String, Vec<usize>>,
     pub warnings: Vec<Warning>,
 }

@@ -61,8 +61,8 @@ pub struct Overrides {
 pub struct Compiled {
     /// The graph.
     pub graph: Graph,
-    /// How many atomic axes each declared dimension of an input or a parameter has, by its name: a
-    /// weight `[C, C]` with `C = H * N` has two dimensions of two axes.
+    /// How many atomic axes each declared dimension of an input, a parameter or the state of a recurrence
+    /// has, by its name: a weight `[C, C]` with `C = H * N` has two dimensions of two axes.
     pub dimensions: BTreeMap<String, Vec<usize>>,
     /// Things that look like mistakes but stop nothing.
     pub warnings: Vec<Warning>,

@@ -140,6 +140,13 @@ def _call(model: Model, inputs, params, state: State | None):
     for port, tensor in zip((*model.inputs, *model.params), (*inputs, *params)):
         if not isinstance(tensor, torch.Tensor):
             raise TypeError(f"`{port.name}` is a {type(tensor).__name__}, the others are torch tensors")
+    # torch would take a call with one tensor on `meta` for one of which only the shapes are asked.
+    first = inputs[0]
+    for port, tensor in zip((*model.inputs, *model.params), (*inputs, *params)):
+        if tensor.device != first.device:
+            raise ValueError(
+                f"`{port.name}` lies on {tensor.device}, `{model.inputs[0].name}` on {first.device}"
+            )
     states, position = model._states(state)
     results = _op(model._key, list(inputs), list(params), "", states, position)
     count = len(model.outputs)

@@ -54,15 +54,16 @@ impl Wanted {
         Self::new(graph, Vec::new(), &value.axes, dimensions.get(&param.name))
     }
 
-    /// Of a state, for any B. As in an output, axes that are together one dimension of an input are one.
+    /// Of a state, for any B: that of a recurrence with the dimensions that it declares, rows as in inputs.
     pub fn of_state(graph: &Graph, id: StateId, dimensions: &BTreeMap<String, Vec<usize>>) -> Self {
         let state = graph.state(id);
-        let mut leading = vec![("B", None)];
+        let rows = vec![("B", None)];
         if let StateKind::Tail { width, .. } = state.kind {
-            leading.push(("tokens", Some(width as usize)));
+            let counts = as_in_inputs(graph, &state.axes, dimensions);
+            let leading = [rows, vec![("tokens", Some(width as usize))]].concat();
+            return Self::new(graph, leading, &state.axes, Some(&counts));
         }
-        let counts = as_in_inputs(graph, &state.axes, dimensions);
-        Self::new(graph, leading, &state.axes, Some(&counts))
+        Self::new(graph, rows, &state.axes, dimensions.get(&state.name))
     }
 
     /// Of an output: axes that are together one dimension of an input are one here as well.
