@@ -241,6 +241,20 @@ impl Elements {
         }
     }
 
+    /// The same elements in memory of their own.
+    pub(crate) fn copied(&self) -> Self {
+        // SAFETY: reads only, while the caller holds Python's lock, under which array libraries write.
+        unsafe {
+            match self {
+                Elements::F32(x) => Elements::F32(UnsafeCell::new((*x.get()).clone())),
+                Elements::F64(x) => Elements::F64(UnsafeCell::new((*x.get()).clone())),
+                Elements::Half(x, dtype) => {
+                    Elements::Half(UnsafeCell::new((*x.get()).clone()), *dtype)
+                }
+            }
+        }
+    }
+
     pub(crate) fn dtype(&self) -> DType {
         match self {
             Elements::F32(_) => DType::F32,

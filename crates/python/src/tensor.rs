@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use fusec_runtime::program::{DType, Numbers};
 use half::{bf16, f16};
+use pyo3::exceptions::PyBufferError;
 use pyo3::prelude::*;
 
 use crate::dlpack::{Elements, capsule};
@@ -60,18 +61,31 @@ impl Tensor {
         self.elements.dtype().to_string()
     }
 
-    /// The capsule of the DLPack protocol. `stream`, `dl_device` and `copy` mean nothing on the CPU.
+    /// The capsule of the DLPack protocol. `stream` means nothing on the CPU; there is no other device.
     #[pyo3(signature = (*, stream=None, max_version=None, dl_device=None, copy=None))]
     fn __dlpack__<'py>(
         &self,
         py: Python<'py>,
         stream: Option<Bound<'py, PyAny>>,
         max_version: Option<(u32, u32)>,
-        dl_device: Option<Bound<'py, PyAny>>,
+        dl_device: Option<(i32, i32)>,
         copy: Option<bool>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let _ = (stream, dl_device, copy);
-        capsule(py, &self.elements, &self.shape, max_version)
+        let _ = stream;
+        if let Some((kind, id)) = dl_device
+            && (kind, id) != self.__dlpack_device__()
+        {
+            return Err(PyBufferError::new_err(format!(
+                "the tensor lies on the CPU, device ({kind}, {id}) is asked for: take it and move it"
+            )));
+        }
+        match copy {
+            Some(true) => {
+                let copied = Arc::new(self.elements.copied());
+                capsule(py, &copied, &self.shape, max_version)
+            }
+            _ => capsule(py, &self.elements, &self.shape, max_version),
+        }
     }
 
     /// The CPU.

@@ -291,10 +291,24 @@ def test_results_are_shared_and_outlive_their_model(rng):
     first, second = np.from_dlpack(outputs[0]), np.from_dlpack(outputs[0])
     first[0, 0, 0, 0] = 17
     assert second[0, 0, 0, 0] == 17
+    own = np.from_dlpack(outputs[0], copy=True)
+    own[...] = 0
+    assert second[0, 0, 0, 0] == 17
+    with pytest.raises(BufferError, match=r"lies on the CPU, device \(2, 0\)"):
+        outputs[0].__dlpack__(dl_device=(2, 0))
     kept = second.copy()
     del op, outputs, states, first
     gc.collect()
     np.testing.assert_array_equal(second, kept)
+
+
+def test_what_may_not_be_written_is_read(rng):
+    op = fusec.recurrence(STEP, axes=AXES, device="cpu")
+    given = inputs(rng)
+    y = op(**given)
+    for x in given.values():
+        x.flags.writeable = False
+    np.testing.assert_array_equal(op(**given), y)
 
 
 WRONG_TENSORS = [
@@ -476,26 +490,29 @@ def test_ten_thousand_calls_of_changing_length_do_not_grow(rng):
     assert sizes[-1] - sizes[1] < 2 << 20, sizes
 
 
-def test_the_lock_of_the_interpreter_is_free_while_something_runs(rng):
+@pytest.mark.parametrize("what", ["compiles", "runs", "differentiates"])
+def test_the_lock_of_the_interpreter_is_free_while_something(what, rng):
     op = fusec.recurrence(STEP, axes=dict(H=8, i=32, j=32), device="cpu")
-    shape = (2, 600, 8, 32)
-    given = {n: rng.standard_normal(shape, dtype=np.float32) * 0.1 for n in "wkvr"}
-    running, ticks = threading.Event(), 0
-    done = threading.Event()
+    given = [rng.standard_normal((2, 600, 8, 32), dtype=np.float32) * 0.1 for _ in "wkvr"]
+    # Sizes that no other test has: nothing is there from before.
+    compiles = lambda: fusec.recurrence(STEP, axes=dict(H=3, i=11, j=7), device="emulator")
+    differentiates = lambda: op._backward(given, [], None, 0, "", [given[0], None])
+    work = dict(compiles=compiles, runs=lambda: op(*given), differentiates=differentiates)[what]
+    running, done, ticks = threading.Event(), threading.Event(), 0
 
-    def work():
+    def thread():
         running.set()
-        op(**given)
+        work()
         done.set()
 
-    thread = threading.Thread(target=work)
-    thread.start()
+    worker = threading.Thread(target=thread)
+    worker.start()
     running.wait()
-    while not done.is_set():
+    while not done.is_set() and worker.is_alive():
         ticks += 1
         done.wait(0.001)
-    thread.join()
-    assert ticks > 3, ticks
+    worker.join()
+    assert done.is_set() and ticks > 3, ticks
 
 
 def test_a_fork_is_refused_and_does_not_hang():
