@@ -507,10 +507,6 @@ unsafe fn views<'a>(tensors: *const Tensor, count: usize) -> Result<Vec<TensorVi
 ///
 /// The pointers are what their types and this text say; nobody writes to the inputs meanwhile.
 #[unsafe(no_mangle)]
-#[expect(
-    clippy::too_many_arguments,
-    reason = "a C function: pointers come with their counts"
-)]
 pub unsafe extern "C" fn fusec_run(
     program: *const Program,
     state: *mut State,

@@ -53,10 +53,10 @@ fn names_are_inputs_states_or_outputs_by_how_they_are_used() {
             of("S[H, i, j] = S * w[H, j] + k[H, j] * v[H, i];  y[H, i] = sum(S * r[H, j], j)"),
             ["w[H,j] k[H,j] v[H,i] r[H,j]", "", "step.S[H,i,j]", "y[H,i]"],
         ),
-        // A local name, a comment, a number per row, a step without a state.
+        // A local name, a comment, a number per row.
         (
-            of("a = exp(x[H]) # not an input\ny[H] = a * s[]"),
-            ["x[H] s[]", "", "", "y[H]"],
+            of("a = exp(x[H]) # not an input\nh[H] = h + a * s[]; y[H] = h"),
+            ["x[H] s[]", "", "step.h[H]", "y[H]"],
         ),
         // Two states and two outputs; an axis that is only summed over.
         (
@@ -101,6 +101,7 @@ fn what_is_missing_is_said() {
         (of("S[H] = S * w + x[H]; y[H] = S"), "`w`"),
         (of("y[H] = 1"), "no inputs"),
         (of("S[H] = S + x[H]"), "no outputs"),
+        (of("y[H] = exp(x[H])"), "no state"),
         (of(""), "no inputs"),
         (of("S[H] = S * x[H] + x[i]; y[H] = S"), "`x`"),
         (of("S[H] = S $ x[H]"), "`$`"),

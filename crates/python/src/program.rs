@@ -7,7 +7,7 @@ use std::sync::Arc;
 use fusec_fuse::{Mode, Shape, Storage};
 use fusec_ir::language::{Overrides, Setting};
 use fusec_runtime::program::{
-    Arguments, Cotangents, DType, Numbers, Options, Port, Program as Inner, ProgramError,
+    Arguments, Cotangents, DType, Numbers, Options, Port, Program as Inner, ProgramError, Shaped,
     TensorView,
 };
 use fusec_runtime::toolchain::{self, Origin, Place, Toolchain};
@@ -22,6 +22,9 @@ use crate::tensor::Tensor;
 /// A name, whether it is token ids, the shape as text, the names of the leading axes, the extents after
 /// them.
 type PortTuple = (String, bool, String, Vec<Option<usize>>, Vec<usize>);
+
+/// Outputs, states, position, names of tensors that were copied.
+type Results = (Vec<Tensor>, Vec<Tensor>, i64, Vec<String>);
 
 /// Derivatives by inputs, parameters and states.
 type Gradients = (Vec<Option<Tensor>>, Vec<Tensor>, Vec<Option<Tensor>>);
@@ -112,7 +115,7 @@ impl Program {
         params: Vec<Bound<'_, PyAny>>,
         states: Option<Vec<Bound<'_, PyAny>>>,
         position: i64,
-    ) -> PyResult<(Vec<Tensor>, Vec<Tensor>, i64, Vec<String>)> {
+    ) -> PyResult<Results> {
         let program = &self.program;
         let inputs = borrow(&inputs, program.inputs())?;
         let params = borrow(&params, program.params())?;
@@ -129,7 +132,7 @@ impl Program {
                 let states = states.as_deref().map(views);
                 let state = states.as_deref().map(|views| (views, position));
                 let answer = program.call_exact(&arguments, state)?;
-                let tensors = |list: Vec<(Vec<usize>, Vec<f64>)>| {
+                let tensors = |list: Vec<Shaped<f64>>| {
                     let list = list.into_iter();
                     list.map(|(shape, x)| Tensor::exact(Numbers::F64(x), shape))
                         .collect()

@@ -100,11 +100,17 @@ impl RecurrenceText<'_> {
             Some(given) => given,
             None => read.outputs(is_state),
         };
-        for (what, names) in [("inputs", &inputs), ("outputs", &outputs)] {
+        for (what, names) in [
+            ("inputs", &inputs),
+            ("outputs", &outputs),
+            ("state", &state),
+        ] {
             if names.is_empty() {
                 return refuse(
                     format!("the step has no {what}"),
-                    "say over which axes a name runs where it is first written: `y[H, i] = sum(S * r[H, j], j)`",
+                    "an input is read and never assigned, a state read before it is assigned, an output \
+                     assigned; say over which axes a name runs where it is first written: \
+                     `S[H, i, j] = S * w[H, j] + k[H, j] * v[H, i]; y[H, i] = sum(S * r[H, j], j)`",
                     step.whole,
                 );
             }
@@ -143,9 +149,7 @@ impl RecurrenceText<'_> {
             &mut text,
             format_args!("inputs  = \"{}\"", joined(&formals)),
         );
-        if !state.is_empty() {
-            line(&mut text, format_args!("state   = \"{}\"", joined(&state)));
-        }
+        line(&mut text, format_args!("state   = \"{}\"", joined(&state)));
         line(
             &mut text,
             format_args!("outputs = \"{}\"", joined(&outputs)),

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::bind::{Rows, Wanted, check_memory, wrong_type};
 use super::error::TensorError;
-use super::numbers::Element;
+use super::numbers::{Element, Shaped};
 use super::tensor::TensorView;
 use super::{Port, Program, ProgramError, param_ids};
 use crate::executor::HostState;
@@ -300,10 +300,7 @@ impl Program {
     }
 
     /// The tensors of a state, in the order of [`Program::states`], with their extents.
-    pub fn state_tensors(
-        &self,
-        state: HostState,
-    ) -> Result<Vec<(Vec<usize>, Vec<f32>)>, ProgramError> {
+    pub fn state_tensors(&self, state: HostState) -> Result<Vec<Shaped<f32>>, ProgramError> {
         state.check(&self.graph)?;
         let batch = state.batch;
         let tensors = state.tensors.into_iter().map(|(id, values)| {

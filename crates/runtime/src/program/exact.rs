@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use super::bind::Wanted;
 use super::call::{Arguments, Taken};
 use super::device::DeviceKind;
-use super::numbers::{Element, are_wide};
+use super::numbers::{Element, Shaped, are_wide};
 use super::tensor::TensorView;
 use super::{Program, ProgramError};
 use crate::executor::StateError;
@@ -19,9 +19,9 @@ use crate::memory::Footprint;
 #[derive(Debug)]
 pub struct ExactAnswer {
     /// Extents `[B, T, axes...]` and elements of each output.
-    pub outputs: Vec<(Vec<usize>, Vec<f64>)>,
+    pub outputs: Vec<Shaped<f64>>,
     /// Extents and elements of each state after the run.
-    pub states: Vec<(Vec<usize>, Vec<f64>)>,
+    pub states: Vec<Shaped<f64>>,
     /// Tokens seen so far.
     pub position: i64,
     /// Tensors of the call that did not lie row-major and were copied.

@@ -26,7 +26,7 @@ pub use device::{DeviceKind, UnknownDevice};
 pub use error::{ProgramError, TensorError};
 pub use exact::ExactAnswer;
 pub use kernels::{Kernels, Regime};
-pub use numbers::Numbers;
+pub use numbers::{Numbers, Shaped};
 pub use tensor::{DType, Memory, TensorView};
 
 use fusec_fuse::explain::{pair, why};

@@ -14,6 +14,9 @@ pub enum Numbers {
     F64(Vec<f64>),
 }
 
+/// The extents of a result, and its elements, row-major.
+pub type Shaped<F> = (Vec<usize>, Vec<F>);
+
 /// A type that calls compute in.
 pub(super) trait Element: Real {
     /// Which tensors are read as it, as messages have it.
