@@ -1,6 +1,7 @@
 """Calling models and recurrences with numpy."""
 
 import copy
+import ctypes
 import gc
 import os
 import pickle
@@ -309,6 +310,29 @@ def test_what_may_not_be_written_is_read(rng):
     for x in given.values():
         x.flags.writeable = False
     np.testing.assert_array_equal(op(**given), y)
+
+
+@pytest.mark.parametrize(
+    ("kind", "says"),
+    [(2, "`k` lies on cuda:0: tensors are taken from the CPU only"), (10, "`k` lies on a device of DLPack's kind 10")],
+)
+def test_a_tensor_that_lies_elsewhere_is_refused_before_it_is_read(rng, kind, says):
+    class Elsewhere:
+        """A tensor of numpy whose capsule says that it lies on another device."""
+
+        def __dlpack__(self, **_):
+            capsule = given["k"].__dlpack__()
+            pointer = ctypes.pythonapi.PyCapsule_GetPointer
+            pointer.restype, pointer.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
+            # The device comes behind the address of the elements.
+            ctypes.c_int32.from_address(pointer(capsule, b"dltensor") + 8).value = kind
+            return capsule
+
+    op = fusec.recurrence(STEP, axes=AXES, device="cpu")
+    given = inputs(rng)
+    with pytest.raises(ValueError, match=says):
+        op(**dict(given, k=Elsewhere()))
+    assert op(**given).shape == (2, 7, 2, 5)
 
 
 WRONG_TENSORS = [
