@@ -1,4 +1,4 @@
-//! Chores of the repository: `cargo xtask ci | bless | zoo | dist | audit`.
+//! Chores of the repository: `cargo xtask ci | bless | zoo | dist | wheel | audit`.
 //!
 //! What lives here: calls of cargo that people would otherwise have to remember. What never will:
 //! anything that a user of fusec needs.
@@ -7,6 +7,7 @@
 
 mod audit;
 mod dist;
+mod wheel;
 mod zoo;
 
 use std::env;
@@ -20,6 +21,9 @@ Usage: cargo xtask ci      format, lints, tests, documentation, as before every 
                            a table of the golden cases: errors on devices (default: cpu emulator),
                            classes of recurrences, lines of model texts
        cargo xtask dist    a release in target/dist: the program, manual pages, completions, docs
+       cargo xtask wheel [--torch]
+                           the Python wheel, and its tests in a fresh environment; with torch, which is
+                           some gigabytes, those with torch as well
        cargo xtask audit   where dependencies come from and their licences; advisories with cargo-deny";
 
 /// A call of cargo.
@@ -72,6 +76,8 @@ fn main() -> ExitCode {
         ["zoo", ref devices @ ..] => return zoo(devices),
         ["dist"] => return dist(),
         ["audit"] => return audit(),
+        ["wheel"] => return wheel(false),
+        ["wheel", "--torch"] => return wheel(true),
         _ => {
             eprintln!("{USAGE}");
             return ExitCode::from(2);
@@ -97,7 +103,13 @@ fn main() -> ExitCode {
     for (step, time) in &times {
         eprintln!("{} cargo {}", seconds(*time), step.arguments.join(" "));
     }
-    let total = times.iter().map(|(_, time)| *time).sum();
+    let mut total: Duration = times.iter().map(|(_, time)| *time).sum();
+    if passed && arguments == ["ci"] {
+        let began = Instant::now();
+        passed = wheel(false) == ExitCode::SUCCESS;
+        eprintln!("{} cargo xtask wheel", seconds(began.elapsed()));
+        total += began.elapsed();
+    }
     eprintln!(
         "{} {}",
         seconds(total),
@@ -138,6 +150,16 @@ fn dist() -> ExitCode {
             println!("{}", archive.display());
             ExitCode::SUCCESS
         }
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn wheel(with_torch: bool) -> ExitCode {
+    match wheel::wheel(with_torch) {
+        Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{error}");
             ExitCode::FAILURE

@@ -182,4 +182,10 @@ impl<F: Real> Session for CpuSession<'_, F> {
         self.state = converted(&state.to_interpreter(self.interpreter.graph())?);
         Ok(())
     }
+
+    fn set_weights(&mut self, weights: Weights) -> Result<(), SessionError> {
+        let params = weights.into_params().into_iter();
+        let params = params.map(|x| convert(&x)).collect();
+        Ok(self.interpreter.set_params(params)?)
+    }
 }

@@ -28,6 +28,7 @@ pub mod model;
 pub mod occupancy;
 pub mod partial;
 pub mod plan_dir;
+pub mod program;
 pub mod sampling;
 pub mod session;
 pub mod tensor_file;

@@ -1,5 +1,6 @@
 //! What a user calls MODEL: a model text, or a checkpoint whose model is recognised.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use fusec_ir::Graph;
@@ -19,6 +20,8 @@ pub const TEXT: &str = "model.toml";
 pub struct Model {
     /// Its meaning.
     pub graph: Graph,
+    /// How many atomic axes each declared dimension of an input or a parameter has, by its name.
+    pub dimensions: BTreeMap<String, Vec<usize>>,
     /// Things in its text that look like mistakes but stop nothing.
     pub warnings: Vec<Warning>,
     /// The texts that spans of the graph point into.
@@ -114,6 +117,12 @@ impl Model {
         Self::of_text(Path::new(name), &source, overrides.clone())
     }
 
+    /// A model text that is no file. It can include nothing.
+    pub fn from_text(text: &str, overrides: &Overrides) -> Result<Self, ModelError> {
+        let source = ModelSource::from_text("<text>", text);
+        Self::of_text(Path::new("<text>"), &source, overrides.clone())
+    }
+
     fn of_text(
         path: &Path,
         source: &ModelSource<'_>,
@@ -122,6 +131,7 @@ impl Model {
         let compiled = compile_with_warnings(source, &overrides)?;
         Ok(Model {
             graph: compiled.graph,
+            dimensions: compiled.dimensions,
             warnings: compiled.warnings,
             sources: compiled.sources,
             overrides,
@@ -129,6 +139,21 @@ impl Model {
             checkpoint: None,
             path: path.to_path_buf(),
         })
+    }
+
+    /// The warnings as `FILE:LINE: message`.
+    pub fn warnings_with_places(&self) -> Vec<String> {
+        let warnings = self.warnings.iter();
+        warnings
+            .map(|warning| match self.sources.locate(warning.span) {
+                Some((file, range)) => {
+                    let before = file.text.get(..range.start).unwrap_or_default();
+                    let line = before.matches('\n').count() + 1;
+                    format!("{}:{line}: {}", file.name, warning.message)
+                }
+                None => warning.message.clone(),
+            })
+            .collect()
     }
 
     /// The weights: those asked for, or the checkpoint's own.

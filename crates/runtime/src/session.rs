@@ -16,6 +16,7 @@ use crate::executor::{Device, ExecuteError, Executor, Fetch, HostState, StateErr
 use crate::limits::LimitError;
 use crate::localise::Stored;
 use crate::memory::MemoryError;
+use crate::weights::Weights;
 
 /// A model on a device, with the state of a batch of sequences.
 pub trait Session {
@@ -94,6 +95,9 @@ pub trait Session {
 
     /// Takes over a state, whatever device it came from.
     fn set_state(&mut self, state: &HostState) -> Result<(), SessionError>;
+
+    /// Takes other weights of the model, and evaluates again what depends on them alone. The state stays.
+    fn set_weights(&mut self, weights: Weights) -> Result<(), SessionError>;
 }
 
 /// The last row of each sequence of `[B, T, row]`.
@@ -218,6 +222,10 @@ impl<D: Device> Session for Executor<D> {
 
     fn set_state(&mut self, state: &HostState) -> Result<(), SessionError> {
         Ok(self.load_state(state)?)
+    }
+
+    fn set_weights(&mut self, weights: Weights) -> Result<(), SessionError> {
+        Ok(Executor::set_weights(self, &weights)?)
     }
 }
 

@@ -75,6 +75,10 @@ impl<S: Session> Session for Spoilt<S> {
         self.inner.state()
     }
 
+    fn set_weights(&mut self, weights: Weights) -> Result<(), SessionError> {
+        self.inner.set_weights(weights)
+    }
+
     fn set_state(&mut self, state: &HostState) -> Result<(), SessionError> {
         self.inner.set_state(state)
     }

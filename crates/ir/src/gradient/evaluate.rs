@@ -41,13 +41,30 @@ impl Gradient {
         &'g self,
         interpreter: &'i Interpreter<'g, F>,
         state: &State<F>,
-        (batch, time): (usize, usize),
+        shape: (usize, usize),
         inputs: &BTreeMap<ValueId, Input<'_, F>>,
     ) -> Result<Differentiated<'i, 'g, F>, InterpretError> {
+        self.forward_to(interpreter, state, shape, inputs, &BTreeMap::new())
+    }
+
+    /// As [`Gradient::forward`], where what is differentiated depends on states after the last row as
+    /// well: `after` has the cotangents `[B, axes...]` of some of the states that
+    /// [`Gradient::states`] lists first. Others are not looked at.
+    pub fn forward_to<'i, 'g, F: Real>(
+        &'g self,
+        interpreter: &'i Interpreter<'g, F>,
+        state: &State<F>,
+        (batch, time): (usize, usize),
+        inputs: &BTreeMap<ValueId, Input<'_, F>>,
+        after: &BTreeMap<StateId, Vec<F>>,
+    ) -> Result<Differentiated<'i, 'g, F>, InterpretError> {
         let mut start = state.clone();
-        for (_, cotangent) in &self.states {
+        for (of, cotangent) in &self.states {
             if let Some(buffer) = start.buffers.get_mut(cotangent.index()) {
-                buffer.fill(F::ZERO);
+                match after.get(of) {
+                    Some(given) => buffer.clone_from(given),
+                    None => buffer.fill(F::ZERO),
+                }
             }
         }
         let mut run = interpreter.begin(&start, batch, time, inputs, Keep::Outputs)?;

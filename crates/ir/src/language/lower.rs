@@ -40,6 +40,8 @@ pub(super) struct Lowering<'a> {
     /// Storage of the operations cut out at present.
     pub precision: Precision,
     pub params: HashMap<(Option<u32>, Option<String>, String), Tensor>,
+    /// Atoms of each declared dimension, by input, parameter and state of a recurrence.
+    pub dimensions: BTreeMap<String, Vec<usize>>,
     /// Values that have no name of the user's yet.
     pub anonymous: HashSet<ValueId>,
     pub same: HashMap<String, OpId>,
@@ -51,12 +53,21 @@ pub(super) struct Lowering<'a> {
     pub nesting: usize,
 }
 
-/// The graph of a document, operations in the order of the text.
+/// What a document becomes.
+pub(super) struct Lowered {
+    /// Operations in the order of the text.
+    pub graph: Graph,
+    /// Atoms of each declared dimension, by input, parameter and state of a recurrence.
+    pub dimensions: BTreeMap<String, Vec<usize>>,
+    pub warnings: Vec<Warning>,
+}
+
+/// Lowers a document.
 pub(super) fn lower(
     document: &Document,
     axes: Axes,
     settings: IndexMap<String, Setting>,
-) -> Result<(Graph, Vec<Warning>)> {
+) -> Result<Lowered> {
     let mut lowering = Lowering {
         document,
         axes,
@@ -80,6 +91,7 @@ pub(super) fn lower(
         layer: None,
         precision: Precision::Storage,
         params: HashMap::new(),
+        dimensions: BTreeMap::new(),
         anonymous: HashSet::new(),
         same: HashMap::new(),
         taken: HashMap::new(),
@@ -92,7 +104,11 @@ pub(super) fn lower(
     let warnings = unused(document);
     let mut graph = lowering.graph;
     graph.axes = lowering.axes.into_list();
-    Ok((graph, warnings))
+    Ok(Lowered {
+        graph,
+        dimensions: lowering.dimensions,
+        warnings,
+    })
 }
 
 impl<'a> Lowering<'a> {
@@ -136,10 +152,11 @@ impl<'a> Lowering<'a> {
     }
 
     fn input(&mut self, name: &str, kind: &InputKind) -> Result<Tensor> {
-        let (axes, precision) = match kind {
-            InputKind::Token => (Vec::new(), Precision::Index),
-            InputKind::Shape(shape) => (self.axes.shape(shape)?.0, Precision::Storage),
+        let ((axes, dimensions), precision) = match kind {
+            InputKind::Token => (Default::default(), Precision::Index),
+            InputKind::Shape(shape) => (self.axes.shape(shape)?, Precision::Storage),
         };
+        self.dimensions.insert(name.to_owned(), dimensions);
         let id = self.value(Value {
             name: name.to_owned(),
             rows: true,

@@ -22,6 +22,7 @@ mod operations;
 mod parameters;
 mod pins;
 mod pointwise;
+mod recurrence_text;
 mod scope;
 mod source;
 mod step;
@@ -33,6 +34,7 @@ mod token;
 pub use document::Setting;
 pub use error::{LanguageError, Problem, Warning};
 pub use nesting::{MAX_TOML_NESTING, too_deep};
+pub use recurrence_text::RecurrenceText;
 pub use source::{ModelSource, SourceFile, SourceMap};
 
 use crate::{Graph, Span, coalesce};
@@ -59,6 +61,9 @@ pub struct Overrides {
 pub struct Compiled {
     /// The graph.
     pub graph: Graph,
+    /// How many atomic axes each declared dimension of an input, a parameter or the state of a recurrence
+    /// has, by its name: a weight `[C, C]` with `C = H * N` has two dimensions of two axes.
+    pub dimensions: BTreeMap<String, Vec<usize>>,
     /// Things that look like mistakes but stop nothing.
     pub warnings: Vec<Warning>,
     /// The texts that spans point into.
@@ -90,9 +95,10 @@ pub fn lower(
 ) -> std::result::Result<Compiled, LanguageError> {
     let mut sources = SourceMap::default();
     match lower_into(source, options, &mut sources) {
-        Ok((graph, warnings)) => Ok(Compiled {
-            graph: coalesce::normalise(graph),
-            warnings,
+        Ok(lowered) => Ok(Compiled {
+            graph: coalesce::normalise(lowered.graph),
+            dimensions: lowered.dimensions,
+            warnings: lowered.warnings,
             sources,
         }),
         Err(fault) => Err(fault.resolve(&sources)),
@@ -112,7 +118,7 @@ fn lower_into(
     source: &ModelSource<'_>,
     options: &Overrides,
     sources: &mut SourceMap,
-) -> Result<(Graph, Vec<Warning>)> {
+) -> Result<lower::Lowered> {
     let document = document::read(source, sources)?;
     let (sizes, settings) = overridden(&document, options)?;
     let axes = Axes::resolve(&document, &settings, &sizes)?;

@@ -50,6 +50,7 @@ impl Lowering<'_> {
         };
         let source = self.source(decl, layer, &full)?;
         let init = self.init(decl, &dimensions, &axes)?;
+        self.dimensions.insert(full.clone(), dimensions.clone());
         self.graph.params.push(Param {
             name: full,
             value,

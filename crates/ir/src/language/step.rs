@@ -69,13 +69,21 @@ impl<'a> Lowering<'a> {
             None => String::new(),
         };
         let mut ids = Vec::new();
-        for state in states {
+        for (state, formal) in states.into_iter().zip(&decl.states) {
             let full = format!(
                 "{prefix}{}",
                 self.qualified(&format!("{name}.{}", state.name))
             );
             let unique = self.unique(full);
             self.check_elements(&state.axes, &unique, span)?;
+            let mut dimensions = Vec::new();
+            for axis in &formal.axes {
+                dimensions.push(match concrete.contains_key(&axis.name.text) {
+                    true => 1,
+                    false => self.axes.atoms(&axis.name)?.len(),
+                });
+            }
+            self.dimensions.insert(unique.clone(), dimensions);
             ids.push(StateId(self.graph.states.len() as u32));
             let layer = self.layer_number();
             self.graph.states.push(State {

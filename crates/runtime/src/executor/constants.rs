@@ -112,6 +112,14 @@ impl Constants {
         self.bytes
     }
 
+    /// Whether every constant has the place that it has in another layout.
+    pub fn lie_as(&self, other: &Self) -> bool {
+        let places = |of: &Self| -> Vec<(usize, usize)> {
+            of.list.iter().map(|c| (c.offset, c.bytes)).collect()
+        };
+        self.by_buffer == other.by_buffer && places(self) == places(other)
+    }
+
     /// First byte and size of a buffer that is a constant.
     pub fn place(&self, regime: usize, buffer: usize) -> Option<(usize, usize)> {
         let at = (*self.by_buffer.get(regime)?.get(buffer)?)?;

@@ -139,6 +139,35 @@ impl<D: Device> Executor<D> {
         Ok(executor)
     }
 
+    /// Other weights of the model in place of those it has. The state stays; after an error the weights
+    /// are unknown, and runs are refused.
+    pub fn set_weights(&mut self, weights: &Weights) -> Result<(), ExecuteError> {
+        self.refuse_if_interrupted()?;
+        let mut constants = Constants::new(&self.manifest, weights)?;
+        if !constants.lie_as(&self.constants) {
+            // What is equal is held once, and other values need not be. Recorded runs hold addresses: they
+            // go with the allocation.
+            self.launches.clear();
+            self.interrupted = Some("the weights could not be allocated".into());
+            self.bases.constants = self.device.allocate(Region::Constants, constants.bytes())?;
+            self.interrupted = None;
+        }
+        let device = &mut self.device;
+        let uploaded = constants.upload(&self.manifest, weights, |offset, bytes| {
+            let place = Place {
+                region: Region::Constants,
+                offset,
+                bytes: bytes.len(),
+            };
+            device.write(place, bytes)
+        });
+        if let Err(error) = &uploaded {
+            self.interrupted = Some(error.to_string());
+        }
+        self.constants = constants;
+        uploaded
+    }
+
     /// The device.
     pub fn device(&self) -> &D {
         &self.device

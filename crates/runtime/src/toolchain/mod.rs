@@ -25,10 +25,10 @@ use crate::cache::{self, CacheError, Contents, Entry, KernelCache, KeyParts, Out
 use crate::cubin::{self, CubinError, Resources, Spills};
 
 pub use arch::{Arch, UnknownArch};
-pub use locate::{Located, Origin, Skipped};
+pub use locate::{Located, Origin, Place, Skipped};
 
 use fetch::{FetchError, FetchedCopy, HOW_TO_GET};
-use locate::{ExplicitError, Place};
+use locate::ExplicitError;
 use nvrtc::{Nvrtc, NvrtcError};
 
 /// Stack of a compiling thread. NVRTC recurses over expressions; unrolled kernels overflow the
@@ -46,6 +46,8 @@ pub struct Options {
     pub cache_dir: Option<PathBuf>,
     /// Compile everything anew: neither read nor write the cubin cache.
     pub no_cubin_cache: bool,
+    /// Directories searched before the fetched copy: those of the environment that calls.
+    pub preferred: Vec<Place>,
     /// Directories in which NVRTC may be installed; searched after the fetched copy.
     pub places: Vec<Place>,
 }
@@ -64,6 +66,7 @@ impl Options {
             nvrtc: path("FUSEC_NVRTC"),
             cache_dir: path("FUSEC_CACHE_DIR"),
             no_cubin_cache: false,
+            preferred: Vec::new(),
             places: locate::system_places(),
         }
     }
@@ -212,8 +215,8 @@ pub struct Toolchain {
 }
 
 impl Toolchain {
-    /// Finds NVRTC: the one that the options name; else the copy that was fetched before; else
-    /// one installed on the system; else fetches the pinned one, unless offline.
+    /// Finds NVRTC: the one that the options name; else one in a preferred place; else the copy that was
+    /// fetched before; else one installed on the system; else fetches the pinned one, unless offline.
     ///
     /// A cubin cache that cannot be used is no error: it is logged, and [`Toolchain::info`] says it.
     pub fn discover(options: &Options) -> Result<Self, ToolchainError> {
@@ -364,6 +367,9 @@ impl Toolchain {
 
 /// The library that no one named: fetched before, installed, or fetched now.
 fn find(options: &Options, skipped: &mut Vec<Skipped>) -> Result<(Nvrtc, Located), ToolchainError> {
+    if let Some(found) = locate::search(&options.preferred, skipped) {
+        return Ok(found);
+    }
     let cache_dir = || cache::user_cache_dir(options.cache_dir.as_deref());
     // Without a place for a cache there is no fetched copy either, but there may be another.
     match cache_dir().map(|dir| fetch::fetched(&dir)) {

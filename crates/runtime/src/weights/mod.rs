@@ -56,6 +56,41 @@ pub fn map(graph: &Graph, checkpoint: &Checkpoint) -> Result<Vec<Mapped>, Weight
 }
 
 impl Weights {
+    /// These numbers, one vector per parameter of the graph in [`ParamId`] order, each row-major over the
+    /// axes of its value.
+    pub fn new(graph: &Graph, params: Vec<Vec<f32>>) -> Result<Self, WeightsError> {
+        if params.len() != graph.params.len() {
+            return Err(WeightsError::Malformed {
+                place: format!("model `{}`", graph.name),
+                why: format!(
+                    "it has {} parameters, {} were given",
+                    graph.params.len(),
+                    params.len()
+                ),
+            });
+        }
+        for (param, values) in graph.params.iter().zip(&params) {
+            let want = graph.row_elements(param.value);
+            if values.len() != want {
+                return Err(WeightsError::Malformed {
+                    place: format!("parameter `{}`", param.name),
+                    why: format!("it has {want} elements, {} were given", values.len()),
+                });
+            }
+        }
+        Ok(Self { params })
+    }
+
+    /// Zeros, for a model whose parameters come later.
+    pub fn zero(graph: &Graph) -> Self {
+        let params = graph.params.iter();
+        Self {
+            params: params
+                .map(|param| vec![0.0; graph.row_elements(param.value)])
+                .collect(),
+        }
+    }
+
     /// Takes the parameters from a checkpoint, as each parameter's `source` says.
     ///
     /// Every parameter must be found, every shape must fit, every number must be finite, and every
