@@ -500,7 +500,7 @@ fn random_plans_draw_among_the_forms() {
     let graph = model(&[], STEP, &flow);
     let device = h200();
     let mut seen = std::collections::BTreeSet::new();
-    for seed in 0..16 {
+    for seed in 0..48 {
         let options = common::options(&device, 2, 19, Mode::Random(seed));
         let planned = plan(&graph, &options).unwrap_or_else(|e| panic!("{e}"));
         let lanes = planned.plan.kernels.iter().flat_map(|k| &k.phases[0].lanes);

@@ -143,7 +143,6 @@ fn described(case: Case) -> Chunked {
         bonus: case.reads.iter().any(|(_, _, bonus)| *bonus),
         pieces: pieces(case.storage),
         resident: 1,
-        most_warps: 16,
         warps: 4,
         room: Room::default(),
         arriving: 0,

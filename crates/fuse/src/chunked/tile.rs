@@ -163,8 +163,6 @@ pub struct Tile {
     pub pieces: usize,
     /// Blocks of a multiprocessor that share its registers: 1 or 2.
     pub resident: usize,
-    /// Most warps that it may have, unless more have value columns.
-    pub most_warps: usize,
     /// Warps of the block, at least those that have value columns of the state.
     pub warps: usize,
     /// Room for rows that arrive ahead of time.
@@ -220,7 +218,6 @@ impl Tile {
             bonus: parts.reads.iter().any(|read| read.bonus.is_some()),
             pieces: pieces(storage),
             resident: 1,
-            most_warps: MOST_WARPS.0,
             warps: LEAST_WARPS,
             room: Room::of(slabs),
             arriving: slabs.iter().filter(|slab| slab.operand.is_some()).count(),
@@ -229,7 +226,7 @@ impl Tile {
 
     /// The largest chunk of which as many of the `share` blocks that come to a multiprocessor, with
     /// `bytes` of shared memory and so many registers, are there at a time as can be: at most two where
-    /// tokens are solved for. Not fewer than 32 tokens if one block can have those, and no more than
+    /// tokens are solved for. A block has at most so many warps, unless more have value columns. Not fewer than 32 tokens if one block can have those, and no more than
     /// twice the run. `None` if not even 16 tokens fit.
     pub fn fitting(
         self,
@@ -237,11 +234,12 @@ impl Tile {
         registers: usize,
         time: usize,
         share: usize,
+        warps: usize,
     ) -> Option<Tile> {
         let of = |chunk| {
             let tile = Tile { chunk, ..self };
             Tile {
-                warps: tile.wanted_warps(share, registers),
+                warps: tile.wanted_warps(share, registers, warps),
                 ..tile
             }
         };
@@ -352,7 +350,7 @@ impl Tile {
 
     /// Warps that bring tokens of a key channel into products, all at once: not more than have registers.
     /// The state has value columns for some of them, or for all.
-    fn wanted_warps(&self, share: usize, registers: usize) -> usize {
+    fn wanted_warps(&self, share: usize, registers: usize, at_most: usize) -> usize {
         let busy = self.chunk / TOKENS * self.key_padded() / 32;
         let most = match self.solves() {
             true if self.key_padded() <= 64 && self.pieces == 1 => MOST_WARPS.0,
@@ -363,7 +361,7 @@ impl Tile {
                 (MOST_WARPS.0 / share.max(1)).min(by_registers)
             }
         };
-        let most = 1 << most.min(self.most_warps).max(1).ilog2();
+        let most = 1 << most.min(at_most).max(1).ilog2();
         busy.clamp(LEAST_WARPS, most.max(LEAST_WARPS))
             .max(self.value_warps())
     }

@@ -62,16 +62,15 @@ pub fn fit(group: &Group<'_>, lane: &Body) -> Result<Vec<Body>, Reject> {
     };
     let mut bodies: Vec<Body> = Vec::new();
     let mut first = None;
-    for (target, ahead, most) in targets.iter().flat_map(|target| {
-        let ways = [false, true].into_iter();
-        ways.flat_map(move |ahead| MOST_WARPS.map(move |most| (target, ahead, most)))
-    }) {
-        {
-            match spread(group, lane, scan, &parts, *target, (ahead, most)) {
-                Ok(body) if !bodies.contains(&body) => bodies.push(body),
-                Ok(_) => {}
-                Err(reject) => first = first.or(Some(reject)),
-            }
+    let ways = targets.iter().flat_map(|target| {
+        let ahead = [false, true].into_iter();
+        ahead.flat_map(move |ahead| MOST_WARPS.map(|most| (*target, ahead, most)))
+    });
+    for (target, ahead, most) in ways {
+        match spread(group, lane, scan, &parts, target, (ahead, most)) {
+            Ok(body) if !bodies.contains(&body) => bodies.push(body),
+            Ok(_) => {}
+            Err(reject) => first = first.or(Some(reject)),
         }
     }
     match first {
@@ -280,15 +279,12 @@ fn spread(
         true => staged(graph, parts, scan, &lane.ops, &grid, ctx.storage),
         false => vec![],
     };
-    let least = Tile {
-        most_warps,
-        ..Tile::least(graph, scan, parts, ctx.storage, value, &slabs)
-    };
+    let least = Tile::least(graph, scan, parts, ctx.storage, value, &slabs);
     let bytes = ctx.target.shared_bytes;
     let tiles: usize = grid.iter().map(|g| graph.size(g.axis) / g.tile).product();
     let share = (ctx.shape.batch * tiles).div_ceil(ctx.target.sms.max(1));
     let registers = ctx.target.registers;
-    match least.fitting(bytes, registers, ctx.shape.time, share) {
+    match least.fitting(bytes, registers, ctx.shape.time, share, most_warps) {
         Some(tile) => Ok(Body {
             schedule: Schedule::Chunked(ChunkTile {
                 grid,
