@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::io::{self, IsTerminal, Write};
 
+use fusec_ir::language::{LONGEST_MESSAGE, readable};
 use miette::{Diagnostic, MietteHandlerOpts, Report};
 
 use crate::exit::Exit;
@@ -37,9 +38,18 @@ impl<E: Diagnostic + Send + Sync + 'static> From<E> for Failure {
 
 /// The failure of an error that carries its advice in its message. For `map_err`.
 pub fn input(error: impl Error + Send + Sync + 'static) -> Failure {
+    let text = error.to_string();
+    let shown = readable(&text, LONGEST_MESSAGE);
+    let report = match shown == text {
+        true => Report::from_err(error),
+        false => Report::new(Message {
+            message: shown,
+            help: None,
+        }),
+    };
     Failure {
         exit: Exit::Input,
-        report: Report::from_err(error),
+        report,
         reader_gone: false,
     }
 }
@@ -47,7 +57,7 @@ pub fn input(error: impl Error + Send + Sync + 'static) -> Failure {
 /// A failure in words: what happened, and what to do.
 pub fn message(message: impl Into<String>, help: impl Into<String>) -> Failure {
     Failure::from(Message {
-        message: message.into(),
+        message: readable(&message.into(), LONGEST_MESSAGE),
         help: Some(help.into()),
     })
 }

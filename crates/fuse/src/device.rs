@@ -9,7 +9,7 @@ mod fitted;
 pub use fitted::{Entry, Fitted, FittedFigure};
 
 use crate::plan::Storage;
-use fusec_ir::language::{MAX_TOML_NESTING, too_deep};
+use fusec_ir::language::{LONGEST_MESSAGE, MAX_TOML_NESTING, readable, too_deep};
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use std::fmt;
@@ -117,12 +117,12 @@ pub enum DeviceError {
         source: std::io::Error,
     },
     /// The file is not a device profile.
-    #[error("{path} is not a device profile: {source}")]
+    #[error("{path} is not a device profile: {reason}")]
     Parse {
         /// The file.
         path: PathBuf,
         /// Why, with the place.
-        source: Box<toml::de::Error>,
+        reason: String,
     },
     /// Brackets nest deeper than a profile needs.
     #[error("{path} is not a device profile: brackets are nested more than {limit} deep")]
@@ -202,9 +202,9 @@ impl Device {
     }
 
     fn parse(text: &str, path: &Path) -> Result<Device, DeviceError> {
-        let unreadable = |source| DeviceError::Parse {
+        let unreadable = |error: toml::de::Error| DeviceError::Parse {
             path: path.to_path_buf(),
-            source: Box::new(source),
+            reason: readable(&error.to_string(), LONGEST_MESSAGE),
         };
         if too_deep(text).is_some() {
             return Err(DeviceError::Nested {

@@ -1,6 +1,7 @@
 //! What can be wrong with a model text, where, and what to do about it.
 
 use super::excerpt::Excerpt;
+use super::message::readable;
 use super::source::SourceMap;
 use crate::Span;
 use miette::{Diagnostic, LabeledSpan, SourceCode};
@@ -470,29 +471,12 @@ impl Fault {
         let labels = ranges.into_iter().zip(words);
         LanguageError(Box::new(Report {
             help: self.problem.help(),
-            message: printable(&self.problem.to_string()),
+            message: readable(&self.problem.to_string(), MESSAGE),
             problem: self.problem,
             text,
             labels: labels.map(|(at, word)| LabeledSpan::at(at, word)).collect(),
         }))
     }
-}
-
-/// A message without what a terminal would obey, cut where it is too long to read.
-fn printable(message: &str) -> String {
-    let mut out = String::new();
-    for c in message.chars() {
-        if out.len() >= MESSAGE {
-            out.push_str("...");
-            break;
-        }
-        match c {
-            '\n' => out.push(c),
-            c if c.is_control() => out.extend(c.escape_default()),
-            c => out.push(c),
-        }
-    }
-    out
 }
 
 /// `Err` with a problem and its place.

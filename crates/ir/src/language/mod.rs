@@ -17,6 +17,7 @@ mod flow;
 mod functions;
 mod grammar;
 mod lower;
+mod message;
 mod nesting;
 mod operations;
 mod parameters;
@@ -32,6 +33,7 @@ mod token;
 
 pub use document::Setting;
 pub use error::{LanguageError, Problem, Warning};
+pub use message::{LONGEST_MESSAGE, readable};
 pub use nesting::{MAX_TOML_NESTING, too_deep};
 pub use source::{ModelSource, SourceFile, SourceMap};
 

@@ -2,11 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
+use fusec_ir::language::{LONGEST_MESSAGE, readable};
+
 use super::view::StoredDtype;
 
 /// A file of a checkpoint cannot be used; `problem` says what, where and what to do.
 #[derive(Debug, thiserror::Error)]
-#[error("{}: {problem}", file.display())]
+#[error("{}: {}", file.display(), readable(&problem.to_string(), LONGEST_MESSAGE))]
 pub struct CheckpointError {
     /// The file, or the directory when no one file is at fault.
     pub file: PathBuf,

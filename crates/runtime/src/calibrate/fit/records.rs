@@ -2,6 +2,7 @@
 
 use fusec_fuse::cost::Work;
 use fusec_fuse::{Shape, Storage};
+use fusec_ir::language::{LONGEST_MESSAGE, readable};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -18,12 +19,12 @@ pub enum RecordError {
         source: std::io::Error,
     },
     /// It is something else.
-    #[error("{path} holds no results of `fusec bench`: {source}")]
+    #[error("{path} holds no results of `fusec bench`: {reason}")]
     Parse {
         /// The file.
         path: PathBuf,
         /// Why, with the place.
-        source: serde_json::Error,
+        reason: String,
     },
 }
 
@@ -84,9 +85,9 @@ impl Records {
 
     /// Adds the runs of one file's text.
     pub fn add(&mut self, path: &Path, text: &str) -> Result<(), RecordError> {
-        let report: Report = serde_json::from_str(text).map_err(|source| RecordError::Parse {
+        let report: Report = serde_json::from_str(text).map_err(|error| RecordError::Parse {
             path: path.to_path_buf(),
-            source,
+            reason: readable(&error.to_string(), LONGEST_MESSAGE),
         })?;
         self.files.push(path.display().to_string());
         let date = report.provenance.date.chars().take(10);
