@@ -7,19 +7,9 @@ use fusec_fuse::{Device, Mode, Options, Shape, Storage, Submit, Template, plan};
 use fusec_ir::language::{ModelSource, Overrides, compile};
 use fusec_ir::{Graph, OpId, OpKind};
 
-use common::{Case, root};
+use common::{Case, root, slow_steps};
 
 mod common;
-
-/// A device on which a step takes so long that whatever can goes in chunks: all of it, or runs that
-/// are longer than a step. Launches are dear as well, so that lanes hold all they can.
-fn slow_steps(also_single_steps: bool) -> Device {
-    let mut device = Device::find("h200").expect("profile");
-    device.step_us.value = if also_single_steps { 1e7 } else { 4.6 };
-    device.fitted.step_cycles.value = if also_single_steps { 1e10 } else { 2500.0 };
-    device.graph_launch_us.value = 100.0;
-    device
-}
 
 fn model(file: &str, axes: &[(&str, usize)]) -> Graph {
     let source = ModelSource::from_path(&root().join("models").join(file)).expect("model file");

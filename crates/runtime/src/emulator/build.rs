@@ -11,6 +11,7 @@ use rayon::prelude::*;
 
 use super::EmulatorError;
 use super::library::EmulatedKernel;
+use super::sanitizer::Sanitizer;
 
 use crate::cache::{Contents, Entry, KernelCache, KeyParts, Outcome};
 use crate::partial;
@@ -29,16 +30,17 @@ const BEHIND: (&str, &str) = ("entry.h", include_str!("entry.h"));
 pub struct EmulatorOptions {
     /// The C++ compiler: GCC's driver, or one that takes its options.
     pub compiler: OsString,
-    /// Instrument global accesses. The process must have libasan preloaded to load such kernels.
-    pub address_sanitizer: bool,
+    /// Build kernels with the address and the undefined-behaviour sanitizers: what they find ends the
+    /// process with a report. They can be loaded only where libasan was loaded first ([`Sanitizer`]).
+    pub sanitizers: bool,
 }
 
 impl Default for EmulatorOptions {
-    /// The compiler in `FUSEC_CXX`, else `g++`; no sanitizer.
+    /// The compiler in `FUSEC_CXX`, else `g++`; no sanitizers.
     fn default() -> Self {
         Self {
             compiler: std::env::var_os("FUSEC_CXX").unwrap_or_else(|| "g++".into()),
-            address_sanitizer: false,
+            sanitizers: false,
         }
     }
 }
@@ -49,6 +51,7 @@ pub struct Emulator {
     options: EmulatorOptions,
     cache: Option<KernelCache>,
     compiler_version: String,
+    sanitizer: Option<Sanitizer>,
 }
 
 /// Kernels of one plan, ready to be launched on the CPU.
@@ -77,6 +80,10 @@ impl Emulator {
         if !cfg!(all(target_os = "linux", target_arch = "x86_64")) {
             return Err(EmulatorError::Platform);
         }
+        let sanitizer = match options.sanitizers {
+            true => Some(Sanitizer::of_process().ok_or(EmulatorError::NoSanitizer)?),
+            false => None,
+        };
         let output = Command::new(&options.compiler)
             .arg("--version")
             .output()
@@ -88,7 +95,13 @@ impl Emulator {
             options,
             cache: None,
             compiler_version: String::from_utf8_lossy(&output.stdout).into_owned(),
+            sanitizer,
         })
+    }
+
+    /// How the sanitizer of its kernels is told what a launch may touch, if they have one.
+    pub fn sanitizer(&self) -> Option<Sanitizer> {
+        self.sanitizer
     }
 
     /// Compiles and loads `sources`, pairs of a kernel's entry and the text that defines
@@ -164,9 +177,17 @@ impl Emulator {
         {
             flags.extend(["-mavx2", "-mfma"]);
         }
-        if self.options.address_sanitizer {
-            // Fibers bring their own stacks, which the sanitizer does not know.
-            flags.extend(["-fsanitize=address", "--param", "asan-stack=0"]);
+        if self.options.sanitizers {
+            flags.extend([
+                "-fsanitize=address,undefined,float-cast-overflow",
+                // It needs type information, which is off.
+                "-fno-sanitize=vptr",
+                "-fno-sanitize-recover=all",
+                // Fibers bring their own stacks, which the sanitizer does not know.
+                "--param",
+                "asan-stack=0",
+                "-g1",
+            ]);
         }
         flags
     }

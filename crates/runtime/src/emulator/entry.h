@@ -71,7 +71,7 @@ static void begin_block(Worker* w, Launch* launch) {
     for (u32 i = 0; i < n; ++i) w->stacks[i] = u16(n - 1 - i);
     for (u32 i = 0; i < n; ++i) push_back(w, w->order[i]);
     memset(launch->smem, 0xff, launch->smem_bytes);
-    memset(launch->smem + launch->smem_bytes, 0xa5, SMEM_GUARD);
+    memset(launch->smem + launch->smem_bytes, 0xfe, SMEM_GUARD);
 }
 
 }  // namespace emulator
@@ -95,7 +95,7 @@ static int run_block(Launch* launch) {
         return 1;
     }
     for (u32 i = 0; i < SMEM_GUARD; ++i)
-        if (u8(launch->smem[launch->smem_bytes + i]) != 0xa5) {
+        if (u8(launch->smem[launch->smem_bytes + i]) != 0xfe) {
             snprintf(launch->error, launch->error_bytes, "block (%u,%u,%u) wrote %u bytes behind its %u bytes of dynamic shared memory",
                      w->block_idx.x, w->block_idx.y, w->block_idx.z, i, launch->smem_bytes);
             return 1;

@@ -15,9 +15,11 @@ mod arena;
 mod build;
 mod launch;
 mod library;
+mod sanitizer;
 
 pub use build::{EmulatedModule, Emulator, EmulatorOptions};
 pub use launch::{KernelArg, LaunchShape, TensorMapArg};
+pub use sanitizer::Sanitizer;
 
 use fusec_codegen::manifest::readable;
 use std::path::PathBuf;
@@ -57,11 +59,13 @@ pub enum EmulatorError {
         /// Why.
         source: std::io::Error,
     },
-    /// A compiled kernel cannot be loaded.
+    /// Kernels with sanitizers were asked for, in a process without them.
     #[error(
-        "kernel `{}` cannot be loaded: {reason}. A build with the address sanitizer needs LD_PRELOAD=libasan.so",
-        readable(kernel)
+        "kernels with sanitizers can be loaded only by a process that was started with libasan: set LD_PRELOAD to what `g++ -print-file-name=libasan.so` says"
     )]
+    NoSanitizer,
+    /// A compiled kernel cannot be loaded.
+    #[error("kernel `{}` cannot be loaded: {reason}", readable(kernel))]
     Load {
         /// The kernel's entry.
         kernel: String,

@@ -116,6 +116,7 @@ impl Binding<'_> {
                 "a grid has between 1 and 2147483647 blocks; use a smaller batch or a shorter run"
                     .into(),
         })?;
+        let mut given = Vec::new();
         let args = step.args.iter().map(|arg| {
             let (buffer, copy) = match *arg {
                 Arg::Batch => return Ok(ArgValue::Integer(shape.batch as i64)),
@@ -123,6 +124,7 @@ impl Binding<'_> {
                 Arg::Position => return Ok(ArgValue::Position),
                 Arg::TensorMap(map) => {
                     let map = step.tensor_maps.get(map);
+                    given.extend(map.and_then(|map| self.place(map.buffer, TailCopy::Old)));
                     let value = map.and_then(|map| self.tensor_map(map, shape, bases));
                     let value = value.ok_or_else(|| ManifestError::Damaged {
                         place: format!("step {at} (kernel `{}`)", kernel.name),
@@ -139,6 +141,7 @@ impl Binding<'_> {
                     place: format!("step {at} (kernel `{}`)", kernel.name),
                     reason: format!("buffer {buffer} has no place in memory"),
                 })?;
+            given.push(place);
             Ok(ArgValue::Address(
                 bases.of(place.region) + place.offset as u64,
             ))
@@ -168,6 +171,7 @@ impl Binding<'_> {
             cooperative: step.cooperative,
             persistent: step.persistent,
             args,
+            given,
             fresh,
         })
     }

@@ -96,6 +96,8 @@ pub struct Launch {
     pub persistent: bool,
     /// Its arguments, one per parameter.
     pub args: Vec<ArgValue>,
+    /// The buffers behind its arguments: all memory that it may touch.
+    pub given: Vec<Place>,
     /// Arena buffers and new copies of tails whose contents begin with this step: whatever lies
     /// there before is not to be read.
     pub fresh: Vec<Place>,

@@ -2,7 +2,7 @@
 
 use super::device::{ArgValue, Device, Launch, Place, Region, RunKey, Submission};
 use super::{ExecuteError, ManifestError};
-use crate::emulator::{EmulatedModule, Emulator, KernelArg, LaunchShape, TensorMapArg};
+use crate::emulator::{EmulatedModule, Emulator, KernelArg, LaunchShape, Sanitizer, TensorMapArg};
 use crate::memory::host;
 use fusec_codegen::{KernelImage, Manifest};
 use memmap2::MmapMut;
@@ -27,6 +27,7 @@ pub struct EmulatedDevice {
     entries: Vec<(usize, String)>,
     regions: [Option<MmapMut>; 3],
     seed: u64,
+    sanitizer: Option<Sanitizer>,
 }
 
 impl EmulatedDevice {
@@ -64,7 +65,26 @@ impl EmulatedDevice {
                 .collect::<Result<_, _>>()?,
             regions: [None, None, None],
             seed,
+            sanitizer: emulator.sanitizer(),
         })
+    }
+
+    /// Tells the sanitizer, if there is one, that a launch may touch these buffers and nothing beside
+    /// them; `None` opens everything.
+    fn open(&mut self, given: Option<&[Place]>) -> Result<(), ExecuteError> {
+        let Some(sanitizer) = self.sanitizer else {
+            return Ok(());
+        };
+        for region in self.regions.iter().flatten() {
+            match given {
+                Some(_) => sanitizer.close(region),
+                None => sanitizer.open(region),
+            }
+        }
+        for place in given.into_iter().flatten() {
+            sanitizer.open(self.bytes(*place)?);
+        }
+        Ok(())
     }
 
     fn bytes(&mut self, place: Place) -> Result<&mut [u8], ExecuteError> {
@@ -92,6 +112,7 @@ impl Device for EmulatedDevice {
     }
 
     fn allocate(&mut self, region: Region, bytes: usize) -> Result<u64, ExecuteError> {
+        self.open(None)?;
         // Pages, and so aligned; mapped lazily, so that poison costs what a run touches.
         self.regions[region as usize] = None;
         let mut map =
@@ -154,12 +175,15 @@ impl Device for EmulatedDevice {
                 seed => seed.wrapping_add(launch.step as u64).max(1),
             },
         };
+        self.open(Some(&launch.given))?;
         let (module, entry) = &self.entries[launch.kernel];
         let module = &self.modules[*module];
         // SAFETY: the addresses were resolved inside the regions, which live as long as the
         // device and are borrowed by nobody during the call; sizes and extents were checked
         // against the graph when the executor was made.
-        let barriers = unsafe { module.launch(entry, shape, &args) }?;
+        let barriers = unsafe { module.launch(entry, shape, &args) };
+        self.open(None)?;
+        let barriers = barriers?;
         if barriers > 0 && !launch.cooperative {
             // Blocks that are not resident would be waited for.
             return Err(ManifestError::Damaged {

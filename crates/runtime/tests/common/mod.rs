@@ -10,7 +10,7 @@ pub use dice::Dice;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use fusec_codegen::{Planned, generate};
+use fusec_codegen::{Manifest, Planned, generate};
 use fusec_fuse::{Device, Mode, Options, Shape, Storage, Submit, plan};
 use fusec_ir::interpret::{Input, Interpreter, Keep, Real, State, Tensor};
 use fusec_ir::{Graph, Pin, Precision, ValueId};
@@ -40,6 +40,41 @@ pub struct Case<'a> {
     pub times: &'a [usize],
     /// Largest difference, relative to the largest magnitude of a value.
     pub bound: f64,
+}
+
+/// What a case is run under, beside what it says itself.
+#[derive(Clone, Copy)]
+pub struct Conditions<'a> {
+    /// The device profile that plans are made for.
+    pub device: &'a Device,
+    /// Wishes about single steps.
+    pub pins: &'a [Pin],
+    /// Seed of the order in which blocks and threads run; 0 is the order of their indices.
+    pub order: u64,
+    /// Whether kernels are built with the sanitizers, which the process has to have.
+    pub sanitizers: bool,
+}
+
+impl<'a> Conditions<'a> {
+    /// Nothing special, for a device profile.
+    pub fn on(device: &'a Device) -> Self {
+        Conditions {
+            device,
+            pins: &[],
+            order: 11,
+            sanitizers: false,
+        }
+    }
+}
+
+/// A device on which a step takes so long that whatever can goes in chunks: all of it, or runs that
+/// are longer than a step. Launches are dear as well, so that lanes hold all they can.
+pub fn slow_steps(also_single_steps: bool) -> Device {
+    let mut device = Device::find("h200").expect("profile");
+    device.step_us.value = if also_single_steps { 1e7 } else { 4.6 };
+    device.fitted.step_cycles.value = if also_single_steps { 1e10 } else { 2500.0 };
+    device.graph_launch_us.value = 100.0;
+    device
 }
 
 impl Dice {
@@ -136,17 +171,23 @@ pub fn difference<F: Real>(a: &[f32], b: &[F]) -> f64 {
     reason = "not every test that compares cases runs one itself"
 )]
 pub fn emulate(case: &Case<'_>, weights: &Weights) -> Result<Executor<EmulatedDevice>, String> {
-    emulate_for(case, weights, &Device::find("h200").expect("profile"), &[])
+    let device = Device::find("h200").expect("profile");
+    emulate_under(case, weights, Conditions::on(&device))
 }
 
-/// The same with plans made for another device profile, and with wishes about single steps.
-pub fn emulate_for(
+/// The same under these conditions.
+pub fn emulate_under(
     case: &Case<'_>,
     weights: &Weights,
-    device: &Device,
-    pins: &[Pin],
+    conditions: Conditions<'_>,
 ) -> Result<Executor<EmulatedDevice>, String> {
-    let first = case.times.iter().copied().max().unwrap_or(1);
+    let manifest = generated(case, conditions)?;
+    execute(case, weights, manifest, conditions)
+}
+
+/// The model's kernels: one plan for single steps, one for everything longer.
+pub fn generated(case: &Case<'_>, conditions: Conditions<'_>) -> Result<Manifest, String> {
+    let Conditions { device, pins, .. } = conditions;
     let planned = |time, pins: &[Pin]| {
         let options = Options {
             shape: Shape {
@@ -161,7 +202,7 @@ pub fn emulate_for(
         };
         plan(case.graph, &options).map_err(|e| format!("planning: {e}"))
     };
-    let (decode, prefill) = (planned(1, pins)?, planned(first, &[])?);
+    let (decode, prefill) = (planned(1, pins)?, planned(longest(case), &[])?);
     let regimes = [
         Planned {
             name: "decode",
@@ -178,15 +219,31 @@ pub fn emulate_for(
             plan: &prefill.plan,
         },
     ];
-    let manifest =
-        generate(case.name, case.storage, &regimes).map_err(|e| format!("generating: {e}"))?;
+    generate(case.name, case.storage, &regimes).map_err(|e| format!("generating: {e}"))
+}
+
+fn longest(case: &Case<'_>) -> usize {
+    case.times.iter().copied().max().unwrap_or(1)
+}
+
+/// Kernels, built and bound to weights and memory.
+fn execute(
+    case: &Case<'_>,
+    weights: &Weights,
+    manifest: Manifest,
+    conditions: Conditions<'_>,
+) -> Result<Executor<EmulatedDevice>, String> {
     let cache = root().join("target/emulator-cache");
-    let emulator = Emulator::new(&cache, EmulatorOptions::default()).expect("g++");
-    let device =
-        EmulatedDevice::new(&emulator, &manifest, 11).map_err(|e| format!("compiling: {e}"))?;
+    let options = EmulatorOptions {
+        sanitizers: conditions.sanitizers,
+        ..EmulatorOptions::default()
+    };
+    let emulator = Emulator::new(&cache, options).expect("g++");
+    let device = EmulatedDevice::new(&emulator, &manifest, conditions.order)
+        .map_err(|e| format!("compiling: {e}"))?;
     let shape = Shape {
         batch: case.batch,
-        time: first,
+        time: longest(case),
     };
     Executor::new(device, manifest, weights, shape).map_err(|e| format!("loading: {e}"))
 }
@@ -204,13 +261,30 @@ pub fn check_for(case: &Case<'_>, device: &Device) -> Result<(), String> {
 
 /// The same with wishes about single steps.
 pub fn check_pinned(case: &Case<'_>, device: &Device, pins: &[Pin]) -> Result<(), String> {
-    compare(case, device, pins).map_err(|why| format!("{} {}: {why}", case.name, case.mode))
+    let conditions = Conditions {
+        pins,
+        ..Conditions::on(device)
+    };
+    check_under(case, conditions)
 }
 
-fn compare(case: &Case<'_>, device: &Device, pins: &[Pin]) -> Result<(), String> {
+/// The same under these conditions.
+pub fn check_under(case: &Case<'_>, conditions: Conditions<'_>) -> Result<(), String> {
+    let manifest = generated(case, conditions);
+    manifest
+        .and_then(|manifest| compare(case, manifest, conditions))
+        .map_err(|why| format!("{} {}: {why}", case.name, case.mode))
+}
+
+/// The same for kernels that were generated before, and may have been changed since.
+pub fn compare(
+    case: &Case<'_>,
+    manifest: Manifest,
+    conditions: Conditions<'_>,
+) -> Result<(), String> {
     let graph = case.graph;
     let weights = Weights::random(graph, 7).expect("weights");
-    let mut executor = emulate_for(case, &weights, device, pins)?;
+    let mut executor = execute(case, &weights, manifest, conditions)?;
     executor
         .reset(case.batch)
         .map_err(|e| format!("reset: {e}"))?;

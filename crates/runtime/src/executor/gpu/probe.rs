@@ -154,6 +154,7 @@ impl Probe {
             shared_bytes: 0,
             cooperative: false,
             persistent: false,
+            given: Vec::new(),
             args: vec![
                 ArgValue::Address(self.memory.address()),
                 ArgValue::Integer(n),
