@@ -148,7 +148,8 @@ pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
         return half_answer(&model.graph.name, comparison, wrong, output);
     }
     let progress = Progress::line(format!("running on {}", session.device()));
-    let comparison = verify::compare(session.as_mut(), &case).map_err(failure::input)?;
+    let comparison = verify::compare_conditioned(session.as_mut(), &model.graph, &weights, &case)
+        .map_err(failure::input)?;
     drop(progress);
     let passed = comparison.passed();
     let wrong = match passed {
@@ -467,10 +468,18 @@ fn text(answer: &Answer) -> String {
         false => "FAILED",
     };
     format!(
-        "{model} on {} against {expected}\n{}{verdict}: accepted is {:.1e} of max |expected|\n{}",
+        "{model} on {} against {expected}\n{}{verdict}: accepted is {:.1e} of max |expected|{}\n{}",
         comparison.device,
         table.text(),
         comparison.bound,
+        match comparison.rounding {
+            None => String::new(),
+            Some(of) => format!(
+                ": rounding every value to f32 once leaves {:.1e}, the largest of {}; \
+                 up to {} times that is accepted, and never more than 1 %",
+                of.error, of.draws, of.factor
+            ),
+        },
         wrong_text(wrong),
     )
 }

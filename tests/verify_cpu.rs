@@ -138,6 +138,31 @@ fn without_a_golden_case_the_f64_interpreter_is_the_reference() {
     assert!(text(&out.stdout).contains("against the f64 interpreter"));
 }
 
+/// Two numbers of about 80,000 of which only the difference of about 1 is kept: f32 has seven digits.
+#[test]
+fn what_cancels_is_accepted_as_far_as_rounding_accounts_for_it() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("cancels.toml");
+    for (offset, passed) in [(0, true), (10_000, true), (100_000_000, false)] {
+        let sum = 8 * offset;
+        let model = format!(
+            "name = \"cancels\"\n[axes]\nC = 8\n[input]\nx = \"C\"\n\
+             [model]\nflow = \"return x * (sum(x + {offset}, C) - {sum})\"\n"
+        );
+        std::fs::write(&path, model).expect("a file");
+        let model = path.to_str().expect("a path");
+        let weights = ["--weights", "random:0"];
+        let verify = ["verify", model, "--device", "cpu", "--json"];
+        let out = fusec(&[&verify[..], &weights].concat());
+        let answer: serde_json::Value = serde_json::from_slice(&out.stdout)
+            .unwrap_or_else(|error| panic!("{error}: {}", text(&out.stderr)));
+        assert_eq!(answer["passed"], passed, "{offset}: {answer}");
+        let rounding = &answer["rounding"];
+        assert_eq!(rounding.is_null(), offset == 0, "{offset}: {answer}");
+        assert!(answer["bound"].as_f64() <= Some(1e-2), "{answer}");
+    }
+}
+
 #[test]
 fn what_cannot_be_verified_is_named_with_exit_status_2() {
     let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/hybrid.toml");

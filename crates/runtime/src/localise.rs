@@ -9,8 +9,11 @@ use fusec_ir::interpret::{Input, Interpreter, Keep, Rounding, State, StorageType
 use fusec_ir::{Graph, ValueId};
 use serde::Serialize;
 
+use crate::inputs::RunInputs;
 use crate::session::{Session, SessionError};
-use crate::verify::{Case, HALF_FACTOR, VerifyError, relative_l2};
+use crate::verify::{
+    Case, F32_FACTOR, HALF_FACTOR, MOST_DRAWS, VerifyError, relative_l2, rounding,
+};
 use crate::weights::Weights;
 
 /// What the kernels of a run left in memory.
@@ -44,9 +47,72 @@ pub struct FirstWrong {
     pub not_finite: Option<[usize; 3]>,
 }
 
+/// A run of a case: all tokens, or a step.
+struct Run<'a> {
+    time: usize,
+    inputs: &'a RunInputs,
+    /// That was planned.
+    graph: Graph,
+}
+
+/// The f64 interpreter over the runs of a case, from one to the next.
+struct Replay<'a> {
+    weights: &'a Weights,
+    batch: usize,
+    rounding: Rounding,
+    state: Option<State<f64>>,
+    /// Runs that were done.
+    done: usize,
+}
+
+impl<'a> Replay<'a> {
+    fn new(weights: &'a Weights, batch: usize, rounding: Rounding) -> Self {
+        Replay {
+            weights,
+            batch,
+            rounding,
+            state: None,
+            done: 0,
+        }
+    }
+
+    /// Every value of the last of these runs, those before it included in its state.
+    fn last(&mut self, runs: &[Run<'_>]) -> Result<Values, SessionError> {
+        let mut values = Values::new();
+        for run in runs.iter().skip(self.done) {
+            let graph = &run.graph;
+            let given = run.inputs.given();
+            let wide: Vec<Vec<f64>> = given.iter().map(widened).collect();
+            let params = self.weights.to_f64();
+            let interpreter = Interpreter::<f64>::with_rounding(graph, params, self.rounding)?;
+            let inputs = graph.inputs.iter().zip(given.iter().zip(&wide));
+            let inputs = inputs.map(|(id, (given, wide))| match given {
+                Input::Ids(ids) => (*id, Input::Ids(ids)),
+                Input::Numbers(_) => (*id, Input::Numbers(wide)),
+            });
+            let inputs = inputs.collect();
+            let batch = self.batch;
+            let state = self.state.get_or_insert_with(|| State::zero(graph, batch));
+            let outputs = interpreter.run(state, batch, run.time, &inputs, Keep::All)?;
+            let numbers = |(id, tensor): (ValueId, Tensor<f64>)| {
+                let numbers = tensor.numbers()?.iter().map(|x| *x as f32);
+                Some((id, numbers.collect()))
+            };
+            values = outputs.values.into_iter().filter_map(numbers).collect();
+        }
+        self.done = runs.len();
+        Ok(values)
+    }
+}
+
+/// Numbers of values.
+type Values = BTreeMap<ValueId, Vec<f32>>;
+
 /// Replays a case's prefill and its first step. `None` if the session has no kernels, or if no
-/// value that they store is further off than accepted: `bound` for f32; for half precision, what
-/// the unfused plan accounts for. In the order of the graph, so that its causes come before it.
+/// value that they store is further off than accepted: for f32 `bound`, or what rounding accounts for
+/// where that is more; for half precision, what the unfused plan accounts for. Where a value is
+/// further off than one way of rounding accounts for, others are looked at before it is called wrong.
+/// In the order of the graph, so that its causes come before it.
 pub fn first_wrong(
     session: &mut dyn Session,
     weights: &Weights,
@@ -55,82 +121,86 @@ pub fn first_wrong(
     bound: f64,
 ) -> Result<Option<FirstWrong>, VerifyError> {
     session.reset(case.batch)?;
-    let mut exact_state: Option<State<f64>> = None;
-    let mut rounded_state: Option<State<f64>> = None;
+    let (least, factor) = match storage {
+        None => (bound, F32_FACTOR),
+        Some(_) => (0.0, HALF_FACTOR),
+    };
+    let error = |got: &[f32], want: &[f32]| match storage {
+        None => relative_max(got, want),
+        Some(_) => relative_l2(got, want),
+    };
+    let mut exact = Replay::new(weights, case.batch, Rounding::None);
+    let draw = |draw| Replay::new(weights, case.batch, rounding(storage, draw));
+    let mut draws: Vec<Replay<'_>> = (0..MOST_DRAWS).map(draw).collect();
+    let mut runs: Vec<Run<'_>> = Vec::new();
     let step = case.steps.first().map(|step| ("step", 1, step));
-    for (run, time, inputs) in [("prefill", case.length, &case.prefill)]
+    for (name, time, inputs) in [("prefill", case.length, &case.prefill)]
         .into_iter()
         .chain(step)
     {
-        let given = inputs.given();
-        let wide: Vec<Vec<f64>> = given.iter().map(widened).collect();
-        let Some(stored) = session.run_stored(time, &given)? else {
+        let Some(stored) = session.run_stored(time, &inputs.given())? else {
             return Ok(None);
         };
-        let graph = &stored.graph;
-        let interpret = |rounding, state: &mut Option<State<f64>>| {
-            let interpreter = Interpreter::<f64>::with_rounding(graph, weights.to_f64(), rounding)?;
-            let state = state.get_or_insert_with(|| State::zero(graph, case.batch));
-            let inputs = graph.inputs.iter().zip(given.iter().zip(&wide));
-            let inputs = inputs.map(|(id, (given, wide))| match given {
-                Input::Ids(ids) => (*id, Input::Ids(ids)),
-                Input::Numbers(_) => (*id, Input::Numbers(wide)),
-            });
-            let inputs = inputs.collect();
-            interpreter.run(state, case.batch, time, &inputs, Keep::All)
-        };
-        let exact = interpret(Rounding::None, &mut exact_state)
-            .map_err(SessionError::from)?
-            .values;
-        let rounded = match storage {
-            None => None,
-            Some(storage) => {
-                let run = interpret(Rounding::Op(storage), &mut rounded_state);
-                Some(run.map_err(SessionError::from)?.values)
-            }
-        };
-        let made = graph.ops.iter().flat_map(|op| &op.outputs);
-        for (id, got) in made.filter_map(|id| Some((id, stored.values.get(id)?))) {
-            let numbers = |of: &BTreeMap<ValueId, Tensor<f64>>| {
-                Some(
-                    of.get(id)?
-                        .numbers()?
-                        .iter()
-                        .map(|x| *x as f32)
-                        .collect::<Vec<f32>>(),
-                )
-            };
-            let (Some(got), Some(want)) = (got.numbers(), numbers(&exact)) else {
+        runs.push(Run {
+            time,
+            inputs,
+            graph: stored.graph,
+        });
+        let want = exact.last(&runs)?;
+        let graph = &runs[runs.len() - 1].graph;
+        let mut wrong: Vec<FirstWrong> = Vec::new();
+        let mut ids: Vec<ValueId> = Vec::new();
+        for id in graph.ops.iter().flat_map(|op| &op.outputs) {
+            let got = stored.values.get(id).and_then(|tensor| tensor.numbers());
+            let (Some(got), Some(want)) = (got, want.get(id)) else {
                 continue;
             };
             let not_finite = got
                 .iter()
-                .zip(&want)
+                .zip(want)
                 .position(|(g, w)| !g.is_finite() && w.is_finite());
-            let (error, accepted) = match rounded.as_ref().map(numbers) {
-                None => (relative_max(got, &want), bound),
-                Some(rounded) => {
-                    let unfused = relative_l2(&rounded.unwrap_or_default(), &want);
-                    (relative_l2(got, &want), HALF_FACTOR * unfused)
-                }
-            };
-            if error <= accepted && not_finite.is_none() {
+            let error = error(got, want);
+            if error <= least && not_finite.is_none() {
                 continue;
             }
             let value = graph.value(*id);
             let elements = graph.row_elements(*id).max(1);
-            return Ok(Some(FirstWrong {
+            ids.push(*id);
+            wrong.push(FirstWrong {
                 value: value.name.clone(),
                 layer: value.layer,
                 kernel: stored.kernels.get(id).cloned().unwrap_or_default(),
-                run,
+                run: name,
                 error,
-                accepted,
+                accepted: least,
                 not_finite: not_finite.map(|at| {
                     let row = at / elements;
                     [row / time, row % time, at % elements]
                 }),
-            }));
+            });
+        }
+        for replay in &mut draws {
+            let known = |wrong: &FirstWrong| wrong.not_finite.is_some();
+            if wrong.first().is_none_or(known) {
+                break;
+            }
+            let rounded = replay.last(&runs)?;
+            for (wrong, id) in wrong.iter_mut().zip(&ids) {
+                if let (Some(rounded), Some(want)) = (rounded.get(id), want.get(id)) {
+                    wrong.accepted = wrong.accepted.max(factor * error(rounded, want));
+                }
+            }
+            let keep: Vec<bool> = wrong
+                .iter()
+                .map(|wrong| wrong.error > wrong.accepted || wrong.not_finite.is_some())
+                .collect();
+            let mut kept = keep.iter();
+            wrong.retain(|_| kept.next().copied().unwrap_or(true));
+            let mut kept = keep.iter();
+            ids.retain(|_| kept.next().copied().unwrap_or(true));
+        }
+        if let Some(first) = wrong.into_iter().next() {
+            return Ok(Some(first));
         }
     }
     Ok(None)

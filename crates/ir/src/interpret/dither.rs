@@ -5,28 +5,46 @@ use super::real::{Real, StorageType};
 /// `x` with an error as if rounded to `storage`: `round(x + d) - d` for a `d` of up to half the
 /// spacing of the type at x, drawn from the seed and from x itself.
 pub(super) fn dithered<F: Real>(x: F, storage: StorageType, seed: u64) -> F {
-    let nearest = x.rounded(storage);
-    let exact = x.to_f64();
-    if nearest == x || !nearest.to_f64().is_finite() {
-        return nearest;
-    }
-    let d = uniform(seed ^ exact.to_bits()) * spacing(exact, storage);
-    let shifted = F::from_f64(exact + d).rounded(storage).to_f64();
-    match shifted.is_finite() {
-        true => F::from_f64(shifted - d),
-        false => nearest,
-    }
-}
-
-/// Distance of neighbouring numbers of the type around x, which is not 0.
-fn spacing(x: f64, storage: StorageType) -> f64 {
     let (digits, smallest) = match storage {
         StorageType::Bf16 => (7, -126),
         StorageType::F16 => (10, -14),
     };
+    with_error(
+        x,
+        |x| F::from_f64(x).rounded(storage).to_f64(),
+        digits,
+        smallest,
+        seed,
+    )
+}
+
+/// As [`dithered`], for rounding to f32; of an f32 it is the number itself.
+pub(super) fn single<F: Real>(x: F, seed: u64) -> F {
+    with_error(x, |x| f64::from(x as f32), 23, -126, seed)
+}
+
+/// `round` is to numbers of this many binary digits behind the first, with exponents from `smallest`.
+fn with_error<F: Real>(
+    x: F,
+    round: impl Fn(f64) -> f64,
+    digits: i32,
+    smallest: i32,
+    seed: u64,
+) -> F {
+    let exact = x.to_f64();
+    let nearest = round(exact);
+    if nearest == exact || !nearest.is_finite() {
+        return F::from_f64(nearest);
+    }
     // The exponent of a normal f64; subnormal ones are below every storage type.
-    let exponent = ((x.to_bits() >> 52) & 0x7ff) as i32 - 1023;
-    f64::exp2(f64::from(exponent.max(smallest) - digits))
+    let exponent = ((exact.to_bits() >> 52) & 0x7ff) as i32 - 1023;
+    let spacing = f64::exp2(f64::from(exponent.max(smallest) - digits));
+    let d = uniform(seed ^ exact.to_bits()) * spacing;
+    let shifted = round(exact + d);
+    match shifted.is_finite() {
+        true => F::from_f64(shifted - d),
+        false => F::from_f64(nearest),
+    }
 }
 
 /// From -0.5 to 0.5 (SplitMix64).
@@ -63,6 +81,20 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn errors_of_single_precision_are_as_large_as_its_rounding() {
+        for scale in [1.0, 1000.0, -0.3, 2e-30] {
+            let nearest = mean_square(scale, 20_000, |x| f64::from(x as f32));
+            let ratio = mean_square(scale, 20_000, |x| single(x, 5)) / nearest;
+            assert!((0.9..1.1).contains(&ratio), "{scale}: {ratio}");
+        }
+        for x in [0.0, 1.0, f64::from(0.1f32), f64::NEG_INFINITY] {
+            assert_eq!(single(x, 3), x);
+        }
+        assert_ne!(single(0.1, 3), single(0.1, 4));
+        assert_eq!(single(0.1f32, 3), 0.1);
     }
 
     #[test]

@@ -65,6 +65,10 @@ pub enum Rounding {
     /// `Op`. Where one badly conditioned value decides the error of a run, one way of rounding
     /// says little about another; several say how far they lie apart.
     Dithered(StorageType, u64),
+    /// Every value, and every state after every step, gets an error as rounding to f32 leaves it,
+    /// other ones for every seed: what f32 arithmetic makes of a model, whatever the order of its
+    /// sums, up to a small factor. Of use in f64.
+    Single(u64),
 }
 
 /// Which values a run hands back.
@@ -254,6 +258,11 @@ impl<'g, F: Real> Interpreter<'g, F> {
     /// Rounds a computed value as it would be stored.
     fn round(&self, id: ValueId, data: &mut [F]) {
         match (self.rounding, self.graph.value(id).precision) {
+            (Rounding::Single(seed), Precision::Storage | Precision::F32) => {
+                for x in data {
+                    *x = dither::single(*x, seed);
+                }
+            }
             (Rounding::Op(storage), Precision::Storage) => {
                 for x in data {
                     *x = x.rounded(storage);
@@ -320,6 +329,10 @@ impl<'g, F: Real> Interpreter<'g, F> {
                 batch,
                 time,
                 position: size.position,
+                single: match self.rounding {
+                    Rounding::Single(seed) => Some(seed),
+                    _ => None,
+                },
             };
             let after = scan.run(&mut results);
             carried.extend(own.iter().copied().zip(after));

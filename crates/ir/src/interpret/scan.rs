@@ -4,6 +4,7 @@
 //! statement runs over and never mixes: such an axis is cut into slices, each a
 //! smaller recurrence of its own, and the slices run in parallel.
 
+use super::dither::single;
 use super::map::{Reduction, map_piece};
 use super::operand::{Affine, Dim, Space};
 use super::program::{Operand, Program, Scratch};
@@ -33,6 +34,8 @@ pub(super) struct Scan<'a, F> {
     pub time: usize,
     /// Position of t = 0.
     pub position: i64,
+    /// Seed of the errors that states get in every step.
+    pub single: Option<u64>,
 }
 
 /// Which part of the axes a task computes.
@@ -336,6 +339,11 @@ impl<F: Real> Scan<'_, F> {
             for ((item, view), next) in self.recurrence.next.iter().zip(&next_views).zip(&mut next)
             {
                 view.load(item_data(*item, &inputs, &states, &temps), 0, next);
+                if let Some(seed) = self.single {
+                    for x in next {
+                        *x = single(*x, seed);
+                    }
+                }
             }
             std::mem::swap(&mut states, &mut next);
         }
