@@ -5,6 +5,7 @@
 //! from a `model.toml`, and the interpreters that define what each operation
 //! computes. What never will: anything about GPUs, kernels or costs.
 #![warn(missing_docs)]
+#![deny(clippy::undocumented_unsafe_blocks)]
 #![deny(unsafe_code)]
 
 pub mod axis;

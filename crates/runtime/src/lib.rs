@@ -3,6 +3,7 @@
 //! What lives here: everything that touches files, drivers and compilers. What never will: deciding
 //! which operations share a kernel, or writing kernel text.
 #![warn(missing_docs)]
+#![deny(clippy::undocumented_unsafe_blocks)]
 
 pub mod allocator;
 pub mod bench;
