@@ -15,8 +15,10 @@ pub fn install_handler() -> io::Result<()> {
 mod unix {
     use super::io;
 
+    use std::sync::Arc;
+
     use fusec_runtime::partial;
-    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
     use signal_hook::iterator::Signals;
 
     use crate::exit;
@@ -27,6 +29,8 @@ mod unix {
         let ignored = ignored();
         let waited = [SIGINT, SIGTERM, SIGHUP].into_iter();
         let mut signals = Signals::new(waited.filter(|n| ignored & (1 << (n - 1)) == 0))?;
+        // A file that may not grow is an error of whoever writes it, as a full disk is, and no end.
+        signal_hook::flag::register(SIGXFSZ, Arc::default())?;
         let wait = move || {
             if let Some(signal) = signals.forever().next() {
                 partial::remove_all();

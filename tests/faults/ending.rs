@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 use crate::command::{answer, emulated_into, fusec, start, unfinished};
 use crate::{NUMBERS, tokens};
 
-/// Kills in each of the two tests of kills.
+/// Kills in each of the two tests of kills, and in those that are run by hand.
 const KILLS: u32 = 25;
+const MANY_KILLS: u32 = 500;
 
 fn signal(child: &Child, name: &str) {
     let sent = Command::new("kill")
@@ -67,7 +68,17 @@ fn a_signal_ends_any_verb_with_its_status_and_leaves_nothing() {
         "--most-seconds",
         "600",
     ];
+    // As many layers as take long to plan, in whatever verb plans.
+    let large = ["models/rwkv7.toml", "--axis", "L=2000"];
+    let planned = ["plan", large[0], large[1], large[2]];
+    let explained = ["explain", large[0], large[1], large[2]];
+    let out = dir.path().join("out");
+    let out = out.to_str().expect("a path");
+    let compiled = ["compile", large[0], large[1], large[2], "--out", out];
     for (arguments, name, status) in [
+        (&planned[..], "INT", 130),
+        (&explained[..], "TERM", 143),
+        (&compiled[..], "INT", 130),
         (emulated, "INT", 130),
         (emulated, "TERM", 143),
         (emulated, "HUP", 129),
@@ -85,8 +96,9 @@ fn a_signal_ends_any_verb_with_its_status_and_leaves_nothing() {
         signal(&child, name);
         let ended = child.wait().expect("a child");
         assert_eq!(ended.code(), Some(status), "{name}: {arguments:?}");
-        assert_eq!(unfinished(&cache), [""; 0], "{name}: {arguments:?}");
+        assert_eq!(unfinished(dir.path()), [""; 0], "{name}: {arguments:?}");
     }
+    assert!(!Path::new(out).exists());
 }
 
 #[test]
@@ -120,6 +132,16 @@ fn kill(command: &mut Command, after: Duration) {
 
 #[test]
 fn killed_compilations_leave_whole_directories_only() {
+    kill_compilations(KILLS);
+}
+
+#[test]
+#[ignore = "takes minutes"]
+fn many_killed_compilations_leave_whole_directories_only() {
+    kill_compilations(MANY_KILLS);
+}
+
+fn kill_compilations(kills: u32) {
     let dir = tempfile::tempdir().expect("a directory");
     let cache = dir.path().join("cache");
     let place = dir.path().join("plans");
@@ -130,8 +152,8 @@ fn killed_compilations_leave_whole_directories_only() {
     answer(&mut compile()).expect(3, &[]);
     let whole = began.elapsed();
     std::fs::write(out.join("notes.md"), "mine").expect("a note");
-    for n in 0..KILLS {
-        kill(&mut compile(), whole * n / KILLS);
+    for n in 0..kills {
+        kill(&mut compile(), whole * n / kills);
         answer(&mut fusec(&cache, &["inspect", out_name])).expect(0, &[]);
     }
     answer(&mut compile()).expect(3, &[]);
@@ -142,6 +164,16 @@ fn killed_compilations_leave_whole_directories_only() {
 
 #[test]
 fn killed_runs_leave_a_cache_that_can_be_used() {
+    kill_runs(KILLS);
+}
+
+#[test]
+#[ignore = "takes minutes"]
+fn many_killed_runs_leave_a_cache_that_can_be_used() {
+    kill_runs(MANY_KILLS);
+}
+
+fn kill_runs(kills: u32) {
     let dir = tempfile::tempdir().expect("a directory");
     let model = tokens(dir.path());
     let run = |cache: &Path, output: &Path| emulated_into(cache, &model, output);
@@ -151,8 +183,8 @@ fn killed_runs_leave_a_cache_that_can_be_used() {
     let whole = began.elapsed();
     let cache = dir.path().join("cache");
     let output = dir.path().join("got.safetensors");
-    for n in 0..KILLS {
-        kill(&mut run(&cache, &output), whole * (n + 1) / KILLS);
+    for n in 0..kills {
+        kill(&mut run(&cache, &output), whole * (n + 1) / kills);
         if output.exists() {
             let got = std::fs::read(&output).expect("whole");
             assert_eq!(got, std::fs::read(&expected).expect("a file"));

@@ -49,7 +49,7 @@ fn processes_that_fill_one_cache_all_get_the_same() {
     let dir = tempfile::tempdir().expect("a directory");
     let model = tokens(dir.path());
     let cache = dir.path().join("cache");
-    let outputs: Vec<_> = (0..3)
+    let outputs: Vec<_> = (0..10)
         .map(|n| dir.path().join(format!("{n}.out")))
         .collect();
     let children: Vec<_> = outputs

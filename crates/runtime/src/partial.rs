@@ -80,7 +80,7 @@ fn claimed<T>(
 
 /// The lock that makes sweeps of `dir` wait. Without it the worst is that a sweep removes what was made
 /// a moment ago, and writing it fails.
-fn locked_against_sweeps(dir: &Path) -> Option<File> {
+pub fn locked_against_sweeps(dir: &Path) -> Option<File> {
     let dir = File::open(dir).ok()?;
     for _ in 0..LOCK_ATTEMPTS {
         match dir.try_lock_shared() {
@@ -120,11 +120,14 @@ pub fn sweep(dir: &Path, ours: impl Fn(&OsStr) -> bool) {
 /// Removes something unfinished that nobody works on; of a directory only the entries that are `ours`,
 /// and it stays, and is said, if it holds others.
 pub fn discard(path: &Path, ours: impl Fn(&OsStr) -> bool) {
-    if let Err(error) = remove_own(path, ours) {
-        tracing::warn!(
+    match remove_own(path, ours) {
+        Ok(()) => {}
+        // Somebody else was faster.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => tracing::warn!(
             "{} was left by a run that did not end and cannot be removed: {error}",
             path.display()
-        );
+        ),
     }
 }
 

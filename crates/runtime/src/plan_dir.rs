@@ -23,6 +23,7 @@ use fusec_codegen::{Manifest, Planned, generate, prelude};
 use fusec_fuse::plan::PLAN_VERSION;
 use fusec_fuse::{Body, Device, Kernel, Plan, accept};
 use fusec_ir::interpret::check_graph;
+use fusec_ir::language::{LONGEST_MESSAGE, readable};
 use fusec_ir::{Graph, OpId};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -436,6 +437,8 @@ const ATTEMPTS: usize = 100;
 /// Renames `new` to `dir`, in place of a plan directory that may be there. What is there is decided by
 /// the renames themselves: whatever was seen before may have changed since.
 fn put_in_place(new: &Path, dir: &Path) -> Result<(), PlanDirError> {
+    // What is exchanged lies under the name of something unfinished, and its lock went with the new one.
+    let _no_sweep = partial::locked_against_sweeps(parent(dir));
     let mut last = None;
     for _ in 0..ATTEMPTS {
         let exists = existing_plan(dir)?;
@@ -503,7 +506,13 @@ fn give_back(old: &Path, dir: &Path) -> Result<(), PlanDirError> {
             std::fs::rename(&kept, dir.join(&name)).map_err(io_error("move back", &kept))?;
         }
     }
-    std::fs::remove_dir_all(old).map_err(io_error("remove", old))
+    match std::fs::remove_dir_all(old) {
+        // Where directories cannot be locked, a sweep may have been faster.
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(io_error("remove", old)(error))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Reads a directory written by [`write_plan_dir`]. Every version and every hash is checked. Whoever runs
@@ -657,6 +666,6 @@ fn parse<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, PlanDirError>
     let bytes = std::fs::read(path).map_err(io_error("read", path))?;
     serde_json::from_slice(&bytes).map_err(|error| PlanDirError::Damaged {
         path: path.to_owned(),
-        reason: error.to_string(),
+        reason: readable(&error.to_string(), LONGEST_MESSAGE),
     })
 }

@@ -259,6 +259,47 @@ fn bombs_are_refused_at_a_limit() {
     );
 }
 
+/// Lengths at the limit are read on from there, one more is refused for its length.
+#[test]
+fn lengths_are_accepted_up_to_their_limit() {
+    let header = |length: u64| length.to_le_bytes().to_vec();
+    expect(
+        &refusal(".safetensors", &header(100_000_000)),
+        &["truncated: the header needs 100000008 bytes"],
+    );
+    expect(
+        &refusal(".safetensors", &header(100_000_001)),
+        &["the header is 100000001 bytes", "limit", "100000000"],
+    );
+    let dir = tempfile::tempdir().unwrap();
+    let config = dir.path().join("config.json");
+    for (length, part) in [
+        (
+            256u64 << 20,
+            "config.json is not valid: expected value at line 1 column 1",
+        ),
+        ((256 << 20) + 1, "268435456"),
+    ] {
+        // Nothing but zeros, which take no room.
+        let file = std::fs::File::create(&config).unwrap();
+        file.set_len(length).unwrap();
+        let message = Checkpoint::open(dir.path()).unwrap_err().to_string();
+        expect(&message, &["config.json", part]);
+    }
+    let named = |length: usize| {
+        let name = "n".repeat(length);
+        let pickle = Pickle::state_dict(&[(&name, Tensor::PLAIN)]);
+        torch_archive(&pickle, &[("data/0", floats(&[0.0; 12]))])
+    };
+    let file = tempfile::NamedTempFile::with_suffix(".pth").unwrap();
+    std::fs::write(&file, named(4096)).unwrap();
+    assert_eq!(Checkpoint::open(&file).unwrap().names().len(), 1);
+    expect(
+        &refusal(".pth", &named(4097)),
+        &["more than 4096 bytes in one name"],
+    );
+}
+
 #[test]
 fn files_of_torch_before_zip_archives() {
     let saved = || {
