@@ -151,7 +151,9 @@ fn what_cancels_is_accepted_as_far_as_rounding_accounts_for_it() {
         );
         std::fs::write(&path, model).expect("a file");
         let model = path.to_str().expect("a path");
-        let out = fusec(&["verify", model, "--device", "cpu", "--json"]);
+        let weights = ["--weights", "random:0"];
+        let verify = ["verify", model, "--device", "cpu", "--json"];
+        let out = fusec(&[&verify[..], &weights].concat());
         let answer: serde_json::Value = serde_json::from_slice(&out.stdout)
             .unwrap_or_else(|error| panic!("{error}: {}", text(&out.stderr)));
         assert_eq!(answer["passed"], passed, "{offset}: {answer}");

@@ -46,12 +46,18 @@ mod tests {
 
     #[test]
     fn long_messages_keep_their_ends_and_terminals_obey_none() {
+        let (digits, accents) = ("0123456789".repeat(20), "é".repeat(100));
+        let cut = |head: &str, tail: &str| format!("{head} ... 140 bytes ... {tail}");
         for (message, most, expected) in [
-            ("a name", 10, "a name"),
-            ("two\nlines\t\u{1b}[31m", 40, "two\nlines\\t\\u{1b}[31m"),
-            ("0123456789abcdefghij", 16, "01234567 ... 8 bytes ... ghij"),
+            ("a name", 10, "a name".into()),
+            (
+                "two\nlines\t\u{1b}[31m",
+                40,
+                "two\nlines\\t\\u{1b}[31m".into(),
+            ),
+            (&digits, 80, cut(&digits[..40], &digits[..20])),
             // Characters of two bytes are not cut.
-            ("ééééééééé", 9, "éé ... 10 bytes ... éé"),
+            (&accents, 82, cut(&accents[..40], &accents[..20])),
         ] {
             assert_eq!(readable(message, most), expected);
         }
