@@ -33,7 +33,7 @@ fn chunk(graph: &Graph, device: &Device, mode: Mode, batch: usize) -> Result<usi
     let kernels = planned.plan.kernels.iter();
     let lanes = kernels.flat_map(|k| k.phases.iter().flat_map(|p| &p.lanes));
     let chunks = lanes.filter_map(|lane| match &lane.schedule {
-        Schedule::Chunked(chunk) => Some(chunk.tile.chunk()),
+        Schedule::Chunked(chunk) => Some(chunk.tile.chunk),
         _ => None,
     });
     Ok(chunks.max().unwrap_or(TILE))
