@@ -47,14 +47,15 @@ fn chunked_lanes(
         .collect()
 }
 
-/// Prefill in chunks; single steps as well if `steps` says so, else one by one from its state.
+/// Prefill in chunks, also where steps are slow if `steps` says so; single steps from its state.
 fn check(name: &str, graph: &Graph, storage: Storage, batch: usize, times: &[usize], steps: bool) {
     let device = slow_steps(steps);
     let longest = times.iter().copied().max().unwrap_or(1);
     let long = chunked_lanes(graph, &device, storage, (batch, longest));
     assert!(!long.is_empty(), "{name}: no lane goes in chunks");
     let single = chunked_lanes(graph, &device, storage, (batch, 1));
-    assert_eq!(single.is_empty(), !steps, "{name}: {single:?}");
+    // Of fewer than 16 tokens none does, however slow a step is.
+    assert!(single.is_empty(), "{name}: {single:?}");
     let case = Case {
         name,
         graph,

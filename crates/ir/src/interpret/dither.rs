@@ -88,7 +88,8 @@ mod tests {
         for scale in [1.0, 1000.0, -0.3, 2e-30] {
             let nearest = mean_square(scale, 20_000, |x| f64::from(x as f32));
             let ratio = mean_square(scale, 20_000, |x| single(x, 5)) / nearest;
-            assert!((0.9..1.1).contains(&ratio), "{scale}: {ratio}");
+            // Steps of these numbers are few units of the last place, so errors repeat.
+            assert!((0.8..1.25).contains(&ratio), "{scale}: {ratio}");
         }
         for x in [0.0, 1.0, f64::from(0.1f32), f64::NEG_INFINITY] {
             assert_eq!(single(x, 3), x);
