@@ -148,7 +148,7 @@ fn described(case: Case) -> Chunked {
         arriving: 0,
     };
     // As many as have value columns, or some more.
-    let more = if case.steps % 2 == 0 { 8 } else { 4 };
+    let more = if case.steps.is_multiple_of(2) { 8 } else { 4 };
     let tile = Tile {
         warps: tile.value_warps().max(more),
         ..tile

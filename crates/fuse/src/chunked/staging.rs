@@ -166,7 +166,7 @@ fn plain_rows<'g>(
     let key = graph.elements(&parts.layout.key);
     let weighted = parts.factor.is_some() || parts.decays_per_key(graph) || parts.reads.len() > 1;
     let plain = value.precision == Precision::Storage && storage == Storage::Bf16;
-    if weighted || !plain || access.delay != 0 || key % super::SUB != 0 {
+    if weighted || !plain || access.delay != 0 || !key.is_multiple_of(super::SUB) {
         return None;
     }
     // The last axis is that of the key.
