@@ -9,6 +9,7 @@
 # one shape (1). ONLY: a pattern of names to record (all). SKIP_GOLDEN=1: no golden cases.
 set -uo pipefail
 cd "$(dirname "$0")/.."
+. bench/golden.sh
 FUSEC=$(realpath "${1:-.carry/fusec}")
 OUT=${OUT:-bench/results/unsorted}
 mkdir -p "$OUT"
@@ -58,20 +59,6 @@ subjects() {
     done
 }
 
-verify() {
-    local dir=$1 dtype=$2 model=$1 log
-    log=$WORK/verify-$(basename "$dir")-$dtype.log
-    set -- "$dir"/*.pth
-    [ -e "$1" ] && model=$1
-    if timeout 150 "$FUSEC" verify "$model" --golden "$dir/golden.safetensors" --dtype "$dtype" --device cuda:0 >"$log" 2>&1; then
-        echo "ok   $(basename "$dir") $dtype"
-    else
-        echo "FAIL $(basename "$dir") $dtype"
-        head -n 6 "$log"
-    fi
-}
-export -f verify
-
 nvidia-smi --query-gpu=name,driver_version,clocks.sm,clocks.mem,temperature.gpu --format=csv,noheader | tee -a "$LOG"
 chosen() { subjects | grep -E "^(${ONLY:-.*}) "; }
 # Kernels are compiled side by side, so that timing finds them in the cache.
@@ -83,10 +70,7 @@ done >"$WORK/compile.list"
 xargs -P 12 -L 1 timeout 200 "$FUSEC" compile <"$WORK/compile.list" >/dev/null 2>"$WORK/compile.log" || tail -n 5 "$WORK/compile.log"
 say "compiled"
 if [ -z "${SKIP_GOLDEN:-}" ]; then
-    for dtype in f32 bf16; do
-        for about in tests/golden/*/about.json; do echo "$(dirname "$about") $dtype"; done
-    done | xargs -P 12 -L 1 bash -c 'verify "$0" "$1"' >"$OUT/golden.txt" 2>&1
-    grep -A 6 '^FAIL' "$OUT/golden.txt" | head -n 40
+    golden 12 "$OUT/golden.txt"
     say "golden: $(grep -c '^ok' "$OUT/golden.txt") passed, $(grep -c '^FAIL' "$OUT/golden.txt") failed"
 fi
 while read -r name model rest; do

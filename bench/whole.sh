@@ -8,6 +8,7 @@
 # MODELS: name:preset, with spaces between them. SHAPES: with spaces between them.
 set -uo pipefail
 cd "$(dirname "$0")/.."
+. bench/golden.sh
 FUSEC=$(realpath "${1:-.carry/fusec}")
 OUT=${OUT:-bench/results/unsorted}
 mkdir -p "$OUT"
@@ -17,24 +18,7 @@ trap 'rm -rf "$WORK"' EXIT
 MODELS=${MODELS:-rwkv7:1.5b rwkv6:1.6b mamba2:1.3b mamba1:1.4b gla:1.3b}
 SHAPES=${SHAPES:-B=8,T=2048 B=1,T=2048 B=1,T=1 B=8,T=1 B=64,T=1}
 
-verify() {
-    local dir=$1 dtype=$2 model=$1 log
-    log=$WORK/verify-$(basename "$dir")-$dtype.log
-    set -- "$dir"/*.pth
-    [ -e "$1" ] && model=$1
-    if timeout 150 "$FUSEC" verify "$model" --golden "$dir/golden.safetensors" --dtype "$dtype" --device cuda:0 >"$log" 2>&1; then
-        echo "ok   $(basename "$dir") $dtype"
-    else
-        echo "FAIL $(basename "$dir") $dtype"
-        head -n 6 "$log"
-    fi
-}
-export -f verify
-
-for dtype in f32 bf16; do
-    for about in tests/golden/*/about.json; do echo "$(dirname "$about") $dtype"; done
-done | xargs -P 10 -L 1 bash -c 'verify "$0" "$1"' >"$OUT/golden.txt" 2>&1
-grep -A 6 '^FAIL' "$OUT/golden.txt" | head -n 40
+golden 10 "$OUT/golden.txt"
 echo "== [${SECONDS} s] golden: $(grep -c '^ok' "$OUT/golden.txt") passed, $(grep -c '^FAIL' "$OUT/golden.txt") failed"
 
 # Kernels are compiled side by side, so that timing finds them in the cache.

@@ -1,0 +1,28 @@
+# Sourced by whole.sh and record.sh: golden cases on a GPU, in f32 and bf16, side by side.
+#
+#   golden JOBS FILE     FILE: a line a case, with the first lines of what failed; failures are shown
+#
+# FUSEC: the program. WORK: a folder for logs. Runs in the repository's root.
+
+verify() {
+    local dir=$1 dtype=$2 model=$1 log
+    log=$WORK/verify-$(basename "$dir")-$dtype.log
+    set -- "$dir"/*.pth
+    [ -e "$1" ] && model=$1
+    if timeout 150 "$FUSEC" verify "$model" --golden "$dir/golden.safetensors" --dtype "$dtype" --device cuda:0 >"$log" 2>&1; then
+        echo "ok   $(basename "$dir") $dtype"
+    else
+        echo "FAIL $(basename "$dir") $dtype"
+        head -n 6 "$log"
+    fi
+}
+
+golden() {
+    local dtype about
+    export FUSEC WORK
+    export -f verify
+    for dtype in f32 bf16; do
+        for about in tests/golden/*/about.json; do echo "$(dirname "$about") $dtype"; done
+    done | xargs -P "$1" -L 1 bash -c 'verify "$0" "$1"' >"$2" 2>&1
+    grep -A 6 '^FAIL' "$2" | head -n 40
+}
