@@ -286,12 +286,17 @@ fn missing(error: ToolchainError) -> Result<(Option<BTreeMap<String, Artifact>>,
 
 /// The readable plan of all regimes.
 fn plan_text(regimes: &[Regime], unfused: &[Plan], text: fn(&Planned, &Plan) -> String) -> String {
-    regimes
-        .iter()
-        .zip(unfused)
-        .map(|(regime, unfused)| format!("{}: {}", regime.name, text(&regime.planned, unfused)))
-        .collect::<Vec<_>>()
-        .join("\n")
+    let mut shown: Vec<&Regime> = Vec::new();
+    let mut texts = Vec::new();
+    for (regime, unfused) in regimes.iter().zip(unfused) {
+        let alike = |other: &&&Regime| other.planned.plan == regime.planned.plan;
+        texts.push(match shown.iter().find(alike) {
+            Some(other) => format!("{}: as {}\n", regime.name, other.name),
+            None => format!("{}: {}", regime.name, text(&regime.planned, unfused)),
+        });
+        shown.push(regime);
+    }
+    texts.join("\n")
 }
 
 /// The last lines: what was written, and how long it took.

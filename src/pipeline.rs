@@ -81,31 +81,27 @@ impl Planner {
     }
 
     /// Plans for all lengths of run: single steps, and everything longer as if it had the length
-    /// asked for. Where that is a single step, its plan serves every length. Runs of several tokens
-    /// compute `last` where it is given: the same model with the last rows of its outputs.
+    /// asked for. Where that is a single step, its plan serves every length, with kernels of their own
+    /// where those of a single step rely on that. Runs of several tokens compute `last` where it is
+    /// given: the same model with the last rows of its outputs.
     pub fn regimes(&self, graph: &Graph, last: Option<&Graph>) -> Result<Vec<Regime>, Failure> {
         let shape = self.options.shape.0;
         let step = Shape { time: 1, ..shape };
-        let ranges = if shape.time == 1 {
-            vec![("decode", step, 1, None)]
-        } else {
-            vec![("decode", step, 1, Some(1)), ("prefill", shape, 2, None)]
+        let decode = self.plan(graph, step, self.options.plan)?;
+        let prefill = match last {
+            None if shape == step => decode.clone(),
+            last => self.plan(last.unwrap_or(graph), shape, self.options.plan)?,
         };
-        ranges
-            .into_iter()
-            .map(|(name, shape, min_time, max_time)| {
-                let graph = match max_time {
-                    Some(1) => graph,
-                    _ => last.unwrap_or(graph),
-                };
-                Ok(Regime {
-                    name,
-                    min_time,
-                    max_time,
-                    planned: self.plan(graph, shape, self.options.plan)?,
-                })
-            })
-            .collect()
+        let regime = |name, min_time, max_time, planned| Regime {
+            name,
+            min_time,
+            max_time,
+            planned,
+        };
+        Ok(vec![
+            regime("decode", 1, Some(1), decode),
+            regime("prefill", 2, None, prefill),
+        ])
     }
 
     /// The profile that is planned with.

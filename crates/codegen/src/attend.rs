@@ -293,6 +293,7 @@ pub fn lane<'g>(
             false => 0,
         },
         position: stored,
+        waits: false,
         by_warpgroups: None,
     })
 }

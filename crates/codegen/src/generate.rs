@@ -107,6 +107,7 @@ fn generate_regime(
         elements: &elements,
         storage,
         shape: planned.plan.shape,
+        tokens: (planned.max_time == Some(planned.min_time)).then_some(planned.min_time),
         device: &planned.plan.device,
     };
     let mut steps = Vec::new();
@@ -169,6 +170,7 @@ fn generate_regime(
             writes,
             cooperative: kernel.phases.len() > 1,
             persistent: source.persistent,
+            early: kernel.launch.early,
             one_row: of_one_row,
             tensor_maps,
         });

@@ -56,6 +56,10 @@ pub struct Source {
 /// In place of a kernel's name, which no other text has.
 const NAME: &str = "\u{e002}";
 
+/// Before anything that a kernel reads which others write, or writes. The kernel after it waits likewise, so
+/// that it may start from here on: whatever it does before it waits touches constants only.
+const AFTER_PREVIOUS: &str = "grid_dependency_wait();\ngrid_dependency_launch();\n";
+
 /// The number of a block of a phase, of which a block of the grid has several in turn.
 const TURN: &str = "turn";
 
@@ -85,6 +89,8 @@ pub struct Request<'a, 'g> {
     pub storage: Storage,
     /// The shape that the plan is for.
     pub shape: Shape,
+    /// Tokens of a sequence in a run, where all runs of the plan have as many.
+    pub tokens: Option<usize>,
     /// The device that the plan is for.
     pub device: &'a str,
 }
@@ -172,11 +178,14 @@ pub fn generate(request: &Request<'_, '_>, kernel: &Kernel) -> Result<Source, Co
     for (i, phase) in kernel.phases.iter().enumerate() {
         let lanes: Vec<(&Lane, &String)> = rest.by_ref().take(phase.lanes.len()).collect();
         if persistent {
+            if kernel.launch.early {
+                text.lines(AFTER_PREVIOUS);
+            }
             text.lines(&functions.calls.concat());
             continue;
         }
         if one_phase {
-            side_by_side(graph, phase, &lanes, &mut text);
+            side_by_side(graph, phase, &lanes, kernel.launch.early, &mut text);
             continue;
         }
         if i > 0 {
@@ -192,7 +201,7 @@ pub fn generate(request: &Request<'_, '_>, kernel: &Kernel) -> Result<Source, Co
             blocks.join(" + ")
         ));
         text.line(format!("i64 block = {TURN};"));
-        side_by_side(graph, phase, &lanes, &mut text);
+        side_by_side(graph, phase, &lanes, false, &mut text);
         // Shared memory is that of the next turn.
         text.line("__syncthreads();");
         text.close();
@@ -214,9 +223,19 @@ pub fn generate(request: &Request<'_, '_>, kernel: &Kernel) -> Result<Source, Co
     context.insert("shared", &(shared_bytes > 0));
     context.insert("one_phase", &one_phase);
     context.insert("persistent", &persistent);
+    // A loop over tokens that is known to be short becomes straight code, without what it would carry on.
+    let walks = bodies
+        .iter()
+        .any(|b| matches!(b.schedule, Schedule::Scan(_)));
+    context.insert("tokens", &request.tokens.filter(|_| walks));
     // Where the kernel is a function's caller, only the functions ask for the thread.
     context.insert("tid", &(bodies.len() == 1 || persistent));
     context.insert("params", &parameters(graph, &pointers, one_phase, position));
+    let constants = match kernel.launch.early {
+        true => small_constants(graph, &pointers),
+        false => Vec::new(),
+    };
+    context.insert("constants", &constants);
     context.insert("body", &body);
     let frame = render("kernel.cu", &context)?;
     let chosen = names.choose(&[&frame]);
@@ -241,6 +260,33 @@ pub fn generate(request: &Request<'_, '_>, kernel: &Kernel) -> Result<Source, Co
         min_arch: prelude::min_arch(&primitives)?,
         primitives,
     })
+}
+
+/// Constants of at most so many bytes come to the L2 cache while a kernel waits for the one before it: they
+/// are read by every block, once, and no kernel writes them.
+const SMALL_CONSTANT: usize = 128 * 1024;
+
+#[derive(Serialize)]
+struct ConstantLine {
+    name: String,
+    bytes: usize,
+}
+
+/// The small constants that a kernel reads.
+fn small_constants(graph: &Graph, pointers: &Pointers<'_>) -> Vec<ConstantLine> {
+    let constant = |p: &Pointer| {
+        let Place::Value(value) = p.place else {
+            return None;
+        };
+        let about = graph.value(value);
+        let bytes = graph.elements(&about.axes) * p.element.bytes();
+        let kept = !about.rows && !p.written && bytes <= SMALL_CONSTANT;
+        kept.then(|| ConstantLine {
+            name: p.name.clone(),
+            bytes,
+        })
+    };
+    pointers.list().iter().filter_map(constant).collect()
 }
 
 /// The kernel's parameters as its text declares them.
@@ -290,8 +336,20 @@ fn declared(pointers: &Pointers<'_>, chosen: &Chosen, position: bool) -> Vec<Ker
     out
 }
 
-/// The calls, or the code, of the lanes of a phase: each has a range of the blocks.
-fn side_by_side(graph: &Graph, phase: &Phase, lanes: &[(&Lane, &String)], text: &mut Text) {
+/// The calls, or the code, of the lanes of a phase: each has a range of the blocks. `early`: they wait for
+/// the kernel before this one.
+fn side_by_side(
+    graph: &Graph,
+    phase: &Phase,
+    lanes: &[(&Lane, &String)],
+    early: bool,
+    text: &mut Text,
+) {
+    // Lanes that find something to do meanwhile wait by themselves.
+    let together = early && lanes.iter().all(|(lane, _)| !lane.waits);
+    if together {
+        text.lines(AFTER_PREVIOUS);
+    }
     if let [(_, code)] = lanes {
         text.lines(code);
         return;
@@ -302,7 +360,14 @@ fn side_by_side(graph: &Graph, phase: &Phase, lanes: &[(&Lane, &String)], text: 
             anchor_names(graph, &[body])
         ));
         text.line(format!("const i64 blocks_{i} = {};", lane.blocks));
-        text.line(format!("if (block >= 0 && block < blocks_{i}) {code}"));
+        if early && !together && !lane.waits {
+            text.open(format!("if (block >= 0 && block < blocks_{i})"));
+            text.lines(AFTER_PREVIOUS);
+            text.lines(code);
+            text.close();
+        } else {
+            text.line(format!("if (block >= 0 && block < blocks_{i}) {code}"));
+        }
         text.line(format!("block -= blocks_{i};"));
     }
 }
@@ -440,6 +505,7 @@ fn walk_lane<'g>(
         },
         shared_floats: walked.shared_floats,
         position: walk::uses_position(&program),
+        waits: false,
         by_warpgroups: None,
     })
 }

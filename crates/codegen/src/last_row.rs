@@ -71,6 +71,7 @@ pub fn lane<'g>(
         },
         shared_floats: 0,
         position: false,
+        waits: false,
         by_warpgroups: None,
     })
 }

@@ -180,6 +180,9 @@ pub struct Step {
     /// the lanes have more.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub persistent: bool,
+    /// Whether it may start while the step before it still runs: it waits for that one's results itself.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub early: bool,
     /// Whether it is run as if T were 1: what it reads and writes has one row for each sequence.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub one_row: bool,

@@ -74,6 +74,9 @@ pub struct Projection {
     pub rows: String,
     /// Integer expression: index of this block inside its lane.
     pub block: String,
+    /// Few rows only: whether the kernel may start before the one before it has ended. The text then waits
+    /// for it, with its first weights on their way meanwhile.
+    pub early: bool,
     /// Statements at the start of the body: definitions that hooks and expressions use. They see `row0`,
     /// `column0`, `rows` and `tid`.
     pub setup: String,
@@ -91,6 +94,7 @@ impl Projection {
         let shape = |p: &Product| ProductShape {
             depth: p.depth,
             layout: p.w_layout,
+            stored: true,
             aligned: p.w_stride.is_multiple_of(ALIGNED) && p.w_offset.is_multiple_of(ALIGNED),
             direct: p.is_direct(),
         };
@@ -120,9 +124,6 @@ pub enum ProjectionTile {
     /// Few rows, on tensor cores.
     Thin(ThinTile),
 }
-
-/// Bytes of a line of the L2 cache.
-const CACHE_LINE: usize = 128;
 
 /// Why a projection cannot be written with a tile.
 #[derive(Debug, thiserror::Error)]
@@ -206,12 +207,12 @@ struct ProductText<'a> {
     w_vector: usize,
     w_async: bool,
     w_layout: WeightLayout,
-    /// GEMV: weights in a line of the cache.
-    w_line: usize,
     /// GEMV: where the rows start in shared memory, floats.
     a_offset: usize,
     /// GEMV: where the partial sums start in shared memory, floats.
     sums_offset: usize,
+    /// Few rows: where weights on their way lie in shared memory, bytes; `None`: in registers.
+    ring_offset: Option<usize>,
     /// GEMV: partial sums per element.
     parts: usize,
     /// Thin: elements from one row in shared memory to the next.
@@ -332,12 +333,17 @@ impl ProjectionTile {
                         "unroll": tile.unroll,
                     }),
                 );
-                let places = tile.places(&projection.shapes()).0;
+                let nk = |p: &Product| p.w_layout == WeightLayout::Nk;
+                context.insert("nk", &projection.products.iter().any(nk));
+                let shapes = projection.shapes();
+                let places = tile.places(&shapes).0;
+                context.insert("ring", &shapes.iter().any(|shape| tile.in_ring(shape)));
                 let mut texts = Vec::new();
-                for (p, (a_offset, sums_offset)) in projection.products.iter().zip(places) {
+                for ((p, shape), place) in projection.products.iter().zip(&shapes).zip(places) {
                     let mut text = p.text(projection.columns, 4, vector_limit(tile, p));
-                    (text.a_offset, text.sums_offset, text.parts) =
-                        (a_offset, sums_offset, tile.parts(p.w_layout));
+                    (text.a_offset, text.sums_offset) = (place.rows, place.sums);
+                    text.ring_offset = tile.in_ring(shape).then_some(place.ring);
+                    text.parts = tile.parts(p.w_layout);
                     texts.push(text);
                 }
                 texts
@@ -347,16 +353,17 @@ impl ProjectionTile {
                     "tile",
                     &serde_json::json!({
                         "rows": tile.rows, "columns": tile.columns, "warps": tile.warps, "split": tile.split,
-                        "unroll": tile.unroll, "operand": c_type(tile.operand),
+                        "unroll": tile.unroll, "together": tile.together(), "operand": c_type(tile.operand),
                     }),
                 );
                 let staged = !projection.products.iter().all(Product::is_direct);
                 context.insert("staged", &staged);
                 let places = tile.places(&projection.shapes()).0;
                 let mut texts = Vec::new();
-                for (p, (a_offset, sums_offset)) in projection.products.iter().zip(places) {
+                for (p, place) in projection.products.iter().zip(places) {
                     let mut text = p.text(projection.columns, 8, 8);
-                    (text.a_offset, text.sums_offset) = (a_offset, sums_offset);
+                    (text.a_offset, text.sums_offset) = (place.rows, place.sums);
+                    text.ring_offset = Some(place.ring);
                     texts.push(text);
                 }
                 texts
@@ -366,6 +373,7 @@ impl ProjectionTile {
         context.insert("columns", &projection.columns);
         context.insert("rows", &projection.rows);
         context.insert("block", &projection.block);
+        context.insert("early", &projection.early);
         context.insert("setup", projection.setup.trim_end());
         context.insert("row_prologue", projection.row_prologue.trim_end());
         context.insert("epilogue", projection.epilogue.trim_end());
@@ -509,9 +517,9 @@ impl Product {
             w_vector: vector(w_limit, w_extent, self.w_stride, self.w_offset),
             w_async: false,
             w_layout: self.w_layout,
-            w_line: CACHE_LINE / self.w_element.bytes(),
             a_offset: 0,
             sums_offset: 0,
+            ring_offset: None,
             parts: 1,
             pitch: thin::pitch(self.depth),
             w_type: c_type(self.w_element),

@@ -10,15 +10,53 @@
 {%- if setup %}
     {{ setup | indent }}
 {%- endif %}
+{%- if nk %}
+    // A group of SPLIT warps holds COLUMNS_PER_GROUP rows of the weights; each lane takes neighbouring terms of the sum,
+    // IN_FLIGHT times at once{% if ring %}, which it copies to shared memory for itself{% endif %}. The first are on their way while {% if early %}the kernel before
+    // this one ends{% else %}the rows are computed{% endif %}.
+    constexpr int SPLIT = {{ tile.split }}, COLUMNS_PER_GROUP = TILE_N * SPLIT / WARPS, IN_FLIGHT = {{ tile.unroll }};
+    const int part = warp % SPLIT, tile_column = warp / SPLIT * COLUMNS_PER_GROUP;
+{%- endif %}
 {%- for p in products %}
-{%- if p.stage and p.w_layout == "nk" %}
-    // The weights are on their way to the L2 cache while the rows are computed.
-    for (int line = tid; line < TILE_N * ({{ p.depth }} / {{ p.w_line }}); line += THREADS) {
-        const int column = column0 + line % TILE_N;
-        if (column < COLUMNS) prefetch_l2({{ p.w }} + i64(column) * {{ p.w_stride }} + line / TILE_N * {{ p.w_line }});
-    }
+{%- if p.w_layout == "nk" %}
+    constexpr int VEC_{{ p.name }} = {{ p.w_vector }}, STEP_{{ p.name }} = 32 * VEC_{{ p.name }} * SPLIT;
+{%- if p.ring_offset is number %}
+    {{ p.w_type }}* const weights_{{ p.name }} = reinterpret_cast<{{ p.w_type }}*>(reinterpret_cast<char*>(smem) + {{ p.ring_offset }}) + tid * VEC_{{ p.name }};  // [IN_FLIGHT][COLUMNS_PER_GROUP][THREADS][VEC]
+{%- else %}
+    Pending<{{ p.w_type }}, {{ p.w_vector }}> weights_{{ p.name }}[IN_FLIGHT][COLUMNS_PER_GROUP];
+{%- endif %}
+    auto fetch_{{ p.name }} = [&](int slot, int inner) {
+        if (inner >= {{ p.depth }}) return;
+#pragma unroll
+        for (int own = 0; own < COLUMNS_PER_GROUP; ++own) {
+            // Columns past the end read the last one again; nothing of them is kept.
+            const int column = min(column0 + tile_column + own, COLUMNS - 1);
+{%- if p.ring_offset is number %}
+            cp_async_16(weights_{{ p.name }} + (slot * COLUMNS_PER_GROUP + own) * THREADS * VEC_{{ p.name }}, {{ p.w }} + i64(column) * {{ p.w_stride }} + inner, true);
+{%- else %}
+            weights_{{ p.name }}[slot][own].load_stream({{ p.w }} + i64(column) * {{ p.w_stride }} + inner);
+{%- endif %}
+        }
+    };
 {%- endif %}
 {%- endfor %}
+{%- if nk %}
+#pragma unroll
+    for (int slot = 0; slot < IN_FLIGHT; ++slot) {
+{%- for p in products %}
+{%- if p.w_layout == "nk" %}
+        fetch_{{ p.name }}(slot, (part * 32 + lane) * VEC_{{ p.name }} + slot * STEP_{{ p.name }});
+{%- endif %}
+{%- endfor %}
+{%- if ring %}
+        cp_async_commit();
+{%- endif %}
+    }
+{%- endif %}
+{%- if early %}
+    grid_dependency_wait();
+    grid_dependency_launch();
+{%- endif %}
 {% for p in products %}
     float* const a_{{ p.name }} = reinterpret_cast<float*>(smem) + {{ p.a_offset }};             // [TILE_M][{{ p.depth }}]
     float* const sums_{{ p.name }} = reinterpret_cast<float*>(smem) + {{ p.sums_offset }};       // [{{ p.parts }}][TILE_M][TILE_N]
@@ -58,11 +96,11 @@
     __syncthreads();
 {% for p in products %}
     {
-        constexpr int DEPTH = {{ p.depth }}, VEC = {{ p.w_vector }}, UNROLL = {{ tile.unroll }};
+        constexpr int DEPTH = {{ p.depth }}, VEC = {{ p.w_vector }};
 {%- if p.w_layout == "kn" %}
         // Weights with the summed axis outermost: LANES_N lanes side by side hold VEC columns each, the others and the
         // warps take other terms of the sum.
-        constexpr int LANES_N = TILE_N / VEC, STEP = WARPS * (32 / LANES_N);
+        constexpr int LANES_N = TILE_N / VEC, STEP = WARPS * (32 / LANES_N){% if not nk %}, UNROLL = {{ tile.unroll }}{% endif %};
         const int column = column0 + lane % LANES_N * VEC;
         float acc[TILE_M][VEC] = {};
         for (int inner0 = warp * (32 / LANES_N) + lane / LANES_N; inner0 < DEPTH; inner0 += STEP * UNROLL) {
@@ -97,28 +135,30 @@
                 if (lane < LANES_N) sums_{{ p.name }}[(warp * TILE_M + tile_row) * TILE_N + lane * VEC + nth] = sum;
             }
 {%- else %}
-        // A group of SPLIT warps holds COLUMNS_PER_GROUP rows of the weights; each lane takes VEC terms at a time.
-        constexpr int SPLIT = {{ tile.split }}, COLUMNS_PER_GROUP = TILE_N * SPLIT / WARPS, STEP = 32 * VEC * SPLIT;
-        const int part = warp % SPLIT, tile_column = warp / SPLIT * COLUMNS_PER_GROUP;
+        constexpr int STEP = STEP_{{ p.name }};
         float acc[TILE_M][COLUMNS_PER_GROUP] = {};
-        for (int inner0 = (part * 32 + lane) * VEC; inner0 < DEPTH; inner0 += STEP * UNROLL) {
-            float w_regs[UNROLL][COLUMNS_PER_GROUP][VEC];
+        for (int inner0 = (part * 32 + lane) * VEC; inner0 < DEPTH; inner0 += STEP * IN_FLIGHT) {
 #pragma unroll
-            for (int load = 0; load < UNROLL; ++load)
+            for (int slot = 0; slot < IN_FLIGHT; ++slot) {
+                const int inner = inner0 + slot * STEP;
+                if (inner >= DEPTH) break;
+{%- if p.ring_offset is number %}
+                cp_async_wait<IN_FLIGHT - 1>();
+{%- endif %}
+                float w_regs[COLUMNS_PER_GROUP][VEC];
 #pragma unroll
                 for (int own = 0; own < COLUMNS_PER_GROUP; ++own) {
-                    const int inner = inner0 + load * STEP, column = column0 + tile_column + own;
-                    if (inner < DEPTH && column < COLUMNS) {
-                        load_vec_stream({{ p.w }} + i64(column) * {{ p.w_stride }} + inner, w_regs[load][own]);
-                    } else {
+{%- if p.ring_offset is number %}
+                    load_vec(weights_{{ p.name }} + (slot * COLUMNS_PER_GROUP + own) * THREADS * VEC, w_regs[own]);
+{%- else %}
 #pragma unroll
-                        for (int nth = 0; nth < VEC; ++nth) w_regs[load][own][nth] = 0.0f;
-                    }
+                    for (int nth = 0; nth < VEC; ++nth) w_regs[own][nth] = weights_{{ p.name }}[slot][own].f32(nth);
+{%- endif %}
                 }
-#pragma unroll
-            for (int load = 0; load < UNROLL; ++load) {
-                const int inner = inner0 + load * STEP;
-                if (inner >= DEPTH) break;
+                fetch_{{ p.name }}(slot, inner + STEP * IN_FLIGHT);
+{%- if ring %}
+                cp_async_commit();
+{%- endif %}
 #pragma unroll
                 for (int tile_row = 0; tile_row < TILE_M; ++tile_row) {
                     float a_regs[VEC];
@@ -126,7 +166,7 @@
 #pragma unroll
                     for (int own = 0; own < COLUMNS_PER_GROUP; ++own)
 #pragma unroll
-                        for (int nth = 0; nth < VEC; ++nth) acc[tile_row][own] += a_regs[nth] * w_regs[load][own][nth];
+                        for (int nth = 0; nth < VEC; ++nth) acc[tile_row][own] += a_regs[nth] * w_regs[own][nth];
                 }
             }
         }

@@ -3,7 +3,7 @@
     // streamed once from memory to registers, are the wide operand. {{ tile.rows }} row(s) and {{ tile.columns }} columns per block.
     //
     // A warp has 16 columns and takes KEYS terms of the sum at a time. Which ones a lane holds is the same for both operands, so it
-    // need not be the order of the instruction: every lane reads neighbours, 16 bytes at a time. Activations that lie in
+    // need not be the order of the instruction: a lane reads two pieces of 16 bytes, beside those of its neighbours. Activations that lie in
     // memory as they are needed go to registers as well; what is computed first lies in shared memory.
     constexpr int TILE_M = {{ tile.rows }}, TILE_N = {{ tile.columns }}, WARPS = {{ tile.warps }}, THREADS = 32 * WARPS;
     constexpr int SPLIT = {{ tile.split }}, FRAGMENTS = (TILE_M + 7) / 8, KEYS = 64;
@@ -13,19 +13,41 @@
     const i64 row0 = i64({{ block }} / COLUMN_TILES) * TILE_M;
     const int column0 = int({{ block }} % COLUMN_TILES) * TILE_N;
     // SPLIT warps share the columns of a warp, each with its part of the sum.
-    const int part = warp % SPLIT, warp_column = warp / SPLIT * 16, fragment_row = lane / 4, fragment_inner = lane % 4 * 16;
+    const int part = warp % SPLIT, warp_column = warp / SPLIT * 16, fragment_row = lane / 4, fragment_inner = lane % 4 * 8;
 {%- if setup %}
     {{ setup | indent }}
 {%- endif %}
+    // Each lane copies to shared memory what it multiplies itself, IN_FLIGHT times KEYS terms at once. The first are on
+    // their way while {% if early %}the kernel before this one ends{% else %}the rows are computed{% endif %}.
+    constexpr int IN_FLIGHT = {{ tile.unroll }}, TOGETHER = {{ tile.together }};
+    int columns[2];
+#pragma unroll
+    // Columns past the end read the last one again; nothing of them is kept.
+    for (int half = 0; half < 2; ++half) columns[half] = min(column0 + warp_column + fragment_row + 8 * half, COLUMNS - 1);
 {%- for p in products %}
-{%- if p.stage %}
-    // The weights are on their way to the L2 cache while the rows are computed.
-    for (int line = tid; line < TILE_N * ({{ p.depth }} / {{ p.w_line }}); line += THREADS) {
-        const int column = column0 + line % TILE_N;
-        if (column < COLUMNS) prefetch_l2({{ p.w }} + i64(column) * {{ p.w_stride }} + line / TILE_N * {{ p.w_line }});
-    }
-{%- endif %}
+    {{ tile.operand }}* const weights_{{ p.name }} = reinterpret_cast<{{ tile.operand }}*>(reinterpret_cast<char*>(smem) + {{ p.ring_offset }}) + tid * 8;  // [IN_FLIGHT][2 halves][2 pieces][THREADS][8]
+    auto fetch_{{ p.name }} = [&](int slot, int inner) {
+        if (inner >= {{ p.depth }}) return;
+#pragma unroll
+        for (int piece = 0; piece < 2; ++piece)
+#pragma unroll
+            for (int half = 0; half < 2; ++half) {
+                const int first = inner + fragment_inner + 32 * piece;
+                cp_async_16(weights_{{ p.name }} + (slot * 4 + half * 2 + piece) * THREADS * 8, {{ p.w }} + i64(columns[half]) * {{ p.w_stride }} + first, first < {{ p.depth }});
+            }
+    };
 {%- endfor %}
+#pragma unroll
+    for (int slot = 0; slot < IN_FLIGHT; ++slot) {
+{%- for p in products %}
+        fetch_{{ p.name }}(slot, (part + slot * SPLIT) * KEYS);
+{%- endfor %}
+        cp_async_commit();
+    }
+{%- if early %}
+    grid_dependency_wait();
+    grid_dependency_launch();
+{%- endif %}
 {% for p in products %}
 {%- if not p.direct %}
     {{ tile.operand }}* const a_{{ p.name }} = reinterpret_cast<{{ tile.operand }}*>(smem) + {{ p.a_offset }};      // [TILE_M][{{ p.pitch }}]
@@ -75,47 +97,41 @@
 {%- endif %}
 {% for p in products %}
     {
-        constexpr int DEPTH = {{ p.depth }}, UNROLL = {{ tile.unroll }};
+        constexpr int DEPTH = {{ p.depth }};
         float acc[FRAGMENTS][4] = {};
-        const {{ p.w_type }}* w_rows[2];
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-            // Columns past the end read the last one again; nothing of them is kept.
-            const int column = min(column0 + warp_column + fragment_row + 8 * half, COLUMNS - 1);
-            w_rows[half] = {{ p.w }} + i64(column) * {{ p.w_stride }} + fragment_inner;
-        }
-        for (int inner0 = part * KEYS; inner0 < DEPTH; inner0 += SPLIT * KEYS * UNROLL) {
-            u32 w_words[UNROLL][2][8];
+        int slot = 0;
+        for (int inner0 = part * KEYS; inner0 < DEPTH; inner0 += SPLIT * KEYS * TOGETHER) {
 {%- if p.direct %}
-            u32 a_words[UNROLL][FRAGMENTS][8];
-{%- endif %}
+            u32 a_words[TOGETHER][FRAGMENTS][8];
 #pragma unroll
-            for (int load = 0; load < UNROLL; ++load)
+            for (int load = 0; load < TOGETHER; ++load)
 #pragma unroll
                 for (int piece = 0; piece < 2; ++piece) {
-                    const int inner = inner0 + load * SPLIT * KEYS + 8 * piece;
-                    const bool inside = inner + fragment_inner < DEPTH;
-#pragma unroll
-                    for (int half = 0; half < 2; ++half) {
-                        u32 (&words)[4] = reinterpret_cast<u32 (&)[4]>(w_words[load][half][4 * piece]);
-                        words[0] = words[1] = words[2] = words[3] = 0;
-                        if (inside) load_words_stream(w_rows[half] + inner, words);
-                    }
-{%- if p.direct %}
+                    const int first = inner0 + load * SPLIT * KEYS + fragment_inner + 32 * piece;
 #pragma unroll
                     for (int fragment = 0; fragment < FRAGMENTS; ++fragment) {
                         const int tile_row = 8 * fragment + fragment_row;
                         u32 (&words)[4] = reinterpret_cast<u32 (&)[4]>(a_words[load][fragment][4 * piece]);
                         words[0] = words[1] = words[2] = words[3] = 0;
-                        if (inside && (TILE_M % 8 == 0 || tile_row < TILE_M) && row0 + tile_row < rows)
-                            load_words({{ p.x }} + (row0 + tile_row) * {{ p.x_stride }} + inner + fragment_inner, words);
+                        if (first < DEPTH && (TILE_M % 8 == 0 || tile_row < TILE_M) && row0 + tile_row < rows)
+                            load_words({{ p.x }} + (row0 + tile_row) * {{ p.x_stride }} + first, words);
                     }
-{%- endif %}
                 }
+{%- endif %}
 #pragma unroll
-            for (int load = 0; load < UNROLL; ++load) {
+            for (int load = 0; load < TOGETHER; ++load) {
                 const int inner = inner0 + load * SPLIT * KEYS;
                 if (inner >= DEPTH) break;
+                cp_async_wait<IN_FLIGHT - 1>();
+                u32 w_words[2][8];
+#pragma unroll
+                for (int half = 0; half < 2; ++half)
+#pragma unroll
+                    for (int piece = 0; piece < 2; ++piece)
+                        load_words(weights_{{ p.name }} + (slot * 4 + half * 2 + piece) * THREADS * 8, reinterpret_cast<u32 (&)[4]>(w_words[half][4 * piece]));
+                fetch_{{ p.name }}(slot, inner + SPLIT * KEYS * IN_FLIGHT);
+                cp_async_commit();
+                slot = slot + 1 == IN_FLIGHT ? 0 : slot + 1;
 #pragma unroll
                 for (int fragment = 0; fragment < FRAGMENTS; ++fragment) {
 {%- if p.direct %}
@@ -126,13 +142,13 @@
                     if (TILE_M % 8 == 0 || tile_row < TILE_M) {
                         const {{ tile.operand }}* const a_row_start = a_{{ p.name }} + tile_row * {{ p.pitch }} + inner + fragment_inner;
                         load_words(a_row_start, reinterpret_cast<u32 (&)[4]>(a_row[0]));
-                        load_words(a_row_start + 8, reinterpret_cast<u32 (&)[4]>(a_row[4]));
+                        load_words(a_row_start + 32, reinterpret_cast<u32 (&)[4]>(a_row[4]));
                     }
 {%- endif %}
 #pragma unroll
                     for (int step = 0; step < 4; ++step) {
-                        const u32 w_part[4] = {w_words[load][0][2 * step], w_words[load][1][2 * step],
-                                               w_words[load][0][2 * step + 1], w_words[load][1][2 * step + 1]};
+                        const u32 w_part[4] = {w_words[0][2 * step], w_words[1][2 * step],
+                                               w_words[0][2 * step + 1], w_words[1][2 * step + 1]};
                         const u32 a_part[2] = {a_row[2 * step], a_row[2 * step + 1]};
                         mma_k16<{{ tile.operand }}>(acc[fragment], w_part, a_part);
                     }

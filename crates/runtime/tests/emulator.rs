@@ -640,6 +640,7 @@ fn every_primitive_has_a_body_of_the_same_name() {
         .map(|name| match name {
             "FUSEC_INF" | "FUSEC_NAN" => format!("float {}_ = {name};\n", name.to_lowercase()),
             "FUSEC_DYNAMIC_SMEM" => "FUSEC_DYNAMIC_SMEM(smem);\n".to_owned(),
+            "FUSEC_GIVEN" => "FUSEC_GIVEN(gridDim.x > 0);\n".to_owned(),
             "FUSEC_PHASE" => "bool phase = FUSEC_PHASE(0);\n".to_owned(),
             _ => format!("using ::{name};\n"),
         })

@@ -16,6 +16,7 @@ extern "C" __global__ void uses(const float* x, float* y, const bf16_t* b, bf16_
     FUSEC_DYNAMIC_SMEM(smem);
     float* scratch = reinterpret_cast<float*>(smem);
     vectors(x, y), vectors(b, c), vectors(h, g);
+    prefetch_l2(x), prefetch_share(x, 512);
     grid_dependency_wait();
     float pair[2] = {x[0], x[1]};
     block_sum_vec_once<128>(pair, scratch);
@@ -32,6 +33,7 @@ extern "C" __global__ void uses(const float* x, float* y, const bf16_t* b, bf16_
 #endif
     y[1] = acc[0] + acc[1] + acc[2] + acc[3];
     y[2] = fexp2_approx(fpow(fsilu(x[4]), fgelu(x[5]))) + flogsigmoid(x[6]) + fsoftplus(x[7]) + fmax32(fmin32(x[8], x[9]), fmax_number(x[8], FUSEC_NAN));
+    FUSEC_GIVEN(gridDim.x > 0);
     if (FUSEC_PHASE(0)) grid_barrier();
     grid_dependency_launch();
 }

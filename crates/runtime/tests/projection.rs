@@ -66,6 +66,7 @@ const fn gemv(rows: usize, columns: usize, warps: usize, split: usize) -> Projec
         warps,
         split,
         unroll: 4,
+        ring: split > 1,
     })
 }
 

@@ -122,6 +122,7 @@ pub fn lane<'g>(
         columns,
         rows: "B * T".into(),
         block: "block".into(),
+        early: kernel.launch.early,
         setup: String::new(),
         row_prologue: String::new(),
         epilogue,
@@ -158,6 +159,7 @@ pub fn lane<'g>(
         blocks: format!("((B * T + {}) / {rows}) * {blocks}", rows - 1),
         shared_floats: floats,
         position,
+        waits: !matches!(body.schedule, Schedule::Gemm(_)),
         by_warpgroups: None,
     })
 }
@@ -320,6 +322,7 @@ impl<'g> ProductLane<'_, 'g> {
             blocks: format!("((B * T + {}) / {rows}) * {across}", rows - 1),
             shared_floats: tile.shared_bytes().div_ceil(4),
             position: self.position,
+            waits: false,
             by_warpgroups: Some((tile, projection)),
         }
     }

@@ -24,6 +24,14 @@ template <int N> __device__ __forceinline__ void cp_async_wait() { asm volatile(
 // Starts bringing the line of memory around p to the L2 cache.
 __device__ __forceinline__ void prefetch_l2(const void* p) { asm volatile("prefetch.global.L2 [%0];" :: "l"(p)); }
 
+//@ prefetch_share needs u32, prefetch_l2
+// Starts bringing `bytes` of memory from p on to the L2 cache, each thread of the grid its share of the lines.
+__device__ __forceinline__ void prefetch_share(const void* p, u32 bytes) {
+    const u32 threads = gridDim.x * blockDim.x;
+    for (u32 line = blockIdx.x * blockDim.x + threadIdx.x; line * 128 < bytes; line += threads)
+        prefetch_l2(static_cast<const char*>(p) + line * 128);
+}
+
 //@ grid_dependency_wait
 // Waits for the results of the kernel before this one (programmatic dependent launch). Nothing to wait
 // for below sm_90, where launches do not overlap.

@@ -1,3 +1,7 @@
+//@ FUSEC_GIVEN
+// What holds in every launch of a kernel: the compiler may rely on it.
+#define FUSEC_GIVEN(condition) __builtin_assume(condition)
+
 //@ FUSEC_PHASE
 // Whether a kernel is to run its phase `n`: on a GPU all of them, one after the other. The emulator,
 // whose blocks do not wait for each other, runs the grid once for each.

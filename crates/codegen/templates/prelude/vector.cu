@@ -185,11 +185,18 @@ template <typename T, int V, bool RAW = VecIsRaw<T, V>::value> struct Pending {
 #pragma unroll
         for (int i = 0; i < raw.N; ++i) reinterpret_cast<Access*>(raw.w)[i] = reinterpret_cast<const Access*>(p)[i];
     }
+    // Of data that nobody reads again.
+    __device__ __forceinline__ void load_stream(const T* p) {
+        typedef typename RawVec<V * int(sizeof(T))>::Access Access;
+#pragma unroll
+        for (int i = 0; i < raw.N; ++i) reinterpret_cast<Access*>(raw.w)[i] = __ldcs(reinterpret_cast<const Access*>(p) + i);
+    }
     __device__ __forceinline__ float f32(int i) const { return unpack_f32<T>::at(raw.w, i); }
 };
 template <typename T, int V> struct Pending<T, V, false> {
     PendingEach<T, V> each;
     __device__ __forceinline__ void load(const T* p) { each.load(p, 1); }
+    __device__ __forceinline__ void load_stream(const T* p) { each.load(p, 1); }
     __device__ __forceinline__ float f32(int i) const { return each.f32(i); }
 };
 

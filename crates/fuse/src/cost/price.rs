@@ -397,6 +397,9 @@ fn serial_steps(device: &Device, work: &Work, steps: &Steps) -> (f64, f64) {
     (all, us + waiting_us)
 }
 
+/// Blocks of products of few rows on tensor cores that share a multiprocessor.
+const THIN_BLOCKS: f64 = 2.0;
+
 /// Microseconds of the accesses that wait for each other, and of what follows matrix products in
 /// their blocks, beside the bulk of the work.
 fn latency_us(device: &Device, work: &Work) -> f64 {
@@ -414,7 +417,14 @@ fn latency_us(device: &Device, work: &Work) -> f64 {
         let slots = fitted.stage_slots.value * columns.staged
             + fitted.stage_operation_slots.value * columns.computed;
         let all = slots * slot_us(device);
-        (all / work.blocks.max(1) as f64 - all / device.sms.value).max(0.0)
+        let share = all / device.sms.value;
+        let alone = (all / work.blocks.max(1) as f64 - share).max(0.0);
+        // On tensor cores a block has much in flight, so few are beside each other: where each waits for
+        // its rows, that part of the time moves no weights.
+        match columns.tensor_cores {
+            Some(_) => alone + share / THIN_BLOCKS,
+            None => alone,
+        }
     });
     work.trips * fitted.trip_us.value + after_us + before_us
 }

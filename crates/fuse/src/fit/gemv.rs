@@ -65,7 +65,7 @@ fn schedule(
         })
     };
     let prologue = roles.anchors.iter().any(computed);
-    let tile = |around: usize| gemv::schedule(products, ctx.rows(), prologue, room, around);
+    let tile = |around: usize| gemv::schedule(products, ctx.rows(), prologue, &ctx.target, around);
     // From sizes alone first: that is enough but for devices with little shared memory.
     let most = match prologue {
         true => 4 * Walked::of(ctx, &roles.prologue, &[], &[]).shared_floats_at_most(&[]),

@@ -179,6 +179,7 @@ mod tests {
         let shape = ProductShape {
             depth: 2048,
             layout: WeightLayout::Nk,
+            stored: true,
             aligned: true,
             direct: false,
         };

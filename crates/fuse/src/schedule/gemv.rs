@@ -1,6 +1,7 @@
 //! Schedules of matrix-vector products: few rows, one or more warps per output column.
 
-use super::product::{ProductShape, Products, WeightLayout, batch_grid, summed};
+use super::Target;
+use super::product::{ALIGNED, ProductShape, Products, WeightLayout, batch_grid, summed};
 use super::walk::Walked;
 use crate::context::Context;
 use crate::plan::Body;
@@ -22,6 +23,20 @@ pub struct GemvTile {
     pub split: usize,
     /// 16-byte loads of one column that a lane keeps in flight.
     pub unroll: usize,
+    /// Whether these are copies to shared memory (see [`GemvTile::in_ring`]), not loads to registers.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ring: bool,
+}
+
+/// Where a product has its place in shared memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ProductPlace {
+    /// Rows of activations: floats of a matrix-vector product, elements of the operand on tensor cores.
+    pub rows: usize,
+    /// Partial sums, floats.
+    pub sums: usize,
+    /// Weights on their way, bytes; 0 where they go to registers.
+    pub ring: usize,
 }
 
 /// Warps of a block.
@@ -30,6 +45,14 @@ const WARPS: usize = 8;
 const ROWS: usize = 8;
 /// 16-byte loads of weights that a lane of a warp keeps in flight.
 const LOADS: usize = 4;
+/// The same of copies to shared memory, at most.
+const COPIES: usize = 8;
+/// Blocks of a multiprocessor whose copies have room beside each other.
+const RESIDENT: usize = 4;
+/// Shared memory that the system takes of each block, bytes.
+pub const SYSTEM_BYTES: usize = 1024;
+/// Floats of a 16-byte piece.
+pub const PIECE_FLOATS: usize = 4;
 /// Shared memory for the rows of a block, bytes, of which a device may have less.
 const STAGED_BYTES: usize = 128 << 10;
 /// Blocks of a body, beside others of its kernel, that keep a large GPU busy.
@@ -60,16 +83,17 @@ fn columns_per_block(rows: usize, columns: usize, depth: usize, prologue: bool) 
     per_block
 }
 
-/// The tile of some products for `rows` rows, of which a block holds as many as have room in
-/// `shared_bytes` beside `around` bytes of what is computed before the products. `None` where not
-/// even one row has.
+/// The tile of some products for `rows` rows, of which a block holds as many as have room in the
+/// shared memory of a block beside `around` bytes of what is computed before the products. `None` where
+/// not even one row has.
 pub fn schedule(
     products: &Products,
     rows: usize,
     prologue: bool,
-    shared_bytes: usize,
+    target: &Target,
     around: usize,
 ) -> Option<GemvTile> {
+    let shared_bytes = target.shared_bytes;
     let columns = columns_per_block(
         rows,
         products.width * products.copies,
@@ -83,15 +107,33 @@ pub fn schedule(
         warps: WARPS,
         split,
         unroll: LOADS * WARPS / (columns * split),
+        ring: false,
     };
     let depths: usize = products.shapes.iter().map(|s| s.depth).sum();
     let most = rows.next_power_of_two().clamp(1, ROWS);
     let halves = std::iter::successors(Some(most), |rows| Some(rows / 2).filter(|r| *r > 0));
-    halves.map(of).find(|tile| {
+    let whole = |tile: &GemvTile| {
+        let own = tile.shared_bytes(&products.shapes);
+        own.next_multiple_of(16) + around
+    };
+    let tile = halves.map(of).find(|tile| {
         let staged = 4 * tile.rows * depths;
-        (staged <= STAGED_BYTES || tile.rows == 1)
-            && tile.shared_bytes(&products.shapes).next_multiple_of(16) + around <= shared_bytes
-    })
+        (staged <= STAGED_BYTES || tile.rows == 1) && whole(tile) <= shared_bytes
+    })?;
+    // Copies take no registers, so more of them are in flight and more blocks beside each other: as many as
+    // leave room for these.
+    let share = ((shared_bytes + SYSTEM_BYTES) / RESIDENT).saturating_sub(SYSTEM_BYTES);
+    let pieces = columns * split / WARPS;
+    let all = products.deepest().div_ceil(32 * ALIGNED * split);
+    let most = (COPIES / pieces).min(all.next_power_of_two());
+    let rings = std::iter::successors(Some(most), |n| Some(n / 2).filter(|n| *n > 0));
+    let mut rings = rings.map(|unroll| GemvTile {
+        unroll,
+        ring: true,
+        ..tile
+    });
+    let found = rings.find(|ring| whole(ring) <= share.max(whole(&tile)));
+    Some(found.filter(|_| target.copies()).unwrap_or(tile))
 }
 
 /// What a block computes before one product, for each of its rows.
@@ -182,13 +224,25 @@ impl GemvTile {
         }
     }
 
-    /// Offsets of each product's rows and sums in shared memory, and the whole, floats.
-    pub fn places(&self, products: &[ProductShape]) -> (Vec<(usize, usize)>, usize) {
+    /// Whether the weights of a product arrive in a ring in shared memory: each thread copies there what
+    /// it multiplies itself, so that nobody waits for anybody else.
+    pub fn in_ring(&self, product: &ProductShape) -> bool {
+        let whole = product.aligned && product.depth.is_multiple_of(ALIGNED);
+        self.ring && product.layout == WeightLayout::Nk && whole
+    }
+
+    /// Each product's places in shared memory, and the whole, floats.
+    pub fn places(&self, products: &[ProductShape]) -> (Vec<ProductPlace>, usize) {
         let mut regions = Regions::default();
         let mut take = |floats: usize| regions.take(floats);
-        let places = products.iter().map(|p| {
-            let rows = take(self.rows * p.depth);
-            (rows, take(self.parts(p.layout) * self.rows * self.columns))
+        let pieces = self.unroll * (self.columns * self.split / self.warps.max(1)).max(1);
+        let places = products.iter().map(|p| ProductPlace {
+            rows: take(self.rows * p.depth),
+            sums: take(self.parts(p.layout) * self.rows * self.columns),
+            ring: match self.in_ring(p) {
+                true => 4 * take(self.threads() * pieces * PIECE_FLOATS),
+                false => 0,
+            },
         });
         (places.collect(), regions.end())
     }
@@ -202,6 +256,7 @@ impl GemvTile {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Device;
 
     #[test]
     fn columns_of_a_block() {
@@ -233,6 +288,7 @@ mod tests {
             shapes: vec![ProductShape {
                 depth,
                 layout,
+                stored: true,
                 aligned: true,
                 direct: false,
             }],
@@ -248,7 +304,11 @@ mod tests {
             (32768, 64, 0, None),
         ];
         for (depth, kb, around, rows) in cases {
-            let tile = schedule(&products(depth), 8, false, kb << 10, around);
+            let target = Target {
+                shared_bytes: kb << 10,
+                ..Target::of(&Device::find("h200").unwrap())
+            };
+            let tile = schedule(&products(depth), 8, false, &target, around);
             assert_eq!(tile.map(|t| t.rows), rows, "{depth} {kb} {around}");
         }
     }

@@ -17,6 +17,10 @@ pub struct Launch {
     pub shared_bytes: u32,
     /// Blocks at the shape that the plan is for; of several phases, the most that one has.
     pub blocks: u64,
+    /// Whether its blocks may start while the kernel before it still runs (programmatic dependent launch):
+    /// they wait for its results before they touch anything that a kernel writes.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub early: bool,
 }
 
 /// The launch of a kernel made of `phases`.
@@ -29,6 +33,8 @@ pub fn launch(ctx: &Context<'_>, phases: &[Phase]) -> Launch {
         threads: threads as u32,
         shared_bytes: 4 * floats.max().unwrap_or(0) as u32,
         blocks: phases.iter().map(of_phase).max().unwrap_or(0) as u64,
+        // Blocks with a barrier between them have to be resident together, beside nothing that waits for them.
+        early: ctx.target.starts_early() && phases.len() == 1,
     }
 }
 

@@ -173,11 +173,18 @@ impl Layouts {
             .iter()
             .map(|s| key(false, &grid.space(&s.axes)))
             .collect();
+        let summed: Vec<(bool, Vec<AxisId>)> = statements()
+            .filter(|(_, s)| s.reduce.is_some())
+            .map(|(i, s)| key(in_teams(i), &grid.space(&s.iteration_axes())))
+            .collect();
         let layouts: Vec<Layout> = orders
             .iter()
             .map(|(k, space)| match k.0 {
                 true => side_by_side(space.clone(), parts.team, vector),
-                false => layout(space.clone(), threads, vector, stateful.contains(k)),
+                false => {
+                    let (held, summed) = (stateful.contains(k), summed.contains(k));
+                    layout(space.clone(), threads, vector, held, summed)
+                }
             })
             .collect();
         let find = |in_teams: bool, space: &Space| index[&key(in_teams, space)];
@@ -242,16 +249,18 @@ impl Layouts {
 pub fn side_by_side(space: Space, team: usize, vector: usize) -> Layout {
     Layout {
         in_teams: true,
-        ..layout(space, team, vector, false)
+        ..layout(space, team, vector, false, true)
     }
 }
 
-fn layout(space: Space, threads: usize, vector: usize, stateful: bool) -> Layout {
+/// The elements of a space among so many threads. `stateful`: a state's; `summed`: some sum or maximum is over it.
+fn layout(space: Space, threads: usize, vector: usize, stateful: bool, summed: bool) -> Layout {
     let n = space.len();
     let mut v = 1;
     // A small space goes to one warp, whose reductions need no barrier.
     let per_lane = n.div_ceil(WARP);
-    if !stateful
+    if summed
+        && !stateful
         && per_lane <= SMALL
         && space
             .innermost()

@@ -87,19 +87,20 @@ impl fmt::Display for Launch {
             threads,
             shared_bytes,
             blocks,
+            early,
         } = self;
         write!(
             f,
             "{} of {threads} threads",
             count(*blocks as usize, "block")
         )?;
-        match shared_bytes {
-            0 => Ok(()),
-            bytes => write!(
-                f,
-                ", {:.1} KiB of shared memory",
-                f64::from(*bytes) / 1024.0
-            ),
+        if *shared_bytes > 0 {
+            let kib = f64::from(*shared_bytes) / 1024.0;
+            write!(f, ", {kib:.1} KiB of shared memory")?;
+        }
+        match early {
+            true => write!(f, ", from before the end of the kernel before"),
+            false => Ok(()),
         }
     }
 }

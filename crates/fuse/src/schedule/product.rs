@@ -23,8 +23,9 @@ pub struct ProductShape {
     pub depth: usize,
     /// Layout of the weights.
     pub layout: WeightLayout,
-    /// Whether the weights have the storage type and their rows start at multiples of
-    /// [`ALIGNED`] elements.
+    /// Whether the weights have the storage type.
+    pub stored: bool,
+    /// Whether rows of the weights start at multiples of [`ALIGNED`] elements.
     pub aligned: bool,
     /// Whether the activations lie in memory as rows of the storage type that start at such multiples:
     /// nothing computes them on their way.
@@ -82,7 +83,8 @@ impl Products {
             Some(ProductShape {
                 depth: depth.len(),
                 layout,
-                aligned: stored && starts && stride.is_multiple_of(ALIGNED),
+                stored,
+                aligned: starts && stride.is_multiple_of(ALIGNED),
                 direct: is_direct(graph, &grid, *id, ops, &depth),
             })
         };

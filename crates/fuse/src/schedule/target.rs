@@ -38,6 +38,17 @@ impl Target {
         }
     }
 
+    /// Whether copies from memory to shared memory pass no registers (`cp.async`, from sm_80 on).
+    pub fn copies(&self) -> bool {
+        self.arch >= 80
+    }
+
+    /// Whether a kernel may start before the one before it has ended, and wait for its results itself
+    /// (`griddepcontrol`, from sm_90 on).
+    pub fn starts_early(&self) -> bool {
+        self.arch >= 90
+    }
+
     /// What the tensor cores multiply where values are stored so, by the instructions that the
     /// matrix-product template uses (`mma.m16n8k16`, from sm_80 on); `None` where products run on the
     /// FP32 units: f32 is computed in f32, without TF32.

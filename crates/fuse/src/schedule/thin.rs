@@ -2,6 +2,7 @@
 //! memory to registers, once.
 
 use super::Target;
+use super::gemv::{PIECE_FLOATS, ProductPlace, SYSTEM_BYTES};
 use super::product::{ProductShape, Products, WeightLayout};
 use crate::elements::Element;
 use crate::plan::Storage;
@@ -19,7 +20,7 @@ pub struct ThinTile {
     pub warps: usize,
     /// Warps that share the columns of one, each with a part of the sum: divides `warps`.
     pub split: usize,
-    /// Runs of [`KEYS`] elements of a sum that a warp keeps in flight.
+    /// Runs of [`KEYS`] elements of a sum that a warp keeps in flight, as copies to shared memory.
     pub unroll: usize,
     /// What the tensor cores multiply: bf16 or f16. Activations of other types are rounded to it.
     pub operand: Element,
@@ -33,15 +34,16 @@ pub const FRAGMENT_ROWS: usize = 8;
 pub const WARP_COLUMNS: usize = 16;
 /// Most rows of a block.
 pub const ROWS: usize = 64;
+/// 16-byte pieces of a run that a lane has: two of each of two columns.
+const RUN_PIECES: usize = 4;
 /// Elements of a 16-byte access.
 const VECTOR: usize = 8;
 /// Warps of a block.
 const WARPS: usize = 8;
-/// Registers of a thread for weights and activations on their way; a run takes 16 of the first kind, and 8
-/// of the second for each 8 rows.
-const IN_FLIGHT: usize = 96;
-/// Most runs in flight.
-const UNROLL: usize = 4;
+/// Registers of a thread for activations on their way; a run takes 8 for each 8 rows.
+const IN_FLIGHT: usize = 32;
+/// Most and fewest runs in flight.
+const UNROLL: (usize, usize) = (6, 2);
 /// Blocks that keep a large GPU busy: with fewer, warps of a block share columns.
 const WANTED_BLOCKS: usize = 256;
 
@@ -65,31 +67,46 @@ pub fn schedule(
     while columns > WARP_COLUMNS && blocks(columns) < WANTED_BLOCKS {
         columns /= 2;
     }
-    let of = |rows: usize| ThinTile {
+    let of = |rows: usize, unroll: usize| ThinTile {
         rows,
         columns,
         warps: WARPS,
         split: WARPS * WARP_COLUMNS / columns,
-        unroll: (IN_FLIGHT / (16 + 8 * rows.div_ceil(8))).clamp(1, UNROLL),
+        unroll,
         operand,
     };
     let most = rows.next_power_of_two().clamp(1, ROWS);
-    let halves = std::iter::successors(Some(most), |rows| Some(rows / 2).filter(|r| *r > 0));
-    halves.map(of).find(|tile| {
-        let own = tile.shared_bytes(&products.shapes).next_multiple_of(16);
-        own + around <= target.shared_bytes
-    })
+    let mut halves = std::iter::successors(Some(most), |rows| Some(rows / 2).filter(|r| *r > 0));
+    let all = products
+        .deepest()
+        .div_ceil(KEYS * WARPS * WARP_COLUMNS / columns);
+    let (few, most) = (UNROLL.1.min(all), UNROLL.0.min(all));
+    let whole = |tile: &ThinTile| {
+        let own = tile.shared_bytes(&products.shapes);
+        own.next_multiple_of(16) + around
+    };
+    let rows = halves.find(|rows| whole(&of(*rows, few)) <= target.shared_bytes)?;
+    // As many in flight as leave room for a second block, or for the first one of the kernel after this.
+    let room = (target.shared_bytes + SYSTEM_BYTES) / 2 - SYSTEM_BYTES;
+    let mut runs = (few..=most).rev().map(|n| of(rows, n));
+    Some(
+        runs.find(|tile| whole(tile) <= room)
+            .unwrap_or(of(rows, few)),
+    )
 }
 
 /// Whether 16-byte accesses go along the sum.
 pub fn is_readable(shape: &ProductShape) -> bool {
-    shape.layout == WeightLayout::Nk && shape.depth.is_multiple_of(VECTOR) && shape.aligned
+    shape.stored
+        && shape.layout == WeightLayout::Nk
+        && shape.depth.is_multiple_of(VECTOR)
+        && shape.aligned
 }
 
-/// Elements from one row of activations to the next in shared memory: whole runs, and 16 bytes that keep
-/// the rows of a fragment in different banks.
+/// Elements from one row of activations to the next in shared memory: whole runs, and what keeps neighbouring
+/// rows of a fragment, of each of which four lanes read 64 bytes, in different banks.
 pub fn pitch(depth: usize) -> usize {
-    depth.next_multiple_of(KEYS) + VECTOR
+    depth.next_multiple_of(KEYS) + 4 * VECTOR
 }
 
 impl ThinTile {
@@ -98,9 +115,13 @@ impl ThinTile {
         32 * self.warps
     }
 
-    /// Offsets of each product's rows (elements of the operand) and sums (floats) in shared memory, and
-    /// the whole, floats.
-    pub fn places(&self, products: &[ProductShape]) -> (Vec<(usize, usize)>, usize) {
+    /// Runs whose activations a warp loads together, where they go from memory to registers.
+    pub fn together(&self) -> usize {
+        (IN_FLIGHT / (8 * self.rows.div_ceil(FRAGMENT_ROWS))).clamp(1, 4)
+    }
+
+    /// Each product's places in shared memory, and the whole, floats.
+    pub fn places(&self, products: &[ProductShape]) -> (Vec<ProductPlace>, usize) {
         let mut regions = Regions::default();
         let mut take = |floats: usize| regions.take(floats);
         let places = products.iter().map(|p| {
@@ -109,7 +130,11 @@ impl ThinTile {
                 true => 0,
                 false => take((self.rows * pitch(p.depth)).div_ceil(2)),
             };
-            (2 * rows, take(self.split * self.rows * self.columns))
+            ProductPlace {
+                rows: 2 * rows,
+                sums: take(self.split * self.rows * self.columns),
+                ring: 4 * take(self.threads() * self.unroll * RUN_PIECES * PIECE_FLOATS),
+            }
         });
         (places.collect(), regions.end())
     }
@@ -132,6 +157,7 @@ mod tests {
         let shape = ProductShape {
             depth: 2048,
             layout: WeightLayout::Nk,
+            stored: true,
             aligned: true,
             direct: false,
         };

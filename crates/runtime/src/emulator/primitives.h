@@ -94,6 +94,7 @@ template <class T, int V> struct Pending {
         if (alignment) emulator::aligned(p, alignment, "Pending");
         each.load(p, 1);
     }
+    void load_stream(const T* p) { load(p); }
     float f32(int i) const { return each.f32(i); }
 };
 template <class T> static inline float load_f32(const T* p) { return to_f32(*p); }
@@ -359,7 +360,13 @@ template <int N> static inline void cp_async_wait() { emulator::cp_async_land(N)
 
 // There is one kind of memory here.
 static inline void prefetch_l2(const void*) {}
+static inline void prefetch_share(const void*, u32) {}
 
+// What is relied on is checked here.
+#define FUSEC_GIVEN(condition)                                                          \
+    do {                                                                                \
+        if (!(condition)) FUSEC_EMU_FAIL(emulator::W, "%s does not hold", #condition);  \
+    } while (0)
 #define FUSEC_PHASE(n) (emulator::W->launch->phase == (n))
 static inline void grid_barrier(int line = __builtin_LINE()) {
     emulator::block_collective(nullptr, "grid_barrier", line, [](void**, u32) { emulator::W->launch->grid_barriers++; });

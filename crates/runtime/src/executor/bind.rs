@@ -170,6 +170,7 @@ impl Binding<'_> {
             shared_bytes: kernel.shared_bytes,
             cooperative: step.cooperative,
             persistent: step.persistent,
+            early: step.early,
             args,
             given,
             fresh,

@@ -94,6 +94,8 @@ pub struct Launch {
     /// Whether any number of blocks does the work: a device that holds fewer than `grid` at once starts
     /// as many as it holds.
     pub persistent: bool,
+    /// Whether it may start while the launch before it still runs.
+    pub early: bool,
     /// Its arguments, one per parameter.
     pub args: Vec<ArgValue>,
     /// The buffers behind its arguments: all memory that it may touch.

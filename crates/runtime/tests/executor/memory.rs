@@ -35,6 +35,7 @@ fn regime(
         writes: writes.clone(),
         cooperative: false,
         persistent: false,
+        early: false,
         one_row: false,
         tensor_maps: Vec::new(),
     });

@@ -378,6 +378,7 @@ pub fn manifest(storage: Storage) -> Manifest {
         writes: writes.to_vec(),
         cooperative: false,
         persistent: false,
+        early: false,
         one_row: false,
         tensor_maps: Vec::new(),
     };

@@ -101,6 +101,7 @@ impl Probe {
         let launch = Launch {
             cooperative: resident,
             persistent: false,
+            early: false,
             ..self.launch(kernel, threads, blocks, n)
         };
         self.timed(runs, || {
@@ -154,6 +155,7 @@ impl Probe {
             shared_bytes: 0,
             cooperative: false,
             persistent: false,
+            early: false,
             given: Vec::new(),
             args: vec![
                 ArgValue::Address(self.memory.address()),

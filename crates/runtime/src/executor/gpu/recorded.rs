@@ -66,18 +66,15 @@ impl RecordedRun {
         let mut params = pointers(&mut values);
         let params = kernel.node(launch, &mut params);
         let mut node = std::ptr::null_mut();
-        // SAFETY: graph and predecessor are valid nodes of this graph; the parameters are one
-        // value per parameter of the kernel and are copied by the call.
+        // SAFETY: the graph is valid; the parameters are one value per parameter of the kernel and are
+        // copied by the call.
         unsafe {
-            sys::cuGraphAddKernelNode_v2(
-                &mut node,
-                self.graph,
-                before.as_ref().map_or(std::ptr::null(), std::ptr::from_ref),
-                usize::from(before.is_some()),
-                &params,
-            )
+            sys::cuGraphAddKernelNode_v2(&mut node, self.graph, std::ptr::null(), 0, &params)
         }
         .result()?;
+        if let Some(before) = before {
+            self.follow(before, node, launch.early)?;
+        }
         if launch.cooperative {
             let mut value = sys::CUkernelNodeAttrValue { pad: [0; 64] };
             value.cooperative = 1;
@@ -86,6 +83,35 @@ impl RecordedRun {
             unsafe { sys::cuGraphKernelNodeSetAttribute(node, what, &value) }.result()?;
         }
         Ok(node)
+    }
+
+    /// Puts a node behind another: when that one has ended, or, `early`, when all of its blocks let the next
+    /// kernel start or have ended.
+    fn follow(
+        &self,
+        before: sys::CUgraphNode,
+        node: sys::CUgraphNode,
+        early: bool,
+    ) -> Result<(), DriverError> {
+        use sys::CUgraphDependencyType as Type;
+        let (port, kind) = match early {
+            true => (
+                sys::CU_GRAPH_KERNEL_NODE_PORT_PROGRAMMATIC,
+                Type::CU_GRAPH_DEPENDENCY_TYPE_PROGRAMMATIC,
+            ),
+            false => (
+                sys::CU_GRAPH_KERNEL_NODE_PORT_DEFAULT,
+                Type::CU_GRAPH_DEPENDENCY_TYPE_DEFAULT,
+            ),
+        };
+        let edge = sys::CUgraphEdgeData {
+            from_port: port as u8,
+            to_port: 0,
+            type_: kind as u8,
+            reserved: [0; 5],
+        };
+        // SAFETY: both are nodes of this graph; one edge, whose data are copied by the call.
+        unsafe { sys::cuGraphAddDependencies_v2(self.graph, &before, &node, &edge, 1) }.result()
     }
 
     /// Submits the run at a position. `launches` and `kernels` are those it was recorded with.
