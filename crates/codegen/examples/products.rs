@@ -99,6 +99,7 @@ fn projection(depth: usize, lane: usize, of: &Lane, run: usize, store: &str) -> 
         columns,
         rows: "M".into(),
         block: "blockIdx.x".into(),
+        early: false,
         setup: String::new(),
         row_prologue: match epilogue {
             Epilogue::RowStatistics => {

@@ -38,7 +38,6 @@ const HOSTILE: [&str; 40] = [
     "blockIdx",
     "warpSize",
     "FUSEC_INF",
-    "FUSEC_GIVEN",
     "FUSEC_PHASE",
     "__syncthreads",
     "linux",

@@ -155,6 +155,7 @@ fn projection(case: Case) -> Projection {
         columns,
         rows: "M".into(),
         block: "blockIdx.x".into(),
+        early: case.size.0 % 2 == 1,
         setup: String::new(),
         row_prologue: String::new(),
         epilogue: format!("y[row * {columns} + column] = sum;"),
@@ -405,6 +406,17 @@ fn cases() -> Vec<Case> {
     add(GEMV, (1, 33, 77), Bf16, Bf16, Nk, 0, Plain);
     add(gemv(4, 16, 8, 2), (3, 50, 264), F32, F32, Nk, 4, Prologue);
     add(gemv(8, 8, 4, 4), (13, 20, 136), Bf16, F16, Nk, 0, Stage);
+    add(gemv(1, 16, 8, 2), (1, 50, 2048), F32, Bf16, Nk, 0, Plain);
+    add(gemv(1, 8, 8, 2), (1, 41, 264), F32, F32, Nk, 0, Two);
+    add(
+        gemv(2, 16, 8, 2),
+        (3, 24, 1032),
+        Bf16,
+        Bf16,
+        Nk,
+        8,
+        Prologue,
+    );
     add(gemv(2, 32, 4, 1), (2, 40, 130), F32, F32, Nk, 0, Two);
     add(gemv(1, 32, 4, 1), (1, 64, 300), F32, Bf16, Kn, 0, Plain);
     add(gemv(4, 64, 8, 2), (5, 72, 61), F32, F32, Kn, 0, Prologue);
@@ -475,7 +487,8 @@ fn tiles_that_do_not_fit_are_refused() {
 fn products_compile_for_every_architecture_that_has_them() {
     let Some(toolchain) = nvrtc() else { return };
     for case in cases() {
-        let archs = if on_tensor_cores(case.tile) {
+        let copies = matches!(case.tile, ProjectionTile::Gemv(GemvTile { ring: true, .. }));
+        let archs = if copies || on_tensor_cores(case.tile) {
             ["sm_80", "sm_90a"]
         } else {
             ["sm_75", "sm_90a"]

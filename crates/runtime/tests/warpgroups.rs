@@ -126,6 +126,7 @@ fn projection(case: &Case, at: usize) -> Projection {
         columns,
         rows: "M".into(),
         block: String::new(),
+        early: false,
         setup: String::new(),
         row_prologue: String::new(),
         epilogue: format!("y{at}[row * {columns} + column] = sum;"),

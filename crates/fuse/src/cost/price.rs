@@ -379,6 +379,10 @@ fn serial_steps(device: &Device, work: &Work, steps: &Steps) -> (f64, f64) {
     let slots = steps.around + of_recurrences.sum::<f64>();
     // Warps that wait and warps that work overlap in part.
     let in_runs = cycles_us(device, cycles).hypot(slots * share * slot_us(device));
+    if steps.steps <= 1.0 {
+        // One token: straight code, whose blocks bring states in while others are at their step.
+        return (1.0, in_runs);
+    }
     let waiting_us = (waves - 1.0) * fitted.scan_wave_us.value;
     let all = steps.steps * waves;
     let us = if steps.run > 1.0 {
