@@ -7,6 +7,7 @@ use super::chunk_cycles;
 use super::work::{Keys, Read, Serial, Steps, Tiles, Work};
 use crate::device::Device;
 use crate::plan::{Cost, Storage};
+use crate::schedule::thin;
 use std::collections::BTreeSet;
 
 /// Threads that a multiprocessor holds.
@@ -401,9 +402,6 @@ fn serial_steps(device: &Device, work: &Work, steps: &Steps) -> (f64, f64) {
     (all, us + waiting_us)
 }
 
-/// Blocks of products of few rows on tensor cores that share a multiprocessor.
-const THIN_BLOCKS: f64 = 2.0;
-
 /// Microseconds of the accesses that wait for each other, and of what follows matrix products in
 /// their blocks, beside the bulk of the work.
 fn latency_us(device: &Device, work: &Work) -> f64 {
@@ -426,7 +424,7 @@ fn latency_us(device: &Device, work: &Work) -> f64 {
         // On tensor cores a block has much in flight, so few are beside each other: where each waits for
         // its rows, that part of the time moves no weights.
         match columns.tensor_cores {
-            Some(_) => alone + share / THIN_BLOCKS,
+            Some(_) => alone + share / thin::RESIDENT as f64,
             None => alone,
         }
     });

@@ -99,7 +99,7 @@ impl fmt::Display for Launch {
             write!(f, ", {kib:.1} KiB of shared memory")?;
         }
         match early {
-            true => write!(f, ", from before the end of the kernel before"),
+            true => write!(f, ", started early"),
             false => Ok(()),
         }
     }

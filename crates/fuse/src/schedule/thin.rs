@@ -34,6 +34,8 @@ pub const FRAGMENT_ROWS: usize = 8;
 pub const WARP_COLUMNS: usize = 16;
 /// Most rows of a block.
 pub const ROWS: usize = 64;
+/// Blocks of a multiprocessor that have room beside each other.
+pub const RESIDENT: usize = 2;
 /// 16-byte pieces of a run that a lane has: two of each of two columns.
 const RUN_PIECES: usize = 4;
 /// Elements of a 16-byte access.
@@ -87,7 +89,7 @@ pub fn schedule(
     };
     let rows = halves.find(|rows| whole(&of(*rows, few)) <= target.shared_bytes)?;
     // As many in flight as leave room for a second block, or for the first one of the kernel after this.
-    let room = (target.shared_bytes + SYSTEM_BYTES) / 2 - SYSTEM_BYTES;
+    let room = (target.shared_bytes + SYSTEM_BYTES) / RESIDENT - SYSTEM_BYTES;
     let mut runs = (few..=most).rev().map(|n| of(rows, n));
     Some(
         runs.find(|tile| whole(tile) <= room)
