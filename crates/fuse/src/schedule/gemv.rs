@@ -76,14 +76,7 @@ pub fn schedule(
         products.deepest(),
         prologue,
     );
-    let split = (WARPS / columns).max(1);
-    let of = |rows: usize| GemvTile {
-        rows,
-        columns,
-        warps: WARPS,
-        split,
-        unroll: LOADS * WARPS / (columns * split),
-    };
+    let of = |rows: usize| tile(rows, columns);
     let depths: usize = products.shapes.iter().map(|s| s.depth).sum();
     let most = rows.next_power_of_two().clamp(1, ROWS);
     let halves = std::iter::successors(Some(most), |rows| Some(rows / 2).filter(|r| *r > 0));
@@ -92,6 +85,34 @@ pub fn schedule(
         (staged <= STAGED_BYTES || tile.rows == 1)
             && tile.shared_bytes(&products.shapes).next_multiple_of(16) + around <= shared_bytes
     })
+}
+
+/// The tile of so many rows and columns.
+fn tile(rows: usize, columns: usize) -> GemvTile {
+    let split = (WARPS / columns).max(1);
+    GemvTile {
+        rows,
+        columns,
+        warps: WARPS,
+        split,
+        unroll: LOADS * WARPS / (columns * split),
+    }
+}
+
+/// The same tile with another number of columns, a power of two; `None` where blocks never have as many.
+pub(super) fn with_columns(
+    of: GemvTile,
+    columns: usize,
+    products: &Products,
+    prologue: bool,
+) -> Option<GemvTile> {
+    let most = if prologue {
+        COLUMNS_AFTER_PROLOGUE
+    } else {
+        COLUMNS
+    };
+    let there = products.width.next_power_of_two();
+    (columns <= most.min(there)).then(|| tile(of.rows, columns))
 }
 
 /// What a block computes before one product, for each of its rows.

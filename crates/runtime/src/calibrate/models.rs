@@ -5,12 +5,14 @@ use super::CalibrateError;
 use crate::executor::Executor;
 use crate::executor::gpu::{GpuDevice, GpuOptions, Timing};
 use crate::inputs::RunInputs;
-use crate::toolchain::{Arch, Header, Source, Toolchain};
+use crate::toolchain::{Arch, Toolchain};
 use crate::weights::Weights;
 use fusec_codegen::{Planned, generate};
-use fusec_fuse::{Device, Mode, Options, Schedule, Shape, Storage, Submit, plan};
+use fusec_fuse::schedule::ScanTile;
+use fusec_fuse::{
+    Asked, Device, Mode, Options, PlanError, Recipe, Schedule, Shape, Storage, Submit, plan_by,
+};
 use fusec_ir::language::{ModelSource, Overrides, compile};
-use std::collections::BTreeMap;
 
 /// Rows, columns and depth of the product.
 const PRODUCT: usize = 4096;
@@ -104,18 +106,20 @@ impl Bench<'_> {
             launch: Submit::Graph,
             pins: Vec::new(),
         };
-        let mut planned =
-            plan(&graph, &options).map_err(|error| CalibrateError::own(error.to_string()))?;
+        let own = |error: PlanError| CalibrateError::own(error.to_string());
+        let mut recipe = Recipe::plain(options.mode);
+        let usual = plan_by(&graph, &options, &recipe).map_err(own)?;
         // The figure is that of a step whose row arrives alone; runs of rows are priced from it.
-        let kernels = planned.plan.kernels.iter_mut();
-        let lanes = kernels
-            .flat_map(|k| &mut k.phases)
-            .flat_map(|p| &mut p.lanes);
-        for lane in lanes {
-            if let Schedule::Scan(tile) = &mut lane.schedule {
-                tile.run = 1;
-            }
-        }
+        let alone = |schedule: &Schedule| match schedule {
+            Schedule::Scan(tile) if tile.run > 1 => Some(Schedule::Scan(ScanTile {
+                run: 1,
+                ..tile.clone()
+            })),
+            _ => None,
+        };
+        let kernels = usual.plan.kernels.iter();
+        recipe.schedules = kernels.filter_map(|k| Asked::of(k, alone)).collect();
+        let planned = plan_by(&graph, &options, &recipe).map_err(own)?;
         let regime = Planned {
             name: "prefill",
             min_time: 1,
@@ -125,17 +129,7 @@ impl Bench<'_> {
         };
         let manifest = generate(&graph.name, storage, &[regime])
             .map_err(|error| CalibrateError::own(error.to_string()))?;
-        let mut cubins = BTreeMap::new();
-        for kernel in manifest.images() {
-            let name = format!("{}.cu", kernel.name);
-            let source = Source {
-                name: &name,
-                text: &kernel.source,
-                headers: &[Header::prelude(&manifest)],
-            };
-            let artifact = self.toolchain.compile(&source, self.arch)?;
-            cubins.insert(kernel.name.clone(), artifact.cubin);
-        }
+        let cubins = self.toolchain.cubins(&manifest, self.arch)?;
         let weights = Weights::random(&planned.graph, 1)
             .map_err(|error| CalibrateError::own(error.to_string()))?;
         let device = GpuDevice::open(self.ordinal, &manifest, &cubins, GpuOptions::default())?;
