@@ -62,12 +62,11 @@ pub struct PlanArgs {
 
 /// A plan that was measured.
 #[derive(Clone, Debug, Args)]
-#[command(next_help_heading = "Measured plans")]
 pub struct TunedArg {
     /// Use the plan that was measured to be the fastest: a directory that `fusec compile --tune` wrote,
     /// or the tuned.json of one. Refused for another shape, type or device, and where the sources of
     /// kernels are no longer those that were timed.
-    #[arg(long, value_name = "DIR|FILE")]
+    #[arg(long, value_name = "DIR|FILE", help_heading = "Measured plans")]
     pub tuned: Option<PathBuf>,
 }
 

@@ -6,7 +6,7 @@ use fusec_fuse::{Device, Mode, Options, Plan, Planned, Shape, Submit, plan};
 use fusec_ir::{Graph, Pin, PinKind};
 use fusec_runtime::limits;
 use fusec_runtime::toolchain::{Arch, UnknownArch};
-use fusec_runtime::tune::{Tuned, Wanted};
+use fusec_runtime::tune::Tuned;
 
 use crate::failure::{self, Failure};
 use crate::flags::{ArchArgs, Names, PlanArgs};
@@ -134,9 +134,7 @@ impl Planner {
         limits::run(graph, shape).map_err(failure::input)?;
         let options = &self.options(shape, Mode::Auto);
         let _progress = Progress::line(format!("planning {} as it was measured", graph.name));
-        tuned
-            .plan(Wanted { graph, options })
-            .map_err(failure::input)
+        tuned.plan(graph, options).map_err(failure::input)
     }
 
     /// The profile that is planned with.

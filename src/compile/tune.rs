@@ -22,7 +22,7 @@ use crate::progress::Progress;
 pub struct TuneArgs {
     /// Time the plans, and the schedules of their dearest kernels, that the cost model holds to be about
     /// as good as its choice, on a GPU; compile the fastest, and keep what was measured in tuned.json.
-    /// Takes a second or two for each plan.
+    /// Takes some seconds for each plan.
     #[arg(long, conflicts_with = "tuned")]
     tune: bool,
     /// The GPU that --tune times on: auto (the first) or cuda:N.

@@ -11,6 +11,7 @@ use crate::error::PlanError;
 use crate::fit;
 use crate::plan::{Kernel, Mode, Plan};
 use crate::planner::{Asked, Options, Planned, Recipe, RuleUse, Selections, make, schedules};
+use crate::schedule::Schedule;
 use fusec_ir::{Graph, OpId, Pin, PinKind, ValueId};
 use std::collections::BTreeSet;
 
@@ -167,7 +168,7 @@ impl<'g, 'o> Variants<'g, 'o> {
                     let us = cost::cost(ctx, &phases).total_us;
                     let schedules = schedules(&phases);
                     Offer {
-                        what: format!("`{}`: {}", kernel.name, told(&schedules)),
+                        what: format!("`{}`: {}", kernel.name, told(kernel, &schedules)),
                         asked: Asked {
                             operations: kernel.names.clone(),
                             schedules,
@@ -195,11 +196,15 @@ fn is_same(a: &Planned, b: &Planned) -> bool {
             .all(|(a, b)| a.ops == b.ops && a.phases == b.phases)
 }
 
-/// Schedules in words, each once.
-fn told(schedules: &[Vec<crate::Schedule>]) -> String {
+/// Those of some schedules that a kernel does not have, in words, each once.
+fn told(kernel: &Kernel, others: &[Vec<Schedule>]) -> String {
+    let own = schedules(&kernel.phases);
+    let pairs = own.iter().flatten().zip(others.iter().flatten());
     let mut all: Vec<String> = Vec::new();
-    for schedule in schedules.iter().flatten() {
-        let text = format!("{}, {schedule}", schedule.template());
+    for (_, other) in pairs.into_iter().filter(|(own, other)| own != other) {
+        // Two of one template may differ in threads alone.
+        let (template, threads) = (other.template(), other.threads());
+        let text = format!("{template}, {other}, {threads} threads");
         if !all.contains(&text) {
             all.push(text);
         }

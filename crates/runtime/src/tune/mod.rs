@@ -11,7 +11,7 @@ mod text;
 
 pub use gpu::GpuTimer;
 pub use record::{Candidate, Machine, Outcome, TUNED, TUNED_VERSION, Tuned, TunedRegime};
-pub use reuse::{ReuseError, Wanted};
+pub use reuse::ReuseError;
 
 use crate::bench::{Protocol, Spread};
 use crate::plan_dir::sha256;
@@ -31,7 +31,8 @@ pub const NOISE: f64 = 0.01;
 /// half as much again.
 pub const WITHIN: f64 = 0.15;
 
-/// Most plans that are timed for one shape, unless somebody says otherwise: a second or two each.
+/// Most plans that are timed for one shape, unless somebody says otherwise: compiled,
+/// given weights and run, each takes some seconds.
 pub const MOST: usize = 16;
 
 /// How each of them is timed: shorter than for a record, and often enough for a median.

@@ -61,15 +61,6 @@ pub enum ReuseError {
     Codegen(#[from] CodegenError),
 }
 
-/// What a plan is wanted for.
-#[derive(Clone, Copy, Debug)]
-pub struct Wanted<'a> {
-    /// The model, or what it computes in this regime.
-    pub graph: &'a Graph,
-    /// As it would be planned without a record.
-    pub options: &'a Options<'a>,
-}
-
 impl Tuned {
     /// Reads a record: a file, or the one in a plan directory.
     pub fn read(path: &Path) -> Result<Self, ReuseError> {
@@ -117,10 +108,9 @@ impl Tuned {
         })
     }
 
-    /// The plan that won at the shape of the options, planned anew. Refused unless model, storage type,
+    /// The plan of a model that won at the shape of the options, planned anew. Refused unless model, storage type,
     /// device, pins and the sources of all kernels are those that were measured.
-    pub fn plan(&self, wanted: Wanted<'_>) -> Result<Planned, ReuseError> {
-        let Wanted { graph, options } = wanted;
+    pub fn plan(&self, graph: &Graph, options: &Options<'_>) -> Result<Planned, ReuseError> {
         let device = options.device;
         let pairs = [
             ("the model", self.model.clone(), graph.name.clone()),

@@ -5,7 +5,7 @@ use fusec_ir::language::readable;
 use std::fmt;
 
 /// Longest text of a record in a line, bytes: records come from files.
-const LINE: usize = 160;
+const LINE: usize = 400;
 
 impl fmt::Display for Tuned {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
