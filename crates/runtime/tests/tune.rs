@@ -374,37 +374,32 @@ fn manifest(planned: &Planned, storage: Storage) -> Manifest {
 /// then the second of each, ..), gives what the f64 interpreter gives.
 #[test]
 fn all_that_could_be_timed_is_right() {
-    let (device, model) = (device(), graph(MODEL));
+    let model = graph(MODEL);
+    let by_warpgroups = Device::find("h200").expect("compiled in");
     let emulator = Emulator::without_cache(EmulatorOptions::default()).expect("an emulator");
-    for (time, storage) in [
-        (37, Storage::F32),
-        (300, Storage::Bf16),
-        (1, Storage::Bf16),
-        (1, Storage::F32),
+    let mut side_by_side = 0;
+    for (device, time, storage) in [
+        (&device(), 37, Storage::F32),
+        (&device(), 300, Storage::Bf16),
+        (&by_warpgroups, 300, Storage::Bf16),
+        (&device(), 1, Storage::Bf16),
+        (&device(), 1, Storage::F32),
     ] {
-        let options = options(&device, time, storage);
+        let options = options(device, time, storage);
         let mut variants = Variants::new(&model, &options, 100.0);
-        let plans = variants.plans(4).expect("plans").list;
-        let own = plans[0].clone();
-        let mut recipes: Vec<Recipe> = plans.into_iter().map(|of| of.recipe).collect();
-        let mut rounds: Vec<Recipe> = Vec::new();
-        let mut seen: Vec<Vec<String>> = Vec::new();
-        for offer in variants.schedules(&own.planned, 100).list {
-            let round = seen
-                .iter()
-                .filter(|of| **of == offer.asked.operations)
-                .count();
-            seen.push(offer.asked.operations.clone());
-            match rounds.get_mut(round) {
-                Some(recipe) => *recipe = recipe.with(offer.asked),
-                None => rounds.push(own.recipe.with(offer.asked)),
-            }
+        let plans = variants.plans(16).expect("plans").list;
+        let mut recipes: Vec<Recipe> = plans.iter().take(3).map(|of| of.recipe.clone()).collect();
+        // Of the first plan, and of the first with subkernels side by side.
+        let beside = plans.iter().find(|of| has_subkernels(&of.planned));
+        side_by_side += usize::from(beside.is_some());
+        for of in plans.first().into_iter().chain(beside) {
+            let rounds = rounds(&variants, &of.recipe, &of.planned);
+            assert!(!rounds.is_empty(), "{}", of.what);
+            recipes.extend(rounds);
         }
-        assert!(!rounds.is_empty());
-        recipes.extend(rounds);
         for recipe in recipes {
             let planned = variants.make(&recipe).expect("a plan");
-            accept(&planned.graph, &planned.plan, &device).expect("accepted");
+            accept(&planned.graph, &planned.plan, device).expect("accepted");
             let manifest = manifest(&planned, storage);
             let weights = Weights::random(&planned.graph, 1).expect("weights");
             let on = EmulatedDevice::new(&emulator, &manifest, 1).expect("kernels");
@@ -414,4 +409,30 @@ fn all_that_could_be_timed_is_right() {
             assert!(found.passed, "T={time} {storage} {recipe:?}: {found:?}");
         }
     }
+    assert!(side_by_side > 0);
+}
+
+fn has_subkernels(planned: &Planned) -> bool {
+    let mut phases = planned
+        .plan
+        .kernels
+        .iter()
+        .flat_map(|kernel| &kernel.phases);
+    phases.any(|phase| phase.lanes.len() > 1)
+}
+
+/// The first other schedule of each kernel, then the second of each, ..
+fn rounds(variants: &Variants<'_, '_>, recipe: &Recipe, planned: &Planned) -> Vec<Recipe> {
+    let mut rounds: Vec<Recipe> = Vec::new();
+    let mut seen: Vec<Vec<String>> = Vec::new();
+    for offer in variants.schedules(planned, 100).list {
+        let of = &offer.asked.operations;
+        let round = seen.iter().filter(|known| *known == of).count();
+        seen.push(of.clone());
+        match rounds.get_mut(round) {
+            Some(so_far) => *so_far = so_far.with(offer.asked),
+            None => rounds.push(recipe.with(offer.asked)),
+        }
+    }
+    rounds
 }

@@ -12,6 +12,7 @@ use fusec_fuse::schedule::ScanTile;
 use fusec_fuse::{
     Asked, Device, Mode, Options, PlanError, Recipe, Schedule, Shape, Storage, Submit, plan_by,
 };
+use fusec_ir::Graph;
 use fusec_ir::language::{ModelSource, Overrides, compile};
 
 /// Rows, columns and depth of the product.
@@ -106,20 +107,7 @@ impl Bench<'_> {
             launch: Submit::Graph,
             pins: Vec::new(),
         };
-        let own = |error: PlanError| CalibrateError::own(error.to_string());
-        let mut recipe = Recipe::plain(options.mode);
-        let usual = plan_by(&graph, &options, &recipe).map_err(own)?;
-        // The figure is that of a step whose row arrives alone; runs of rows are priced from it.
-        let alone = |schedule: &Schedule| match schedule {
-            Schedule::Scan(tile) if tile.run > 1 => Some(Schedule::Scan(ScanTile {
-                run: 1,
-                ..tile.clone()
-            })),
-            _ => None,
-        };
-        let kernels = usual.plan.kernels.iter();
-        recipe.schedules = kernels.filter_map(|k| Asked::of(k, alone)).collect();
-        let planned = plan_by(&graph, &options, &recipe).map_err(own)?;
+        let planned = planned(&graph, &options)?;
         let regime = Planned {
             name: "prefill",
             min_time: 1,
@@ -146,5 +134,60 @@ impl Bench<'_> {
             out.push(super::median(&times.milliseconds));
         }
         Ok(out)
+    }
+}
+
+/// The plan of a model, recurrences a row at a time: the figure is that of a step whose row arrives alone,
+/// and runs of rows are priced from it.
+fn planned(graph: &Graph, options: &Options<'_>) -> Result<fusec_fuse::Planned, CalibrateError> {
+    let own = |error: PlanError| CalibrateError::own(error.to_string());
+    let mut recipe = Recipe::plain(options.mode);
+    let usual = plan_by(graph, options, &recipe).map_err(own)?;
+    let alone = |schedule: &Schedule| match schedule {
+        Schedule::Scan(tile) if tile.run > 1 => Some(Schedule::Scan(ScanTile {
+            run: 1,
+            ..tile.clone()
+        })),
+        _ => None,
+    };
+    let kernels = usual.plan.kernels.iter();
+    recipe.schedules = kernels.filter_map(|k| Asked::of(k, alone)).collect();
+    plan_by(graph, options, &recipe).map_err(own)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_step_is_measured_with_rows_that_arrive_alone() {
+        let source = ModelSource::from_text("calibrate", SCAN_MODEL);
+        let graph = compile(&source, &Overrides::default()).expect("a model");
+        for name in ["h200", "rtx4090", "t4"] {
+            let device = Device::find(name).expect("compiled in");
+            for storage in [Storage::F32, Storage::Bf16] {
+                let options = Options {
+                    shape: Shape {
+                        batch: 1,
+                        time: 2048,
+                    },
+                    storage,
+                    mode: Mode::Unfused,
+                    device: &device,
+                    launch: Submit::Graph,
+                    pins: Vec::new(),
+                };
+                let plan = planned(&graph, &options).expect("a plan").plan;
+                let phases = plan.kernels.iter().flat_map(|kernel| &kernel.phases);
+                let lanes: Vec<_> = phases.flat_map(|phase| &phase.lanes).collect();
+                let [body] = lanes[..] else {
+                    panic!("one recurrence: {lanes:?}");
+                };
+                let Schedule::Scan(tile) = &body.schedule else {
+                    panic!("step by step: {body:?}");
+                };
+                assert_eq!(tile.run, 1, "{name} {storage}");
+            }
+        }
     }
 }
