@@ -10,6 +10,11 @@ use fusec_codegen::Manifest;
 use fusec_fuse::{Device, Plan};
 use fusec_ir::Graph;
 use std::error::Error;
+use std::time::{Duration, Instant};
+
+/// How long a GPU is kept busy before the measurement that counts has ended. While a plan is compiled and
+/// given its weights the clocks of the GPU fall, and whichever plan is timed first would pay for it.
+const BUSY: Duration = Duration::from_millis(500);
 
 /// Times runs on a GPU, with random weights: no time depends on their values.
 pub struct GpuTimer<'t> {
@@ -51,14 +56,14 @@ impl<'t> GpuTimer<'t> {
         let device = GpuDevice::open(self.ordinal, manifest, &cubins, GpuOptions::default())?;
         let mut executor = Executor::new(device, manifest.clone(), weights, plan.shape)?;
         let plans = std::slice::from_ref(plan);
-        let measured = on_gpu(
-            &mut executor,
-            plans,
-            plan.shape,
-            self.protocol,
-            self.profile,
-        )?;
-        Ok(measured.milliseconds)
+        let began = Instant::now();
+        loop {
+            let (shape, protocol) = (plan.shape, self.protocol);
+            let measured = on_gpu(&mut executor, plans, shape, protocol, self.profile)?;
+            if began.elapsed() >= BUSY {
+                return Ok(measured.milliseconds);
+            }
+        }
     }
 }
 

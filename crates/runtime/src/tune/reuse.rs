@@ -8,6 +8,9 @@ use fusec_ir::{Graph, Pin, PinKind};
 use std::io;
 use std::path::{Path, PathBuf};
 
+/// Longest text of what differs, bytes.
+const LONGEST_NAME: usize = 400;
+
 /// Why a record is not used.
 #[derive(Debug, thiserror::Error)]
 pub enum ReuseError {
@@ -53,9 +56,9 @@ pub enum ReuseError {
         /// Which differ.
         which: String,
     },
-    /// There is no plan.
-    #[error(transparent)]
-    Plan(#[from] PlanError),
+    /// There is no plan: what the planner says.
+    #[error("{0}; measure again with --tune")]
+    Plan(String),
     /// There are no sources.
     #[error(transparent)]
     Codegen(#[from] CodegenError),
@@ -93,7 +96,10 @@ impl Tuned {
         let tuned: Tuned = serde_json::from_slice(bytes).map_err(bad)?;
         let chosen = |regime: &TunedRegime| regime.candidates.get(regime.chosen).is_some();
         match tuned.regimes.iter().find(|regime| !chosen(regime)) {
-            Some(regime) => Err(format!("regime `{}` has no winner", regime.name)),
+            Some(regime) => {
+                let name = readable(&regime.name, LONGEST_NAME);
+                Err(format!("regime `{name}` has no winner"))
+            }
             None => Ok(tuned),
         }
     }
@@ -144,7 +150,10 @@ impl Tuned {
                 "none".into(),
             ));
         };
-        let planned = plan_by(graph, options, &winner.recipe)?;
+        // A recipe may name anything at any length.
+        let refused =
+            |error: PlanError| ReuseError::Plan(readable(&error.to_string(), LONGEST_MESSAGE));
+        let planned = plan_by(graph, options, &winner.recipe).map_err(refused)?;
         check(winner, &planned, options)?;
         Ok(planned)
     }
@@ -180,7 +189,7 @@ fn check(winner: &Candidate, planned: &Planned, options: &Options<'_>) -> Result
 fn differs(what: &'static str, recorded: String, asked: String) -> ReuseError {
     let shown = |text: String| match text.is_empty() {
         true => "nothing".to_string(),
-        false => readable(&text, LONGEST_MESSAGE),
+        false => readable(&text, LONGEST_NAME),
     };
     ReuseError::Differs {
         what,
