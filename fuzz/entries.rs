@@ -19,12 +19,13 @@ use fusec_runtime::executor::{HostState, check_manifest};
 use fusec_runtime::golden::GoldenCase;
 use fusec_runtime::memory::{ArenaPlan, StatesPlan};
 use fusec_runtime::model::Model;
+use fusec_runtime::tune::Tuned;
 
 /// A reader of bytes.
 pub type Entry = fn(&[u8]);
 
 /// Every kind of input: its name, which is that of its seeds' folder, and its reader.
-pub const ENTRIES: [(&str, Entry); 12] = [
+pub const ENTRIES: [(&str, Entry); 13] = [
     ("model", model),
     ("step", step),
     ("safetensors", safetensors),
@@ -37,6 +38,7 @@ pub const ENTRIES: [(&str, Entry); 12] = [
     ("state", state),
     ("golden", golden),
     ("results", results),
+    ("tuned", tuned),
 ];
 
 /// The longest message, bytes: what it quotes, and paths around that.
@@ -283,5 +285,31 @@ pub fn results(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     if let Err(error) = Records::default().add(Path::new("fuzz.json"), &text) {
         refused(error);
+    }
+}
+
+/// A record of tuning: what it says is printed, and its plans are made where its shapes are admitted.
+pub fn tuned(data: &[u8]) {
+    let tuned = match Tuned::parse(data) {
+        Ok(tuned) => tuned,
+        Err(error) => return refused(error),
+    };
+    assert!(!tuned.to_string().contains('\u{1b}'));
+    let (graph, device) = (small(), h200());
+    for regime in &tuned.regimes {
+        if fusec_runtime::limits::run(&graph, regime.shape).is_err() {
+            continue;
+        }
+        let options = Options {
+            shape: regime.shape,
+            storage: Storage::F32,
+            mode: Mode::Auto,
+            device: &device,
+            launch: Submit::Graph,
+            pins: Vec::new(),
+        };
+        if let Err(error) = tuned.plan(&graph, &options) {
+            refused(error);
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! `fusec compile`: plans, sources, cubins and a manifest in a directory.
 
+mod tune;
 mod watch;
 
 use std::collections::BTreeMap;
@@ -12,15 +13,17 @@ use fusec_ir::Graph;
 use fusec_runtime::model::Model;
 use fusec_runtime::plan_dir::{self, PlanDir, write_plan_dir};
 use fusec_runtime::toolchain::{Arch, Artifact, Toolchain, ToolchainError};
+use fusec_runtime::tune::Tuned;
 use serde::Serialize;
 
 use crate::exit::Exit;
 use crate::failure::{self, Failure};
-use crate::flags::{ArchArgs, LogitsArg, ModelArgs, PlanArgs, ToolchainArgs};
+use crate::flags::{ArchArgs, LogitsArg, ModelArgs, PlanArgs, ToolchainArgs, TunedArg};
 use crate::output::Output;
 use crate::overview::{self, Overview};
 use crate::pipeline::{Planner, Regime};
 use crate::{kernels, model};
+use tune::TuneArgs;
 
 /// Compiles a model into a directory: plan.txt and plan.json (the kernels and what each fuses),
 /// manifest.json (every launch with its arguments), kernels/*.cu and kernels/*.cubin.
@@ -35,7 +38,9 @@ Examples:
   fusec compile models/hybrid.toml --shape B=1,T=512 --dtype bf16 --out out/small
   fusec compile models/hybrid.toml --logits last --out out/last
   fusec compile models/rwkv6.toml --arch sm_80 --device-profile a100
-  fusec compile models/hybrid.toml --axis L=2 --split time_mix.y,mixer.y --offline")]
+  fusec compile models/hybrid.toml --axis L=2 --split time_mix.y,mixer.y --offline
+  fusec compile models/hybrid.toml --tune --within 10% --out out/tuned
+  fusec compile models/hybrid.toml --tuned out/tuned --out out/again")]
 pub struct Args {
     #[command(flatten)]
     model: ModelArgs,
@@ -44,12 +49,16 @@ pub struct Args {
     out: Option<PathBuf>,
     /// Stay, and whenever the model's text is saved plan it again, say what changed, and write the
     /// directory anew. What does not compile is said, and waited for.
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["tune", "tuned"])]
     watch: bool,
     #[command(flatten)]
     logits: LogitsArg,
     #[command(flatten)]
     plan: PlanArgs,
+    #[command(flatten)]
+    tune: TuneArgs,
+    #[command(flatten)]
+    tuned: TunedArg,
     #[command(flatten)]
     arch: ArchArgs,
     #[command(flatten)]
@@ -66,6 +75,9 @@ struct Report<'a> {
     kernels: usize,
     cubins: Cubins,
     seconds: Seconds,
+    /// What the plans were chosen by, if they were measured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tuned: Option<&'a Tuned>,
 }
 
 #[derive(Serialize)]
@@ -109,6 +121,7 @@ pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
     output.assume(&model);
     // Before the work, not after it.
     plan_dir::check_place(&place(args)).map_err(failure::input)?;
+    tune::check_place(args)?;
     let made = planned(args, &model)?;
     let exit = write(args, &model, &made, true, output)?;
     match args.watch {
@@ -132,6 +145,8 @@ struct Made {
     /// The model with the last rows of its outputs, where those are asked for.
     last: Option<Graph>,
     regimes: Vec<Regime>,
+    /// What they were chosen by, if they were measured.
+    tuned: Option<Tuned>,
     /// How long it took.
     took: Duration,
 }
@@ -142,12 +157,13 @@ fn planned(args: &Args, model: &Model) -> Result<Made, Failure> {
     let arch = planner.arch(&args.arch)?;
     let planner = planner.compiled_for(arch);
     let last = args.logits.logits.asked(&model.graph);
-    let regimes = planner.regimes(&model.graph, last.as_ref())?;
+    let (regimes, tuned) = tune::regimes(args, &planner, arch, (&model.graph, last.as_ref()))?;
     Ok(Made {
         planner,
         arch,
         last,
         regimes,
+        tuned,
         took: began.elapsed(),
     })
 }
@@ -166,6 +182,7 @@ fn write(
         arch,
         last,
         regimes,
+        tuned,
         took,
     } = made;
     let (arch, out, began) = (*arch, place(args), Instant::now());
@@ -185,11 +202,13 @@ fn write(
     let generated = began.elapsed();
     let (artifacts, cubins) = cubins(args, &manifest, arch)?;
     let compiled = began.elapsed();
+    let measured = tuned.as_ref().map_or(String::new(), |of| format!("\n{of}"));
     let dir = PlanDir {
         plans: regimes.iter().map(|r| r.planned.plan.clone()).collect(),
-        text: plan_text(regimes, &unfused, overview::text),
+        text: plan_text(regimes, &unfused, overview::text) + &measured,
         device: planner.device().clone(),
         cubins: by_image(arch, artifacts),
+        tuned: tuned.clone(),
         manifest,
     };
     write_plan_dir(&out, &dir).map_err(failure::input)?;
@@ -216,6 +235,7 @@ fn write(
             generate: generated.as_secs_f64(),
             compile: (compiled - generated).as_secs_f64(),
         },
+        tuned: tuned.as_ref(),
     };
     let verbose = output.is_verbose();
     output.answer(&report, || {
@@ -224,7 +244,7 @@ fn write(
         }
         let plans = match verbose {
             true => dir.text.clone(),
-            false => plan_text(regimes, &unfused, overview::brief),
+            false => plan_text(regimes, &unfused, overview::brief) + &measured,
         };
         format!("{plans}\n{}", closing(&report))
     })?;

@@ -6,7 +6,8 @@ use fusec_fuse::explain::{ExplainError, pair, why};
 
 use crate::exit::Exit;
 use crate::failure::{self, Failure};
-use crate::flags::{Assignment, AxisSize, ModelArgs, PlanArgs};
+use crate::flags::{Assignment, AxisSize, ModelArgs, PlanArgs, TunedArg};
+use crate::measured::Measured;
 use crate::output::Output;
 use crate::pipeline::Planner;
 use crate::progress::Progress;
@@ -24,6 +25,7 @@ Examples:
   fusec explain models/hybrid.toml --shape B=1,T=1
   fusec explain models/rwkv6.toml time_mix.r time_mix.k
   fusec explain models/rwkv6.toml time_mix.r time_mix.k --json | jq .answer
+  fusec explain models/hybrid.toml --tuned out/tuned --json | jq .measured.candidates
   fusec explain --terms")]
 pub struct Args {
     /// A model.toml, or a directory with one; or a checkpoint.
@@ -49,6 +51,8 @@ pub struct Args {
     allow_unused: Vec<String>,
     #[command(flatten)]
     plan: PlanArgs,
+    #[command(flatten)]
+    tuned: TunedArg,
     /// Says what the words of plans and explanations mean, and nothing else.
     #[arg(long, conflicts_with = "model")]
     terms: bool,
@@ -71,19 +75,21 @@ pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
     output.assume(&model);
     let planner = Planner::new(&args.plan)?;
     let (shape, mode) = (args.plan.shape.0, args.plan.plan);
-    let planned = planner.plan(&model.graph, shape, mode)?;
+    let tuned = args.tuned.read(&args.plan)?;
+    let planned = planner.plan_or_tuned(&model.graph, shape, tuned.as_ref())?;
+    let measured = Measured::new(tuned.as_ref(), shape)?;
     let options = planner.options(shape, mode);
     let progress = Progress::line("looking at what else could be");
     match (&args.a, &args.b) {
         (Some(a), Some(b)) => {
             let answer = pair(&model.graph, &planned, &options, a, b).map_err(report)?;
             drop(progress);
-            output.answer(&answer, || answer.to_string())?;
+            measured.answer(&answer, output)?;
         }
         _ => {
             let answer = why(&planned, &options).map_err(report)?;
             drop(progress);
-            output.answer(&answer, || answer.to_string())?;
+            measured.answer(&answer, output)?;
         }
     }
     Ok(Exit::Success)

@@ -10,6 +10,9 @@ use fusec_ir::Graph;
 use fusec_ir::last_row::only_last_rows;
 use fusec_runtime::limits;
 use fusec_runtime::toolchain::{self, Arch};
+use fusec_runtime::tune::Tuned;
+
+use crate::failure::{self, Failure};
 
 /// Which model, and with which sizes.
 #[derive(Clone, Debug, Args)]
@@ -55,6 +58,35 @@ pub struct PlanArgs {
     /// Values that have to be computed in different kernels. May be repeated.
     #[arg(long, value_name = "VALUE,VALUE..")]
     pub split: Vec<Names>,
+}
+
+/// A plan that was measured.
+#[derive(Clone, Debug, Args)]
+pub struct TunedArg {
+    /// Use the plan that was measured to be the fastest: a directory that `fusec compile --tune` wrote,
+    /// or the tuned.json of one. Refused for another shape, type or device, and where the sources of
+    /// kernels are no longer those that were timed.
+    #[arg(long, value_name = "DIR|FILE", help_heading = "Measured plans")]
+    pub tuned: Option<PathBuf>,
+}
+
+impl TunedArg {
+    /// The record, if one is given. It takes the place of `plan`.
+    pub fn read(&self, plan: &PlanArgs) -> Result<Option<Tuned>, Failure> {
+        let Some(path) = &self.tuned else {
+            return Ok(None);
+        };
+        if plan.plan != Mode::Auto {
+            return Err(failure::message(
+                format!(
+                    "--tuned says how kernels are chosen, and so does --plan {}",
+                    plan.plan
+                ),
+                "leave one of them out",
+            ));
+        }
+        Tuned::read(path).map(Some).map_err(failure::input)
+    }
 }
 
 /// How a model that is run on the emulator or a GPU is turned into kernels.

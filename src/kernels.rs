@@ -1,7 +1,7 @@
 //! From the sources of a manifest to cubins.
 
 use fusec_codegen::Manifest;
-use fusec_runtime::toolchain::{Arch, Artifact, Header, Source, Toolchain};
+use fusec_runtime::toolchain::{Arch, Artifact, Toolchain};
 use std::collections::BTreeMap;
 
 use crate::failure::{self, Failure};
@@ -14,26 +14,8 @@ pub fn compile(
     manifest: &Manifest,
     arch: Arch,
 ) -> Result<BTreeMap<String, Artifact>, Failure> {
-    let names: Vec<String> = manifest
-        .images()
-        .map(|kernel| format!("{}.cu", kernel.name))
-        .collect();
-    let headers = [Header::prelude(manifest)];
-    let sources: Vec<Source<'_>> = names
-        .iter()
-        .zip(manifest.images())
-        .map(|(name, kernel)| Source {
-            name,
-            text: &kernel.source,
-            headers: &headers,
-        })
-        .collect();
-    let progress = Progress::new("compiling kernels", sources.len());
+    let progress = Progress::new("compiling kernels", manifest.images().count());
     toolchain
-        .compile_all(&sources, arch, || progress.step())
-        .map_err(failure::input)?
-        .into_iter()
-        .zip(manifest.images())
-        .map(|(artifact, kernel)| Ok((kernel.name.clone(), artifact.map_err(failure::input)?)))
-        .collect()
+        .compile_images(manifest, arch, || progress.step())
+        .map_err(failure::input)
 }

@@ -27,6 +27,7 @@ mod inspect;
 mod interrupt;
 mod kernels;
 mod man;
+mod measured;
 mod model;
 mod models;
 mod output;

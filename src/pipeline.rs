@@ -6,6 +6,7 @@ use fusec_fuse::{Device, Mode, Options, Plan, Planned, Shape, Submit, plan};
 use fusec_ir::{Graph, Pin, PinKind};
 use fusec_runtime::limits;
 use fusec_runtime::toolchain::{Arch, UnknownArch};
+use fusec_runtime::tune::Tuned;
 
 use crate::failure::{self, Failure};
 use crate::flags::{ArchArgs, Names, PlanArgs};
@@ -85,12 +86,24 @@ impl Planner {
     /// where those of a single step rely on that. Runs of several tokens compute `last` where it is
     /// given: the same model with the last rows of its outputs.
     pub fn regimes(&self, graph: &Graph, last: Option<&Graph>) -> Result<Vec<Regime>, Failure> {
+        let plan = |_, graph: &Graph, shape| self.plan(graph, shape, self.options.plan);
+        self.regimes_by(graph, last, plan)
+    }
+
+    /// The same, with each plan made by `plan`, which is told the regime, what it computes, and the
+    /// shape.
+    pub fn regimes_by(
+        &self,
+        graph: &Graph,
+        last: Option<&Graph>,
+        mut plan: impl FnMut(&'static str, &Graph, Shape) -> Result<Planned, Failure>,
+    ) -> Result<Vec<Regime>, Failure> {
         let shape = self.options.shape.0;
         let step = Shape { time: 1, ..shape };
-        let decode = self.plan(graph, step, self.options.plan)?;
+        let decode = plan("decode", graph, step)?;
         let prefill = match last {
             None if shape == step => decode.clone(),
-            last => self.plan(last.unwrap_or(graph), shape, self.options.plan)?,
+            last => plan("prefill", last.unwrap_or(graph), shape)?,
         };
         let regime = |name, min_time, max_time, planned| Regime {
             name,
@@ -102,6 +115,22 @@ impl Planner {
             regime("decode", 1, Some(1), decode),
             regime("prefill", 2, None, prefill),
         ])
+    }
+
+    /// The plan for one shape: that of a record where one is given, checked to be what was measured.
+    pub fn plan_or_tuned(
+        &self,
+        graph: &Graph,
+        shape: Shape,
+        tuned: Option<&Tuned>,
+    ) -> Result<Planned, Failure> {
+        let Some(tuned) = tuned else {
+            return self.plan(graph, shape, self.options.plan);
+        };
+        limits::run(graph, shape).map_err(failure::input)?;
+        let options = &self.options(shape, Mode::Auto);
+        let _progress = Progress::line(format!("planning {} as it was measured", graph.name));
+        tuned.plan(graph, options).map_err(failure::input)
     }
 
     /// The profile that is planned with.

@@ -9,7 +9,8 @@ use tracing::debug_span;
 use crate::classes::{self, RecurrenceClass};
 use crate::exit::Exit;
 use crate::failure::Failure;
-use crate::flags::{ModelArgs, PlanArgs};
+use crate::flags::{ModelArgs, PlanArgs, TunedArg};
+use crate::measured::Measured;
 use crate::model;
 use crate::output::Output;
 use crate::overview::{self, Overview};
@@ -28,12 +29,15 @@ Examples:
   fusec plan models/hybrid.toml --shape B=1,T=1 --dtype bf16
   fusec plan models/rwkv6.toml --plan greedy --device-profile a100
   fusec plan models/hybrid.toml --shape B=8,T=2048 --json | jq .launches_per_layer
-  fusec plan models/hybrid.toml --svg plan.svg")]
+  fusec plan models/hybrid.toml --svg plan.svg
+  fusec plan models/hybrid.toml --tuned out/tuned")]
 pub struct Args {
     #[command(flatten)]
     model: ModelArgs,
     #[command(flatten)]
     plan: PlanArgs,
+    #[command(flatten)]
+    tuned: TunedArg,
     /// Draws the kernels of an interior layer into an SVG file.
     #[arg(long, value_name = "FILE", help_heading = "Pictures")]
     svg: Option<PathBuf>,
@@ -58,6 +62,9 @@ struct Answer<'a> {
     overview: Overview<'a>,
     /// What the analysis of the recurrences found.
     recurrences: Vec<RecurrenceClass>,
+    /// What the plan was chosen by, if it was measured.
+    #[serde(flatten)]
+    measured: Measured<'a>,
 }
 
 /// Runs the verb.
@@ -69,7 +76,9 @@ pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
     }
     let planner = Planner::new(&args.plan)?;
     let shape = args.plan.shape.0;
-    let planned = planner.plan(&model.graph, shape, args.plan.plan)?;
+    let tuned = args.tuned.read(&args.plan)?;
+    let planned = planner.plan_or_tuned(&model.graph, shape, tuned.as_ref())?;
+    let measured = Measured::new(tuned.as_ref(), shape)?;
     let unfused = debug_span!("unfused plan").in_scope(|| planner.unfused(&model.graph, shape))?;
     if let Some(path) = &args.svg {
         place::write(path, explain::svg(&planned).as_bytes())?;
@@ -80,6 +89,7 @@ pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
     let answer = Answer {
         overview: Overview::new(&planned, &unfused),
         recurrences: debug_span!("classes of recurrences").in_scope(|| classes::of(&model.graph)),
+        measured,
     };
     let verbose = output.is_verbose();
     output.answer(&answer, || {
@@ -87,7 +97,8 @@ pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
             true => overview::text(&planned, &unfused),
             false => overview::brief(&planned, &unfused),
         };
-        format!("{plan}\n{}", classes::text(&answer.recurrences))
+        let classes = classes::text(&answer.recurrences);
+        format!("{plan}{}\n{classes}", answer.measured.text())
     })?;
     if args.timings {
         eprint!("{}", timings::text());

@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use crate::MODEL;
 use crate::command::{Answer, fusec, fusec_in, repository};
+use crate::tuned;
 
 /// Golden cases that stand for the checkpoints of the examples.
 const CHECKPOINTS: [(&str, &str); 2] = [("rwkv6", "rwkv6-native"), ("rwkv7", "rwkv7-native")];
@@ -30,6 +31,13 @@ struct Example {
     arguments: Vec<String>,
     /// What a pipe into jq looks at.
     path: Option<String>,
+}
+
+impl Example {
+    /// Whether it times plans.
+    fn is_tuning(&self) -> bool {
+        self.arguments.iter().any(|argument| argument == "--tune")
+    }
 }
 
 /// The verbs that `fusec --help` lists.
@@ -106,6 +114,18 @@ fn laid_out() -> tempfile::TempDir {
         let answer = fusec_in(dir.path(), &arguments, &[]);
         assert_eq!(answer.status, Some(3), "{answer:?}");
     }
+    let record = at("measured.json");
+    fs::write(&record, tuned::record("models/hybrid.toml")).expect("a file");
+    let tuned = [
+        "compile",
+        "models/hybrid.toml",
+        "--tuned",
+        "measured.json",
+        "--out",
+        "out/tuned",
+    ];
+    let answer = fusec_in(dir.path(), &tuned, &[]);
+    assert_eq!(answer.status, Some(3), "{answer:?}");
     dir
 }
 
@@ -184,10 +204,11 @@ fn every_example_does_what_it_says() {
         for example in examples(&verb) {
             let answer = run(dir.path(), &example);
             let statuses: &[i32] = match verb.as_str() {
-                // There is no CUDA compiler in these tests.
-                "check" | "compile" | "inspect" | "report" | "toolchain" => &[0, 3],
                 // Nor need there be a GPU.
                 "bench" | "calibrate" if needs_gpu(&answer) => &[2],
+                "compile" if example.is_tuning() && needs_gpu(&answer) => &[2],
+                // There is no CUDA compiler in these tests.
+                "check" | "compile" | "inspect" | "report" | "toolchain" => &[0, 3],
                 _ => &[0],
             };
             let status = answer.status.expect("it ends by itself");

@@ -9,6 +9,7 @@ mod first_hour;
 mod generate;
 mod look;
 mod plans;
+mod tuned;
 
 /// A small model.
 const MODEL: &str = "models/gated-scan.toml";

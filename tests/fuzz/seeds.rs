@@ -1,9 +1,11 @@
 //! Where the corpus comes from: small inputs of every kind, sound and not, written by
 //! `cargo test --test fuzz -- --ignored write_the_corpus`. What else is found is added by hand.
 
-use fusec_codegen::{Planned, generate};
-use fusec_fuse::{Device, Storage};
+use fusec_codegen::{Manifest, Planned, generate};
+use fusec_fuse::{Device, Mode, Options, Plan, Shape, Storage, Submit};
+use fusec_runtime::bench::Spread;
 use fusec_runtime::executor::HostState;
+use fusec_runtime::tune::{Bounds, Machine, PROTOCOL, TUNED_VERSION, Timer, Tuned, tune};
 use zip::CompressionMethod;
 
 use crate::entries;
@@ -577,6 +579,82 @@ fn golden() -> Vec<Seed> {
     )
 }
 
+/// Times that grow and fall.
+struct Times(f32);
+
+impl Timer for Times {
+    fn time(&mut self, _: &Manifest, plan: &Plan) -> Result<Spread, String> {
+        self.0 = (self.0 * 1.7) % 1.0 + 0.1;
+        match plan.kernels.len() % 5 {
+            0 => Err("it was not to be".into()),
+            _ => Ok(Spread::of(&[self.0, self.0 + 0.01])),
+        }
+    }
+}
+
+/// Records of tuning, of which the first is as it would be written.
+fn records() -> Vec<Seed> {
+    let device = Device::find("h200").expect("a profile");
+    let graph = entries::small();
+    let bounds = Bounds {
+        within: 10.0,
+        most: 6,
+    };
+    let of = |(name, time)| {
+        let options = Options {
+            shape: Shape { batch: 2, time },
+            storage: Storage::F32,
+            mode: Mode::Auto,
+            device: &device,
+            launch: Submit::Graph,
+            pins: Vec::new(),
+        };
+        let tuned = tune(name, &graph, &options, bounds, &mut Times(0.3), &mut |_| {});
+        tuned.expect("a plan").0
+    };
+    let tuned = Tuned {
+        version: TUNED_VERSION,
+        model: graph.name.clone(),
+        storage: Storage::F32,
+        profile: device.name.clone(),
+        arch: device.arch.clone(),
+        pins: Vec::new(),
+        machine: Machine {
+            device: "NVIDIA H200".into(),
+            driver: None,
+            fusec: "0".into(),
+            commit: "unknown".into(),
+            date: "2026-01-31T12:00:00Z".into(),
+        },
+        protocol: PROTOCOL,
+        within: bounds.within,
+        most: bounds.most,
+        regimes: [("decode", 1), ("prefill", 40)].map(of).into(),
+    };
+    let text = String::from_utf8_lossy(&json(&tuned)).into_owned();
+    let mut seeds = vec![("record".to_owned(), text.clone().into_bytes())];
+    seeds.extend(edits(
+        "edit",
+        &text,
+        &[
+            ("\"version\":1", "\"version\":2"),
+            ("\"chosen\":", "\"chosen\":9"),
+            ("\"auto\"", "{\"random\":18446744073709551615}"),
+            (
+                "\"pins\":[]",
+                "\"pins\":[{\"kind\":\"fuse\",\"values\":[],\"span\":null}]",
+            ),
+            (
+                "\"form\":[]",
+                "\"form\":[{\"rule\":\"none\",\"block\":\"\"}]",
+            ),
+            ("NVIDIA H200", "\\u001b[2J\\u0007"),
+            ("\"time\":40", "\"time\":4611686018427387904"),
+        ],
+    ));
+    seeds
+}
+
 fn results() -> Vec<Seed> {
     let place = root().join("bench/results/h200");
     let names = ["op-add_norm", "op-gla", "ss-f16-4"];
@@ -654,6 +732,7 @@ fn write_the_corpus() {
         ("state", states()),
         ("golden", golden()),
         ("results", results()),
+        ("tuned", records()),
     ] {
         let folder = root().join("fuzz/corpus").join(kind);
         std::fs::create_dir_all(&folder).expect("a folder");

@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 
 /// Refuses a plan of a graph unless every operation that has to be planned is in exactly one kernel,
 /// kernels come after those they read from, and each is what its operations become on the device: one of
-/// their forms, under the name that the planner gives it. Costs and what is said of them are not looked
+/// the ways to compute them, under the name that the planner gives it. Costs and what is said of them are not looked
 /// at, since nothing follows from them.
 ///
 /// Sizes at the plan's shape have to fit their types: whoever calls this has checked them.
@@ -92,7 +92,9 @@ pub fn accept(graph: &Graph, plan: &Plan, device: &Device) -> Result<(), PlanErr
             Ok(forms) => forms,
             Err(reject) => return refuse(Some(kernel), reject.to_string()),
         };
-        if !forms.contains(&kernel.phases) {
+        // What the planner chooses from comes first: it is found at once.
+        let ways = || fit::ways(ctx, &kernel.ops).is_ok_and(|ways| ways.contains(&kernel.phases));
+        if !forms.contains(&kernel.phases) && !ways() {
             return refuse(
                 Some(kernel),
                 "its operations are not computed in this way".into(),

@@ -1,5 +1,6 @@
 //! What the planner looked at before it decided.
 
+use crate::planner::RuleUse;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
@@ -44,6 +45,9 @@ pub struct Segment {
 pub struct Form {
     /// Global rules applied, each with the values it concerns; empty for the model as written.
     pub rules: Vec<String>,
+    /// The same for a recipe: which rules in which blocks, of forms that were searched for.
+    #[serde(skip)]
+    pub uses: Vec<RuleUse>,
     /// Predicted time of its plan, microseconds.
     pub total_us: f64,
     /// Whether the plan is of exact selection; a form that promises nothing is planned greedily.

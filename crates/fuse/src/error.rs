@@ -84,6 +84,16 @@ pub enum PlanError {
         /// What is wrong.
         what: String,
     },
+    /// A recipe asks for what there is not.
+    #[error(
+        "cannot plan as asked: {what}: {why}; the recipe is of another model, device or version of this program"
+    )]
+    Asked {
+        /// What is asked for.
+        what: String,
+        /// Why it cannot be.
+        why: &'static str,
+    },
     /// The solver gave up.
     #[error("the selection of kernels failed: {0}; use `--plan greedy`, and report it")]
     Selection(String),
@@ -96,6 +106,14 @@ impl PlanError {
         PlanError::Unplannable {
             op: names.collect::<Vec<_>>().join(", "),
             reject: Box::new(reject),
+        }
+    }
+
+    /// A recipe asks for what there is not.
+    pub(crate) fn asked(what: impl Into<String>, why: &'static str) -> PlanError {
+        PlanError::Asked {
+            what: what.into(),
+            why,
         }
     }
 

@@ -31,6 +31,7 @@ pub mod schedule;
 pub mod segment;
 pub mod select;
 mod validate;
+pub mod variants;
 
 pub use accept::accept;
 pub use device::{Device, DeviceError, Figure, Fitted, FittedFigure, Provenance};
@@ -41,7 +42,9 @@ pub use error::PlanError;
 pub use plan::{
     Body, Cost, GridAxis, Kernel, Mode, Phase, Plan, Reject, Roles, Shape, Storage, Template,
 };
-pub use planner::{Options, Planned, Progress, Submit, plan, plan_watched};
+pub use planner::{
+    Asked, Options, Planned, Progress, Recipe, RuleUse, Submit, plan, plan_by, plan_watched,
+};
 pub use print::{interior, launches_per_layer, limit, summary, template as templates};
 pub use schedule::{Launch, Schedule, Target};
 pub use validate::validate;

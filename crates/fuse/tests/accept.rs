@@ -77,7 +77,7 @@ fn a_plan_that_was_changed_is_refused_with_the_place() {
             |p| {
                 let body = &mut p.plan.kernels[0].phases[0].lanes[0];
                 match &mut body.schedule {
-                    Schedule::Row(tile) => tile.rows += 1,
+                    Schedule::Row(tile) => tile.rows = 7,
                     other => panic!("{other:?}"),
                 }
             },

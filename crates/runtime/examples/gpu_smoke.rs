@@ -97,6 +97,7 @@ fn compile(dir: &Path, archs: &[&str]) -> Outcome {
             plans: vec![],
             device: fusec_fuse::Device::find("h200")?,
             text: "the executor's sample\n".into(),
+            tuned: None,
             cubins,
         };
         write_plan_dir(&dir.join(&name), &compiled)?;

@@ -36,5 +36,6 @@ pub mod tensor_file;
 pub mod threads;
 pub mod toolchain;
 pub mod train;
+pub mod tune;
 pub mod verify;
 pub mod weights;

@@ -5,6 +5,7 @@
 //! NAME/plan.json          the plans, one per regime
 //! NAME/device.json        the device profile they are for, as compiled for
 //! NAME/manifest.json      what to launch
+//! NAME/tuned.json         what was measured of the plans and others, if it was
 //! NAME/cubins.json        which cubins there are, with their hashes
 //! NAME/kernels/K.cu       the source of each kernel
 //! NAME/kernels/fusec.cuh  the primitives that they include
@@ -19,6 +20,7 @@ use crate::executor::{ManifestError, check_manifest};
 use crate::limits;
 use crate::partial;
 use crate::toolchain::{Arch, UnknownArch};
+use crate::tune::{TUNED, Tuned};
 use fusec_codegen::{Manifest, Planned, generate, prelude};
 use fusec_fuse::plan::PLAN_VERSION;
 use fusec_fuse::{Body, Device, Kernel, Plan, accept};
@@ -123,6 +125,8 @@ pub struct PlanDir {
     pub text: String,
     /// The cubins; possibly none.
     pub cubins: Cubins,
+    /// What the plans were chosen by, if they were measured. Nothing that runs follows from it.
+    pub tuned: Option<Tuned>,
 }
 
 #[derive(PartialEq, Serialize, Deserialize)]
@@ -323,7 +327,7 @@ pub fn check_place(dir: &Path) -> Result<(), PlanDirError> {
 
 /// Whether an entry of a plan directory is part of the plan, and not somebody else's.
 fn is_ours(name: &OsStr) -> bool {
-    let ours = [PLAN_TEXT, PLANS, DEVICE, MANIFEST, CUBINS, KERNELS];
+    let ours = [PLAN_TEXT, PLANS, DEVICE, MANIFEST, TUNED, CUBINS, KERNELS];
     ours.iter().any(|known| name == *known)
 }
 
@@ -382,6 +386,9 @@ fn write_files(dir: &Path, compiled: &PlanDir) -> Result<(), PlanDirError> {
         &json(&dir.join(DEVICE), &compiled.device)?,
     )?;
     write(dir.join(CUBINS), &json(&dir.join(CUBINS), &index)?)?;
+    if let Some(tuned) = &compiled.tuned {
+        write(dir.join(TUNED), &json(&dir.join(TUNED), tuned)?)?;
+    }
     // Sources are in files of their own.
     let mut manifest = compiled.manifest.clone();
     manifest.prelude.clear();
@@ -551,8 +558,22 @@ pub fn read_plan_dir(dir: &Path) -> Result<PlanDir, PlanDirError> {
         manifest,
         plans,
         device: parse(&dir.join(DEVICE))?,
+        tuned: read_tuned(dir)?,
         text,
     })
+}
+
+/// What was measured of the plans, if it was.
+fn read_tuned(dir: &Path) -> Result<Option<Tuned>, PlanDirError> {
+    let path = dir.join(TUNED);
+    match std::fs::read(&path) {
+        Ok(bytes) => match Tuned::parse(&bytes) {
+            Ok(tuned) => Ok(Some(tuned)),
+            Err(reason) => Err(PlanDirError::Damaged { path, reason }),
+        },
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(io_error("read", &path)(error)),
+    }
 }
 
 /// A source, checked to be the one that was written.

@@ -57,9 +57,11 @@ mod phases;
 mod row;
 mod scan;
 mod space;
+mod ways;
 
 pub use contract::has_few_rows;
 pub(crate) use row::row_runs;
+pub use ways::ways;
 
 use crate::context::{Context, is_row_op};
 use crate::plan::{Body, Phase, Reject, Template};

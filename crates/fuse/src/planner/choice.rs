@@ -2,7 +2,7 @@
 
 use super::parts::{Selections, Wanted};
 use super::progress::Progress;
-use super::{Options, check_pin_names};
+use super::{Options, RuleUse, check_pin_names};
 use crate::chunked::Classes;
 use crate::decisions::{self, FORM_MARGIN};
 use crate::error::PlanError;
@@ -34,7 +34,8 @@ pub struct Chosen {
 pub struct Trials<'o, 'd, 'w> {
     options: &'o Options<'d>,
     classes: Arc<Classes>,
-    selections: Selections,
+    /// Selections known so far.
+    pub selections: Selections,
     /// The least cost of a form whose kernels were merged greedily, nanoseconds.
     least_greedy: Option<i64>,
     best: Option<(BTreeSet<Use>, Chosen)>,
@@ -90,6 +91,38 @@ impl<'o, 'd, 'w> Trials<'o, 'd, 'w> {
         self.only(forms.swap_remove(pick))
     }
 
+    /// The form with some rules, and no others, in use.
+    pub fn named(&mut self, graph: &Graph, wanted: &[RuleUse]) -> Result<Chosen, PlanError> {
+        if wanted.is_empty() {
+            return self.only(Form::written(graph.clone()));
+        }
+        let equalities = debug_span!("forms")
+            .in_scope(|| Equalities::of(graph, self.options.storage))
+            .map_err(PlanError::Forms)?;
+        self.stop = equalities.stop().to_string();
+        let is_wanted = |one: &&Use| wanted.iter().any(|of| of.is(one));
+        let choice: BTreeSet<Use> = equalities
+            .uses()
+            .iter()
+            .filter(is_wanted)
+            .cloned()
+            .collect();
+        let missing = wanted
+            .iter()
+            .find(|of| !choice.iter().any(|one| of.is(one)));
+        if let Some(RuleUse { rule, block }) = missing {
+            return Err(PlanError::asked(
+                format!("the rule `{rule}` in block `{block}`"),
+                "it applies nowhere there",
+            ));
+        }
+        let form = debug_span!("forms").in_scope(|| equalities.form(&choice));
+        let form = form.ok_or_else(|| {
+            PlanError::asked("the form of the model", "no graph uses just these rules")
+        })?;
+        self.only(form)
+    }
+
     /// The cheapest form that was found. A rule has to save more than [`FORM_MARGIN`].
     ///
     /// Rules are tried wherever they apply first, each and all, and then block by block: those in
@@ -125,6 +158,7 @@ impl<'o, 'd, 'w> Trials<'o, 'd, 'w> {
         let chosen = self.select(form, self.options.mode)?;
         self.tried.push(decisions::Form {
             rules,
+            uses: Vec::new(),
             total_us: chosen.cost as f64 / 1e3,
             exact: false,
             chosen: true,
@@ -144,6 +178,7 @@ impl<'o, 'd, 'w> Trials<'o, 'd, 'w> {
             return Ok(());
         };
         let rules = form.rules.clone();
+        let uses: Vec<RuleUse> = choice.iter().map(RuleUse::from).collect();
         // Exact selection is for forms that promise to be chosen. With fewer rules, it suffices to
         // cost no more.
         let fewer = self.best.as_ref().is_some_and(|b| choice.is_subset(&b.0));
@@ -164,6 +199,7 @@ impl<'o, 'd, 'w> Trials<'o, 'd, 'w> {
         if !is_less(quick, self.least_greedy) {
             self.tried.push(decisions::Form {
                 rules,
+                uses,
                 total_us: quick as f64 / 1e3,
                 exact: false,
                 chosen: false,
@@ -184,6 +220,7 @@ impl<'o, 'd, 'w> Trials<'o, 'd, 'w> {
         }
         self.tried.push(decisions::Form {
             rules,
+            uses,
             total_us: chosen.cost as f64 / 1e3,
             exact: true,
             chosen: better,

@@ -2,7 +2,7 @@
 
 use super::choice::Chosen;
 use super::parts::PART;
-use super::{Options, Planned};
+use super::{Asked, Options, Planned, Recipe, schedules};
 use crate::context::Context;
 use crate::decisions::{self, Decisions};
 use crate::error::PlanError;
@@ -23,8 +23,9 @@ const IN_CHUNKS: &str = "recurrent-chunked";
 /// Name of the local form of products of products in one launch, a grid barrier between them.
 const IN_PHASES: &str = "product-phases";
 
-/// The plan of a form.
-pub fn emit(chosen: Chosen, options: &Options<'_>) -> Result<Planned, PlanError> {
+/// The plan of a form. Of the recipe, only the schedules that it asks for are looked at, and what is
+/// claimed of the plan.
+pub fn emit(chosen: Chosen, options: &Options<'_>, recipe: &Recipe) -> Result<Planned, PlanError> {
     let _span = debug_span!("kernels").entered();
     let Chosen {
         form,
@@ -36,6 +37,7 @@ pub fn emit(chosen: Chosen, options: &Options<'_>) -> Result<Planned, PlanError>
     let ctx = options.context(&form.graph).with_classes(&classes);
     let one_row = ctx.at_last_row();
     let mut names = Names::default();
+    let mut wishes = Wishes::new(recipe);
     let mut kernels: Vec<Kernel> = Vec::new();
     // The first segment of each class and its kernels: those of equal segments are the same ones.
     let mut first: Vec<(&Segment, Vec<Kernel>)> = Vec::new();
@@ -50,12 +52,13 @@ pub fn emit(chosen: Chosen, options: &Options<'_>) -> Result<Planned, PlanError>
             None => {
                 let selection = &selections[segment.class];
                 let ctx = if segment.one_row { &one_row } else { &ctx };
-                let made = of_segment(ctx, segment, selection, options.mode, &mut names)?;
+                let made = of_segment(ctx, segment, selection, &mut wishes, &mut names)?;
                 kernels.extend(made.iter().cloned());
                 first.push((segment, made));
             }
         }
     }
+    wishes.all_heard()?;
     let decisions = Decisions {
         segments: (0..selections.len())
             .map(|class| report(&segments, class, &selections[class]))
@@ -75,7 +78,7 @@ pub fn emit(chosen: Chosen, options: &Options<'_>) -> Result<Planned, PlanError>
         storage: ctx.storage,
         mode: options.mode,
         forms: form.rules,
-        claim: select::claim(options.mode, &counted, PART),
+        claim: wishes.claim(select::claim(options.mode, &counted, PART)),
         total_us: kernels.iter().map(|k| k.cost.total_us).sum(),
         kernels,
     };
@@ -103,7 +106,7 @@ fn of_segment(
     ctx: &Context<'_>,
     segment: &Segment,
     selection: &select::Selection,
-    mode: Mode,
+    wishes: &mut Wishes<'_>,
     names: &mut Names,
 ) -> Result<Vec<Kernel>, PlanError> {
     let groups: Vec<Vec<OpId>> = selection
@@ -119,7 +122,13 @@ fn of_segment(
             let ops = &groups[g];
             let forms =
                 fit::forms(ctx, ops).map_err(|reject| PlanError::unplannable(ctx, ops, reject))?;
-            let (phases, cost) = implement(ctx, forms, mode, g);
+            let (phases, cost) = match wishes.phases(ctx, ops) {
+                Some(phases) => {
+                    let cost = cost::cost(ctx, &phases);
+                    (phases, cost)
+                }
+                None => implement(ctx, forms, wishes.recipe.mode, g),
+            };
             let mut lanes = phases.iter().flat_map(|p| &p.lanes);
             let in_chunks = lanes.any(|l| l.template() == Template::Chunked);
             let local = [(in_chunks, IN_CHUNKS), (phases.len() > 1, IN_PHASES)];
@@ -143,6 +152,64 @@ fn of_segment(
             })
         })
         .collect()
+}
+
+/// The schedules that a recipe asks for.
+struct Wishes<'r> {
+    recipe: &'r Recipe,
+    /// Of each, whether some kernel has it.
+    heard: Vec<bool>,
+}
+
+impl<'r> Wishes<'r> {
+    fn new(recipe: &'r Recipe) -> Self {
+        let heard = vec![false; recipe.schedules.len()];
+        Wishes { recipe, heard }
+    }
+
+    /// The phases of the kernel that computes `ops`, if schedules are asked for that it can have.
+    fn phases(&mut self, ctx: &Context<'_>, ops: &[OpId]) -> Option<Vec<Phase>> {
+        let is_of = |asked: &Asked| {
+            let names = ops.iter().map(|id| &ctx.graph.op(*id).name);
+            asked.operations.iter().eq(names)
+        };
+        let at = self.recipe.schedules.iter().position(is_of)?;
+        let asked = self.recipe.schedules.get(at)?;
+        let ways = fit::ways(ctx, ops).ok()?.into_iter();
+        let found = ways
+            .into_iter()
+            .find(|phases| schedules(phases) == asked.schedules)?;
+        self.heard[at] = true;
+        Some(found)
+    }
+
+    /// Refuses a recipe whose schedules no kernel has.
+    fn all_heard(&self) -> Result<(), PlanError> {
+        let mut all = self.recipe.schedules.iter().zip(&self.heard);
+        match all.find(|(_, heard)| !**heard) {
+            None => Ok(()),
+            Some((asked, _)) => Err(PlanError::asked(
+                format!(
+                    "the schedule of the kernel of {}",
+                    asked.operations.join(", ")
+                ),
+                "there is no such kernel, or it cannot be executed so",
+            )),
+        }
+    }
+
+    /// What a plan may claim, with what it does not hold for.
+    fn claim(&self, mut claim: String) -> String {
+        if self.recipe.form.is_some() {
+            claim.push_str(", in the form that was asked for");
+        }
+        match self.recipe.schedules.len() {
+            0 => {}
+            1 => claim.push_str(", but for one schedule that was asked for"),
+            n => claim.push_str(&format!(", but for {n} schedules that were asked for")),
+        }
+        claim
+    }
 }
 
 /// The local form in which a kernel is computed: the cheapest; the plain one in an unfused plan; in

@@ -8,9 +8,12 @@ mod choice;
 mod emit;
 mod parts;
 mod progress;
+mod recipe;
 
 pub(crate) use parts::{Selections, Wanted};
 pub use progress::Progress;
+pub(crate) use recipe::schedules;
+pub use recipe::{Asked, Recipe, RuleUse};
 
 use crate::Device;
 use crate::chunked::Classes;
@@ -88,22 +91,57 @@ pub fn plan_watched(
     options: &Options<'_>,
     watch: &mut dyn FnMut(&Progress),
 ) -> Result<Planned, PlanError> {
+    let recipe = Recipe::plain(options.mode);
+    make(graph, options, &recipe, &mut Selections::default(), watch)
+}
+
+/// Plans a graph by a recipe, which says how kernels are chosen in place of the options.
+pub fn plan_by(
+    graph: &Graph,
+    options: &Options<'_>,
+    recipe: &Recipe,
+) -> Result<Planned, PlanError> {
+    make(
+        graph,
+        options,
+        recipe,
+        &mut Selections::default(),
+        &mut |_| {},
+    )
+}
+
+/// Plans a graph by a recipe. `selections` are those known of the same options, but for pins.
+pub(crate) fn make(
+    graph: &Graph,
+    options: &Options<'_>,
+    recipe: &Recipe,
+    selections: &mut Selections,
+    watch: &mut dyn FnMut(&Progress),
+) -> Result<Planned, PlanError> {
     let _planning = debug_span!("other").entered();
     validate(graph)?;
     let Shape { batch, time } = options.shape;
     if batch == 0 || time == 0 {
         return Err(PlanError::Shape { batch, time });
     }
+    let options = &Options {
+        mode: recipe.mode,
+        pins: options.pins.iter().chain(&recipe.pins).cloned().collect(),
+        ..options.clone()
+    };
     let written = forms::canonical(graph);
     // Recurrences that others are made of come after those of the model.
     let classes = Classes::new(&separate(&written, |_| true));
     let mut trials = choice::Trials::new(options, Arc::new(classes), watch);
-    let chosen = match options.mode {
-        Mode::Greedy | Mode::Unfused => trials.written(&written)?,
-        Mode::Auto => trials.cheapest(&written)?,
-        Mode::Random(seed) => trials.drawn(&written, seed)?,
+    trials.selections = std::mem::take(selections);
+    let chosen = match (&recipe.form, recipe.mode) {
+        (Some(uses), _) => trials.named(&written, uses),
+        (None, Mode::Greedy | Mode::Unfused) => trials.written(&written),
+        (None, Mode::Auto) => trials.cheapest(&written),
+        (None, Mode::Random(seed)) => trials.drawn(&written, seed),
     };
-    let mut planned = emit::emit(chosen, options)?;
+    *selections = std::mem::take(&mut trials.selections);
+    let mut planned = emit::emit(chosen?, options, recipe)?;
     planned.decisions.unfused = unfused_launches(&written);
     planned.decisions.forms = trials.tried;
     planned.decisions.stop = trials.stop;

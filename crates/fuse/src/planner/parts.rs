@@ -88,7 +88,7 @@ impl Selections {
     }
 }
 
-/// Which operations make values that pins name, and which of them.
+/// Which operations make values that pins name, which of them, and what the pins wish.
 fn marks(ctx: &Context<'_>, ops: &[OpId], pins: &[Pin]) -> String {
     let mut text = String::new();
     for (i, id) in ops.iter().enumerate() {
@@ -96,8 +96,9 @@ fn marks(ctx: &Context<'_>, ops: &[OpId], pins: &[Pin]) -> String {
             let name = &ctx.graph.value(*value).name;
             for (n, pin) in pins.iter().enumerate() {
                 if let Some(at) = pin.values.iter().position(|v| v == name) {
+                    let (kind, of) = (pin.kind, pin.values.len());
                     // Writing to a string cannot fail.
-                    let _ = write!(text, "{i} {n} {at};");
+                    let _ = write!(text, "{i} {n} {kind:?} {at}/{of};");
                 }
             }
         }

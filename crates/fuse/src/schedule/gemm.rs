@@ -52,7 +52,7 @@ pub const SIMT_DEPTH: usize = 16;
 /// Rows and columns from which tiles are large: fewer would leave multiprocessors without one.
 const LARGE: (usize, usize) = (1024, 512);
 /// Tiles along k that a block of tensor-core products holds, where they fit.
-const STAGES: [usize; 2] = [3, 2];
+pub(super) const STAGES: [usize; 2] = [3, 2];
 
 /// The schedule of some products over `rows` rows.
 ///

@@ -100,15 +100,7 @@ pub fn schedule(
         products.deepest(),
         prologue,
     );
-    let split = (WARPS / columns).max(1);
-    let of = |rows: usize| GemvTile {
-        rows,
-        columns,
-        warps: WARPS,
-        split,
-        unroll: LOADS * WARPS / (columns * split),
-        ring: false,
-    };
+    let of = |rows: usize| tile(rows, columns);
     let depths: usize = products.shapes.iter().map(|s| s.depth).sum();
     let most = rows.next_power_of_two().clamp(1, ROWS);
     let halves = std::iter::successors(Some(most), |rows| Some(rows / 2).filter(|r| *r > 0));
@@ -123,9 +115,8 @@ pub fn schedule(
     // Copies take no registers, so more of them are in flight and more blocks beside each other: as many as
     // leave room for these.
     let share = ((shared_bytes + SYSTEM_BYTES) / RESIDENT).saturating_sub(SYSTEM_BYTES);
-    let pieces = columns * split / WARPS;
-    let all = products.deepest().div_ceil(32 * ALIGNED * split);
-    let most = (COPIES / pieces).min(all.next_power_of_two());
+    let all = products.deepest().div_ceil(32 * ALIGNED * tile.split);
+    let most = (COPIES / tile.pieces()).min(all.next_power_of_two());
     let rings = std::iter::successors(Some(most), |n| Some(n / 2).filter(|n| *n > 0));
     let mut rings = rings.map(|unroll| GemvTile {
         unroll,
@@ -134,6 +125,45 @@ pub fn schedule(
     });
     let found = rings.find(|ring| whole(ring) <= share.max(whole(&tile)));
     Some(found.filter(|_| target.copies()).unwrap_or(tile))
+}
+
+/// The tile of so many rows and columns.
+fn tile(rows: usize, columns: usize) -> GemvTile {
+    let split = (WARPS / columns).max(1);
+    GemvTile {
+        rows,
+        columns,
+        warps: WARPS,
+        split,
+        unroll: LOADS * WARPS / (columns * split),
+        ring: false,
+    }
+}
+
+/// The same tile with another number of columns, a power of two; `None` where blocks never have as many.
+pub(super) fn with_columns(
+    of: GemvTile,
+    columns: usize,
+    products: &Products,
+    prologue: bool,
+) -> Option<GemvTile> {
+    let most = if prologue {
+        COLUMNS_AFTER_PROLOGUE
+    } else {
+        COLUMNS
+    };
+    let there = products.width.next_power_of_two();
+    (columns <= most.min(there)).then(|| {
+        let other = tile(of.rows, columns);
+        match of.ring {
+            true => GemvTile {
+                unroll: (of.unroll * of.pieces() / other.pieces()).max(1),
+                ring: true,
+                ..other
+            },
+            false => other,
+        }
+    })
 }
 
 /// What a block computes before one product, for each of its rows.
@@ -224,6 +254,11 @@ impl GemvTile {
         }
     }
 
+    /// Columns of a lane, of each of which it has 16 bytes at a time.
+    fn pieces(&self) -> usize {
+        (self.columns * self.split / self.warps.max(1)).max(1)
+    }
+
     /// Whether the weights of a product arrive in a ring in shared memory: each thread copies there what
     /// it multiplies itself, so that nobody waits for anybody else.
     pub fn in_ring(&self, product: &ProductShape) -> bool {
@@ -235,7 +270,7 @@ impl GemvTile {
     pub fn places(&self, products: &[ProductShape]) -> (Vec<ProductPlace>, usize) {
         let mut regions = Regions::default();
         let mut take = |floats: usize| regions.take(floats);
-        let pieces = self.unroll * (self.columns * self.split / self.warps.max(1)).max(1);
+        let pieces = self.unroll * self.pieces();
         let places = products.iter().map(|p| ProductPlace {
             rows: take(self.rows * p.depth),
             sums: take(self.parts(p.layout) * self.rows * self.columns),

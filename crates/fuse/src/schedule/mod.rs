@@ -20,6 +20,7 @@ pub mod product;
 pub mod program;
 mod target;
 pub mod thin;
+mod turn;
 pub mod walk;
 pub mod wgmma;
 
@@ -30,6 +31,7 @@ pub use last_row::LastRowTile;
 pub use launch::{Launch, blocks, launch};
 pub use target::Target;
 pub use thin::ThinTile;
+pub use turn::Turn;
 pub use walk::{RowTile, ScanTile};
 pub use wgmma::WgmmaTile;
 

@@ -97,6 +97,18 @@ pub fn schedule(
     )
 }
 
+/// The same tile with another number of columns; `None` where no block has as many.
+pub(super) fn with_columns(of: ThinTile, columns: usize) -> Option<ThinTile> {
+    let all = WARPS * WARP_COLUMNS;
+    (WARP_COLUMNS..=all / 2)
+        .contains(&columns)
+        .then(|| ThinTile {
+            columns,
+            split: all / columns,
+            ..of
+        })
+}
+
 /// Whether 16-byte accesses go along the sum.
 pub fn is_readable(shape: &ProductShape) -> bool {
     shape.stored

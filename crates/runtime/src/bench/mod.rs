@@ -23,14 +23,14 @@ use crate::inputs::RunInputs;
 use crate::memory::Footprint;
 use crate::session::{Session, SessionError};
 use fusec_fuse::{Device, Plan, Shape};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::time::Instant;
 
 /// Timed runs after which the rest is fitted into the time there is.
 const PILOT_RUNS: usize = 5;
 
 /// How a model is timed.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Protocol {
     /// Untimed runs before the first timed one.
     pub warmups: usize,

@@ -1,10 +1,10 @@
 //! The middle of some measurements, and how far they lie apart.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Quantiles of measurements, in their unit. A quantile lies between two measurements where it
 /// must: linear interpolation.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Spread {
     /// Half are below.
     pub median: f64,

@@ -5,12 +5,15 @@ use super::CalibrateError;
 use crate::executor::Executor;
 use crate::executor::gpu::{GpuDevice, GpuOptions, Timing};
 use crate::inputs::RunInputs;
-use crate::toolchain::{Arch, Header, Source, Toolchain};
+use crate::toolchain::{Arch, Toolchain};
 use crate::weights::Weights;
 use fusec_codegen::{Planned, generate};
-use fusec_fuse::{Device, Mode, Options, Schedule, Shape, Storage, Submit, plan};
+use fusec_fuse::schedule::ScanTile;
+use fusec_fuse::{
+    Asked, Device, Mode, Options, PlanError, Recipe, Schedule, Shape, Storage, Submit, plan_by,
+};
+use fusec_ir::Graph;
 use fusec_ir::language::{ModelSource, Overrides, compile};
-use std::collections::BTreeMap;
 
 /// Rows, columns and depth of the product.
 const PRODUCT: usize = 4096;
@@ -104,18 +107,7 @@ impl Bench<'_> {
             launch: Submit::Graph,
             pins: Vec::new(),
         };
-        let mut planned =
-            plan(&graph, &options).map_err(|error| CalibrateError::own(error.to_string()))?;
-        // The figure is that of a step whose row arrives alone; runs of rows are priced from it.
-        let kernels = planned.plan.kernels.iter_mut();
-        let lanes = kernels
-            .flat_map(|k| &mut k.phases)
-            .flat_map(|p| &mut p.lanes);
-        for lane in lanes {
-            if let Schedule::Scan(tile) = &mut lane.schedule {
-                tile.run = 1;
-            }
-        }
+        let planned = planned(&graph, &options)?;
         let regime = Planned {
             name: "prefill",
             min_time: 1,
@@ -125,17 +117,7 @@ impl Bench<'_> {
         };
         let manifest = generate(&graph.name, storage, &[regime])
             .map_err(|error| CalibrateError::own(error.to_string()))?;
-        let mut cubins = BTreeMap::new();
-        for kernel in manifest.images() {
-            let name = format!("{}.cu", kernel.name);
-            let source = Source {
-                name: &name,
-                text: &kernel.source,
-                headers: &[Header::prelude(&manifest)],
-            };
-            let artifact = self.toolchain.compile(&source, self.arch)?;
-            cubins.insert(kernel.name.clone(), artifact.cubin);
-        }
+        let cubins = self.toolchain.cubins(&manifest, self.arch)?;
         let weights = Weights::random(&planned.graph, 1)
             .map_err(|error| CalibrateError::own(error.to_string()))?;
         let device = GpuDevice::open(self.ordinal, &manifest, &cubins, GpuOptions::default())?;
@@ -152,5 +134,60 @@ impl Bench<'_> {
             out.push(super::median(&times.milliseconds));
         }
         Ok(out)
+    }
+}
+
+/// The plan of a model, recurrences a row at a time: the figure is that of a step whose row arrives alone,
+/// and runs of rows are priced from it.
+fn planned(graph: &Graph, options: &Options<'_>) -> Result<fusec_fuse::Planned, CalibrateError> {
+    let own = |error: PlanError| CalibrateError::own(error.to_string());
+    let mut recipe = Recipe::plain(options.mode);
+    let usual = plan_by(graph, options, &recipe).map_err(own)?;
+    let alone = |schedule: &Schedule| match schedule {
+        Schedule::Scan(tile) if tile.run > 1 => Some(Schedule::Scan(ScanTile {
+            run: 1,
+            ..tile.clone()
+        })),
+        _ => None,
+    };
+    let kernels = usual.plan.kernels.iter();
+    recipe.schedules = kernels.filter_map(|k| Asked::of(k, alone)).collect();
+    plan_by(graph, options, &recipe).map_err(own)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_step_is_measured_with_rows_that_arrive_alone() {
+        let source = ModelSource::from_text("calibrate", SCAN_MODEL);
+        let graph = compile(&source, &Overrides::default()).expect("a model");
+        for name in ["h200", "rtx4090", "t4"] {
+            let device = Device::find(name).expect("compiled in");
+            for storage in [Storage::F32, Storage::Bf16] {
+                let options = Options {
+                    shape: Shape {
+                        batch: 1,
+                        time: 2048,
+                    },
+                    storage,
+                    mode: Mode::Unfused,
+                    device: &device,
+                    launch: Submit::Graph,
+                    pins: Vec::new(),
+                };
+                let plan = planned(&graph, &options).expect("a plan").plan;
+                let phases = plan.kernels.iter().flat_map(|kernel| &kernel.phases);
+                let lanes: Vec<_> = phases.flat_map(|phase| &phase.lanes).collect();
+                let [body] = lanes[..] else {
+                    panic!("one recurrence: {lanes:?}");
+                };
+                let Schedule::Scan(tile) = &body.schedule else {
+                    panic!("step by step: {body:?}");
+                };
+                assert_eq!(tile.run, 1, "{name} {storage}");
+            }
+        }
     }
 }

@@ -1,7 +1,6 @@
 //! Sessions on the devices that a program can run on.
 
 use fusec_ir::Graph;
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::device::DeviceKind;
@@ -13,9 +12,8 @@ use crate::emulator::{Emulator, EmulatorError, EmulatorOptions};
 use crate::executor::gpu::{GpuDevice, GpuInfo, GpuOptions, gpu};
 use crate::executor::{EmulatedDevice, Executor};
 use crate::session::Session;
-use crate::toolchain::{self, Arch, Header, Source, Toolchain, UnknownArch};
+use crate::toolchain::{self, Arch, Toolchain, UnknownArch};
 use crate::weights::Weights;
-use fusec_codegen::Manifest;
 use fusec_fuse::{Shape, Storage};
 
 /// The emulator runs what is generated for this compute capability: tensor cores and asynchronous copies,
@@ -55,7 +53,7 @@ pub(super) fn start(
     if let DeviceKind::Cuda(ordinal) = options.device {
         let arch = arch_of(&gpu(ordinal)?)?;
         let toolchain = Toolchain::discover(&options.toolchain)?;
-        let cubins = compile(&toolchain, &manifest, arch)?;
+        let cubins = toolchain.cubins(&manifest, arch)?;
         let device = GpuDevice::open(ordinal, &manifest, &cubins, GpuOptions::default())?;
         return Ok(Box::new(Executor::new(device, manifest, &weights, FIRST)?));
     }
@@ -84,33 +82,4 @@ fn arch_of(info: &GpuInfo) -> Result<Arch, UnknownArch> {
     let names = info.architectures();
     let known = names.iter().find_map(|name| name.parse().ok());
     known.map_or_else(|| names.first().map_or("", |n| n.as_str()).parse(), Ok)
-}
-
-/// Cubins of all images of a manifest, by their names. The first source that does not compile is the
-/// error.
-fn compile(
-    toolchain: &Toolchain,
-    manifest: &Manifest,
-    arch: Arch,
-) -> Result<BTreeMap<String, Vec<u8>>, ProgramError> {
-    let names: Vec<String> = manifest
-        .images()
-        .map(|kernel| format!("{}.cu", kernel.name))
-        .collect();
-    let headers = [Header::prelude(manifest)];
-    let sources: Vec<Source<'_>> = names
-        .iter()
-        .zip(manifest.images())
-        .map(|(name, kernel)| Source {
-            name,
-            text: &kernel.source,
-            headers: &headers,
-        })
-        .collect();
-    let artifacts = toolchain.compile_all(&sources, arch, || {})?;
-    artifacts
-        .into_iter()
-        .zip(manifest.images())
-        .map(|(artifact, kernel)| Ok((kernel.name.clone(), artifact?.cubin)))
-        .collect()
 }

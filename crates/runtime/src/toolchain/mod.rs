@@ -6,6 +6,7 @@
 pub mod arch;
 pub mod disassemble;
 pub mod fetch;
+mod images;
 pub mod locate;
 pub mod nvrtc;
 pub mod ptxas;

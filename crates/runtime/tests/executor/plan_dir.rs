@@ -32,6 +32,7 @@ fn compiled() -> PlanDir {
         }],
         device: Device::find("h200").expect("a profile"),
         text: "two plans\n".into(),
+        tuned: None,
         cubins: BTreeMap::from([("sm_80".into(), images(1)), ("sm_90a".into(), images(2))]),
         manifest,
     }
