@@ -10,7 +10,7 @@ use fusec_runtime::toolchain::{Toolchain, ToolchainError};
 use fusec_runtime::weights::{WeightSpec, Weights};
 use serde::Serialize;
 
-use crate::device::{self, Device};
+use crate::device::{self, Device, Memory};
 use crate::exit::Exit;
 use crate::failure::{self, Failure};
 use crate::flags::{ArchArgs, KernelArgs, ModelArgs, ShapeArg};
@@ -182,7 +182,16 @@ fn start<'g>(
         ..args.kernels.clone()
     };
     let ShapeArg(shape) = args.shape;
-    Ok(device::start(args.device, &model.graph, None, weights, &kernels, shape)?.session)
+    Ok(device::start(
+        args.device,
+        &model.graph,
+        None,
+        weights,
+        &kernels,
+        shape,
+        Memory::Poisoned,
+    )?
+    .session)
 }
 
 /// G0, and whether there is a compiler.

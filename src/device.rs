@@ -104,6 +104,16 @@ pub fn admit(device: Device, graph: &Graph, shape: Shape) -> Result<(), Failure>
     need.check_host(0).map_err(failure::input)
 }
 
+/// What the memory of a run holds before it is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Memory {
+    /// Whatever was there before.
+    AsFound,
+    /// NaN, for runs whose numbers are compared: what is read or handed out unwritten shows. The
+    /// emulator does it always; the interpreter has no such memory.
+    Poisoned,
+}
+
 /// Starts a model on a device. `shape` is that of the longest run to come; runs of several tokens
 /// compute `last`, where it is given, in place of the whole model.
 pub fn start<'g>(
@@ -113,6 +123,7 @@ pub fn start<'g>(
     weights: Weights,
     args: &KernelArgs,
     shape: Shape,
+    memory: Memory,
 ) -> Result<Started<'g>, Failure> {
     match device.resolved() {
         Device::Auto | Device::Cpu => {
@@ -130,7 +141,13 @@ pub fn start<'g>(
             })
         }
         Device::Emulator => emulated((graph, last), &weights, args, shape),
-        Device::Cuda(ordinal) => on_gpu(ordinal, (graph, last), &weights, args, shape),
+        Device::Cuda(ordinal) => {
+            let options = match memory {
+                Memory::AsFound => GpuOptions::default(),
+                Memory::Poisoned => GpuOptions::compared(),
+            };
+            on_gpu((ordinal, options), (graph, last), &weights, args, shape)
+        }
     }
 }
 
@@ -180,7 +197,7 @@ fn emulator(options: &toolchain::Options) -> Result<Emulator, EmulatorError> {
 }
 
 fn on_gpu<'g>(
-    ordinal: usize,
+    (ordinal, options): (usize, GpuOptions),
     graphs: Graphs<'_>,
     weights: &Weights,
     args: &KernelArgs,
@@ -214,8 +231,7 @@ fn on_gpu<'g>(
             (manifest, cubins)
         }
     };
-    let device = GpuDevice::open(ordinal, &manifest, &cubins, GpuOptions::default())
-        .map_err(failure::input)?;
+    let device = GpuDevice::open(ordinal, &manifest, &cubins, options).map_err(failure::input)?;
     let storage = manifest.storage;
     let executor = Executor::new(device, manifest, weights, shape).map_err(failure::input)?;
     Ok(Started {

@@ -10,7 +10,7 @@ use fusec_runtime::inputs::Data;
 use fusec_runtime::weights::WeightSpec;
 use serde::Serialize;
 
-use crate::device::{self, Device};
+use crate::device::{self, Device, Memory};
 use crate::exit::Exit;
 use crate::failure::{self, Failure};
 use crate::flags::{KernelArgs, ModelArgs, ToolchainArgs};
@@ -151,7 +151,15 @@ pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
     for mode in &modes {
         let weights = model::weights(&model, args.weights.as_ref())?;
         let kernels = args.kernels(mode.unwrap_or(Mode::Auto));
-        let started = device::start(args.device, graph, None, weights, &kernels, shape)?;
+        let started = device::start(
+            args.device,
+            graph,
+            None,
+            weights,
+            &kernels,
+            shape,
+            Memory::AsFound,
+        )?;
         let mut session = started.session;
         let runs = of_each.saturating_sub(1).div_ceil(args.length);
         let progress = Progress::new(format!("running on {}", session.device()), runs);

@@ -14,7 +14,7 @@ use fusec_runtime::weights::WeightSpec;
 use fusec_text::{Decoder, StopTexts, TokenizeError, Tokenizer};
 use serde::Serialize;
 
-use crate::device::{self, Device};
+use crate::device::{self, Device, Memory};
 use crate::exit::Exit;
 use crate::failure::{self, Failure};
 use crate::flags::{KernelArgs, ModelArgs};
@@ -153,6 +153,7 @@ pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
         weights,
         &args.kernels,
         shape,
+        Memory::AsFound,
     )?;
     let mut session = started.session;
 

@@ -15,7 +15,7 @@ use fusec_runtime::tensor_file;
 use fusec_runtime::weights::WeightSpec;
 use serde::Serialize;
 
-use crate::device::{self, Device};
+use crate::device::{self, Device, Memory};
 use crate::exit::Exit;
 use crate::failure::{self, Failure};
 use crate::flags::{KernelArgs, LogitsArg, ModelArgs, ShapeArg};
@@ -130,6 +130,7 @@ pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
         weights,
         &args.kernels,
         shape,
+        Memory::AsFound,
     )?;
     let mut session = started.session;
     match &args.state_in {

@@ -17,7 +17,7 @@ use fusec_runtime::verify::{self, Case, Comparison, HalfComparison, Worst};
 use fusec_runtime::weights::{WeightSpec, Weights};
 use serde::Serialize;
 
-use crate::device::{self, Device};
+use crate::device::{self, Device, Memory};
 use crate::exit::Exit;
 use crate::failure::{self, Failure};
 use crate::flags::{KernelArgs, ModelArgs, ShapeArg};
@@ -29,7 +29,8 @@ use crate::table::{Align, Table};
 /// Runs a model and compares its logits, or what else it returns first: with a golden case where
 /// there is one beside the checkpoint (or --golden names one), else with the f64 interpreter on
 /// random tokens or numbers. First all tokens in one run, then single steps from the state it
-/// leaves.
+/// leaves. Memory that kernels have not written yet holds NaN, so that what is read or handed out
+/// unwritten is a wrong number.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -125,7 +126,15 @@ pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
         time: case.length,
     };
     let (device, kernels) = (args.device, &args.kernels);
-    let started = device::start(device, &model.graph, None, weights.clone(), kernels, shape)?;
+    let started = device::start(
+        device,
+        &model.graph,
+        None,
+        weights.clone(),
+        kernels,
+        shape,
+        Memory::Poisoned,
+    )?;
     let mut session = started.session;
     if let Some(storage) = half(started.storage) {
         let graph = &model.graph;
@@ -304,8 +313,15 @@ fn wrong(
                 batch: case.batch,
                 time: case.length,
             };
-            let started =
-                device::start(args.device, graph, None, weights.clone(), &kernels, shape)?;
+            let started = device::start(
+                args.device,
+                graph,
+                None,
+                weights.clone(),
+                &kernels,
+                shape,
+                Memory::Poisoned,
+            )?;
             let mut session = started.session;
             look(session.as_mut())?
         }

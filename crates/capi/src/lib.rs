@@ -2,6 +2,7 @@
 //!
 //! What lives here: pointers in, pointers out, errors as texts, and nothing else: what a call means is
 //! `fusec_runtime::program`. No panic leaves a function.
+#![deny(clippy::undocumented_unsafe_blocks)]
 #![warn(missing_docs)]
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};

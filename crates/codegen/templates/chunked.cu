@@ -291,7 +291,10 @@
             if (own == SUB - 1) totals[token / SUB] = before * decays[token];
         }
 {%- endif %}
+{%- if tokens or all_arrive %}
+        // Decays alone are first read behind the barrier after the rows, where there is one.
         __syncthreads();
+{%- endif %}
 {%- endif %}
         // Tokens past the end change nothing: no key, no b, no value, no decay. What is loaded for them is that of
         // the last token, and not used: loads without conditions are under way together.

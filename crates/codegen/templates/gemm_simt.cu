@@ -95,10 +95,15 @@
             }
         };
         fetch(0);
+{%- if not loop.first %}
+        __syncthreads();  // the buffers of the product before are read no more
+{%- endif %}
         place(0);
         __syncthreads();
         for (int step = 0; step < STEPS; ++step) {
+{%- if p.depth > tile.depth %}
             if (step + 1 < STEPS) fetch((step + 1) * TILE_K);
+{%- endif %}
             const float* const a_tile = a_tiles + (step & 1) * TILE_K * A_PITCH + ty * THREAD_M;
             const float* const w_tile = w_tiles + (step & 1) * TILE_K * W_PITCH + tx;
 #pragma unroll
@@ -112,8 +117,12 @@
 #pragma unroll
                     for (int tj = 0; tj < THREAD_N; ++tj) acc_{{ p.name }}[ti][tj] += a_regs[ti] * w_regs[tj];
             }
-            if (step + 1 < STEPS) place((step + 1) & 1);
-            __syncthreads();
+{%- if p.depth > tile.depth %}
+            if (step + 1 < STEPS) {
+                place((step + 1) & 1);
+                __syncthreads();
+            }
+{%- endif %}
         }
     }
 {% endfor %}

@@ -3,6 +3,7 @@
 //! What lives here: the border, and nothing else: tensors by DLPack, exceptions for errors, the
 //! interpreter's lock given back while something compiles or runs. What never will: anything that a
 //! program in another language would want as well; that is `fusec_runtime::program`.
+#![deny(clippy::undocumented_unsafe_blocks)]
 #![warn(missing_docs)]
 
 mod dlpack;

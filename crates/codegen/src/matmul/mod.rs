@@ -136,8 +136,13 @@ pub fn lane<'g>(
     let mut floats = tile.shared_bytes(&projection).div_ceil(4);
     let base = floats;
     if !matches!(body.schedule, Schedule::Gemm(_)) {
+        let mut still_read = false;
         for stage in Stage::of(graph, &axes.batch, body) {
-            let (text, end) = lane.stage(&stage, base, tile);
+            let (mut text, end, reading) = lane.stage(&stage, base, tile);
+            // All of them use the same memory, one after the other.
+            if std::mem::replace(&mut still_read, reading) {
+                text.insert_str(0, "__syncthreads();\n");
+            }
             let product = body.anchors().iter().position(|id| *id == stage.anchor);
             if let Some(product) = product.and_then(|i| projection.products.get_mut(i)) {
                 product.stage = text;

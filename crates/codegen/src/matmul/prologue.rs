@@ -88,13 +88,14 @@ impl<'g> ProductLane<'_, 'g> {
     }
 
     /// Gemv: the row program before a product, run by the whole block for each row of the tile.
-    /// Returns its text and the end of its shared memory.
+    /// Returns its text, the end of its shared memory, and whether that may still be read at the end of
+    /// the text.
     pub(super) fn stage(
         &mut self,
         stage: &Stage,
         shared_base: usize,
         tile: ProjectionTile,
-    ) -> (String, usize) {
+    ) -> (String, usize, bool) {
         let graph = self.graph;
         let x = &graph.op(stage.anchor).inputs[0];
         // The prologue computes whole rows, whatever product of a batch the block is for.
@@ -182,6 +183,7 @@ impl<'g> ProductLane<'_, 'g> {
         ));
         text.close();
         text.close();
-        (text.finish(), walked.shared_floats)
+        let reading = walked.reading && row_buffer.is_none();
+        (text.finish(), walked.shared_floats, reading)
     }
 }

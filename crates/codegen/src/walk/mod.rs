@@ -58,12 +58,49 @@ pub struct Walk<'a, 'g> {
     pub shared_base: usize,
 }
 
+/// The arrays of shared memory that one row leaves to the next. What a row reads behind its last barrier
+/// and the next one writes before its first needs a barrier between the two; anything else has one already.
+#[derive(Default)]
+struct Turn {
+    /// Read since the last barrier.
+    read: BTreeSet<String>,
+    /// Written before the first barrier of the row.
+    written_first: BTreeSet<String>,
+    /// Whether the row has had a barrier.
+    met: bool,
+}
+
+impl Turn {
+    fn reads(&mut self, name: String) {
+        self.read.insert(name);
+    }
+
+    fn writes(&mut self, name: &str) {
+        if !self.met {
+            self.written_first.insert(name.to_string());
+        }
+    }
+
+    fn barrier(&mut self) {
+        self.read.clear();
+        self.met = true;
+    }
+
+    /// Whether the next row would write what this one still reads.
+    fn meets(&self) -> bool {
+        !self.read.is_disjoint(&self.written_first)
+    }
+}
+
 /// A finished walk.
 pub struct Walked {
     /// The statements, indented from the left margin.
     pub code: String,
     /// Shared memory used, f32 elements, counted from the start of the block's shared memory.
     pub shared_floats: usize,
+    /// Whether some threads may still read shared memory when others have reached the end: whoever
+    /// writes to the same memory next has to wait.
+    pub reading: bool,
 }
 
 /// The sum of delays along the longest chain: how many earlier rows a row depends on.
@@ -123,8 +160,8 @@ struct Emitter<'a, 'g, 'p> {
     used: BTreeSet<usize>,
     /// Shared copies written since the last barrier.
     fresh: BTreeSet<usize>,
-    /// Whether shared memory was read since the last barrier.
-    read_since_barrier: bool,
+    /// What of shared memory may be written in the next row while it is still read in this one.
+    turn: Turn,
     /// Loads before the walk of what is the same for all tokens, and the registers they fill.
     invariants: Invariants,
     /// Depth of the halo, 0 where rows are walked in order from the first.
@@ -173,7 +210,7 @@ pub fn emit<'g>(walk: &Walk<'_, 'g>, pointers: &mut Pointers<'g>, names: &mut Na
         stage: None,
         parts: Vec::new(),
         fresh: BTreeSet::new(),
-        read_since_barrier: false,
+        turn: Turn::default(),
         invariants: Invariants::default(),
         halo: if walk.halo {
             halo_depth(walk.program)
@@ -191,6 +228,7 @@ pub fn emit<'g>(walk: &Walk<'_, 'g>, pointers: &mut Pointers<'g>, names: &mut Na
     Walked {
         code,
         shared_floats: emitter.shared_next,
+        reading: !emitter.turn.read.is_empty(),
     }
 }
 
@@ -249,11 +287,13 @@ impl<'g> Emitter<'_, 'g, '_> {
 
     /// The statements of the recurrence, or all of them, for one row.
     fn one_row(&mut self, belongs: impl Fn(usize) -> bool) {
+        self.turn = Turn::default();
         self.statements(belongs);
         self.write_tails();
         self.advance();
-        if self.read_since_barrier {
+        if self.turn.meets() {
             self.text.line("__syncthreads();");
+            self.turn.barrier();
         }
     }
 

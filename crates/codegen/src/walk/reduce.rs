@@ -101,7 +101,7 @@ impl<'g> Emitter<'_, 'g, '_> {
                     stage
                         .after
                         .push(format!("if ({condition}) {shared}[{index}] = {register};"));
-                    self.fresh.insert(i);
+                    self.publishes(i);
                 }
                 for (guard, line) in writes {
                     let mut parts = vec![condition.clone()];
@@ -140,6 +140,7 @@ impl<'g> Emitter<'_, 'g, '_> {
                         "const float {name} = {primitive}<{threads}>({}, {scratch});",
                         part.part
                     ));
+                    self.exchanged(scratch, self.exchanges > 1);
                     self.store_uniform(part.statement);
                 }
                 alike => {
@@ -156,6 +157,7 @@ impl<'g> Emitter<'_, 'g, '_> {
                     self.text.line(format!("float {all}[{n}] = {{{values}}};"));
                     self.text
                         .line(format!("{primitive}<{threads}, {n}>({all}, {scratch});"));
+                    self.exchanged(scratch, true);
                     for (j, name) in names.iter().enumerate() {
                         self.text.line(format!("const float {name} = {all}[{j}];"));
                     }
@@ -164,6 +166,22 @@ impl<'g> Emitter<'_, 'g, '_> {
                     }
                 }
             }
+        }
+    }
+
+    /// Behind an exchange, which is a barrier; `once` if its scratch is still read then. Rows that take
+    /// turns with their scratch have no other row's.
+    fn exchanged(&mut self, scratch: String, once: bool) {
+        // A single warp exchanges by shuffles.
+        if self.walk.layouts.threads <= 32 {
+            return;
+        }
+        if !self.walk.repeats {
+            self.turn.writes(&scratch);
+        }
+        self.turn.barrier();
+        if once && !self.walk.repeats {
+            self.turn.reads(scratch);
         }
     }
 
@@ -180,6 +198,7 @@ impl<'g> Emitter<'_, 'g, '_> {
         self.stage(placed.layout)
             .body
             .push(Piece::Element(format!("{terms}[{element}] = {value};")));
+        self.turn.writes(&terms);
         self.barrier();
         let results = placed.shared_space.clone();
         let shared = self.shared_copy(i);
@@ -253,8 +272,8 @@ impl<'g> Emitter<'_, 'g, '_> {
             }
         }
         self.text.close();
-        self.fresh.insert(i);
-        self.read_since_barrier = true;
+        self.publishes(i);
+        self.turn.reads(terms);
     }
 
     /// Shared memory for an exchange of so many numbers among all threads. Rows that follow each
@@ -285,7 +304,7 @@ impl<'g> Emitter<'_, 'g, '_> {
             let name = self.ident[i].clone();
             self.text
                 .line(format!("if (tid == 0) {shared}[0] = {name};"));
-            self.fresh.insert(i);
+            self.publishes(i);
         }
         for (guard, line) in self.slice_writes(
             i,

@@ -42,7 +42,7 @@ impl<'g> Emitter<'_, 'g, '_> {
         self.flush();
         self.text.line("__syncthreads();");
         self.fresh.clear();
-        self.read_since_barrier = false;
+        self.turn.barrier();
     }
 
     pub(super) fn flush(&mut self) {

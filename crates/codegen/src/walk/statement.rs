@@ -15,18 +15,19 @@ impl<'g> Emitter<'_, 'g, '_> {
         let s = &self.walk.program.statements[i];
         let placed = self.walk.layouts.placed[i].clone();
         // Shared operands must be complete before anyone reads them.
-        let mut reads_shared = false;
+        let mut reads_shared = Vec::new();
         for read in &s.reads {
             if let Src::Statement(source) = read.src
                 && !self.walk.layouts.in_registers(read, source, i)
             {
-                reads_shared |= !self.crosses(source);
+                if !self.crosses(source) {
+                    reads_shared.push(source);
+                }
                 if self.fresh.contains(&source) {
                     self.barrier();
                 }
             }
         }
-        self.read_since_barrier |= reads_shared;
         let waits = |read: &crate::micro::Read| match read.src {
             Src::Statement(source) => self.parts.iter().any(|part| part.statement == source),
             _ => false,
@@ -40,6 +41,11 @@ impl<'g> Emitter<'_, 'g, '_> {
             self.flush();
         }
         self.stage(placed.layout);
+        // What was open before may have ended in an exchange, and with it a barrier.
+        for source in reads_shared {
+            let name = self.shared_copy(source);
+            self.turn.reads(name);
+        }
         if self.prefetched(i) || self.brought(i) {
             self.take_prefetched(i);
             return;
@@ -130,9 +136,16 @@ impl<'g> Emitter<'_, 'g, '_> {
                 Piece::Element(format!("{shared}[elem] = {register};"))
             };
             self.stage(placed.layout).body.push(line);
-            self.fresh.insert(i);
+            self.publishes(i);
         }
         self.store_registers(i);
+    }
+
+    /// Notes that a result's shared copy is written here.
+    pub(super) fn publishes(&mut self, i: usize) {
+        let name = self.shared_copy(i);
+        self.turn.writes(&name);
+        self.fresh.insert(i);
     }
 
     /// Writes a result that lives in registers to memory, where it is wanted.

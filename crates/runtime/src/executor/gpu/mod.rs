@@ -42,8 +42,20 @@ pub struct GpuOptions {
     /// does.
     pub stepwise: bool,
     /// Fill scratch, outputs and new tails with NaN before the kernel that first writes them, so
-    /// that a read before the write shows in the results. Runs are not recorded then.
+    /// that a read before the write, and an element that nobody writes, shows in the results, as
+    /// it always does on the emulator. Recorded runs record that too.
     pub poison: bool,
+}
+
+impl GpuOptions {
+    /// For runs whose results are compared with others: nothing of an earlier run may pass for a
+    /// result of this one.
+    pub fn compared() -> Self {
+        Self {
+            poison: true,
+            ..Self::default()
+        }
+    }
 }
 
 impl Default for GpuOptions {
@@ -150,24 +162,35 @@ impl GpuDevice {
             })
     }
 
+    /// What is filled with [`POISON`] before a launch: addresses and bytes.
+    fn poison(&self, launch: &Launch) -> Result<Vec<(u64, usize)>, GpuError> {
+        let fresh = launch.fresh.iter();
+        fresh
+            .filter(|place| self.options.poison && place.bytes > 0)
+            .map(|place| Ok((self.address(*place)?, place.bytes)))
+            .collect()
+    }
+
+    /// The same before each launch of a run.
+    fn poisoned(&self, launches: &[Launch]) -> Result<Vec<Vec<(u64, usize)>>, GpuError> {
+        launches.iter().map(|launch| self.poison(launch)).collect()
+    }
+
     /// Puts a launch on the stream.
     fn enqueue(&mut self, launch: &Launch, position: i64) -> Result<(), GpuError> {
         let kernel = &self.kernels[launch.kernel];
         self.check_resident(launch)?;
-        if self.options.poison {
-            for place in &launch.fresh {
-                let address = self.address(*place)?;
-                let fill = || {
-                    self.context.bind_to_thread()?;
-                    // SAFETY: `address` has shown that the range lies inside a region, which is
-                    // freed only after the stream was waited for.
-                    unsafe {
-                        let stream = self.stream.cu_stream();
-                        result::memset_d8_async(address, POISON, place.bytes, stream)
-                    }
-                };
-                fill().map_err(|e| failed(self.info.ordinal, "cannot fill memory", e))?;
-            }
+        for (address, bytes) in self.poison(launch)? {
+            let fill = || {
+                self.context.bind_to_thread()?;
+                // SAFETY: `poison` has shown that the range lies inside a region, which is freed
+                // only after the stream was waited for.
+                unsafe {
+                    let stream = self.stream.cu_stream();
+                    result::memset_d8_async(address, POISON, bytes, stream)
+                }
+            };
+            fill().map_err(|e| failed(self.info.ordinal, "cannot fill memory", e))?;
         }
         kernel
             .enqueue(launch, position, &self.stream)
@@ -216,7 +239,7 @@ impl GpuDevice {
         launches: &[Launch],
         position: i64,
     ) -> Result<Submission, GpuError> {
-        if self.options.recorded_runs == 0 || self.options.poison {
+        if self.options.recorded_runs == 0 {
             for launch in launches {
                 self.enqueue(launch, position)?;
             }
@@ -227,8 +250,10 @@ impl GpuDevice {
             for launch in launches {
                 self.check_resident(launch)?;
             }
-            let recorded = RecordedRun::new(&self.context, &self.kernels, launches, position)
-                .map_err(|error| failed(ordinal, "cannot record a run", error))?;
+            let poisoned = self.poisoned(launches)?;
+            let recorded =
+                RecordedRun::new(&self.context, &self.kernels, launches, &poisoned, position)
+                    .map_err(|error| failed(ordinal, "cannot record a run", error))?;
             self.recorded.insert(key, recorded);
         }
         if let Some(recorded) = self.recorded.get(&key) {
