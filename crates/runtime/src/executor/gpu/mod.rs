@@ -250,7 +250,12 @@ impl GpuDevice {
             for launch in launches {
                 self.check_resident(launch)?;
             }
-            let poisoned = self.poisoned(launches)?;
+            // A fill between two kernels would keep them from overlapping: what overlaps is recorded as it
+            // runs, after a run of it launch by launch, which was poisoned.
+            let poisoned = match launches.iter().any(|launch| launch.early) {
+                true => Vec::new(),
+                false => self.poisoned(launches)?,
+            };
             let recorded =
                 RecordedRun::new(&self.context, &self.kernels, launches, &poisoned, position)
                     .map_err(|error| failed(ordinal, "cannot record a run", error))?;

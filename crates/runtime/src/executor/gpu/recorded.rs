@@ -51,7 +51,12 @@ impl RecordedRun {
             for (address, bytes) in poisoned.get(at).into_iter().flatten() {
                 before = Some(recorded.fill(*address, *bytes, before)?);
             }
-            let node = recorded.add(&kernels[launch.kernel], launch, before)?;
+            let node = recorded.add(&kernels[launch.kernel], launch)?;
+            if let Some(before) = before {
+                // Only a kernel lets another one start.
+                let filled = poisoned.get(at).is_some_and(|places| !places.is_empty());
+                recorded.follow(before, node, launch.early && !filled)?;
+            }
             if launch.args.contains(&ArgValue::Position) {
                 recorded.positioned.push((at, node));
             }
@@ -94,12 +99,7 @@ impl RecordedRun {
         Ok(node)
     }
 
-    fn add(
-        &self,
-        kernel: &LoadedKernel,
-        launch: &Launch,
-        before: Option<sys::CUgraphNode>,
-    ) -> Result<sys::CUgraphNode, DriverError> {
+    fn add(&self, kernel: &LoadedKernel, launch: &Launch) -> Result<sys::CUgraphNode, DriverError> {
         let mut values = values(launch, self.position)?;
         let mut params = pointers(&mut values);
         let params = kernel.node(launch, &mut params);
@@ -110,9 +110,6 @@ impl RecordedRun {
             sys::cuGraphAddKernelNode_v2(&mut node, self.graph, std::ptr::null(), 0, &params)
         }
         .result()?;
-        if let Some(before) = before {
-            self.follow(before, node, launch.early)?;
-        }
         if launch.cooperative {
             let mut value = sys::CUkernelNodeAttrValue { pad: [0; 64] };
             value.cooperative = 1;
