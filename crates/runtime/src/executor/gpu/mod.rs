@@ -43,7 +43,7 @@ pub struct GpuOptions {
     pub stepwise: bool,
     /// Fill scratch, outputs and new tails with NaN before the kernel that first writes them, so
     /// that a read before the write, and an element that nobody writes, shows in the results, as
-    /// it always does on the emulator. Recorded runs record that too.
+    /// it always does on the emulator. Recorded runs record that too, unless their kernels overlap.
     pub poison: bool,
 }
 
