@@ -236,6 +236,7 @@ pub fn generate(request: &Request<'_, '_>, kernel: &Kernel) -> Result<Source, Co
         false => Vec::new(),
     };
     context.insert("constants", &constants);
+    context.insert("constant_blocks", &CONSTANT_BLOCKS);
     context.insert("body", &body);
     let frame = render("kernel.cu", &context)?;
     let chosen = names.choose(&[&frame]);
@@ -265,6 +266,8 @@ pub fn generate(request: &Request<'_, '_>, kernel: &Kernel) -> Result<Source, Co
 /// Constants of at most so many bytes come to the L2 cache while a kernel waits for the one before it: they
 /// are read by every block, once, and no kernel writes them.
 const SMALL_CONSTANT: usize = 128 * 1024;
+/// Blocks that see to it: the others begin with their weights at once.
+const CONSTANT_BLOCKS: usize = 8;
 
 #[derive(Serialize)]
 struct ConstantLine {

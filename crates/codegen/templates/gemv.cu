@@ -19,9 +19,9 @@
 {%- endif %}
 {%- for p in products %}
 {%- if p.w_layout == "nk" %}
-    constexpr int VEC_{{ p.name }} = {{ p.w_vector }}, STEP_{{ p.name }} = 32 * VEC_{{ p.name }} * SPLIT;
+    constexpr int vec_{{ p.name }} = {{ p.w_vector }}, step_{{ p.name }} = 32 * vec_{{ p.name }} * SPLIT;
 {%- if p.ring_offset is number %}
-    {{ p.w_type }}* const weights_{{ p.name }} = reinterpret_cast<{{ p.w_type }}*>(reinterpret_cast<char*>(smem) + {{ p.ring_offset }}) + tid * VEC_{{ p.name }};  // [IN_FLIGHT][COLUMNS_PER_GROUP][THREADS][VEC]
+    {{ p.w_type }}* const weights_{{ p.name }} = reinterpret_cast<{{ p.w_type }}*>(reinterpret_cast<char*>(smem) + {{ p.ring_offset }}) + tid * vec_{{ p.name }};  // [IN_FLIGHT][COLUMNS_PER_GROUP][THREADS][VEC]
 {%- else %}
     Pending<{{ p.w_type }}, {{ p.w_vector }}> weights_{{ p.name }}[IN_FLIGHT][COLUMNS_PER_GROUP];
 {%- endif %}
@@ -32,7 +32,7 @@
             // Columns past the end read the last one again; nothing of them is kept.
             const int column = min(column0 + tile_column + own, COLUMNS - 1);
 {%- if p.ring_offset is number %}
-            cp_async_16(weights_{{ p.name }} + (slot * COLUMNS_PER_GROUP + own) * THREADS * VEC_{{ p.name }}, {{ p.w }} + i64(column) * {{ p.w_stride }} + inner, true);
+            cp_async_16(weights_{{ p.name }} + (slot * COLUMNS_PER_GROUP + own) * THREADS * vec_{{ p.name }}, {{ p.w }} + i64(column) * {{ p.w_stride }} + inner, true);
 {%- else %}
             weights_{{ p.name }}[slot][own].load_stream({{ p.w }} + i64(column) * {{ p.w_stride }} + inner);
 {%- endif %}
@@ -45,7 +45,7 @@
     for (int slot = 0; slot < IN_FLIGHT; ++slot) {
 {%- for p in products %}
 {%- if p.w_layout == "nk" %}
-        fetch_{{ p.name }}(slot, (part * 32 + lane) * VEC_{{ p.name }} + slot * STEP_{{ p.name }});
+        fetch_{{ p.name }}(slot, (part * 32 + lane) * vec_{{ p.name }} + slot * step_{{ p.name }});
 {%- endif %}
 {%- endfor %}
 {%- if ring %}
@@ -135,7 +135,7 @@
                 if (lane < LANES_N) sums_{{ p.name }}[(warp * TILE_M + tile_row) * TILE_N + lane * VEC + nth] = sum;
             }
 {%- else %}
-        constexpr int STEP = STEP_{{ p.name }};
+        constexpr int STEP = step_{{ p.name }};
         float acc[TILE_M][COLUMNS_PER_GROUP] = {};
         for (int inner0 = (part * 32 + lane) * VEC; inner0 < DEPTH; inner0 += STEP * IN_FLIGHT) {
 #pragma unroll

@@ -13,10 +13,12 @@ extern "C" __global__ void __launch_bounds__({{ threads }}{% if persistent %}, 1
     float* const smem = reinterpret_cast<float*>(shared_memory);
 {%- endif %}
 {%- if constants %}
-    // Small constants are on their way to the L2 cache while the kernel before this one ends.
+    // Small constants are on their way to the L2 cache while the kernel before this one ends: a few blocks see to it.
+    if (blockIdx.x < {{ constant_blocks }}) {
 {%- for constant in constants %}
-    prefetch_share({{ constant.name }}, {{ constant.bytes }});
+        prefetch_share<{{ constant_blocks }}>({{ constant.name }}, {{ constant.bytes }});
 {%- endfor %}
+    }
 {%- endif %}
 {%- if one_phase and not persistent %}
     i64 block = blockIdx.x;

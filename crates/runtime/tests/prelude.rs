@@ -16,7 +16,7 @@ extern "C" __global__ void uses(const float* x, float* y, const bf16_t* b, bf16_
     FUSEC_DYNAMIC_SMEM(smem);
     float* scratch = reinterpret_cast<float*>(smem);
     vectors(x, y), vectors(b, c), vectors(h, g);
-    prefetch_l2(x), prefetch_share(x, 512);
+    prefetch_l2(x), prefetch_share<8>(x, 512);
     grid_dependency_wait();
     float pair[2] = {x[0], x[1]};
     block_sum_vec_once<128>(pair, scratch);

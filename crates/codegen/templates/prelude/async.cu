@@ -25,9 +25,10 @@ template <int N> __device__ __forceinline__ void cp_async_wait() { asm volatile(
 __device__ __forceinline__ void prefetch_l2(const void* p) { asm volatile("prefetch.global.L2 [%0];" :: "l"(p)); }
 
 //@ prefetch_share needs u32, prefetch_l2
-// Starts bringing `bytes` of memory from p on to the L2 cache, each thread of the grid its share of the lines.
-__device__ __forceinline__ void prefetch_share(const void* p, u32 bytes) {
-    const u32 threads = gridDim.x * blockDim.x;
+// Starts bringing `bytes` of memory from p on to the L2 cache, each thread of the first BLOCKS blocks its share of
+// the lines.
+template <u32 BLOCKS> __device__ __forceinline__ void prefetch_share(const void* p, u32 bytes) {
+    const u32 threads = (gridDim.x < BLOCKS ? gridDim.x : BLOCKS) * blockDim.x;
     for (u32 line = blockIdx.x * blockDim.x + threadIdx.x; line * 128 < bytes; line += threads)
         prefetch_l2(static_cast<const char*>(p) + line * 128);
 }

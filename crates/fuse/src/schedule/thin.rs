@@ -83,6 +83,11 @@ pub fn schedule(
         .deepest()
         .div_ceil(KEYS * WARPS * WARP_COLUMNS / columns);
     let (few, most) = (UNROLL.1.min(all), UNROLL.0.min(all));
+    // Many rows are read again and again on their way: shared memory is then better the cache of these.
+    let most = match rows <= FRAGMENT_ROWS {
+        true => most,
+        false => few,
+    };
     let whole = |tile: &ThinTile| {
         let own = tile.shared_bytes(&products.shapes);
         own.next_multiple_of(16) + around

@@ -360,7 +360,7 @@ template <int N> static inline void cp_async_wait() { emulator::cp_async_land(N)
 
 // There is one kind of memory here.
 static inline void prefetch_l2(const void*) {}
-static inline void prefetch_share(const void*, u32) {}
+template <u32 BLOCKS> static inline void prefetch_share(const void*, u32) {}
 
 // What is relied on is checked here.
 #define FUSEC_GIVEN(condition)                                                          \
