@@ -80,7 +80,7 @@ fn the_profile_predicts_templates_that_came_later() {
     assert_eq!(later.skipped, 0);
     let list: Vec<&Record> = later.list.iter().collect();
     // What is missed: attention, and products with narrow columns beside wide ones.
-    hold(Agreement::of(&predictions(&h200(), &list)), 0.77, 0.82);
+    hold(Agreement::of(&predictions(&h200(), &list)), 0.77, 0.85);
 }
 
 #[test]
