@@ -358,12 +358,13 @@ impl ProjectionTile {
                 );
                 let staged = !projection.products.iter().all(Product::is_direct);
                 context.insert("staged", &staged);
+                context.insert("ring", &tile.ring);
                 let places = tile.places(&projection.shapes()).0;
                 let mut texts = Vec::new();
                 for (p, place) in projection.products.iter().zip(places) {
                     let mut text = p.text(projection.columns, 8, 8);
                     (text.a_offset, text.sums_offset) = (place.rows, place.sums);
-                    text.ring_offset = Some(place.ring);
+                    text.ring_offset = tile.ring.then_some(place.ring);
                     texts.push(text);
                 }
                 texts

@@ -17,13 +17,17 @@
 {%- if setup %}
     {{ setup | indent }}
 {%- endif %}
+{%- if ring %}
     // Each lane copies to shared memory what it multiplies itself, IN_FLIGHT times KEYS terms at once. The first are on
     // their way while {% if early %}the kernel before this one ends{% else %}the rows are computed{% endif %}.
-    constexpr int IN_FLIGHT = {{ tile.unroll }}, TOGETHER = {{ tile.together }};
+    constexpr int IN_FLIGHT = {{ tile.unroll }};
+{%- endif %}
+    constexpr int TOGETHER = {{ tile.together }};
     int columns[2];
 #pragma unroll
     // Columns past the end read the last one again; nothing of them is kept.
     for (int half = 0; half < 2; ++half) columns[half] = min(column0 + warp_column + fragment_row + 8 * half, COLUMNS - 1);
+{%- if ring %}
 {%- for p in products %}
     {{ tile.operand }}* const weights_{{ p.name }} = reinterpret_cast<{{ tile.operand }}*>(reinterpret_cast<char*>(smem) + {{ p.ring_offset }}) + tid * 8;  // [IN_FLIGHT][2 halves][2 pieces][THREADS][8]
     auto fetch_{{ p.name }} = [&](int slot, int inner) {
@@ -44,6 +48,7 @@
 {%- endfor %}
         cp_async_commit();
     }
+{%- endif %}
 {%- if early %}
     grid_dependency_wait();
     grid_dependency_launch();
@@ -99,8 +104,24 @@
     {
         constexpr int DEPTH = {{ p.depth }};
         float acc[FRAGMENTS][4] = {};
+{%- if ring %}
         int slot = 0;
+{%- endif %}
         for (int inner0 = part * KEYS; inner0 < DEPTH; inner0 += SPLIT * KEYS * TOGETHER) {
+{%- if not ring %}
+            u32 w_loads[TOGETHER][2][8];
+#pragma unroll
+            for (int load = 0; load < TOGETHER; ++load)
+#pragma unroll
+                for (int piece = 0; piece < 2; ++piece)
+#pragma unroll
+                    for (int half = 0; half < 2; ++half) {
+                        const int first = inner0 + load * SPLIT * KEYS + fragment_inner + 32 * piece;
+                        u32 (&words)[4] = reinterpret_cast<u32 (&)[4]>(w_loads[load][half][4 * piece]);
+                        words[0] = words[1] = words[2] = words[3] = 0;
+                        if (first < DEPTH) load_words_stream({{ p.w }} + i64(columns[half]) * {{ p.w_stride }} + first, words);
+                    }
+{%- endif %}
 {%- if p.direct %}
             u32 a_words[TOGETHER][FRAGMENTS][8];
 #pragma unroll
@@ -122,6 +143,7 @@
             for (int load = 0; load < TOGETHER; ++load) {
                 const int inner = inner0 + load * SPLIT * KEYS;
                 if (inner >= DEPTH) break;
+{%- if ring %}
                 cp_async_wait<IN_FLIGHT - 1>();
                 u32 w_words[2][8];
 #pragma unroll
@@ -132,6 +154,9 @@
                 fetch_{{ p.name }}(slot, inner + SPLIT * KEYS * IN_FLIGHT);
                 cp_async_commit();
                 slot = slot + 1 == IN_FLIGHT ? 0 : slot + 1;
+{%- else %}
+                const u32 (&w_words)[2][8] = w_loads[load];
+{%- endif %}
 #pragma unroll
                 for (int fragment = 0; fragment < FRAGMENTS; ++fragment) {
 {%- if p.direct %}

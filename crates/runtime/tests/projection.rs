@@ -84,6 +84,7 @@ fn thin(rows: usize, warps: usize, split: usize, operand: Element) -> Projection
         warps,
         split,
         unroll: 2,
+        ring: rows <= 8,
         operand,
     })
 }

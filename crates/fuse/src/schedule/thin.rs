@@ -20,8 +20,12 @@ pub struct ThinTile {
     pub warps: usize,
     /// Warps that share the columns of one, each with a part of the sum: divides `warps`.
     pub split: usize,
-    /// Runs of [`KEYS`] elements of a sum that a warp keeps in flight, as copies to shared memory.
+    /// Runs of [`KEYS`] elements of a sum that a warp keeps in flight.
     pub unroll: usize,
+    /// Whether these are copies to shared memory, which go on while rows are computed and between runs, not
+    /// loads to registers.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ring: bool,
     /// What the tensor cores multiply: bf16 or f16. Activations of other types are rounded to it.
     pub operand: Element,
 }
@@ -44,8 +48,12 @@ const VECTOR: usize = 8;
 const WARPS: usize = 8;
 /// Registers of a thread for activations on their way; a run takes 8 for each 8 rows.
 const IN_FLIGHT: usize = 32;
-/// Most and fewest runs in flight.
-const UNROLL: (usize, usize) = (6, 2);
+/// The same of weights and activations together, where weights go to registers: 16 more a run.
+const LOADED: usize = 96;
+/// Most runs that a warp loads at once.
+const TOGETHER: usize = 4;
+/// Most and fewest runs in flight, as copies.
+const COPIES: (usize, usize) = (6, 2);
 /// Blocks that keep a large GPU busy: with fewer, warps of a block share columns.
 const WANTED_BLOCKS: usize = 256;
 
@@ -69,37 +77,42 @@ pub fn schedule(
     while columns > WARP_COLUMNS && blocks(columns) < WANTED_BLOCKS {
         columns /= 2;
     }
-    let of = |rows: usize, unroll: usize| ThinTile {
+    // Many rows are read again and again on their way, which leaves shared memory no time for weights as well.
+    let of = |rows: usize| ThinTile {
         rows,
         columns,
         warps: WARPS,
         split: WARPS * WARP_COLUMNS / columns,
-        unroll,
+        unroll: (LOADED / (16 + 8 * rows.div_ceil(FRAGMENT_ROWS))).clamp(1, TOGETHER),
+        ring: false,
         operand,
-    };
-    let most = rows.next_power_of_two().clamp(1, ROWS);
-    let mut halves = std::iter::successors(Some(most), |rows| Some(rows / 2).filter(|r| *r > 0));
-    let all = products
-        .deepest()
-        .div_ceil(KEYS * WARPS * WARP_COLUMNS / columns);
-    let (few, most) = (UNROLL.1.min(all), UNROLL.0.min(all));
-    // Many rows are read again and again on their way: shared memory is then better the cache of these.
-    let most = match rows <= FRAGMENT_ROWS {
-        true => most,
-        false => few,
     };
     let whole = |tile: &ThinTile| {
         let own = tile.shared_bytes(&products.shapes);
         own.next_multiple_of(16) + around
     };
-    let rows = halves.find(|rows| whole(&of(*rows, few)) <= target.shared_bytes)?;
-    // As many in flight as leave room for a second block, or for the first one of the kernel after this.
-    let room = (target.shared_bytes + SYSTEM_BYTES) / RESIDENT - SYSTEM_BYTES;
-    let mut runs = (few..=most).rev().map(|n| of(rows, n));
-    Some(
-        runs.find(|tile| whole(tile) <= room)
-            .unwrap_or(of(rows, few)),
-    )
+    let fits = |tile: &ThinTile| whole(tile) <= target.shared_bytes;
+    let most = rows.next_power_of_two().clamp(1, ROWS);
+    if most <= FRAGMENT_ROWS {
+        let all = products
+            .deepest()
+            .div_ceil(KEYS * WARPS * WARP_COLUMNS / columns);
+        let ring = |unroll: usize| ThinTile {
+            unroll,
+            ring: true,
+            ..of(most)
+        };
+        // As many in flight as leave room for a second block, or for the first one of the kernel after this.
+        let room = (target.shared_bytes + SYSTEM_BYTES) / RESIDENT - SYSTEM_BYTES;
+        let (few, most) = (COPIES.1.min(all), COPIES.0.min(all));
+        let mut rings = (few..=most).rev().map(ring);
+        let found = rings.find(|tile| whole(tile) <= room);
+        if let Some(tile) = found.or(Some(ring(few)).filter(fits)) {
+            return Some(tile);
+        }
+    }
+    let halves = std::iter::successors(Some(most), |rows| Some(rows / 2).filter(|r| *r > 0));
+    halves.map(of).find(fits)
 }
 
 /// The same tile with another number of columns; `None` where no block has as many.
@@ -136,7 +149,10 @@ impl ThinTile {
 
     /// Runs whose activations a warp loads together, where they go from memory to registers.
     pub fn together(&self) -> usize {
-        (IN_FLIGHT / (8 * self.rows.div_ceil(FRAGMENT_ROWS))).clamp(1, 4)
+        match self.ring {
+            true => (IN_FLIGHT / (8 * self.rows.div_ceil(FRAGMENT_ROWS))).clamp(1, TOGETHER),
+            false => self.unroll,
+        }
     }
 
     /// Each product's places in shared memory, and the whole, floats.
@@ -152,7 +168,10 @@ impl ThinTile {
             ProductPlace {
                 rows: 2 * rows,
                 sums: take(self.split * self.rows * self.columns),
-                ring: 4 * take(self.threads() * self.unroll * RUN_PIECES * PIECE_FLOATS),
+                ring: match self.ring {
+                    true => 4 * take(self.threads() * self.unroll * RUN_PIECES * PIECE_FLOATS),
+                    false => 0,
+                },
             }
         });
         (places.collect(), regions.end())
