@@ -2,6 +2,7 @@
 
 use fusec_ir::class::{classify, log_decay};
 use fusec_ir::components::separate;
+use fusec_ir::language::{Pointed, SourceMap};
 use fusec_ir::{Class, Graph, OpId, OpKind, RecurrenceId};
 use serde::Serialize;
 
@@ -25,12 +26,38 @@ struct StateClass {
     class: &'static str,
     /// Why it is of this class.
     reason: String,
+    /// The term or statement that leaves it without one.
+    #[serde(flatten)]
+    place: Option<Place>,
     /// What would give it one, where it has none.
     #[serde(skip_serializing_if = "Option::is_none")]
     remedy: Option<&'static str>,
     /// Whether the logarithm of its decay is known and at most 0, as chunked forms need it; if
     /// not, why.
     log_decay: Result<(), String>,
+}
+
+/// A place in the model text.
+#[derive(Debug, Serialize)]
+struct Place {
+    file: String,
+    line: usize,
+    column: usize,
+    /// The same for people.
+    #[serde(skip)]
+    shown: String,
+}
+
+impl From<Pointed> for Place {
+    fn from(at: Pointed) -> Self {
+        let shown = at.to_string();
+        Place {
+            file: at.file,
+            line: at.line,
+            column: at.column,
+            shown,
+        }
+    }
 }
 
 impl RecurrenceClass {
@@ -46,8 +73,9 @@ impl RecurrenceClass {
     }
 }
 
-/// The recurrences of a graph in components, each definition once per name of its operation.
-pub fn of(graph: &Graph) -> Vec<RecurrenceClass> {
+/// The recurrences of a graph in components, each definition once per name of its operation, with places
+/// in the texts that the graph was read from.
+pub fn of(graph: &Graph, sources: &SourceMap) -> Vec<RecurrenceClass> {
     let written = graph.recurrences.len();
     let graph = &separate(graph, |_| true);
     let mut seen: Vec<(RecurrenceId, &str)> = Vec::new();
@@ -77,6 +105,10 @@ pub fn of(graph: &Graph) -> Vec<RecurrenceClass> {
                     state: state.name.clone(),
                     class: class.name(),
                     reason,
+                    place: found
+                        .blame
+                        .and_then(|at| sources.point(at))
+                        .map(Place::from),
                     remedy: match class {
                         Class::General { why } => why.remedy(),
                         _ => None,
@@ -104,6 +136,9 @@ pub fn text(classes: &[RecurrenceClass]) -> String {
                 "recurrence {} ({of}): {}\n    {}\n",
                 class.op, state.class, state.reason
             ));
+            for line in state.place.iter().flat_map(|place| place.shown.lines()) {
+                out.push_str(&format!("    {line}\n"));
+            }
             if let Some(remedy) = state.remedy {
                 out.push_str(&format!("    what would free it: {remedy}\n"));
             }

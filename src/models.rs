@@ -106,7 +106,7 @@ fn entry(name: &'static str) -> Result<Entry, Failure> {
     }
     sizes.sort_by_key(|preset| preset.parameters);
     let mut recurrences: Vec<Recurrence> = Vec::new();
-    for class in classes::of(&written.graph) {
+    for class in classes::of(&written.graph, &written.sources) {
         for (state, class_name) in class.states() {
             let found = Recurrence {
                 name: class.recurrence().to_owned(),

@@ -88,7 +88,8 @@ pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
     }
     let answer = Answer {
         overview: Overview::new(&planned, &unfused),
-        recurrences: debug_span!("classes of recurrences").in_scope(|| classes::of(&model.graph)),
+        recurrences: debug_span!("classes of recurrences")
+            .in_scope(|| classes::of(&model.graph, &model.sources)),
         measured,
     };
     let verbose = output.is_verbose();

@@ -6,7 +6,7 @@
 use std::fs;
 use std::path::Path;
 
-use crate::command::fusec;
+use crate::command::{fusec, repository};
 
 /// Compiles a model for the standard shape into `dir`.
 fn compile(model: &str, dir: &Path, arguments: &[&str]) {
@@ -56,4 +56,73 @@ fn kernels() {
             .collect();
         snapshot(&format!("gated-scan.{dtype}.cu"), &texts.join("\n"));
     }
+}
+
+/// Everything below a directory, by name.
+fn files(dir: &Path) -> Vec<(String, String)> {
+    let mut files: Vec<_> = fs::read_dir(dir)
+        .expect("a directory")
+        .map(|entry| entry.expect("an entry").path())
+        .collect();
+    files.sort();
+    let read = |file: &std::path::PathBuf| {
+        let name = file.file_name().expect("a name").to_string_lossy();
+        (name.into_owned(), fs::read_to_string(file).expect("a text"))
+    };
+    files.iter().map(read).collect()
+}
+
+/// The places of a graph in a manifest are those of its operations, parameters and pins.
+fn without_places(value: &mut serde_json::Value) {
+    match value {
+        serde_json::Value::Object(fields) => {
+            fields.remove("span");
+            fields.values_mut().for_each(without_places);
+        }
+        serde_json::Value::Array(items) => items.iter_mut().for_each(without_places),
+        _ => {}
+    }
+}
+
+/// Names, texts and options of kernels are what cubins are kept by.
+#[test]
+fn a_text_that_is_moved_gives_the_same_plans_and_kernels() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let text = fs::read_to_string(repository("tests/recurrences/mlstm.toml")).expect("a text");
+    let moved = format!(
+        "# moved\n\n{}",
+        text.replace("  top =", "  # a remark\n    top  =")
+    );
+    let made = [("before", text), ("after", moved)].map(|(name, text)| {
+        let (model, out) = (dir.path().join("mlstm.toml"), dir.path().join(name));
+        fs::write(&model, text).expect("written");
+        let [model, to] = [&model, &out].map(|path| path.to_str().expect("UTF-8"));
+        let answer = fusec(&["compile", model, "--out", to]);
+        assert_eq!(answer.status, Some(3), "{answer:?}");
+        let read = |file: &str| fs::read_to_string(out.join(file)).expect("a text");
+        let mut manifest = serde_json::from_str(&read("manifest.json")).expect("JSON");
+        without_places(&mut manifest);
+        // A directory is read only if its kernels are what its plans become.
+        let read_back = fusec(&["inspect", to]);
+        assert_eq!(read_back.status, Some(0), "{read_back:?}");
+        let planned = (read("plan.json"), read("plan.txt"));
+        (planned, files(&out.join("kernels")), manifest)
+    });
+    let [before, after] = made;
+    assert_eq!(before, after);
+}
+
+#[test]
+fn a_plan_says_which_term_leaves_a_component_general() {
+    let model = "tests/recurrences/mlstm.toml";
+    let answer = fusec(&["plan", model]);
+    let (_, classes) = answer.stdout.split_once("recurrence ").expect("classes");
+    insta::assert_snapshot!(classes);
+    let answer = fusec(&["plan", model, "--json"]);
+    let json: serde_json::Value = serde_json::from_str(&answer.stdout).expect("JSON");
+    let [m, c] = [0, 1].map(|i| &json["recurrences"][i]["states"][0]);
+    assert_eq!(m["file"], model);
+    assert_eq!((&m["line"], &m["column"]), (&21.into(), &9.into()));
+    assert_eq!(c["class"], "diagonal-outer");
+    assert!(c.get("line").is_none(), "{c}");
 }

@@ -244,6 +244,7 @@ fn recurrence_of_a_product(inside: bool) -> Graph {
             }],
             ops: vec![
                 StepOp {
+                    places: fusec_ir::Places::default(),
                     name: "z".into(),
                     axes: vec![c],
                     kind: StepKind::Reduce {
@@ -257,6 +258,7 @@ fn recurrence_of_a_product(inside: bool) -> Graph {
                     ],
                 },
                 StepOp {
+                    places: fusec_ir::Places::default(),
                     name: "h".into(),
                     axes: vec![c],
                     kind: StepKind::Map,

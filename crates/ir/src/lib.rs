@@ -18,6 +18,7 @@ pub mod graph;
 pub mod interpret;
 pub mod language;
 pub mod last_row;
+pub mod places;
 pub mod print;
 pub mod recurrence;
 
@@ -29,6 +30,7 @@ pub use graph::{
     ParamId, Pin, PinKind, Precision, RecurrenceId, Source, Span, State, StateId, StateKind, Value,
     ValueId,
 };
+pub use places::Places;
 pub use recurrence::{
     Direction, Recurrence, StepAccess, StepInput, StepKind, StepOp, StepRef, StepState,
 };

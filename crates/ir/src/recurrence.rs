@@ -4,7 +4,7 @@
 //! definition used with two shapes gives two of them. Nothing here knows a
 //! recurrence by name; what class it belongs to is found by analysis.
 
-use crate::{AxisId, Combine, Expr};
+use crate::{AxisId, Combine, Expr, Places};
 use serde::{Deserialize, Serialize};
 
 /// One step of a recurrence: `(states, inputs at t) -> (states', outputs at t)`.
@@ -121,6 +121,9 @@ pub struct StepOp {
     pub expr: Expr,
     /// What the expression reads.
     pub inputs: Vec<StepAccess>,
+    /// Where it stands in the model text. Part of no comparison and of no file.
+    #[serde(skip)]
+    pub places: Places,
 }
 
 impl Recurrence {

@@ -262,6 +262,7 @@ impl Build {
                 init: 0.0,
             }],
             ops: vec![StepOp {
+                places: fusec_ir::Places::default(),
                 name: "h".into(),
                 axes: axes.clone(),
                 kind: StepKind::Map,
@@ -318,6 +319,7 @@ impl Build {
             }],
             ops: vec![
                 StepOp {
+                    places: fusec_ir::Places::default(),
                     name: "S".into(),
                     axes: with(&[a, b]),
                     kind: StepKind::Map,
@@ -334,6 +336,7 @@ impl Build {
                     ],
                 },
                 StepOp {
+                    places: fusec_ir::Places::default(),
                     name: "y".into(),
                     axes: with(&[b]),
                     kind: StepKind::Reduce {

@@ -84,6 +84,7 @@ impl<'a> Coefficients<'a> {
             .position(|o| o.axes == axes && o.kind == kind && o.expr == expr && o.inputs == inputs);
         StepRef::Op(same.unwrap_or_else(|| {
             self.ops.push(StepOp {
+                places: crate::Places::default(),
                 name: name.to_owned(),
                 axes,
                 kind,

@@ -1,6 +1,7 @@
 //! Matching a normal form against the classes.
 
 use super::coefficients::Coefficients;
+use super::failure::{self, Failure};
 use super::normal::Normal;
 use super::polynomial::{Atom, Monomial, Polynomial, Var, orders};
 use super::{Class, Classified, Layout, Read, Reason};
@@ -41,7 +42,7 @@ pub(super) fn classify(
     graph: &Graph,
     step: &Recurrence,
     normal: &Normal,
-) -> Result<Classified, Reason> {
+) -> Result<Classified, Failure> {
     let mut rest = normal.outputs.clone();
     let mut coefficients = Coefficients::new(graph, step);
     let mut states = Vec::new();
@@ -50,10 +51,12 @@ pub(super) fn classify(
             if let Some(read) = &monomial.state
                 && read.state != state
             {
-                return Err(Reason::Coupled {
+                let why = Reason::Coupled {
                     state: step.states[state].name.clone(),
                     other: step.states[read.state].name.clone(),
-                });
+                };
+                let at = failure::read_of(step, step.next[state], read.state);
+                return Err(Failure { why, at });
             }
         }
         let subject = Subject {
@@ -64,7 +67,8 @@ pub(super) fn classify(
             update,
             added: update.free(),
         };
-        states.push(subject.classify(&mut rest, &mut coefficients)?);
+        let class = subject.classify(&mut rest, &mut coefficients);
+        states.push(class.map_err(|failure| failure.within(step, step.next[state]))?);
     }
     let mut sums = Vec::new();
     for (i, value) in rest.iter().enumerate() {
@@ -77,6 +81,7 @@ pub(super) fn classify(
         coefficients: coefficients.ops,
         states,
         rest: sums,
+        blame: None,
     })
 }
 
@@ -90,6 +95,11 @@ impl Subject<'_> {
             .state
             .as_ref()
             .is_some_and(|r| r.state == self.state)
+    }
+
+    /// A failure in the statement of an output.
+    fn in_output(&self, why: Reason, output: usize) -> Failure {
+        Failure::from(why).within(self.step, self.step.outputs[output])
     }
 
     /// The terms in this state, sorted by what they contract.
@@ -147,12 +157,13 @@ impl Subject<'_> {
         &self,
         rest: &mut [Polynomial],
         out: &mut Coefficients<'_>,
-    ) -> Result<Class, Reason> {
+    ) -> Result<Class, Failure> {
         let update = self.parts(self.update)?;
         let mut reads = Vec::new();
         for (output, y) in rest.iter_mut().enumerate() {
             if y.terms.iter().any(|(m, _)| self.is_mine(m)) {
-                reads.push(self.read(output, y, &update.diagonal)?);
+                let read = self.read(output, y, &update.diagonal);
+                reads.push(read.map_err(|why| self.in_output(why, output))?);
             }
         }
         if !update.contracted.is_zero() {
@@ -233,19 +244,19 @@ impl Subject<'_> {
         mut reads: Vec<Found>,
         rest: &mut [Polynomial],
         out: &mut Coefficients<'_>,
-    ) -> Result<Class, Reason> {
+    ) -> Result<Class, Failure> {
         let state = || self.name();
-        if reads.iter().any(|r| r.slots != update.slots) {
-            return Err(Reason::OtherRead { state: state() });
+        if let Some(read) = reads.iter().find(|r| r.slots != update.slots) {
+            return Err(self.in_output(Reason::OtherRead { state: state() }, read.output));
         }
         let slot = |a: &Atom| a.mentions(|v| matches!(v, Var::Slot(_)));
         let Some((a, b)) = split(&update.contracted, slot)? else {
-            return Err(Reason::NotRankOne { state: state() });
+            return Err(Reason::NotRankOne { state: state() }.into());
         };
         let a = self.unslotted(&a);
         let layout = self.layout(&update.slots, &[&update.diagonal, &a, &b], &reads);
         let Some((k, v)) = split(&self.added, |a| mentions(a, &layout.key))? else {
-            return Err(Reason::NotOuter { state: state() });
+            return Err(Reason::NotOuter { state: state() }.into());
         };
         self.bonuses(&layout, (&k, &v), &mut reads, rest)?;
         let of_decayed = match (exact(&a, &update.diagonal), exact(&b, &update.diagonal)) {

@@ -9,6 +9,7 @@
 
 mod coefficients;
 mod decay;
+mod failure;
 mod form;
 mod interval;
 mod maxima;
@@ -23,7 +24,8 @@ mod shares;
 pub use decay::{LogDecay, NoLogDecay, decay_range, log_decay};
 pub use reason::Reason;
 
-use crate::{AxisId, Graph, Recurrence, StepOp, StepRef};
+use crate::{AxisId, Graph, Recurrence, Span, StepOp, StepRef};
+use failure::Failure;
 use serde::{Deserialize, Serialize};
 
 /// What the analysis of a recurrence found.
@@ -38,6 +40,10 @@ pub struct Classified {
     pub states: Vec<Class>,
     /// Per output of the step, what is added to the reads of states, if anything.
     pub rest: Vec<Option<StepRef>>,
+    /// The term or statement that leaves the states general, if one does and it stands in a model text.
+    /// Like all places, in no file.
+    #[serde(skip)]
+    pub blame: Option<Span>,
 }
 
 /// How a state `S` is brought up to date. `S'` is the state after the step.
@@ -128,16 +134,18 @@ pub struct Read {
 
 /// The class of every state of a recurrence of `graph`.
 pub fn classify(graph: &Graph, recurrence: &Recurrence) -> Classified {
-    let attempt = probe::Probe::new(graph, recurrence).and_then(|probe| {
+    let attempt = || -> Result<Classified, Failure> {
+        let probe = probe::Probe::new(graph, recurrence)?;
         let normal = normal::Normal::of(graph, recurrence)?;
         let found = form::classify(graph, recurrence, &normal)?;
         probe.compare(&found)?;
         Ok(found)
-    });
-    attempt.unwrap_or_else(|why| Classified {
+    };
+    attempt().unwrap_or_else(|Failure { why, at }| Classified {
         coefficients: vec![],
         states: vec![Class::General { why }; recurrence.states.len()],
         rest: vec![None; recurrence.outputs.len()],
+        blame: at,
     })
 }
 

@@ -2,6 +2,7 @@
 //! before the step.
 
 use super::Reason;
+use super::failure::Failure;
 use super::polynomial::{Atom, Monomial, Polynomial, StateRead, Var};
 use crate::{AxisId, Combine, Expr, Graph, Recurrence, StepAccess, StepKind, StepOp, StepRef};
 
@@ -15,13 +16,19 @@ pub(super) struct Normal {
 }
 
 impl Normal {
-    pub fn of(graph: &Graph, step: &Recurrence) -> Result<Normal, Reason> {
+    pub fn of(graph: &Graph, step: &Recurrence) -> Result<Normal, Failure> {
         let mut results: Vec<Polynomial> = Vec::with_capacity(step.ops.len());
         for op in &step.ops {
             let result = statement(graph, step, &results, op);
-            let result = result.map_err(|why| Reason::In {
-                statement: set_by(op).to_owned(),
-                why: Box::new(why),
+            let result = result.map_err(|(why, node)| Failure {
+                why: Reason::In {
+                    statement: set_by(op).to_owned(),
+                    why: Box::new(why),
+                },
+                at: match node {
+                    Some(node) => op.places.term(node),
+                    None => op.places.statement(),
+                },
             })?;
             results.push(result);
         }
@@ -63,37 +70,51 @@ fn read(step: &Recurrence, results: &[Polynomial], access: &StepAccess) -> Polyn
     item_of(step, results, access.item).rename(&renamed)
 }
 
+/// What a statement computes; what fails comes with the node of its expression that does, if it is one.
 fn statement(
     graph: &Graph,
     step: &Recurrence,
     results: &[Polynomial],
     op: &StepOp,
-) -> Result<Polynomial, Reason> {
+) -> Result<Polynomial, (Reason, Option<usize>)> {
     let reads: Vec<Polynomial> = op
         .inputs
         .iter()
         .map(|access| read(step, results, access))
         .collect();
-    let value = evaluate(&op.expr, &reads)?;
+    let mut node = 0;
+    let value = evaluate(&op.expr, &reads, &mut node).map_err(|why| (why, Some(node)))?;
     match &op.kind {
         StepKind::Map => Ok(value),
         StepKind::Reduce { combine, axes } => {
             let over: Vec<(AxisId, usize)> = axes.iter().map(|a| (*a, graph.size(*a))).collect();
-            match combine {
+            let reduced = match combine {
                 Combine::Sum => value.sum(&over),
                 Combine::Max => value.maximum(&over),
-            }
+            };
+            reduced.map_err(|why| (why, None))
         }
     }
 }
 
-fn evaluate(expr: &Expr, reads: &[Polynomial]) -> Result<Polynomial, Reason> {
+/// The value of the expression that begins at node `node`, which is the node after it when this
+/// returns, or the one that fails.
+fn evaluate(expr: &Expr, reads: &[Polynomial], node: &mut usize) -> Result<Polynomial, Reason> {
+    let own = *node;
+    *node += 1;
     match expr {
         Expr::Input(i) => Ok(reads[*i].clone()),
         Expr::Const(c) => Ok(Polynomial::constant(*c)),
         Expr::Index(axis) => Ok(Polynomial::atom(Atom::Index(Var::Axis(*axis)))),
         Expr::Position => Ok(Polynomial::atom(Atom::Position)),
-        Expr::Unary(f, a) => evaluate(a, reads)?.unary(*f),
-        Expr::Binary(op, a, b) => evaluate(a, reads)?.binary(*op, evaluate(b, reads)?),
+        Expr::Unary(f, a) => {
+            let a = evaluate(a, reads, node)?;
+            a.unary(*f).inspect_err(|_| *node = own)
+        }
+        Expr::Binary(op, a, b) => {
+            let a = evaluate(a, reads, node)?;
+            let b = evaluate(b, reads, node)?;
+            a.binary(*op, b).inspect_err(|_| *node = own)
+        }
     }
 }

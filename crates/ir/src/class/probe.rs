@@ -251,6 +251,7 @@ impl Writer {
             },
         };
         self.step.ops.push(StepOp {
+            places: crate::Places::default(),
             name,
             axes,
             kind,

@@ -160,6 +160,7 @@ impl<'a> Maker<'a> {
         inputs: Vec<StepAccess>,
     ) -> StepRef {
         self.ops.push(StepOp {
+            places: crate::Places::default(),
             name,
             axes: axes.to_vec(),
             kind,

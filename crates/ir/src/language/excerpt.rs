@@ -77,6 +77,18 @@ impl Excerpt {
         (excerpt, shown)
     }
 
+    /// The line that a place of what is shown begins on, its characters before the place, and those of
+    /// the place. Tabs are spaces there, so that what is below a character stands below it.
+    pub fn line_of(&self, place: &Range<usize>) -> Option<(String, usize, usize)> {
+        let head = self.text.get(..place.start)?;
+        let begins = head.rfind('\n').map_or(0, |at| at + 1);
+        let line = self.text.get(begins..)?.lines().next()?;
+        let ends = place.end.min(begins + line.len()).max(place.start);
+        let count = |range: Range<usize>| Some(self.text.get(range)?.chars().count());
+        let (before, long) = (count(begins..place.start)?, count(place.start..ends)?);
+        Some((line.replace('\t', " "), before, long))
+    }
+
     /// Shows a range, without what a terminal would obey.
     fn push(&mut self, text: &str, range: Range<usize>, line: Option<usize>) {
         let at = self.text.len();

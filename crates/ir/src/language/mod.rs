@@ -22,6 +22,7 @@ mod nesting;
 mod operations;
 mod parameters;
 mod pins;
+mod pointed;
 mod pointwise;
 mod recurrence_text;
 mod scope;
@@ -30,12 +31,14 @@ mod step;
 mod syntax;
 mod table;
 mod tensor;
+mod terms;
 mod token;
 
 pub use document::Setting;
 pub use error::{LanguageError, Problem, Warning};
 pub use message::{LONGEST_MESSAGE, readable};
 pub use nesting::{MAX_TOML_NESTING, too_deep};
+pub use pointed::Pointed;
 pub use recurrence_text::RecurrenceText;
 pub use source::{ModelSource, SourceFile, SourceMap};
 

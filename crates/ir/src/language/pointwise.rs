@@ -40,6 +40,8 @@ pub(super) trait Host {
     fn enter(&mut self, span: Span) -> Result<()>;
     /// Leaves a level.
     fn leave(&mut self);
+    /// Hears what a term of the text was evaluated to.
+    fn note(&mut self, _of: &Tensor, _span: Span) {}
 }
 
 /// Most function applications of one expression; longer ones are computed in parts. What
@@ -96,6 +98,9 @@ pub(super) fn tensors(host: &mut dyn Host, node: &Node) -> Result<Vec<Tensor>> {
     host.enter(node.span)?;
     let out = evaluate(host, node);
     host.leave();
+    if let Ok([one]) = out.as_deref() {
+        host.note(one, node.span);
+    }
     out
 }
 
@@ -139,6 +144,7 @@ fn chain(host: &mut dyn Host, node: &Node) -> Result<Tensor> {
         let right = tensor(host, link.right)?;
         if link.operator == Operator::Power && right.as_number() == Some(2.0) {
             left = applied(host, Unary::Square, left, link.whole.span)?;
+            host.note(&left, link.whole.span);
             left_node = link.whole;
             continue;
         }
@@ -147,6 +153,7 @@ fn chain(host: &mut dyn Host, node: &Node) -> Result<Tensor> {
             Some(op) => combine(host, op, a, b, span)?,
             None => host.contract(a, b, span)?,
         };
+        host.note(&left, span);
         left_node = link.whole;
     }
     Ok(left)

@@ -10,6 +10,7 @@ use super::pointwise::{self, Host};
 use super::scope::Axes;
 use super::syntax::{Call, Formal, Ident, Node, Statement, Target};
 use super::tensor::Tensor;
+use super::terms::Terms;
 use crate::{
     Access, AxisId, Combine, IndexExpr, OpKind, Recurrence, RecurrenceId, Span, State, StateId,
     StateKind, StepAccess, StepInput, StepKind, StepOp, StepRef, StepState, ValueId,
@@ -138,6 +139,7 @@ impl<'a> Lowering<'a> {
                 direction: crate::Direction::Forward,
             },
             statement: String::new(),
+            terms: Terms::default(),
         };
         for (i, formal) in decl.inputs.iter().enumerate() {
             let axes = step.formal_axes(formal)?;
@@ -242,6 +244,7 @@ struct Step<'s, 'a> {
     program: &'a [Statement],
     out: Recurrence,
     statement: String,
+    terms: Terms,
 }
 
 impl<'a> Step<'_, 'a> {
@@ -318,6 +321,7 @@ impl<'a> Step<'_, 'a> {
             );
         }
         self.statement = name.clone();
+        self.terms.clear();
         let tensor = pointwise::tensor(self, value)?;
         let state = self.out.states.iter().find(|s| s.name == *name);
         let wanted = match (&target.axes, state) {
@@ -405,6 +409,7 @@ impl<'a> Step<'_, 'a> {
             );
         };
         self.statement = name.clone();
+        self.terms.clear();
         self.shaped(name, tensor, axes, formal.name.span)
     }
 
@@ -449,12 +454,14 @@ impl<'a> Step<'_, 'a> {
             return Ok(StepRef::Op(at));
         }
         let at = self.out.ops.len();
+        let places = self.terms.places(&expr, &tensor.inputs, span);
         self.out.ops.push(StepOp {
             name: format!("{}.{at}", self.statement),
             axes,
             kind,
             expr,
             inputs,
+            places,
         });
         Ok(StepRef::Op(at))
     }
@@ -610,5 +617,9 @@ impl Host for Step<'_, '_> {
 
     fn leave(&mut self) {
         self.flow.leave();
+    }
+
+    fn note(&mut self, of: &Tensor, span: Span) {
+        self.terms.note(of, span);
     }
 }

@@ -118,6 +118,7 @@ pub fn graph() -> Graph {
                 init: 0.25,
             }],
             ops: vec![StepOp {
+                places: fusec_ir::Places::default(),
                 name: "S".into(),
                 axes: vec![c],
                 kind: StepKind::Map,

@@ -105,6 +105,7 @@ fn model(batch: usize, time: usize) -> Builder {
         }],
         ops: vec![
             StepOp {
+                places: crate::Places::default(),
                 name: "y".into(),
                 axes: vec![h, np],
                 kind: StepKind::Reduce {
@@ -124,6 +125,7 @@ fn model(batch: usize, time: usize) -> Builder {
                 ],
             },
             StepOp {
+                places: crate::Places::default(),
                 name: "S".into(),
                 axes: vec![h, n, np],
                 kind: StepKind::Map,

@@ -288,6 +288,7 @@ fn scan_carries_its_state() {
             init: 2.0,
         }],
         ops: vec![StepOp {
+            places: crate::Places::default(),
             name: "S".into(),
             axes: vec![a],
             kind: StepKind::Map,
