@@ -95,7 +95,76 @@ fn check(
             image.min_arch
         );
     }
+    for step in &manifest.regimes[0].steps {
+        let image = &manifest.kernels[step.kernel];
+        let waits = starts_clean(&image.source).unwrap_or_else(|line| {
+            panic!(
+                "{case}: {}: before it waits for the kernel before: {line}",
+                image.name
+            )
+        });
+        assert_eq!(waits, step.early, "{case}: {}", image.name);
+    }
     manifest.regimes[0].steps.len()
+}
+
+/// Whether a text waits for the kernel before it. Whatever stands before that in a function, or in the kernel
+/// itself, must be about constants (`w_`); the first line that is not is the error.
+fn starts_clean(source: &str) -> Result<bool, String> {
+    const WAIT: &str = "grid_dependency_wait();";
+    // What kernels write, and what others read of it.
+    const WRITTEN: [&str; 4] = ["g_", "state_", "tail_", "new_tail_"];
+    let written = |code: &str| {
+        let mut words = code.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+        words.any(|word| WRITTEN.iter().any(|prefix| word.starts_with(prefix)))
+    };
+    let (mut waits, mut head, mut early) = (false, false, None);
+    for line in source.lines() {
+        let code = line.split("//").next().unwrap_or("").trim_end();
+        head |= code.starts_with("static __device__") || code.starts_with("extern \"C\"");
+        if head {
+            // A body begins behind its parameters.
+            head = !code.ends_with(") {");
+            early = None;
+        } else if code.contains(WAIT) {
+            waits = true;
+            if let Some(line) = early.take() {
+                return Err(line);
+            }
+        } else if written(code) && !code.contains("block < blocks_") {
+            // Calls of other functions, for other blocks, apart.
+            early.get_or_insert_with(|| line.to_string());
+        }
+    }
+    Ok(waits)
+}
+
+#[test]
+fn a_kernel_that_reads_before_it_waits_is_seen() {
+    let text = |first: &str| {
+        format!(
+            "f(\n    const i64 T) {{\n    {first}\n    grid_dependency_wait();\n    x = g_x[0];\n}}\n"
+        )
+    };
+    let cases = [
+        ("prefetch_share<8>(w_gain, 64);", Ok(true)),
+        (
+            "const float x = g_x[0];",
+            Err("    const float x = g_x[0];".to_string()),
+        ),
+        (
+            "load_vec(state_S + 4, S);",
+            Err("    load_vec(state_S + 4, S);".to_string()),
+        ),
+        ("// g_x is for later", Ok(true)),
+    ];
+    for (first, expected) in cases {
+        assert_eq!(starts_clean(&text(first)), expected, "{first}");
+    }
+    assert_eq!(
+        starts_clean("extern \"C\" f(\n    const i64 T) {\n    y[0] = g_x[0];\n}\n"),
+        Ok(false)
+    );
 }
 
 const SHAPES: [Shape; 3] = [
