@@ -8,7 +8,7 @@
 # Leaves in $OUT: sanitize.txt (a line a run: verdict, tool, model, storage, shape, errors counted),
 # sanitize-failures.txt (what the tools said of each run that is not clean), large.txt.
 #
-# memcheck, racecheck and synccheck look at `verify`, which poisons memory before each run and compares
+# memcheck, racecheck and synccheck look at `verify`, which poisons memory in first runs and compares
 # numbers besides; initcheck looks at `run` on memory as the driver gives it, since poison counts as
 # initialised, and takes the runs of several tokens and of one in processes of their own: what the first
 # has written is initialised for the second. A copy by a tensor map moves boxes, and what of a box lies

@@ -324,15 +324,12 @@ impl Trace<'_> {
                         Expr::binary(Binary::When, other, no),
                     ))
                 }
-                None => self.log_of_sum(a, b),
+                None => match self.one_less(expr) {
+                    Some(log) => Ok(log),
+                    None => self.log_of_sum(a, b),
+                },
             },
-            // 1 - sigmoid(x) = sigmoid(-x)
-            Expr::Binary(Binary::Sub, one, b) if **one == Expr::Const(1.0) => {
-                match self.sigmoid_argument(b) {
-                    Some(x) => Ok(Expr::unary(Unary::LogSigmoid, Expr::unary(Unary::Neg, x))),
-                    None => Err(self.unknown(expr)),
-                }
-            }
+            Expr::Binary(Binary::Sub, ..) => self.one_less(expr).ok_or_else(|| self.unknown(expr)),
             Expr::Input(i) => match self.producer(*i) {
                 // Where a logarithm is taken at load, it is that of the value itself.
                 Some(inner) if self.is_fixed(expr) => self.derived(&inner),
@@ -341,6 +338,25 @@ impl Trace<'_> {
             },
             _ => Err(self.unknown(expr)),
         }
+    }
+
+    /// The logarithm of `1 - sigmoid(x) = sigmoid(-x)`, however the difference is written.
+    fn one_less(&mut self, expr: &Expr) -> Option<Expr> {
+        let one = |e: &Expr| *e == Expr::Const(1.0);
+        let negated = |e: &Expr| match e {
+            Expr::Unary(Unary::Neg, x) => Some(x.as_ref().clone()),
+            Expr::Binary(Binary::Mul, c, x) if **c == Expr::Const(-1.0) => Some(x.as_ref().clone()),
+            Expr::Binary(Binary::Mul, x, c) if **c == Expr::Const(-1.0) => Some(x.as_ref().clone()),
+            _ => None,
+        };
+        let taken = match expr {
+            Expr::Binary(Binary::Sub, a, b) if one(a) => Some(b.as_ref().clone()),
+            Expr::Binary(Binary::Add, a, b) if one(a) => negated(b),
+            Expr::Binary(Binary::Add, a, b) if one(b) => negated(a),
+            _ => None,
+        };
+        let x = self.sigmoid_argument(&taken?)?;
+        Some(Expr::unary(Unary::LogSigmoid, Expr::unary(Unary::Neg, x)))
     }
 
     /// `x` if the expression is `sigmoid(x)`, here or where it is produced.

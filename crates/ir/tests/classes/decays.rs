@@ -25,6 +25,8 @@ fn model(settings: &str, flow: &str) -> Graph {
          outputs = \"y[H, i]\"\nstep = \"\"\"\nS = d * S + q * v\ny = sum(q * S, j)\n\"\"\"\n\
          [recurrence.h]\ninputs = \"q[H, j], v[H, i], d[H]\"\nstate = \"S[H, j = J, i = I]\"\n\
          outputs = \"y[H, i]\"\nstep = \"\"\"\nS = d * S + q * v\ny = sum(q * S, j)\n\"\"\"\n\
+         [recurrence.toward]\ninputs = \"q[H, j], v[H, i], d[H, j]\"\nstate = \"S[H, j = J, i = I]\"\n\
+         outputs = \"y[H, i]\"\nstep = \"\"\"\nS = S + d * (v - S)\ny = sum(q * S, j)\n\"\"\"\n\
          [model]\nflow = \"\"\"\nx = gather(emb, ids)\nz = x @ w\n{flow}\nreturn y\n\"\"\"\n"
     );
     match compile(
@@ -64,6 +66,17 @@ fn logarithms_of_decays() {
         ),
         (
             "d = 1 - sigmoid(z)\ny = r(x, x, d)",
+            "logsigmoid(-z)",
+            unbounded,
+        ),
+        (
+            "d = 1 + sigmoid(z) * -1\ny = r(x, x, d)",
+            "logsigmoid(-z)",
+            unbounded,
+        ),
+        // A step towards the new value keeps what is left of the old one.
+        (
+            "d = f32(sigmoid(z))\ny = toward(x, x, d)",
             "logsigmoid(-z)",
             unbounded,
         ),

@@ -43,7 +43,8 @@ pub struct GpuOptions {
     pub stepwise: bool,
     /// Fill scratch, outputs and new tails with NaN before the kernel that first writes them, so
     /// that a read before the write, and an element that nobody writes, shows in the results, as
-    /// it always does on the emulator. Recorded runs record that too, unless their kernels overlap.
+    /// it always does on the emulator. Not in recorded runs, where a fill between two kernels would keep
+    /// them from overlapping: the first run of each kind is launch by launch.
     pub poison: bool,
 }
 
@@ -171,11 +172,6 @@ impl GpuDevice {
             .collect()
     }
 
-    /// The same before each launch of a run.
-    fn poisoned(&self, launches: &[Launch]) -> Result<Vec<Vec<(u64, usize)>>, GpuError> {
-        launches.iter().map(|launch| self.poison(launch)).collect()
-    }
-
     /// Puts a launch on the stream.
     fn enqueue(&mut self, launch: &Launch, position: i64) -> Result<(), GpuError> {
         let kernel = &self.kernels[launch.kernel];
@@ -250,15 +246,8 @@ impl GpuDevice {
             for launch in launches {
                 self.check_resident(launch)?;
             }
-            // A fill between two kernels would keep them from overlapping: what overlaps is recorded as it
-            // runs, after a run of it launch by launch, which was poisoned.
-            let poisoned = match launches.iter().any(|launch| launch.early) {
-                true => Vec::new(),
-                false => self.poisoned(launches)?,
-            };
-            let recorded =
-                RecordedRun::new(&self.context, &self.kernels, launches, &poisoned, position)
-                    .map_err(|error| failed(ordinal, "cannot record a run", error))?;
+            let recorded = RecordedRun::new(&self.context, &self.kernels, launches, position)
+                .map_err(|error| failed(ordinal, "cannot record a run", error))?;
             self.recorded.insert(key, recorded);
         }
         if let Some(recorded) = self.recorded.get(&key) {

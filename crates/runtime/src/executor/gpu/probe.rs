@@ -122,7 +122,7 @@ impl Probe {
             .iter_mut()
             .for_each(|launch| launch.kernel = kernel);
         let mut recorded = self.try_to("cannot record a run", || {
-            RecordedRun::new(&self.context, &self.kernels, &launches, &[], NOWHERE)
+            RecordedRun::new(&self.context, &self.kernels, &launches, NOWHERE)
         })?;
         let as_graph = self.timed(20, || {
             recorded.launch(&self.kernels, &launches, NOWHERE, &self.stream)

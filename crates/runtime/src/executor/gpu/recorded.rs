@@ -1,13 +1,12 @@
 //! A run recorded as a CUDA graph: one submission instead of one per kernel.
 
-use super::POISON;
 use super::kernel::{LoadedKernel, pointers, values};
 use crate::executor::{ArgValue, Launch};
 use cudarc::driver::sys::{self, CUgraphInstantiate_flags};
 use cudarc::driver::{CudaContext, CudaStream, DriverError, result};
 use std::sync::Arc;
 
-/// A recorded run: a chain of kernels, and of what fills their memory before them.
+/// A recorded run: a chain of kernels.
 ///
 /// The position is an argument by value, so it is part of the record; the kernels that take it
 /// get the new one before each launch.
@@ -26,13 +25,11 @@ pub(super) struct RecordedRun {
 unsafe impl Send for RecordedRun {}
 
 impl RecordedRun {
-    /// Records the launches in order. `poisoned` has for each of them the memory, inside the
-    /// device's regions, that is filled with [`POISON`] just before.
+    /// Records the launches in order.
     pub(super) fn new(
         context: &Arc<CudaContext>,
         kernels: &[LoadedKernel],
         launches: &[Launch],
-        poisoned: &[Vec<(u64, usize)>],
         position: i64,
     ) -> Result<Self, DriverError> {
         context.bind_to_thread()?;
@@ -48,14 +45,9 @@ impl RecordedRun {
         };
         let mut before: Option<sys::CUgraphNode> = None;
         for (at, launch) in launches.iter().enumerate() {
-            for (address, bytes) in poisoned.get(at).into_iter().flatten() {
-                before = Some(recorded.fill(*address, *bytes, before)?);
-            }
             let node = recorded.add(&kernels[launch.kernel], launch)?;
             if let Some(before) = before {
-                // Only a kernel lets another one start.
-                let filled = poisoned.get(at).is_some_and(|places| !places.is_empty());
-                recorded.follow(before, node, launch.early && !filled)?;
+                recorded.follow(before, node, launch.early)?;
             }
             if launch.args.contains(&ArgValue::Position) {
                 recorded.positioned.push((at, node));
@@ -65,38 +57,6 @@ impl RecordedRun {
         // SAFETY: the graph is valid: created above, destroyed only when `recorded` is dropped.
         recorded.exec = unsafe { result::graph::instantiate(graph, CUgraphInstantiate_flags(0)) }?;
         Ok(recorded)
-    }
-
-    fn fill(
-        &self,
-        address: u64,
-        bytes: usize,
-        before: Option<sys::CUgraphNode>,
-    ) -> Result<sys::CUgraphNode, DriverError> {
-        // One row of bytes: the pitch is that of a second one.
-        let params = sys::CUDA_MEMSET_NODE_PARAMS {
-            dst: address,
-            pitch: 0,
-            value: u32::from(POISON),
-            elementSize: 1,
-            width: bytes,
-            height: 1,
-        };
-        let mut node = std::ptr::null_mut();
-        // SAFETY: graph and predecessor are valid nodes of this graph; the range lies inside a
-        // region of the device, which drops its recorded runs before it frees one.
-        unsafe {
-            sys::cuGraphAddMemsetNode(
-                &mut node,
-                self.graph,
-                before.as_ref().map_or(std::ptr::null(), std::ptr::from_ref),
-                usize::from(before.is_some()),
-                &params,
-                self.context.cu_ctx(),
-            )
-        }
-        .result()?;
-        Ok(node)
     }
 
     fn add(&self, kernel: &LoadedKernel, launch: &Launch) -> Result<sys::CUgraphNode, DriverError> {
