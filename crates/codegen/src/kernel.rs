@@ -232,7 +232,7 @@ pub fn generate(request: &Request<'_, '_>, kernel: &Kernel) -> Result<Source, Co
     context.insert("tid", &(bodies.len() == 1 || persistent));
     context.insert("params", &parameters(graph, &pointers, one_phase, position));
     let constants = match kernel.launch.early {
-        true => small_constants(graph, &pointers),
+        true => small_constants(graph, &bodies, &pointers),
         false => Vec::new(),
     };
     context.insert("constants", &constants);
@@ -275,15 +275,22 @@ struct ConstantLine {
     bytes: usize,
 }
 
-/// The small constants that a kernel reads.
-fn small_constants(graph: &Graph, pointers: &Pointers<'_>) -> Vec<ConstantLine> {
+/// The small constants that a kernel reads, but for weights of products, of which each block brings its own.
+fn small_constants(graph: &Graph, bodies: &[&Body], pointers: &Pointers<'_>) -> Vec<ConstantLine> {
+    let of_products =
+        |body: &&&Body| matches!(body.schedule, Schedule::Gemv(_) | Schedule::Thin(_));
+    let anchors = bodies.iter().filter(of_products).flat_map(|b| b.anchors());
+    let weights: BTreeSet<ValueId> = anchors
+        .filter_map(|id| Some(graph.op(*id).inputs.get(1)?.value))
+        .collect();
     let constant = |p: &Pointer| {
         let Place::Value(value) = p.place else {
             return None;
         };
         let about = graph.value(value);
         let bytes = graph.elements(&about.axes) * p.element.bytes();
-        let kept = !about.rows && !p.written && bytes <= SMALL_CONSTANT;
+        let kept =
+            !about.rows && !p.written && !weights.contains(&value) && bytes <= SMALL_CONSTANT;
         kept.then(|| ConstantLine {
             name: p.name.clone(),
             bytes,
