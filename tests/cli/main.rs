@@ -10,6 +10,8 @@ mod generate;
 mod look;
 mod plans;
 mod tuned;
+#[path = "../common/tuning.rs"]
+mod tuning;
 
 /// A small model.
 const MODEL: &str = "models/gated-scan.toml";

@@ -7,14 +7,15 @@ use std::fs;
 use std::path::Path;
 
 use fusec_codegen::Manifest;
-use fusec_fuse::{Device, Mode, Options, Plan, Shape, Storage, Submit};
+use fusec_fuse::Plan;
 use fusec_ir::language::{ModelSource, Overrides, compile};
 use fusec_runtime::bench::Spread;
-use fusec_runtime::tune::{Bounds, Machine, PROTOCOL, TUNED_VERSION, Timer, Tuned, WITHIN, tune};
+use fusec_runtime::tune::{Bounds, Timer, Tuned, WITHIN};
 use serde_json::Value;
 
 use crate::MODEL;
 use crate::command::{Answer, fusec_in, repository};
+use crate::tuning;
 
 /// Each plan is a little faster than the one before it.
 struct Falling(f32);
@@ -30,49 +31,12 @@ impl Timer for Falling {
 pub fn record(model: &str) -> Vec<u8> {
     let source = ModelSource::from_path(&repository(model)).expect("a model");
     let graph = compile(&source, &Overrides::default()).expect("a model");
-    let device = Device::find("h200").expect("compiled in");
     let bounds = Bounds {
         within: WITHIN,
         most: 4,
     };
-    let of = |(name, time)| {
-        let options = Options {
-            shape: Shape { batch: 8, time },
-            storage: Storage::F32,
-            mode: Mode::Auto,
-            device: &device,
-            launch: Submit::Graph,
-            pins: vec![],
-        };
-        let tuned = tune(
-            name,
-            &graph,
-            &options,
-            bounds,
-            &mut Falling(1.0),
-            &mut |_| {},
-        );
-        tuned.expect("a plan").0
-    };
-    let tuned = Tuned {
-        version: TUNED_VERSION,
-        model: graph.name.clone(),
-        storage: Storage::F32,
-        profile: device.name.clone(),
-        arch: device.arch.clone(),
-        pins: vec![],
-        machine: Machine {
-            device: "a device of a test".into(),
-            driver: Some("no driver".into()),
-            fusec: "0".into(),
-            commit: "unknown".into(),
-            date: "2026-01-31T12:00:00Z".into(),
-        },
-        protocol: PROTOCOL,
-        within: bounds.within,
-        most: bounds.most,
-        regimes: [("decode", 1), ("prefill", 2048)].map(of).into(),
-    };
+    let machine = ("a device of a test", Some("no driver"));
+    let tuned = tuning::record(&graph, (8, 2048), bounds, || Falling(1.0), machine);
     serde_json::to_vec_pretty(&tuned).expect("JSON")
 }
 

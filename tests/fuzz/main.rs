@@ -11,6 +11,8 @@ mod bounds;
 mod entries;
 mod mutate;
 mod seeds;
+#[path = "../common/tuning.rs"]
+mod tuning;
 #[path = "../../crates/runtime/tests/checkpoints/write.rs"]
 mod write;
 

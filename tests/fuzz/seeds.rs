@@ -2,14 +2,15 @@
 //! `cargo test --test fuzz -- --ignored write_the_corpus`. What else is found is added by hand.
 
 use fusec_codegen::{Manifest, Planned, generate};
-use fusec_fuse::{Device, Mode, Options, Plan, Shape, Storage, Submit};
+use fusec_fuse::{Device, Plan, Storage};
 use fusec_runtime::bench::Spread;
 use fusec_runtime::executor::HostState;
-use fusec_runtime::tune::{Bounds, Machine, PROTOCOL, TUNED_VERSION, Timer, Tuned, tune};
+use fusec_runtime::tune::{Bounds, Timer};
 use zip::CompressionMethod;
 
 use crate::entries;
 use crate::root;
+use crate::tuning;
 use crate::write::{Pickle, Tensor, archive, floats, legacy_torch, safetensors, torch_archive};
 
 /// A seed: its name and its bytes.
@@ -594,43 +595,12 @@ impl Timer for Times {
 
 /// Records of tuning, of which the first is as it would be written.
 fn records() -> Vec<Seed> {
-    let device = Device::find("h200").expect("a profile");
-    let graph = entries::small();
     let bounds = Bounds {
         within: 10.0,
         most: 6,
     };
-    let of = |(name, time)| {
-        let options = Options {
-            shape: Shape { batch: 2, time },
-            storage: Storage::F32,
-            mode: Mode::Auto,
-            device: &device,
-            launch: Submit::Graph,
-            pins: Vec::new(),
-        };
-        let tuned = tune(name, &graph, &options, bounds, &mut Times(0.3), &mut |_| {});
-        tuned.expect("a plan").0
-    };
-    let tuned = Tuned {
-        version: TUNED_VERSION,
-        model: graph.name.clone(),
-        storage: Storage::F32,
-        profile: device.name.clone(),
-        arch: device.arch.clone(),
-        pins: Vec::new(),
-        machine: Machine {
-            device: "NVIDIA H200".into(),
-            driver: None,
-            fusec: "0".into(),
-            commit: "unknown".into(),
-            date: "2026-01-31T12:00:00Z".into(),
-        },
-        protocol: PROTOCOL,
-        within: bounds.within,
-        most: bounds.most,
-        regimes: [("decode", 1), ("prefill", 40)].map(of).into(),
-    };
+    let machine = ("NVIDIA H200", None);
+    let tuned = tuning::record(&entries::small(), (2, 40), bounds, || Times(0.3), machine);
     let text = String::from_utf8_lossy(&json(&tuned)).into_owned();
     let mut seeds = vec![("record".to_owned(), text.clone().into_bytes())];
     seeds.extend(edits(

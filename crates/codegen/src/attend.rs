@@ -293,7 +293,6 @@ pub fn lane<'g>(
             false => 0,
         },
         position: stored,
-        waits: false,
         by_warpgroups: None,
     })
 }

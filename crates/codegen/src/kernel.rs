@@ -277,9 +277,8 @@ struct ConstantLine {
 
 /// The small constants that a kernel reads, but for weights of products, of which each block brings its own.
 fn small_constants(graph: &Graph, bodies: &[&Body], pointers: &Pointers<'_>) -> Vec<ConstantLine> {
-    let of_products =
-        |body: &&&Body| matches!(body.schedule, Schedule::Gemv(_) | Schedule::Thin(_));
-    let anchors = bodies.iter().filter(of_products).flat_map(|b| b.anchors());
+    let of_products = bodies.iter().filter(|body| body.schedule.brings_weights());
+    let anchors = of_products.flat_map(|body| body.anchors());
     let weights: BTreeSet<ValueId> = anchors
         .filter_map(|id| Some(graph.op(*id).inputs.get(1)?.value))
         .collect();
@@ -356,7 +355,8 @@ fn side_by_side(
     text: &mut Text,
 ) {
     // Lanes that find something to do meanwhile wait by themselves.
-    let together = early && lanes.iter().all(|(lane, _)| !lane.waits);
+    let waits = |body: &Body| body.schedule.brings_weights();
+    let together = early && !phase.lanes.iter().any(waits);
     if together {
         text.lines(AFTER_PREVIOUS);
     }
@@ -370,7 +370,7 @@ fn side_by_side(
             anchor_names(graph, &[body])
         ));
         text.line(format!("const i64 blocks_{i} = {};", lane.blocks));
-        if early && !together && !lane.waits {
+        if early && !together && !waits(body) {
             text.open(format!("if (block >= 0 && block < blocks_{i})"));
             text.lines(AFTER_PREVIOUS);
             text.lines(code);
@@ -515,7 +515,6 @@ fn walk_lane<'g>(
         },
         shared_floats: walked.shared_floats,
         position: walk::uses_position(&program),
-        waits: false,
         by_warpgroups: None,
     })
 }

@@ -15,8 +15,6 @@ pub struct Lane {
     pub shared_floats: usize,
     /// Whether it reads the position.
     pub position: bool,
-    /// Whether `code` itself waits for the kernel before it, after what it can do without.
-    pub waits: bool,
     /// Products by warpgroups, whose text is one for all lanes of a kernel, in place of `code`.
     pub by_warpgroups: Option<(WgmmaTile, Projection)>,
 }

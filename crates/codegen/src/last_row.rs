@@ -71,7 +71,6 @@ pub fn lane<'g>(
         },
         shared_floats: 0,
         position: false,
-        waits: false,
         by_warpgroups: None,
     })
 }

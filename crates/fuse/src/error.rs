@@ -53,7 +53,7 @@ pub enum PlanError {
     )]
     PinUnknown {
         /// `fuse` or `split`.
-        kind: &'static str,
+        kind: PinKind,
         /// Its names.
         names: String,
         /// The one at fault.
@@ -65,7 +65,7 @@ pub enum PlanError {
     )]
     PinRefused {
         /// `fuse` or `split`.
-        kind: &'static str,
+        kind: PinKind,
         /// Its names.
         names: String,
         /// The rule that forbids it.
@@ -120,7 +120,7 @@ impl PlanError {
     /// A pin names nothing.
     pub(crate) fn unknown(pin: &Pin, missing: &str) -> PlanError {
         PlanError::PinUnknown {
-            kind: pin_kind(pin.kind),
+            kind: pin.kind,
             names: pin.values.join(", "),
             missing: missing.to_string(),
         }
@@ -129,17 +129,9 @@ impl PlanError {
     /// A pin, or several together, cannot be obeyed.
     pub(crate) fn refused(pin: Option<&Pin>, reject: Reject) -> PlanError {
         PlanError::PinRefused {
-            kind: pin.map_or("fuse", |p| pin_kind(p.kind)),
+            kind: pin.map_or(PinKind::Fuse, |p| p.kind),
             names: pin.map(|p| p.values.join(", ")).unwrap_or_default(),
             reject: Box::new(reject),
         }
-    }
-}
-
-/// `fuse` or `split`, as written in a model.
-fn pin_kind(kind: PinKind) -> &'static str {
-    match kind {
-        PinKind::Fuse => "fuse",
-        PinKind::Split => "split",
     }
 }

@@ -10,6 +10,7 @@
 
 use crate::{Axis, AxisId, Expr, Recurrence};
 use serde::{Deserialize, Serialize};
+use std::fmt;
 
 macro_rules! id {
     ($(#[$doc:meta])* $name:ident) => {
@@ -393,6 +394,16 @@ pub enum PinKind {
     Fuse,
     /// In pairwise different kernels.
     Split,
+}
+
+impl fmt::Display for PinKind {
+    /// `fuse` or `split`, as written in a model.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            PinKind::Fuse => "fuse",
+            PinKind::Split => "split",
+        })
+    }
 }
 
 impl IndexExpr {

@@ -121,7 +121,6 @@ pub fn lane<'g>(
         },
         shared_floats: tile.shared_bytes() / 4,
         position,
-        waits: false,
         by_warpgroups: None,
     })
 }

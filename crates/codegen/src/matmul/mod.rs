@@ -135,7 +135,7 @@ pub fn lane<'g>(
     // The prologues' own shared memory lies behind that of the products.
     let mut floats = tile.shared_bytes(&projection).div_ceil(4);
     let base = floats;
-    if !matches!(body.schedule, Schedule::Gemm(_)) {
+    if body.schedule.brings_weights() {
         let mut still_read = false;
         for stage in Stage::of(graph, &axes.batch, body) {
             let (mut text, end, reading) = lane.stage(&stage, base, tile);
@@ -164,7 +164,6 @@ pub fn lane<'g>(
         blocks: format!("((B * T + {}) / {rows}) * {blocks}", rows - 1),
         shared_floats: floats,
         position,
-        waits: !matches!(body.schedule, Schedule::Gemm(_)),
         by_warpgroups: None,
     })
 }
@@ -327,7 +326,6 @@ impl<'g> ProductLane<'_, 'g> {
             blocks: format!("((B * T + {}) / {rows}) * {across}", rows - 1),
             shared_floats: tile.shared_bytes().div_ceil(4),
             position: self.position,
-            waits: false,
             by_warpgroups: Some((tile, projection)),
         }
     }

@@ -71,6 +71,7 @@ use super::staging::{OPERAND_PAD, Room, Staged};
 use super::{Parts, SUB, TOKEN_VALUES, pieces};
 use crate::plan::Storage;
 use crate::regions::Regions;
+use crate::schedule::RESERVED_BYTES;
 use fusec_ir::class::decay_range;
 use fusec_ir::{Graph, OpId};
 use serde::{Deserialize, Serialize};
@@ -96,10 +97,8 @@ const REGISTERS: usize = 96;
 const OTHERS: usize = 64;
 /// The same where tokens of a span are multiplied element by element.
 const OTHERS_IN_SPANS: usize = 96;
-/// Most blocks that are planned to share a multiprocessor, and what each takes of its shared memory
-/// beside its own, bytes.
+/// Most blocks that are planned to share a multiprocessor.
 const MOST_BLOCKS: usize = 8;
-const RESERVED: usize = 1024;
 
 /// How decays come into the products inside a sub-chunk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -405,7 +404,7 @@ impl Tile {
             }
             true => 1,
             false => {
-                let by_room = bytes / (self.shared_bytes() + RESERVED);
+                let by_room = bytes / (self.shared_bytes() + RESERVED_BYTES);
                 let most = share.min(by_room).min(MOST_BLOCKS);
                 most.min(alone.blocks_by_registers(registers)).max(1)
             }

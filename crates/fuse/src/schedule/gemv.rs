@@ -49,8 +49,6 @@ const LOADS: usize = 4;
 const COPIES: usize = 8;
 /// Blocks of a multiprocessor whose copies have room beside each other.
 const RESIDENT: usize = 4;
-/// Shared memory that the system takes of each block, bytes.
-pub const SYSTEM_BYTES: usize = 1024;
 /// Floats of a 16-byte piece.
 pub const PIECE_FLOATS: usize = 4;
 /// Shared memory for the rows of a block, bytes, of which a device may have less.
@@ -114,7 +112,7 @@ pub fn schedule(
     })?;
     // Copies take no registers, so more of them are in flight and more blocks beside each other: as many as
     // leave room for these.
-    let share = ((shared_bytes + SYSTEM_BYTES) / RESIDENT).saturating_sub(SYSTEM_BYTES);
+    let share = target.shared_beside(RESIDENT);
     let all = products.deepest().div_ceil(32 * ALIGNED * tile.split);
     let most = (COPIES / tile.pieces()).min(all.next_power_of_two());
     let rings = std::iter::successors(Some(most), |n| Some(n / 2).filter(|n| *n > 0));

@@ -29,7 +29,7 @@ pub use gemm::{GemmTile, MmaTile, SimtTile};
 pub use gemv::GemvTile;
 pub use last_row::LastRowTile;
 pub use launch::{Launch, blocks, launch};
-pub use target::Target;
+pub use target::{RESERVED_BYTES, Target};
 pub use thin::ThinTile;
 pub use turn::Turn;
 pub use walk::{RowTile, ScanTile};
@@ -120,6 +120,12 @@ impl Schedule {
             Schedule::Chunked(chunk) => chunk.tile.resident,
             _ => 1,
         }
+    }
+
+    /// Whether the text of its template brings the weights of its blocks before it waits for the kernel before
+    /// its own, and so waits itself where kernels start early: products of few rows.
+    pub fn brings_weights(&self) -> bool {
+        matches!(self, Schedule::Gemv(_) | Schedule::Thin(_))
     }
 
     /// Whether the text of its template can write results past the caches.

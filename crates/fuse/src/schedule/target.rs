@@ -7,6 +7,9 @@ use crate::Device;
 use crate::elements::Element;
 use crate::plan::Storage;
 
+/// Shared memory that a block takes of its multiprocessor's beside its own, bytes.
+pub const RESERVED_BYTES: usize = 1024;
+
 /// What a schedule must fit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Target {
@@ -36,6 +39,11 @@ impl Target {
             registers: device.registers.value as usize,
             l2_bytes: (device.l2_mb.value * 1e6) as usize,
         }
+    }
+
+    /// Shared memory of a block, bytes, that leaves room for so many of its kind on a multiprocessor.
+    pub fn shared_beside(&self, blocks: usize) -> usize {
+        ((self.shared_bytes + RESERVED_BYTES) / blocks).saturating_sub(RESERVED_BYTES)
     }
 
     /// Whether copies from memory to shared memory pass no registers (`cp.async`, from sm_80 on).

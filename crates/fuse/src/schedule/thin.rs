@@ -2,7 +2,7 @@
 //! memory to registers, once.
 
 use super::Target;
-use super::gemv::{PIECE_FLOATS, ProductPlace, SYSTEM_BYTES};
+use super::gemv::{PIECE_FLOATS, ProductPlace};
 use super::product::{ProductShape, Products, WeightLayout};
 use crate::elements::Element;
 use crate::plan::Storage;
@@ -103,7 +103,7 @@ pub fn schedule(
             ..of(most)
         };
         // As many in flight as leave room for a second block, or for the first one of the kernel after this.
-        let room = (target.shared_bytes + SYSTEM_BYTES) / RESIDENT - SYSTEM_BYTES;
+        let room = target.shared_beside(RESIDENT);
         let (few, most) = (COPIES.1.min(all), COPIES.0.min(all));
         let mut rings = (few..=most).rev().map(ring);
         let found = rings.find(|tile| whole(tile) <= room);

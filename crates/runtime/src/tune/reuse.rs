@@ -4,7 +4,7 @@ use super::{Candidate, TUNED, TUNED_VERSION, Tuned, TunedRegime, alone, launches
 use fusec_codegen::CodegenError;
 use fusec_fuse::{Options, PlanError, Planned, Shape, plan_by};
 use fusec_ir::language::{LONGEST_MESSAGE, readable};
-use fusec_ir::{Graph, Pin, PinKind};
+use fusec_ir::{Graph, Pin};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -199,13 +199,7 @@ fn differs(what: &'static str, recorded: String, asked: String) -> ReuseError {
 }
 
 fn told(pins: &[Pin]) -> String {
-    let told = |pin: &Pin| {
-        let kind = match pin.kind {
-            PinKind::Fuse => "fuse",
-            PinKind::Split => "split",
-        };
-        format!("{kind} {}", pin.values.join(","))
-    };
+    let told = |pin: &Pin| format!("{} {}", pin.kind, pin.values.join(","));
     let all: Vec<String> = pins.iter().map(told).collect();
     all.join("; ")
 }

@@ -9,7 +9,7 @@ const LINE: usize = 400;
 
 impl fmt::Display for Tuned {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.head(f)?;
+        f.write_str(&self.head())?;
         self.regimes
             .iter()
             .try_for_each(|regime| write!(f, "{regime}"))
@@ -19,20 +19,13 @@ impl fmt::Display for Tuned {
 impl Tuned {
     /// What is said of all regimes, and one of them.
     pub fn text_of(&self, regime: &TunedRegime) -> String {
-        struct Head<'a>(&'a Tuned);
-        impl fmt::Display for Head<'_> {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                self.0.head(f)
-            }
-        }
-        format!("{}{regime}", Head(self))
+        format!("{}{regime}", self.head())
     }
 
-    fn head(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    fn head(&self) -> String {
         let machine = &self.machine;
-        writeln!(
-            f,
-            "measured on {}, {}, {}: plans predicted to take at most {:.0} % more than the least, {} of them at most",
+        format!(
+            "measured on {}, {}, {}: plans predicted to take at most {:.0} % more than the least, {} of them at most\n",
             readable(&machine.device, LINE),
             readable(machine.driver.as_deref().unwrap_or("driver unknown"), LINE),
             readable(&machine.date, LINE),
