@@ -140,33 +140,69 @@ pub fn start<'g>(
                 storage: Storage::F32,
             })
         }
-        Device::Emulator => emulated((graph, last), &weights, args, shape),
+        Device::Emulator => emulated(Work::Model(graph, last), &weights, args, shape),
         Device::Cuda(ordinal) => {
             let options = match memory {
                 Memory::AsFound => GpuOptions::default(),
                 Memory::Poisoned => GpuOptions::compared(),
             };
-            on_gpu((ordinal, options), (graph, last), &weights, args, shape)
+            let work = Work::Model(graph, last);
+            on_gpu((ordinal, options), work, &weights, args, shape)
         }
     }
 }
 
-/// A model, and what runs of several tokens compute in place of it.
-type Graphs<'a> = (&'a Graph, Option<&'a Graph>);
+/// What is run.
+#[derive(Clone, Copy)]
+enum Work<'a> {
+    /// A model, and what runs of several tokens compute in place of it.
+    Model(&'a Graph, Option<&'a Graph>),
+    /// A graph whose runs all have one plan.
+    Alike(&'a Graph),
+}
+
+impl<'a> Work<'a> {
+    fn graph(self) -> &'a Graph {
+        match self {
+            Work::Model(graph, _) | Work::Alike(graph) => graph,
+        }
+    }
+}
+
+/// Starts a graph on a device that runs kernels, with one plan for all runs: that for `shape`.
+pub fn start_alike<'g>(
+    device: Device,
+    graph: &'g Graph,
+    weights: &Weights,
+    args: &KernelArgs,
+    shape: Shape,
+) -> Result<Started<'g>, Failure> {
+    let work = Work::Alike(graph);
+    match device.resolved() {
+        Device::Auto | Device::Cpu => Err(failure::message(
+            "the interpreter runs no kernels",
+            "choose --device emulator or cuda:N",
+        )),
+        Device::Emulator => emulated(work, weights, args, shape),
+        Device::Cuda(ordinal) => {
+            on_gpu((ordinal, GpuOptions::default()), work, weights, args, shape)
+        }
+    }
+}
 
 fn emulated<'g>(
-    graphs: Graphs<'_>,
+    work: Work<'_>,
     weights: &Weights,
     args: &KernelArgs,
     shape: Shape,
 ) -> Result<Started<'g>, Failure> {
     let manifest = match &args.plan_dir {
-        Some(path) => compiled(path, graphs.0, args.trust_foreign_code)?.manifest,
+        Some(path) => compiled(path, work.graph(), args.trust_foreign_code)?.manifest,
         None => {
             let arch = EMULATED_ARCH
                 .parse()
                 .map_err(|e: UnknownArch| failure::input(e))?;
-            generated(graphs, args, shape, arch)?
+            generated(work, args, shape, arch)?
         }
     };
     let _progress = Progress::line("building the kernels for the emulator");
@@ -198,7 +234,7 @@ fn emulator(options: &toolchain::Options) -> Result<Emulator, EmulatorError> {
 
 fn on_gpu<'g>(
     (ordinal, options): (usize, GpuOptions),
-    graphs: Graphs<'_>,
+    work: Work<'_>,
     weights: &Weights,
     args: &KernelArgs,
     shape: Shape,
@@ -211,7 +247,7 @@ fn on_gpu<'g>(
     })?;
     let (manifest, cubins) = match &args.plan_dir {
         Some(path) => {
-            let dir = compiled(path, graphs.0, args.trust_foreign_code)?;
+            let dir = compiled(path, work.graph(), args.trust_foreign_code)?;
             let cubins = match args.trust_foreign_code {
                 true => carried_cubins(&dir, &info, path)?,
                 false => own_cubins(&dir, &info, path, &args.toolchain)?,
@@ -222,7 +258,7 @@ fn on_gpu<'g>(
             let toolchain =
                 Toolchain::discover(&args.toolchain.options()).map_err(failure::input)?;
             let arch = arch_of(&info)?;
-            let manifest = generated(graphs, args, shape, arch)?;
+            let manifest = generated(work, args, shape, arch)?;
             let artifacts = kernels::compile(&toolchain, &manifest, arch)?;
             let cubins: BTreeMap<String, Vec<u8>> = artifacts
                 .into_iter()
@@ -242,14 +278,17 @@ fn on_gpu<'g>(
 
 /// Plans and generates for runs up to `shape`.
 fn generated(
-    (graph, last): Graphs<'_>,
+    work: Work<'_>,
     args: &KernelArgs,
     shape: Shape,
     arch: Arch,
 ) -> Result<Manifest, Failure> {
     let planner = Planner::new(&args.plan_args(shape))?.compiled_for(arch);
-    let regimes = planner.regimes(graph, last)?;
-    planner.manifest(&graph.name, &regimes)
+    let regimes = match work {
+        Work::Model(graph, last) => planner.regimes(graph, last)?,
+        Work::Alike(graph) => planner.one_regime(graph)?,
+    };
+    planner.manifest(&work.graph().name, &regimes)
 }
 
 /// A plan directory, checked to be of this model at these sizes, and unless foreign code is trusted,

@@ -117,6 +117,17 @@ impl Planner {
         ])
     }
 
+    /// One plan for runs of every length, as if they had the length asked for.
+    pub fn one_regime(&self, graph: &Graph) -> Result<Vec<Regime>, Failure> {
+        let planned = self.plan(graph, self.options.shape.0, self.options.plan)?;
+        Ok(vec![Regime {
+            name: "training",
+            min_time: 1,
+            max_time: None,
+            planned,
+        }])
+    }
+
     /// The plan for one shape: that of a record where one is given, checked to be what was measured.
     pub fn plan_or_tuned(
         &self,

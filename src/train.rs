@@ -5,13 +5,15 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use fusec_fuse::Shape;
+use fusec_fuse::{Mode, Shape, Storage};
 use fusec_ir::Graph;
-use fusec_ir::gradient::Objective;
+use fusec_ir::gradient::{Objective, WholeObjective};
 use fusec_runtime::generation::LanguageModel;
 use fusec_runtime::limits;
-use fusec_runtime::memory::Footprint;
 use fusec_runtime::train::adamw::{AdamW, Rates};
+use fusec_runtime::train::compiled::Compiled;
+use fusec_runtime::train::evaluator::Evaluator;
+use fusec_runtime::train::interpreted::Interpreted;
 use fusec_runtime::train::saved::{self, Saved, Settings};
 use fusec_runtime::train::schedule::{self, Schedule};
 use fusec_runtime::train::tokens::Tokens;
@@ -20,10 +22,10 @@ use fusec_runtime::weights::{WeightSpec, Weights};
 use fusec_text::Tokenizer;
 use serde::{Deserialize, Serialize};
 
-use crate::device::Device;
+use crate::device::{self, Device};
 use crate::exit::Exit;
 use crate::failure::{self, Failure};
-use crate::flags::ModelArgs;
+use crate::flags::{KernelArgs, ModelArgs, ToolchainArgs};
 use crate::generate::tokenizer;
 use crate::model;
 use crate::output::Output;
@@ -32,8 +34,9 @@ use crate::token_file::{self, TokenType};
 /// Name of the record of every step in the directory of a training.
 const LOG: &str = "log.jsonl";
 
-/// Trains a model on a text: AdamW on the cross-entropy of the next token, in f32, on the CPU by the
-/// interpreter, which is slow and meant for small models. Every step goes to DIR/log.jsonl, the
+/// Trains a model on a text: AdamW on the cross-entropy of the next token, with weights in f32. On a GPU
+/// the forward and the backward pass are planned, fused and compiled as any other run; on the CPU the
+/// interpreter makes them, which is slow and meant for small models. Every step goes to DIR/log.jsonl, the
 /// weights to DIR/step-N, whole or not at all; --resume goes on from the last of them, bit for bit.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -106,9 +109,46 @@ pub struct Args {
     /// Steps between losses of --valid.
     #[arg(long, value_name = "N", default_value_t = 100)]
     valid_every: u64,
-    /// Where it runs: cpu. There are no backward kernels yet.
-    #[arg(long, default_value_t = Device::Cpu)]
+    /// Where it runs: auto, cpu (the interpreter), emulator (the generated kernels, on the CPU), cuda:N.
+    #[arg(long, default_value_t = Device::Auto)]
     device: Device,
+    #[command(flatten)]
+    kernels: TrainingKernels,
+}
+
+/// How the kernels of a training are made.
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Kernels")]
+struct TrainingKernels {
+    /// Storage type of activations, of matrices and of what is derived by activations: f32, bf16 or f16.
+    /// The weights that are trained, their gradients, states, norms and decays are f32 always.
+    #[arg(long, value_name = "TYPE", default_value_t = Storage::F32)]
+    dtype: Storage,
+    /// How kernels are chosen: auto (least cost), greedy, unfused, random:SEED.
+    #[arg(long, value_name = "HOW", default_value_t = Mode::Auto)]
+    plan: Mode,
+    /// The device whose costs are used: a profile's name, or the path of one.
+    #[arg(long, value_name = "NAME", default_value = "h200")]
+    device_profile: String,
+    /// Seed of the order in which the emulator runs blocks and threads.
+    #[arg(long, value_name = "SEED", default_value_t = 0)]
+    emulator_seed: u64,
+    #[command(flatten)]
+    toolchain: ToolchainArgs,
+}
+
+impl TrainingKernels {
+    fn args(&self) -> KernelArgs {
+        KernelArgs {
+            dtype: self.dtype,
+            plan: self.plan,
+            device_profile: self.device_profile.clone(),
+            plan_dir: None,
+            trust_foreign_code: false,
+            emulator_seed: self.emulator_seed,
+            toolchain: self.toolchain.clone(),
+        }
+    }
 }
 
 /// One line of the record.
@@ -127,7 +167,8 @@ struct Line {
 #[derive(Serialize)]
 struct Answer {
     model: String,
-    device: &'static str,
+    device: String,
+    storage: Storage,
     parameters: usize,
     begun_at: u64,
     steps: u64,
@@ -143,24 +184,12 @@ struct Answer {
 
 /// Runs the verb.
 pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
-    if args.device != Device::Cpu {
-        return Err(failure::message(
-            format!(
-                "there are no backward kernels yet: cannot train on {}",
-                args.device
-            ),
-            "train on the CPU: --device cpu",
-        ));
-    }
     let model = model::open(&args.model)?;
     output.assume(&model);
     let graph = &model.graph;
     let shape = sizes(args)?;
     let language = LanguageModel::of(graph).map_err(failure::input)?;
-    let objective = Objective::new(graph).map_err(failure::input)?;
-    limits::run(&objective.trunk.graph, shape).map_err(failure::input)?;
-    let need = Footprint::of_interpreter(&objective.trunk.graph, shape, size_of::<f32>());
-    need.check_host(0).map_err(failure::input)?;
+    let objective = objective(args, graph, shape)?;
     let all_numbers = [Some(&args.tokens), args.valid.as_ref()];
     let all_numbers = all_numbers
         .into_iter()
@@ -188,15 +217,21 @@ pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
         params,
         optimizer,
     } = begun;
-    let mut trainer = Trainer::new(graph, &objective, params, rates).map_err(failure::input)?;
+    let (evaluator, device) = evaluator(args, graph, &objective, &params, shape)?;
+    let trainer = Trainer::on(graph, evaluator, params, rates);
+    let mut trainer = trainer.map_err(failure::input)?;
     if let Some(optimizer) = optimizer {
         trainer.optimizer = optimizer;
     }
     let parameters = trainer.params.iter().map(Vec::len).sum();
     if begun_at < args.steps {
         eprintln!(
-            "training {} ({parameters} parameters) on the CPU by the interpreter, which is slow: steps {} to {}",
+            "training {} ({parameters} parameters) on {device}{}: steps {} to {}",
             graph.name,
+            match objective {
+                Differentiated::InParts(_) => ", by the interpreter, which is slow",
+                Differentiated::Whole(_) => "",
+            },
             begun_at + 1,
             args.steps
         );
@@ -265,7 +300,8 @@ pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
     }
     let answer = Answer {
         model: graph.name.clone(),
-        device: "cpu",
+        device,
+        storage: args.kernels.dtype,
         parameters,
         begun_at,
         steps: args.steps,
@@ -277,6 +313,56 @@ pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
     };
     output.answer(&answer, || text_of(&answer))?;
     Ok(Exit::Success)
+}
+
+/// A model with its derivatives, as the device takes it.
+enum Differentiated {
+    InParts(Objective),
+    Whole(WholeObjective),
+}
+
+/// Differentiates, and refuses what is beyond the limits or the memory of this machine.
+fn objective(args: &Args, graph: &Graph, shape: Shape) -> Result<Differentiated, Failure> {
+    if args.device.resolved() != Device::Cpu {
+        let whole = WholeObjective::new(graph).map_err(failure::input)?;
+        device::admit(args.device, &whole.gradient.graph, shape)?;
+        return Ok(Differentiated::Whole(whole));
+    }
+    if args.kernels.dtype != Storage::F32 {
+        return Err(failure::message(
+            "the interpreter computes in f32 and runs no kernels",
+            "leave --dtype out, or choose --device emulator or cuda:N",
+        ));
+    }
+    let objective = Objective::new(graph).map_err(failure::input)?;
+    device::admit(Device::Cpu, &objective.trunk.graph, shape)?;
+    Ok(Differentiated::InParts(objective))
+}
+
+/// What evaluates it, and on what.
+fn evaluator<'o>(
+    args: &Args,
+    graph: &'o Graph,
+    objective: &'o Differentiated,
+    params: &[Vec<f32>],
+    shape: Shape,
+) -> Result<(Box<dyn Evaluator + 'o>, String), Failure> {
+    match objective {
+        Differentiated::InParts(objective) => {
+            let evaluator = Interpreted::new(graph, objective, params);
+            Ok((Box::new(evaluator.map_err(failure::input)?), "cpu".into()))
+        }
+        Differentiated::Whole(whole) => {
+            let of = whole.params.iter().map(|id| params[id.index()].clone());
+            let weights = Weights::new(&whole.gradient.graph, of.collect());
+            let weights = weights.map_err(failure::input)?;
+            let kernels = args.kernels.args();
+            let run = &whole.gradient.graph;
+            let started = device::start_alike(args.device, run, &weights, &kernels, shape)?;
+            let device = started.session.device();
+            Ok((Box::new(Compiled::new(whole, started.session)), device))
+        }
+    }
 }
 
 /// Most steps, and most batches of one.

@@ -14,6 +14,7 @@ use crate::memory::{Mapped, Place, Pointer, Pointers, c_type};
 use crate::names::{Canonical, Chosen, Names};
 use crate::prelude;
 use crate::render::render;
+use crate::scatter;
 use crate::text::Text;
 use crate::walk::{self, Walk};
 use crate::wgmma;
@@ -132,6 +133,7 @@ pub fn generate(request: &Request<'_, '_>, kernel: &Kernel) -> Result<Source, Co
             }
             Schedule::Attend(_) => attend::lane(graph, kernel, body, pointers, names)?,
             Schedule::LastRow(_) => last_row::lane(graph, kernel, body, pointers, names)?,
+            Schedule::Scatter(_) => scatter::lane(graph, kernel, body, pointers, names)?,
             Schedule::Chunked(_) => {
                 let request = chunks::Request {
                     graph,

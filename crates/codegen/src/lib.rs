@@ -27,6 +27,7 @@ mod names;
 pub mod prelude;
 pub mod projection;
 mod render;
+mod scatter;
 mod text;
 mod walk;
 pub mod wgmma;

@@ -10,6 +10,7 @@ use tera::{Context, Tera};
 const TEMPLATES: &[(&str, &str)] = &[
     ("attend.cu", include_str!("../templates/attend.cu")),
     ("last_row.cu", include_str!("../templates/last_row.cu")),
+    ("scatter.cu", include_str!("../templates/scatter.cu")),
     ("attend_mma.cu", include_str!("../templates/attend_mma.cu")),
     (
         "attend_tails.cu",

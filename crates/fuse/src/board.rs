@@ -56,7 +56,7 @@ impl<'a> Board<'a> {
             match op.kind {
                 OpKind::Scan { .. } => scans.insert(i),
                 OpKind::Contract { .. } => contracts.insert(i),
-                OpKind::Attend { .. } | OpKind::LastRow => alone.insert(i),
+                OpKind::Attend { .. } | OpKind::LastRow | OpKind::Scatter { .. } => alone.insert(i),
                 _ => {}
             }
             for access in &op.inputs {

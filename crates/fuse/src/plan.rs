@@ -129,6 +129,8 @@ pub enum Template {
     Attend,
     /// A block owns a share of the last row of one sequence.
     LastRow,
+    /// A block owns a share of the elements of some rows, and finds what is placed in each.
+    Scatter,
 }
 
 /// The operations of a body by what they are in it.
@@ -266,6 +268,7 @@ impl fmt::Display for Template {
             Template::Gemm => "gemm",
             Template::Attend => "attend",
             Template::LastRow => "last row",
+            Template::Scatter => "scatter",
         })
     }
 }

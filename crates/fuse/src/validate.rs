@@ -137,7 +137,6 @@ impl Checker<'_> {
             step.is_some_and(|r| !r.direction.is_forward())
         };
         let what = match &op.kind {
-            OpKind::Scatter { .. } => "writes through an access",
             OpKind::ScatterRows => "adds rows into a table",
             OpKind::AttendBack { .. } => "is the transpose of attention",
             OpKind::Scan { recurrence, .. } if backwards(recurrence) => {
@@ -203,7 +202,18 @@ impl Checker<'_> {
             }
             OpKind::Gather => operands(2..=2),
             OpKind::LastRow => operands(1..=usize::MAX),
-            OpKind::Scatter { .. } | OpKind::ScatterRows | OpKind::AttendBack { .. } => Ok(()),
+            OpKind::Scatter { axes, index } => {
+                self.axes(axes, place)?;
+                let terms = index.iter().flat_map(|i| &i.terms);
+                let named: Vec<AxisId> = terms.map(|term| term.0).collect();
+                self.axes(&named, place)?;
+                let result = self.graph.value(op.outputs[0]);
+                if result.axes.len() != index.len() {
+                    return self.fail(place, "it places elements with the wrong number of indices");
+                }
+                operands(1..=1)
+            }
+            OpKind::ScatterRows | OpKind::AttendBack { .. } => Ok(()),
             OpKind::CumSum { axis } => {
                 self.axes(&[*axis], place)?;
                 operands(1..=1)

@@ -97,6 +97,7 @@ const TEMPLATES = {
   thin: "products of few rows on tensor cores",
   attend: "softmax attention",
   "last row": "the last token of each sequence, where no other is asked for",
+  scatter: "elements are placed in rows of zeros",
 };
 /** The terms of a predicted time: the largest of the first five, plus the others. */
 const TERMS = [

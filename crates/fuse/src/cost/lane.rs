@@ -74,7 +74,7 @@ impl<'a> Lane<'a> {
     /// Accesses to memory that wait for each other.
     fn trips(&self) -> f64 {
         match self.body.schedule {
-            Schedule::Row(_) | Schedule::LastRow(_) => 1.0,
+            Schedule::Row(_) | Schedule::LastRow(_) | Schedule::Scatter(_) => 1.0,
             // Rows that were kept come through registers, and a tile of them after the other.
             Schedule::Attend(AttendTile::Mma(ref tile)) => 2.0 + self.kept_tiles(tile),
             // Rows and weights of a prologue come before those of the product.
@@ -344,8 +344,13 @@ impl<'a> Lane<'a> {
                 | OpKind::Gather
                 | OpKind::LastRow
                 | OpKind::CumSum { .. } => {}
+                // An addition an element that is placed.
+                OpKind::Scatter { .. } => {
+                    work.flops += space;
+                    work.instructions += space;
+                }
                 // Refused before anything is planned.
-                OpKind::Scatter { .. } | OpKind::ScatterRows | OpKind::AttendBack { .. } => {}
+                OpKind::ScatterRows | OpKind::AttendBack { .. } => {}
             }
         }
     }
@@ -493,7 +498,8 @@ impl<'a> Lane<'a> {
             | Schedule::Thin(_)
             | Schedule::Gemm(_)
             | Schedule::Attend(AttendTile::Simt(_))
-            | Schedule::LastRow(_) => Serial::Nothing,
+            | Schedule::LastRow(_)
+            | Schedule::Scatter(_) => Serial::Nothing,
         }
     }
 }

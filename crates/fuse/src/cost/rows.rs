@@ -57,7 +57,7 @@ pub(crate) fn row_terms(ctx: &Context<'_>, id: OpId) -> RowTerms {
     }
     debug_assert!(!matches!(
         op.kind,
-        OpKind::Scan { .. } | OpKind::Attend { .. } | OpKind::LastRow
+        OpKind::Scan { .. } | OpKind::Attend { .. } | OpKind::LastRow | OpKind::Scatter { .. }
     ));
     terms.stores = op
         .outputs

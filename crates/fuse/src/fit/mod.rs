@@ -41,6 +41,7 @@
 //! | `chunked-key`, `chunked-value`, `chunked-shared` | chunked | key channels, value columns and shared memory of one block |
 //! | `attend-alone` | attend | attention shares no kernel with other operations |
 //! | `last-row-alone` | last row | where rows are left behind, nothing else is computed |
+//! | `scatter-alone`, `scatter-rows` | scatter | elements are placed in their own row, and nothing else is computed |
 //! | `attend-width` | attend | elements of a key and a value of one head held by one block |
 //! | `prologue-op`, `prologue-axes`, `prologue-access`, `prologue-delay`, `prologue-tail`, `prologue-stored` | gemm | the prologue is a chain of maps over the activation's axes that stays on the chip |
 //! | `lane-contracts`, `lane-operands` | gemm | at most two products of one activation share accumulators |
@@ -56,6 +57,7 @@ mod last_row;
 mod phases;
 mod row;
 mod scan;
+mod scatter;
 mod space;
 mod ways;
 
@@ -104,6 +106,17 @@ pub fn fit(ctx: &Context<'_>, ops: &[OpId]) -> Result<Vec<Phase>, Reject> {
                         "last-row-alone",
                         [*id],
                         "the taking of last rows by itself",
+                        format!("{} operations", ops.len()),
+                    ));
+                }
+            },
+            OpKind::Scatter { .. } => match ops {
+                [_] => return scatter::fit(&group, *id).map(|body| one_phase(vec![body])),
+                _ => {
+                    return Err(group.reject(
+                        "scatter-alone",
+                        [*id],
+                        "the placing of elements by itself",
                         format!("{} operations", ops.len()),
                     ));
                 }

@@ -55,6 +55,9 @@ pub fn blocks(ctx: &Context<'_>, body: &Body) -> usize {
         Schedule::Attend(tile) => runs(tile.rows()),
         Schedule::Scan(_) | Schedule::Chunked(_) => ctx.shape.batch * tiles,
         Schedule::LastRow(tile) => ctx.shape.batch * tile.parts as usize,
+        Schedule::Scatter(tile) => {
+            ctx.rows().div_ceil(tile.rows.max(1) as usize) * tile.parts as usize
+        }
         Schedule::Gemv(tile) => of_products(tile.rows, tile.columns),
         Schedule::Thin(tile) => of_products(tile.rows, tile.columns),
         Schedule::Gemm(tile) => of_products(tile.rows(), tile.columns(body.anchors().len())),
@@ -83,7 +86,7 @@ pub fn shared_floats(ctx: &Context<'_>, body: &Body, threads: usize) -> usize {
             .map_or(0, |products| {
                 tile.shared_bytes(&products.shapes).div_ceil(4)
             }),
-        Schedule::LastRow(_) => 0,
+        Schedule::LastRow(_) | Schedule::Scatter(_) => 0,
         // Without its result, attention only keeps rows for the next run.
         Schedule::Attend(tile) => match body.stores.is_empty() {
             true => 0,

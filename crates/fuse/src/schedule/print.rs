@@ -60,6 +60,12 @@ impl fmt::Display for Schedule {
             Schedule::LastRow(tile) => {
                 write!(f, "{} a sequence", count(tile.parts as usize, "block"))
             }
+            Schedule::Scatter(tile) => write!(
+                f,
+                "{} to {}",
+                count(tile.rows as usize, "row"),
+                count(tile.parts as usize, "block")
+            ),
             Schedule::Attend(AttendTile::Simt(tile)) => write!(
                 f,
                 "{} a block, {} at a time",

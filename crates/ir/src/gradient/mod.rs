@@ -33,7 +33,7 @@ mod transposer;
 pub use check::{CheckError, Checked, GradientReport, Place, check, checked_graph};
 pub use evaluate::{Backward, Differentiated};
 pub use load::{Given, Load};
-pub use objective::Objective;
+pub use objective::{Objective, WholeObjective};
 
 use crate::{Def, Graph, OpId, OpKind, Precision, StateId, Value, ValueId};
 use std::collections::BTreeMap;

@@ -5,6 +5,9 @@
 //! *head*, looks at one row at a time: it is run on as many rows at once as there is memory for, loss
 //! and cotangents included, so the logits of a chunk of rows are all that is ever held.
 //!
+//! Where the logits of a batch fit in memory, [`WholeObjective`] is the same without the cut: one graph
+//! that is planned and run like any other.
+//!
 //! Of a row with label `y >= 0` the loss is `log(sum over v of exp(logit[v])) - logit[y]`, natural
 //! logarithm; of a row with a negative label it is 0, as for PyTorch's `ignore_index`.
 
@@ -41,22 +44,64 @@ pub struct Objective {
     pub vocabulary: usize,
 }
 
+/// A model with its loss, differentiated, as one graph.
+#[derive(Clone, Debug)]
+pub struct WholeObjective {
+    /// The model, the loss, and the transposed operations: it is given no cotangents. Its inputs are the
+    /// model's, then the labels `[rows]` as numbers; its outputs the loss of each row, then the sums.
+    pub gradient: Gradient,
+    /// The loss of each row, first of the outputs.
+    pub loss: ValueId,
+    /// The labels, last of the inputs.
+    pub labels: ValueId,
+    /// For the parameters of the graph, which of the model's each is.
+    pub params: Vec<ParamId>,
+}
+
+impl WholeObjective {
+    /// The loss of a model's first output.
+    pub fn new(model: &Graph) -> Result<Self, GradientError> {
+        let logits = logits_of(model)?;
+        let mut graph = model.clone();
+        let (loss, cotangent, labels) = cross_entropy(&mut graph, logits);
+        graph.inputs.push(labels);
+        graph.outputs = vec![loss, cotangent, logits];
+        let mut graph = normalise(graph);
+        let (loss, cotangent, logits) = (graph.outputs[0], graph.outputs[1], graph.outputs[2]);
+        let labels = graph.inputs[model.inputs.len()];
+        let params = params_in(model, &graph);
+        graph.outputs = vec![loss];
+        Ok(WholeObjective {
+            gradient: differentiate_from(&graph, &[(logits, cotangent)], &[])?,
+            loss,
+            labels,
+            params,
+        })
+    }
+}
+
+/// The first output of a model, if it is one that a loss can be taken of.
+fn logits_of(model: &Graph) -> Result<ValueId, GradientError> {
+    let logits = model.outputs.first().copied();
+    let Some(logits) = logits.filter(|id| model.value(*id).rows) else {
+        return Err(GradientError::NotDifferentiable {
+            name: model.name.clone(),
+            why: "its first output is no logits of every token",
+        });
+    };
+    if model.row_elements(logits) > MOST_CLASSES {
+        return Err(GradientError::NotDifferentiable {
+            name: model.value(logits).name.clone(),
+            why: "it has more than 2^24 classes, which labels in f32 do not tell apart",
+        });
+    }
+    Ok(logits)
+}
+
 impl Objective {
     /// The loss of a model's first output.
     pub fn new(model: &Graph) -> Result<Self, GradientError> {
-        let logits = model.outputs.first().copied();
-        let Some(logits) = logits.filter(|id| model.value(*id).rows) else {
-            return Err(GradientError::NotDifferentiable {
-                name: model.name.clone(),
-                why: "its first output is no logits of every token",
-            });
-        };
-        if model.row_elements(logits) > MOST_CLASSES {
-            return Err(GradientError::NotDifferentiable {
-                name: model.value(logits).name.clone(),
-                why: "it has more than 2^24 classes, which labels in f32 do not tell apart",
-            });
-        }
+        let logits = logits_of(model)?;
         let (kept, cut) = head_of(model, logits);
         let mut trunk = model.clone();
         trunk.outputs.clone_from(&cut);
@@ -189,12 +234,17 @@ fn cross_entropy(graph: &mut Graph, logits: ValueId) -> (ValueId, ValueId, Value
         };
         stride *= graph.size(*axis) as f64;
     }
+    // What is said of a row is f32; the cotangent of the logits is stored as they are.
+    let of_logits = graph.value(logits).precision;
     let value = |graph: &mut Graph, name: &str, axes: &[AxisId], def| {
         graph.values.push(Value {
             name: name.into(),
             rows: true,
             axes: axes.to_vec(),
-            precision: Precision::F32,
+            precision: match axes.is_empty() {
+                true => Precision::F32,
+                false => of_logits,
+            },
             def,
             layer: None,
         });

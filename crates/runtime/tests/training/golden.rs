@@ -46,7 +46,7 @@ fn wrong(name: &str) -> Vec<String> {
     let params = model.weights(None).expect("its weights").into_params();
     let objective = Objective::new(&model.graph).expect("a language model");
     let trainer = Trainer::new(&model.graph, &objective, params, Rates::default());
-    let trainer = trainer.expect("a language model");
+    let mut trainer = trainer.expect("a language model");
     let recorded = Checkpoint::open(folder.join("golden.safetensors")).expect("recorded");
     let ids = recorded.read_i64("input_ids").expect("ids");
     let ids: Vec<i32> = ids.into_iter().map(|id| id as i32).collect();

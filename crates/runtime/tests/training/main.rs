@@ -1,5 +1,10 @@
-//! Training: derivatives against PyTorch's, whole trainings against PyTorch's and against themselves.
+//! Training: derivatives against PyTorch's, whole trainings against PyTorch's and against themselves, kernels
+//! against the interpreter.
 
+#[path = "../common/mod.rs"]
+mod common;
+mod compiled;
 mod golden;
 mod learns;
+mod placed;
 mod steps;

@@ -30,7 +30,7 @@ pub fn colours(template: Option<Template>) -> (&'static str, &'static str) {
         Some(Template::Gemv | Template::Thin) => ("#dcfce7", "#15803d"),
         Some(Template::Gemm) => ("#fef3c7", "#b45309"),
         Some(Template::Attend) => ("#f3e8ff", "#7e22ce"),
-        Some(Template::LastRow) => ("#ecfeff", "#0e7490"),
+        Some(Template::LastRow | Template::Scatter) => ("#ecfeff", "#0e7490"),
         None => ("#f1f5f9", "#475569"),
     }
 }
