@@ -5,8 +5,8 @@
 
 use crate::kernel::Request;
 use crate::memory::elsewhere;
-use fusec_fuse::{Body, Kernel};
-use fusec_ir::{AxisId, Graph, OpId, OpKind, ValueId, print};
+use fusec_fuse::{Body, Kernel, Schedule};
+use fusec_ir::{AxisId, Direction, Graph, OpId, OpKind, ValueId, print};
 use std::collections::BTreeSet;
 
 /// Columns of a line.
@@ -43,6 +43,11 @@ pub fn text(request: &Request<'_, '_>, kernel: &Kernel, name: &str) -> String {
                 place.push(format!("subkernel {i}"));
             }
             place.push(body.template().to_string());
+            if let Schedule::Scan(tile) = &body.schedule
+                && tile.direction == Direction::Reverse
+            {
+                place.push("from the last row to the first".into());
+            }
             if n > 0 && i == 0 {
                 place.push("after a barrier of the grid".into());
             }

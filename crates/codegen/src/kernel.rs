@@ -22,7 +22,7 @@ use fusec_fuse::chunked::Classes;
 use fusec_fuse::elements::Elements;
 use fusec_fuse::schedule::walk::{Placed, Walked};
 use fusec_fuse::{Body, Kernel, Phase, Schedule, Shape, Storage};
-use fusec_ir::{Graph, ValueId};
+use fusec_ir::{Direction, Graph, ValueId};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use tera::Context;
@@ -450,10 +450,10 @@ fn walk_lane<'g>(
     let grid_axes = body.schedule.grid();
     let grid = Grid::new(graph, grid_axes);
     // Rows of a block, if it does not walk along all of T.
-    let (rows, run) = match &body.schedule {
-        Schedule::Row(tile) => (Some(tile.rows.max(1)), 1),
-        Schedule::Scan(tile) => (None, tile.run),
-        _ => (None, 1),
+    let (rows, run, direction) = match &body.schedule {
+        Schedule::Row(tile) => (Some(tile.rows.max(1)), 1, Direction::Forward),
+        Schedule::Scan(tile) => (None, tile.run, tile.direction),
+        _ => (None, 1, Direction::Forward),
     };
     let walked = Walked {
         graph,
@@ -461,6 +461,7 @@ fn walk_lane<'g>(
         tails: &body.tails,
         stores: &body.stores,
         vector: 16 / storage.bytes(),
+        direction,
     };
     let Placed { program, layouts } = walked.placed(grid_axes, threads, run);
     let mut first_index = BTreeMap::new();
@@ -483,6 +484,7 @@ fn walk_lane<'g>(
         sink: None,
         writer: None,
         first_index,
+        direction,
         halo: rows.is_some(),
         repeats: rows != Some(1),
         streams: &|value| body.streamed.contains(&value),

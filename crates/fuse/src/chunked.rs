@@ -117,6 +117,13 @@ impl<'a> Parts<'a> {
         let (Some(step), Some(found)) = (step, classes.of(graph, *recurrence)) else {
             return Err(no_scan());
         };
+        if !step.direction.is_forward() {
+            return Err(not(
+                "chunked-direction",
+                "a recurrence from the first row to the last",
+                format!("`{}` from the last to the first", step.name),
+            ));
+        }
         let [class] = found.states.as_slice() else {
             return Err(not(
                 "chunked-class",

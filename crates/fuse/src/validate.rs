@@ -132,16 +132,9 @@ impl Checker<'_> {
 
     /// Refuses what only a transposed graph has: no template executes it.
     fn has_kernels(&self, op: &fusec_ir::Op) -> Result<(), PlanError> {
-        let backwards = |id: &fusec_ir::RecurrenceId| {
-            let step = self.graph.recurrences.get(id.index());
-            step.is_some_and(|r| !r.direction.is_forward())
-        };
         let what = match &op.kind {
             OpKind::ScatterRows => "adds rows into a table",
             OpKind::AttendBack { .. } => "is the transpose of attention",
-            OpKind::Scan { recurrence, .. } if backwards(recurrence) => {
-                "runs from the last row to the first"
-            }
             _ if self.graph.sums_rows(op) => "sums over all rows",
             _ => return Ok(()),
         };

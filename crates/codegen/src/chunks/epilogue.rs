@@ -5,12 +5,12 @@ use crate::layout::neutral;
 use crate::memory::{Place, c_type};
 use crate::micro::{self, Program, Read, Src, Statement};
 use crate::text::Text;
-use fusec_ir::{Access, AxisId, Combine, IndexExpr, ValueId};
+use fusec_ir::{Access, AxisId, Combine, Direction, IndexExpr, ValueId};
 
 impl<'g> Hooks<'_, 'g> {
     /// What happens to the row `y_row` of token t.
     pub(super) fn epilogue(&mut self) -> String {
-        let program = micro::lower(self.graph, &self.after, &[]);
+        let program = micro::lower(self.graph, &self.after, &[], Direction::Forward);
         let names = program.statements.iter().map(|s| match s.op {
             Some(_) => self.names.fresh(&s.name),
             // Loads are done where they are needed.
@@ -162,8 +162,8 @@ impl<'g> Hooks<'_, 'g> {
                 }
             }
             Src::Fixed(value) => self.read(&fixed(value, &read.index), scope, text),
-            // No operation of an epilogue reads a state, a row without a load, or a table.
-            Src::State(_) | Src::Row(_) | Src::Table { .. } => String::new(),
+            // No operation of an epilogue reads a state, a row without a load, another row, or a table.
+            Src::State(_) | Src::Row(_) | Src::Apart { .. } | Src::Table { .. } => String::new(),
         }
     }
 

@@ -11,7 +11,7 @@ use fusec_fuse::schedule::gemv::Stage;
 use fusec_fuse::schedule::product::summed;
 use fusec_fuse::schedule::thin;
 use fusec_fuse::schedule::walk::{Placed, Walked};
-use fusec_ir::Access;
+use fusec_ir::{Access, Direction};
 use std::collections::BTreeMap;
 
 impl<'g> ProductLane<'_, 'g> {
@@ -107,6 +107,7 @@ impl<'g> ProductLane<'_, 'g> {
             tails: &stage.tails,
             stores: &stage.stores,
             vector: 16 / self.storage.bytes(),
+            direction: Direction::Forward,
         };
         let Placed { program, layouts } = walked.placed(&[], threads, 1);
         self.position |= walk::uses_position(&program);
@@ -143,6 +144,7 @@ impl<'g> ProductLane<'_, 'g> {
             sink: Some((x.value, target)),
             writer: Some(conditions.join(" && ")),
             first_index: BTreeMap::new(),
+            direction: Direction::Forward,
             halo: true,
             repeats: false,
             streams: &|_| false,

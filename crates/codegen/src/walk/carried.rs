@@ -153,7 +153,7 @@ impl<'g> Emitter<'_, 'g, '_> {
         }
     }
 
-    /// At the first row the histories are the carried tails; elsewhere the halo fills them.
+    /// At the first row the histories are the carried tails, or zeros; elsewhere the halo fills them.
     pub(super) fn load_histories(&mut self, first: &str) {
         for i in 0..self.walk.program.statements.len() {
             let s = &self.walk.program.statements[i];
@@ -168,7 +168,14 @@ impl<'g> Emitter<'_, 'g, '_> {
                 let declaration = self.declaration(layout, name);
                 self.text.line(declaration);
             }
-            let Some(tail) = s.tail else { continue };
+            let Some(tail) = s.tail else {
+                let names: Vec<String> = names.into_iter().map(|(_, name)| name).collect();
+                self.each_element(layout, |s| {
+                    let zero = |name: &String| format!("{} = 0.0f;", s.register(layout, name));
+                    names.iter().map(zero).collect()
+                });
+                continue;
+            };
             let (value, width) = self.tail_of(tail);
             let axes = self.tail_axes(i, value);
             let n = self.walk.grid.graph().row_elements(value);

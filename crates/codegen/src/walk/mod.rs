@@ -8,8 +8,10 @@
 //!
 //! One file per part of the walk: [`stage`] collects statements into loops over elements,
 //! [`statement`] writes maps, [`operand`] what they read, [`reduce`] reductions, [`carried`]
-//! what goes from one row to the next, and [`runs`] what is done for several rows at once.
+//! what goes from one row to the next, [`apart`] reads rows that the walk has not come to, and [`runs`] is
+//! what is done for several rows at once.
 
+mod apart;
 mod carried;
 mod operand;
 mod reduce;
@@ -23,7 +25,7 @@ use crate::memory::Pointers;
 use crate::micro::{Program, Src};
 use crate::names::Names;
 use crate::text::Text;
-use fusec_ir::{AxisId, Expr, ValueId};
+use fusec_ir::{AxisId, Direction, Expr, ValueId};
 use operand::Invariants;
 use reduce::BlockPart;
 use stage::Stage;
@@ -46,6 +48,8 @@ pub struct Walk<'a, 'g> {
     pub writer: Option<String>,
     /// First index of each grid axis.
     pub first_index: BTreeMap<AxisId, String>,
+    /// Which row comes first. From the last one on, a block has all rows of a sequence.
+    pub direction: Direction,
     /// Whether rows before the first one of the block have to be walked again to fill histories.
     pub halo: bool,
     /// Whether a walk usually takes several steps. Then the rows of the next token are loaded while
@@ -270,8 +274,10 @@ impl<'g> Emitter<'_, 'g, '_> {
         if walk.layouts.parts.is_split() {
             self.runs();
         } else {
-            self.text
-                .open(format!("for (i64 t = {first}; t < t_end; ++t)"));
+            self.text.open(match walk.direction {
+                Direction::Forward => format!("for (i64 t = {first}; t < t_end; ++t)"),
+                Direction::Reverse => "for (i64 t = T - 1; t >= 0; --t)".into(),
+            });
             if depth > 0 {
                 self.text.line("const bool live = t >= t_begin;");
             }

@@ -1,13 +1,14 @@
 //! Operands: registers of the same layout, shared copies, and loads from memory.
 
 use super::Emitter;
+use super::apart::Coming;
 use super::stage::Piece;
 use crate::affine::Offset;
 use crate::layout::{Layout, LayoutText, Place};
 use crate::memory::{self, c_type};
 use crate::micro::{Read, Src};
 use crate::parts::Part;
-use fusec_ir::{Expr, ValueId};
+use fusec_ir::{Direction, Expr, ValueId};
 use std::collections::BTreeMap;
 
 /// Registers of a thread that states and operands loaded before the walk may fill.
@@ -75,6 +76,7 @@ impl<'g> Emitter<'_, 'g, '_> {
                 let row = self.row_part(value, "row");
                 self.load_value(layout, value, row, read)
             }
+            Src::Apart { .. } => self.element_apart(layout, read),
             Src::Table { table, ids } => {
                 let ids = self.pointers.read(memory::Place::Value(ids), self.names);
                 let width: usize = walk
@@ -98,13 +100,15 @@ impl<'g> Emitter<'_, 'g, '_> {
         s.reduce.is_none()
             && layout.turns().is_none()
             && s.expr == Expr::Input(0)
-            && matches!(
-                s.reads.as_slice(),
-                [Read {
-                    src: Src::Row(_),
-                    ..
-                }]
-            )
+            && match s.reads.as_slice() {
+                [read] => match read.src {
+                    Src::Row(_) => true,
+                    // What may lie in a tail instead has another type.
+                    Src::Apart { tail, .. } => tail.is_none() && !layout.in_teams,
+                    _ => false,
+                },
+                _ => false,
+            }
     }
 
     pub(super) fn ahead(name: &str) -> String {
@@ -113,7 +117,11 @@ impl<'g> Emitter<'_, 'g, '_> {
 
     /// Before the walk: starts the loads of its first row, and loads what is the same for all.
     pub(super) fn load_before(&mut self, first: &str) {
-        let rows = self.rows_under_way(Self::prefetched, &format!("(batch * T + {first})"));
+        let coming = match self.walk.direction {
+            Direction::Forward => Coming::First(first),
+            Direction::Reverse => Coming::Last,
+        };
+        let rows = self.rows_under_way(Self::prefetched, coming);
         let invariants = std::mem::take(&mut self.invariants.lines);
         for (layout, (declarations, loads)) in rows.into_iter().chain(invariants) {
             for declaration in declarations {
@@ -127,12 +135,12 @@ impl<'g> Emitter<'_, 'g, '_> {
     pub(super) fn rows_under_way(
         &mut self,
         wanted: impl Fn(&Self, usize) -> bool,
-        row: &str,
+        coming: Coming<'_>,
     ) -> Loads {
         let mut rows = Loads::new();
         for i in 0..self.walk.program.statements.len() {
             if wanted(self, i) {
-                let pending = self.pending(i, row);
+                let pending = self.pending(i, coming);
                 let layout = self.walk.layouts.placed[i].layout;
                 let lines = rows.entry(layout).or_default();
                 lines.0.push(pending.declaration);
@@ -156,7 +164,8 @@ impl<'g> Emitter<'_, 'g, '_> {
     pub(super) fn take_prefetched(&mut self, i: usize) {
         let layout = self.walk.layouts.placed[i].layout;
         let name = self.ident[i].clone();
-        let pending = self.pending(i, "(row + 1)");
+        let direction = self.walk.direction;
+        let pending = self.pending(i, Coming::Next(direction));
         let declaration = self.declaration(layout, &name);
         let taken = format!("{} = {};", self.register(layout, &name), pending.element);
         let next = !self.layout(layout).in_teams;
@@ -164,25 +173,38 @@ impl<'g> Emitter<'_, 'g, '_> {
         stage.declarations.push(declaration);
         stage.body.push(Piece::Element(taken));
         if next {
-            stage.body.push(Piece::Vector(format!(
-                "if (t + 1 < t_end) {}",
-                pending.load
-            )));
+            let more = match direction {
+                Direction::Forward => "t + 1 < t_end",
+                Direction::Reverse => "t > 0",
+            };
+            let load = pending.load;
+            stage
+                .body
+                .push(Piece::Vector(format!("if ({more}) {load}")));
         }
         self.publish(i);
     }
 
     /// How a row is loaded ahead: its stored elements wait unconverted, since a conversion would
     /// wait for memory.
-    fn pending(&mut self, i: usize, row: &str) -> Pending {
+    fn pending(&mut self, i: usize, coming: Coming<'_>) -> Pending {
         let layout = self.walk.layouts.placed[i].layout;
         let read = self.walk.program.statements[i].reads[0].clone();
         let ahead = Self::ahead(&self.ident[i]);
-        let Src::Row(value) = read.src else {
+        let (value, row, there) = match read.src {
+            Src::Row(value) => (value, coming.row(), None),
+            Src::Apart { value, delay, .. } => {
+                let there = Coming::Now.is_there(delay);
+                (value, coming.row_apart(delay), Some(there))
+            }
             // Only rows are loaded ahead.
-            return Pending::default();
+            _ => return Pending::default(),
         };
-        let row = self.row_part(value, row);
+        let row = self.row_part(value, &row);
+        let guarded = |element: String| match &there {
+            Some(there) => format!("({there} ? {element} : 0.0f)"),
+            None => element,
+        };
         let (pointer, element, offset) = self.in_memory(value, &read);
         let l = self.layout(layout).clone();
         let address = self.address(&pointer, row.clone(), &offset, &l.space);
@@ -200,7 +222,7 @@ impl<'g> Emitter<'_, 'g, '_> {
             return Pending {
                 declaration: format!("{element} {ahead}{strips};"),
                 load: format!("{own} = *({address});"),
-                element: format!("to_f32({own})"),
+                element: guarded(format!("to_f32({own})")),
             };
         }
         let whole = self.moves_whole(&l, row.as_deref(), &offset);
@@ -211,7 +233,7 @@ impl<'g> Emitter<'_, 'g, '_> {
         Pending {
             declaration: format!("{kind}<{element}, {v}> {ahead}{strips};"),
             load: format!("{own}.load({address}{step});"),
-            element: format!("{own}.f32(nth)"),
+            element: guarded(format!("{own}.f32(nth)")),
         }
     }
 
@@ -234,6 +256,7 @@ impl<'g> Emitter<'_, 'g, '_> {
             }
             Src::Row(value) => (value, self.row_part(value, row)),
             Src::Fixed(value) => (value, None),
+            Src::Apart { .. } => return self.load_apart(layout, name, read),
             // Only reads of memory come here.
             Src::Statement(_) | Src::State(_) => return String::new(),
         };
@@ -318,7 +341,7 @@ impl<'g> Emitter<'_, 'g, '_> {
     }
 
     /// Where the elements of a value are read: pointer, C type, offset.
-    fn in_memory(&mut self, value: ValueId, read: &Read) -> (String, &'static str, Offset) {
+    pub(super) fn in_memory(&mut self, value: ValueId, read: &Read) -> (String, &'static str, Offset) {
         let place = memory::Place::Value(value);
         let pointer = self.pointers.read(place, self.names);
         let element = c_type(self.pointers.element(place));

@@ -1,9 +1,11 @@
 //! Runs of rows: what comes before and after the recurrence for several rows at once.
 
 use super::Emitter;
+use super::apart::Coming;
 use crate::memory::Place;
 use crate::micro::Src;
 use crate::parts::Part;
+use fusec_ir::Direction;
 
 /// Registers of a block that rows on their way from memory may fill, and of a thread.
 const BROUGHT_REGISTERS: usize = 48 * 256;
@@ -65,7 +67,7 @@ impl<'g> Emitter<'_, 'g, '_> {
         outside.map(registers).sum::<usize>() * self.turns() <= room.min(BROUGHT_PER_THREAD)
     }
 
-    /// The rows from `t_begin` to `t_end`, a run after the other.
+    /// The rows from `t_begin` to `t_end`, or from the last one on as many, a run after the other.
     pub(super) fn runs(&mut self) {
         self.brings = self.has_room();
         let parts = &self.walk.layouts.parts;
@@ -108,7 +110,7 @@ impl<'g> Emitter<'_, 'g, '_> {
     /// Starts the loads of the rows from `first` on that a part takes.
     fn bring(&mut self, part: Part, first: &str, declare: bool) {
         let of_part = |s: &Self, i: usize| s.brought(i) && s.walk.layouts.parts.of[i] == part;
-        let rows = self.rows_under_way(of_part, "row");
+        let rows = self.rows_under_way(of_part, Coming::InRun);
         if rows.is_empty() {
             return;
         }
@@ -120,8 +122,14 @@ impl<'g> Emitter<'_, 'g, '_> {
         let team = self.open_turns();
         self.text
             .line(format!("const i64 next = {first} + {team};"));
-        self.text
-            .line("const i64 row = batch * T + (next < t_end ? next : t_end - 1);");
+        self.text.line(match self.walk.direction {
+            Direction::Forward => {
+                "const i64 row = batch * T + (next < t_end ? next : t_end - 1);"
+            }
+            Direction::Reverse => {
+                "const i64 row = batch * T + (next < t_end ? t_end - 1 - next : 0);"
+            }
+        });
         for (layout, (_, loads)) in rows {
             self.start_loads(layout, &loads);
         }
@@ -166,7 +174,10 @@ impl<'g> Emitter<'_, 'g, '_> {
             self.text
                 .line("const int at = next < rows ? next : rows - 1;");
         }
-        self.text.line("const i64 t = first + at;");
+        self.text.line(match self.walk.direction {
+            Direction::Forward => "const i64 t = first + at;",
+            Direction::Reverse => "const i64 t = T - 1 - first - at;",
+        });
         self.text.line("const i64 row = batch * T + t;");
         for i in &self.used {
             if let (Some(rows), Some(own)) = (self.rows_ident.get(i), self.shared_ident.get(i)) {

@@ -52,7 +52,10 @@ impl<'g> Emitter<'_, 'g, '_> {
         }
         if let (Expr::Input(0), [read], Place::Registers) =
             (&s.expr, s.reads.as_slice(), placed.place)
-            && matches!(read.src, Src::Row(_) | Src::Fixed(_) | Src::Table { .. })
+            && matches!(
+                read.src,
+                Src::Row(_) | Src::Apart { .. } | Src::Fixed(_) | Src::Table { .. }
+            )
         {
             let name = self.ident[i].clone();
             let line = self.direct_load(placed.layout, &name, read, "row");

@@ -54,6 +54,7 @@ pub fn fit(group: &Group<'_>, lane: &Body) -> Result<Vec<Body>, Reject> {
             ctx.device.arch.clone(),
         ));
     }
+    looks_back(group, lane)?;
     prologue(group, lane, scan)?;
     let whole = epilogue(group, lane, &parts)?;
     let targets = match whole {
@@ -98,6 +99,21 @@ fn bounded(group: &Group<'_>, scan: OpId, parts: &Parts<'_>) -> Result<(), Rejec
             why.to_string(),
         )),
     }
+}
+
+/// Rows that come later are not among those that a chunk holds.
+fn looks_back(group: &Group<'_>, lane: &Body) -> Result<(), Reject> {
+    for id in &lane.ops {
+        if let Some(access) = group.op(*id).inputs.iter().find(|access| access.delay < 0) {
+            return Err(group.reject(
+                "chunked-look-ahead",
+                [*id],
+                "rows up to the current one",
+                format!("row t + {}", access.delay.unsigned_abs()),
+            ));
+        }
+    }
+    Ok(())
 }
 
 fn prologue(group: &Group<'_>, lane: &Body, scan: OpId) -> Result<(), Reject> {

@@ -81,6 +81,14 @@ pub fn lanes(group: &Group<'_>, contracts: &[OpId]) -> Result<Vec<Lane>, Reject>
                 format!("`{}`", group.name(*id)),
             ));
         }
+        if op.inputs[0].delay < 0 {
+            return Err(group.reject(
+                "contract-look-ahead",
+                [*id],
+                "rows up to the current one",
+                format!("row t + {}", op.inputs[0].delay.unsigned_abs()),
+            ));
+        }
         if op.inputs[0].delay != 0 && group.in_body(op.inputs[0].value).is_some() {
             return Err(group.reject(
                 "contract-delay",
@@ -90,6 +98,7 @@ pub fn lanes(group: &Group<'_>, contracts: &[OpId]) -> Result<Vec<Lane>, Reject>
             ));
         }
     }
+    group.check_later_rows()?;
     let (of, count) = anchor_lanes(group, contracts);
     for (i, id) in group.ops.iter().enumerate() {
         if contracts.contains(id) {

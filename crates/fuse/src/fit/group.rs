@@ -4,7 +4,8 @@
 use crate::context::Context;
 use crate::plan::{Body, Reject, Roles};
 use crate::schedule::Schedule;
-use fusec_ir::{Access, Op, OpId, StateId, ValueId};
+use crate::schedule::program::rows_back;
+use fusec_ir::{Access, Direction, Op, OpId, OpKind, StateId, ValueId};
 
 /// A group of operations under examination.
 pub(crate) struct Group<'a> {
@@ -36,6 +37,43 @@ impl Group<'_> {
             .graph
             .producer(value)
             .filter(|id| self.contains(*id))
+    }
+
+    /// The order in which rows come: that of a recurrence of the group.
+    pub fn direction(&self) -> Direction {
+        let mut directions = self.ops.iter().filter_map(|id| match self.op(*id).kind {
+            OpKind::Scan { recurrence, .. } => Some(self.ctx.graph.recurrence(recurrence).direction),
+            _ => None,
+        });
+        directions.next().unwrap_or_default()
+    }
+
+    /// Refuses reads of rows of the group's own values that have not come when they are read.
+    pub fn check_later_rows(&self) -> Result<(), Reject> {
+        let direction = self.direction();
+        for id in self.ops {
+            for (access, _) in self.in_body_accesses(*id) {
+                if rows_back(direction, access) >= 0 {
+                    continue;
+                }
+                let rows = access.delay.unsigned_abs();
+                return Err(match direction {
+                    Direction::Forward => self.reject(
+                        "look-ahead",
+                        [*id],
+                        "rows up to the current one",
+                        format!("row t + {rows}"),
+                    ),
+                    Direction::Reverse => self.reject(
+                        "reverse-delay",
+                        [*id],
+                        "rows from the current one on, where the last comes first",
+                        format!("row t - {rows}"),
+                    ),
+                });
+            }
+        }
+        Ok(())
     }
 
     /// The accesses of an operation to values of the group, with their producers.

@@ -12,6 +12,8 @@
 //! | `not-convex` | all | a value would leave the kernel and come back |
 //! | `not-connected` | all | an operation has nothing to do with the others |
 //! | `look-ahead` | all | a row after the current one, produced in the same kernel |
+//! | `scan-direction` | scan | recurrences from the first row on and from the last one on |
+//! | `reverse-delay` | scan | a row before the current one, produced in the same kernel, where the last comes first |
 //! | `delay-permuted` | row, scan, gemv | an earlier row of a value of the same kernel, with permuted or sliced axes |
 //! | `halo-depth` | row, gemv | rows recomputed before the first one of a block |
 //! | `shared-memory` | all | shared memory of one block, by the schedule that needs least |
@@ -20,6 +22,7 @@
 //! | `state-size` | scan | state elements held by one block |
 //! | `scan-width` | scan | elements of another operation held by one block |
 //! | `two-activations` | gemv, gemm | both operands of a product change per row |
+//! | `contract-look-ahead` | gemv, gemm | a product reads a row after the current one |
 //! | `contract-delay` | gemv, gemm | a product reads an earlier row of a value of the same kernel |
 //! | `needs-phase` | gemv, gemm | a product depends on another product's result: two phases of matrix-vector products at most |
 //! | `phase-lanes` | gemv | lanes side by side in one of two phases |
@@ -34,6 +37,7 @@
 //! | `prologue-size` | gemv | elements of one row of the prologue |
 //! | `chunked-one-scan` | chunked | several recurrences that meet after their results |
 //! | `chunked-class`, `chunked-reads`, `chunked-coefficient` | chunked | a step that is no diagonal decay and outer product, read once, or has more than a rank-one factor beside it; coefficients that are not computed element by element |
+//! | `chunked-direction`, `chunked-look-ahead` | chunked | a recurrence from the last row to the first, or reads of later rows |
 //! | `chunked-decay` | chunked | a decay that is not proven to be in [0, 1] |
 //! | `chunked-device` | chunked | no tensor cores for bf16 |
 //! | `chunked-prologue-op`, `chunked-prologue-stored` | chunked | what comes before the recurrence is maps whose results stay on the chip |
@@ -131,16 +135,9 @@ pub fn fit(ctx: &Context<'_>, ops: &[OpId]) -> Result<Vec<Phase>, Reject> {
             }
             _ => debug_assert!(is_row_op(op)),
         }
-        for access in &op.inputs {
-            if access.delay < 0 && group.in_body(access.value).is_some() {
-                return Err(group.reject(
-                    "look-ahead",
-                    [*id],
-                    "rows up to the current one",
-                    format!("row t + {}", -i64::from(access.delay)),
-                ));
-            }
-        }
+    }
+    if scans.is_empty() {
+        group.check_later_rows()?;
     }
     if let (Some(scan), Some(contract)) = (scans.first(), contracts.first()) {
         return Err(group.reject(

@@ -41,6 +41,8 @@ pub fn fit(group: &Group<'_>, scans: &[OpId]) -> Result<Vec<Body>, Reject> {
             ));
         }
     }
+    one_direction(group, scans)?;
+    group.check_later_rows()?;
     // Walking all rows in order needs no halo, but earlier rows are kept along their own axes.
     halo(group, group.ops)?;
     let lanes = lanes(group, scans)?;
@@ -68,6 +70,21 @@ pub fn fit(group: &Group<'_>, scans: &[OpId]) -> Result<Vec<Body>, Reject> {
             Ok(group.body(roles(group, &ops, anchors), ops, &own, Schedule::Scan(tile)))
         })
         .collect()
+}
+
+/// A kernel walks in one direction.
+fn one_direction(group: &Group<'_>, scans: &[OpId]) -> Result<(), Reject> {
+    let direction = group.direction();
+    let of = |id: &OpId| recurrence_of(group, *id).map(|step| step.direction);
+    match scans.iter().find(|id| of(id) != Some(direction)) {
+        None => Ok(()),
+        Some(other) => Err(group.reject(
+            "scan-direction",
+            scans.first().copied().into_iter().chain([*other]),
+            "recurrences that all begin with the first row, or all with the last",
+            "both",
+        )),
+    }
 }
 
 /// The roles of the operations of a lane.
@@ -124,7 +141,8 @@ fn with_room(
         .iter()
         .flat_map(|id| group.stored_outputs(*id))
         .collect();
-    let walked = Walked::of(group.ctx, ops, &tails, &stores);
+    let direction = group.direction();
+    let walked = Walked::of(group.ctx, ops, &tails, &stores).towards(direction);
     let threads = walked.threads(&grid);
     let limit = group.ctx.target.shared_bytes;
     let mut run = run;
@@ -136,7 +154,12 @@ fn with_room(
         }
         group.check_shared(ops.iter().copied(), bytes(run))?;
     }
-    Ok(ScanTile { grid, run, threads })
+    Ok(ScanTile {
+        grid,
+        run,
+        threads,
+        direction,
+    })
 }
 
 fn select(group: &Group<'_>, members: &[bool]) -> Vec<OpId> {

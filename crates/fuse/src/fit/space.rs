@@ -3,6 +3,7 @@
 use super::group::Group;
 use crate::context::{iteration_axes, reduced_axes};
 use crate::plan::{GridAxis, Reject};
+use crate::schedule::program::rows_back;
 use fusec_ir::{AxisId, OpId, OpKind, Recurrence};
 
 /// Most rows recomputed before the first row of a block.
@@ -89,14 +90,15 @@ pub fn divisors(n: usize, most: usize) -> impl Iterator<Item = usize> {
 }
 
 /// Checks the delays of the in-body accesses of `ops` and returns the halo: the rows before
-/// the first one of a block that some operation of the body needs.
+/// the first one of a block, in the order in which rows come, that some operation of the body needs.
 pub fn halo(group: &Group<'_>, ops: &[OpId]) -> Result<u32, Reject> {
     let mut depth = vec![0u32; group.ops.len()];
     let mut halo = 0;
+    let direction = group.direction();
     for id in ops {
         let mut of_op = 0;
         for access in &group.op(*id).inputs {
-            let delay = u32::try_from(access.delay).unwrap_or(0);
+            let delay = u32::try_from(rows_back(direction, access)).unwrap_or(0);
             let producer = group.in_body(access.value);
             if producer.is_some() && delay > 0 && !is_identity(group, access.value, &access.index) {
                 return Err(group.reject(

@@ -69,7 +69,9 @@ pub fn shared_floats(ctx: &Context<'_>, body: &Body, threads: usize) -> usize {
     let walked = Walked::of(ctx, &body.ops, &body.tails, &body.stores);
     match &body.schedule {
         Schedule::Row(tile) => walked.shared_floats(&tile.grid, threads, 1, tile.rows > 1),
-        Schedule::Scan(tile) => walked.shared_floats(&tile.grid, threads, tile.run, true),
+        Schedule::Scan(tile) => walked
+            .towards(tile.direction)
+            .shared_floats(&tile.grid, threads, tile.run, true),
         Schedule::Chunked(chunk) => chunk.tile.shared_bytes() / 4,
         Schedule::Gemv(_) | Schedule::Thin(_) => {
             let Some(products) = Products::of(ctx.graph, body.anchors(), &body.ops) else {

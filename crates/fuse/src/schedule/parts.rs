@@ -136,7 +136,7 @@ fn candidates(program: &Program) -> Vec<Part> {
         carried[i] |= s.reads.iter().any(|read| match read.src {
             Src::State(_) => true,
             Src::Statement(source) => carried[source] || read.delay > 0,
-            Src::Fixed(_) | Src::Row(_) | Src::Table { .. } => false,
+            Src::Fixed(_) | Src::Row(_) | Src::Apart { .. } | Src::Table { .. } => false,
         });
     }
     // What the next row waits for.
@@ -231,7 +231,7 @@ impl Split<'_, '_> {
                 _ => true,
             },
             Src::State(_) => false,
-            Src::Fixed(_) | Src::Row(_) | Src::Table { .. } => true,
+            Src::Fixed(_) | Src::Row(_) | Src::Apart { .. } | Src::Table { .. } => true,
         })
     }
 

@@ -2,16 +2,23 @@
 
 use super::wgmma::{CONSUMERS, DEPTH, ROWS};
 use super::{AttendTile, GemmTile, Launch, Schedule};
+use fusec_ir::Direction;
 use std::fmt;
 
 impl fmt::Display for Schedule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Schedule::Row(tile) => write!(f, "{} a block", count(tile.rows as usize, "row")),
-            Schedule::Scan(tile) => match tile.run {
-                0 | 1 => f.write_str("a row at a time"),
-                run => write!(f, "runs of {run} rows"),
-            },
+            Schedule::Scan(tile) => {
+                match tile.run {
+                    0 | 1 => f.write_str("a row at a time")?,
+                    run => write!(f, "runs of {run} rows")?,
+                }
+                match tile.direction {
+                    Direction::Forward => Ok(()),
+                    Direction::Reverse => f.write_str(", from the last row to the first"),
+                }
+            }
             Schedule::Chunked(chunk) => {
                 let tile = &chunk.tile;
                 write!(

@@ -5,8 +5,8 @@
 //! a straight-line program per token, independent of threads and memory layout.
 
 use fusec_ir::{
-    Access, AxisId, Binary, Combine, Expr, Graph, IndexExpr, NormKind, Op, OpId, OpKind, StateId,
-    StateKind, StepAccess, StepKind, StepOp, StepRef, Unary, ValueId,
+    Access, AxisId, Binary, Combine, Direction, Expr, Graph, IndexExpr, NormKind, Op, OpId, OpKind,
+    StateId, StateKind, StepAccess, StepKind, StepOp, StepRef, Unary, ValueId,
 };
 use std::collections::BTreeMap;
 
@@ -21,6 +21,16 @@ pub enum Src {
     Fixed(ValueId),
     /// A tensor with rows, in memory, at the current row.
     Row(ValueId),
+    /// A tensor with rows, in memory, at a row that the walk has not come to yet. Rows before the first
+    /// lie in the tail; what lies in neither is zero.
+    Apart {
+        /// The tensor.
+        value: ValueId,
+        /// How many rows back; ahead, where negative.
+        delay: i32,
+        /// The tail, where rows before the first are read.
+        tail: Option<StateId>,
+    },
     /// A row of a table, chosen by the token id at the current row.
     Table {
         /// The table.
@@ -39,7 +49,7 @@ pub struct Read {
     pub axes: Vec<AxisId>,
     /// For each of them, the index in terms of the statement's index variables.
     pub index: Vec<IndexExpr>,
-    /// How many rows back (statements only).
+    /// How many rows before the current one in the order of the walk (statements only).
     pub delay: u32,
 }
 
@@ -56,9 +66,9 @@ pub struct Statement {
     pub expr: Expr,
     /// Its operands.
     pub reads: Vec<Read>,
-    /// How many earlier rows of the result are read by later statements.
+    /// How many rows that the walk has been at are read of the result by later statements.
     pub history: u32,
-    /// The tail that holds those rows before the first token.
+    /// The tail that holds those rows before the first token; zeros, if none does.
     pub tail: Option<StateId>,
     /// The model-level operation it belongs to; `None` for a plain load.
     pub op: Option<OpId>,
@@ -113,10 +123,22 @@ impl Read {
     }
 }
 
-/// Takes the row operations and scans of a lane apart. `tails` are those the lane updates.
-pub fn lower(graph: &Graph, ops: &[OpId], tails: &[StateId]) -> Program {
+/// How many rows before the current one a read is, in the order in which a walk comes to them; negative
+/// for rows that it has not come to.
+pub fn rows_back(direction: Direction, access: &Access) -> i64 {
+    let delay = i64::from(access.delay);
+    match direction {
+        Direction::Forward => delay,
+        Direction::Reverse => -delay,
+    }
+}
+
+/// Takes the row operations and scans of a lane apart, whose rows come in this order. `tails` are those
+/// the lane updates.
+pub fn lower(graph: &Graph, ops: &[OpId], tails: &[StateId], direction: Direction) -> Program {
     let mut lowering = Lowering {
         graph,
+        direction,
         out: Program::default(),
         loads: Vec::new(),
     };
@@ -140,9 +162,10 @@ pub fn lower(graph: &Graph, ops: &[OpId], tails: &[StateId]) -> Program {
 
 struct Lowering<'g> {
     graph: &'g Graph,
+    direction: Direction,
     out: Program,
-    /// External rows already loaded, by value and index.
-    loads: Vec<(ValueId, Vec<IndexExpr>, usize)>,
+    /// External rows already loaded, by where they lie and index.
+    loads: Vec<(Src, Vec<IndexExpr>, usize)>,
 }
 
 impl Lowering<'_> {
@@ -260,15 +283,26 @@ impl Lowering<'_> {
     fn reads(&mut self, op: &Op, iteration: &[AxisId]) -> Vec<Read> {
         op.inputs
             .iter()
-            .map(|access| {
-                let read = self.read(access);
-                if access.delay > 0 {
-                    self.delayed(read, access, iteration)
-                } else {
-                    read
-                }
-            })
+            .map(|access| self.at_its_row(access, iteration))
             .collect()
+    }
+
+    /// A read at the row that the access names.
+    fn at_its_row(&mut self, access: &Access, iteration: &[AxisId]) -> Read {
+        let back = rows_back(self.direction, access);
+        if back < 0 && !self.out.value.contains_key(&access.value) {
+            let apart = Src::Apart {
+                value: access.value,
+                delay: access.delay,
+                tail: access.tail.filter(|_| access.delay > 0),
+            };
+            return self.in_memory(access, apart);
+        }
+        let read = self.read(access);
+        match back > 0 {
+            true => self.delayed(read, access, iteration),
+            false => read,
+        }
     }
 
     /// A read at the current row; rows from memory go through one load statement per place.
@@ -282,6 +316,12 @@ impl Lowering<'_> {
                 delay: 0,
             };
         }
+        self.in_memory(access, Src::Row(access.value))
+    }
+
+    /// A read of what no statement computes; of rows, those at `from`.
+    fn in_memory(&mut self, access: &Access, from: Src) -> Read {
+        let value = self.graph.value(access.value);
         if !value.rows {
             return Read {
                 src: Src::Fixed(access.value),
@@ -299,12 +339,12 @@ impl Lowering<'_> {
         let known = self
             .loads
             .iter()
-            .find(|(v, i, _)| *v == access.value && *i == access.index);
+            .find(|(src, i, _)| *src == from && *i == access.index);
         let statement = match known {
             Some((_, _, statement)) => *statement,
             None => {
                 let read = Read {
-                    src: Src::Row(access.value),
+                    src: from,
                     axes: value.axes.clone(),
                     index: access.index.clone(),
                     delay: 0,
@@ -319,8 +359,7 @@ impl Lowering<'_> {
                     tail: None,
                     op: None,
                 });
-                self.loads
-                    .push((access.value, access.index.clone(), statement));
+                self.loads.push((from, access.index.clone(), statement));
                 statement
             }
         };
@@ -333,7 +372,7 @@ impl Lowering<'_> {
         }
     }
 
-    /// The same read some rows back. Rows are kept where they were computed, so a reader with
+    /// The same read some rows back in the order of the walk. Rows are kept where they were computed, so a reader with
     /// other index variables gets them through a copy.
     fn delayed(&mut self, read: Read, access: &Access, iteration: &[AxisId]) -> Read {
         let Src::Statement(mut source) = read.src else {
@@ -356,8 +395,9 @@ impl Lowering<'_> {
         let (name, axes) = {
             let s = &mut self.out.statements[source];
             s.history = s.history.max(delay);
-            s.tail = access.tail;
-            (format!("{}_prev{delay}", s.name), s.axes.clone())
+            s.tail = access.tail.filter(|_| access.delay > 0);
+            let way = if access.delay > 0 { "prev" } else { "next" };
+            (format!("{}_{way}{delay}", s.name), s.axes.clone())
         };
         let same = axes.len() == iteration.len() && axes.iter().all(|a| iteration.contains(a));
         if same && read.is_plain() {
@@ -466,7 +506,8 @@ impl Lowering<'_> {
     /// what is loaded for the recurrence, is called as the definition calls it.
     fn argument(&mut self, access: &Access, formal: &str) -> Read {
         let known = self.out.statements.len();
-        let read = self.read(access);
+        // Another row comes through a copy: formals are indexed by whatever reads them.
+        let read = self.at_its_row(access, &[]);
         if let Src::Statement(source) = read.src
             && let Some(statement) = self.out.statements.get_mut(source)
             && (source >= known || is_derived(&statement.name))

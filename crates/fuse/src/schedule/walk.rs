@@ -9,7 +9,9 @@ use super::placement::{Layouts, Reduction};
 use super::program::{self, Program};
 use crate::context::{Context, iteration_axes};
 use crate::plan::GridAxis;
-use fusec_ir::{Access, AxisId, Graph, OpId, OpKind, StateId, StateKind, StepKind, ValueId};
+use fusec_ir::{
+    Access, AxisId, Direction, Graph, OpId, OpKind, StateId, StateKind, StepKind, ValueId,
+};
 use serde::{Deserialize, Serialize};
 
 /// A block owns a run of consecutive rows of one sequence and a tile of the grid axes.
@@ -32,6 +34,9 @@ pub struct ScanTile {
     pub run: u32,
     /// Threads that suit it.
     pub threads: u32,
+    /// Which row of a sequence comes first.
+    #[serde(default, skip_serializing_if = "Direction::is_forward")]
+    pub direction: Direction,
 }
 
 /// A walk of some operations with its statements placed.
@@ -56,6 +61,8 @@ pub struct Walked<'a> {
     pub stores: &'a [ValueId],
     /// Elements of the widest access: 16 bytes of the storage type.
     pub vector: usize,
+    /// In which order the rows come.
+    pub direction: Direction,
 }
 
 /// Fewest and most threads of a block.
@@ -70,7 +77,7 @@ const CHUNK: usize = 4;
 const WARP: usize = 32;
 
 impl<'a> Walked<'a> {
-    /// The walk of some operations of a model that is planned.
+    /// The walk of some operations of a model that is planned, from the first row on.
     pub fn of(
         ctx: &Context<'a>,
         ops: &'a [OpId],
@@ -83,7 +90,13 @@ impl<'a> Walked<'a> {
             tails,
             stores,
             vector: 16 / ctx.storage.bytes(),
+            direction: Direction::Forward,
         }
+    }
+
+    /// The same with rows in this order.
+    pub fn towards(self, direction: Direction) -> Walked<'a> {
+        Walked { direction, ..self }
     }
 
     /// Threads that suit a walk: enough for its widest statement at a comfortable number of elements
@@ -139,7 +152,7 @@ impl<'a> Walked<'a> {
     /// once.
     pub fn placed(&self, grid: &[GridAxis], threads: usize, run: u32) -> Placed {
         let grid = Grid::new(self.graph, grid);
-        let program = program::lower(self.graph, self.ops, self.tails);
+        let program = program::lower(self.graph, self.ops, self.tails, self.direction);
         let (program, parts) = match run {
             0 | 1 => {
                 let parts = Parts::whole(&program);
