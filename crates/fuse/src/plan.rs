@@ -129,6 +129,8 @@ pub enum Template {
     Attend,
     /// A block owns a share of the last row of one sequence.
     LastRow,
+    /// A block owns a tile of a result without rows, or a part of the rows that are summed for it.
+    RowSum,
 }
 
 /// The operations of a body by what they are in it.
@@ -266,6 +268,7 @@ impl fmt::Display for Template {
             Template::Gemm => "gemm",
             Template::Attend => "attend",
             Template::LastRow => "last row",
+            Template::RowSum => "row sum",
         })
     }
 }

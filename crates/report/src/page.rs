@@ -71,6 +71,7 @@ mod tests {
             Template::Gemm,
             Template::Attend,
             Template::LastRow,
+            Template::RowSum,
         ] {
             let name = template.to_string();
             let colour = format!("  --{}: #", name.replace(' ', "-"));

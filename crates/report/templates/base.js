@@ -97,6 +97,7 @@ const TEMPLATES = {
   thin: "products of few rows on tensor cores",
   attend: "softmax attention",
   "last row": "the last token of each sequence, where no other is asked for",
+  "row sum": "sums over all tokens: gradients of parameters",
 };
 /** The terms of a predicted time: the largest of the first five, plus the others. */
 const TERMS = [

@@ -55,6 +55,10 @@ pub fn blocks(ctx: &Context<'_>, body: &Body) -> usize {
         Schedule::Attend(tile) => runs(tile.rows()),
         Schedule::Scan(_) | Schedule::Chunked(_) => ctx.shape.batch * tiles,
         Schedule::LastRow(tile) => ctx.shape.batch * tile.parts as usize,
+        Schedule::RowSum(tile) => {
+            let anchor = body.anchors().first();
+            anchor.map_or(1, |id| tile.blocks(ctx.graph, ctx.graph.op(*id)))
+        }
         Schedule::Gemv(tile) => of_products(tile.rows, tile.columns),
         Schedule::Thin(tile) => of_products(tile.rows, tile.columns),
         Schedule::Gemm(tile) => of_products(tile.rows(), tile.columns(body.anchors().len())),
@@ -84,6 +88,7 @@ pub fn shared_floats(ctx: &Context<'_>, body: &Body, threads: usize) -> usize {
                 tile.shared_bytes(&products.shapes).div_ceil(4)
             }),
         Schedule::LastRow(_) => 0,
+        Schedule::RowSum(tile) => tile.shared_bytes().div_ceil(4),
         // Without its result, attention only keeps rows for the next run.
         Schedule::Attend(tile) => match body.stores.is_empty() {
             true => 0,

@@ -18,6 +18,7 @@ pub mod placement;
 mod print;
 pub mod product;
 pub mod program;
+pub mod row_sum;
 mod target;
 pub mod thin;
 mod turn;
@@ -29,6 +30,7 @@ pub use gemm::{GemmTile, MmaTile, SimtTile};
 pub use gemv::GemvTile;
 pub use last_row::LastRowTile;
 pub use launch::{Launch, blocks, launch};
+pub use row_sum::RowSumTile;
 pub use target::{RESERVED_BYTES, Target};
 pub use thin::ThinTile;
 pub use turn::Turn;
@@ -59,6 +61,8 @@ pub enum Schedule {
     Attend(AttendTile),
     /// The last row of each sequence.
     LastRow(LastRowTile),
+    /// Sums over all rows.
+    RowSum(RowSumTile),
 }
 
 /// A block owns one sequence, one head and a tile of value columns of a recurrence, and walks along T
@@ -85,6 +89,7 @@ impl Schedule {
             Schedule::Gemm(_) => Template::Gemm,
             Schedule::Attend(_) => Template::Attend,
             Schedule::LastRow(_) => Template::LastRow,
+            Schedule::RowSum(_) => Template::RowSum,
         }
     }
 
@@ -96,7 +101,11 @@ impl Schedule {
             Schedule::Scan(tile) => &tile.grid,
             Schedule::Chunked(tile) => &tile.grid,
             Schedule::Attend(tile) => tile.grid(),
-            Schedule::Gemv(_) | Schedule::Thin(_) | Schedule::Gemm(_) | Schedule::LastRow(_) => &[],
+            Schedule::Gemv(_)
+            | Schedule::Thin(_)
+            | Schedule::Gemm(_)
+            | Schedule::LastRow(_)
+            | Schedule::RowSum(_) => &[],
         }
     }
 
@@ -111,6 +120,7 @@ impl Schedule {
             Schedule::Gemm(tile) => tile.threads(),
             Schedule::Attend(tile) => tile.threads(),
             Schedule::LastRow(_) => last_row::THREADS,
+            Schedule::RowSum(tile) => tile.threads(),
         }
     }
 

@@ -220,14 +220,15 @@ impl Lowering<'_> {
                 );
             }
             OpKind::Scan { recurrence, states } => self.scan(id, op, recurrence.index(), states),
-            // Contractions, attention and last rows belong to other templates, cumulative sums to
-            // load time.
+            // Contractions, attention, last rows and sums over rows belong to other templates,
+            // cumulative sums to load time.
             OpKind::Contract { .. }
             | OpKind::Attend { .. }
             | OpKind::LastRow
+            | OpKind::ScatterRows
             | OpKind::CumSum { .. } => {}
             // Refused before anything is planned.
-            OpKind::Scatter { .. } | OpKind::ScatterRows | OpKind::AttendBack { .. } => {}
+            OpKind::Scatter { .. } | OpKind::AttendBack { .. } => {}
         }
     }
 

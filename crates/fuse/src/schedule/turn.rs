@@ -91,7 +91,10 @@ impl Turn {
                 let tile = self.gemm(tile, products?, ctx.target.shared_bytes)?;
                 Some(Schedule::Gemm(tile))
             }
-            Schedule::Chunked(_) | Schedule::Attend(_) | Schedule::LastRow(_) => None,
+            Schedule::Chunked(_)
+            | Schedule::Attend(_)
+            | Schedule::LastRow(_)
+            | Schedule::RowSum(_) => None,
         }
     }
 
