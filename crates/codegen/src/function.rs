@@ -119,7 +119,8 @@ impl Functions {
             .iter()
             .filter(|f| f.template == last.template)
             .count();
-        last.name = format!("{}_{alike}", last.template);
+        let template = last.template.to_string().replace(' ', "_");
+        last.name = format!("{template}_{alike}");
     }
 
     /// The definitions, with the identifiers of each chosen.

@@ -131,7 +131,7 @@ fn generate_regime(
         for pointer in &source.pointers {
             let buffer = memory.buffer(pointer.place);
             args.push(match pointer.place {
-                Place::Value(_) | Place::State(_) => Arg::Buffer(buffer),
+                Place::Value(_) | Place::State(_) | Place::Parts(..) => Arg::Buffer(buffer),
                 Place::OldTail(_) => Arg::OldTail(buffer),
                 Place::NewTail(_) => Arg::NewTail(buffer),
             });
@@ -264,6 +264,16 @@ impl Memory<'_> {
         }
         let buffer = match key {
             Place::Value(v) => self.value(v),
+            Place::Parts(v, parts) => {
+                let whole = self.value(v);
+                Buffer {
+                    name: format!("{}.parts", whole.name),
+                    kind: BufferKind::Parts(v),
+                    element: Element::F32,
+                    elements: parts as usize * whole.elements,
+                    extent: Extent::Fixed,
+                }
+            }
             Place::State(s) | Place::OldTail(s) | Place::NewTail(s) => {
                 let state = self.graph.state(s);
                 Buffer {
@@ -288,7 +298,7 @@ impl Memory<'_> {
         let kind = match value.def {
             Def::Input => BufferKind::Input(v),
             Def::Param(p) => BufferKind::Param(p),
-            Def::Op(..) if !value.rows => BufferKind::LoadTime(v),
+            Def::Op(id, _) if self.graph.is_load_time(id) => BufferKind::LoadTime(v),
             Def::Op(..) if self.graph.outputs.contains(&v) => BufferKind::Output(v),
             Def::Op(..) => BufferKind::Scratch(v),
         };

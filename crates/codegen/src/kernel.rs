@@ -14,6 +14,7 @@ use crate::memory::{Mapped, Place, Pointer, Pointers, c_type};
 use crate::names::{Canonical, Chosen, Names};
 use crate::prelude;
 use crate::render::render;
+use crate::row_sum;
 use crate::scatter;
 use crate::text::Text;
 use crate::walk::{self, Walk};
@@ -133,6 +134,7 @@ pub fn generate(request: &Request<'_, '_>, kernel: &Kernel) -> Result<Source, Co
             }
             Schedule::Attend(_) => attend::lane(graph, kernel, body, pointers, names)?,
             Schedule::LastRow(_) => last_row::lane(graph, kernel, body, pointers, names)?,
+            Schedule::RowSum(tile) => row_sum::lane(graph, kernel, body, &tile, pointers, names)?,
             Schedule::Scatter(_) => scatter::lane(graph, kernel, body, pointers, names)?,
             Schedule::Chunked(_) => {
                 let request = chunks::Request {
@@ -547,6 +549,11 @@ fn comment(graph: &Graph, place: Place) -> String {
         ),
         Place::OldTail(_) => "rows before the first token".into(),
         Place::NewTail(_) => "rows for the next run".into(),
+        Place::Parts(v, parts) => {
+            let axes = axes_text(graph, &graph.value(v).axes);
+            let separator = if axes.is_empty() { "" } else { ", " };
+            format!("sums of parts of the rows [{parts}{separator}{axes}]")
+        }
     }
 }
 

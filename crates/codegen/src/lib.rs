@@ -27,6 +27,7 @@ mod names;
 pub mod prelude;
 pub mod projection;
 mod render;
+mod row_sum;
 mod scatter;
 mod text;
 mod walk;

@@ -139,6 +139,9 @@ pub enum BufferKind {
     Tail(StateId),
     /// Lives from the step that writes it to the last step that reads it.
     Scratch(ValueId),
+    /// What blocks that have a part of the rows each leave of a value, for another phase of the same
+    /// step to add: `[parts, axes...]`, f32.
+    Parts(ValueId),
     /// Read by the caller after the run.
     Output(ValueId),
 }
@@ -242,6 +245,8 @@ pub enum RowUnits {
     Runs(u32),
     /// `ceil(B * T / .0)`.
     Tiles(u32),
+    /// 1: the blocks of what has no rows.
+    Once,
 }
 
 /// A kernel argument.
@@ -296,6 +301,7 @@ impl LaneGrid {
             RowUnits::Batch => b,
             RowUnits::Runs(r) => b.checked_mul(t.div_ceil(u64::from(r.max(1))))?,
             RowUnits::Tiles(r) => b.checked_mul(t)?.div_ceil(u64::from(r.max(1))),
+            RowUnits::Once => 1,
         };
         self.blocks.checked_mul(units)
     }

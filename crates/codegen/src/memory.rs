@@ -17,6 +17,8 @@ pub enum Place {
     OldTail(StateId),
     /// The last rows of this run.
     NewTail(StateId),
+    /// What so many parts of the rows each make of a value without rows, before they are added.
+    Parts(ValueId, u32),
 }
 
 /// A pointer parameter.
@@ -127,7 +129,9 @@ impl<'g> Pointers<'g> {
     pub fn element(&self, place: Place) -> Element {
         match place {
             Place::Value(v) => self.elements.get(v),
-            Place::State(_) | Place::OldTail(_) | Place::NewTail(_) => Element::F32,
+            Place::State(_) | Place::OldTail(_) | Place::NewTail(_) | Place::Parts(..) => {
+                Element::F32
+            }
         }
     }
 
@@ -170,11 +174,13 @@ impl<'g> Pointers<'g> {
         let (kind, (name, layer)) = match place {
             Place::Value(v) => match graph.value(v).def {
                 Def::Input | Def::Op(..) if graph.value(v).rows => ("g", of_value(v)),
+                Def::Op(id, _) if !graph.is_load_time(id) => ("g", of_value(v)),
                 Def::Param(_) | Def::Input | Def::Op(..) => ("w", of_value(v)),
             },
             Place::State(s) => ("state", self.of_state(s)),
             Place::OldTail(s) => ("tail", self.of_state(s)),
             Place::NewTail(s) => ("new_tail", self.of_state(s)),
+            Place::Parts(v, _) => ("parts", of_value(v)),
         };
         let long = format!("{kind}_{name}");
         let mut out = vec![format!("{kind}_{}", last(name)), long.clone()];

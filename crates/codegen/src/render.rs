@@ -17,6 +17,26 @@ const TEMPLATES: &[(&str, &str)] = &[
         include_str!("../templates/attend_tails.cu"),
     ),
     ("kernel.cu", include_str!("../templates/kernel.cu")),
+    (
+        "row_sum_elements.cu",
+        include_str!("../templates/row_sum_elements.cu"),
+    ),
+    (
+        "row_sum_entries.cu",
+        include_str!("../templates/row_sum_entries.cu"),
+    ),
+    (
+        "row_sum_mma.cu",
+        include_str!("../templates/row_sum_mma.cu"),
+    ),
+    (
+        "row_sum_parts.cu",
+        include_str!("../templates/row_sum_parts.cu"),
+    ),
+    (
+        "row_sum_simt.cu",
+        include_str!("../templates/row_sum_simt.cu"),
+    ),
     ("walk.cu", include_str!("../templates/walk.cu")),
 ];
 

@@ -54,6 +54,7 @@ impl<'a> Board<'a> {
         for (i, id) in ops.iter().enumerate() {
             let op = ctx.graph.op(*id);
             match op.kind {
+                _ if ctx.graph.sums_rows(op) => alone.insert(i),
                 OpKind::Scan { .. } => scans.insert(i),
                 OpKind::Contract { .. } => contracts.insert(i),
                 OpKind::Attend { .. } | OpKind::LastRow | OpKind::Scatter { .. } => alone.insert(i),

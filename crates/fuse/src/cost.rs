@@ -33,6 +33,7 @@ mod chunk_cycles;
 mod chunks;
 mod lane;
 mod price;
+mod row_sum;
 mod rows;
 mod serial;
 pub mod work;

@@ -131,6 +131,8 @@ pub enum Template {
     LastRow,
     /// A block owns a share of the elements of some rows, and finds what is placed in each.
     Scatter,
+    /// A block owns a tile of a result without rows, or a part of the rows that are summed for it.
+    RowSum,
 }
 
 /// The operations of a body by what they are in it.
@@ -269,6 +271,7 @@ impl fmt::Display for Template {
             Template::Attend => "attend",
             Template::LastRow => "last row",
             Template::Scatter => "scatter",
+            Template::RowSum => "row sum",
         })
     }
 }

@@ -4,7 +4,7 @@
 //! crate relies on these checks.
 
 use crate::PlanError;
-use fusec_ir::{AxisId, Def, Expr, Graph, OpKind, StateId, ValueId, last_row};
+use fusec_ir::{AxisId, Combine, Def, Expr, Graph, OpKind, Precision, StateId, ValueId, last_row};
 
 /// Refuses a graph with a reference to something that does not exist, a value used before it
 /// is made, or an access that does not fit its operand.
@@ -133,9 +133,8 @@ impl Checker<'_> {
     /// Refuses what only a transposed graph has: no template executes it.
     fn has_kernels(&self, op: &fusec_ir::Op) -> Result<(), PlanError> {
         let what = match &op.kind {
-            OpKind::ScatterRows => "adds rows into a table",
             OpKind::AttendBack { .. } => "is the transpose of attention",
-            _ if self.graph.sums_rows(op) => "sums over all rows",
+            _ if self.reads_sum(op) => "reads a sum over all rows",
             _ => return Ok(()),
         };
         Err(PlanError::NoKernels {
@@ -144,9 +143,41 @@ impl Checker<'_> {
         })
     }
 
+    /// Whether an operation reads a value that only the end of a run knows.
+    fn reads_sum(&self, op: &fusec_ir::Op) -> bool {
+        let mut makers = op
+            .inputs
+            .iter()
+            .filter_map(|a| self.graph.producer(a.value));
+        makers.any(|id| self.graph.sums_rows(self.graph.op(id)))
+    }
+
+    /// Refuses a result without rows of something that is no sum, and what no table can be.
+    fn sum(&self, op: &fusec_ir::Op, place: &str) -> Result<(), PlanError> {
+        let sums = match &op.kind {
+            OpKind::Contract { .. } => true,
+            OpKind::Reduce { combine, .. } => *combine == Combine::Sum,
+            OpKind::ScatterRows => {
+                let of = |n: usize| op.inputs.get(n).map(|a| self.graph.value(a.value));
+                let result = op.outputs.first().map(|v| self.graph.value(*v));
+                result.is_some_and(|v| !v.axes.is_empty())
+                    && of(0).is_some_and(|v| v.rows)
+                    && of(1).is_some_and(|v| v.rows && v.precision == Precision::Index)
+            }
+            _ => false,
+        };
+        match sums && op.outputs.len() == 1 {
+            true => Ok(()),
+            false => self.fail(place, "it makes a result without rows of some with rows"),
+        }
+    }
+
     fn kind(&self, op: usize, place: &str) -> Result<(), PlanError> {
         let op = &self.graph.ops[op];
         self.has_kernels(op)?;
+        if self.graph.sums_rows(op) || matches!(op.kind, OpKind::ScatterRows) {
+            self.sum(op, place)?;
+        }
         let operands = |range: std::ops::RangeInclusive<usize>| {
             if range.contains(&op.inputs.len()) {
                 Ok(())
@@ -206,7 +237,8 @@ impl Checker<'_> {
                 }
                 operands(1..=1)
             }
-            OpKind::ScatterRows | OpKind::AttendBack { .. } => Ok(()),
+            OpKind::ScatterRows => operands(2..=2),
+            OpKind::AttendBack { .. } => Ok(()),
             OpKind::CumSum { axis } => {
                 self.axes(&[*axis], place)?;
                 operands(1..=1)

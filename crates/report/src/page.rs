@@ -72,6 +72,7 @@ mod tests {
             Template::Attend,
             Template::LastRow,
             Template::Scatter,
+            Template::RowSum,
         ] {
             let name = template.to_string();
             let colour = format!("  --{}: #", name.replace(' ', "-"));

@@ -98,6 +98,7 @@ const TEMPLATES = {
   attend: "softmax attention",
   "last row": "the last token of each sequence, where no other is asked for",
   scatter: "elements are placed in rows of zeros",
+  "row sum": "sums over all tokens: gradients of parameters",
 };
 /** The terms of a predicted time: the largest of the first five, plus the others. */
 const TERMS = [

@@ -123,9 +123,7 @@ impl<'g> Emitter<'_, 'g, '_> {
         self.text
             .line(format!("const i64 next = {first} + {team};"));
         self.text.line(match self.walk.direction {
-            Direction::Forward => {
-                "const i64 row = batch * T + (next < t_end ? next : t_end - 1);"
-            }
+            Direction::Forward => "const i64 row = batch * T + (next < t_end ? next : t_end - 1);",
             Direction::Reverse => {
                 "const i64 row = batch * T + (next < t_end ? t_end - 1 - next : 0);"
             }

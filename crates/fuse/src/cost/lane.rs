@@ -13,7 +13,7 @@ use fusec_ir::{Access, AxisId, Op, OpId, OpKind, StateId, StateKind, ValueId};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Rows from which a tile of a matrix product counts as large.
-const LARGE: usize = 128;
+pub(super) const LARGE: usize = 128;
 
 /// A body with what follows from its schedule.
 pub(super) struct Lane<'a> {
@@ -58,6 +58,9 @@ impl<'a> Lane<'a> {
 
     /// The work of the body.
     pub fn work(&self) -> Work {
+        if let Schedule::RowSum(tile) = &self.body.schedule {
+            return self.sum_of_rows(tile);
+        }
         let mut work = Work {
             blocks: self.blocks,
             threads: self.body.schedule.threads(),
@@ -74,7 +77,10 @@ impl<'a> Lane<'a> {
     /// Accesses to memory that wait for each other.
     fn trips(&self) -> f64 {
         match self.body.schedule {
-            Schedule::Row(_) | Schedule::LastRow(_) | Schedule::Scatter(_) => 1.0,
+            Schedule::Row(_)
+            | Schedule::LastRow(_)
+            | Schedule::Scatter(_)
+            | Schedule::RowSum(_) => 1.0,
             // Rows that were kept come through registers, and a tile of them after the other.
             Schedule::Attend(AttendTile::Mma(ref tile)) => 2.0 + self.kept_tiles(tile),
             // Rows and weights of a prologue come before those of the product.
@@ -349,8 +355,10 @@ impl<'a> Lane<'a> {
                     work.flops += space;
                     work.instructions += space;
                 }
+                // See `sum_of_rows`.
+                OpKind::ScatterRows => {}
                 // Refused before anything is planned.
-                OpKind::ScatterRows | OpKind::AttendBack { .. } => {}
+                OpKind::AttendBack { .. } => {}
             }
         }
     }
@@ -499,6 +507,7 @@ impl<'a> Lane<'a> {
             | Schedule::Gemm(_)
             | Schedule::Attend(AttendTile::Simt(_))
             | Schedule::LastRow(_)
+            | Schedule::RowSum(_)
             | Schedule::Scatter(_) => Serial::Nothing,
         }
     }

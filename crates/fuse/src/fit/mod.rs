@@ -46,6 +46,10 @@
 //! | `attend-alone` | attend | attention shares no kernel with other operations |
 //! | `last-row-alone` | last row | where rows are left behind, nothing else is computed |
 //! | `scatter-alone`, `scatter-rows` | scatter | elements are placed in their own row, and nothing else is computed |
+//! | `row-sum-alone` | row sum | where rows are summed, nothing else is computed |
+//! | `row-sum-tail` | row sum | a sum over rows keeps no stencil tail |
+//! | `row-sum-ids` | row sum | rows are added into a table by the ids of the same rows |
+//! | `row-sum-size` | row sum | elements of the result |
 //! | `attend-width` | attend | elements of a key and a value of one head held by one block |
 //! | `prologue-op`, `prologue-axes`, `prologue-access`, `prologue-delay`, `prologue-tail`, `prologue-stored` | gemm | the prologue is a chain of maps over the activation's axes that stays on the chip |
 //! | `lane-contracts`, `lane-operands` | gemm | at most two products of one activation share accumulators |
@@ -60,6 +64,7 @@ mod group;
 mod last_row;
 mod phases;
 mod row;
+mod row_sum;
 mod scan;
 mod scatter;
 mod space;
@@ -89,6 +94,9 @@ pub fn fit(ctx: &Context<'_>, ops: &[OpId]) -> Result<Vec<Phase>, Reject> {
     let (mut scans, mut contracts) = (Vec::new(), Vec::new());
     for id in ops {
         let op = group.op(*id);
+        if ctx.graph.sums_rows(op) {
+            return row_sum::fit(&group, *id).map(|body| one_phase(vec![body]));
+        }
         match &op.kind {
             OpKind::Scan { .. } => scans.push(*id),
             OpKind::Contract { .. } => contracts.push(*id),
@@ -237,6 +245,17 @@ pub fn forms(ctx: &Context<'_>, ops: &[OpId]) -> Result<Vec<Vec<Phase>>, Reject>
             .into_iter()
             .chain(tiled)
             .collect());
+    }
+    if let ([body], [id]) = (&plain[..], ops)
+        && body.template() == Template::RowSum
+    {
+        let group = Group {
+            ctx,
+            ops,
+            part: false,
+        };
+        let split = row_sum::in_parts(&group, *id, body);
+        return Ok([vec![one_phase(plain.clone())], split].concat());
     }
     let chunked: Vec<Vec<Body>> = in_chunks(ctx, ops, plain)
         .into_iter()

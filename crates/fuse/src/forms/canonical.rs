@@ -5,7 +5,7 @@ use fusec_ir::{Combine, Expr, Graph, OpKind};
 /// The same graph with
 ///
 /// - the activation of each product as its first operand, and
-/// - products of two activations as reductions of a pointwise product: they have no matrix
+/// - products of two activations, row by row, as reductions of a pointwise product: they have no matrix
 ///   that stays the same for all rows, so the templates for products do not apply, and
 /// - parameters that are read in slices of their last axis with that axis first.
 pub fn canonical(graph: &Graph) -> Graph {
@@ -14,6 +14,10 @@ pub fn canonical(graph: &Graph) -> Graph {
         let OpKind::Contract { axes } = &graph.ops[i].kind else {
             continue;
         };
+        // A template of its own takes these as they are.
+        if graph.sums_rows(&graph.ops[i]) {
+            continue;
+        }
         let rows: Vec<bool> = graph.ops[i]
             .inputs
             .iter()

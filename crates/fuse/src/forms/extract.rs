@@ -125,7 +125,7 @@ fn choose(written: &Graph, model: &Model, enabled: &BTreeSet<Use>) -> Option<BTr
     Some(choice)
 }
 
-/// The needed e-classes, operands first, those without rows before all others, and otherwise
+/// The needed e-classes, operands first, what is evaluated at load before all others, and otherwise
 /// as in the model.
 fn order(written: &Graph, model: &Model, choice: &BTreeMap<Id, Node>) -> Vec<Id> {
     let forms = &model.forms;
@@ -149,8 +149,10 @@ fn order(written: &Graph, model: &Model, choice: &BTreeMap<Id, Node>) -> Vec<Id>
         }
     }
     let constant = |class: &Id| {
-        let data = forms[*class].data.as_ref();
-        data.is_some_and(|meta| !meta.rows)
+        let has_rows = |class: &Id| forms[*class].data.as_ref().is_none_or(|meta| meta.rows);
+        // What has no rows but is made of something that has is a sum over all of them.
+        let of_rows = |node: &Node| node.children.iter().any(|c| has_rows(&forms.find(*c)));
+        !has_rows(class) && !choice.get(class).is_some_and(of_rows)
     };
     let (mut first, rest): (Vec<Id>, Vec<Id>) = order.into_iter().partition(constant);
     first.extend(rest);

@@ -68,7 +68,8 @@ fn apply_after(
     let (by, weight_read) = (&site.op.reads[0], &site.op.reads[1]);
     let (x, weight) = (node.children[0], site.node.children[1]);
     let weight_meta = forms[weight].data.clone()?;
-    if weight_meta.rows || by.delay != 0 || norm.reads[0].delay != 0 {
+    // A sum over all rows is no projection of them.
+    if !result.rows || weight_meta.rows || by.delay != 0 || norm.reads[0].delay != 0 {
         return None;
     }
     // Which variable of the product each axis of the norm is read by.

@@ -22,6 +22,8 @@ use tracing::debug_span;
 const IN_CHUNKS: &str = "recurrent-chunked";
 /// Name of the local form of products of products in one launch, a grid barrier between them.
 const IN_PHASES: &str = "product-phases";
+/// Name of the local form of a sum over all rows whose rows are cut into parts.
+const IN_PARTS: &str = "row-sum-parts";
 
 /// The plan of a form. Of the recipe, only the schedules that it asks for are looked at, and what is
 /// claimed of the plan.
@@ -129,9 +131,16 @@ fn of_segment(
                 }
                 None => implement(ctx, forms, wishes.recipe.mode, g),
             };
-            let mut lanes = phases.iter().flat_map(|p| &p.lanes);
-            let in_chunks = lanes.any(|l| l.template() == Template::Chunked);
-            let local = [(in_chunks, IN_CHUNKS), (phases.len() > 1, IN_PHASES)];
+            let has = |template: Template| {
+                let mut lanes = phases.iter().flat_map(|p| &p.lanes);
+                lanes.any(|l| l.template() == template)
+            };
+            let (in_phases, sums) = (phases.len() > 1, has(Template::RowSum));
+            let local = [
+                (has(Template::Chunked), IN_CHUNKS),
+                (in_phases && !sums, IN_PHASES),
+                (in_phases && sums, IN_PARTS),
+            ];
             let local = local
                 .into_iter()
                 .filter(|(is, _)| *is)

@@ -58,6 +58,10 @@ pub fn blocks(ctx: &Context<'_>, body: &Body) -> usize {
         Schedule::Scatter(tile) => {
             ctx.rows().div_ceil(tile.rows.max(1) as usize) * tile.parts as usize
         }
+        Schedule::RowSum(tile) => {
+            let anchor = body.anchors().first();
+            anchor.map_or(1, |id| tile.blocks(ctx.graph, ctx.graph.op(*id)))
+        }
         Schedule::Gemv(tile) => of_products(tile.rows, tile.columns),
         Schedule::Thin(tile) => of_products(tile.rows, tile.columns),
         Schedule::Gemm(tile) => of_products(tile.rows(), tile.columns(body.anchors().len())),
@@ -89,6 +93,7 @@ pub fn shared_floats(ctx: &Context<'_>, body: &Body, threads: usize) -> usize {
                 tile.shared_bytes(&products.shapes).div_ceil(4)
             }),
         Schedule::LastRow(_) | Schedule::Scatter(_) => 0,
+        Schedule::RowSum(tile) => tile.shared_bytes().div_ceil(4),
         // Without its result, attention only keeps rows for the next run.
         Schedule::Attend(tile) => match body.stores.is_empty() {
             true => 0,

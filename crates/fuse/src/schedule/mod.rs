@@ -18,6 +18,7 @@ pub mod placement;
 mod print;
 pub mod product;
 pub mod program;
+pub mod row_sum;
 pub mod scatter;
 mod target;
 pub mod thin;
@@ -30,6 +31,7 @@ pub use gemm::{GemmTile, MmaTile, SimtTile};
 pub use gemv::GemvTile;
 pub use last_row::LastRowTile;
 pub use launch::{Launch, blocks, launch};
+pub use row_sum::RowSumTile;
 pub use scatter::ScatterTile;
 pub use target::{RESERVED_BYTES, Target};
 pub use thin::ThinTile;
@@ -63,6 +65,8 @@ pub enum Schedule {
     LastRow(LastRowTile),
     /// Elements placed in rows of zeros.
     Scatter(ScatterTile),
+    /// Sums over all rows.
+    RowSum(RowSumTile),
 }
 
 /// A block owns one sequence, one head and a tile of value columns of a recurrence, and walks along T
@@ -90,6 +94,7 @@ impl Schedule {
             Schedule::Attend(_) => Template::Attend,
             Schedule::LastRow(_) => Template::LastRow,
             Schedule::Scatter(_) => Template::Scatter,
+            Schedule::RowSum(_) => Template::RowSum,
         }
     }
 
@@ -105,7 +110,8 @@ impl Schedule {
             | Schedule::Thin(_)
             | Schedule::Gemm(_)
             | Schedule::LastRow(_)
-            | Schedule::Scatter(_) => &[],
+            | Schedule::Scatter(_)
+            | Schedule::RowSum(_) => &[],
         }
     }
 
@@ -121,6 +127,7 @@ impl Schedule {
             Schedule::Attend(tile) => tile.threads(),
             Schedule::LastRow(_) => last_row::THREADS,
             Schedule::Scatter(_) => scatter::THREADS,
+            Schedule::RowSum(tile) => tile.threads(),
         }
     }
 

@@ -1,7 +1,7 @@
 //! Schedules and launches in a line, for people.
 
 use super::wgmma::{CONSUMERS, DEPTH, ROWS};
-use super::{AttendTile, GemmTile, Launch, Schedule};
+use super::{AttendTile, GemmTile, Launch, RowSumTile, Schedule};
 use fusec_ir::Direction;
 use std::fmt;
 
@@ -73,6 +73,7 @@ impl fmt::Display for Schedule {
                 count(tile.rows as usize, "row"),
                 count(tile.parts as usize, "block")
             ),
+            Schedule::RowSum(tile) => row_sum(f, tile),
             Schedule::Attend(AttendTile::Simt(tile)) => write!(
                 f,
                 "{} a block, {} at a time",
@@ -115,6 +116,36 @@ impl fmt::Display for Launch {
             true => write!(f, ", started early"),
             false => Ok(()),
         }
+    }
+}
+
+fn row_sum(f: &mut fmt::Formatter<'_>, tile: &RowSumTile) -> fmt::Result {
+    match tile {
+        RowSumTile::Mma(tile) => write!(
+            f,
+            "tiles of {} x {}, {} rows at a time, {} stages",
+            tile.columns[0], tile.columns[1], tile.depth, tile.stages
+        )?,
+        RowSumTile::Simt(tile) => write!(
+            f,
+            "tiles of {} x {} on FP32 units",
+            tile.columns[0], tile.columns[1]
+        )?,
+        RowSumTile::Elements(tile) => {
+            write!(f, "{} a block", count(tile.vector * tile.across, "element"))?
+        }
+        RowSumTile::Entries(tile) => {
+            let entries = match tile.entries {
+                1 => "1 entry".to_string(),
+                n => format!("{n} entries"),
+            };
+            write!(f, "{entries} x {} a warp", count(tile.channels, "channel"))?;
+        }
+        RowSumTile::Parts(tile) => return write!(f, "adds {}", count(tile.parts, "part")),
+    }
+    match tile.parts() {
+        1 => Ok(()),
+        parts => write!(f, ", rows in {parts} parts"),
     }
 }
 

@@ -243,15 +243,16 @@ impl Lowering<'_> {
                 );
             }
             OpKind::Scan { recurrence, states } => self.scan(id, op, recurrence.index(), states),
-            // Contractions, attention, last rows and placed elements belong to other templates, cumulative sums to
-            // load time.
+            // Contractions, attention, last rows, placed elements and sums over rows belong to other templates,
+            // cumulative sums to load time.
             OpKind::Contract { .. }
             | OpKind::Attend { .. }
             | OpKind::LastRow
             | OpKind::Scatter { .. }
+            | OpKind::ScatterRows
             | OpKind::CumSum { .. } => {}
             // Refused before anything is planned.
-            OpKind::ScatterRows | OpKind::AttendBack { .. } => {}
+            OpKind::AttendBack { .. } => {}
         }
     }
 

@@ -94,7 +94,8 @@ impl Turn {
             Schedule::Chunked(_)
             | Schedule::Attend(_)
             | Schedule::LastRow(_)
-            | Schedule::Scatter(_) => None,
+            | Schedule::Scatter(_)
+            | Schedule::RowSum(_) => None,
         }
     }
 

@@ -85,7 +85,10 @@ impl Binding<'_> {
                     bytes: slot.bytes,
                 })
             }
-            BufferKind::Input(_) | BufferKind::Scratch(_) | BufferKind::Output(_) => {
+            BufferKind::Input(_)
+            | BufferKind::Scratch(_)
+            | BufferKind::Parts(_)
+            | BufferKind::Output(_) => {
                 let slot = (*self.arena.slots.get(buffer)?)?;
                 Some(Place {
                     region: Region::Arena,

@@ -198,7 +198,7 @@ fn buffers(regime: &Regime) -> Checked {
                 outputs.insert(id);
                 Some(id)
             }
-            BufferKind::LoadTime(id) | BufferKind::Scratch(id) => Some(id),
+            BufferKind::LoadTime(id) | BufferKind::Scratch(id) | BufferKind::Parts(id) => Some(id),
         };
         if let Some(id) = value {
             check_value(graph, &one_row, buffer, id).or_else(|reason| damaged(place(), reason))?;
@@ -265,6 +265,7 @@ fn check_value(
         BufferKind::Param(_) | BufferKind::LoadTime(_) => false,
         // Scratch belongs to the kernels alone: they may keep several partial results of a value.
         BufferKind::Scratch(_) => return Ok(()),
+        BufferKind::Parts(_) => return check_parts(graph, buffer, id),
         _ => value.rows,
     };
     let extent = match rows {
@@ -283,6 +284,21 @@ fn check_value(
         return Err(format!("{:?} cannot hold `{}`", buffer.element, value.name));
     }
     Ok(())
+}
+
+/// Whole copies of a value without rows, as they are added.
+fn check_parts(graph: &Graph, buffer: &Buffer, id: ValueId) -> Result<(), String> {
+    let (of, value) = (graph.row_elements(id), graph.value(id));
+    let whole = buffer.extent == Extent::Fixed
+        && buffer.elements >= of
+        && buffer.elements.is_multiple_of(of.max(1));
+    match whole && !value.rows && buffer.element == Element::F32 {
+        true => Ok(()),
+        false => Err(format!(
+            "{:?} x {} elements are no parts of `{}`, of {of}",
+            buffer.extent, buffer.elements, value.name
+        )),
+    }
 }
 
 fn step(regime: &Regime, at: usize, kernels: &[KernelImage]) -> Checked {

@@ -134,7 +134,10 @@ fn lifetimes(
     for (at, step) in regime.steps.iter().enumerate() {
         for &buffer in &step.reads {
             let kind = regime.buffers[buffer].kind;
-            let given_before = !matches!(kind, BufferKind::Scratch(_) | BufferKind::Output(_));
+            let given_before = !matches!(
+                kind,
+                BufferKind::Scratch(_) | BufferKind::Parts(_) | BufferKind::Output(_)
+            );
             // A step may read what it writes itself: a grid barrier lies between.
             if !given_before && first_write[buffer].is_none() && !step.writes.contains(&buffer) {
                 return Err(MemoryError::ReadBeforeWrite {
@@ -166,7 +169,7 @@ fn lifetimes(
                     buffer: buffer.name.clone(),
                 }),
             },
-            BufferKind::Scratch(_) => Ok(first
+            BufferKind::Scratch(_) | BufferKind::Parts(_) => Ok(first
                 .zip(last)
                 .map(|(first, last)| Lifetime { first, last })),
             BufferKind::Param(_)

@@ -31,6 +31,7 @@ pub fn colours(template: Option<Template>) -> (&'static str, &'static str) {
         Some(Template::Gemm) => ("#fef3c7", "#b45309"),
         Some(Template::Attend) => ("#f3e8ff", "#7e22ce"),
         Some(Template::LastRow | Template::Scatter) => ("#ecfeff", "#0e7490"),
+        Some(Template::RowSum) => ("#ecfccb", "#4d7c0f"),
         None => ("#f1f5f9", "#475569"),
     }
 }
