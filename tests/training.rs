@@ -48,7 +48,7 @@ fn the_commands_of_the_documentation_do_what_they_say() {
         );
         count += 1;
     }
-    assert_eq!(count, 6);
+    assert_eq!(count, 7);
     let log = fs::read_to_string(dir.path().join("run/log.jsonl")).expect("a record");
     let losses: Vec<f64> = log
         .lines()
@@ -76,8 +76,12 @@ fn what_cannot_be_trained_is_refused_with_the_reason() {
     let base = "train models/gla.toml --out run";
     for (more, reason) in [
         (
-            "--tokens text.txt --device cuda:0",
-            "there are no backward kernels yet",
+            "--tokens text.txt --device cuda:99",
+            "cannot run on cuda:99",
+        ),
+        (
+            "--tokens text.txt --device cpu --dtype bf16",
+            "the interpreter computes in f32",
         ),
         ("--tokens none.txt", "cannot read none.txt"),
         ("--tokens few.txt", "few.txt: 5 tokens are too few"),
