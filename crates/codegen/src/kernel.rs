@@ -133,9 +133,7 @@ pub fn generate(request: &Request<'_, '_>, kernel: &Kernel) -> Result<Source, Co
             }
             Schedule::Attend(_) => attend::lane(graph, kernel, body, pointers, names)?,
             Schedule::LastRow(_) => last_row::lane(graph, kernel, body, pointers, names)?,
-            Schedule::RowSum(tile) => {
-                row_sum::lane(graph, kernel, body, &tile, pointers, names)?
-            }
+            Schedule::RowSum(tile) => row_sum::lane(graph, kernel, body, &tile, pointers, names)?,
             Schedule::Chunked(_) => {
                 let request = chunks::Request {
                     graph,

@@ -24,7 +24,10 @@ const TEMPLATES: &[(&str, &str)] = &[
         "row_sum_entries.cu",
         include_str!("../templates/row_sum_entries.cu"),
     ),
-    ("row_sum_mma.cu", include_str!("../templates/row_sum_mma.cu")),
+    (
+        "row_sum_mma.cu",
+        include_str!("../templates/row_sum_mma.cu"),
+    ),
     (
         "row_sum_parts.cu",
         include_str!("../templates/row_sum_parts.cu"),

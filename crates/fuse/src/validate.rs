@@ -4,9 +4,7 @@
 //! crate relies on these checks.
 
 use crate::PlanError;
-use fusec_ir::{
-    AxisId, Combine, Def, Expr, Graph, OpKind, Precision, StateId, ValueId, last_row,
-};
+use fusec_ir::{AxisId, Combine, Def, Expr, Graph, OpKind, Precision, StateId, ValueId, last_row};
 
 /// Refuses a graph with a reference to something that does not exist, a value used before it
 /// is made, or an access that does not fit its operand.
@@ -155,7 +153,10 @@ impl Checker<'_> {
 
     /// Whether an operation reads a value that only the end of a run knows.
     fn reads_sum(&self, op: &fusec_ir::Op) -> bool {
-        let mut makers = op.inputs.iter().filter_map(|a| self.graph.producer(a.value));
+        let mut makers = op
+            .inputs
+            .iter()
+            .filter_map(|a| self.graph.producer(a.value));
         makers.any(|id| self.graph.sums_rows(self.graph.op(id)))
     }
 

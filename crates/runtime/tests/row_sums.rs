@@ -203,7 +203,12 @@ fn kernels_sum_what_the_interpreter_sums() {
 fn plans_have_every_kind_of_tile_and_cut_rows_into_parts() {
     let (mut whole, mut parts) = ([0; 5], [0; 5]);
     for (_, graph) in gradients() {
-        for (storage, seed) in [(Storage::F32, 0), (Storage::Bf16, 1), (Storage::F32, 2), (Storage::Bf16, 3)] {
+        for (storage, seed) in [
+            (Storage::F32, 0),
+            (Storage::Bf16, 1),
+            (Storage::F32, 2),
+            (Storage::Bf16, 3),
+        ] {
             let plan = planned(&graph, storage, Mode::Random(seed), (3, 190));
             for tile in tiles(&plan) {
                 let kind = match tile {
@@ -238,7 +243,12 @@ fn few_tiles_and_many_rows_are_cut_into_parts_and_large_results_are_not() {
             "return x @ w",
         );
         let gradient = differentiate(&graph, &graph.outputs, &[]).expect("differentiable");
-        tiles(&planned(&gradient.graph, Storage::Bf16, Mode::Auto, (8, 2048)))
+        tiles(&planned(
+            &gradient.graph,
+            Storage::Bf16,
+            Mode::Auto,
+            (8, 2048),
+        ))
     };
     let small = of(256, 256);
     assert!(
@@ -272,8 +282,12 @@ fn entries_that_nobody_asks_for_are_zero_and_others_have_all_their_rows() {
     let weights = Weights::random(&gradient.graph, 3).expect("weights");
     let mut executor = emulate(&case, &weights).expect("kernels");
     executor.reset(batch).expect("states");
-    let ids: Vec<i32> = (0..(batch * time) as i32).map(|i| [0, 69, 31, 32, 33][(i * i % 5) as usize]).collect();
-    let cotangent: Vec<f32> = (0..batch * time * 37).map(|i| (i % 97) as f32 - 40.0).collect();
+    let ids: Vec<i32> = (0..(batch * time) as i32)
+        .map(|i| [0, 69, 31, 32, 33][(i * i % 5) as usize])
+        .collect();
+    let cotangent: Vec<f32> = (0..batch * time * 37)
+        .map(|i| (i % 97) as f32 - 40.0)
+        .collect();
     let given: Vec<Given> = gradient
         .graph
         .inputs
@@ -314,7 +328,10 @@ fn two_runs_give_the_same_bits() {
         let mut runs = [(); 2].map(|()| {
             executor.reset(3).expect("states");
             let result = executor.run(190, &given, Fetch::All).expect("a run");
-            let numbers = result.outputs.iter().flat_map(|t| t.numbers().expect("numbers").to_vec());
+            let numbers = result
+                .outputs
+                .iter()
+                .flat_map(|t| t.numbers().expect("numbers").to_vec());
             numbers.map(f32::to_bits).collect::<Vec<u32>>()
         });
         let [first, second] = &mut runs;

@@ -14,11 +14,11 @@ use crate::memory::{Place, Pointers, c_type};
 use crate::names::Names;
 use crate::render::render;
 use crate::text::Text;
+use fusec_fuse::schedule::RowSumTile;
 use fusec_fuse::schedule::row_sum::{
     ENTRY_WARPS, ElementTile, EntryTile, PartTile, SIMT_DEPTH, SumAxes, SumMmaTile, SumSimtTile,
     THREADS, loads_together,
 };
-use fusec_fuse::schedule::RowSumTile;
 use fusec_fuse::{Body, Kernel};
 use fusec_ir::{Binary, Expr, Graph, IndexExpr, Op, OpKind};
 use operand::Operands;
@@ -182,7 +182,10 @@ impl<'g> RowSum<'_, 'g> {
 
     /// The operands of a product with their columns in tiles.
     fn sides(&mut self, tile: [usize; 2], vectors: [usize; 2], direct: [bool; 2]) -> Vec<Side> {
-        let fixed = [("a", "A", "left0", "A_PITCH"), ("b", "B", "right0", "B_PITCH")];
+        let fixed = [
+            ("a", "A", "left0", "A_PITCH"),
+            ("b", "B", "right0", "B_PITCH"),
+        ];
         let inputs = self.op.inputs.iter().enumerate();
         let sides = inputs.take(2).map(|(n, access)| {
             let (name, upper, first, pitch) = fixed[n];
@@ -214,7 +217,8 @@ impl<'g> RowSum<'_, 'g> {
         self.product(&sides, tile.parts);
         self.context.insert("operand", c_type(tile.operand));
         self.context.insert("tile", tile);
-        self.context.insert("stage_elements", &tile.stage_elements());
+        self.context
+            .insert("stage_elements", &tile.stage_elements());
         render("row_sum_mma.cu", &self.context)
     }
 
@@ -263,7 +267,9 @@ impl<'g> RowSum<'_, 'g> {
             let vector = if together { tile.vector } else { 1 };
             let name = self.operands.names.fresh(&format!("{}_in", value.name));
             loads.line(format!("float {name}[{vector}];"));
-            let load = self.operands.load(access, &columns, "column", vector, &name);
+            let load = self
+                .operands
+                .load(access, &columns, "column", vector, &name);
             loads.lines(&load);
             read.push(match together {
                 true => format!("{name}[nth]"),
@@ -288,7 +294,10 @@ impl<'g> RowSum<'_, 'g> {
         let context = &mut self.context;
         context.insert("tile", tile);
         context.insert("elements", &columns.len());
-        context.insert("reads_row", &(loads.contains("row") || text.contains("row")));
+        context.insert(
+            "reads_row",
+            &(loads.contains("row") || text.contains("row")),
+        );
         context.insert(
             "reads_inner",
             &(loads.contains("inner") || text.contains("inner")),

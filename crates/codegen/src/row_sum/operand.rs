@@ -37,13 +37,7 @@ impl<'g> Operands<'_, 'g> {
         self.offset(access, columns, column, rows.then_some("row"))
     }
 
-    fn offset(
-        &self,
-        access: &Access,
-        columns: &Space,
-        column: &str,
-        row: Option<&str>,
-    ) -> String {
+    fn offset(&self, access: &Access, columns: &Space, column: &str, row: Option<&str>) -> String {
         let axes = &self.graph.value(access.value).axes;
         let offset = self.grid.global(axes, &access.index);
         let mut parts = Vec::new();

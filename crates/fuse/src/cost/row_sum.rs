@@ -69,9 +69,8 @@ impl Lane<'_> {
     fn read_operands(&self, tile: &RowSumTile, op: &Op, work: &mut Work) {
         let (ctx, graph) = (self.ctx, self.ctx.graph);
         let axes = SumAxes::of(tile, graph, op);
-        let tiles = |size: [usize; 2], n: usize| {
-            graph.elements(&axes.columns[n]).div_ceil(size[n].max(1))
-        };
+        let tiles =
+            |size: [usize; 2], n: usize| graph.elements(&axes.columns[n]).div_ceil(size[n].max(1));
         for (n, access) in op.inputs.iter().enumerate() {
             if let Some(tail) = access.tail {
                 work.moved_bytes += self.state_bytes(tail);

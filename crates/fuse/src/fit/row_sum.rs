@@ -2,8 +2,8 @@
 
 use super::group::Group;
 use crate::plan::{Body, Phase, Reject, Roles};
-use crate::schedule::row_sum::{Given, RowSumTile, schedule};
 use crate::schedule::Schedule;
+use crate::schedule::row_sum::{Given, RowSumTile, schedule};
 use fusec_ir::{OpId, OpKind};
 
 /// Most elements of a result.

@@ -118,11 +118,9 @@ fn row_sum(f: &mut fmt::Formatter<'_>, tile: &RowSumTile) -> fmt::Result {
             "tiles of {} x {} on FP32 units",
             tile.columns[0], tile.columns[1]
         )?,
-        RowSumTile::Elements(tile) => write!(
-            f,
-            "{} a block",
-            count(tile.vector * tile.across, "element")
-        )?,
+        RowSumTile::Elements(tile) => {
+            write!(f, "{} a block", count(tile.vector * tile.across, "element"))?
+        }
         RowSumTile::Entries(tile) => {
             let entries = match tile.entries {
                 1 => "1 entry".to_string(),
