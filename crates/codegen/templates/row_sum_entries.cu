@@ -20,15 +20,15 @@ if (unit < i64(GROUPS) * CHANNEL_TILES{% if batch > 1 %} * {{ batch }}{% endif %
             const i64 row = row0 + lane;
             if (row < rows) entry = {{ id }} - entry0;
         }
-        u32 found = __ballot_sync(0xffffffffu, u32(entry) < u32(ENTRIES));
+        u32 found = lanes_where(u32(entry) < u32(ENTRIES));
         // Rows that are found are loaded some at a time, and added one after the other.
         while (found != 0) {
             int entries[4];
             float added[4][OWN];
 #pragma unroll
             for (int nth = 0; nth < 4; ++nth) {
-                const int from = found != 0 ? __ffs(found) - 1 : 0;
-                const int own_entry = __shfl_sync(0xffffffffu, entry, from);
+                const int from = found != 0 ? lowest_bit(found) : 0;
+                const int own_entry = from_lane(entry, from);
                 entries[nth] = found != 0 ? own_entry : -1;
                 found &= found - 1;
                 const i64 row = row0 + from;

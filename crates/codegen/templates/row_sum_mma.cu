@@ -1,11 +1,11 @@
 {
     // out[left, right] = sum over all rows{% if inner > 1 %} and inner{% endif %} of a(row, left) * b(row, right) on the tensor cores (mma.sync m16n8k16,
-    // f32 accumulators): a tile of {{ tile.columns.0 }} x {{ tile.columns.1 }} per block, {{ tile.warps.0 }} x {{ tile.warps.1 }} warps, {{ tile.stages }} stages of {{ tile.depth }} rows in shared memory.
+    // f32 accumulators): a tile of {{ tile.columns[0] }} x {{ tile.columns[1] }} per block, {{ tile.warps[0] }} x {{ tile.warps[1] }} warps, {{ tile.stages }} stages of {{ tile.depth }} rows in shared memory.
     typedef {{ operand }} Operand;
-    constexpr int TILE_L = {{ tile.columns.0 }}, TILE_R = {{ tile.columns.1 }}, TILE_K = {{ tile.depth }}, STAGES = {{ tile.stages }};
-    constexpr int WARPS_R = {{ tile.warps.1 }}, THREADS = 32 * {{ tile.warps.0 }} * WARPS_R;
-    constexpr int WARP_L = TILE_L / {{ tile.warps.0 }}, WARP_R = TILE_R / WARPS_R, MMA_L = WARP_L / 16, MMA_R = WARP_R / 8;
-    constexpr int LEFT = {{ sides.0.columns }}, RIGHT = {{ sides.1.columns }};
+    constexpr int TILE_L = {{ tile.columns[0] }}, TILE_R = {{ tile.columns[1] }}, TILE_K = {{ tile.depth }}, STAGES = {{ tile.stages }};
+    constexpr int WARPS_R = {{ tile.warps[1] }}, THREADS = 32 * {{ tile.warps[0] }} * WARPS_R;
+    constexpr int WARP_L = TILE_L / {{ tile.warps[0] }}, WARP_R = TILE_R / WARPS_R, MMA_L = WARP_L / 16, MMA_R = WARP_R / 8;
+    constexpr int LEFT = {{ sides[0].columns }}, RIGHT = {{ sides[1].columns }};
     constexpr int TILES_R = (RIGHT + TILE_R - 1) / TILE_R, TILES = (LEFT + TILE_L - 1) / TILE_L * TILES_R;
     // Eight elements of padding keep the rows of an ldmatrix in different banks.
     constexpr int A_PITCH = TILE_L + 8, B_PITCH = TILE_R + 8, STAGE_ELEMENTS = {{ stage_elements }};
@@ -26,8 +26,8 @@
     float acc[MMA_L][MMA_R][4] = {};
 {%- for s in sides %}
 {%- if not s.direct %}
-    constexpr int {{ s.name | upper }}_CHUNKS = TILE_K * {{ s.tile / s.vector }}, {{ s.name | upper }}_PER_THREAD = ({{ s.name | upper }}_CHUNKS + THREADS - 1) / THREADS;
-    float {{ s.name }}_next[{{ s.name | upper }}_PER_THREAD][{{ s.vector }}];
+    constexpr int {{ s.upper }}_CHUNKS = TILE_K * {{ s.chunks }}, {{ s.upper }}_PER_THREAD = ({{ s.upper }}_CHUNKS + THREADS - 1) / THREADS;
+    float {{ s.name }}_next[{{ s.upper }}_PER_THREAD][{{ s.vector }}];
 {%- endif %}
 {%- endfor %}
     // Starts whatever needs no registers on its way to the step's stage.
@@ -36,8 +36,8 @@
         Operand* const b_tile = a_tile + TILE_K * A_PITCH;
 {%- for s in sides %}
 {%- if s.direct %}
-        for (int chunk = tid; chunk < TILE_K * {{ s.tile / 8 }}; chunk += THREADS) {
-            const int tile_row = chunk / {{ s.tile / 8 }}, tile_column = chunk % {{ s.tile / 8 }} * 8, column = {{ s.first }} + tile_column;
+        for (int chunk = tid; chunk < TILE_K * {{ s.chunks }}; chunk += THREADS) {
+            const int tile_row = chunk / {{ s.chunks }}, tile_column = chunk % {{ s.chunks }} * 8, column = {{ s.first }} + tile_column;
             const i64 at = begin + step * TILE_K + tile_row, row = at{% if inner > 1 %} / {{ inner }}{% endif %};
 {%- if s.inner %}
             const int inner = int(at % {{ inner }});
@@ -56,16 +56,16 @@
 {%- for s in sides %}
 {%- if not s.direct %}
 #pragma unroll
-        for (int ti = 0; ti < {{ s.name | upper }}_PER_THREAD; ++ti) {
+        for (int ti = 0; ti < {{ s.upper }}_PER_THREAD; ++ti) {
             const int chunk = tid + ti * THREADS;
-            const int column = {{ s.first }} + chunk % {{ s.tile / s.vector }} * {{ s.vector }};
-            const i64 at = begin + step * TILE_K + chunk / {{ s.tile / s.vector }}, row = at{% if inner > 1 %} / {{ inner }}{% endif %};
+            const int column = {{ s.first }} + chunk % {{ s.chunks }} * {{ s.vector }};
+            const i64 at = begin + step * TILE_K + chunk / {{ s.chunks }}, row = at{% if inner > 1 %} / {{ inner }}{% endif %};
 {%- if s.inner %}
             const int inner = int(at % {{ inner }});
 {%- endif %}
 #pragma unroll
             for (int nth = 0; nth < {{ s.vector }}; ++nth) {{ s.name }}_next[ti][nth] = 0.0f;
-            if (chunk < {{ s.name | upper }}_CHUNKS && at < end && column < {{ s.columns }}) {
+            if (chunk < {{ s.upper }}_CHUNKS && at < end && column < {{ s.columns }}) {
                 {{ s.load | indent(width=16) }}
             }
         }
@@ -81,9 +81,9 @@
         (void){{ s.name }}_tile;
 {%- else %}
 #pragma unroll
-        for (int ti = 0; ti < {{ s.name | upper }}_PER_THREAD; ++ti) {
+        for (int ti = 0; ti < {{ s.upper }}_PER_THREAD; ++ti) {
             const int chunk = tid + ti * THREADS;
-            if (chunk < {{ s.name | upper }}_CHUNKS) store_vec({{ s.name }}_tile + chunk / {{ s.tile / s.vector }} * {{ s.pitch }} + chunk % {{ s.tile / s.vector }} * {{ s.vector }}, {{ s.name }}_next[ti]);
+            if (chunk < {{ s.upper }}_CHUNKS) store_vec({{ s.name }}_tile + chunk / {{ s.chunks }} * {{ s.pitch }} + chunk % {{ s.chunks }} * {{ s.vector }}, {{ s.name }}_next[ti]);
         }
 {%- endif %}
 {%- endfor %}

@@ -1,9 +1,9 @@
 {
     // out[left, right] = sum over all rows{% if inner > 1 %} and inner{% endif %} of a(row, left) * b(row, right) on the FP32 units: a tile of
-    // {{ tile.columns.0 }} x {{ tile.columns.1 }} per block, {{ tile.columns.0 / 16 }} x {{ tile.columns.1 / 16 }} per thread, two buffers of {{ depth }} rows in shared memory.
-    constexpr int TILE_L = {{ tile.columns.0 }}, TILE_R = {{ tile.columns.1 }}, TILE_K = {{ depth }}, THREADS = {{ threads }};
+    // {{ tile.columns[0] }} x {{ tile.columns[1] }} per block, {{ own[0] }} x {{ own[1] }} per thread, two buffers of {{ depth }} rows in shared memory.
+    constexpr int TILE_L = {{ tile.columns[0] }}, TILE_R = {{ tile.columns[1] }}, TILE_K = {{ depth }}, THREADS = {{ threads }};
     constexpr int THREAD_L = TILE_L / 16, THREAD_R = TILE_R / 16;
-    constexpr int LEFT = {{ sides.0.columns }}, RIGHT = {{ sides.1.columns }};
+    constexpr int LEFT = {{ sides[0].columns }}, RIGHT = {{ sides[1].columns }};
     constexpr int TILES_R = (RIGHT + TILE_R - 1) / TILE_R, TILES = (LEFT + TILE_L - 1) / TILE_L * TILES_R;
     constexpr int A_PITCH = TILE_L + 4, B_PITCH = TILE_R + 4;
 {%- if decode %}
@@ -24,23 +24,23 @@
     float* const b_tiles = a_tiles + 2 * TILE_K * A_PITCH;    // [2][TILE_K][B_PITCH]
     float acc[THREAD_L][THREAD_R] = {};
 {%- for s in sides %}
-    constexpr int {{ s.name | upper }}_CHUNKS = TILE_K * {{ s.tile / s.vector }}, {{ s.name | upper }}_PER_THREAD = ({{ s.name | upper }}_CHUNKS + THREADS - 1) / THREADS;
-    float {{ s.name }}_next[{{ s.name | upper }}_PER_THREAD][{{ s.vector }}];
+    constexpr int {{ s.upper }}_CHUNKS = TILE_K * {{ s.chunks }}, {{ s.upper }}_PER_THREAD = ({{ s.upper }}_CHUNKS + THREADS - 1) / THREADS;
+    float {{ s.name }}_next[{{ s.upper }}_PER_THREAD][{{ s.vector }}];
 {%- endfor %}
     // Global memory to registers.
     auto fetch = [&](i64 step) {
 {%- for s in sides %}
 #pragma unroll
-        for (int ti = 0; ti < {{ s.name | upper }}_PER_THREAD; ++ti) {
+        for (int ti = 0; ti < {{ s.upper }}_PER_THREAD; ++ti) {
             const int chunk = tid + ti * THREADS;
-            const int column = {{ s.first }} + chunk % {{ s.tile / s.vector }} * {{ s.vector }};
-            const i64 at = begin + step * TILE_K + chunk / {{ s.tile / s.vector }}, row = at{% if inner > 1 %} / {{ inner }}{% endif %};
+            const int column = {{ s.first }} + chunk % {{ s.chunks }} * {{ s.vector }};
+            const i64 at = begin + step * TILE_K + chunk / {{ s.chunks }}, row = at{% if inner > 1 %} / {{ inner }}{% endif %};
 {%- if s.inner %}
             const int inner = int(at % {{ inner }});
 {%- endif %}
 #pragma unroll
             for (int nth = 0; nth < {{ s.vector }}; ++nth) {{ s.name }}_next[ti][nth] = 0.0f;
-            if (chunk < {{ s.name | upper }}_CHUNKS && at < end && column < {{ s.columns }}) {
+            if (chunk < {{ s.upper }}_CHUNKS && at < end && column < {{ s.columns }}) {
                 {{ s.load | indent(width=16) }}
             }
         }
@@ -50,9 +50,9 @@
     auto place = [&](int buffer) {
 {%- for s in sides %}
 #pragma unroll
-        for (int ti = 0; ti < {{ s.name | upper }}_PER_THREAD; ++ti) {
+        for (int ti = 0; ti < {{ s.upper }}_PER_THREAD; ++ti) {
             const int chunk = tid + ti * THREADS;
-            if (chunk < {{ s.name | upper }}_CHUNKS) store_vec({{ s.name }}_tiles + (buffer * TILE_K + chunk / {{ s.tile / s.vector }}) * {{ s.pitch }} + chunk % {{ s.tile / s.vector }} * {{ s.vector }}, {{ s.name }}_next[ti]);
+            if (chunk < {{ s.upper }}_CHUNKS) store_vec({{ s.name }}_tiles + (buffer * TILE_K + chunk / {{ s.chunks }}) * {{ s.pitch }} + chunk % {{ s.chunks }} * {{ s.vector }}, {{ s.name }}_next[ti]);
         }
 {%- endfor %}
     };

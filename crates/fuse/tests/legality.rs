@@ -673,6 +673,45 @@ fn cases() -> Vec<(Case, &'static str)> {
             1,
         );
     }
+    // Sums over all rows
+    {
+        let outer = |name: &'static str, sizes: (usize, usize), late: bool| {
+            let mut b = Build::new();
+            let (c, f) = (b.axis("C", sizes.0), b.axis("F", sizes.1));
+            let (x, y) = (b.input("x", &[c]), b.input("y", &[f]));
+            let q = b.unary("q", Unary::Exp, x);
+            let left = if late { b.late(x, 1) } else { b.read(x) };
+            let reads = vec![left, b.read(y)];
+            let p = b.op(name, OpKind::Contract { axes: vec![] }, reads, &[c, f]);
+            let mut g = b.output(&[p, q]);
+            g.values[p.index()].rows = false;
+            g
+        };
+        let g = outer("p", (64, 32), false);
+        case(
+            "row-sum-alone",
+            "a sum over rows and a map",
+            g.clone(),
+            &["p", "q"],
+            8,
+            64,
+        );
+        case("legal", "a sum over rows", g, &["p"], 8, 64);
+        let g = outer("p", (64, 32), true);
+        case("row-sum-tail", "a sum that keeps rows", g, &["p"], 8, 64);
+        let g = outer("p", (1 << 16, 1 << 15), false);
+        case("row-sum-size", "a large result", g, &["p"], 8, 64);
+        let mut b = Build::new();
+        let (v, c) = (b.axis("V", 64), b.axis("C", 32));
+        let (x, ids) = (b.input("x", &[c]), b.input("ids", &[]));
+        let reads = vec![b.read(x), b.late(ids, 1)];
+        let p = b.op("p", OpKind::ScatterRows, reads, &[v, c]);
+        let mut g = b.output(&[p]);
+        g.values[p.index()].rows = false;
+        g.values[ids.index()].precision = Precision::Index;
+        g.ops[0].tails.clear();
+        case("row-sum-ids", "ids of earlier rows", g, &["p"], 8, 64);
+    }
     out
 }
 

@@ -29,15 +29,16 @@ use tera::Context;
 /// An operand of a product, on its way to shared memory.
 #[derive(Serialize)]
 struct Side {
-    /// `a` or `b`.
+    /// `a` or `b`, and the same in capitals.
     name: &'static str,
-    /// Its columns: all, those of a tile, the first of the block's, and from one row of a tile in shared
-    /// memory to the next.
+    upper: &'static str,
+    /// Its columns, the first of the block's, and from one row of a tile in shared memory to the next.
     columns: usize,
-    tile: usize,
     first: &'static str,
     pitch: &'static str,
+    /// Neighbours that are loaded together, and how many such chunks a row of a tile has.
     vector: usize,
+    chunks: usize,
     /// Whether it is copied without registers.
     direct: bool,
     pointer: String,
@@ -181,10 +182,13 @@ impl<'g> RowSum<'_, 'g> {
 
     /// The operands of a product with their columns in tiles.
     fn sides(&mut self, tile: [usize; 2], vectors: [usize; 2], direct: [bool; 2]) -> Vec<Side> {
-        let fixed = [("a", "left0", "A_PITCH"), ("b", "right0", "B_PITCH")];
+        let fixed = [
+            ("a", "A", "left0", "A_PITCH"),
+            ("b", "B", "right0", "B_PITCH"),
+        ];
         let inputs = self.op.inputs.iter().enumerate();
         let sides = inputs.take(2).map(|(n, access)| {
-            let (name, first, pitch) = fixed[n];
+            let (name, upper, first, pitch) = fixed[n];
             let columns = self.columns[n].clone();
             let operand = &mut self.operands;
             let at = operand.at(access, &columns, "column");
@@ -192,11 +196,12 @@ impl<'g> RowSum<'_, 'g> {
             let load = operand.load(access, &columns, "column", vectors[n], &target);
             Side {
                 name,
+                upper,
                 columns: columns.len(),
-                tile: tile[n],
                 first,
                 pitch,
                 vector: vectors[n],
+                chunks: tile[n] / vectors[n],
                 direct: direct[n],
                 pointer: operand.pointer(access),
                 inner: at.contains("inner"),
@@ -222,6 +227,7 @@ impl<'g> RowSum<'_, 'g> {
         self.product(&sides, tile.parts);
         self.context.insert("tile", tile);
         self.context.insert("depth", &SIMT_DEPTH);
+        self.context.insert("own", &tile.columns.map(|n| n / 16));
         render("row_sum_simt.cu", &self.context)
     }
 

@@ -24,6 +24,18 @@ template <int W> __device__ __forceinline__ float lane_max(float v) {
     return v;
 }
 
+//@ lanes_where needs u32
+// A bit for each lane of the warp that says yes. All 32 lanes must call it.
+__device__ __forceinline__ u32 lanes_where(bool yes) { return __ballot_sync(0xffffffffu, yes); }
+
+//@ from_lane
+// The number that one lane of the warp has. All 32 lanes must call it.
+__device__ __forceinline__ int from_lane(int v, int lane) { return __shfl_sync(0xffffffffu, v, lane); }
+
+//@ lowest_bit needs u32
+// The place of the lowest bit that is set; one has to be.
+__device__ __forceinline__ int lowest_bit(u32 bits) { return __ffs(int(bits)) - 1; }
+
 //@ warp_sum needs lane_sum
 // Sum over the warp; every lane gets it.
 __device__ __forceinline__ float warp_sum(float v) { return lane_sum<32>(v); }
