@@ -330,8 +330,6 @@ pub fn compare(
             let d = difference(got, want);
             let v = regime.graph.value(*id);
             if d.is_nan() || d > case.bound {
-                let n = regime.graph.row_elements(*id);
-                for (i, (g, w)) in got.iter().zip(want).enumerate() { if (g - w).abs() > 1e-3 { println!("DBG {} row {} el {}: got {g} want {w}", v.name, i / n, i % n); } }
                 return Err(format!(
                     "run {run}, B={} T={time}: `{}` of layer {:?} differs by {d:.2e}",
                     case.batch, v.name, v.layer
