@@ -18,7 +18,7 @@ use serde::Serialize;
 
 use crate::exit::Exit;
 use crate::failure::{self, Failure};
-use crate::flags::{ArchArgs, LogitsArg, ModelArgs, PlanArgs, ToolchainArgs, TunedArg};
+use crate::flags::{ArchArgs, LogitsArg, ModelArgs, PlanArgs, ToolchainArgs, TrainingArg, TunedArg};
 use crate::output::Output;
 use crate::overview::{self, Overview};
 use crate::pipeline::{Planner, Regime};
@@ -53,6 +53,8 @@ pub struct Args {
     watch: bool,
     #[command(flatten)]
     logits: LogitsArg,
+    #[command(flatten)]
+    training: TrainingArg,
     #[command(flatten)]
     plan: PlanArgs,
     #[command(flatten)]
@@ -117,8 +119,9 @@ struct Seconds {
 
 /// Runs the verb.
 pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
-    let model = model::open(&args.model)?;
+    let mut model = model::open(&args.model)?;
     output.assume(&model);
+    args.training.apply_beside(args.logits, &mut model)?;
     // Before the work, not after it.
     plan_dir::check_place(&place(args)).map_err(failure::input)?;
     tune::check_place(args)?;

@@ -6,7 +6,7 @@ use fusec_fuse::explain::{ExplainError, pair, why};
 
 use crate::exit::Exit;
 use crate::failure::{self, Failure};
-use crate::flags::{Assignment, AxisSize, ModelArgs, PlanArgs, TunedArg};
+use crate::flags::{Assignment, AxisSize, ModelArgs, PlanArgs, TrainingArg, TunedArg};
 use crate::measured::Measured;
 use crate::output::Output;
 use crate::pipeline::Planner;
@@ -50,6 +50,8 @@ pub struct Args {
     #[arg(long, value_name = "PATTERN", help_heading = "Model")]
     allow_unused: Vec<String>,
     #[command(flatten)]
+    training: TrainingArg,
+    #[command(flatten)]
     plan: PlanArgs,
     #[command(flatten)]
     tuned: TunedArg,
@@ -65,7 +67,7 @@ pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
         output.answer(&terms, || glossary::text(&terms))?;
         return Ok(Exit::Success);
     };
-    let model = model::open(&ModelArgs {
+    let mut model = model::open(&ModelArgs {
         model: path.clone(),
         preset: args.preset.clone(),
         axes: args.axes.clone(),
@@ -73,6 +75,7 @@ pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
         allow_unused: args.allow_unused.clone(),
     })?;
     output.assume(&model);
+    args.training.apply(&mut model)?;
     let planner = Planner::new(&args.plan)?;
     let (shape, mode) = (args.plan.shape.0, args.plan.plan);
     let tuned = args.tuned.read(&args.plan)?;

@@ -7,8 +7,10 @@ use std::str::FromStr;
 use clap::Args;
 use fusec_fuse::{Mode, Shape, Storage};
 use fusec_ir::Graph;
+use fusec_ir::gradient::WholeObjective;
 use fusec_ir::last_row::only_last_rows;
 use fusec_runtime::limits;
+use fusec_runtime::model::Model;
 use fusec_runtime::toolchain::{self, Arch};
 use fusec_runtime::tune::Tuned;
 
@@ -128,6 +130,37 @@ impl KernelArgs {
             fuse: Vec::new(),
             split: Vec::new(),
         }
+    }
+}
+
+/// What of a model is looked at.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Args)]
+pub struct TrainingArg {
+    /// A training step in place of the model: the forward pass, the cross-entropy of the next token, and
+    /// the gradients of it by all parameters, as one graph.
+    #[arg(long)]
+    pub training: bool,
+}
+
+impl TrainingArg {
+    /// Makes a model its training step, if that is asked for.
+    pub fn apply(self, model: &mut Model) -> Result<(), Failure> {
+        if self.training {
+            let objective = WholeObjective::new(&model.graph).map_err(failure::input)?;
+            model.graph = objective.gradient.graph;
+        }
+        Ok(())
+    }
+
+    /// The same, where rows of outputs may be asked for: a step needs all.
+    pub fn apply_beside(self, logits: LogitsArg, model: &mut Model) -> Result<(), Failure> {
+        if self.training && logits.logits == Logits::Last {
+            return Err(failure::message(
+                "a training step takes the loss of every token",
+                "leave --logits last out, or --training",
+            ));
+        }
+        self.apply(model)
     }
 }
 

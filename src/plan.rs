@@ -9,7 +9,7 @@ use tracing::debug_span;
 use crate::classes::{self, RecurrenceClass};
 use crate::exit::Exit;
 use crate::failure::Failure;
-use crate::flags::{ModelArgs, PlanArgs, TunedArg};
+use crate::flags::{ModelArgs, PlanArgs, TrainingArg, TunedArg};
 use crate::measured::Measured;
 use crate::model;
 use crate::output::Output;
@@ -30,10 +30,13 @@ Examples:
   fusec plan models/rwkv6.toml --plan greedy --device-profile a100
   fusec plan models/hybrid.toml --shape B=8,T=2048 --json | jq .launches_per_layer
   fusec plan models/hybrid.toml --svg plan.svg
+  fusec plan models/hybrid.toml --training --dtype bf16
   fusec plan models/hybrid.toml --tuned out/tuned")]
 pub struct Args {
     #[command(flatten)]
     model: ModelArgs,
+    #[command(flatten)]
+    training: TrainingArg,
     #[command(flatten)]
     plan: PlanArgs,
     #[command(flatten)]
@@ -69,8 +72,9 @@ struct Answer<'a> {
 
 /// Runs the verb.
 pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
-    let model = debug_span!("reading the model").in_scope(|| model::open(&args.model))?;
+    let mut model = debug_span!("reading the model").in_scope(|| model::open(&args.model))?;
     output.assume(&model);
+    args.training.apply(&mut model)?;
     for path in args.svg.iter().chain(&args.dot) {
         place::check(path)?;
     }

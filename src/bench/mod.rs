@@ -16,7 +16,7 @@ use fusec_runtime::weights::WeightSpec;
 use crate::device::Device;
 use crate::exit::Exit;
 use crate::failure::{self, Failure};
-use crate::flags::{Assignment, AxisSize, LogitsArg, ModelArgs, ShapeArg, ToolchainArgs};
+use crate::flags::{Assignment, AxisSize, LogitsArg, ModelArgs, ShapeArg, ToolchainArgs, TrainingArg};
 use crate::output::Output;
 use crate::place;
 use crate::progress::Progress;
@@ -91,6 +91,8 @@ pub struct Args {
     against: Vec<Against>,
     #[command(flatten)]
     logits: LogitsArg,
+    #[command(flatten)]
+    training: TrainingArg,
     /// Storage type of activations and matrices of MODEL: f32, bf16 or f16.
     #[arg(long, value_name = "TYPE", default_value_t = Storage::F32)]
     dtype: Storage,

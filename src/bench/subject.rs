@@ -109,10 +109,12 @@ fn of_model(
     path: &std::path::Path,
     gpu: Option<&GpuInfo>,
 ) -> Result<Vec<Subject>, Failure> {
-    let opened = model::open(&args.model_args(path.to_path_buf()))?;
+    let mut opened = model::open(&args.model_args(path.to_path_buf()))?;
+    args.training.apply_beside(args.logits, &mut opened)?;
     let opened = std::rc::Rc::new(opened);
     // What computes less is another subject, in records as well.
     let name = match args.logits.logits {
+        _ if args.training.training => format!("{}, training", model::short_name(path)),
         Logits::All => model::short_name(path),
         Logits::Last => format!("{}, last rows", model::short_name(path)),
     };

@@ -100,7 +100,8 @@ pub fn follow(
     loop {
         seen = changed(&watched, &seen);
         let began = Instant::now();
-        let done = model::open(&args.model).and_then(|model| {
+        let done = model::open(&args.model).and_then(|mut model| {
+            args.training.apply_beside(args.logits, &mut model)?;
             if meaning(&model.graph) == graph {
                 return Ok(None);
             }
