@@ -10,6 +10,8 @@ use std::collections::BTreeMap;
 
 use fusec_codegen::{Manifest, Planned, generate};
 use fusec_fuse::{Device, Mode, Options, Shape, Storage, Submit, plan};
+use fusec_ir::Graph;
+use fusec_ir::gradient::differentiate;
 use fusec_ir::language::{ModelSource, Overrides, compile};
 
 #[path = "addresses/ranges.rs"]
@@ -72,6 +74,10 @@ fn kernels(
     device: &Device,
 ) -> Manifest {
     let graph = compile(text, overrides).unwrap_or_else(|e| panic!("{}: {e:?}", text.name));
+    of_graph(&graph, storage, mode, device)
+}
+
+fn of_graph(graph: &Graph, storage: Storage, mode: Mode, device: &Device) -> Manifest {
     let planned = [1, 2048].map(|time| {
         let options = Options {
             shape: Shape { batch: 1, time },
@@ -81,7 +87,7 @@ fn kernels(
             launch: Submit::Graph,
             pins: vec![],
         };
-        plan(&graph, &options).unwrap_or_else(|e| panic!("{}: {e}", text.name))
+        plan(graph, &options).unwrap_or_else(|e| panic!("{}: {e}", graph.name))
     });
     let regimes = [
         ("decode", 1, Some(1), &planned[0]),
@@ -94,7 +100,7 @@ fn kernels(
         graph: &planned.graph,
         plan: &planned.plan,
     });
-    generate(&graph.name, storage, &regimes).unwrap_or_else(|e| panic!("{}: {e}", text.name))
+    generate(&graph.name, storage, &regimes).unwrap_or_else(|e| panic!("{}: {e}", graph.name))
 }
 
 #[test]
@@ -136,6 +142,25 @@ fn no_index_overflows_at_the_largest_sizes() {
         found.len(),
         found.join("\n")
     );
+}
+
+/// Sums over all rows of that many, whole and in parts.
+#[test]
+fn no_index_of_a_sum_over_all_rows_overflows() {
+    let text = "name = \"sums\"\n[axes]\nV = 50\nH = 3\nM = 40\nN = 72\nK = 2\n[input]\nx = \"H, M\"\nids = \"token\"\n\
+                [param]\nemb = { shape = \"V, H * M\" }\nw = { shape = \"N, M\" }\nu = { shape = \"H, N, M\" }\n\
+                taps = { shape = \"H * M, K\" }\nb = { shape = \"N\" }\n\
+                [model]\nflow = \"\"\"\nreturn (conv(x, taps) @ w + b) * (delay(x, 2) @ u), gather(emb, ids)\n\"\"\"\n";
+    let source = ModelSource::from_text("sums", text.to_string());
+    let graph = compile(&source, &Overrides::default()).expect("a model");
+    let gradient = differentiate(&graph, &graph.outputs, &[]).expect("differentiable");
+    let device = Device::find("h200").expect("a profile");
+    for storage in [Storage::F32, Storage::Bf16] {
+        for mode in [Mode::Unfused, Mode::Auto, Mode::Random(3)] {
+            let manifest = of_graph(&gradient.graph, storage, mode, &device);
+            assert_eq!(wrong(&manifest), BTreeMap::new(), "{storage} {mode}");
+        }
+    }
 }
 
 /// A row is counted in 32 bits, so that it has a limit of its own.
