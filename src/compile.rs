@@ -18,7 +18,9 @@ use serde::Serialize;
 
 use crate::exit::Exit;
 use crate::failure::{self, Failure};
-use crate::flags::{ArchArgs, LogitsArg, ModelArgs, PlanArgs, ToolchainArgs, TrainingArg, TunedArg};
+use crate::flags::{
+    ArchArgs, LogitsArg, ModelArgs, PlanArgs, ToolchainArgs, TrainingArg, TunedArg,
+};
 use crate::output::Output;
 use crate::overview::{self, Overview};
 use crate::pipeline::{Planner, Regime};

@@ -16,7 +16,9 @@ use fusec_runtime::weights::WeightSpec;
 use crate::device::Device;
 use crate::exit::Exit;
 use crate::failure::{self, Failure};
-use crate::flags::{Assignment, AxisSize, LogitsArg, ModelArgs, ShapeArg, ToolchainArgs, TrainingArg};
+use crate::flags::{
+    Assignment, AxisSize, LogitsArg, ModelArgs, ShapeArg, ToolchainArgs, TrainingArg,
+};
 use crate::output::Output;
 use crate::place;
 use crate::progress::Progress;

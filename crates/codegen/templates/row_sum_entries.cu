@@ -1,4 +1,4 @@
-// Every entry of the table is the sum of the rows whose id it is, in their order: a warp has {{ tile.entries }} entries
+// Every entry of the table is the sum of the rows whose id it is, in their order: a warp has {% if tile.entries == 1 %}one entry{% else %}{{ tile.entries }} entries{% endif %}
 // and {{ tile.channels }} elements of each, and looks at the ids of all rows, 32 at a time.
 constexpr int ENTRIES = {{ tile.entries }}, CHANNELS = {{ tile.channels }}, OWN = CHANNELS / 32;
 constexpr int CHANNEL_TILES = ({{ channels }} + CHANNELS - 1) / CHANNELS, GROUPS = ({{ entries }} + ENTRIES - 1) / ENTRIES;
@@ -15,12 +15,12 @@ if (unit < i64(GROUPS) * CHANNEL_TILES{% if batch > 1 %} * {{ batch }}{% endif %
     for (int item = 0; item < ENTRIES * OWN; ++item) sums[item * 32] = 0.0f;
     const i64 rows = B * T;
     for (i64 row0 = 0; row0 < rows; row0 += 32) {
-        int entry = -1;
+        int id = -1;
         {
             const i64 row = row0 + lane;
-            if (row < rows) entry = {{ id }} - entry0;
+            if (row < rows) id = {{ id }};
         }
-        u32 found = lanes_where(u32(entry) < u32(ENTRIES));
+        u32 found = lanes_where(id >= entry0 && id < entry0 + ENTRIES);
         // Rows that are found are loaded some at a time, and added one after the other.
         while (found != 0) {
             int entries[4];
@@ -28,8 +28,8 @@ if (unit < i64(GROUPS) * CHANNEL_TILES{% if batch > 1 %} * {{ batch }}{% endif %
 #pragma unroll
             for (int nth = 0; nth < 4; ++nth) {
                 const int from = found != 0 ? lowest_bit(found) : 0;
-                const int own_entry = from_lane(entry, from);
-                entries[nth] = found != 0 ? own_entry : -1;
+                const int found_id = from_lane(id, from);
+                entries[nth] = found != 0 ? found_id - entry0 : -1;
                 found &= found - 1;
                 const i64 row = row0 + from;
 #pragma unroll

@@ -50,9 +50,9 @@
 {%- endif %}
 {%- endfor %}
     };
+{%- if staged %}
     // Global memory to registers, before the products of another step hide the latency.
     auto fetch = [&](i64 step) {
-        (void)step;
 {%- for s in sides %}
 {%- if not s.direct %}
 #pragma unroll
@@ -88,12 +88,15 @@
 {%- endif %}
 {%- endfor %}
     };
+{%- endif %}
 #pragma unroll
     for (int step = 0; step < STAGES - 1; ++step) {
         if (step < steps) {
             start(step);
+{%- if staged %}
             fetch(step);
             place(step);
+{%- endif %}
         }
         cp_async_commit();
     }
@@ -103,7 +106,9 @@
         const i64 ahead = step + STAGES - 1;
         if (ahead < steps) {
             start(ahead);
+{%- if staged %}
             fetch(ahead);
+{%- endif %}
         }
         cp_async_commit();
         const Operand* const a_tile = stages + int(step % STAGES) * STAGE_ELEMENTS;
@@ -129,7 +134,9 @@
 #pragma unroll
                 for (int tj = 0; tj < MMA_R; ++tj) mma_k16<Operand>(acc[ti][tj], a_regs[ti], b_regs[tj]);
         }
+{%- if staged %}
         if (ahead < steps) place(ahead);
+{%- endif %}
     }
     cp_async_wait<0>();
 #pragma unroll

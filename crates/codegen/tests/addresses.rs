@@ -74,10 +74,10 @@ fn kernels(
     device: &Device,
 ) -> Manifest {
     let graph = compile(text, overrides).unwrap_or_else(|e| panic!("{}: {e:?}", text.name));
-    kernels_of(&graph, storage, mode, device)
+    of_graph(&graph, storage, mode, device)
 }
 
-fn kernels_of(graph: &Graph, storage: Storage, mode: Mode, device: &Device) -> Manifest {
+fn of_graph(graph: &Graph, storage: Storage, mode: Mode, device: &Device) -> Manifest {
     let planned = [1, 2048].map(|time| {
         let options = Options {
             shape: Shape { batch: 1, time },
@@ -160,7 +160,7 @@ fn no_index_overflows_in_differentiated_recurrences() {
         let graph = compile(&text, &Overrides::default()).expect("a model");
         let gradient = differentiate(&graph, &graph.outputs, &graph.inputs).expect("a derivative");
         for mode in [Mode::Auto, Mode::Unfused, Mode::Random(5)] {
-            let manifest = kernels_of(&gradient.graph, Storage::Bf16, mode, &device);
+            let manifest = of_graph(&gradient.graph, Storage::Bf16, mode, &device);
             let texts = manifest.kernels.iter().map(|kernel| &kernel.source);
             let texts: Vec<&String> = texts.collect();
             assert!(
@@ -173,6 +173,25 @@ fn no_index_overflows_in_differentiated_recurrences() {
         }
     }
     assert_eq!(found, BTreeMap::new());
+}
+
+/// Sums over all rows of that many, whole and in parts.
+#[test]
+fn no_index_of_a_sum_over_all_rows_overflows() {
+    let text = "name = \"sums\"\n[axes]\nV = 50\nH = 3\nM = 40\nN = 72\nK = 2\n[input]\nx = \"H, M\"\nids = \"token\"\n\
+                [param]\nemb = { shape = \"V, H * M\" }\nw = { shape = \"N, M\" }\nu = { shape = \"H, N, M\" }\n\
+                taps = { shape = \"H * M, K\" }\nb = { shape = \"N\" }\n\
+                [model]\nflow = \"\"\"\nreturn (conv(x, taps) @ w + b) * (delay(x, 2) @ u), gather(emb, ids)\n\"\"\"\n";
+    let source = ModelSource::from_text("sums", text.to_string());
+    let graph = compile(&source, &Overrides::default()).expect("a model");
+    let gradient = differentiate(&graph, &graph.outputs, &[]).expect("differentiable");
+    let device = Device::find("h200").expect("a profile");
+    for storage in [Storage::F32, Storage::Bf16] {
+        for mode in [Mode::Unfused, Mode::Auto, Mode::Random(3)] {
+            let manifest = of_graph(&gradient.graph, storage, mode, &device);
+            assert_eq!(wrong(&manifest), BTreeMap::new(), "{storage} {mode}");
+        }
+    }
 }
 
 /// A row is counted in 32 bits, so that it has a limit of its own.

@@ -88,7 +88,7 @@ pub fn lane<'g>(
         context: Context::new(),
     };
     let parts = tile.parts();
-    sum.context.insert("decode", &decode.finish());
+    sum.context.insert("decode", decode.finish().trim_end());
     sum.context.insert("parts", &parts);
     sum.context.insert("inner", &sum.operands.summed.len());
     sum.context.insert("threads", &tile.threads());
@@ -302,7 +302,7 @@ impl<'g> RowSum<'_, 'g> {
             "reads_inner",
             &(loads.contains("inner") || text.contains("inner")),
         );
-        context.insert("loads", &loads);
+        context.insert("loads", loads.trim_end());
         context.insert("term", &text);
         context.insert("store", &store);
         render("row_sum_elements.cu", &self.context).map(Some)
@@ -345,7 +345,7 @@ impl<'g> RowSum<'_, 'g> {
         let element = c_type(operands.pointers.element(place));
         let pointer = operands.pointers.write(place, operands.names);
         let context = &mut self.context;
-        context.insert("decode", &decode.finish());
+        context.insert("decode", decode.finish().trim_end());
         context.insert("tile", tile);
         context.insert("warps", &ENTRY_WARPS);
         context.insert("entries", &entries);
@@ -353,7 +353,7 @@ impl<'g> RowSum<'_, 'g> {
         context.insert("batch", &graph.elements(&self.axes.batch));
         context.insert("id", &id);
         // One number for each of a thread's channels: no array.
-        context.insert("load", &load.replace("[own][0]", "[own]"));
+        context.insert("load", &load.trim_end().replace("[own][0]", "[own]"));
         context.insert(
             "store",
             &format!(

@@ -9,7 +9,9 @@ use fusec_ir::{OpId, OpKind};
 /// Most elements of a result.
 const ELEMENTS: usize = 1 << 30;
 /// Blocks of a multiprocessor that parts of the rows are cut for: each is a form of its own.
-const RESIDENT: [usize; 2] = [1, 2];
+const OF_PRODUCTS: &[usize] = &[1, 2];
+/// The same where blocks wait for memory and for nothing else.
+const OF_OTHERS: &[usize] = &[4];
 
 /// The body whose blocks see all rows.
 pub fn fit(group: &Group<'_>, id: OpId) -> Result<Body, Reject> {
@@ -83,7 +85,11 @@ pub fn in_parts(group: &Group<'_>, id: OpId, plain: &Body) -> Vec<Vec<Phase>> {
         return Vec::new();
     };
     let mut out: Vec<Vec<Phase>> = Vec::new();
-    for resident in RESIDENT {
+    let resident = match tile {
+        RowSumTile::Mma(_) | RowSumTile::Simt(_) => OF_PRODUCTS,
+        _ => OF_OTHERS,
+    };
+    for resident in resident {
         let blocks = resident * ctx.target.sms;
         let Some([parts, adds]) = tile.in_parts(ctx.graph, op, ctx.rows(), blocks) else {
             continue;

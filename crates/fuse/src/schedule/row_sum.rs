@@ -110,7 +110,7 @@ const STAGES: [usize; 3] = [4, 3, 2];
 /// Rows at a time of `row_sum_mma.cu`.
 const MMA_DEPTH: usize = 32;
 /// Most parts of the rows.
-const MOST_PARTS: usize = 64;
+const MOST_PARTS: usize = 128;
 /// Runs of rows that a part has at least.
 const RUNS_OF_PART: usize = 4;
 
