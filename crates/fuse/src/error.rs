@@ -39,7 +39,7 @@ pub enum PlanError {
     },
     /// An operation of a transposed graph.
     #[error(
-        "there are no kernels yet for `{op}`, which {what}: transposed graphs run on the CPU only"
+        "there are no kernels yet for `{op}`, which {what}: it runs on the CPU only, by the interpreter"
     )]
     NoKernels {
         /// Name of the operation.

@@ -260,10 +260,8 @@ def test_a_backward_that_is_not_there_is_refused_by_name(rng):
     params = list(model.initial_params(like=x).values())
     tail = next(port for port in model.states if len(port.leading) == 2)
     after = [np.zeros((1, 1, *tail.extents), np.float32) if port == tail else None for port in model.states]
-    emulator = fusec.compile(MIXER, device="emulator")
     weights = fusec.compile(MIXER, device="cpu", weights="random:0")
     for of, given, gradients, error, says in (
-        (emulator, params, [y, None, None], NotImplementedError, "`mixer` has no backward here.*runs on emulator"),
         (model, params, [y, *after], NotImplementedError, f"`{tail.name}` are rows carried to the next run"),
         (weights, [], [y, None, None], ValueError, "compiled with weights, which are float32 and fixed"),
         (model, params, [y[:, :2].copy(), None, None], ValueError, "`gradient of y` has T=2, but `y` has T=3"),

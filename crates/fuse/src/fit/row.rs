@@ -6,12 +6,14 @@ use crate::context::{Context, iteration_axes};
 use crate::plan::{Body, GridAxis, Reject, Roles};
 use crate::schedule::walk::Walked;
 use crate::schedule::{RowTile, Schedule};
-use fusec_ir::{AxisId, OpId};
+use fusec_ir::{AxisId, OpId, OpKind};
 
 /// Elements one block should hold: enough for full warps, few enough for many blocks.
 const SPREAD_TARGET: usize = 2048;
 /// Elements one block can hold in f32 beside the operations' other values.
 const SIZE_LIMIT: usize = 32768;
+/// Elements of a row that one block can go through for a reduction, which holds none of them: a vocabulary.
+const SIZE_LIMIT_ALONE: usize = 1 << 18;
 
 /// Rows of a block, at most: few, so that multiprocessors have blocks to change to.
 const ROWS: usize = 4;
@@ -28,12 +30,16 @@ pub fn fit(group: &Group<'_>) -> Result<Body, Reject> {
         .collect();
     let grid = spread(group, stores.first().copied());
     if let Some((size, id)) = largest_space(group, group.ops.iter().copied(), &grid)
-        && size > SIZE_LIMIT
+        && let limit = match group.ops {
+            [only] if matches!(group.op(*only).kind, OpKind::Reduce { .. }) => SIZE_LIMIT_ALONE,
+            _ => SIZE_LIMIT,
+        }
+        && size > limit
     {
         return Err(group.reject(
             "row-size",
             [id],
-            format!("{SIZE_LIMIT} elements"),
+            format!("{limit} elements"),
             format!("{size} elements of `{}`", group.name(id)),
         ));
     }

@@ -1,20 +1,28 @@
-//! Derivatives of a call, by the interpreter and the transposed graph.
+//! Derivatives of a call, by the transposed graph: on the interpreter, or by kernels.
 //!
 //! Nothing is kept from the call: it is evaluated again, in the precision of its tensors.
 
-use fusec_ir::gradient::{Gradient, differentiate};
+use fusec_ir::gradient::{Backward, Gradient, differentiate};
+use fusec_ir::interpret::{Input, State, Tensor};
 use fusec_ir::{Precision, StateId, StateKind, ValueId};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use fusec_fuse::{PlanError, Shape};
+
 use super::bind::{Wanted, check_memory, wrong_type};
-use super::call::Arguments;
+use super::call::{Arguments, Taken};
 use super::device::DeviceKind;
 use super::error::TensorError;
 use super::exact::check_fits;
+use super::kernels::Kernels;
 use super::numbers::{Element, Numbers};
+use super::start;
 use super::tensor::TensorView;
 use super::{Program, ProgramError, lock};
+use crate::executor::HostState;
+use crate::limits;
+use crate::weights::Weights;
 
 /// The derivatives of `sum of cotangent * result` over outputs and states after the run.
 #[derive(Clone, Debug, PartialEq)]
@@ -38,7 +46,9 @@ pub struct Cotangents<'a> {
 
 impl Program {
     /// The derivatives of a call with these arguments, from this state and position (or from the
-    /// beginning). In float64 where the call would be ([`Program::is_exact`]), and else in float32.
+    /// beginning). In float64 where the call would be ([`Program::is_exact`]), and else in float32; on a
+    /// device with kernels as these store what they compute. The first one there plans, generates and
+    /// compiles the model with its transpose.
     pub fn backward(
         &self,
         arguments: &Arguments<'_>,
@@ -46,10 +56,7 @@ impl Program {
         cotangents: &Cotangents<'_>,
     ) -> Result<Derivatives, ProgramError> {
         if self.options.device != DeviceKind::Cpu {
-            return Err(self.no_backward(format!(
-                "derivatives are computed on device cpu only, it runs on {}",
-                self.device
-            )));
+            return self.backward_by_kernels(arguments, state, cotangents);
         }
         match self.is_exact(arguments) {
             true => self.backward_in::<f64>(arguments, state, cotangents),
@@ -86,7 +93,6 @@ impl Program {
         state: Option<(&[TensorView<'_>], i64)>,
         cotangents: &Cotangents<'_>,
     ) -> Result<Derivatives, ProgramError> {
-        let graph = &self.graph;
         let gradient = self.gradient()?;
         let mut copied = Vec::new();
         let (shape, taken) = self.take_inputs::<F>(&arguments.inputs, &mut copied)?;
@@ -101,9 +107,85 @@ impl Program {
         let given = self.given(&taken);
         let forward = gradient.forward_to(&interpreter, &state, rows, &given, &after)?;
         let seeds: Vec<&[F]> = seeds.iter().map(Vec::as_slice).collect();
-        let mut back = forward.backward(&seeds, &mut state)?;
-        let by_params = gradient.load.evaluate(&params, &back.sums)?;
+        let back = forward.backward(&seeds, &mut state)?;
+        self.derivatives(&gradient, &params, back, shape)
+    }
 
+    fn backward_by_kernels(
+        &self,
+        arguments: &Arguments<'_>,
+        state: Option<(&[TensorView<'_>], i64)>,
+        cotangents: &Cotangents<'_>,
+    ) -> Result<Derivatives, ProgramError> {
+        let gradient = self.gradient()?;
+        let graph = &gradient.graph;
+        let mut copied = Vec::new();
+        let (shape, taken) = self.take_inputs::<f32>(&arguments.inputs, &mut copied)?;
+        let params = self.own_params::<f32>(&arguments.params, &mut copied)?;
+        limits::run(graph, shape)?;
+        let mut start: State<f32> = self.start_of(graph, shape.batch, state)?;
+        let seeds = self.seeds::<f32>(&cotangents.outputs, (shape.batch, shape.time))?;
+        let mut after = self.after::<f32>(&gradient, &cotangents.states, shape.batch)?;
+        for (of, cotangent) in &gradient.states {
+            if let Some(given) = after.remove(of) {
+                start.buffers[cotangent.index()] = given;
+            }
+        }
+        let weights = Weights::new(graph, params.clone())?;
+        let mut made = lock(&self.backwards);
+        let session = match &mut *made {
+            Some(session) => {
+                session.set_weights(weights)?;
+                session
+            }
+            None => {
+                let arch = start::arch(self.options.device)?.map(|arch| arch.to_string());
+                let kernels = Kernels::new(graph, &self.options, arch.as_deref());
+                let kernels = kernels.map_err(|error| match error {
+                    ProgramError::Plan(why @ PlanError::NoKernels { .. }) => {
+                        self.no_backward(why.to_string())
+                    }
+                    error => error,
+                })?;
+                let graph = Arc::new(graph.clone());
+                made.insert(start::start(&graph, &self.options, Some(&kernels), weights)?)
+            }
+        };
+        session.set_state(&HostState::from(start))?;
+        let own = taken.iter().map(Taken::input);
+        let seeds = seeds.iter().map(|seed| Input::Numbers(seed.as_slice()));
+        let inputs: Vec<Input<'_, f32>> = own.chain(seeds).collect();
+        let outputs = session.run(shape.time, &inputs)?;
+        let mut end = session.state()?;
+        drop(made);
+        let numbers = |id: &ValueId| {
+            let at = graph.outputs.iter().position(|output| output == id);
+            let tensor = at.and_then(|at| outputs.get(at)).and_then(Tensor::numbers);
+            tensor.unwrap_or_default().to_vec()
+        };
+        let inputs = gradient.inputs.iter();
+        let states = gradient.states.iter();
+        let back = Backward {
+            sums: gradient.sums.iter().map(numbers).collect(),
+            inputs: inputs.map(|(id, d)| (*id, numbers(d))).collect(),
+            states: states
+                .map(|(of, d)| (*of, end.tensors.remove(d).unwrap_or_default()))
+                .collect(),
+        };
+        self.derivatives(&gradient, &params, back, shape)
+    }
+
+    /// By what a call was given, from what the transposed graph gives.
+    fn derivatives<F: Element>(
+        &self,
+        gradient: &Gradient,
+        params: &[Vec<F>],
+        mut back: Backward<F>,
+        shape: Shape,
+    ) -> Result<Derivatives, ProgramError> {
+        let graph = &self.graph;
+        let rows = (shape.batch, shape.time);
+        let by_params = gradient.load.evaluate(params, &back.sums)?;
         let inputs = graph.inputs.iter().map(|id| {
             let value = graph.value(*id);
             (value.precision != Precision::Index).then(|| {

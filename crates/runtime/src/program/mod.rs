@@ -100,6 +100,8 @@ pub struct Program {
     has_weights: bool,
     kernels: Mutex<Option<Arc<Kernels>>>,
     gradient: Mutex<Option<Arc<Gradient>>>,
+    /// What runs the model with its transpose, on a device with kernels, once it is asked for.
+    backwards: Mutex<Option<Running>>,
     session: Mutex<Running>,
     device: String,
 }
@@ -175,6 +177,7 @@ impl Program {
             has_weights,
             kernels: Mutex::new(kernels),
             gradient: Mutex::new(None),
+            backwards: Mutex::new(None),
             session: Mutex::new(session),
         })
     }
