@@ -89,6 +89,10 @@ pub fn of(graph: &Graph, sources: &SourceMap) -> Vec<RecurrenceClass> {
         }
         seen.push((*recurrence, &op.name));
         let step = graph.recurrence(*recurrence);
+        // What a training step adds is no recurrence that somebody wrote.
+        if !step.direction.is_forward() {
+            continue;
+        }
         let found = classify(graph, step);
         let sentences = found.sentences(graph, step);
         let states = step.states.iter().zip(&found.states).zip(sentences);
