@@ -120,8 +120,14 @@ impl<'g> Emitter<'_, 'g, '_> {
             }
         }
         let team = self.open_turns();
+        // The row that a team computes: the last one of a run for teams that have none.
+        let last = self.walk.layouts.parts.rows - 1;
+        let at = match self.teams() > last + 1 {
+            true => format!("({team} < {last} ? {team} : {last})"),
+            false => team,
+        };
         self.text
-            .line(format!("const i64 next = {first} + {team};"));
+            .line(format!("const i64 next = {first} + {at};"));
         self.text.line(match self.walk.direction {
             Direction::Forward => {
                 "const i64 row = batch * T + (next < t_end ? next : t_end - 1);"

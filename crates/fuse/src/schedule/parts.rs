@@ -103,6 +103,12 @@ fn split(grid: &Grid, program: &Program, threads: usize, vector: usize, rows: us
     if rows < 2 {
         return Parts::whole(program);
     }
+    // What reads an earlier row of something is in the recurrence, with all that it reads beside.
+    for i in 0..split.part.len() {
+        if split.part[i] == Part::Step {
+            split.take_back(i);
+        }
+    }
     // As large a team as the widest statement wants that is left to it.
     let mut known = 0;
     while known != split.team {

@@ -141,6 +141,7 @@ pub fn lower(graph: &Graph, ops: &[OpId], tails: &[StateId], direction: Directio
         direction,
         out: Program::default(),
         loads: Vec::new(),
+        copies: BTreeMap::new(),
     };
     for id in ops {
         lowering.op(*id, graph.op(*id));
@@ -150,7 +151,7 @@ pub fn lower(graph: &Graph, ops: &[OpId], tails: &[StateId], direction: Directio
             let axes = graph.value(value).axes.clone();
             let access = Access::plain(value, &axes);
             let statement = match lowering.read(&access).src {
-                Src::Statement(s) => s,
+                Src::Statement(s) => lowering.in_registers(s),
                 // A tail always belongs to a value with rows, which is loaded or computed.
                 _ => continue,
             };
@@ -166,6 +167,8 @@ struct Lowering<'g> {
     out: Program,
     /// External rows already loaded, by where they lie and index.
     loads: Vec<(Src, Vec<IndexExpr>, usize)>,
+    /// Copies of the results of reductions, whose rows are kept, by the reduction.
+    copies: BTreeMap<usize, usize>,
 }
 
 impl Lowering<'_> {
@@ -379,13 +382,7 @@ impl Lowering<'_> {
         };
         let delay = access.delay.unsigned_abs();
         if self.out.statements[source].reduce.is_some() {
-            // History is kept in registers of a map; a reduction's result is first copied into one.
-            let s = &self.out.statements[source];
-            let copy = Statement {
-                name: format!("{}_row", s.name),
-                ..copy(source, s)
-            };
-            source = self.push(copy);
+            source = self.copied(source);
         }
         let read = Read {
             src: Src::Statement(source),
@@ -415,6 +412,27 @@ impl Lowering<'_> {
             axes,
             index: read.index,
             delay: 0,
+        }
+    }
+
+    /// A copy of a reduction's result: rows are kept in registers of a map.
+    fn copied(&mut self, reduction: usize) -> usize {
+        let s = &self.out.statements[reduction];
+        let copy = Statement {
+            name: format!("{}_row", s.name),
+            ..copy(reduction, s)
+        };
+        let copy = self.push(copy);
+        self.copies.insert(reduction, copy);
+        copy
+    }
+
+    /// The statement that has a result in registers, of which a tail is made.
+    fn in_registers(&mut self, statement: usize) -> usize {
+        match (self.out.statements[statement].reduce.is_some(), self.copies.get(&statement)) {
+            (false, _) => statement,
+            (true, Some(copy)) => *copy,
+            (true, None) => self.copied(statement),
         }
     }
 
