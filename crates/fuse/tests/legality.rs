@@ -224,16 +224,53 @@ fn cases() -> Vec<(Case, &'static str)> {
         let c = b.axis("C", 64);
         let x = b.input("x", &[c]);
         let p = b.unary("p", Unary::Exp, x);
-        let ahead = Access {
-            delay: -1,
-            ..b.read(p)
-        };
-        let q = b.sum("q", vec![ahead], &[c]);
-        let g = b.output(&[q]);
-        case("look-ahead", "the next row", g, &["p", "q"], 1, 64);
+        let ahead = b.early(p, 1);
+        let q = b.sum("q", vec![ahead.clone()], &[c]);
+        let r = b.project_access("r", ahead, &[c]);
+        let g = b.output(&[q, r]);
+        case("look-ahead", "the next row", g.clone(), &["p", "q"], 1, 64);
+        case(
+            "legal",
+            "the next row from memory",
+            g.clone(),
+            &["q"],
+            1,
+            64,
+        );
+        for (batch, time) in [(1, 1), (8, 512)] {
+            let name = "a product of the next row";
+            case("contract-look-ahead", name, g.clone(), &["r"], batch, time);
+        }
     }
 
     // Scan
+    {
+        let mut b = Build::new();
+        let n = b.axis("N", 8);
+        let x = b.input("x", &[n]);
+        let a = b.unary("a", Unary::Sigmoid, x);
+        let forward = b.ema("forward", a, x);
+        let back = b.ema("back", a, forward);
+        b.backwards(back);
+        let next = b.early(back, 2);
+        let next = b.sum("next", vec![next], &[n]);
+        let late = b.late(back, 1);
+        let late = b.sum("late", vec![late], &[n]);
+        let early = b.early(x, 1);
+        let early = b.sum("early", vec![early], &[n]);
+        let again = b.ema("again", a, x);
+        b.backwards(again);
+        let g = b.output(&[back, next, late, early, again]);
+        for (expected, name, ops) in [
+            ("legal", "from the last row on", &["a", "back"][..]),
+            ("legal", "two from the last row on", &["a", "back", "again"]),
+            ("scan-direction", "both ways", &["a", "forward", "back"]),
+            ("legal", "what the walk has been at", &["back", "next"]),
+            ("reverse-delay", "what it comes to", &["back", "late"]),
+        ] {
+            case(expected, name, g.clone(), ops, 1, 64);
+        }
+    }
     {
         let mut b = Build::new();
         let (h, n) = (b.axis("H", 8), b.axis("N", 8));

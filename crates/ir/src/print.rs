@@ -1,8 +1,8 @@
 //! A graph as text that people read.
 
 use crate::{
-    Access, AxisId, Binary, Combine, Expr, Graph, IndexExpr, Init, LoadStep, NormKind, Op, OpId,
-    OpKind, Param, Precision, Recurrence, StateKind, StepKind, StepRef, Unary, ValueId,
+    Access, AxisId, Binary, Combine, Direction, Expr, Graph, IndexExpr, Init, LoadStep, NormKind,
+    Op, OpId, OpKind, Param, Precision, Recurrence, StateKind, StepKind, StepRef, Unary, ValueId,
 };
 use std::fmt::Write;
 
@@ -376,9 +376,13 @@ fn print_recurrence(out: &mut String, graph: &Graph, r: &Recurrence) {
         .iter()
         .map(|i| format!("{}{}", i.name, axes(graph, &i.axes)))
         .collect();
+    let order = match r.direction {
+        Direction::Forward => "",
+        Direction::Reverse => " from the last row to the first",
+    };
     line(
         out,
-        format_args!("recurrence {}({})", r.name, inputs.join(", ")),
+        format_args!("recurrence {}({}){order}", r.name, inputs.join(", ")),
     );
     for (state, next) in r.states.iter().zip(&r.next) {
         let (n, a, init) = (&state.name, axes(graph, &state.axes), state.init);

@@ -96,7 +96,10 @@ impl Emitter<'_, '_, '_> {
             Some(address) => format!("*({address})"),
             None => "0.0f".into(),
         };
-        format!("({} ? to_f32(*({})) : {outside})", apart.there, apart.inside)
+        format!(
+            "({} ? to_f32(*({})) : {outside})",
+            apart.there, apart.inside
+        )
     }
 
     /// Loads such a row into the registers called `name`.

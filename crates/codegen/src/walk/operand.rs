@@ -341,7 +341,11 @@ impl<'g> Emitter<'_, 'g, '_> {
     }
 
     /// Where the elements of a value are read: pointer, C type, offset.
-    pub(super) fn in_memory(&mut self, value: ValueId, read: &Read) -> (String, &'static str, Offset) {
+    pub(super) fn in_memory(
+        &mut self,
+        value: ValueId,
+        read: &Read,
+    ) -> (String, &'static str, Offset) {
         let place = memory::Place::Value(value);
         let pointer = self.pointers.read(place, self.names);
         let element = c_type(self.pointers.element(place));

@@ -126,12 +126,9 @@ impl<'g> Emitter<'_, 'g, '_> {
             true => format!("({team} < {last} ? {team} : {last})"),
             false => team,
         };
-        self.text
-            .line(format!("const i64 next = {first} + {at};"));
+        self.text.line(format!("const i64 next = {first} + {at};"));
         self.text.line(match self.walk.direction {
-            Direction::Forward => {
-                "const i64 row = batch * T + (next < t_end ? next : t_end - 1);"
-            }
+            Direction::Forward => "const i64 row = batch * T + (next < t_end ? next : t_end - 1);",
             Direction::Reverse => {
                 "const i64 row = batch * T + (next < t_end ? t_end - 1 - next : 0);"
             }

@@ -42,7 +42,9 @@ impl Group<'_> {
     /// The order in which rows come: that of a recurrence of the group.
     pub fn direction(&self) -> Direction {
         let mut directions = self.ops.iter().filter_map(|id| match self.op(*id).kind {
-            OpKind::Scan { recurrence, .. } => Some(self.ctx.graph.recurrence(recurrence).direction),
+            OpKind::Scan { recurrence, .. } => {
+                Some(self.ctx.graph.recurrence(recurrence).direction)
+            }
             _ => None,
         });
         directions.next().unwrap_or_default()

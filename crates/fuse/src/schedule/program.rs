@@ -429,7 +429,10 @@ impl Lowering<'_> {
 
     /// The statement that has a result in registers, of which a tail is made.
     fn in_registers(&mut self, statement: usize) -> usize {
-        match (self.out.statements[statement].reduce.is_some(), self.copies.get(&statement)) {
+        match (
+            self.out.statements[statement].reduce.is_some(),
+            self.copies.get(&statement),
+        ) {
             (false, _) => statement,
             (true, Some(copy)) => *copy,
             (true, None) => self.copied(statement),

@@ -383,6 +383,28 @@ impl Build {
         self.op(name, OpKind::Scan { recurrence, states }, inputs, &axes)
     }
 
+    /// The recurrence of a value, from the last row to the first.
+    pub fn backwards(&mut self, value: ValueId) {
+        let op = self.of(value);
+        let last = RecurrenceId(self.graph.recurrences.len() as u32);
+        if let OpKind::Scan { recurrence, .. } = &mut self.graph.ops[op.index()].kind {
+            let step = self.graph.recurrences[recurrence.index()].clone();
+            *recurrence = last;
+            self.graph.recurrences.push(Recurrence {
+                direction: fusec_ir::Direction::Reverse,
+                ..step
+            });
+        }
+    }
+
+    /// A read of a later row.
+    pub fn early(&self, value: ValueId, rows: i32) -> Access {
+        Access {
+            delay: -rows,
+            ..self.read(value)
+        }
+    }
+
     pub fn output(mut self, of: &[ValueId]) -> Graph {
         self.graph.outputs = of.to_vec();
         self.graph
