@@ -10,6 +10,8 @@ use std::collections::BTreeMap;
 
 use fusec_codegen::{Manifest, Planned, generate};
 use fusec_fuse::{Device, Mode, Options, Shape, Storage, Submit, plan};
+use fusec_ir::Graph;
+use fusec_ir::gradient::differentiate;
 use fusec_ir::language::{ModelSource, Overrides, compile};
 
 #[path = "addresses/ranges.rs"]
@@ -72,6 +74,10 @@ fn kernels(
     device: &Device,
 ) -> Manifest {
     let graph = compile(text, overrides).unwrap_or_else(|e| panic!("{}: {e:?}", text.name));
+    kernels_of(&graph, storage, mode, device)
+}
+
+fn kernels_of(graph: &Graph, storage: Storage, mode: Mode, device: &Device) -> Manifest {
     let planned = [1, 2048].map(|time| {
         let options = Options {
             shape: Shape { batch: 1, time },
@@ -81,7 +87,7 @@ fn kernels(
             launch: Submit::Graph,
             pins: vec![],
         };
-        plan(&graph, &options).unwrap_or_else(|e| panic!("{}: {e}", text.name))
+        plan(graph, &options).unwrap_or_else(|e| panic!("{}: {e}", graph.name))
     });
     let regimes = [
         ("decode", 1, Some(1), &planned[0]),
@@ -94,7 +100,7 @@ fn kernels(
         graph: &planned.graph,
         plan: &planned.plan,
     });
-    generate(&graph.name, storage, &regimes).unwrap_or_else(|e| panic!("{}: {e}", text.name))
+    generate(&graph.name, storage, &regimes).unwrap_or_else(|e| panic!("{}: {e}", graph.name))
 }
 
 #[test]
@@ -136,6 +142,37 @@ fn no_index_overflows_at_the_largest_sizes() {
         found.len(),
         found.join("\n")
     );
+}
+
+/// Nor where rows come from the last one on, or later ones are read.
+#[test]
+fn no_index_overflows_in_differentiated_recurrences() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let device = Device::find("h200").expect("a profile");
+    let mut found = BTreeMap::new();
+    for name in ["rotating", "delta-product", "mlstm"] {
+        let path = root
+            .join("tests/recurrences")
+            .join(name)
+            .with_extension("toml");
+        let text = ModelSource::from_path(&path).expect("a model");
+        let text = ModelSource::from_text(name, text.text.replace("(q, ", "(q + shift(q), "));
+        let graph = compile(&text, &Overrides::default()).expect("a model");
+        let gradient = differentiate(&graph, &graph.outputs, &graph.inputs).expect("a derivative");
+        for mode in [Mode::Auto, Mode::Unfused, Mode::Random(5)] {
+            let manifest = kernels_of(&gradient.graph, Storage::Bf16, mode, &device);
+            let texts = manifest.kernels.iter().map(|kernel| &kernel.source);
+            let texts: Vec<&String> = texts.collect();
+            assert!(
+                texts.iter().any(|text| text.contains("T - 1")),
+                "{name} {mode}"
+            );
+            for (problem, at) in wrong(&manifest) {
+                found.insert(format!("{name} {mode}: {problem}"), at);
+            }
+        }
+    }
+    assert_eq!(found, BTreeMap::new());
 }
 
 /// A row is counted in 32 bits, so that it has a limit of its own.
