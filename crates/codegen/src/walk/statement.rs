@@ -182,6 +182,23 @@ impl<'g> Emitter<'_, 'g, '_> {
         }
     }
 
+    /// Whether a result is a state before its step, as large as all that a block holds.
+    fn hands_out_a_state(&self, i: usize) -> bool {
+        let statements = &self.walk.program.statements;
+        let mut at = i;
+        loop {
+            let s = &statements[at];
+            match (&s.expr, s.reads.as_slice()) {
+                (Expr::Input(0), [read]) if s.reduce.is_none() => match read.src {
+                    Src::State(_) => return true,
+                    Src::Statement(source) => at = source,
+                    _ => return false,
+                },
+                _ => return false,
+            }
+        }
+    }
+
     /// Adds the writes of one statement's registers to the current stage.
     pub(super) fn write(
         &mut self,
@@ -223,6 +240,19 @@ impl<'g> Emitter<'_, 'g, '_> {
                 Piece::Vector(guard(
                     None,
                     format!("{store}<{element}, {v}>({address}, {registers});"),
+                ))
+            }
+            _ if self.hands_out_a_state(i)
+                && self.moves_whole(&layout, row.as_deref(), &offset)
+                && layout.turns().is_some() =>
+            {
+                let (registers, chunk) = (self.vector(placed.layout, &name), layout.chunk);
+                let apart = layout.turns().unwrap_or(1) * chunk;
+                Piece::Vector(guard(
+                    None,
+                    format!(
+                        "store_chunks<{element}, {v}, {chunk}>({address}, {apart}, {registers});"
+                    ),
                 ))
             }
             _ if v > 1 => {
