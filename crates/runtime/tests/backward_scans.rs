@@ -192,3 +192,24 @@ fn a_plan_says_which_row_comes_first() {
         assert!(!said[0].contains("last") && said[1].ends_with(", from the last row to the first"));
     }
 }
+
+/// What a block holds of a state is written as it lies in its registers, 16 bytes at a time.
+#[test]
+fn states_are_handed_out_in_whole_chunks() {
+    let (name, inputs, definition, flow) = STEPS[3];
+    let graph = gradient(&model(name, inputs, definition, flow));
+    let case = Case {
+        name,
+        graph: &graph,
+        storage: Storage::Bf16,
+        mode: Mode::Unfused,
+        batch: 1,
+        times: &[64],
+        bound: 0.0,
+    };
+    let h200 = Device::find("h200").expect("a device");
+    let manifest = common::generated(&case, common::Conditions::on(&h200)).expect("kernels");
+    let mut texts = manifest.kernels.iter().map(|kernel| &kernel.source);
+    let whole = |text: &String| text.contains("store_chunks<float, 8, 4>(g_before + row * 3072");
+    assert!(texts.any(whole));
+}

@@ -148,7 +148,12 @@ impl Program {
                     error => error,
                 })?;
                 let graph = Arc::new(graph.clone());
-                made.insert(start::start(&graph, &self.options, Some(&kernels), weights)?)
+                made.insert(start::start(
+                    &graph,
+                    &self.options,
+                    Some(&kernels),
+                    weights,
+                )?)
             }
         };
         session.set_state(&HostState::from(start))?;
