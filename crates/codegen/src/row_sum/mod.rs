@@ -217,6 +217,7 @@ impl<'g> RowSum<'_, 'g> {
         self.product(&sides, tile.parts);
         self.context.insert("operand", c_type(tile.operand));
         self.context.insert("tile", tile);
+        self.context.insert("staged", &(tile.direct != [true; 2]));
         self.context
             .insert("stage_elements", &tile.stage_elements());
         render("row_sum_mma.cu", &self.context)
