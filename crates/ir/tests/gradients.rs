@@ -357,6 +357,38 @@ fn derivatives_of_operations_are_finite_differences() {
     assert!(failed.is_empty(), "{}", failed.join("\n"));
 }
 
+/// Inputs that many heads, or channels, have in common: the step of the transpose hands out what each adds
+/// to their cotangents, where it would tie too large a state together.
+#[test]
+fn sums_over_what_shares_an_input_are_left_to_others() {
+    for (name, sizes, handed) in [
+        ("few heads", (4, 3, 5), &[][..]),
+        ("many heads", (40, 8, 16), &["h, n", "h, n"]),
+        ("many channels", (1, 1100, 16), &["p, n", "p, n"]),
+    ] {
+        let (h, p, n) = sizes;
+        let text = format!(
+            "name = \"case\"\n[axes]\nh = {h}\np = {p}\nn = {n}\n[input]\na = \"h\"\nx = \"h, p\"\nb = \"n\"\nc = \"n\"\n\
+             [recurrence.ssd]\ninputs = \"a[h], x[h, p], b[n], c[n]\"\nstate = \"S[h, p, n]\"\noutputs = \"y[h, p]\"\n\
+             step = \"S = sigmoid(a) * S + x * b; y = sum(S * c, n)\"\n[model]\nflow = \"return ssd(a, x, b, c)\"\n"
+        );
+        let graph = graph(name, &text);
+        assert_eq!(wrong(name, &graph, (1, 3)), Vec::<String>::new());
+        let gradient = differentiate(&graph, &graph.outputs, &graph.inputs).expect("derivatives");
+        let back = gradient.graph.recurrences.iter();
+        let back = back.filter(|step| !step.direction.is_forward());
+        let axes = |axes: &[fusec_ir::AxisId]| -> String {
+            let names: Vec<&str> = axes.iter().map(|a| graph.axis_name(*a)).collect();
+            names.join(", ")
+        };
+        let found: Vec<String> = back
+            .flat_map(|step| step.outputs.iter().map(|item| axes(step.axes_of(*item))))
+            .filter(|axes| ["h, n", "p, n"].contains(&axes.as_str()))
+            .collect();
+        assert_eq!(found, handed, "{name}");
+    }
+}
+
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }

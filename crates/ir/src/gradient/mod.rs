@@ -5,7 +5,8 @@
 //! from. What is differentiated is the scalar `sum of cotangent * value`, over all of these values.
 //!
 //! One file transposes each kind of operation; `expression` holds the derivatives of scalar functions
-//! and the conventions where there is none; `step` transposes what a recurrence does at one row.
+//! and the conventions where there is none; `step` transposes what a recurrence does at one row
+//! (`spread`: which of its sums are left to others).
 //! Nothing here knows a model or a recurrence by name, and nothing here chooses what is kept in memory.
 //!
 //! Rows become parameters in two parts. The transposed graph ends in *sums*: contributions to values
@@ -27,6 +28,7 @@ mod norm;
 mod objective;
 mod pointwise;
 mod scan;
+mod spread;
 mod step;
 mod transposer;
 

@@ -72,9 +72,9 @@ impl Transposer {
             own.push(id);
         }
         let id = OpId(self.graph.ops.len() as u32);
-        let formal =
-            |i: usize| -> Vec<AxisId> { self.graph.recurrence(recurrence).inputs[i].axes.clone() };
-        let axes: Vec<Vec<AxisId>> = transposed.results.iter().map(|i| formal(*i)).collect();
+        let handed = transposed.recurrence.outputs.iter();
+        let axes_of = |item: &StepRef| transposed.recurrence.axes_of(*item).to_vec();
+        let axes: Vec<Vec<AxisId>> = handed.map(axes_of).collect();
         let mut outputs = Vec::new();
         for (k, axes) in axes.iter().enumerate() {
             let origin = Origin {

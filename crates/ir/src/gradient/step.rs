@@ -6,6 +6,7 @@
 //! first. What nothing needs is left out: a linear step reads no state that it does not multiply.
 
 use super::expression::{add, derivative, div};
+use super::spread::left_out;
 use crate::{
     Axis, AxisId, Binary, Combine, Direction, Expr, IndexExpr, Recurrence, StepAccess, StepInput,
     StepKind, StepOp, StepRef, StepState,
@@ -30,7 +31,8 @@ pub(super) struct Transposed {
     pub recurrence: Recurrence,
     /// Of its formal inputs.
     pub operands: Vec<Operand>,
-    /// Of which formal input of the step each of its outputs is the cotangent.
+    /// Of which formal input of the step each of its outputs is the cotangent, or a part of it. An output may
+    /// have axes that the input lacks, to be summed over.
     pub results: Vec<usize>,
 }
 
@@ -42,6 +44,7 @@ pub(super) fn transpose(
     wanted: &[bool],
     given: &[bool],
 ) -> Transposed {
+    let left = left_out(axes, step, wanted);
     let mut maker = Maker::new(axes, step);
     let cotangents: Vec<usize> = (0..step.outputs.len()).filter(|o| given[*o]).collect();
     for (k, item) in step.next.iter().enumerate() {
@@ -72,7 +75,7 @@ pub(super) fn transpose(
     let mut results = Vec::new();
     let mut outputs = Vec::new();
     for i in (0..step.inputs.len()).filter(|i| wanted[*i]) {
-        if let Some(item) = maker.total(StepRef::Input(i)) {
+        for item in maker.totals(i, &left) {
             results.push(i);
             outputs.push(item);
         }
@@ -170,21 +173,56 @@ impl<'a> Maker<'a> {
         StepRef::Op(self.ops.len() - 1)
     }
 
+    /// The cotangent of input `i`, in parts: without sums over the axes `left`, and what has no such sums.
+    fn totals(&mut self, i: usize, left: &[AxisId]) -> Vec<StepRef> {
+        let item = StepRef::Input(i);
+        let own = self.step.inputs[i].axes.clone();
+        let mut wider: BTreeMap<Vec<AxisId>, Vec<StepRef>> = BTreeMap::new();
+        for part in self.parts.remove(&item).unwrap_or_default() {
+            let mut axes = own.clone();
+            // Parts of an input's cotangent are made for it alone.
+            if let StepRef::Op(j) = part
+                && let StepKind::Reduce {
+                    axes: over,
+                    combine: Combine::Sum,
+                } = &mut self.ops[j].kind
+            {
+                let kept: Vec<AxisId> = left.iter().copied().filter(|a| over.contains(a)).collect();
+                over.retain(|a| !kept.contains(a));
+                let none_left = over.is_empty();
+                if none_left {
+                    self.ops[j].kind = StepKind::Map;
+                }
+                axes.splice(0..0, kept);
+                self.ops[j].axes.clone_from(&axes);
+            }
+            wider.entry(axes).or_default().push(part);
+        }
+        let sums = wider.into_iter();
+        sums.filter_map(|(axes, parts)| self.sum(item, &axes, &parts))
+            .collect()
+    }
+
     /// The cotangent of an item of the step, if anything contributes to it.
     fn total(&mut self, item: StepRef) -> Option<StepRef> {
         let parts = self.parts.remove(&item)?;
-        if let [one] = parts.as_slice() {
+        let axes = self.step.axes_of(item).to_vec();
+        self.sum(item, &axes, &parts)
+    }
+
+    /// The sum of what contributes to the cotangent of an item, over some axes.
+    fn sum(&mut self, item: StepRef, axes: &[AxisId], parts: &[StepRef]) -> Option<StepRef> {
+        if let [one] = parts {
             return Some(*one);
         }
-        let axes = self.step.axes_of(item).to_vec();
         let expr = (0..parts.len()).map(Expr::Input).reduce(add)?;
         let read = |item: &StepRef| StepAccess {
             item: *item,
-            axes: axes.clone(),
+            axes: axes.to_vec(),
         };
         let inputs = parts.iter().map(read).collect();
         let name = format!("d_{}", self.name(item));
-        Some(self.push(name, &axes, StepKind::Map, expr, inputs))
+        Some(self.push(name, axes, StepKind::Map, expr, inputs))
     }
 
     fn name(&self, item: StepRef) -> &str {
