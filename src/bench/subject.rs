@@ -290,7 +290,10 @@ impl Subject {
         let arch = arch_of(gpu)?;
         let planner = planner.compiled_for(arch);
         let last = args.logits.logits.asked(&model.graph);
-        let regimes = planner.regimes(&model.graph, last.as_ref())?;
+        let regimes = match args.training.training {
+            true => planner.one_regime(&model.graph)?,
+            false => planner.regimes(&model.graph, last.as_ref())?,
+        };
         let manifest = planner.manifest(&model.graph.name, &regimes)?;
         let artifacts = kernels::compile(&toolchain, &manifest, arch)?;
         let cubins = artifacts.into_iter().map(|(image, a)| (image, a.cubin));
