@@ -623,6 +623,7 @@ fn append(log: &mut File, out: &Path, line: &Line) -> Result<(), Failure> {
 fn text_of(answer: &Answer) -> String {
     let Answer {
         model,
+        device,
         steps,
         checkpoint,
         ..
@@ -635,7 +636,7 @@ fn text_of(answer: &Answer) -> String {
         None => String::new(),
     };
     format!(
-        "trained {model}: steps {} to {steps}, loss {first:.4} to {last:.4}{valid}, {:.0} tokens/s on the CPU\nweights are in {checkpoint}\n",
+        "trained {model}: steps {} to {steps}, loss {first:.4} to {last:.4}{valid}, {:.0} tokens/s on {device}\nweights are in {checkpoint}\n",
         answer.begun_at + 1,
         answer.tokens_per_second,
     )

@@ -185,7 +185,7 @@ impl<'g> Emitter<'_, 'g, '_> {
         }
     }
 
-    /// Each term to shared memory, then one thread per result.
+    /// Each term to shared memory, then one thread per result, or some lanes of a warp.
     pub(super) fn reduce_shared(&mut self, i: usize, combine: Combine, value: String) {
         let placed = self.walk.layouts.placed[i].clone();
         let layout = self.layout(placed.layout).clone();
@@ -234,20 +234,46 @@ impl<'g> Emitter<'_, 'g, '_> {
         let term = over
             .local_text(&inner, "term")
             .unwrap_or_else(|| "0".into());
-        self.text.open(format!(
-            "for (int result = tid; result < {}; result += {threads})",
-            results.len()
-        ));
-        self.text
-            .line(format!("float total = {};", neutral(combine)));
+        // Results that are fewer than threads have several each, neighbours of one warp.
+        let lanes = match combine {
+            Combine::Sum => lanes_of_result(results.len(), inner.len(), threads),
+            Combine::Max => 1,
+        };
         let accumulate = match combine {
             Combine::Sum => format!("total += {terms}[{base} + {term}];"),
             Combine::Max => format!("total = fmax32(total, {terms}[{base} + {term}]);"),
         };
-        self.text.line(format!(
-            "for (int term = 0; term < {}; ++term) {accumulate}",
-            inner.len()
-        ));
+        let (count, length) = (results.len(), inner.len());
+        let start = format!("float total = {};", neutral(combine));
+        if lanes == 1 {
+            self.text.open(format!(
+                "for (int result = tid; result < {count}; result += {threads})"
+            ));
+            self.text.line(start);
+            self.text.line(format!(
+                "for (int term = 0; term < {length}; ++term) {accumulate}"
+            ));
+        } else {
+            let all = count * lanes == threads;
+            self.text.open("");
+            self.text.line(format!("const int result = tid / {lanes};"));
+            self.text.line(start);
+            let guard = if all {
+                String::new()
+            } else {
+                format!("if (result < {count}) ")
+            };
+            self.text.line(format!(
+                "{guard}for (int term = tid % {lanes}; term < {length}; term += {lanes}) {accumulate}"
+            ));
+            self.text.line(format!("total = lane_sum<{lanes}>(total);"));
+            let among = if all {
+                String::new()
+            } else {
+                format!("result < {count} && ")
+            };
+            self.text.open(format!("if ({among}tid % {lanes} == 0)"));
+        }
         self.text.line(format!("{shared}[result] = total;"));
         for (value, statement) in &self.walk.program.value {
             if *statement == i && self.walk.stores.contains(value) {
@@ -270,6 +296,9 @@ impl<'g> Emitter<'_, 'g, '_> {
                     parts.join(" + ")
                 ));
             }
+        }
+        if lanes > 1 {
+            self.text.close();
         }
         self.text.close();
         self.publishes(i);
@@ -360,4 +389,11 @@ impl<'g> Emitter<'_, 'g, '_> {
         }
         out
     }
+}
+
+/// Lanes of a warp that add up the terms of one result together: as many as there are threads for, and no
+/// more than terms.
+fn lanes_of_result(results: usize, terms: usize, threads: usize) -> usize {
+    let most = (threads / results.max(1)).min(terms).clamp(1, 32);
+    1 << most.ilog2()
 }
