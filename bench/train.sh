@@ -6,7 +6,7 @@
 #   bench/train.sh [FUSEC] [STAGE..]     stages: steps sanitize times run; all by default
 #
 # TEXT: what the real run trains on, a text in UTF-8; VALID: what it is measured on. STEPS: of the real run.
-# ONLY: a pattern of model names of the first stage.
+# ONLY: a pattern of model names of the first stage; TIMES: one of the names in the list of the third.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 FUSEC=$(realpath "${1:-.carry/fusec}")
@@ -94,6 +94,7 @@ sanitize() {
 # Name, model, preset, shape.
 times() {
     while read -r name file preset shape; do
+        [[ $name =~ ${TIMES:-.} ]] || continue
         local sizes=()
         [ "$preset" = - ] || sizes=(--preset "$preset")
         timeout 90 "$FUSEC" bench "$file" "${sizes[@]}" --training --dtype bf16 --shape "$shape" --device cuda:0 --per-kernel \
