@@ -74,7 +74,7 @@ sanitized() {
         --steps 1 --batch 2 --length 37 --device cuda:0 --dtype "$dtype" --out "$WORK/$tool-$name-$dtype" >"$log" 2>&1
     errors=$(grep -oE "ERROR SUMMARY: [0-9]+|RACECHECK SUMMARY: [0-9]+" "$log" | tail -n 1)
     echo "$tool $name $dtype: ${errors:-gave nothing: $(tail -n 2 "$log" | tr '\n' ' ')}"
-    grep -q ": 0$" <<<"$errors:" || grep -E "=========" "$log" | head -n 30 >>"$OUT/sanitize-failures.txt"
+    grep -q ": 0$" <<<"$errors" || grep -E "=========" "$log" | head -n 30 >>"$OUT/sanitize-failures.txt"
 }
 export -f sanitized
 
