@@ -109,7 +109,7 @@ enum Verb {
     Generate(generate::Args),
     /// Tells how well a model predicts a text, and whether fusion changes that.
     Eval(eval::Args),
-    /// Trains a model on a text: on the CPU, by the interpreter, slowly.
+    /// Trains a model on a text: by kernels on a GPU, or on the CPU by the interpreter, slowly.
     Train(train::Args),
     /// Times models and plans.
     Bench(bench::Args),
