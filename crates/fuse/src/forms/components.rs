@@ -7,9 +7,9 @@
 use super::Use;
 use super::rule::block_of;
 use fusec_ir::components::{is_separable, separate};
-use fusec_ir::{Graph, Op, OpId, OpKind, RecurrenceId};
+use fusec_ir::{Graph, Op, OpKind};
 use indexmap::IndexSet;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 /// Name of the rule.
 pub const NAME: &str = "components";
@@ -34,28 +34,6 @@ pub fn uses(graph: &Graph) -> BTreeSet<Use> {
     // A scan stays whole where a component has no reader.
     out.retain(|one| separate(graph, |op| use_of(op) == *one).ops.len() != graph.ops.len());
     out
-}
-
-/// The graph with those recurrences taken apart that no kernel computes whole: what a step hands out may
-/// tie all elements of its states to one block, where a component of it does not.
-pub fn where_none_fits(graph: Graph, none_fits: impl Fn(OpId) -> bool) -> Graph {
-    let mut known: BTreeMap<RecurrenceId, bool> = BTreeMap::new();
-    let mut apart = BTreeSet::new();
-    for (i, op) in graph.ops.iter().enumerate() {
-        let OpKind::Scan { recurrence, .. } = op.kind else {
-            continue;
-        };
-        let unfit = known.entry(recurrence).or_insert_with(|| {
-            is_separable(&graph, graph.recurrence(recurrence)) && none_fits(OpId(i as u32))
-        });
-        if *unfit {
-            apart.insert(use_of(op));
-        }
-    }
-    match apart.is_empty() {
-        true => graph,
-        false => separate(&graph, |op| apart.contains(&use_of(op))),
-    }
 }
 
 /// The uses of this rule, and those of others.

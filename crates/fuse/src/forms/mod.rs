@@ -17,7 +17,6 @@ mod rule;
 mod transposed;
 
 pub use canonical::canonical;
-pub use components::where_none_fits;
 pub use extract::Form;
 pub(crate) use norm::sole_factor;
 pub use rule::Rule;

@@ -20,7 +20,6 @@ use crate::chunked::Classes;
 use crate::context::{Context, live_operations};
 use crate::decisions::Decisions;
 use crate::error::PlanError;
-use crate::fit::fit;
 use crate::forms;
 use crate::plan::{Mode, Plan, Shape, Storage};
 use crate::validate::validate;
@@ -130,10 +129,7 @@ pub(crate) fn make(
         pins: options.pins.iter().chain(&recipe.pins).cloned().collect(),
         ..options.clone()
     };
-    let canonical = forms::canonical(graph);
-    let ctx = options.context(&canonical);
-    let too_large = |id| fit(&ctx, &[id]).is_err_and(|reject| reject.rule == "state-size");
-    let written = forms::where_none_fits(canonical.clone(), too_large);
+    let written = forms::canonical(graph);
     // Recurrences that others are made of come after those of the model.
     let classes = Classes::new(&separate(&written, |_| true));
     let mut trials = choice::Trials::new(options, Arc::new(classes), watch);
