@@ -317,8 +317,8 @@ pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
 
 /// A model with its derivatives, as the device takes it.
 enum Differentiated {
-    InParts(Objective),
-    Whole(WholeObjective),
+    InParts(Box<Objective>),
+    Whole(Box<WholeObjective>),
 }
 
 /// Differentiates, and refuses what is beyond the limits or the memory of this machine.
@@ -326,7 +326,7 @@ fn objective(args: &Args, graph: &Graph, shape: Shape) -> Result<Differentiated,
     if args.device.resolved() != Device::Cpu {
         let whole = WholeObjective::new(graph).map_err(failure::input)?;
         device::admit(args.device, &whole.gradient.graph, shape)?;
-        return Ok(Differentiated::Whole(whole));
+        return Ok(Differentiated::Whole(Box::new(whole)));
     }
     if args.kernels.dtype != Storage::F32 {
         return Err(failure::message(
@@ -336,7 +336,7 @@ fn objective(args: &Args, graph: &Graph, shape: Shape) -> Result<Differentiated,
     }
     let objective = Objective::new(graph).map_err(failure::input)?;
     device::admit(Device::Cpu, &objective.trunk.graph, shape)?;
-    Ok(Differentiated::InParts(objective))
+    Ok(Differentiated::InParts(Box::new(objective)))
 }
 
 /// What evaluates it, and on what.
