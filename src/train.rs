@@ -353,9 +353,7 @@ fn evaluator<'o>(
             Ok((Box::new(evaluator.map_err(failure::input)?), "cpu".into()))
         }
         Differentiated::Whole(whole) => {
-            let of = whole.params.iter().map(|id| params[id.index()].clone());
-            let weights = Weights::new(&whole.gradient.graph, of.collect());
-            let weights = weights.map_err(failure::input)?;
+            let weights = Compiled::weights(whole, params).map_err(failure::input)?;
             let kernels = args.kernels.args();
             let run = &whole.gradient.graph;
             let started = device::start_alike(args.device, run, &weights, &kernels, shape)?;

@@ -83,6 +83,14 @@ impl OffsetText for Offset {
     }
 }
 
+/// The parts of an offset as one expression.
+pub fn sum_text(parts: Vec<String>) -> String {
+    match parts.is_empty() {
+        true => "0".into(),
+        false => parts.join(" + "),
+    }
+}
+
 /// The local index along `axis` of element `e` of a space, as C text.
 pub fn index_text(space: &Space, axis: AxisId, e: &str) -> String {
     let unit = Offset {

@@ -1,7 +1,7 @@
 //! The lane of softmax attention: its templates' numbers and addresses.
 
 use crate::CodegenError;
-use crate::affine::{Grid, Offset, OffsetText, Space};
+use crate::affine::{Grid, Offset, OffsetText, Space, sum_text};
 use crate::cexpr::literal;
 use crate::lane::Lane;
 use crate::manifest::{Element, LaneGrid, RowUnits};
@@ -88,14 +88,8 @@ impl Addresses<'_, '_> {
         let offset = self.offset(value, index);
         let first = |a: AxisId| self.first_index.get(&a).cloned().unwrap_or("0".into());
         let block = offset.block_text(&first);
-        let parts: Vec<String> = block
-            .into_iter()
-            .chain(offset.local_text(space, "elem"))
-            .collect();
-        match parts.is_empty() {
-            true => "0".into(),
-            false => parts.join(" + "),
-        }
+        let local = offset.local_text(space, "elem");
+        sum_text(block.into_iter().chain(local).collect())
     }
 
     /// An operand over a space whose last axes have `length` elements of one head.

@@ -26,6 +26,14 @@ const TEMPLATES: &[(&str, &str)] = &[
         include_str!("../templates/row_sum_entries.cu"),
     ),
     (
+        "row_sum_fetch.cu",
+        include_str!("../templates/row_sum_fetch.cu"),
+    ),
+    (
+        "row_sum_rows.cu",
+        include_str!("../templates/row_sum_rows.cu"),
+    ),
+    (
         "row_sum_mma.cu",
         include_str!("../templates/row_sum_mma.cu"),
     ),

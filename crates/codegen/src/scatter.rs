@@ -4,7 +4,7 @@
 //! after the other, by divisions where the places tell them apart; a loop goes over those that they do not.
 
 use crate::CodegenError;
-use crate::affine::{Grid, Space, index_text};
+use crate::affine::{Grid, Space, index_text, sum_text};
 use crate::lane::Lane;
 use crate::manifest::{LaneGrid, RowUnits};
 use crate::memory::{Place, Pointers, c_type};
@@ -224,16 +224,9 @@ fn place_text(
     index: &[IndexExpr],
     known: &BTreeMap<AxisId, String>,
 ) -> String {
-    let mut stride = 1i64;
-    let (mut base, mut factors) = (0i64, BTreeMap::<AxisId, i64>::new());
-    for (axis, expr) in graph.value(value).axes.iter().zip(index).rev() {
-        base += stride * expr.base;
-        for (var, c) in &expr.terms {
-            *factors.entry(*var).or_default() += stride * c;
-        }
-        stride *= graph.size(*axis) as i64;
-    }
-    let mut order: Vec<(AxisId, i64)> = factors.into_iter().filter(|(_, c)| *c != 0).collect();
+    let offset = Grid::new(graph, &[]).global(&graph.value(value).axes, index);
+    let factors = offset.local.into_iter();
+    let mut order: Vec<(AxisId, i64)> = factors.filter(|(_, c)| *c != 0).collect();
     order.sort_by_key(|(axis, c)| (std::cmp::Reverse(*c), *axis));
     let mut parts: Vec<String> = Vec::new();
     for (axis, c) in order {
@@ -243,8 +236,8 @@ fn place_text(
             c => format!("{name} * {c}"),
         });
     }
-    if base != 0 || parts.is_empty() {
-        parts.push(base.to_string());
+    if offset.base != 0 {
+        parts.push(offset.base.to_string());
     }
-    parts.join(" + ")
+    sum_text(parts)
 }

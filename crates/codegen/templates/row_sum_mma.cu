@@ -14,13 +14,7 @@
     {{ decode | indent }}
 {%- endif %}
     const int left0 = int(block % TILES) / TILES_R * TILE_L, right0 = int(block % TILES) % TILES_R * TILE_R;
-{%- if parts > 1 %}
-    const int part = int(block / TILES);
-    const i64 all = B * T{% if inner > 1 %} * {{ inner }}{% endif %}, share = (all + {{ parts }} * TILE_K - 1) / ({{ parts }} * TILE_K) * TILE_K;
-    const i64 begin = part * share, end = begin + share < all ? begin + share : all;
-{%- else %}
-    const i64 begin = 0, end = B * T{% if inner > 1 %} * {{ inner }}{% endif %};
-{%- endif %}
+{%- include "row_sum_rows.cu" %}
     const i64 steps = begin < end ? (end - begin + TILE_K - 1) / TILE_K : 0;
     Operand* const stages = reinterpret_cast<Operand*>(smem);  // [STAGES][a, then b]: rows outermost
     float acc[MMA_L][MMA_R][4] = {};
@@ -55,20 +49,7 @@
     auto fetch = [&](i64 step) {
 {%- for s in sides %}
 {%- if not s.direct %}
-#pragma unroll
-        for (int ti = 0; ti < {{ s.upper }}_PER_THREAD; ++ti) {
-            const int chunk = tid + ti * THREADS;
-            const int column = {{ s.first }} + chunk % {{ s.chunks }} * {{ s.vector }};
-            const i64 at = begin + step * TILE_K + chunk / {{ s.chunks }}, row = at{% if inner > 1 %} / {{ inner }}{% endif %};
-{%- if s.inner %}
-            const int inner = int(at % {{ inner }});
-{%- endif %}
-#pragma unroll
-            for (int nth = 0; nth < {{ s.vector }}; ++nth) {{ s.name }}_next[ti][nth] = 0.0f;
-            if (chunk < {{ s.upper }}_CHUNKS && at < end && column < {{ s.columns }}) {
-                {{ s.load | indent(width=16) }}
-            }
-        }
+{%- include "row_sum_fetch.cu" %}
 {%- endif %}
 {%- endfor %}
     };

@@ -11,6 +11,7 @@ mod operands;
 mod staging;
 
 use crate::CodegenError;
+use crate::affine::sum_text as sum;
 use crate::affine::{Grid, Offset, OffsetText, Space, index_text};
 use crate::cexpr::{self, Leaves};
 use crate::chunked::{self, Chunked};
@@ -442,11 +443,4 @@ fn statement_of(read: &Read) -> Option<usize> {
 
 fn first(of: &BTreeMap<AxisId, String>, axis: AxisId) -> String {
     of.get(&axis).cloned().unwrap_or_else(|| "0".into())
-}
-
-fn sum(places: Vec<String>) -> String {
-    match places.is_empty() {
-        true => "0".into(),
-        false => places.join(" + "),
-    }
 }

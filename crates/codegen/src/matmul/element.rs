@@ -1,7 +1,7 @@
 //! Maps at one element of a row, before and after a product.
 
 use super::ProductLane;
-use crate::affine::{Grid, OffsetText, Space, index_text};
+use crate::affine::{Grid, OffsetText, Space, index_text, sum_text};
 use crate::cexpr::{self, Leaves};
 use crate::memory::{Place, c_type};
 use crate::text::Text;
@@ -89,11 +89,7 @@ impl<'g> ProductLane<'_, 'g> {
         }
         parts.extend(offset.block_text(&|a| self.first(a)));
         parts.extend(offset.local_text(space, element));
-        let at = if parts.is_empty() {
-            "0".to_string()
-        } else {
-            parts.join(" + ")
-        };
+        let at = sum_text(parts);
         format!("to_f32({pointer}[{at}])")
     }
 }

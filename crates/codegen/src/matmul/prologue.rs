@@ -2,7 +2,7 @@
 //! computes together.
 
 use super::{ProductLane, alignment};
-use crate::affine::{Grid, OffsetText, Space};
+use crate::affine::{Grid, OffsetText, Space, sum_text};
 use crate::memory::{Place, c_type};
 use crate::projection::{Product, ProjectionTile};
 use crate::text::Text;
@@ -57,11 +57,7 @@ impl<'g> ProductLane<'_, 'g> {
         let offset = self.grid.global(&value.axes, &x.index);
         let mut parts: Vec<String> = offset.block_text(&|a| self.first(a)).into_iter().collect();
         parts.extend(offset.local_text(depth, "inner"));
-        let e = if parts.is_empty() {
-            "0".to_string()
-        } else {
-            parts.join(" + ")
-        };
+        let e = sum_text(parts);
         let ops = match self.in_body(x.value) {
             Some(last) => self.body.up_to(graph, last),
             None => vec![],

@@ -6,7 +6,7 @@
 mod operand;
 
 use crate::CodegenError;
-use crate::affine::{OffsetText, Space, index_text};
+use crate::affine::{OffsetText, Space, index_text, sum_text};
 use crate::cexpr::{self, Leaves};
 use crate::lane::Lane;
 use crate::manifest::{LaneGrid, RowUnits};
@@ -157,7 +157,7 @@ impl<'g> RowSum<'_, 'g> {
         for (space, column) in self.columns.iter().zip(columns) {
             at.extend(offset.local_text(space, column));
         }
-        let at = operand::sum_text(at);
+        let at = sum_text(at);
         if parts > 1 {
             let elements = self.graph.row_elements(result);
             let pointer = self.parts_of(parts, true);
@@ -357,10 +357,7 @@ impl<'g> RowSum<'_, 'g> {
         context.insert("load", &load.trim_end().replace("[own][0]", "[own]"));
         context.insert(
             "store",
-            &format!(
-                "{pointer}[{}] = from_f32<{element}>(value);",
-                operand::sum_text(at)
-            ),
+            &format!("{pointer}[{}] = from_f32<{element}>(value);", sum_text(at)),
         );
         render("row_sum_entries.cu", &self.context)
     }

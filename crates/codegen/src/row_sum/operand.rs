@@ -1,6 +1,6 @@
 //! Operands of sums over all rows: where they lie, and how they come to registers.
 
-use crate::affine::{Grid, OffsetText, Space};
+use crate::affine::{Grid, OffsetText, Space, sum_text};
 use crate::memory::{Place, Pointers, c_type};
 use crate::names::Names;
 use crate::text::Text;
@@ -95,14 +95,6 @@ impl<'g> Operands<'_, 'g> {
         }
         text.close();
         text.finish()
-    }
-}
-
-/// The parts of an offset as one expression.
-pub fn sum_text(parts: Vec<String>) -> String {
-    match parts.is_empty() {
-        true => "0".into(),
-        false => parts.join(" + "),
     }
 }
 

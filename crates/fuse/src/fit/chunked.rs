@@ -105,12 +105,7 @@ fn bounded(group: &Group<'_>, scan: OpId, parts: &Parts<'_>) -> Result<(), Rejec
 fn looks_back(group: &Group<'_>, lane: &Body) -> Result<(), Reject> {
     for id in &lane.ops {
         if let Some(access) = group.op(*id).inputs.iter().find(|access| access.delay < 0) {
-            return Err(group.reject(
-                "chunked-look-ahead",
-                [*id],
-                "rows up to the current one",
-                format!("row t + {}", access.delay.unsigned_abs()),
-            ));
+            return Err(group.reads_later("chunked-look-ahead", *id, access));
         }
     }
     Ok(())

@@ -82,12 +82,7 @@ pub fn lanes(group: &Group<'_>, contracts: &[OpId]) -> Result<Vec<Lane>, Reject>
             ));
         }
         if op.inputs[0].delay < 0 {
-            return Err(group.reject(
-                "contract-look-ahead",
-                [*id],
-                "rows up to the current one",
-                format!("row t + {}", op.inputs[0].delay.unsigned_abs()),
-            ));
+            return Err(group.reads_later("contract-look-ahead", *id, &op.inputs[0]));
         }
         if op.inputs[0].delay != 0 && group.in_body(op.inputs[0].value).is_some() {
             return Err(group.reject(

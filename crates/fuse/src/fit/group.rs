@@ -50,6 +50,30 @@ impl Group<'_> {
         directions.next().unwrap_or_default()
     }
 
+    /// Refuses other operations beside one whose template computes nothing else.
+    pub fn check_alone(&self, rule: &str, id: OpId, what: &str) -> Result<(), Reject> {
+        match self.ops.len() {
+            1 => Ok(()),
+            n => Err(self.reject(
+                rule,
+                [id],
+                format!("{what} by itself"),
+                format!("{n} operations"),
+            )),
+        }
+    }
+
+    /// Why a read of a later row is refused.
+    pub fn reads_later(&self, rule: &str, id: OpId, access: &Access) -> Reject {
+        let rows = access.delay.unsigned_abs();
+        self.reject(
+            rule,
+            [id],
+            "rows up to the current one",
+            format!("row t + {rows}"),
+        )
+    }
+
     /// Refuses reads of rows of the group's own values that have not come when they are read.
     pub fn check_later_rows(&self) -> Result<(), Reject> {
         let direction = self.direction();
@@ -58,19 +82,13 @@ impl Group<'_> {
                 if rows_back(direction, access) >= 0 {
                     continue;
                 }
-                let rows = access.delay.unsigned_abs();
                 return Err(match direction {
-                    Direction::Forward => self.reject(
-                        "look-ahead",
-                        [*id],
-                        "rows up to the current one",
-                        format!("row t + {rows}"),
-                    ),
+                    Direction::Forward => self.reads_later("look-ahead", *id, access),
                     Direction::Reverse => self.reject(
                         "reverse-delay",
                         [*id],
                         "rows from the current one on, where the last comes first",
-                        format!("row t - {rows}"),
+                        format!("row t - {}", access.delay.unsigned_abs()),
                     ),
                 });
             }

@@ -100,39 +100,18 @@ pub fn fit(ctx: &Context<'_>, ops: &[OpId]) -> Result<Vec<Phase>, Reject> {
         match &op.kind {
             OpKind::Scan { .. } => scans.push(*id),
             OpKind::Contract { .. } => contracts.push(*id),
-            OpKind::Attend { .. } => match ops {
-                [_] => return attend::fit(&group, *id).map(|body| one_phase(vec![body])),
-                _ => {
-                    return Err(group.reject(
-                        "attend-alone",
-                        [*id],
-                        "attention by itself",
-                        format!("{} operations", ops.len()),
-                    ));
-                }
-            },
-            OpKind::LastRow => match ops {
-                [_] => return Ok(one_phase(vec![last_row::fit(&group, *id)])),
-                _ => {
-                    return Err(group.reject(
-                        "last-row-alone",
-                        [*id],
-                        "the taking of last rows by itself",
-                        format!("{} operations", ops.len()),
-                    ));
-                }
-            },
-            OpKind::Scatter { .. } => match ops {
-                [_] => return scatter::fit(&group, *id).map(|body| one_phase(vec![body])),
-                _ => {
-                    return Err(group.reject(
-                        "scatter-alone",
-                        [*id],
-                        "the placing of elements by itself",
-                        format!("{} operations", ops.len()),
-                    ));
-                }
-            },
+            OpKind::Attend { .. } => {
+                group.check_alone("attend-alone", *id, "attention")?;
+                return attend::fit(&group, *id).map(|body| one_phase(vec![body]));
+            }
+            OpKind::LastRow => {
+                group.check_alone("last-row-alone", *id, "the taking of last rows")?;
+                return Ok(one_phase(vec![last_row::fit(&group, *id)]));
+            }
+            OpKind::Scatter { .. } => {
+                group.check_alone("scatter-alone", *id, "the placing of elements")?;
+                return scatter::fit(&group, *id).map(|body| one_phase(vec![body]));
+            }
             OpKind::CumSum { .. } => {
                 return Err(group.reject(
                     "load-only",

@@ -17,14 +17,7 @@ const OF_OTHERS: &[usize] = &[4];
 pub fn fit(group: &Group<'_>, id: OpId) -> Result<Body, Reject> {
     let (ctx, op) = (group.ctx, group.op(id));
     let name = group.name(id);
-    if group.ops.len() > 1 {
-        return Err(group.reject(
-            "row-sum-alone",
-            [id],
-            "a sum over all rows by itself",
-            format!("{} operations", group.ops.len()),
-        ));
-    }
+    group.check_alone("row-sum-alone", id, "a sum over all rows")?;
     if !op.tails.is_empty() {
         return Err(group.reject(
             "row-sum-tail",

@@ -35,6 +35,31 @@ impl Gradient {
         Interpreter::new(&self.graph, params)
     }
 
+    /// What the transposed operations gave, from the values of a run of [`Gradient::graph`] in the order of its
+    /// outputs. Cotangents of states are with who ran it: there are none.
+    pub fn from_outputs<F: Real>(&self, outputs: &[Tensor<F>]) -> Backward<F> {
+        self.gathered(|id| {
+            let at = self.graph.outputs.iter().position(|output| output == id);
+            outputs.get(at?)
+        })
+    }
+
+    fn gathered<'t, F: Real>(
+        &self,
+        given: impl Fn(&ValueId) -> Option<&'t Tensor<F>>,
+    ) -> Backward<F> {
+        let numbers = |id: &ValueId| {
+            let tensor = given(id).and_then(Tensor::numbers);
+            tensor.unwrap_or_default().to_vec()
+        };
+        let inputs = self.inputs.iter();
+        Backward {
+            sums: self.sums.iter().map(numbers).collect(),
+            inputs: inputs.map(|(id, d)| (*id, numbers(d))).collect(),
+            states: Vec::new(),
+        }
+    }
+
     /// Evaluates the graph's own operations. `state` is that of `self.graph`; what it holds of
     /// cotangents is not looked at.
     pub fn forward<'i, 'g, F: Real>(
@@ -95,25 +120,12 @@ impl<F: Real> Differentiated<'_, '_, F> {
         }
         self.run.advance(gradient.graph.ops.len())?;
         let outputs = self.run.finish(state);
-        let numbers = |id: &ValueId| {
-            let tensor = outputs.values.get(id);
-            tensor
-                .and_then(Tensor::numbers)
-                .unwrap_or_default()
-                .to_vec()
-        };
-        Ok(Backward {
-            sums: gradient.sums.iter().map(numbers).collect(),
-            inputs: gradient
-                .inputs
-                .iter()
-                .map(|(id, d)| (*id, numbers(d)))
-                .collect(),
-            states: gradient
-                .states
-                .iter()
-                .map(|(of, d)| (*of, state.buffers[d.index()].clone()))
-                .collect(),
-        })
+        let given = |id: &ValueId| outputs.values.get(id);
+        let mut back = gradient.gathered(given);
+        let states = gradient.states.iter();
+        back.states = states
+            .map(|(of, d)| (*of, state.buffers[d.index()].clone()))
+            .collect();
+        Ok(back)
     }
 }

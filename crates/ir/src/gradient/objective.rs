@@ -50,10 +50,6 @@ pub struct WholeObjective {
     /// The model, the loss, and the transposed operations: it is given no cotangents. Its inputs are the
     /// model's, then the labels `[rows]` as numbers; its outputs the loss of each row, then the sums.
     pub gradient: Gradient,
-    /// The loss of each row, first of the outputs.
-    pub loss: ValueId,
-    /// The labels, last of the inputs.
-    pub labels: ValueId,
     /// For the parameters of the graph, which of the model's each is.
     pub params: Vec<ParamId>,
 }
@@ -68,13 +64,10 @@ impl WholeObjective {
         graph.outputs = vec![loss, cotangent, logits];
         let mut graph = normalise(graph);
         let (loss, cotangent, logits) = (graph.outputs[0], graph.outputs[1], graph.outputs[2]);
-        let labels = graph.inputs[model.inputs.len()];
         let params = params_in(model, &graph);
         graph.outputs = vec![loss];
         Ok(WholeObjective {
             gradient: differentiate_from(&graph, &[(logits, cotangent)], &[])?,
-            loss,
-            labels,
             params,
         })
     }

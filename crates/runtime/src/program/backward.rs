@@ -3,7 +3,7 @@
 //! Nothing is kept from the call: it is evaluated again, in the precision of its tensors.
 
 use fusec_ir::gradient::{Backward, Gradient, differentiate};
-use fusec_ir::interpret::{Input, State, Tensor};
+use fusec_ir::interpret::{Input, State};
 use fusec_ir::{Precision, StateId, StateKind, ValueId};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -163,20 +163,11 @@ impl Program {
         let outputs = session.run(shape.time, &inputs)?;
         let mut end = session.state()?;
         drop(made);
-        let numbers = |id: &ValueId| {
-            let at = graph.outputs.iter().position(|output| output == id);
-            let tensor = at.and_then(|at| outputs.get(at)).and_then(Tensor::numbers);
-            tensor.unwrap_or_default().to_vec()
-        };
-        let inputs = gradient.inputs.iter();
+        let mut back = gradient.from_outputs(&outputs);
         let states = gradient.states.iter();
-        let back = Backward {
-            sums: gradient.sums.iter().map(numbers).collect(),
-            inputs: inputs.map(|(id, d)| (*id, numbers(d))).collect(),
-            states: states
-                .map(|(of, d)| (*of, end.tensors.remove(d).unwrap_or_default()))
-                .collect(),
-        };
+        back.states = states
+            .map(|(of, d)| (*of, end.tensors.remove(d).unwrap_or_default()))
+            .collect();
         self.derivatives(&gradient, &params, back, shape)
     }
 

@@ -6,8 +6,8 @@ use fusec_ir::interpret::{Input, Tensor};
 use super::evaluator::{Evaluator, Sums, counted, parts};
 use super::interpreted::chosen;
 use super::trainer::TrainError;
-use crate::session::Session;
-use crate::weights::Weights;
+use crate::session::{Session, SessionError};
+use crate::weights::{Weights, WeightsError};
 
 /// A model with its loss and derivatives, on a device. All logits of a batch are held at once.
 pub struct Compiled<'o> {
@@ -29,8 +29,40 @@ impl<'o> Compiled<'o> {
         Compiled { objective, session }
     }
 
-    fn inputs<'i>(ids: &'i [i32], labels: &'i [f32]) -> [Input<'i, f32>; 2] {
-        [Input::Ids(ids), Input::Numbers(labels)]
+    /// Weights of the objective's graph, from those of the model.
+    pub fn weights(
+        objective: &WholeObjective,
+        params: &[Vec<f32>],
+    ) -> Result<Weights, WeightsError> {
+        Weights::new(&objective.gradient.graph, chosen(params, &objective.params))
+    }
+
+    /// Begins anew with a batch, and does with it what `with` says: the session is given the tokens of each
+    /// sequence, their ids and labels. Also the tokens that count.
+    fn begun<T>(
+        &mut self,
+        tokens: &[i32],
+        batch: usize,
+        with: impl FnOnce(&mut dyn Session, usize, &[Input<'_, f32>]) -> Result<T, SessionError>,
+    ) -> Result<(T, usize), TrainError> {
+        let (ids, labels) = parts(tokens, batch);
+        self.session.reset(batch)?;
+        let time = ids.len() / batch.max(1);
+        let inputs = [Input::Ids(&ids), Input::Numbers(&labels)];
+        Ok((
+            with(self.session.as_mut(), time, &inputs)?,
+            counted(&labels),
+        ))
+    }
+
+    fn run(
+        &mut self,
+        tokens: &[i32],
+        batch: usize,
+    ) -> Result<(Vec<Tensor<f32>>, usize), TrainError> {
+        self.begun(tokens, batch, |session, time, inputs| {
+            session.run(time, inputs)
+        })
     }
 }
 
@@ -42,29 +74,17 @@ fn total(losses: Option<&Tensor<f32>>) -> f64 {
 
 impl Evaluator for Compiled<'_> {
     fn differentiate(&mut self, tokens: &[i32], batch: usize) -> Result<Sums, TrainError> {
-        let (ids, labels) = parts(tokens, batch);
-        self.session.reset(batch)?;
-        let time = ids.len() / batch.max(1);
-        let outputs = self.session.run(time, &Self::inputs(&ids, &labels))?;
-        let graph = &self.objective.gradient.graph;
-        let sum = |id: &fusec_ir::ValueId| {
-            let at = graph.outputs.iter().position(|output| output == id);
-            let tensor = at.and_then(|at| outputs.get(at)).and_then(Tensor::numbers);
-            tensor.unwrap_or_default().to_vec()
-        };
+        let (outputs, tokens) = self.run(tokens, batch)?;
         Ok(Sums {
             loss: total(outputs.first()),
-            tokens: counted(&labels),
-            parts: vec![self.objective.gradient.sums.iter().map(sum).collect()],
+            tokens,
+            parts: vec![self.objective.gradient.from_outputs(&outputs).sums],
         })
     }
 
     fn loss(&mut self, tokens: &[i32], batch: usize) -> Result<(f64, usize), TrainError> {
-        let (ids, labels) = parts(tokens, batch);
-        self.session.reset(batch)?;
-        let time = ids.len() / batch.max(1);
-        let outputs = self.session.run(time, &Self::inputs(&ids, &labels))?;
-        Ok((total(outputs.first()), counted(&labels)))
+        let (outputs, tokens) = self.run(tokens, batch)?;
+        Ok((total(outputs.first()), tokens))
     }
 
     fn by_params(&self, params: &[Vec<f32>], sums: &Sums) -> Result<Vec<Vec<f32>>, TrainError> {
@@ -72,7 +92,6 @@ impl Evaluator for Compiled<'_> {
         let WholeObjective {
             gradient,
             params: of,
-            ..
         } = self.objective;
         let sums = sums.parts.first().map_or(&[][..], Vec::as_slice);
         let gradients = gradient.load.evaluate(&chosen(params, of), sums)?;
@@ -83,8 +102,7 @@ impl Evaluator for Compiled<'_> {
     }
 
     fn bind(&mut self, params: &[Vec<f32>]) -> Result<(), TrainError> {
-        let graph = &self.objective.gradient.graph;
-        let weights = Weights::new(graph, chosen(params, &self.objective.params))?;
+        let weights = Self::weights(self.objective, params)?;
         Ok(self.session.set_weights(weights)?)
     }
 
@@ -94,12 +112,10 @@ impl Evaluator for Compiled<'_> {
         tokens: &[i32],
         batch: usize,
     ) -> Result<Option<String>, TrainError> {
-        let (ids, labels) = parts(tokens, batch);
-        self.session.reset(batch)?;
-        let time = ids.len() / batch.max(1);
-        let found = self
-            .session
-            .first_non_finite(time, &Self::inputs(&ids, &labels))?;
+        let look = |session: &mut dyn Session, time, inputs: &[Input<'_, f32>]| {
+            session.first_non_finite(time, inputs)
+        };
+        let (found, _) = self.begun(tokens, batch, look)?;
         Ok(found.map(|found| found.to_string()))
     }
 }

@@ -41,9 +41,8 @@ impl Sums {
     pub fn add(&mut self, more: &Sums) {
         self.loss += more.loss;
         self.tokens += more.tokens;
-        let own = self.parts.iter_mut().flatten();
-        for (to, more) in own.zip(more.parts.iter().flatten()) {
-            to.iter_mut().zip(more).for_each(|(a, b)| *a += b);
+        for (to, more) in self.parts.iter_mut().zip(&more.parts) {
+            add(to, more);
         }
     }
 
@@ -52,6 +51,13 @@ impl Sums {
         let scale = 1.0 / self.tokens.max(1) as f32;
         let all = self.parts.iter_mut().flatten().flatten();
         all.for_each(|x| *x *= scale);
+    }
+}
+
+/// Adds numbers to numbers, each list to its own.
+pub(super) fn add(to: &mut [Vec<f32>], more: &[Vec<f32>]) {
+    for (to, more) in to.iter_mut().zip(more) {
+        to.iter_mut().zip(more).for_each(|(a, b)| *a += b);
     }
 }
 

@@ -6,7 +6,7 @@ use fusec_ir::gradient::{Gradient, Objective};
 use fusec_ir::interpret::{Input, Interpreter, Keep, State, first_non_finite};
 use fusec_ir::{Graph, ParamId, ValueId};
 
-use super::evaluator::{Evaluator, Sums, counted, parts};
+use super::evaluator::{Evaluator, Sums, add, counted, parts};
 use super::trainer::TrainError;
 
 /// Most logits held at once, unless somebody says otherwise.
@@ -175,10 +175,4 @@ impl Evaluator for Interpreted<'_> {
 
 pub(super) fn chosen(params: &[Vec<f32>], of: &[ParamId]) -> Vec<Vec<f32>> {
     of.iter().map(|id| params[id.index()].clone()).collect()
-}
-
-fn add(to: &mut [Vec<f32>], more: &[Vec<f32>]) {
-    for (to, more) in to.iter_mut().zip(more) {
-        to.iter_mut().zip(more).for_each(|(a, b)| *a += b);
-    }
 }

@@ -49,8 +49,7 @@ fn emulated(
     let cache = root().join("target/emulator-cache");
     let emulator = Emulator::new(&cache, EmulatorOptions::default()).expect("g++");
     let device = EmulatedDevice::new(&emulator, &manifest, 5).map_err(|e| format!("g++: {e}"))?;
-    let of = whole.params.iter().map(|id| params[id.index()].clone());
-    let weights = Weights::new(graph, of.collect()).expect("its weights");
+    let weights = Compiled::weights(whole, params).expect("its weights");
     Executor::new(device, manifest, &weights, shape).map_err(|e| format!("loading: {e}"))
 }
 
