@@ -69,6 +69,7 @@ fn projection(depth: usize, lane: usize, of: &Lane, run: usize, store: &str) -> 
         },
         w_offset: 0,
         w_layout,
+        rows_of: None,
         x_map: "x_map".into(),
         w_map: format!("w{lane}_{which}_map"),
     };

@@ -129,7 +129,7 @@ pub fn generate(request: &Request<'_, '_>, kernel: &Kernel) -> Result<Source, Co
             Schedule::Row(_) | Schedule::Scan(_) => {
                 walk_lane(graph, storage, body, threads, pointers, names)?
             }
-            Schedule::Gemv(_) | Schedule::Thin(_) | Schedule::Gemm(_) => {
+            Schedule::Gemv(_) | Schedule::Stream(_) | Schedule::Thin(_) | Schedule::Gemm(_) => {
                 matmul::lane(graph, storage, kernel, body, pointers, names)?
             }
             Schedule::Attend(_) => attend::lane(graph, kernel, body, pointers, names)?,

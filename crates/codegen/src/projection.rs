@@ -1,7 +1,7 @@
 //! Matrix products as kernel text: Y[row, column] = sum over inner of a(row, inner) * w(column, inner), for one or several
 //! products over the same rows and columns, with text hooks before and after.
 //!
-//! Lives here: the templates (`gemm_simt.cu`, `gemm_mma.cu`, `gemv.cu`, `thin.cu`) and which tiles they can
+//! Lives here: the templates (`gemm_simt.cu`, `gemm_mma.cu`, `gemv.cu`, `gemv_stream.cu`, `thin.cu`) and which tiles they can
 //! take; `gemm_wgmma.cu` has a file of its own, [`crate::wgmma`]. Never here: which operations of a graph become a product, which tile it has (see
 //! [`fusec_fuse::schedule`]), and what the hooks compute.
 //!
@@ -21,7 +21,7 @@ use fusec_fuse::schedule::gemm::SIMT_DEPTH;
 pub use fusec_fuse::schedule::product::WeightLayout;
 use fusec_fuse::schedule::product::{ALIGNED, ProductShape};
 use fusec_fuse::schedule::thin;
-pub use fusec_fuse::schedule::{GemmTile, GemvTile, MmaTile, SimtTile, ThinTile, WgmmaTile};
+pub use fusec_fuse::schedule::{GemmTile, GemvTile, MmaTile, SimtTile, StreamTile, ThinTile, WgmmaTile};
 
 /// One product: an accumulator per output element.
 #[derive(Debug, Clone)]
@@ -57,6 +57,8 @@ pub struct Product {
     pub w_offset: usize,
     /// Layout of the weights.
     pub w_layout: WeightLayout,
+    /// Few rows only: the earlier product whose rows of activations are this one's too.
+    pub rows_of: Option<usize>,
     /// Warpgroups only: the parameter that maps the rows as a tensor, in place of `x`.
     pub x_map: String,
     /// Warpgroups only: the parameter that maps the weights, in place of `w`.
@@ -97,6 +99,7 @@ impl Projection {
             stored: true,
             aligned: p.w_stride.is_multiple_of(ALIGNED) && p.w_offset.is_multiple_of(ALIGNED),
             direct: p.is_direct(),
+            rows_of: p.rows_of,
         };
         self.products.iter().map(shape).collect()
     }
@@ -121,6 +124,8 @@ pub enum ProjectionTile {
     Gemm(GemmTile),
     /// Few rows, on FP32 units.
     Gemv(GemvTile),
+    /// One row, on FP32 units.
+    Stream(StreamTile),
     /// Few rows, on tensor cores.
     Thin(ThinTile),
 }
@@ -151,10 +156,14 @@ pub enum ProjectionError {
     },
 }
 
-const TEMPLATE_FILES: [(&str, &str); 4] = [
+const TEMPLATE_FILES: [(&str, &str); 5] = [
     ("gemm_simt.cu", include_str!("../templates/gemm_simt.cu")),
     ("gemm_mma.cu", include_str!("../templates/gemm_mma.cu")),
     ("gemv.cu", include_str!("../templates/gemv.cu")),
+    (
+        "gemv_stream.cu",
+        include_str!("../templates/gemv_stream.cu"),
+    ),
     ("thin.cu", include_str!("../templates/thin.cu")),
 ];
 
@@ -221,6 +230,8 @@ struct ProductText<'a> {
     w_type: &'static str,
     /// Thin: whether activations go from memory to registers.
     direct: bool,
+    /// Few rows: the product, by its place, whose rows of activations these are as well.
+    rows_of: Option<usize>,
 }
 
 impl ProjectionTile {
@@ -231,6 +242,7 @@ impl ProjectionTile {
             Self::Gemm(GemmTile::Mma(_)) => "gemm_mma.cu",
             Self::Gemm(GemmTile::Wgmma(_)) => crate::wgmma::TEMPLATE.0,
             Self::Gemv(_) => "gemv.cu",
+            Self::Stream(_) => "gemv_stream.cu",
             Self::Thin(_) => "thin.cu",
         }
     }
@@ -240,6 +252,7 @@ impl ProjectionTile {
         match self {
             Self::Gemm(tile) => tile.threads(),
             Self::Gemv(tile) => tile.threads(),
+            Self::Stream(tile) => tile.threads(),
             Self::Thin(tile) => tile.threads(),
         }
     }
@@ -249,6 +262,7 @@ impl ProjectionTile {
         match self {
             Self::Gemm(tile) => tile.rows(),
             Self::Gemv(tile) => tile.rows,
+            Self::Stream(_) => 1,
             Self::Thin(tile) => tile.rows,
         }
     }
@@ -258,6 +272,7 @@ impl ProjectionTile {
         match self {
             Self::Gemm(tile) => tile.columns(products),
             Self::Gemv(tile) => tile.columns,
+            Self::Stream(tile) => tile.columns,
             Self::Thin(tile) => tile.columns,
         }
     }
@@ -273,6 +288,7 @@ impl ProjectionTile {
         match self {
             Self::Gemm(tile) => tile.shared_bytes(&projection.shapes()),
             Self::Gemv(tile) => tile.shared_bytes(&projection.shapes()),
+            Self::Stream(tile) => 4 * tile.places(&projection.shapes()).1,
             Self::Thin(tile) => tile.shared_bytes(&projection.shapes()),
         }
     }
@@ -344,6 +360,24 @@ impl ProjectionTile {
                     (text.a_offset, text.sums_offset) = (place.rows, place.sums);
                     text.ring_offset = tile.in_ring(shape).then_some(place.ring);
                     text.parts = tile.parts(p.w_layout);
+                    texts.push(text);
+                }
+                texts
+            }
+            Self::Stream(tile) => {
+                context.insert(
+                    "tile",
+                    &serde_json::json!({
+                        "columns": tile.columns, "together": tile.together, "warps": tile.warps,
+                        "in_flight": tile.in_flight,
+                    }),
+                );
+                let places = tile.places(&projection.shapes()).0;
+                let mut texts = Vec::new();
+                for (p, place) in projection.products.iter().zip(places) {
+                    let mut text = p.text(projection.columns, 4, 16 / p.w_element.bytes());
+                    (text.a_offset, text.sums_offset) = (place.rows, place.sums);
+                    text.ring_offset = Some(place.ring);
                     texts.push(text);
                 }
                 texts
@@ -450,6 +484,24 @@ impl ProjectionTile {
                     None
                 }
             }
+            Self::Stream(tile) => {
+                let shapes = projection.shapes();
+                let first = &projection.products[0];
+                let alike = |p: &Product| p.w_element == first.w_element && p.depth == first.depth;
+                if tile.columns == 0 || !(1..=tile.columns).contains(&tile.together) {
+                    Some("there are columns, of which a warp takes some at a time")
+                } else if !(1..=32).contains(&tile.warps) {
+                    Some("there are 1 to 32 warps")
+                } else if !(1..=32).contains(&tile.in_flight) {
+                    Some("1 to 32 steps are on their way")
+                } else if !shapes.iter().all(thin::is_readable)
+                    || !projection.products.iter().all(alike)
+                {
+                    Some("sums are equally long, over rows of weights that are read 16 bytes at a time")
+                } else {
+                    None
+                }
+            }
             Self::Thin(tile) => {
                 let shapes = projection.shapes();
                 let readable = |p: &Product| p.w_element == tile.operand;
@@ -525,6 +577,7 @@ impl Product {
             pitch: thin::pitch(self.depth),
             w_type: c_type(self.w_element),
             direct: self.is_direct(),
+            rows_of: self.rows_of,
         }
     }
 }

@@ -60,7 +60,9 @@
 {% for p in products %}
     float* const a_{{ p.name }} = reinterpret_cast<float*>(smem) + {{ p.a_offset }};             // [TILE_M][{{ p.depth }}]
     float* const sums_{{ p.name }} = reinterpret_cast<float*>(smem) + {{ p.sums_offset }};       // [{{ p.parts }}][TILE_M][TILE_N]
-{%- if p.stage %}
+{%- if p.rows_of is number %}
+    // The same rows.
+{%- elif p.stage %}
     {
         float* const xs = a_{{ p.name }};
         // ---- stage: xs[row - row0][inner] = a(row, inner), rows past the end 0

@@ -58,7 +58,9 @@
     {{ tile.operand }}* const a_{{ p.name }} = reinterpret_cast<{{ tile.operand }}*>(smem) + {{ p.a_offset }};      // [TILE_M][{{ p.pitch }}]
 {%- endif %}
     float* const sums_{{ p.name }} = reinterpret_cast<float*>(smem) + {{ p.sums_offset }};      // [SPLIT][TILE_M][TILE_N]
-{%- if p.stage %}
+{%- if p.rows_of is number and not p.direct %}
+    // The same rows.
+{%- elif p.stage %}
     {
         {{ tile.operand }}* const xs = a_{{ p.name }};
         // ---- stage: xs[(row - row0) * {{ p.pitch }} + inner] = a(row, inner), rows past the end 0

@@ -148,6 +148,7 @@ fn projection(case: Case) -> Projection {
         w_stride,
         w_offset: 0,
         w_layout: case.layout,
+        rows_of: None,
         x_map: "x_map".into(),
         w_map: "w_map".into(),
     };

@@ -117,6 +117,7 @@ fn projection(case: &Case, at: usize) -> Projection {
         w_stride: w_stride(case, &case.lanes[at]),
         w_offset: 0,
         w_layout,
+        rows_of: None,
         x_map: "x_map".into(),
         w_map: format!("w{at}_{which}_map"),
     };

@@ -40,6 +40,7 @@ pub fn lane<'g>(
     let (tile, on_tensor_cores) = match &body.schedule {
         Schedule::Gemm(tile) => (ProjectionTile::Gemm(*tile), tile.on_tensor_cores()),
         Schedule::Gemv(tile) => (ProjectionTile::Gemv(*tile), false),
+        Schedule::Stream(tile) => (ProjectionTile::Stream(*tile), false),
         Schedule::Thin(tile) => (ProjectionTile::Thin(*tile), false),
         _ => return Err(unsupported("the template of products for another body")),
     };
@@ -102,7 +103,10 @@ pub fn lane<'g>(
     for (i, id) in body.anchors().iter().enumerate() {
         products.push(match &by_warpgroups {
             Some((tile, operands)) => lane.mapped_product(*id, *tile, operands.get(i))?,
-            None => lane.product(*id)?,
+            None => Product {
+                rows_of: axes.shapes[i].rows_of,
+                ..lane.product(*id)?
+            },
         });
     }
     let run = match &by_warpgroups {
@@ -237,6 +241,7 @@ impl<'g> ProductLane<'_, 'g> {
             w_stride,
             w_offset: alignment(&w_offset),
             w_layout,
+            rows_of: None,
             x_map: String::new(),
             w_map: String::new(),
         };
@@ -281,6 +286,7 @@ impl<'g> ProductLane<'_, 'g> {
             w_stride: operands.w.stride,
             w_offset: operands.w.offset,
             w_layout,
+            rows_of: None,
             x_map: String::new(),
             w_map: String::new(),
         })

@@ -32,13 +32,14 @@ impl<'a> Lane<'a> {
     pub fn new(ctx: &'a Context<'a>, body: &'a Body) -> Self {
         let blocks = blocks(ctx, body);
         let products = match &body.schedule {
-            Schedule::Gemv(_) | Schedule::Thin(_) | Schedule::Gemm(_) => {
+            Schedule::Gemv(_) | Schedule::Stream(_) | Schedule::Thin(_) | Schedule::Gemm(_) => {
                 Products::of(ctx.graph, body.anchors(), &body.ops)
             }
             _ => None,
         };
         let row_tiles = match &body.schedule {
             Schedule::Gemv(tile) => ctx.rows().div_ceil(tile.rows),
+            Schedule::Stream(_) => ctx.rows(),
             Schedule::Thin(tile) => ctx.rows().div_ceil(tile.rows),
             Schedule::Gemm(tile) => ctx.rows().div_ceil(tile.rows()),
             _ => blocks,
@@ -84,7 +85,11 @@ impl<'a> Lane<'a> {
             // Rows that were kept come through registers, and a tile of them after the other.
             Schedule::Attend(AttendTile::Mma(ref tile)) => 2.0 + self.kept_tiles(tile),
             // Rows and weights of a prologue come before those of the product.
-            Schedule::Gemv(_) | Schedule::Thin(_) if self.body.roles.prologue.is_empty() => 1.0,
+            Schedule::Gemv(_) | Schedule::Stream(_) | Schedule::Thin(_)
+                if self.body.roles.prologue.is_empty() =>
+            {
+                1.0
+            }
             // The state, the first row, the results.
             _ => 2.0,
         }
@@ -432,6 +437,7 @@ impl<'a> Lane<'a> {
         };
         match &body.schedule {
             Schedule::Gemv(tile) => work.columns = Some(of_columns(tile.rows, None, flops)),
+            Schedule::Stream(_) => work.columns = Some(of_columns(1, None, flops)),
             Schedule::Thin(tile) => {
                 let rows = tile.rows.next_multiple_of(thin::FRAGMENT_ROWS);
                 let of_block = 2.0 * (rows * tile.columns) as f64 * depth as f64;
@@ -494,7 +500,7 @@ impl<'a> Lane<'a> {
             },
             Schedule::Scan(tile) => Serial::Steps(self.steps(tile.run, exchanges)),
             Schedule::Chunked(chunk) => Serial::Chunks(self.chunks(chunk)),
-            Schedule::Gemv(_) | Schedule::Thin(_) if exchanges > 0.0 => {
+            Schedule::Gemv(_) | Schedule::Stream(_) | Schedule::Thin(_) if exchanges > 0.0 => {
                 Serial::Exchanges(self.ctx.rows() as f64 * exchanges)
             }
             Schedule::Attend(AttendTile::Mma(tile)) => Serial::Keys(Keys {
@@ -503,6 +509,7 @@ impl<'a> Lane<'a> {
                 weights: tile.weights() as f64,
             }),
             Schedule::Gemv(_)
+            | Schedule::Stream(_)
             | Schedule::Thin(_)
             | Schedule::Gemm(_)
             | Schedule::Attend(AttendTile::Simt(_))

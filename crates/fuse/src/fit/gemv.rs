@@ -8,7 +8,7 @@ use crate::context::Context;
 use crate::plan::{Body, Reject, Roles};
 use crate::schedule::product::Products;
 use crate::schedule::walk::Walked;
-use crate::schedule::{Schedule, gemv, thin};
+use crate::schedule::{Schedule, gemv, stream, thin};
 use fusec_ir::OpId;
 
 /// Elements of one row of the prologue that a block can hold.
@@ -16,9 +16,14 @@ const PROLOGUE_LIMIT: usize = 16384;
 
 pub fn fit(group: &Group<'_>, contracts: &[OpId]) -> Result<Vec<Body>, Reject> {
     let mut taken: Vec<OpId> = Vec::new();
-    lanes(group, contracts)?
+    let lanes = lanes(group, contracts)?;
+    let shapes = lanes.iter().map(|lane| products_of(group, lane));
+    let shapes: Vec<Products> = shapes.collect::<Result<_, _>>()?;
+    let all: f64 = shapes.iter().map(Products::weights).sum();
+    lanes
         .into_iter()
-        .map(|lane| {
+        .zip(&shapes)
+        .map(|(lane, products)| {
             let halo = check_halo(group, &lane.prologue)?;
             for id in &lane.prologue {
                 let size = row::whole_extent(group, *id);
@@ -31,7 +36,7 @@ pub fn fit(group: &Group<'_>, contracts: &[OpId]) -> Result<Vec<Body>, Reject> {
                     ));
                 }
             }
-            let products = products_of(group, &lane)?;
+            let share = products.weights() / all.max(1.0);
             let ops = lane.ops();
             // A prologue operation of two lanes is stored by the first.
             let own: Vec<OpId> = ops
@@ -41,15 +46,17 @@ pub fn fit(group: &Group<'_>, contracts: &[OpId]) -> Result<Vec<Body>, Reject> {
                 .collect();
             taken.extend(&own);
             let roles = lane.roles(halo);
-            schedule(group, &products, roles, ops, &own)
+            schedule(group, products, share, roles, ops, &own)
         })
         .collect()
 }
 
-/// The body with the most rows to a block that its shared memory has room for.
+/// The body with the most rows to a block that its shared memory has room for; `share` is its part of the
+/// weights of its kernel.
 fn schedule(
     group: &Group<'_>,
     products: &Products,
+    share: f64,
     roles: Roles,
     ops: Vec<OpId>,
     own: &[OpId],
@@ -77,6 +84,14 @@ fn schedule(
     if ctx.rows() > 1 {
         let tile = |around| thin::schedule(products, ctx.rows(), ctx.storage, &ctx.target, around);
         let found = fitting(ctx, products, most, tile, |tile| body(Schedule::Thin(tile)));
+        if let Some(found) = found {
+            return Ok(found);
+        }
+    } else {
+        let tile = |around| stream::schedule(products, share, ctx.storage, &ctx.target, around);
+        let found = fitting(ctx, products, most, tile, |tile| {
+            body(Schedule::Stream(tile))
+        });
         if let Some(found) = found {
             return Ok(found);
         }

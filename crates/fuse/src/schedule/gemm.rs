@@ -182,6 +182,7 @@ mod tests {
             stored: true,
             aligned: true,
             direct: false,
+            rows_of: None,
         };
         Products {
             batch: vec![],

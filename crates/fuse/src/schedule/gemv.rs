@@ -1,7 +1,9 @@
 //! Schedules of matrix-vector products: few rows, one or more warps per output column.
 
 use super::Target;
-use super::product::{ALIGNED, ProductShape, Products, WeightLayout, batch_grid, summed};
+use super::product::{
+    ALIGNED, ProductShape, Products, WeightLayout, batch_grid, same_rows, summed,
+};
 use super::walk::Walked;
 use crate::context::Context;
 use crate::plan::Body;
@@ -182,9 +184,15 @@ pub struct Stage {
 }
 
 impl Stage {
-    /// The stages of a body, for the products whose activation it computes.
+    /// The stages of a body, for the products whose activation it computes: one for all that read the
+    /// same rows.
     pub fn of(graph: &Graph, batch: &[fusec_ir::AxisId], body: &Body) -> Vec<Stage> {
         let grid = batch_grid(graph, batch);
+        let anchors = body.anchors();
+        let is_first = |id: &&OpId| {
+            let mut earlier = anchors.iter().take_while(|earlier| earlier != id);
+            !earlier.any(|earlier| same_rows(graph, &grid, *earlier, **id))
+        };
         let (mut stores, mut tails) = (body.stores.clone(), body.tails.clone());
         let stage = |anchor: &OpId| {
             let x = graph.op(*anchor).inputs.first()?;
@@ -213,7 +221,7 @@ impl Stage {
                     && !matches!(body.schedule, Schedule::Thin(_)),
             })
         };
-        body.anchors().iter().filter_map(stage).collect()
+        anchors.iter().filter(is_first).filter_map(stage).collect()
     }
 
     /// Elements of the row that goes through a buffer, 0 where none does.
@@ -269,15 +277,19 @@ impl GemvTile {
         let mut regions = Regions::default();
         let mut take = |floats: usize| regions.take(floats);
         let pieces = self.unroll * self.pieces();
-        let places = products.iter().map(|p| ProductPlace {
-            rows: take(self.rows * p.depth),
-            sums: take(self.parts(p.layout) * self.rows * self.columns),
-            ring: match self.in_ring(p) {
-                true => 4 * take(self.threads() * pieces * PIECE_FLOATS),
-                false => 0,
-            },
-        });
-        (places.collect(), regions.end())
+        let mut places: Vec<ProductPlace> = Vec::new();
+        for p in products {
+            let rows = p.rows_of.map(|earlier| places[earlier].rows);
+            places.push(ProductPlace {
+                rows: rows.unwrap_or_else(|| take(self.rows * p.depth)),
+                sums: take(self.parts(p.layout) * self.rows * self.columns),
+                ring: match self.in_ring(p) {
+                    true => 4 * take(self.threads() * pieces * PIECE_FLOATS),
+                    false => 0,
+                },
+            });
+        }
+        (places, regions.end())
     }
 
     /// Shared memory of a block for the products alone, bytes.
@@ -324,6 +336,7 @@ mod tests {
                 stored: true,
                 aligned: true,
                 direct: false,
+                rows_of: None,
             }],
         };
         // Depth, KiB of shared memory, bytes around, rows expected.

@@ -63,6 +63,7 @@ pub fn blocks(ctx: &Context<'_>, body: &Body) -> usize {
             anchor.map_or(1, |id| tile.blocks(ctx.graph, ctx.graph.op(*id)))
         }
         Schedule::Gemv(tile) => of_products(tile.rows, tile.columns),
+        Schedule::Stream(tile) => of_products(1, tile.columns),
         Schedule::Thin(tile) => of_products(tile.rows, tile.columns),
         Schedule::Gemm(tile) => of_products(tile.rows(), tile.columns(body.anchors().len())),
     }
@@ -77,13 +78,14 @@ pub fn shared_floats(ctx: &Context<'_>, body: &Body, threads: usize) -> usize {
             .towards(tile.direction)
             .shared_floats(&tile.grid, threads, tile.run, true),
         Schedule::Chunked(chunk) => chunk.tile.shared_bytes() / 4,
-        Schedule::Gemv(_) | Schedule::Thin(_) => {
+        Schedule::Gemv(_) | Schedule::Stream(_) | Schedule::Thin(_) => {
             let Some(products) = Products::of(ctx.graph, body.anchors(), &body.ops) else {
                 return 0;
             };
             let own = match &body.schedule {
                 Schedule::Thin(tile) => tile.places(&products.shapes).1,
                 Schedule::Gemv(tile) => tile.places(&products.shapes).1,
+                Schedule::Stream(tile) => tile.places(&products.shapes).1,
                 _ => 0,
             };
             own + gemv::around(ctx, &products, body, body.schedule.threads())

@@ -20,6 +20,7 @@ pub mod product;
 pub mod program;
 pub mod row_sum;
 pub mod scatter;
+pub mod stream;
 mod target;
 pub mod thin;
 mod turn;
@@ -33,6 +34,7 @@ pub use last_row::LastRowTile;
 pub use launch::{Launch, blocks, launch};
 pub use row_sum::RowSumTile;
 pub use scatter::ScatterTile;
+pub use stream::StreamTile;
 pub use target::{RESERVED_BYTES, Target};
 pub use thin::ThinTile;
 pub use turn::Turn;
@@ -55,6 +57,8 @@ pub enum Schedule {
     Chunked(ChunkTile),
     /// Products of few rows, on FP32 units.
     Gemv(GemvTile),
+    /// Products of one row, as streams of weights.
+    Stream(StreamTile),
     /// Products of few rows, on tensor cores.
     Thin(ThinTile),
     /// Matrix products.
@@ -88,7 +92,7 @@ impl Schedule {
             Schedule::Row(_) => Template::Row,
             Schedule::Scan(_) => Template::Scan,
             Schedule::Chunked(_) => Template::Chunked,
-            Schedule::Gemv(_) => Template::Gemv,
+            Schedule::Gemv(_) | Schedule::Stream(_) => Template::Gemv,
             Schedule::Thin(_) => Template::Thin,
             Schedule::Gemm(_) => Template::Gemm,
             Schedule::Attend(_) => Template::Attend,
@@ -107,6 +111,7 @@ impl Schedule {
             Schedule::Chunked(tile) => &tile.grid,
             Schedule::Attend(tile) => tile.grid(),
             Schedule::Gemv(_)
+            | Schedule::Stream(_)
             | Schedule::Thin(_)
             | Schedule::Gemm(_)
             | Schedule::LastRow(_)
@@ -122,6 +127,7 @@ impl Schedule {
             Schedule::Scan(tile) => tile.threads as usize,
             Schedule::Chunked(chunk) => 32 * chunk.tile.warps,
             Schedule::Gemv(tile) => tile.threads(),
+            Schedule::Stream(tile) => tile.threads(),
             Schedule::Thin(tile) => tile.threads(),
             Schedule::Gemm(tile) => tile.threads(),
             Schedule::Attend(tile) => tile.threads(),
@@ -142,7 +148,10 @@ impl Schedule {
     /// Whether the text of its template brings the weights of its blocks before it waits for the kernel before
     /// its own, and so waits itself where kernels start early: products of few rows.
     pub fn brings_weights(&self) -> bool {
-        matches!(self, Schedule::Gemv(_) | Schedule::Thin(_))
+        matches!(
+            self,
+            Schedule::Gemv(_) | Schedule::Stream(_) | Schedule::Thin(_)
+        )
     }
 
     /// Whether the text of its template can write results past the caches.

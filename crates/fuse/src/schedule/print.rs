@@ -43,6 +43,9 @@ impl fmt::Display for Schedule {
                     split => write!(f, ", {split} warps a column"),
                 }
             }
+            Schedule::Stream(tile) => {
+                write!(f, "1 row, a stream of {} a block", count(tile.columns, "column"))
+            }
             Schedule::Thin(tile) => {
                 let (rows, columns) = (count(tile.rows, "row"), tile.columns);
                 write!(

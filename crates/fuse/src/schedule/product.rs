@@ -30,6 +30,8 @@ pub struct ProductShape {
     /// Whether the activations lie in memory as rows of the storage type that start at such multiples:
     /// nothing computes them on their way.
     pub direct: bool,
+    /// The earlier product of the body whose rows of activations are this one's too, if there is one.
+    pub rows_of: Option<usize>,
 }
 
 /// Elements of a 16-byte access to 16-bit weights.
@@ -86,6 +88,10 @@ impl Products {
                 stored,
                 aligned: starts && stride.is_multiple_of(ALIGNED),
                 direct: is_direct(graph, &grid, *id, ops, &depth),
+                rows_of: anchors
+                    .iter()
+                    .take_while(|earlier| *earlier != id)
+                    .position(|earlier| same_rows(graph, &grid, *earlier, *id)),
             })
         };
         Some(Products {
@@ -97,10 +103,22 @@ impl Products {
         })
     }
 
+    /// Elements of all weights.
+    pub fn weights(&self) -> f64 {
+        let depth: usize = self.shapes.iter().map(|s| s.depth).sum();
+        (self.width * self.copies) as f64 * depth as f64
+    }
+
     /// Length of the longest sum.
     pub fn deepest(&self) -> usize {
         self.shapes.iter().map(|s| s.depth).max().unwrap_or(0)
     }
+}
+
+/// Whether two contractions read the same rows of activations, in the same order.
+pub fn same_rows(graph: &Graph, grid: &Grid<'_>, a: OpId, b: OpId) -> bool {
+    let rows = |id: OpId| graph.op(id).inputs.first();
+    rows(a) == rows(b) && summed(graph, grid, a) == summed(graph, grid, b)
 }
 
 /// Whether the activation of a contraction comes from memory, row by row, as 16-byte accesses take it.

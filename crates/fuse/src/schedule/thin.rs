@@ -159,22 +159,24 @@ impl ThinTile {
     pub fn places(&self, products: &[ProductShape]) -> (Vec<ProductPlace>, usize) {
         let mut regions = Regions::default();
         let mut take = |floats: usize| regions.take(floats);
-        let places = products.iter().map(|p| {
+        let mut places: Vec<ProductPlace> = Vec::new();
+        for p in products {
             // What lies in memory as it is needed goes from there to registers.
-            let rows = match p.direct {
-                true => 0,
-                false => take((self.rows * pitch(p.depth)).div_ceil(2)),
+            let rows = match (p.direct, p.rows_of) {
+                (true, _) => 0,
+                (false, Some(earlier)) => places[earlier].rows,
+                (false, None) => 2 * take((self.rows * pitch(p.depth)).div_ceil(2)),
             };
-            ProductPlace {
-                rows: 2 * rows,
+            places.push(ProductPlace {
+                rows,
                 sums: take(self.split * self.rows * self.columns),
                 ring: match self.ring {
                     true => 4 * take(self.threads() * self.unroll * RUN_PIECES * PIECE_FLOATS),
                     false => 0,
                 },
-            }
-        });
-        (places.collect(), regions.end())
+            });
+        }
+        (places, regions.end())
     }
 
     /// Shared memory of a block for the products alone, bytes.
@@ -198,6 +200,7 @@ mod tests {
             stored: true,
             aligned: true,
             direct: false,
+            rows_of: None,
         };
         let products = |width: usize, shape: ProductShape| Products {
             batch: vec![],

@@ -91,7 +91,8 @@ impl Turn {
                 let tile = self.gemm(tile, products?, ctx.target.shared_bytes)?;
                 Some(Schedule::Gemm(tile))
             }
-            Schedule::Chunked(_)
+            Schedule::Stream(_)
+            | Schedule::Chunked(_)
             | Schedule::Attend(_)
             | Schedule::LastRow(_)
             | Schedule::Scatter(_)

@@ -184,6 +184,7 @@ mod tests {
                 stored: true,
                 aligned: true,
                 direct: true,
+                rows_of: None,
             };
             let products = Products {
                 batch: vec![],
