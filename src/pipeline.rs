@@ -82,9 +82,8 @@ impl Planner {
     }
 
     /// Plans for all lengths of run: single steps, and everything longer as if it had the length
-    /// asked for. Where that is a single step, its plan serves every length, with kernels of their own
-    /// where those of a single step rely on that. Runs of several tokens compute `last` where it is
-    /// given: the same model with the last rows of its outputs.
+    /// asked for, two tokens at least. Runs of several tokens compute `last` where it is given: the same
+    /// model with the last rows of its outputs.
     pub fn regimes(&self, graph: &Graph, last: Option<&Graph>) -> Result<Vec<Regime>, Failure> {
         let plan = |_, graph: &Graph, shape| self.plan(graph, shape, self.options.plan);
         self.regimes_by(graph, last, plan)
@@ -101,10 +100,11 @@ impl Planner {
         let shape = self.options.shape.0;
         let step = Shape { time: 1, ..shape };
         let decode = plan("decode", graph, step)?;
-        let prefill = match last {
-            None if shape == step => decode.clone(),
-            last => plan("prefill", last.unwrap_or(graph), shape)?,
+        let longer = Shape {
+            time: shape.time.max(2),
+            ..shape
         };
+        let prefill = plan("prefill", last.unwrap_or(graph), longer)?;
         let regime = |name, min_time, max_time, planned| Regime {
             name,
             min_time,
@@ -117,13 +117,15 @@ impl Planner {
         ])
     }
 
-    /// One plan for runs of every length, as if they had the length asked for.
+    /// One plan for runs of every length, as if they had the length asked for; single steps have a plan
+    /// that is for nothing else.
     pub fn one_regime(&self, graph: &Graph) -> Result<Vec<Regime>, Failure> {
-        let planned = self.plan(graph, self.options.shape.0, self.options.plan)?;
+        let shape = self.options.shape.0;
+        let planned = self.plan(graph, shape, self.options.plan)?;
         Ok(vec![Regime {
             name: "training",
             min_time: 1,
-            max_time: None,
+            max_time: (shape.time == 1).then_some(1),
             planned,
         }])
     }

@@ -130,7 +130,15 @@ pub fn generate(request: &Request<'_, '_>, kernel: &Kernel) -> Result<Source, Co
                 walk_lane(graph, storage, body, threads, pointers, names)?
             }
             Schedule::Gemv(_) | Schedule::Stream(_) | Schedule::Thin(_) | Schedule::Gemm(_) => {
-                matmul::lane(graph, storage, kernel, body, pointers, names)?
+                matmul::lane(
+                    graph,
+                    storage,
+                    request.tokens,
+                    kernel,
+                    body,
+                    pointers,
+                    names,
+                )?
             }
             Schedule::Attend(_) => attend::lane(graph, kernel, body, pointers, names)?,
             Schedule::LastRow(_) => last_row::lane(graph, kernel, body, pointers, names)?,

@@ -38,7 +38,7 @@ pub struct Manifest {
     pub prelude_sha256: String,
     /// Distinct kernels of all regimes.
     pub kernels: Vec<KernelImage>,
-    /// The plans, each for a range of run lengths. Exactly one holds for every `time >= 1`.
+    /// The plans, each for a range of run lengths: one for every `time` from 1 on, as far as they go.
     pub regimes: Vec<Regime>,
 }
 

@@ -21,7 +21,9 @@ use fusec_fuse::schedule::gemm::SIMT_DEPTH;
 pub use fusec_fuse::schedule::product::WeightLayout;
 use fusec_fuse::schedule::product::{ALIGNED, ProductShape};
 use fusec_fuse::schedule::thin;
-pub use fusec_fuse::schedule::{GemmTile, GemvTile, MmaTile, SimtTile, StreamTile, ThinTile, WgmmaTile};
+pub use fusec_fuse::schedule::{
+    GemmTile, GemvTile, MmaTile, SimtTile, StreamTile, ThinTile, WgmmaTile,
+};
 
 /// One product: an accumulator per output element.
 #[derive(Debug, Clone)]
@@ -497,7 +499,9 @@ impl ProjectionTile {
                 } else if !shapes.iter().all(thin::is_readable)
                     || !projection.products.iter().all(alike)
                 {
-                    Some("sums are equally long, over rows of weights that are read 16 bytes at a time")
+                    Some(
+                        "sums are equally long, over rows of weights that are read 16 bytes at a time",
+                    )
                 } else {
                     None
                 }

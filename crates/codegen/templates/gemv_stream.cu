@@ -6,7 +6,7 @@
     // follow each other. A lane copies what it multiplies itself to shared memory, IN_FLIGHT steps ahead; the first are on
     // their way while {% if early %}the kernel before this one ends{% else %}the row is computed{% endif %}.
     constexpr int TILE_N = {{ tile.columns }}, WARPS = {{ tile.warps }}, THREADS = 32 * WARPS, TOGETHER = {{ tile.together }}, IN_FLIGHT = {{ tile.in_flight }};
-    constexpr int DEPTH = {{ products.0.depth }}, VEC = {{ products.0.w_vector }}, STEP = 32 * VEC, STEPS = (DEPTH + STEP - 1) / STEP;
+    constexpr int DEPTH = {{ products[0].depth }}, VEC = {{ products[0].w_vector }}, STEP = 32 * VEC, STEPS = (DEPTH + STEP - 1) / STEP;
     constexpr int COLUMNS = {{ columns }}, COLUMN_TILES = (COLUMNS + TILE_N - 1) / TILE_N;
     const int tid = threadIdx.x, lane = tid % 32, warp = tid / 32;
     const i64 rows = {{ rows }};
@@ -18,27 +18,32 @@
     const int groups = (min(TILE_N, COLUMNS - column0) + TOGETHER - 1) / TOGETHER;
     const int all = {{ products | length }} * groups * STEPS, stretch = (all + WARPS - 1) / WARPS;
     const int first = min(warp * stretch, all), last = min(first + stretch, all);
-    {{ products.0.w_type }}* const ring = reinterpret_cast<{{ products.0.w_type }}*>(reinterpret_cast<char*>(smem) + {{ products.0.ring_offset }}) + tid * VEC;  // [IN_FLIGHT][TOGETHER][THREADS][VEC]
-    int ahead = first, ahead_step = first % STEPS, ahead_group = first / STEPS{% if products | length > 1 %} % groups, ahead_product = first / (STEPS * groups){% endif %};
-    auto fetch = [&](int slot) {
-        if (ahead < last) {
-            const int inner = ahead_step * STEP + lane * VEC;
-#pragma unroll
-            for (int own = 0; own < TOGETHER; ++own) {
-                // Columns past the end read the last one again; nothing of them is kept.
-                const int column = min(column0 + ahead_group * TOGETHER + own, COLUMNS - 1);
-{%- if products | length > 1 %}
-                const {{ products.0.w_type }}* weights = {{ products.0.w }} + i64(column) * {{ products.0.w_stride }};
+    {{ products[0].w_type }}* const ring = reinterpret_cast<{{ products[0].w_type }}*>(reinterpret_cast<char*>(smem) + {{ products[0].ring_offset }}) + tid * VEC;  // [IN_FLIGHT][TOGETHER][THREADS][VEC]
+    // Where the terms of a column of the block begin.
+    auto weights = [&]({% if products | length > 1 %}int product, {% endif %}int tile_column) {
+        // Columns past the end read the last one again; nothing of them is kept.
+        const int column = min(column0 + tile_column, COLUMNS - 1);
 {%- for p in products %}
-{%- if not loop.first %}
-                if (ahead_product == {{ loop.index0 }}) weights = {{ p.w }} + i64(column) * {{ p.w_stride }};
+{%- if loop.last %}
+        return {{ p.w }} + i64(column) * {{ p.w_stride }};
+{%- else %}
+        if (product == {{ loop.index0 }}) return {{ p.w }} + i64(column) * {{ p.w_stride }};
 {%- endif %}
 {%- endfor %}
-{%- else %}
-                const {{ products.0.w_type }}* const weights = {{ products.0.w }} + i64(column) * {{ products.0.w_stride }};
-{%- endif %}
-                cp_async_16(ring + (slot * TOGETHER + own) * THREADS * VEC, weights + inner, inner < DEPTH);
-            }
+    };
+    int ahead = first, ahead_step = first % STEPS, ahead_group = first / STEPS{% if products | length > 1 %} % groups, ahead_product = first / (STEPS * groups){% endif %};
+    const {{ products[0].w_type }}* from[TOGETHER];
+    auto next_columns = [&]() {
+#pragma unroll
+        for (int own = 0; own < TOGETHER; ++own) from[own] = weights({% if products | length > 1 %}ahead_product, {% endif %}ahead_group * TOGETHER + own) + lane * VEC;
+    };
+    next_columns();
+    auto fetch = [&](int slot) {
+        if (ahead < last) {
+            const int inner = ahead_step * STEP;
+#pragma unroll
+            for (int own = 0; own < TOGETHER; ++own)
+                cp_async_16(ring + (slot * TOGETHER + own) * THREADS * VEC, from[own] + inner, DEPTH % STEP == 0 || inner + lane * VEC < DEPTH);
             ++ahead;
             if (++ahead_step == STEPS) {
                 ahead_step = 0;
@@ -50,6 +55,7 @@
 {%- else %}
                 ++ahead_group;
 {%- endif %}
+                next_columns();
             }
         }
         cp_async_commit();
@@ -111,14 +117,14 @@
             const int inner = step * STEP + lane * VEC;
             if (DEPTH % STEP == 0 || inner < DEPTH) {
 {%- if products | length > 1 %}
-                const float* a = a_{{ products.0.name }};
+                const float* a = a_{{ products[0].name }};
 {%- for p in products %}
-{%- if not loop.first and p.a_offset != products.0.a_offset %}
+{%- if not loop.first and p.a_offset != products[0].a_offset %}
                 if (product == {{ loop.index0 }}) a = a_{{ p.name }};
 {%- endif %}
 {%- endfor %}
 {%- else %}
-                const float* const a = a_{{ products.0.name }};
+                const float* const a = a_{{ products[0].name }};
 {%- endif %}
                 float a_regs[VEC];
                 load_vec(a + inner, a_regs);
@@ -135,14 +141,14 @@
                 const int tile_column = group * TOGETHER + own;
                 if (lane == 0 && tile_column < TILE_N) {
 {%- if products | length > 1 %}
-                    float* sums = sums_{{ products.0.name }};
+                    float* sums = sums_{{ products[0].name }};
 {%- for p in products %}
 {%- if not loop.first %}
                     if (product == {{ loop.index0 }}) sums = sums_{{ p.name }};
 {%- endif %}
 {%- endfor %}
 {%- else %}
-                    float* const sums = sums_{{ products.0.name }};
+                    float* const sums = sums_{{ products[0].name }};
 {%- endif %}
                     sums[warp * TILE_N + tile_column] = sum;
                 }

@@ -38,6 +38,8 @@ pub struct Context<'a> {
     elements: Elements,
     /// Per value, whether it has one row for each sequence.
     one_row: Vec<bool>,
+    /// Whether the plan is for single steps: for runs of one token, and no others.
+    single_steps: bool,
 }
 
 impl<'a> Context<'a> {
@@ -77,6 +79,7 @@ impl<'a> Context<'a> {
             classes: Arc::new(Classes::new(graph)),
             elements: Elements::new(graph, storage),
             one_row: last_row::one_row(graph),
+            single_steps: shape.time == 1,
         }
     }
 
@@ -96,6 +99,11 @@ impl<'a> Context<'a> {
         let mut one = self.clone();
         one.shape.time = 1;
         one
+    }
+
+    /// Whether the plan is for runs of one token and no others: earlier rows are all in tails.
+    pub fn is_of_single_steps(&self) -> bool {
+        self.single_steps
     }
 
     /// Whether an operation is computed for one row of each sequence, whatever T is.

@@ -4,8 +4,8 @@
 use fusec_codegen::Element;
 use fusec_codegen::prelude::with_prelude;
 use fusec_codegen::projection::{
-    GemmTile, GemvTile, MmaTile, Product, Projection, ProjectionTile, Run, SimtTile, ThinTile,
-    WeightLayout,
+    GemmTile, GemvTile, MmaTile, Product, Projection, ProjectionTile, Run, SimtTile, StreamTile,
+    ThinTile, WeightLayout,
 };
 use fusec_runtime::emulator::{Emulator, KernelArg, LaunchShape};
 use kernels::{c_type, compiled, emulator, matrix, nvrtc};
@@ -67,6 +67,15 @@ const fn gemv(rows: usize, columns: usize, warps: usize, split: usize) -> Projec
         split,
         unroll: 4,
         ring: split > 1,
+    })
+}
+
+const fn stream(columns: usize, together: usize, warps: usize, in_flight: usize) -> ProjectionTile {
+    ProjectionTile::Stream(StreamTile {
+        columns,
+        together,
+        warps,
+        in_flight,
     })
 }
 
@@ -193,8 +202,9 @@ fn projection(case: Case) -> Projection {
                 }
                 _ => (depth, String::new()),
             };
+            let tile_rows = case.tile.rows();
             projection.products[0].stage = format!(
-                "for (int r = warp; r < TILE_M; r += WARPS) {{\n    const i64 m = row0 + r;\n    float total = 0.0f;\n    \
+                "for (int r = warp; r < {tile_rows}; r += WARPS) {{\n    const i64 m = row0 + r;\n    float total = 0.0f;\n    \
                  for (int k = lane; k < {depth}; k += 32) total += m < rows ? to_f32(x[m * {stride} + k]) : 0.0f;\n    \
                  const float mean = warp_sum(total) / {depth}.0f;\n    \
                  for (int k = lane; k < {depth}; k += 32) xs[r * {pitch} + k] = {store}(m < rows ? to_f32(x[m * {stride} + k]) - mean : 0.0f);\n}}"
@@ -424,6 +434,14 @@ fn cases() -> Vec<Case> {
     add(gemv(4, 64, 8, 2), (5, 72, 61), F32, F32, Kn, 0, Prologue);
     add(gemv(3, 16, 2, 1), (3, 19, 40), Bf16, Bf16, Kn, 2, Two);
     add(gemv(2, 16, 4, 2), (1, 24, 96), F32, F32, Kn, 0, Stage);
+    // One row: sums that several warps share, columns and steps past the end, no work for some warps.
+    add(stream(1, 1, 4, 4), (1, 1, 8), F32, F32, Nk, 0, Plain);
+    add(stream(1, 1, 8, 4), (2, 3, 4096), Bf16, Bf16, Nk, 0, Plain);
+    add(stream(16, 4, 8, 1), (1, 33, 2048), F32, Bf16, Nk, 0, Plain);
+    add(stream(7, 4, 4, 2), (3, 20, 264), F32, F32, Nk, 8, Prologue);
+    add(stream(50, 4, 16, 1), (1, 70, 72), Bf16, F16, Nk, 0, Plain);
+    add(stream(9, 2, 8, 3), (2, 20, 520), F32, Bf16, Nk, 0, Stage);
+    add(stream(12, 4, 8, 2), (2, 41, 776), F32, F32, Nk, 0, Two);
     // Few rows on tensor cores: rows and columns past the end, sums that end inside a run.
     for (rows, size) in [
         (1, (1, 16, 64)),
@@ -468,6 +486,10 @@ fn tiles_that_do_not_fit_are_refused() {
         gemv(1, 24, 4, 1),
         gemv(1, 16, 4, 3),
         gemv(1, 2, 4, 1),
+        stream(0, 1, 8, 4),
+        stream(4, 8, 8, 4),
+        stream(4, 4, 0, 4),
+        stream(4, 4, 8, 0),
     ];
     for tile in tiles {
         let error = tile
@@ -477,6 +499,19 @@ fn tiles_that_do_not_fit_are_refused() {
             }))
             .expect_err("does not fit");
         assert!(error.to_string().contains(tile.template()), "{error}");
+    }
+    for (size, layout) in [
+        ((1, 8, 12), WeightLayout::Nk),
+        ((1, 8, 16), WeightLayout::Kn),
+    ] {
+        let case = Case {
+            size,
+            layout,
+            ..CASE
+        };
+        stream(8, 4, 4, 1)
+            .render(&projection(case))
+            .expect_err("weights that are not read 16 bytes at a time");
     }
     let empty = Projection {
         products: Vec::new(),
@@ -489,7 +524,10 @@ fn tiles_that_do_not_fit_are_refused() {
 fn products_compile_for_every_architecture_that_has_them() {
     let Some(toolchain) = nvrtc() else { return };
     for case in cases() {
-        let copies = matches!(case.tile, ProjectionTile::Gemv(GemvTile { ring: true, .. }));
+        let copies = matches!(
+            case.tile,
+            ProjectionTile::Gemv(GemvTile { ring: true, .. }) | ProjectionTile::Stream(_)
+        );
         let archs = if copies || on_tensor_cores(case.tile) {
             ["sm_80", "sm_90a"]
         } else {

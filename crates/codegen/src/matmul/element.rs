@@ -1,11 +1,11 @@
 //! Maps at one element of a row, before and after a product.
 
 use super::ProductLane;
-use crate::affine::{Grid, OffsetText, Space, index_text, sum_text};
+use crate::affine::{Grid, Offset, OffsetText, Space, index_text, sum_text};
 use crate::cexpr::{self, Leaves};
 use crate::memory::{Place, c_type};
 use crate::text::Text;
-use fusec_ir::{Access, AxisId, Expr, OpId, OpKind, ValueId};
+use fusec_ir::{Access, AxisId, Expr, OpId, OpKind, StateId, ValueId};
 use std::collections::BTreeMap;
 
 impl<'g> ProductLane<'_, 'g> {
@@ -27,8 +27,8 @@ impl<'g> ProductLane<'_, 'g> {
             .inputs
             .iter()
             .map(|a| match known.get(&a.value) {
-                Some(name) => name.clone(),
-                None => self.element_operand(grid, a, space, element),
+                Some(name) if a.delay == 0 => name.clone(),
+                _ => self.element_operand(grid, a, space, element),
             })
             .collect();
         expr.walk(&mut |e| self.position |= matches!(e, Expr::Position));
@@ -62,9 +62,14 @@ impl<'g> ProductLane<'_, 'g> {
     ) -> String {
         let graph = self.graph;
         let value = graph.value(access.value);
+        let offset = grid.global(&value.axes, &access.index);
+        if access.delay > 0
+            && let Some(tail) = access.tail
+        {
+            return self.kept_operand(tail, access.delay, &offset, space, element);
+        }
         let place = Place::Value(access.value);
         let pointer = self.pointers.read(place, self.names);
-        let offset = grid.global(&value.axes, &access.index);
         let element_type = c_type(self.pointers.element(place));
         if let Some(address) = self.run_address(grid, access.value, &pointer, &offset, space) {
             if let Some(name) = self.run_operands.get(&address) {
@@ -91,5 +96,40 @@ impl<'g> ProductLane<'_, 'g> {
         parts.extend(offset.local_text(space, element));
         let at = sum_text(parts);
         format!("to_f32({pointer}[{at}])")
+    }
+
+    /// An element `delay` rows before that of a single step, which its tail has.
+    fn kept_operand(
+        &mut self,
+        tail: StateId,
+        delay: i32,
+        offset: &Offset,
+        space: &Space,
+        element: &str,
+    ) -> String {
+        let pointer = self.pointers.read(Place::OldTail(tail), self.names);
+        let width = self.graph.tail_width(tail) as i32;
+        let at = self.tail_element(tail, width - delay, offset, space, element);
+        format!("{pointer}[{at}]")
+    }
+
+    /// Where element `offset` of row `kept` of a sequence's tail lies; a single step has a row of each
+    /// sequence.
+    pub(super) fn tail_element(
+        &self,
+        tail: StateId,
+        kept: i32,
+        offset: &Offset,
+        space: &Space,
+        element: &str,
+    ) -> String {
+        let graph = self.graph;
+        let n = graph.elements(&graph.state(tail).axes);
+        let width = graph.tail_width(tail);
+        let mut parts = vec![format!("row * {}", width as usize * n)];
+        parts.extend((kept > 0).then(|| format!("{}", kept as usize * n)));
+        parts.extend(offset.block_text(&|a| self.first(a)));
+        parts.extend(offset.local_text(space, element));
+        sum_text(parts)
     }
 }

@@ -4,7 +4,8 @@ use super::ProductLane;
 use crate::affine::{Grid, Offset, OffsetText, Space};
 use crate::memory::{Place, c_type};
 use crate::text::Text;
-use fusec_ir::{IndexExpr, ValueId};
+use fusec_fuse::Body;
+use fusec_ir::{Graph, IndexExpr, OpId, StateId, StateKind, ValueId};
 use std::collections::BTreeMap;
 
 impl<'g> ProductLane<'_, 'g> {
@@ -92,6 +93,52 @@ impl<'g> ProductLane<'_, 'g> {
                 ));
             }
         }
+        self.keep_rows(&after, &space, &known, &mut text);
         text.finish()
     }
+
+    /// Brings the tails of a single step's results up to date, for element `(row, column)`: its rows
+    /// move up by one, and the last is that of the step.
+    fn keep_rows(
+        &mut self,
+        after: &[OpId],
+        space: &Space,
+        known: &BTreeMap<ValueId, String>,
+        text: &mut Text,
+    ) {
+        let graph = self.graph;
+        let grid = self.grid.clone();
+        let kept = after.iter().flat_map(|id| &graph.op(*id).tails);
+        let kept: Vec<StateId> = kept
+            .filter(|tail| self.body.tails.contains(tail))
+            .copied()
+            .collect();
+        for tail in kept {
+            let StateKind::Tail { value, width } = graph.state(tail).kind else {
+                continue;
+            };
+            let Some(name) = known.get(&value) else {
+                continue;
+            };
+            let axes = &graph.value(value).axes;
+            let index: Vec<IndexExpr> = axes.iter().map(|a| IndexExpr::axis(*a)).collect();
+            let offset = grid.global(axes, &index);
+            let new = self.pointers.write(Place::NewTail(tail), self.names);
+            let last = width as i32 - 1;
+            for row in 0..last {
+                let old = self.pointers.read(Place::OldTail(tail), self.names);
+                let to = self.tail_element(tail, row, &offset, space, "column");
+                let from = self.tail_element(tail, row + 1, &offset, space, "column");
+                text.line(format!("{new}[{to}] = {old}[{from}];"));
+            }
+            let to = self.tail_element(tail, last, &offset, space, "column");
+            text.line(format!("{new}[{to}] = {name};"));
+        }
+    }
+}
+
+/// Whether something after the products of a body needs runs of a single token: a stencil.
+pub(super) fn is_of_single_steps(graph: &Graph, body: &Body) -> bool {
+    let mut after = body.roles.epilogue.iter().map(|id| graph.op(*id));
+    after.any(|op| !op.tails.is_empty() || op.inputs.iter().any(|access| access.delay != 0))
 }

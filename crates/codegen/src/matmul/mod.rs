@@ -27,16 +27,22 @@ mod prologue;
 /// elements.
 const RUN: usize = 8;
 
-/// A lane of the Gemv or Gemm template.
+/// A lane of the Gemv or Gemm template; `tokens` is the length of every run that it is for, if that is one.
 pub fn lane<'g>(
     graph: &'g Graph,
     storage: Storage,
+    tokens: Option<usize>,
     kernel: &Kernel,
     body: &Body,
     pointers: &mut Pointers<'g>,
     names: &mut Names,
 ) -> Result<Lane, CodegenError> {
     let unsupported = |what: &str| CodegenError::unsupported(kernel, what);
+    if tokens != Some(1) && epilogue::is_of_single_steps(graph, body) {
+        return Err(unsupported(
+            "a stencil after a product, which is for single steps, in runs of several tokens",
+        ));
+    }
     let (tile, on_tensor_cores) = match &body.schedule {
         Schedule::Gemm(tile) => (ProjectionTile::Gemm(*tile), tile.on_tensor_cores()),
         Schedule::Gemv(tile) => (ProjectionTile::Gemv(*tile), false),

@@ -419,10 +419,11 @@ impl<'a> Lane<'a> {
         let depth: usize = products.shapes.iter().map(|s| s.depth).sum();
         let columns = products.width * products.copies;
         let flops = 2.0 * (ctx.rows() * columns) as f64 * depth as f64;
-        // What lies in memory as tensor cores need it is not staged.
+        // What lies in memory as tensor cores need it is not staged, nor are the same rows twice.
         let staged_depth = |on_tensor_cores: bool| {
             let shapes = products.shapes.iter();
-            let staged = shapes.filter(|shape| !(on_tensor_cores && shape.direct));
+            let staged = shapes
+                .filter(|shape| !(on_tensor_cores && shape.direct) && shape.rows_of.is_none());
             staged.map(|shape| shape.depth).sum::<usize>() as f64
         };
         let of_columns = |rows: usize, tensor_cores: Option<Storage>, whole_flops| {

@@ -6,7 +6,7 @@ use super::space::is_identity;
 use crate::context::{Context, reduced_axes};
 use crate::plan::{Reject, Roles};
 use crate::schedule::product::Products;
-use fusec_ir::{AxisId, OpId, OpKind};
+use fusec_ir::{Access, AxisId, OpId, OpKind, StateId, StateKind, ValueId};
 
 /// Most rows (batch times time) for which products run with their weights streamed once: on FP32 units,
 /// and on tensor cores.
@@ -156,19 +156,30 @@ pub fn check_epilogue_op(group: &Group<'_>, id: OpId, of: &[Option<usize>]) -> R
             format!("`{}` combines elements", group.name(id)),
         ));
     }
-    if !op.tails.is_empty() {
+    // The earlier rows of a single step are all in tails, and the row that a tail takes is the block's own.
+    let steps = group.ctx.is_of_single_steps();
+    let after_product = |value: ValueId| {
+        let producer = group.in_body(value).and_then(|p| group.position(p));
+        producer.is_some_and(|at| of[at].is_some())
+    };
+    let kept_after = |tail: &StateId| match group.ctx.graph.state(*tail).kind {
+        StateKind::Tail { value, .. } => after_product(value),
+        StateKind::Scan { .. } => false,
+    };
+    if !op.tails.is_empty() && !(steps && op.tails.iter().all(kept_after)) {
         return Err(group.reject(
             "epilogue-tail",
             [id],
-            "no stencil tail after a product",
+            "no stencil tail after a product but of its own results, in single steps",
             format!("`{}` keeps one", group.name(id)),
         ));
     }
-    if let Some(access) = op.inputs.iter().find(|a| a.delay != 0) {
+    let in_tail = |access: &Access| steps && access.delay > 0 && access.tail.is_some();
+    if let Some(access) = (op.inputs.iter()).find(|a| a.delay != 0 && !in_tail(a)) {
         return Err(group.reject(
             "epilogue-delay",
             [id],
-            "the current row",
+            "the current row, or in single steps one of a tail",
             format!(
                 "`{}` {} rows earlier",
                 group.ctx.graph.value(access.value).name,

@@ -19,7 +19,8 @@ pub fn fit(group: &Group<'_>, contracts: &[OpId]) -> Result<Vec<Body>, Reject> {
     let lanes = lanes(group, contracts)?;
     let shapes = lanes.iter().map(|lane| products_of(group, lane));
     let shapes: Vec<Products> = shapes.collect::<Result<_, _>>()?;
-    let all: f64 = shapes.iter().map(Products::weights).sum();
+    let steps = |products: &Products| stream::steps(products, group.ctx.storage) as f64;
+    let all: f64 = shapes.iter().map(steps).sum();
     lanes
         .into_iter()
         .zip(&shapes)
@@ -36,7 +37,7 @@ pub fn fit(group: &Group<'_>, contracts: &[OpId]) -> Result<Vec<Body>, Reject> {
                     ));
                 }
             }
-            let share = products.weights() / all.max(1.0);
+            let share = steps(products) / all.max(1.0);
             let ops = lane.ops();
             // A prologue operation of two lanes is stored by the first.
             let own: Vec<OpId> = ops
@@ -52,7 +53,7 @@ pub fn fit(group: &Group<'_>, contracts: &[OpId]) -> Result<Vec<Body>, Reject> {
 }
 
 /// The body with the most rows to a block that its shared memory has room for; `share` is its part of the
-/// weights of its kernel.
+/// steps of its kernel.
 fn schedule(
     group: &Group<'_>,
     products: &Products,
@@ -88,7 +89,7 @@ fn schedule(
             return Ok(found);
         }
     } else {
-        let tile = |around| stream::schedule(products, share, ctx.storage, &ctx.target, around);
+        let tile = |around| stream::schedule(products, share, &ctx.target, around);
         let found = fitting(ctx, products, most, tile, |tile| {
             body(Schedule::Stream(tile))
         });

@@ -32,7 +32,7 @@
 //! | `epilogue-axes` | gemv, gemm | an epilogue over other axes than the product's |
 //! | `epilogue-access` | gemv, gemm | an epilogue reads another element of a value of the same kernel |
 //! | `epilogue-delay` | gemv, gemm | an epilogue reads an earlier row |
-//! | `epilogue-tail` | gemv, gemm | an epilogue keeps a stencil tail |
+//! | `epilogue-tail` | gemv, gemm | an epilogue keeps a stencil tail, other than single steps one of its product's results |
 //! | `epilogue-reads-prologue` | gemv, gemm | a value of the prologue is needed after the product |
 //! | `prologue-size` | gemv | elements of one row of the prologue |
 //! | `chunked-one-scan` | chunked | several recurrences that meet after their results |

@@ -44,7 +44,11 @@ impl fmt::Display for Schedule {
                 }
             }
             Schedule::Stream(tile) => {
-                write!(f, "1 row, a stream of {} a block", count(tile.columns, "column"))
+                write!(
+                    f,
+                    "1 row, a stream of {} a block",
+                    count(tile.columns, "column")
+                )
             }
             Schedule::Thin(tile) => {
                 let (rows, columns) = (count(tile.rows, "row"), tile.columns);

@@ -103,12 +103,6 @@ impl Products {
         })
     }
 
-    /// Elements of all weights.
-    pub fn weights(&self) -> f64 {
-        let depth: usize = self.shapes.iter().map(|s| s.depth).sum();
-        (self.width * self.copies) as f64 * depth as f64
-    }
-
     /// Length of the longest sum.
     pub fn deepest(&self) -> usize {
         self.shapes.iter().map(|s| s.depth).max().unwrap_or(0)

@@ -1,9 +1,8 @@
 //! Schedules of the product of one row: the weights of a block are one stream.
 //!
-//! A block has many columns, so that what comes before the product is computed once on a multiprocessor, and
-//! its warps take equal stretches of all terms of all its sums. Copies run ahead of the multiplications by the same
-//! distance from the first term to the last, whatever sum they belong to, and the first of them while the
-//! kernel before still runs: the memory is asked for something at all times.
+//! A block has many columns, so that what comes before the product is computed few times on a multiprocessor, and
+//! its warps take equal stretches of all terms of all its sums, whatever sum they belong to. Copies run ahead of the
+//! multiplications from the first term to the last, and the first of them start while the kernel before still runs.
 
 use super::Target;
 use super::gemv::{PIECE_FLOATS, ProductPlace};
@@ -18,7 +17,7 @@ use serde::{Deserialize, Serialize};
 pub struct StreamTile {
     /// Columns per block.
     pub columns: usize,
-    /// Columns that a warp takes side by side.
+    /// Columns that a warp takes side by side: activations are read once for them.
     pub together: usize,
     /// Warps per block.
     pub warps: usize,
@@ -27,59 +26,52 @@ pub struct StreamTile {
 }
 
 /// Warps of a block.
-const WARPS: usize = 8;
-/// 16-byte copies of a lane that are on their way, at most and at least.
-const COPIES: (usize, usize) = (16, 4);
-/// Blocks of a multiprocessor that have room beside each other: one of this kernel and one of the next.
-const RESIDENT: usize = 2;
-/// Columns that a warp takes side by side, so that activations are read once for them.
-const TOGETHER: usize = 2;
+const WARPS: usize = 16;
+/// Blocks of a multiprocessor. Those of the next kernel have room beside them.
+const BLOCKS: usize = 2;
+/// Columns that a warp takes side by side, at most.
+const TOGETHER: usize = 4;
+/// 16-byte copies of a lane that are on their way. Many warps with few copies do better than the reverse, and
+/// so does what is on its way for this kernel alone: with twice the copies, RWKV-7 takes 7 % longer, and as much if what
+/// follows them is brought to the L2 cache meanwhile (H200, B1 T1).
+const COPIES: usize = 4;
 /// Most columns of a block.
 const COLUMNS: usize = 1024;
 
-/// Elements of the weights that a warp takes of a column at a time: 16 bytes a lane.
-pub fn step(storage: Storage) -> usize {
-    32 * 16 / storage.bytes()
+/// Steps that the columns of some products take: a warp takes 16 bytes of a column to a lane at a time.
+pub fn steps(products: &Products, storage: Storage) -> usize {
+    let step = 32 * 16 / storage.bytes();
+    let of_column = products.shapes.iter().map(|s| s.depth.div_ceil(step));
+    products.width * products.copies * of_column.sum::<usize>()
 }
 
-/// The tile of some products of one row that read `share` of the weights of their kernel, beside `around`
+/// The tile of some products of one row that take `share` of the steps of their kernel, beside `around`
 /// bytes of what is computed before them. `None` where the weights do not lie as the template reads them, sums differ in
-/// length or are shorter than a step, the device copies through registers, or nothing has room.
+/// length, the device copies through registers, or nothing has room.
 pub fn schedule(
     products: &Products,
     share: f64,
-    storage: Storage,
     target: &Target,
     around: usize,
 ) -> Option<StreamTile> {
     let shapes = &products.shapes;
     let depth = products.deepest();
     let takes = |shape: &ProductShape| is_readable(shape) && shape.depth == depth;
-    if !target.copies() || !shapes.iter().all(takes) || depth < step(storage) {
+    if !target.copies() || !shapes.iter().all(takes) {
         return None;
     }
-    let all = products.width * products.copies;
-    let blocks = ((target.sms as f64 * share).round() as usize).max(1);
-    let columns = all.div_ceil(blocks).min(products.width).min(COLUMNS);
-    let of = |copies: usize| {
-        let together = TOGETHER.min(columns);
-        StreamTile {
-            columns,
-            together,
-            warps: WARPS,
-            in_flight: copies / together,
-        }
+    let blocks = ((BLOCKS * target.sms) as f64 * share).round().max(1.0) as usize;
+    let columns = (products.width * products.copies).div_ceil(blocks);
+    let columns = columns.min(products.width).min(COLUMNS);
+    let together = TOGETHER.min(columns);
+    let tile = StreamTile {
+        columns,
+        together,
+        warps: WARPS,
+        in_flight: COPIES / together,
     };
-    let room = target.shared_beside(RESIDENT);
-    let fits = |tile: &StreamTile, room: usize| {
-        let own = 4 * tile.places(shapes).1;
-        own.next_multiple_of(16) + around <= room
-    };
-    let halves = || std::iter::successors(Some(COPIES.0), |n| Some(n / 2));
-    let rings = || halves().take_while(|n| *n >= COPIES.1).map(of);
-    rings()
-        .find(|tile| fits(tile, room))
-        .or_else(|| rings().find(|tile| fits(tile, target.shared_bytes)))
+    let own = 4 * tile.places(shapes).1;
+    (own.next_multiple_of(16) + around <= target.shared_bytes).then_some(tile)
 }
 
 impl StreamTile {

@@ -32,8 +32,8 @@ pub struct Kernels {
 }
 
 impl Kernels {
-    /// Plans single steps and everything longer, as if it had the length of the options' shape, and
-    /// generates. Where that is a single step, its plan serves every length. `arch` is what is compiled
+    /// Plans single steps and everything longer, as if it had the length of the options' shape, two tokens
+    /// at least, and generates. `arch` is what is compiled
     /// for, if it is not that of the profile.
     pub fn new(graph: &Graph, options: &Options, arch: Option<&str>) -> Result<Self, ProgramError> {
         let profile = Device::find(&options.profile)?;
@@ -44,10 +44,11 @@ impl Kernels {
         let shape = options.shape;
         limits::run(graph, shape)?;
         let step = Shape { time: 1, ..shape };
-        let ranges = match shape.time {
-            1 => vec![("decode", step, 1, None)],
-            _ => vec![("decode", step, 1, Some(1)), ("prefill", shape, 2, None)],
+        let longer = Shape {
+            time: shape.time.max(2),
+            ..shape
         };
+        let ranges = [("decode", step, 1, Some(1)), ("prefill", longer, 2, None)];
         let mut regimes = Vec::new();
         for (name, shape, min_time, max_time) in ranges {
             regimes.push(Regime {

@@ -227,21 +227,17 @@ impl Trials<'_> {
     }
 }
 
-/// The manifest of one plan by itself, for every length of run; that of single steps has kernels of their
-/// own for these. Names in it do not depend on other plans.
+/// The manifest of one plan by itself, for every length of run; one of single steps is for these alone.
+/// Names in it do not depend on other plans.
 fn alone(planned: &Planned, storage: fusec_fuse::Storage) -> Result<Manifest, CodegenError> {
-    let regime = |name, min_time, max_time| Regime {
-        name,
-        min_time,
-        max_time,
+    let regime = Regime {
+        name: "tuned",
+        min_time: 1,
+        max_time: (planned.plan.shape.time == 1).then_some(1),
         graph: &planned.graph,
         plan: &planned.plan,
     };
-    let regimes = match planned.plan.shape.time {
-        1 => vec![regime("tuned", 1, Some(1)), regime("longer", 2, None)],
-        _ => vec![regime("tuned", 1, None)],
-    };
-    generate(&planned.plan.model, storage, &regimes)
+    generate(&planned.plan.model, storage, &[regime])
 }
 
 /// The SHA-256 of each source of a manifest, by the name of its kernel; of the primitives too.
