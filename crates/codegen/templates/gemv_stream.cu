@@ -21,8 +21,8 @@
     {{ products[0].w_type }}* const ring = reinterpret_cast<{{ products[0].w_type }}*>(reinterpret_cast<char*>(smem) + {{ products[0].ring_offset }}) + tid * VEC;  // [IN_FLIGHT][TOGETHER][THREADS][VEC]
     // Where the terms of a column of the block begin.
     auto weights = [&]({% if products | length > 1 %}int product, {% endif %}int tile_column) {
-        // Columns past the end read the last one again; nothing of them is kept.
-        const int column = min(column0 + tile_column, COLUMNS - 1);
+        // Columns past those of the block read the last one again; nothing of them is kept.
+        const int column = min(column0 + min(tile_column, TILE_N - 1), COLUMNS - 1);
 {%- for p in products %}
 {%- if loop.last %}
         return {{ p.w }} + i64(column) * {{ p.w_stride }};

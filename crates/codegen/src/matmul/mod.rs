@@ -50,6 +50,11 @@ pub fn lane<'g>(
         Schedule::Thin(tile) => (ProjectionTile::Thin(*tile), false),
         _ => return Err(unsupported("the template of products for another body")),
     };
+    if body.schedule.brings_weights() && tile.threads() != kernel.launch.threads as usize {
+        return Err(unsupported(
+            "products of few rows in blocks of another size",
+        ));
+    }
     let axes = Products::of(graph, body.anchors(), &body.ops)
         .ok_or_else(|| unsupported("products that no template takes"))?;
     let grid = batch_grid(graph, &axes.batch);

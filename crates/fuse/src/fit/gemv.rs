@@ -89,7 +89,7 @@ fn schedule(
             return Ok(found);
         }
     } else {
-        let tile = |around| stream::schedule(products, share, &ctx.target, around);
+        let tile = |around| stream::schedule(products, share, ctx.storage, &ctx.target, around);
         let found = fitting(ctx, products, most, tile, |tile| {
             body(Schedule::Stream(tile))
         });

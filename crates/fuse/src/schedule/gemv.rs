@@ -4,6 +4,7 @@ use super::Target;
 use super::product::{
     ALIGNED, ProductShape, Products, WeightLayout, batch_grid, same_rows, summed,
 };
+use super::stream;
 use super::walk::Walked;
 use crate::context::Context;
 use crate::plan::Body;
@@ -43,6 +44,15 @@ pub struct ProductPlace {
 
 /// Warps of a block.
 const WARPS: usize = 8;
+
+/// Warps of a block of so many rows: one row may have streams beside it in its kernel, whose blocks are as large.
+fn warps(rows: usize, target: &Target) -> usize {
+    match rows == 1 && target.copies() {
+        true => stream::WARPS,
+        false => WARPS,
+    }
+}
+
 /// Most rows of a block.
 const ROWS: usize = 8;
 /// 16-byte loads of weights that a lane of a warp keeps in flight.
@@ -100,7 +110,8 @@ pub fn schedule(
         products.deepest(),
         prologue,
     );
-    let of = |rows: usize| tile(rows, columns);
+    let warps = warps(rows, target);
+    let of = |rows: usize| tile(rows, columns, warps);
     let depths: usize = products.shapes.iter().map(|s| s.depth).sum();
     let most = rows.next_power_of_two().clamp(1, ROWS);
     let halves = std::iter::successors(Some(most), |rows| Some(rows / 2).filter(|r| *r > 0));
@@ -127,15 +138,15 @@ pub fn schedule(
     Some(found.filter(|_| target.copies()).unwrap_or(tile))
 }
 
-/// The tile of so many rows and columns.
-fn tile(rows: usize, columns: usize) -> GemvTile {
-    let split = (WARPS / columns).max(1);
+/// The tile of so many rows, columns and warps.
+fn tile(rows: usize, columns: usize, warps: usize) -> GemvTile {
+    let split = (warps / columns).max(1);
     GemvTile {
         rows,
         columns,
-        warps: WARPS,
+        warps,
         split,
-        unroll: LOADS * WARPS / (columns * split),
+        unroll: LOADS * warps / (columns * split),
         ring: false,
     }
 }
@@ -154,7 +165,7 @@ pub(super) fn with_columns(
     };
     let there = products.width.next_power_of_two();
     (columns <= most.min(there)).then(|| {
-        let other = tile(of.rows, columns);
+        let other = tile(of.rows, columns, of.warps);
         match of.ring {
             true => GemvTile {
                 unroll: (of.unroll * of.pieces() / other.pieces()).max(1),

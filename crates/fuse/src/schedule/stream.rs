@@ -26,23 +26,27 @@ pub struct StreamTile {
 }
 
 /// Warps of a block.
-const WARPS: usize = 16;
+pub(super) const WARPS: usize = 16;
 /// Blocks of a multiprocessor. Those of the next kernel have room beside them.
 const BLOCKS: usize = 2;
 /// Columns that a warp takes side by side, at most.
 const TOGETHER: usize = 4;
-/// 16-byte copies of a lane that are on their way. Many warps with few copies do better than the reverse, and
-/// so does what is on its way for this kernel alone: with twice the copies, RWKV-7 takes 7 % longer, and as much if what
-/// follows them is brought to the L2 cache meanwhile (H200, B1 T1).
-const COPIES: usize = 4;
+/// Steps of a warp that are on their way, at most. Many warps with few copies do better than the reverse, and more
+/// of them only delay the kernel before: with four steps for each of 8 warps, models of 1.3 to 1.5 B take 8 to 23 %
+/// longer, and 2 to 6 % more if what follows is brought to the L2 cache meanwhile (H200, B1 T1).
+const STEPS: usize = 2;
 /// Most columns of a block.
 const COLUMNS: usize = 1024;
 
-/// Steps that the columns of some products take: a warp takes 16 bytes of a column to a lane at a time.
+/// Steps that the columns of some products take.
 pub fn steps(products: &Products, storage: Storage) -> usize {
+    products.width * products.copies * steps_of_column(&products.shapes, storage)
+}
+
+/// Steps of a column of each product: a warp takes 16 bytes to a lane at a time.
+fn steps_of_column(shapes: &[ProductShape], storage: Storage) -> usize {
     let step = 32 * 16 / storage.bytes();
-    let of_column = products.shapes.iter().map(|s| s.depth.div_ceil(step));
-    products.width * products.copies * of_column.sum::<usize>()
+    shapes.iter().map(|s| s.depth.div_ceil(step)).sum()
 }
 
 /// The tile of some products of one row that take `share` of the steps of their kernel, beside `around`
@@ -51,6 +55,7 @@ pub fn steps(products: &Products, storage: Storage) -> usize {
 pub fn schedule(
     products: &Products,
     share: f64,
+    storage: Storage,
     target: &Target,
     around: usize,
 ) -> Option<StreamTile> {
@@ -65,10 +70,14 @@ pub fn schedule(
     let columns = columns.min(products.width).min(COLUMNS);
     let together = TOGETHER.min(columns);
     let tile = StreamTile {
-        columns,
+        columns: columns / together * together,
         together,
         warps: WARPS,
-        in_flight: COPIES / together,
+        in_flight: STEPS,
+    };
+    let tile = StreamTile {
+        in_flight: (tile.stretch(shapes, storage) / 2).clamp(1, STEPS),
+        ..tile
     };
     let own = 4 * tile.places(shapes).1;
     (own.next_multiple_of(16) + around <= target.shared_bytes).then_some(tile)
@@ -78,6 +87,12 @@ impl StreamTile {
     /// Threads of a block.
     pub fn threads(&self) -> usize {
         32 * self.warps
+    }
+
+    /// Steps of a warp.
+    fn stretch(&self, shapes: &[ProductShape], storage: Storage) -> usize {
+        let groups = self.columns.div_ceil(self.together);
+        (groups * steps_of_column(shapes, storage)).div_ceil(self.warps)
     }
 
     /// Each product's places in shared memory, and the whole, floats. All of them have one ring.
