@@ -51,11 +51,11 @@ models() {
     done
 }
 
-# TOOL, then what it looks at, the quick ones first. Kernels follow from the shape: a few tokens, and so
+# TOOL, then what it looks at, the quick ones first. Kernels follow from the shape: one sequence and few tokens, and so
 # many that recurrences go in chunks; in bf16 products are by warpgroups at both.
 runs() {
     local shape tool model dtype
-    for shape in B=2,T=37 B=2,T=1 B=2,T=64 B=1,T=320; do
+    for shape in B=1,T=3 B=2,T=37 B=2,T=1 B=2,T=64 B=1,T=320; do
         for tool in ${TOOLS:-memcheck initcheck synccheck racecheck}; do
             # Steps of `verify` are runs of one token; whole boxes are of interest to one tool.
             case $tool:$shape in

@@ -20,6 +20,8 @@ SHAPES=${SHAPES:-B=8,T=2048 B=1,T=2048 B=1,T=1 B=8,T=1 B=64,T=1}
 
 golden 10 "$OUT/golden.txt"
 echo "== [${SECONDS} s] golden: $(grep -c '^ok' "$OUT/golden.txt") passed, $(grep -c '^FAIL' "$OUT/golden.txt") failed"
+single 14 "$OUT/single.txt"
+echo "== [${SECONDS} s] one sequence: $(grep -c '^ok' "$OUT/single.txt") passed, $(grep -c '^FAIL' "$OUT/single.txt") failed"
 
 # Kernels are compiled side by side, so that timing finds them in the cache.
 for entry in $MODELS; do
