@@ -37,12 +37,12 @@ use tune::TuneArgs;
 #[command(after_help = "\
 Examples:
   fusec compile models/hybrid.toml
-  fusec compile models/hybrid.toml --shape B=1,T=512 --dtype bf16 --out out/small
-  fusec compile models/hybrid.toml --logits last --out out/last
+  fusec compile models/mamba2.toml --shape B=1,T=512 --dtype bf16 --out out/small
+  fusec compile models/rwkv7.toml --logits last --out out/last
   fusec compile models/rwkv6.toml --arch sm_80 --device-profile a100
   fusec compile models/hybrid.toml --axis L=2 --split time_mix.y,mixer.y --offline
-  fusec compile models/hybrid.toml --tune --within 10% --out out/tuned
-  fusec compile models/hybrid.toml --tuned out/tuned --out out/again")]
+  fusec compile models/mamba2.toml --tune --within 10% --out out/tuned
+  fusec compile models/mamba2.toml --tuned out/tuned --out out/again")]
 pub struct Args {
     #[command(flatten)]
     model: ModelArgs,

@@ -21,11 +21,11 @@ use crate::{glossary, model};
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  fusec explain models/hybrid.toml
-  fusec explain models/hybrid.toml --shape B=1,T=1
+  fusec explain models/rwkv6.toml
+  fusec explain models/mamba2.toml --shape B=1,T=1
   fusec explain models/rwkv6.toml time_mix.r time_mix.k
   fusec explain models/rwkv6.toml time_mix.r time_mix.k --json | jq .answer
-  fusec explain models/hybrid.toml --tuned out/tuned --json | jq .measured.candidates
+  fusec explain models/mamba2.toml --tuned out/tuned --json | jq .measured.candidates
   fusec explain --terms")]
 pub struct Args {
     /// A model.toml, or a directory with one; or a checkpoint.

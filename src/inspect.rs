@@ -33,12 +33,12 @@ use crate::table::{self, Align, Table};
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  fusec inspect models/hybrid.toml
+  fusec inspect models/rwkv7.toml
   fusec inspect out/hybrid 3
   fusec inspect out/hybrid time_mix_out_1 | less
   fusec inspect out/hybrid 3 --with-prelude
-  fusec inspect models/hybrid.toml 3 --sass
-  fusec inspect models/hybrid.toml --dtype bf16 --json | jq '.kernels[].resources.registers'")]
+  fusec inspect models/rwkv7.toml 3 --sass
+  fusec inspect models/mamba2.toml --dtype bf16 --json | jq '.kernels[].resources.registers'")]
 pub struct Args {
     #[command(flatten)]
     model: ModelArgs,

@@ -25,13 +25,13 @@ use crate::timings;
 #[command(after_help = "\
 Examples:
   fusec plan models/hybrid.toml
-  fusec plan models/hybrid.toml -v
-  fusec plan models/hybrid.toml --shape B=1,T=1 --dtype bf16
+  fusec plan models/rwkv7.toml -v
+  fusec plan models/mamba2.toml --shape B=1,T=1 --dtype bf16
   fusec plan models/rwkv6.toml --plan greedy --device-profile a100
-  fusec plan models/hybrid.toml --shape B=8,T=2048 --json | jq .launches_per_layer
-  fusec plan models/hybrid.toml --svg plan.svg
-  fusec plan models/hybrid.toml --training --dtype bf16
-  fusec plan models/hybrid.toml --tuned out/tuned")]
+  fusec plan models/rwkv7.toml --shape B=8,T=2048 --json | jq .launches_per_layer
+  fusec plan models/mamba2.toml --svg plan.svg
+  fusec plan models/gla.toml --training --dtype bf16
+  fusec plan models/mamba2.toml --tuned out/tuned")]
 pub struct Args {
     #[command(flatten)]
     model: ModelArgs,

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::panic::resume_unwind;
 use std::path::Path;
+use std::thread;
 
 use serde_json::Value;
 
@@ -22,6 +24,9 @@ const COMPILED: [&str; 6] = [
     "out/a",
     "out/b",
 ];
+
+/// The model that was timed.
+const TUNED: &str = "models/mamba2.toml";
 
 /// A line of a help text.
 #[derive(Debug)]
@@ -90,7 +95,7 @@ fn example(verb: &str, line: &str) -> Example {
     }
 }
 
-/// A directory with models, checkpoints and results of earlier calls.
+/// A directory with models and checkpoints.
 fn laid_out() -> tempfile::TempDir {
     let dir = tempfile::tempdir().expect("a directory");
     let at = |path: &str| dir.path().join(path);
@@ -104,6 +109,12 @@ fn laid_out() -> tempfile::TempDir {
     }
     fs::write(at("ids.safetensors"), ids()).expect("a file");
     fs::write(at("text.txt"), "to be or not to be, ".repeat(40)).expect("a file");
+    dir
+}
+
+/// The same with the results of earlier calls.
+fn lived_in() -> tempfile::TempDir {
+    let dir = laid_out();
     for out in COMPILED {
         let profile = if out.ends_with("a100") {
             "a100"
@@ -114,11 +125,11 @@ fn laid_out() -> tempfile::TempDir {
         let answer = fusec_in(dir.path(), &arguments, &[]);
         assert_eq!(answer.status, Some(3), "{answer:?}");
     }
-    let record = at("measured.json");
-    fs::write(&record, tuned::record("models/hybrid.toml")).expect("a file");
+    let record = dir.path().join("measured.json");
+    fs::write(&record, tuned::record(TUNED)).expect("a file");
     let tuned = [
         "compile",
-        "models/hybrid.toml",
+        TUNED,
         "--tuned",
         "measured.json",
         "--out",
@@ -196,36 +207,52 @@ fn needs_gpu(answer: &Answer) -> bool {
         .any(|what| answer.stderr.contains(what))
 }
 
+/// Runs the examples of a verb one after another: some begin where the one before them ended.
+fn run_all(dir: &Path, verb: &str) -> BTreeSet<String> {
+    let mut run_verbs = BTreeSet::new();
+    for example in examples(verb) {
+        let answer = run(dir, &example);
+        let statuses: &[i32] = match verb {
+            // Nor need there be a GPU.
+            "bench" | "calibrate" if needs_gpu(&answer) => &[2],
+            "compile" if example.is_tuning() && needs_gpu(&answer) => &[2],
+            // There is no CUDA compiler in these tests.
+            "check" | "compile" | "inspect" | "report" | "toolchain" => &[0, 3],
+            _ => &[0],
+        };
+        let status = answer.status.expect("it ends by itself");
+        assert!(statuses.contains(&status), "{example:?}: {answer:?}");
+        if let Some(path) = &example.path {
+            let json: Value = serde_json::from_str(&answer.stdout).expect("--json is JSON");
+            let compiled = !path.contains("resources");
+            assert!(
+                leads(&json, path) || !compiled,
+                "{example:?}: {}",
+                answer.stdout
+            );
+        }
+        run_verbs.insert(example.verb);
+    }
+    run_verbs
+}
+
 #[test]
 fn every_example_does_what_it_says() {
-    let dir = laid_out();
-    let mut run_verbs = BTreeSet::new();
-    for verb in verbs() {
-        for example in examples(&verb) {
-            let answer = run(dir.path(), &example);
-            let statuses: &[i32] = match verb.as_str() {
-                // Nor need there be a GPU.
-                "bench" | "calibrate" if needs_gpu(&answer) => &[2],
-                "compile" if example.is_tuning() && needs_gpu(&answer) => &[2],
-                // There is no CUDA compiler in these tests.
-                "check" | "compile" | "inspect" | "report" | "toolchain" => &[0, 3],
-                _ => &[0],
-            };
-            let status = answer.status.expect("it ends by itself");
-            assert!(statuses.contains(&status), "{example:?}: {answer:?}");
-            if let Some(path) = &example.path {
-                let json: Value = serde_json::from_str(&answer.stdout).expect("--json is JSON");
-                let compiled = !path.contains("resources");
-                assert!(
-                    leads(&json, path) || !compiled,
-                    "{example:?}: {}",
-                    answer.stdout
-                );
-            }
-            run_verbs.insert(example.verb);
-        }
-    }
-    assert_eq!(run_verbs, verbs().into_iter().collect::<BTreeSet<_>>());
+    let dir = lived_in();
+    let verbs: BTreeSet<String> = verbs().into_iter().collect();
+    // What `compile` writes is what others look at.
+    let mut run_verbs = run_all(dir.path(), "compile");
+    let others: Vec<&String> = verbs.iter().filter(|verb| *verb != "compile").collect();
+    let (even, odd): (Vec<_>, Vec<_>) = others.iter().enumerate().partition(|(n, _)| n % 2 == 0);
+    let side_by_side = thread::scope(|scope| {
+        let halves = [even, odd].map(|half| {
+            let all = |(_, verb): &(usize, &&String)| run_all(dir.path(), verb);
+            scope.spawn(move || half.iter().flat_map(all).collect::<Vec<_>>())
+        });
+        halves.map(|half| half.join().unwrap_or_else(|panic| resume_unwind(panic)))
+    });
+    run_verbs.extend(side_by_side.into_iter().flatten());
+    assert_eq!(run_verbs, verbs);
 }
 
 /// The pages of `docs/` whose commands are run: lines of four spaces and a call.

@@ -41,11 +41,14 @@ static inline u32 ballot(u32 mask, bool value, int line) {
     return own.out;
 }
 
-static inline void aligned(const void* p, u64 bytes, const char* what) {
+[[noreturn]] static __attribute__((noinline)) void misaligned(u64 bytes, const char* what) {
     Worker* w = W;
-    if (reinterpret_cast<emulator_uptr>(p) % bytes)
-        FUSEC_EMU_FAIL(w, "block (%u,%u,%u), thread %u: %s of %llu bytes at a misaligned address", w->block_idx.x, w->block_idx.y,
+    FUSEC_EMU_FAIL(w, "block (%u,%u,%u), thread %u: %s of %llu bytes at a misaligned address", w->block_idx.x, w->block_idx.y,
                        w->block_idx.z, w->cur->index, what, bytes);
+}
+
+static inline void aligned(const void* p, u64 bytes, const char* what) {
+    if (reinterpret_cast<emulator_uptr>(p) % bytes) misaligned(bytes, what);
 }
 
 }  // namespace emulator

@@ -69,6 +69,9 @@ static inline uint4 make_uint4(u32 x, u32 y, u32 z, u32 w) { return {x, y, z, w}
 // ------------------------------------------------------------------------------------------------
 // Fibers and rendezvous
 // ------------------------------------------------------------------------------------------------
+//
+// What does not depend on a type is a function of its own, which is never inlined: a kernel meets its
+// threads at dozens of places, and most of the time of building one would go into copies.
 
 // emulator_switch(save, load): pushes the callee-saved registers, stores the stack pointer to *save,
 // takes `load` as the stack pointer and returns into that fiber.
@@ -283,7 +286,7 @@ static inline Thread* next_ready(Worker* w) {
 }
 
 // Parks the current thread until somebody releases it.
-static inline void park(Worker* w, u32 state, int line) {
+static __attribute__((noinline)) void park(Worker* w, u32 state, int line) {
     Thread* t = w->cur;
     t->state = state;
     t->line = line;
@@ -297,9 +300,9 @@ static inline void release(Worker* w, u32 t) {
     if (w->run_ahead) push_front(w, t); else push_back(w, t);
 }
 
-// All threads of the block meet; the last one runs f(payloads, count) before anyone goes on.
-template <class F> static inline void block_collective(void* payload, const char* what, int line, F f) {
-    Worker* w = W;
+// All threads of the block meet: true in the last one, once all are there; false in the others, once the
+// last one has let them go on.
+static __attribute__((noinline)) bool meet_in_block(Worker* w, void* payload, const char* what, int line) {
     Thread* t = w->cur;
     if (w->ended)
         FUSEC_EMU_FAIL(w, "block (%u,%u,%u): thread %u reached %s at line %d, but thread %u has already ended", w->block_idx.x,
@@ -314,10 +317,15 @@ template <class F> static inline void block_collective(void* payload, const char
     w->barrier_payload[t->index] = payload;
     if (++w->arrived < w->threads) {
         park(w, AT_BARRIER, line);
-        return;
+        return false;
     }
     w->arrived = 0;
-    f(w->barrier_payload, w->threads);
+    return true;
+}
+
+// Called by the last thread of the block that meets the others.
+static __attribute__((noinline)) void leave_block_meeting(Worker* w) {
+    Thread* t = w->cur;
     // A fresh order after each barrier: a rotation of the block's, forward or backward.
     u64 r = next_random(w);
     u32 n = w->threads, at = u32(r >> 32) % n, step = (r & 1) && w->launch->seed ? n - 1 : 1;
@@ -329,10 +337,17 @@ template <class F> static inline void block_collective(void* payload, const char
         }
 }
 
-// The lanes of `mask` meet; the last one runs f(payloads) before anyone goes on. Absent lanes of the
-// mask (a block that is no multiple of 32) have a null payload.
-template <class F> static inline void warp_collective(u32 mask, void* payload, const char* what, int line, F f) {
+// All threads of the block meet; the last one runs f(payloads, count) before anyone goes on.
+template <class F> static inline void block_collective(void* payload, const char* what, int line, F f) {
     Worker* w = W;
+    if (!meet_in_block(w, payload, what, line)) return;
+    f(w->barrier_payload, w->threads);
+    leave_block_meeting(w);
+}
+
+// The lanes of `mask` meet: their rendezvous in the last one, once all are there; null in the others, once
+// the last one has let them go on.
+static __attribute__((noinline)) Rendezvous* meet_in_warp(Worker* w, u32 mask, void* payload, const char* what, int line) {
     Thread* t = w->cur;
     u32 warp = t->index / 32, lane = t->index % 32;
     u32 in_warp = w->threads - warp * 32;
@@ -368,12 +383,28 @@ template <class F> static inline void warp_collective(u32 mask, void* payload, c
     r->payload[lane] = payload;
     if (arrived != expected) {
         park(w, AT_COLLECTIVE, line);
-        return;
+        return nullptr;
     }
     arrived = 0;
     w->warp_pending[warp]--;
+    return r;
+}
+
+// Called by the last lane of `mask` that meets the others.
+static __attribute__((noinline)) void leave_warp_meeting(Worker* w, u32 mask) {
+    u32 own = w->cur->index, first = own / 32 * 32, in_warp = w->threads - first;
+    u32 present = in_warp >= 32 ? 0xffffffffu : (1u << in_warp) - 1;
+    for (u32 rest = mask & present & ~(1u << own % 32); rest; rest &= rest - 1) release(w, first + __builtin_ctz(rest));
+}
+
+// The lanes of `mask` meet; the last one runs f(payloads) before anyone goes on. Absent lanes of the
+// mask (a block that is no multiple of 32) have a null payload.
+template <class F> static inline void warp_collective(u32 mask, void* payload, const char* what, int line, F f) {
+    Worker* w = W;
+    Rendezvous* r = meet_in_warp(w, mask, payload, what, line);
+    if (!r) return;
     f(r->payload);
-    for (u32 rest = expected & ~(1u << lane); rest; rest &= rest - 1) release(w, warp * 32 + __builtin_ctz(rest));
+    leave_warp_meeting(w, mask);
 }
 
 static inline void end_thread(Worker* w, Thread* t) {
