@@ -463,8 +463,8 @@ fn cases() -> Vec<(Case, &'static str)> {
                 "not-connected",
             ),
             (
-                "epilogue-tail",
-                "an earlier row after a product",
+                "legal",
+                "an earlier row of a product's result in single steps",
                 &["p", "late"],
                 "epilogue-tail",
             ),
@@ -484,6 +484,14 @@ fn cases() -> Vec<(Case, &'static str)> {
             case(expected, name, g.clone(), ops, 1, 1);
             case(gemm, name, g.clone(), ops, 8, 64);
         }
+        case(
+            "epilogue-tail",
+            "an earlier row of a product's result, of several",
+            g,
+            &["p", "late"],
+            1,
+            4,
+        );
     }
     {
         let mut b = Build::new();
