@@ -47,13 +47,19 @@ impl<'a> Lane<'a> {
         // Products of a batch read, and compute, activations of their own.
         let across = blocks / row_tiles.max(1);
         let of_batch = products.as_ref().map_or(1, |p| p.copies.max(1));
+        // The blocks of streams are as many as fill the device, whatever is in the kernel: what each of them
+        // computes they compute at once, and that is latency.
+        let copies = match &body.schedule {
+            Schedule::Stream(_) => 1,
+            _ => (across / of_batch).max(1),
+        };
         Lane {
             ctx,
             body,
             blocks,
             products,
             row_tiles,
-            copies: (across / of_batch).max(1) as f64,
+            copies: copies as f64,
         }
     }
 
@@ -430,6 +436,7 @@ impl<'a> Lane<'a> {
             let staged = (self.blocks * rows) as f64 * staged_depth(tensor_cores.is_some());
             Columns {
                 tensor_cores,
+                streamed: matches!(body.schedule, Schedule::Stream(_)),
                 flops,
                 whole_flops,
                 staged,

@@ -4,7 +4,7 @@
 //! a number that depends on a device.
 
 use super::chunk_cycles;
-use super::work::{Keys, Read, Serial, Steps, Tiles, Work};
+use super::work::{Columns, Keys, Read, Serial, Steps, Tiles, Work};
 use crate::device::Device;
 use crate::plan::{Cost, Storage};
 use crate::schedule::thin;
@@ -12,6 +12,8 @@ use std::collections::BTreeSet;
 
 /// Threads that a multiprocessor holds.
 const RESIDENT_THREADS: usize = 2048;
+/// Threads of the blocks of columns whose rows the figures of bringing rows to shared memory are of.
+const STAGED_BY: f64 = 256.0;
 
 /// The time of a kernel whose phases do this work, one after the other; the subkernels of a phase run
 /// side by side. `launch_us` is what its start takes.
@@ -168,7 +170,12 @@ impl Sum {
         let flops_us = |flops: f64| flops / device.fp32_tflops.value / 1e6;
         let slots_us = |slots: f64| flops_us(2.0 * slots);
         let (bytes, l2_bytes) = traffic(device, work, read);
-        let memory_tbs = device.memory_tbs.value * fitted.memory_efficiency.value;
+        let streamed = work.columns.as_ref().is_some_and(|c| c.streamed);
+        let reached = match streamed {
+            true => &fitted.stream_efficiency,
+            false => &fitted.memory_efficiency,
+        };
+        let memory_tbs = device.memory_tbs.value * reached.value;
         self.memory_us += bytes / memory_tbs / 1e6 + l2_bytes / device.l2_tbs.value / 1e6;
         self.tensor_us += tensor_us(device, work.chunk_flops, Storage::Bf16);
         self.flops_us += flops_us(work.flops + fitted.attend_slots.value * work.attend_flops);
@@ -200,10 +207,9 @@ impl Sum {
             tensor_flops += attention.flops;
         }
         if let Some(columns) = &work.columns {
-            let slots = fitted.stage_slots.value * columns.staged
-                + fitted.stage_operation_slots.value * columns.computed
-                + fitted.column_block_slots.value * work.blocks as f64;
-            self.flops_us += slots_us(slots);
+            if !columns.streamed {
+                self.flops_us += slots_us(column_slots(device, work, columns));
+            }
             match columns.tensor_cores {
                 Some(storage) => {
                     self.tensor_us += tensor_us(device, columns.whole_flops, storage);
@@ -402,6 +408,14 @@ fn serial_steps(device: &Device, work: &Work, steps: &Steps) -> (f64, f64) {
     (all, us + waiting_us)
 }
 
+/// Instruction slots of what all blocks of columns do beside their products.
+fn column_slots(device: &Device, work: &Work, columns: &Columns) -> f64 {
+    let fitted = &device.fitted;
+    fitted.stage_slots.value * columns.staged
+        + fitted.stage_operation_slots.value * columns.computed
+        + fitted.column_block_slots.value * work.blocks as f64
+}
+
 /// Microseconds of the accesses that wait for each other, and of what follows matrix products in
 /// their blocks, beside the bulk of the work.
 fn latency_us(device: &Device, work: &Work) -> f64 {
@@ -416,6 +430,11 @@ fn latency_us(device: &Device, work: &Work) -> f64 {
     // What one block brings to shared memory itself it does before its products: where there are few
     // blocks, that is longer than the share of all of it that a multiprocessor has.
     let before_us = work.columns.as_ref().map_or(0.0, |columns| {
+        // All blocks of streams do that at once, each by all of its threads.
+        if columns.streamed {
+            let of_block = column_slots(device, work, columns) / work.blocks.max(1) as f64;
+            return of_block * slot_us(device) * STAGED_BY / work.threads.max(1) as f64;
+        }
         let slots = fitted.stage_slots.value * columns.staged
             + fitted.stage_operation_slots.value * columns.computed;
         let all = slots * slot_us(device);

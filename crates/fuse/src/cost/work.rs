@@ -57,6 +57,9 @@ pub struct Columns {
     /// Tensor cores for this storage type, or the FP32 units.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tensor_cores: Option<Storage>,
+    /// Whether the weights of a block are one stream.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub streamed: bool,
     /// Floating-point operations of the products.
     pub flops: f64,
     /// The same of whole tiles.

@@ -69,6 +69,8 @@ fitted! {
     l2_share,
     /// part of `memory_tbs`, which a copy reaches, that kernels reach
     memory_efficiency in 0.7 to 1.0,
+    /// part of `memory_tbs` that streams of weights reach
+    stream_efficiency,
     /// how many times its even share of the memory bandwidth one multiprocessor can draw
     memory_reach in 1.0 to 10.0,
     /// part of the L2's time for parameters of rows, which every run of rows reads, that does not pass
