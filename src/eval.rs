@@ -30,7 +30,7 @@ use crate::{inputs, model};
 Examples:
   fusec eval checkpoints/rwkv7 --tokens ids.safetensors
   fusec eval checkpoints/rwkv6 --text models/rwkv6.toml --length 512
-  fusec eval models/hybrid.toml --axis L=1 --weights random:0 --tokens ids.safetensors --device emulator --json | jq .plans[].delta")]
+  fusec eval models/mamba2.toml --axis L=1 --weights random:0 --tokens ids.safetensors --device emulator --json | jq .plans[].delta")]
 pub struct Args {
     #[command(flatten)]
     model: ModelArgs,

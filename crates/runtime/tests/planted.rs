@@ -11,6 +11,7 @@ use fusec_fuse::{Device, Mode, Storage};
 use fusec_ir::expr::{Binary, Expr};
 use fusec_ir::language::{ModelSource, Overrides, compile};
 use fusec_ir::{Graph, OpKind, ValueId};
+use rayon::prelude::*;
 
 mod common;
 
@@ -401,15 +402,21 @@ fn every_fault_is_found() {
             let sound = compare(&case, manifest.clone(), conditions);
             sound.unwrap_or_else(|why| panic!("{file} {mode} without a fault: {why}"));
         }
-        for fault in chosen(faults(&manifest)) {
-            let mut orders = ORDERS.into_iter().map(|order| {
-                let conditions = Conditions {
-                    order,
-                    ..conditions
-                };
-                compare(&case, fault.manifest.clone(), conditions)
-            });
-            let found = orders.find_map(Result::err);
+        let faults = chosen(faults(&manifest));
+        // Each is a kernel to build, and building one takes one core.
+        let found: Vec<Option<String>> = faults
+            .par_iter()
+            .map(|fault| {
+                ORDERS.into_iter().find_map(|order| {
+                    let conditions = Conditions {
+                        order,
+                        ..conditions
+                    };
+                    compare(&case, fault.manifest.clone(), conditions).err()
+                })
+            })
+            .collect();
+        for (fault, found) in faults.into_iter().zip(found) {
             *counts.entry(fault.kind).or_default() += 1;
             let Planted { kind, place, .. } = fault;
             match found {
