@@ -358,12 +358,12 @@ fn a_record_makes_the_plan_again_and_is_refused_where_anything_differs() {
     }
 }
 
-/// The manifest of a plan for every length of run.
+/// The manifest of a plan for every length of run, or for single steps.
 fn manifest(planned: &Planned, storage: Storage) -> Manifest {
     let regime = Regime {
         name: "tuned",
         min_time: 1,
-        max_time: None,
+        max_time: (planned.plan.shape.time == 1).then_some(1),
         graph: &planned.graph,
         plan: &planned.plan,
     };

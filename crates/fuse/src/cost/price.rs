@@ -7,13 +7,11 @@ use super::chunk_cycles;
 use super::work::{Columns, Keys, Read, Serial, Steps, Tiles, Work};
 use crate::device::Device;
 use crate::plan::{Cost, Storage};
-use crate::schedule::thin;
+use crate::schedule::{gemv, thin};
 use std::collections::BTreeSet;
 
 /// Threads that a multiprocessor holds.
 const RESIDENT_THREADS: usize = 2048;
-/// Threads of the blocks of columns whose rows the figures of bringing rows to shared memory are of.
-const STAGED_BY: f64 = 256.0;
 
 /// The time of a kernel whose phases do this work, one after the other; the subkernels of a phase run
 /// side by side. `launch_us` is what its start takes.
@@ -430,10 +428,10 @@ fn latency_us(device: &Device, work: &Work) -> f64 {
     // What one block brings to shared memory itself it does before its products: where there are few
     // blocks, that is longer than the share of all of it that a multiprocessor has.
     let before_us = work.columns.as_ref().map_or(0.0, |columns| {
-        // All blocks of streams do that at once, each by all of its threads.
+        // All blocks of streams do that at once, each by all of its threads; the figures are of other blocks.
         if columns.streamed {
             let of_block = column_slots(device, work, columns) / work.blocks.max(1) as f64;
-            return of_block * slot_us(device) * STAGED_BY / work.threads.max(1) as f64;
+            return of_block * slot_us(device) * gemv::THREADS as f64 / work.threads.max(1) as f64;
         }
         let slots = fitted.stage_slots.value * columns.staged
             + fitted.stage_operation_slots.value * columns.computed;

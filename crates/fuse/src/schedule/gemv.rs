@@ -44,6 +44,8 @@ pub struct ProductPlace {
 
 /// Warps of a block.
 const WARPS: usize = 8;
+/// Threads of a block, where no stream is beside it.
+pub const THREADS: usize = 32 * WARPS;
 
 /// Warps of a block of so many rows: one row may have streams beside it in its kernel, whose blocks are as large.
 fn warps(rows: usize, target: &Target) -> usize {

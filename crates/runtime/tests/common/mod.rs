@@ -202,7 +202,7 @@ pub fn generated(case: &Case<'_>, conditions: Conditions<'_>) -> Result<Manifest
         };
         plan(case.graph, &options).map_err(|e| format!("planning: {e}"))
     };
-    let (decode, prefill) = (planned(1, pins)?, planned(longest(case), &[])?);
+    let (decode, prefill) = (planned(1, pins)?, planned(longest(case).max(2), &[])?);
     let regimes = [
         Planned {
             name: "decode",

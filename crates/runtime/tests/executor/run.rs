@@ -278,12 +278,27 @@ fn an_element_that_no_kernel_writes_shows_as_nan() {
 }
 
 #[test]
+fn a_run_longer_than_any_plan_is_for_is_refused() {
+    let mut manifest = sample::manifest(Storage::F32);
+    manifest.regimes[1].max_time = Some(3);
+    let device = EmulatedDevice::new(&emulator(), &manifest, 0).expect("kernels build");
+    let shape = Shape { batch: 1, time: 3 };
+    let mut executor = Executor::new(device, manifest, &weights(), shape).expect("an executor");
+    executor.reset(1).expect("a new start");
+    run(&mut executor, 3, &sample::ids(1, 3, 0));
+    let ids = sample::ids(1, 4, 0);
+    let refused = executor.run(4, &[Input::Ids(&ids)], Fetch::All);
+    let error = refused.expect_err("no plan is for it").to_string();
+    assert!(error.contains("no regime for this T"), "{error}");
+}
+
+#[test]
 fn a_manifest_that_contradicts_itself_is_refused_with_the_place() {
     type Damage = fn(&mut fusec_codegen::Manifest);
     let cases: [(Damage, &str); 18] = [
         (|m| m.version += 1, "version"),
         (|m| m.regimes[1].min_time = 3, "starts at T=3"),
-        (|m| m.regimes[1].max_time = Some(9), "none holds for T=10"),
+        (|m| m.regimes[1].max_time = Some(1), "holds for no T"),
         (|m| m.regimes.clear(), "none holds for T=1"),
         (|m| m.kernels[1] = m.kernels[0].clone(), "two kernels"),
         (
