@@ -31,6 +31,11 @@ pub trait Session {
         false
     }
 
+    /// Tokens of the longest run that there is a plan for; `None`: any.
+    fn longest_run(&self) -> Option<usize> {
+        None
+    }
+
     /// Forgets everything seen and begins with `batch` new sequences.
     fn reset(&mut self, batch: usize) -> Result<(), SessionError>;
 
@@ -159,6 +164,11 @@ pub fn run_finite(
 impl<D: Device> Session for Executor<D> {
     fn device(&self) -> String {
         Executor::device(self).name()
+    }
+
+    fn longest_run(&self) -> Option<usize> {
+        let longest = self.manifest().regimes.iter().map(|regime| regime.max_time);
+        longest.max_by_key(|most| most.unwrap_or(usize::MAX))?
     }
 
     fn graph(&self) -> &Graph {
