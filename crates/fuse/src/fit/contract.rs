@@ -166,7 +166,7 @@ pub fn check_epilogue_op(group: &Group<'_>, id: OpId, of: &[Option<usize>]) -> R
         StateKind::Tail { value, .. } => after_product(value),
         StateKind::Scan { .. } => false,
     };
-    if !op.tails.is_empty() && !(steps && op.tails.iter().all(kept_after)) {
+    if op.tails.iter().any(|tail| !steps || !kept_after(tail)) {
         return Err(group.reject(
             "epilogue-tail",
             [id],
