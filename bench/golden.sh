@@ -5,24 +5,11 @@
 #
 # FUSEC: the program. WORK: a folder for logs. Runs in the repository's root.
 
+# NAME DTYPE ARGUMENTS..: a line, and what was said of a failure.
 verify() {
-    local dir=$1 dtype=$2 model=$1 log
-    log=$WORK/verify-$(basename "$dir")-$dtype.log
-    set -- "$dir"/*.pth
-    [ -e "$1" ] && model=$1
-    if timeout 150 "$FUSEC" verify "$model" --golden "$dir/golden.safetensors" --dtype "$dtype" --device cuda:0 >"$log" 2>&1; then
-        echo "ok   $(basename "$dir") $dtype"
-    else
-        echo "FAIL $(basename "$dir") $dtype"
-        head -n 6 "$log"
-    fi
-}
-
-verify_single() {
-    local file=$1 dtype=$2 name log
-    name=$(basename "$file" .toml)
-    log=$WORK/single-$name-$dtype.log
-    if timeout 150 "$FUSEC" verify "$file" --weights random:2 --shape B=1,T=6 --dtype "$dtype" --device cuda:0 >"$log" 2>&1; then
+    local name=$1 dtype=$2 log=$WORK/verify-$1-$2.log
+    shift 2
+    if timeout 150 "$FUSEC" verify "$@" --dtype "$dtype" --device cuda:0 >"$log" 2>&1; then
         echo "ok   $name $dtype"
     else
         echo "FAIL $name $dtype"
@@ -30,22 +17,35 @@ verify_single() {
     fi
 }
 
-single() {
-    local dtype file
+verify_golden() {
+    local dir=$1 dtype=$2 model=$1
+    set -- "$dir"/*.pth
+    [ -e "$1" ] && model=$1
+    verify "$(basename "$dir")" "$dtype" "$model" --golden "$dir/golden.safetensors"
+}
+
+verify_single() {
+    verify "single-$(basename "$1" .toml)" "$2" "$1" --weights random:2 --shape B=1,T=6
+}
+
+# FUNCTION JOBS FILE SUBJECT..: each subject in both types.
+in_both_types() {
+    local function=$1 jobs=$2 file=$3 dtype subject
+    shift 3
     export FUSEC WORK
-    export -f verify_single
+    export -f verify "$function"
     for dtype in f32 bf16; do
-        for file in models/*.toml; do echo "$file $dtype"; done
-    done | xargs -P "$1" -L 1 bash -c 'verify_single "$0" "$1"' >"$2" 2>&1
-    grep -A 6 '^FAIL' "$2" | head -n 40
+        for subject in "$@"; do echo "$subject $dtype"; done
+    done | xargs -P "$jobs" -L 1 bash -c "$function"' "$0" "$1"' >"$file" 2>&1
+    grep -A 6 '^FAIL' "$file" | head -n 40
 }
 
 golden() {
-    local dtype about
-    export FUSEC WORK
-    export -f verify
-    for dtype in f32 bf16; do
-        for about in tests/golden/*/about.json; do echo "$(dirname "$about") $dtype"; done
-    done | xargs -P "$1" -L 1 bash -c 'verify "$0" "$1"' >"$2" 2>&1
-    grep -A 6 '^FAIL' "$2" | head -n 40
+    local about dirs=()
+    for about in tests/golden/*/about.json; do dirs+=("$(dirname "$about")"); done
+    in_both_types verify_golden "$1" "$2" "${dirs[@]}"
+}
+
+single() {
+    in_both_types verify_single "$1" "$2" models/*.toml
 }

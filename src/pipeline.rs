@@ -100,11 +100,7 @@ impl Planner {
         let shape = self.options.shape.0;
         let step = Shape { time: 1, ..shape };
         let decode = plan("decode", graph, step)?;
-        let longer = Shape {
-            time: shape.time.max(2),
-            ..shape
-        };
-        let prefill = plan("prefill", last.unwrap_or(graph), longer)?;
+        let prefill = plan("prefill", last.unwrap_or(graph), shape.of_several_tokens())?;
         let regime = |name, min_time, max_time, planned| Regime {
             name,
             min_time,
@@ -125,7 +121,7 @@ impl Planner {
         Ok(vec![Regime {
             name: "training",
             min_time: 1,
-            max_time: (shape.time == 1).then_some(1),
+            max_time: shape.longest_run(),
             planned,
         }])
     }

@@ -211,7 +211,7 @@ fn every_use_of_a_template_becomes_the_kernel_expected() {
                     let regime = fusec_codegen::Planned {
                         name: "only",
                         min_time: 1,
-                        max_time: (options.shape.time == 1).then_some(1),
+                        max_time: options.shape.longest_run(),
                         graph: &planned.graph,
                         plan: &planned.plan,
                     };

@@ -158,10 +158,11 @@ pub enum ProjectionError {
     },
 }
 
-const TEMPLATE_FILES: [(&str, &str); 5] = [
+const TEMPLATE_FILES: [(&str, &str); 6] = [
     ("gemm_simt.cu", include_str!("../templates/gemm_simt.cu")),
     ("gemm_mma.cu", include_str!("../templates/gemm_mma.cu")),
     ("gemv.cu", include_str!("../templates/gemv.cu")),
+    ("gemv_rows.cu", include_str!("../templates/gemv_rows.cu")),
     (
         "gemv_stream.cu",
         include_str!("../templates/gemv_stream.cu"),
@@ -380,6 +381,7 @@ impl ProjectionTile {
                     let mut text = p.text(projection.columns, 4, 16 / p.w_element.bytes());
                     (text.a_offset, text.sums_offset) = (place.rows, place.sums);
                     text.ring_offset = Some(place.ring);
+                    text.parts = tile.warps;
                     texts.push(text);
                 }
                 texts

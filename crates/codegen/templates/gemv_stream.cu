@@ -5,7 +5,7 @@
     // the sums of a product and from one product to the next. The warps take equal stretches of it, so that a sum may be shared by warps that
     // follow each other. A lane copies what it multiplies itself to shared memory, IN_FLIGHT steps ahead; the first are on
     // their way while {% if early %}the kernel before this one ends{% else %}the row is computed{% endif %}.
-    constexpr int TILE_N = {{ tile.columns }}, WARPS = {{ tile.warps }}, THREADS = 32 * WARPS, TOGETHER = {{ tile.together }}, IN_FLIGHT = {{ tile.in_flight }};
+    constexpr int TILE_M = 1, TILE_N = {{ tile.columns }}, WARPS = {{ tile.warps }}, THREADS = 32 * WARPS, TOGETHER = {{ tile.together }}, IN_FLIGHT = {{ tile.in_flight }};
     constexpr int DEPTH = {{ products[0].depth }}, VEC = {{ products[0].w_vector }}, STEP = 32 * VEC, STEPS = (DEPTH + STEP - 1) / STEP;
     constexpr int COLUMNS = {{ columns }}, COLUMN_TILES = (COLUMNS + TILE_N - 1) / TILE_N;
     const int tid = threadIdx.x, lane = tid % 32, warp = tid / 32;
@@ -67,41 +67,7 @@
     grid_dependency_launch();
 {%- endif %}
 {% for p in products %}
-    float* const a_{{ p.name }} = reinterpret_cast<float*>(smem) + {{ p.a_offset }};             // [DEPTH]
-    float* const sums_{{ p.name }} = reinterpret_cast<float*>(smem) + {{ p.sums_offset }};       // [WARPS][TILE_N]
-{%- if p.rows_of is number %}
-    // The same row.
-{%- elif p.stage %}
-    {
-        float* const xs = a_{{ p.name }};
-        // ---- stage: xs[inner] = a(row0, inner), 0 for a row past the end
-        {{ p.stage | indent(width=8) }}
-        // ---- end of stage
-    }
-{%- else %}
-    for (int chunk = tid; chunk < DEPTH / {{ p.x_vector }}; chunk += THREADS) {
-        const i64 row = row0;
-        const int inner_chunk = chunk * {{ p.x_vector }};
-        float x_regs[{{ p.x_vector }}] = {};
-{%- if p.x %}
-        if (row < rows) load_vec({{ p.x }} + row * i64({{ p.x_stride }}) + inner_chunk, x_regs);
-{%- endif %}
-{%- if p.prologue %}
-#pragma unroll
-        for (int nth = 0; nth < {{ p.x_vector }}; ++nth) {
-            const int inner = inner_chunk + nth;
-            float activation = x_regs[nth];
-            if (row < rows) {
-                // ---- prologue: activation = a(row, inner)
-                {{ p.prologue | indent(width=16) }}
-                // ---- end of prologue
-            }
-            x_regs[nth] = activation;
-        }
-{%- endif %}
-        store_vec(a_{{ p.name }} + inner_chunk, x_regs);
-    }
-{%- endif %}
+{%- include "gemv_rows.cu" -%}
 {% endfor %}
     __syncthreads();
     {

@@ -79,7 +79,7 @@ impl<'a> Context<'a> {
             classes: Arc::new(Classes::new(graph)),
             elements: Elements::new(graph, storage),
             one_row: last_row::one_row(graph),
-            single_steps: shape.time == 1,
+            single_steps: shape.longest_run() == Some(1),
         }
     }
 

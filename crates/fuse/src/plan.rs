@@ -51,6 +51,22 @@ pub struct Shape {
     pub time: usize,
 }
 
+impl Shape {
+    /// Tokens of the longest run that a plan for this shape serves; `None`: any. A plan for single steps is
+    /// for these alone.
+    pub fn longest_run(self) -> Option<usize> {
+        (self.time == 1).then_some(1)
+    }
+
+    /// The shape that runs of several tokens are planned for beside single steps.
+    pub fn of_several_tokens(self) -> Shape {
+        Shape {
+            time: self.time.max(2),
+            ..self
+        }
+    }
+}
+
 /// Storage type of values whose precision is `Storage`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

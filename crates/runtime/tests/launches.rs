@@ -60,7 +60,7 @@ fn check(
     let regime = Planned {
         name: "all",
         min_time: 1,
-        max_time: (shape.time == 1).then_some(1),
+        max_time: shape.longest_run(),
         graph: &made.graph,
         plan: &made.plan,
     };

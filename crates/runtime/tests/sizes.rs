@@ -97,7 +97,7 @@ fn plans_of_any_size_are_made_or_refused() {
                 let regimes = [Planned {
                     name: "all",
                     min_time: 1,
-                    max_time: (time == 1).then_some(1),
+                    max_time: options.shape.longest_run(),
                     graph: &made.graph,
                     plan: &made.plan,
                 }];

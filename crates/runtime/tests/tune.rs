@@ -363,7 +363,7 @@ fn manifest(planned: &Planned, storage: Storage) -> Manifest {
     let regime = Regime {
         name: "tuned",
         min_time: 1,
-        max_time: (planned.plan.shape.time == 1).then_some(1),
+        max_time: planned.plan.shape.longest_run(),
         graph: &planned.graph,
         plan: &planned.plan,
     };

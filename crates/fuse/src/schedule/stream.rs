@@ -69,15 +69,13 @@ pub fn schedule(
     let columns = (products.width * products.copies).div_ceil(blocks);
     let columns = columns.min(products.width).min(COLUMNS);
     let together = TOGETHER.min(columns);
+    let groups = columns / together;
+    let stretch = (groups * steps_of_column(shapes, storage)).div_ceil(WARPS);
     let tile = StreamTile {
-        columns: columns / together * together,
+        columns: groups * together,
         together,
         warps: WARPS,
-        in_flight: STEPS,
-    };
-    let tile = StreamTile {
-        in_flight: (tile.stretch(shapes, storage) / 2).clamp(1, STEPS),
-        ..tile
+        in_flight: (stretch / 2).clamp(1, STEPS),
     };
     let own = 4 * tile.places(shapes).1;
     (own.next_multiple_of(16) + around <= target.shared_bytes).then_some(tile)
@@ -87,12 +85,6 @@ impl StreamTile {
     /// Threads of a block.
     pub fn threads(&self) -> usize {
         32 * self.warps
-    }
-
-    /// Steps of a warp.
-    fn stretch(&self, shapes: &[ProductShape], storage: Storage) -> usize {
-        let groups = self.columns.div_ceil(self.together);
-        (groups * steps_of_column(shapes, storage)).div_ceil(self.warps)
     }
 
     /// Each product's places in shared memory, and the whole, floats. All of them have one ring.

@@ -44,10 +44,7 @@ impl Kernels {
         let shape = options.shape;
         limits::run(graph, shape)?;
         let step = Shape { time: 1, ..shape };
-        let longer = Shape {
-            time: shape.time.max(2),
-            ..shape
-        };
+        let longer = shape.of_several_tokens();
         let ranges = [("decode", step, 1, Some(1)), ("prefill", longer, 2, None)];
         let mut regimes = Vec::new();
         for (name, shape, min_time, max_time) in ranges {

@@ -233,7 +233,7 @@ fn alone(planned: &Planned, storage: fusec_fuse::Storage) -> Result<Manifest, Co
     let regime = Regime {
         name: "tuned",
         min_time: 1,
-        max_time: (planned.plan.shape.time == 1).then_some(1),
+        max_time: planned.plan.shape.longest_run(),
         graph: &planned.graph,
         plan: &planned.plan,
     };
