@@ -10,6 +10,7 @@ use crate::memory::Place;
 use crate::prelude;
 use fusec_fuse::chunked::Classes;
 use fusec_fuse::elements::Elements;
+use fusec_fuse::schedule::program::Held;
 use fusec_fuse::{Plan, Storage};
 use fusec_ir::{Def, Graph, StateId, StateKind, ValueId, last_row};
 use sha2::{Digest, Sha256};
@@ -131,7 +132,9 @@ fn generate_regime(
         for pointer in &source.pointers {
             let buffer = memory.buffer(pointer.place);
             args.push(match pointer.place {
-                Place::Value(_) | Place::State(_) | Place::Parts(..) => Arg::Buffer(buffer),
+                Place::Value(_) | Place::State(_) | Place::Parts(..) | Place::Segments(..) => {
+                    Arg::Buffer(buffer)
+                }
                 Place::OldTail(_) => Arg::OldTail(buffer),
                 Place::NewTail(_) => Arg::NewTail(buffer),
             });
@@ -272,6 +275,19 @@ impl Memory<'_> {
                     element: Element::F32,
                     elements: parts as usize * whole.elements,
                     extent: Extent::Fixed,
+                }
+            }
+            Place::Segments(s, held, elements) => {
+                let state = &self.graph.state(s).name;
+                Buffer {
+                    name: match held {
+                        Held::State => format!("{state}.segments"),
+                        Held::Product => format!("{state}.segment_decays"),
+                    },
+                    kind: BufferKind::Segments(s),
+                    element: Element::F32,
+                    elements,
+                    extent: Extent::Batch,
                 }
             }
             Place::State(s) | Place::OldTail(s) | Place::NewTail(s) => {

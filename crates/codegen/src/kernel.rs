@@ -21,9 +21,12 @@ use crate::walk::{self, Walk};
 use crate::wgmma;
 use fusec_fuse::chunked::Classes;
 use fusec_fuse::elements::Elements;
+use fusec_fuse::schedule::program::Held;
 use fusec_fuse::schedule::walk::{Placed, Walked};
+use fusec_fuse::schedule::Segments;
 use fusec_fuse::{Body, Kernel, Phase, Schedule, Shape, Storage};
-use fusec_ir::{Direction, Graph, ValueId};
+use fusec_ir::class::Class;
+use fusec_ir::{AxisId, Direction, Graph, OpId, OpKind, ValueId};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use tera::Context;
@@ -127,7 +130,7 @@ pub fn generate(request: &Request<'_, '_>, kernel: &Kernel) -> Result<Source, Co
         };
         let lane = match body.schedule {
             Schedule::Row(_) | Schedule::Scan(_) => {
-                walk_lane(graph, storage, body, threads, pointers, names)?
+                walk_lane(request, body, threads, pointers, names)?
             }
             Schedule::Gemv(_) | Schedule::Stream(_) | Schedule::Thin(_) | Schedule::Gemm(_) => {
                 matmul::lane(
@@ -450,15 +453,21 @@ fn obeys(kernel: &Kernel, lanes: &[Lane]) -> Result<(), CodegenError> {
 }
 
 fn walk_lane<'g>(
-    graph: &'g Graph,
-    storage: Storage,
+    request: &Request<'_, 'g>,
     body: &Body,
     threads: usize,
     pointers: &mut Pointers<'g>,
     names: &mut Names,
 ) -> Result<Lane, CodegenError> {
+    let Request {
+        graph,
+        classes,
+        storage,
+        ..
+    } = *request;
     let grid_axes = body.schedule.grid();
     let grid = Grid::new(graph, grid_axes);
+    let segments = body.schedule.segments();
     // Rows of a block, if it does not walk along all of T.
     let (rows, run, direction) = match &body.schedule {
         Schedule::Row(tile) => (Some(tile.rows.max(1)), 1, Direction::Forward),
@@ -472,7 +481,9 @@ fn walk_lane<'g>(
         stores: &body.stores,
         vector: 16 / storage.bytes(),
         direction,
+        states: None,
     };
+    let walked = walked.in_pass(segments, classes);
     let Placed { program, layouts } = walked.placed(grid_axes, threads, run);
     let mut first_index = BTreeMap::new();
     let mut lines = Vec::new();
@@ -495,14 +506,20 @@ fn walk_lane<'g>(
         writer: None,
         first_index,
         direction,
-        halo: rows.is_some(),
+        segments,
+        decay_axes: segments.map_or_else(Vec::new, |_| decay_axes(request, body)),
+        halo: rows.is_some() || segments.is_some(),
         repeats: rows != Some(1),
         streams: &|value| body.streamed.contains(&value),
         shared_base: 0,
     };
     let walked = walk::emit(&walk, pointers, names);
-    let blocks = grid.blocks();
+    let taken = segments.map_or(1, Segments::walked);
+    let blocks = grid.blocks() * taken;
     let mut context = Context::new();
+    context.insert("run", &run.max(1));
+    context.insert("segments", &segments.map_or(0, |segments| segments.count));
+    context.insert("walked", &taken);
     context.insert("rows", &rows.unwrap_or(1));
     context.insert("row_runs", &rows.is_some());
     context.insert("grid", &lines);
@@ -533,6 +550,27 @@ fn walk_lane<'g>(
     })
 }
 
+/// The axes of what the states of a lane's recurrences are multiplied by, in the order of the states.
+fn decay_axes(request: &Request<'_, '_>, body: &Body) -> Vec<Vec<AxisId>> {
+    let Request { graph, classes, .. } = *request;
+    let of_scan = |id: &OpId| -> Vec<Vec<AxisId>> {
+        let OpKind::Scan { recurrence, .. } = &graph.op(*id).kind else {
+            return Vec::new();
+        };
+        let step = graph.recurrence(*recurrence);
+        let Some(found) = classes.of(graph, *recurrence) else {
+            return Vec::new();
+        };
+        let decays = found.states.iter().filter_map(Class::decay);
+        let axes = decays.map(|decay| match found.statement(decay) {
+            Some(statement) => statement.axes.clone(),
+            None => step.axes_of(decay).to_vec(),
+        });
+        axes.collect()
+    };
+    body.ops.iter().flat_map(of_scan).collect()
+}
+
 fn declaration(p: &Pointer, one_phase: bool) -> String {
     let ty = c_type(p.element);
     if p.written && p.read && !one_phase {
@@ -557,6 +595,13 @@ fn comment(graph: &Graph, place: Place) -> String {
         ),
         Place::OldTail(_) => "rows before the first token".into(),
         Place::NewTail(_) => "rows for the next run".into(),
+        Place::Segments(s, held, _) => {
+            let what = match held {
+                Held::State => "states at the ends of segments",
+                Held::Product => "products of decays over segments",
+            };
+            format!("{what}, {}", graph.state(s).name)
+        }
         Place::Parts(v, parts) => {
             let axes = axes_text(graph, &graph.value(v).axes);
             let separator = if axes.is_empty() { "" } else { ", " };

@@ -142,6 +142,9 @@ pub enum BufferKind {
     /// What blocks that have a part of the rows each leave of a value, for another phase of the same
     /// step to add: `[parts, axes...]`, f32.
     Parts(ValueId),
+    /// What segments of T hand to those after them, for another phase of the same step: copies of a state, or
+    /// the products of what their rows multiply it by, f32.
+    Segments(StateId),
     /// Read by the caller after the run.
     Output(ValueId),
 }

@@ -3,6 +3,7 @@
 use crate::manifest::{Element, MapAxis};
 use crate::names::{Names, last};
 use fusec_fuse::elements::Elements;
+use fusec_fuse::schedule::program::Held;
 use fusec_ir::{Def, Graph, StateId, StateKind, ValueId};
 use std::cmp::Ordering;
 
@@ -19,6 +20,8 @@ pub enum Place {
     NewTail(StateId),
     /// What so many parts of the rows each make of a value without rows, before they are added.
     Parts(ValueId, u32),
+    /// What segments of T hand to those after them of a state: so many elements of each sequence.
+    Segments(StateId, Held, usize),
 }
 
 /// A pointer parameter.
@@ -129,9 +132,11 @@ impl<'g> Pointers<'g> {
     pub fn element(&self, place: Place) -> Element {
         match place {
             Place::Value(v) => self.elements.get(v),
-            Place::State(_) | Place::OldTail(_) | Place::NewTail(_) | Place::Parts(..) => {
-                Element::F32
-            }
+            Place::State(_)
+            | Place::OldTail(_)
+            | Place::NewTail(_)
+            | Place::Parts(..)
+            | Place::Segments(..) => Element::F32,
         }
     }
 
@@ -181,6 +186,8 @@ impl<'g> Pointers<'g> {
             Place::OldTail(s) => ("tail", self.of_state(s)),
             Place::NewTail(s) => ("new_tail", self.of_state(s)),
             Place::Parts(v, _) => ("parts", of_value(v)),
+            Place::Segments(s, Held::State, _) => ("handed", self.of_state(s)),
+            Place::Segments(s, Held::Product, _) => ("handed_decay", self.of_state(s)),
         };
         let long = format!("{kind}_{name}");
         let mut out = vec![format!("{kind}_{}", last(name)), long.clone()];

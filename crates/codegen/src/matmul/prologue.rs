@@ -104,6 +104,7 @@ impl<'g> ProductLane<'_, 'g> {
             stores: &stage.stores,
             vector: 16 / self.storage.bytes(),
             direction: Direction::Forward,
+            states: None,
         };
         let Placed { program, layouts } = walked.placed(&[], threads, 1);
         self.position |= walk::uses_position(&program);
@@ -141,6 +142,8 @@ impl<'g> ProductLane<'_, 'g> {
             writer: Some(conditions.join(" && ")),
             first_index: BTreeMap::new(),
             direction: Direction::Forward,
+            segments: None,
+            decay_axes: Vec::new(),
             halo: true,
             repeats: false,
             streams: &|_| false,

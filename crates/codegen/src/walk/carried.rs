@@ -8,13 +8,13 @@ use crate::memory;
 use fusec_ir::{AxisId, IndexExpr, StateId, ValueId};
 
 /// Where a state lies: its registers, and the first element of a thread in memory.
-struct StatePlace {
-    layout: usize,
-    name: String,
-    address: String,
+pub(super) struct StatePlace {
+    pub layout: usize,
+    pub name: String,
+    pub address: String,
     /// The part of the address that chooses the sequence.
-    row: String,
-    offset: Offset,
+    pub row: String,
+    pub offset: Offset,
 }
 
 impl<'g> Emitter<'_, 'g, '_> {
@@ -58,29 +58,23 @@ impl<'g> Emitter<'_, 'g, '_> {
     }
 
     pub(super) fn load_states(&mut self) {
+        if self.walk.segments.is_some() {
+            self.load_handed();
+            return;
+        }
         for i in 0..self.walk.program.states.len() {
             let place = self.state_place(i);
-            let l = self.layout(place.layout).clone();
             let declaration = self.declaration(place.layout, &place.name);
             self.text.line(declaration);
-            self.open_elements(&l);
-            let load = match l.vector {
-                1 => {
-                    let register = self.register(place.layout, &place.name);
-                    format!("{register} = *({});", place.address)
-                }
-                _ => {
-                    let target = self.vector(place.layout, &place.name);
-                    let row = Some(place.row.as_str());
-                    self.load_vector(&l, row, &place.offset, "float", &place.address, &target)
-                }
-            };
-            self.text.lines(&load);
-            self.close_elements(&l, &[]);
+            self.load_state(&place);
         }
     }
 
     pub(super) fn save_states(&mut self) {
+        if self.walk.segments.is_some() {
+            self.hand_on();
+            return;
+        }
         // Of a state that is one number, every thread has loaded a copy; one of them stores it, in
         // the place where others may not have looked yet.
         let mut layouts = self.walk.layouts.states.iter();
@@ -89,40 +83,79 @@ impl<'g> Emitter<'_, 'g, '_> {
         }
         for i in 0..self.walk.program.states.len() {
             let place = self.state_place(i);
-            let l = self.layout(place.layout).clone();
-            self.open_elements(&l);
-            let store = match l.vector {
-                1 => {
-                    let register = self.register(place.layout, &place.name);
-                    let uniform = l.space.len() == 1;
-                    let guard = if uniform { "if (tid == 0) " } else { "" };
-                    format!("{guard}*({}) = {register};", place.address)
-                }
-                _ => {
-                    let source = self.vector(place.layout, &place.name);
-                    self.store_vector(&l, &place.row, &place.offset, &place.address, &source)
-                }
-            };
-            self.text.lines(&store);
-            self.close_elements(&l, &[]);
+            self.store_state(&place);
         }
+    }
+
+    /// Writes a state's registers to where it lies.
+    pub(super) fn store_state(&mut self, place: &StatePlace) {
+        let l = self.layout(place.layout).clone();
+        self.open_elements(&l);
+        let store = match l.vector {
+            1 => {
+                let register = self.register(place.layout, &place.name);
+                let uniform = l.space.len() == 1;
+                let guard = if uniform { "if (tid == 0) " } else { "" };
+                format!("{guard}*({}) = {register};", place.address)
+            }
+            _ => {
+                let source = self.vector(place.layout, &place.name);
+                self.store_vector(&l, &place.row, &place.offset, &place.address, &source)
+            }
+        };
+        self.text.lines(&store);
+        self.close_elements(&l, &[]);
+    }
+
+    /// Fills a state's registers from where it lies.
+    pub(super) fn load_state(&mut self, place: &StatePlace) {
+        let l = self.layout(place.layout).clone();
+        self.open_elements(&l);
+        let load = match l.vector {
+            1 => {
+                let register = self.register(place.layout, &place.name);
+                format!("{register} = *({});", place.address)
+            }
+            _ => {
+                let target = self.vector(place.layout, &place.name);
+                let row = Some(place.row.as_str());
+                self.load_vector(&l, row, &place.offset, "float", &place.address, &target)
+            }
+        };
+        self.text.lines(&load);
+        self.close_elements(&l, &[]);
     }
 
     /// Where a state lies in registers and in memory.
     fn state_place(&mut self, i: usize) -> StatePlace {
         let carried = &self.walk.program.states[i];
-        let graph = self.walk.grid.graph();
-        let layout = self.walk.layouts.states[i];
         let state = memory::Place::State(carried.state);
         let pointer = self.pointers.write(state, self.names);
-        let index: Vec<IndexExpr> = carried.axes.iter().map(|a| IndexExpr::axis(*a)).collect();
-        let offset = self.walk.grid.global(&carried.axes, &index);
-        let row = format!("batch * {}", graph.state_elements(carried.state));
+        let elements = self.walk.grid.graph().state_elements(carried.state);
+        self.place_of(i, &pointer, format!("batch * {elements}"))
+    }
+
+    /// Where what is carried lies in registers and, from `pointer + row` on, in memory.
+    pub(super) fn place_of(&self, i: usize, pointer: &str, row: String) -> StatePlace {
+        self.place_over(i, &self.walk.program.states[i].axes, pointer, row)
+    }
+
+    /// The same of what lies there over some of its axes.
+    pub(super) fn place_over(
+        &self,
+        i: usize,
+        axes: &[AxisId],
+        pointer: &str,
+        row: String,
+    ) -> StatePlace {
+        let layout = self.walk.layouts.states[i];
+        let index: Vec<IndexExpr> = axes.iter().map(|a| IndexExpr::axis(*a)).collect();
+        let offset = self.walk.grid.global(axes, &index);
         let space = &self.layout(layout).space;
         StatePlace {
             layout,
             name: self.state_ident[i].clone(),
-            address: self.address(&pointer, Some(row.clone()), &offset, space),
+            address: self.address(pointer, Some(row.clone()), &offset, space),
             row,
             offset,
         }
@@ -352,9 +385,11 @@ impl<'g> Emitter<'_, 'g, '_> {
             let next = self.walk.program.states[i].next;
             let layout = self.walk.layouts.states[i];
             let (state, next) = (self.state_ident[i].clone(), self.ident[next].clone());
+            // Rows of another segment change no state.
+            let live = (self.halo > 0).then_some("if (live) ").unwrap_or_default();
             self.each_element(layout, |s| {
                 vec![format!(
-                    "{} = {};",
+                    "{live}{} = {};",
                     s.register(layout, &state),
                     s.register(layout, &next)
                 )]

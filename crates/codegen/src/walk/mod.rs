@@ -8,7 +8,7 @@
 //!
 //! One file per part of the walk: [`stage`] collects statements into loops over elements,
 //! [`statement`] writes maps, [`operand`] what they read, [`reduce`] reductions, [`carried`]
-//! what goes from one row to the next, [`apart`] reads rows that the walk has not come to, and [`runs`] is
+//! what goes from one row to the next, [`segments`] what goes from one segment to another, [`apart`] reads rows that the walk has not come to, and [`runs`] is
 //! what is done for several rows at once.
 
 mod apart;
@@ -16,6 +16,7 @@ mod carried;
 mod operand;
 mod reduce;
 mod runs;
+mod segments;
 mod stage;
 mod statement;
 
@@ -25,6 +26,7 @@ use crate::memory::Pointers;
 use crate::micro::{Program, Src};
 use crate::names::Names;
 use crate::text::Text;
+use fusec_fuse::schedule::Segments;
 use fusec_ir::{AxisId, Direction, Expr, ValueId};
 use operand::Invariants;
 use reduce::BlockPart;
@@ -48,8 +50,12 @@ pub struct Walk<'a, 'g> {
     pub writer: Option<String>,
     /// First index of each grid axis.
     pub first_index: BTreeMap<AxisId, String>,
-    /// Which row comes first. From the last one on, a block has all rows of a sequence.
+    /// Which row comes first. Rows of a block are counted in that order.
     pub direction: Direction,
+    /// The segments of which a block has one, where it has not all rows of a sequence.
+    pub segments: Option<Segments>,
+    /// The axes of what each state is multiplied by, where there are segments.
+    pub decay_axes: Vec<Vec<AxisId>>,
     /// Whether rows before the first one of the block have to be walked again to fill histories.
     pub halo: bool,
     /// Whether a walk usually takes several steps. Then the rows of the next token are loaded while
@@ -270,25 +276,50 @@ impl<'g> Emitter<'_, 'g, '_> {
             "t_begin"
         };
         self.load_histories(first);
+        let first_row = self.first_row(first);
         let before = std::mem::take(&mut self.text);
         if walk.layouts.parts.is_split() {
-            self.runs();
+            self.runs(first);
         } else {
-            self.text.open(match walk.direction {
-                Direction::Forward => format!("for (i64 t = {first}; t < t_end; ++t)"),
-                Direction::Reverse => "for (i64 t = T - 1; t >= 0; --t)".into(),
+            self.text.open(match (walk.direction, walk.segments) {
+                (Direction::Forward, _) => format!("for (i64 t = {first}; t < t_end; ++t)"),
+                (Direction::Reverse, None) => "for (i64 t = T - 1; t >= 0; --t)".into(),
+                (Direction::Reverse, Some(_)) => {
+                    format!("for (i64 t = T - 1 - {first}; t >= T - t_end; --t)")
+                }
             });
-            if depth > 0 {
-                self.text.line("const bool live = t >= t_begin;");
-            }
+            self.say_whether_live();
             self.text.line("const i64 row = batch * T + t;");
             self.one_row(|_| true);
             self.text.close();
         }
         let rows = std::mem::replace(&mut self.text, before);
-        self.load_before(first);
+        self.load_before(&first_row);
         self.text.lines(&rows.finish());
         self.save_states();
+    }
+
+    /// The row that is loaded before the walk, C text: of a segment without rows, one that is there.
+    fn first_row(&mut self, first: &str) -> String {
+        if self.walk.segments.is_none() {
+            return first.into();
+        }
+        let row = match self.walk.direction {
+            Direction::Forward => format!("{first} < T ? {first} : T - 1"),
+            Direction::Reverse => format!("{first} < T ? T - 1 - {first} : 0"),
+        };
+        self.text.line(format!("const i64 t_load = {row};"));
+        "t_load".into()
+    }
+
+    /// Defines whether a row is one of the block's own, where others fill histories.
+    fn say_whether_live(&mut self) {
+        if self.halo > 0 {
+            self.text.line(match self.walk.direction {
+                Direction::Forward => "const bool live = t >= t_begin;",
+                Direction::Reverse => "const bool live = t < T - t_begin;",
+            });
+        }
     }
 
     /// The statements of the recurrence, or all of them, for one row.

@@ -117,9 +117,9 @@ impl<'g> Emitter<'_, 'g, '_> {
 
     /// Before the walk: starts the loads of its first row, and loads what is the same for all.
     pub(super) fn load_before(&mut self, first: &str) {
-        let coming = match self.walk.direction {
-            Direction::Forward => Coming::First(first),
-            Direction::Reverse => Coming::Last,
+        let coming = match (self.walk.direction, self.walk.segments) {
+            (Direction::Reverse, None) => Coming::Last,
+            _ => Coming::First(first),
         };
         let rows = self.rows_under_way(Self::prefetched, coming);
         let invariants = std::mem::take(&mut self.invariants.lines);
@@ -164,7 +164,7 @@ impl<'g> Emitter<'_, 'g, '_> {
     pub(super) fn take_prefetched(&mut self, i: usize) {
         let layout = self.walk.layouts.placed[i].layout;
         let name = self.ident[i].clone();
-        let direction = self.walk.direction;
+        let (direction, segments) = (self.walk.direction, self.walk.segments);
         let pending = self.pending(i, Coming::Next(direction));
         let declaration = self.declaration(layout, &name);
         let taken = format!("{} = {};", self.register(layout, &name), pending.element);
@@ -173,9 +173,10 @@ impl<'g> Emitter<'_, 'g, '_> {
         stage.declarations.push(declaration);
         stage.body.push(Piece::Element(taken));
         if next {
-            let more = match direction {
-                Direction::Forward => "t + 1 < t_end",
-                Direction::Reverse => "t > 0",
+            let more = match (direction, segments) {
+                (Direction::Forward, _) => "t + 1 < t_end",
+                (Direction::Reverse, None) => "t > 0",
+                (Direction::Reverse, Some(_)) => "t > T - t_end",
             };
             let load = pending.load;
             stage

@@ -67,8 +67,8 @@ impl<'g> Emitter<'_, 'g, '_> {
         outside.map(registers).sum::<usize>() * self.turns() <= room.min(BROUGHT_PER_THREAD)
     }
 
-    /// The rows from `t_begin` to `t_end`, or from the last one on as many, a run after the other.
-    pub(super) fn runs(&mut self) {
+    /// The rows from `first` to `t_end`, counted from the last one on in that direction, a run after the other.
+    pub(super) fn runs(&mut self, first: &str) {
         self.brings = self.has_room();
         let parts = &self.walk.layouts.parts;
         let (rows, team) = (parts.rows, parts.team);
@@ -76,9 +76,9 @@ impl<'g> Emitter<'_, 'g, '_> {
         self.text.line(format!(
             "const int team = tid / {team}, member = tid % {team};"
         ));
-        self.bring(Part::Before, "t_begin", true);
+        self.bring(Part::Before, first, true);
         self.text.open(format!(
-            "for (i64 first = t_begin; first < t_end; first += {rows})"
+            "for (i64 first = {first}; first < t_end; first += {rows})"
         ));
         self.text.line(format!(
             "const int rows = (int)(t_end - first < {rows} ? t_end - first : {rows});"
@@ -129,9 +129,7 @@ impl<'g> Emitter<'_, 'g, '_> {
         self.text.line(format!("const i64 next = {first} + {at};"));
         self.text.line(match self.walk.direction {
             Direction::Forward => "const i64 row = batch * T + (next < t_end ? next : t_end - 1);",
-            Direction::Reverse => {
-                "const i64 row = batch * T + (next < t_end ? t_end - 1 - next : 0);"
-            }
+            Direction::Reverse => "const i64 row = batch * T + (next < t_end ? T - 1 - next : T - t_end);",
         });
         for (layout, (_, loads)) in rows {
             self.start_loads(layout, &loads);
@@ -181,6 +179,7 @@ impl<'g> Emitter<'_, 'g, '_> {
             Direction::Forward => "const i64 t = first + at;",
             Direction::Reverse => "const i64 t = T - 1 - first - at;",
         });
+        self.say_whether_live();
         self.text.line("const i64 row = batch * T + t;");
         for i in &self.used {
             if let (Some(rows), Some(own)) = (self.rows_ident.get(i), self.shared_ident.get(i)) {

@@ -8,7 +8,7 @@ use crate::plan::{Body, Storage};
 use crate::schedule::attend::{AttendTile, MmaTile};
 use crate::schedule::gemm::GemmTile;
 use crate::schedule::product::Products;
-use crate::schedule::{Schedule, blocks, thin};
+use crate::schedule::{Pass, Schedule, blocks, thin};
 use fusec_ir::{Access, AxisId, Op, OpId, OpKind, StateId, StateKind, ValueId};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -95,6 +95,12 @@ impl<'a> Lane<'a> {
                 if self.body.roles.prologue.is_empty() =>
             {
                 1.0
+            }
+            // The state, put together from those of earlier segments, the first row, the results.
+            Schedule::Scan(_) | Schedule::Chunked(_)
+                if self.body.schedule.segments().is_some() =>
+            {
+                3.0
             }
             // The state, the first row, the results.
             _ => 2.0,
@@ -187,7 +193,7 @@ impl<'a> Lane<'a> {
             }
             if let OpKind::Scan { states, .. } = &op.kind {
                 for state in states {
-                    work.moved_bytes += 2.0 * self.state_bytes(*state);
+                    self.add_state(*state, work);
                 }
             }
         }
@@ -222,6 +228,26 @@ impl<'a> Lane<'a> {
         }
         for state in &self.body.tails {
             work.moved_bytes += self.state_bytes(*state);
+        }
+    }
+
+    /// A state that comes from memory and goes back there; and what segments hand to those after them, which is
+    /// found in L2. Products of what states are multiplied by count as if they were as large.
+    fn add_state(&self, state: StateId, work: &mut Work) {
+        let bytes = self.state_bytes(state);
+        match self.body.schedule.segments() {
+            None => work.moved_bytes += 2.0 * bytes,
+            Some(segments) => {
+                work.moved_bytes += bytes;
+                let handed = match segments.pass {
+                    Pass::States => segments.states() + segments.products(),
+                    Pass::Results => {
+                        let (states, products) = segments.read();
+                        states + products
+                    }
+                };
+                work.seen_bytes += bytes * handed as f64;
+            }
         }
     }
 
@@ -287,14 +313,23 @@ impl<'a> Lane<'a> {
                 let grid = self.body.schedule.grid().iter();
                 let missing = grid.filter(|g| !axes.contains(&g.axis));
                 let copies: usize = missing.map(|g| graph.size(g.axis) / g.tile).product();
-                times *= copies as f64;
+                times *= copies as f64 * self.walked_part();
             }
+            Schedule::Scan(_) | Schedule::Chunked(_) => times *= self.walked_part(),
             _ => {}
         }
         if self.repeats(id) {
             times *= self.copies;
         }
         times
+    }
+
+    /// The part of the rows that are walked: all but those of the last segment where only states are wanted.
+    fn walked_part(&self) -> f64 {
+        let segments = self.body.schedule.segments();
+        segments.map_or(1.0, |segments| {
+            segments.walked() as f64 / f64::from(segments.count)
+        })
     }
 
     fn add_operations(&self, work: &mut Work) {

@@ -89,7 +89,7 @@ pub(crate) struct Parts {
 
 impl Parts {
     /// The time of a GPU that is filled.
-    fn bound(&self) -> f64 {
+    pub fn bound(&self) -> f64 {
         [
             self.memory_us,
             self.tensor_us,

@@ -4,7 +4,7 @@
 use super::lane::Lane;
 use super::work::Steps;
 use crate::context::{instructions, iteration_axes, reduced_axes, step_work};
-use crate::schedule::Schedule;
+use crate::schedule::{Pass, Schedule, Segments};
 use fusec_ir::{OpId, OpKind, Recurrence, RecurrenceId, StepKind, StepRef};
 use std::collections::BTreeMap;
 
@@ -39,9 +39,15 @@ impl Lane<'_> {
     pub(super) fn steps(&self, run: u32, exchanges: f64) -> Steps {
         let graph = self.ctx.graph;
         let body = self.body;
-        let spread = (self.blocks / self.ctx.shape.batch).max(1) as f64;
+        let segments = body.schedule.segments();
+        let walked = segments.map_or(1, Segments::walked);
+        let spread = (self.blocks / (self.ctx.shape.batch * walked)).max(1) as f64;
+        let only_states = segments.is_some_and(|segments| segments.pass == Pass::States);
         let mut steps = Steps {
-            steps: self.ctx.shape.time as f64,
+            steps: match segments {
+                Some(segments) => segments.rows(self.ctx.shape.time, run.max(1) as usize) as f64,
+                None => self.ctx.shape.time as f64,
+            },
             run: if self.takes_runs(run) {
                 f64::from(run)
             } else {
@@ -57,8 +63,15 @@ impl Lane<'_> {
             let instructions = match &graph.op(*id).kind {
                 OpKind::Scan { recurrence, .. } => {
                     let (flops, special, _) = step_work(graph, graph.recurrence(*recurrence));
-                    let longest = self.longest_sum(*recurrence);
-                    steps.sums = steps.sums.max(awaited_sums(graph.recurrence(*recurrence)));
+                    // What states alone become is no sum. A product is carried instead of the results' sums.
+                    let (longest, sums) = match only_states {
+                        true => (1.0, 0.0),
+                        false => (
+                            self.longest_sum(*recurrence),
+                            awaited_sums(graph.recurrence(*recurrence)),
+                        ),
+                    };
+                    steps.sums = steps.sums.max(sums);
                     steps
                         .recurrences
                         .push((longest, flops / spread, special / spread));

@@ -43,6 +43,9 @@
 //! | `chunked-prologue-op`, `chunked-prologue-stored` | chunked | what comes before the recurrence is maps whose results stay on the chip |
 //! | `chunked-epilogue-op`, `chunked-epilogue-axes`, `chunked-epilogue-access`, `chunked-epilogue-tail` | chunked | what comes after it is computed for one row and one head by itself |
 //! | `chunked-key`, `chunked-value`, `chunked-shared` | chunked | key channels, value columns and shared memory of one block |
+//! | `segments-class` | scan, chunked | segments of T where a state is not multiplied element by element by what does not depend on it |
+//! | `segments-decay` | scan, chunked | segments where that is not proven to be in [-1, 1] |
+//! | `segments-chain`, `segments-delay` | scan, chunked | segments where a recurrence, or an earlier row of what follows one, depends on another's results |
 //! | `attend-alone` | attend | attention shares no kernel with other operations |
 //! | `last-row-alone` | last row | where rows are left behind, nothing else is computed |
 //! | `scatter-alone`, `scatter-rows` | scatter | elements are placed in their own row, and nothing else is computed |
@@ -67,6 +70,7 @@ mod row;
 mod row_sum;
 mod scan;
 mod scatter;
+mod segments;
 mod space;
 mod ways;
 
@@ -149,6 +153,21 @@ fn one_phase(lanes: Vec<Body>) -> Vec<Phase> {
     vec![Phase { lanes }]
 }
 
+/// What a lane does in a kernel.
+#[derive(Clone, Debug)]
+pub(crate) struct LaneForm {
+    /// In the last phase, beside other lanes.
+    pub body: Body,
+    /// In the phase before it, if it is cut into segments.
+    pub before: Option<Body>,
+}
+
+impl From<Body> for LaneForm {
+    fn from(body: Body) -> Self {
+        LaneForm { body, before: None }
+    }
+}
+
 /// The body of a group of products as a lane of some kernel, or why it is a lane of none.
 ///
 /// The group may be no kernel by itself: a product's prologue that another lane shares is
@@ -168,10 +187,10 @@ pub(crate) fn product_lane(ctx: &Context<'_>, ops: &[OpId]) -> Result<Body, Reje
     }
 }
 
-/// The bodies of a group of recurrences as a lane of some kernel, the first a row after the other, or
+/// The forms of a group of recurrences as a lane of some kernel, the first a row after the other, or
 /// why it is a lane of none. At least these are lanes of such a kernel: a result of the prologue that
 /// another lane reads as well stays on the chip.
-pub(crate) fn scan_lane(ctx: &Context<'_>, ops: &[OpId]) -> Result<Vec<Body>, Reject> {
+pub(crate) fn scan_lane(ctx: &Context<'_>, ops: &[OpId]) -> Result<Vec<LaneForm>, Reject> {
     let group = Group {
         ctx,
         ops,
@@ -192,7 +211,16 @@ pub(crate) fn scan_lane(ctx: &Context<'_>, ops: &[OpId]) -> Result<Vec<Body>, Re
         .stores
         .retain(|v| ctx.is_output(*v) || !of_prologue(v));
     let chunked = chunked::fit(&group, &inside).unwrap_or_default();
-    Ok([vec![body], chunked].concat())
+    let plain = [vec![body], chunked].concat();
+    let cut = plain.iter().flat_map(|lane| {
+        let cuts = segments::fit(&group, lane).unwrap_or_default().into_iter();
+        cuts.map(|cut| LaneForm {
+            body: cut.results,
+            before: Some(cut.states),
+        })
+    });
+    let cut: Vec<LaneForm> = cut.collect();
+    Ok(plain.into_iter().map(LaneForm::from).chain(cut).collect())
 }
 
 /// A group with products and without recurrences, in one phase.
@@ -261,7 +289,39 @@ pub fn forms(ctx: &Context<'_>, ops: &[OpId]) -> Result<Vec<Vec<Phase>>, Reject>
     if can.len() > 1 {
         out.extend(can.iter().map(|lane| with(&[*lane], 0)));
     }
+    out.extend(in_segments(ctx, ops, plain, &chunked));
     Ok(out)
+}
+
+/// The forms of a group in which T is cut into segments: every lane that can be in its `n`-th such form, or its
+/// last.
+fn in_segments(
+    ctx: &Context<'_>,
+    ops: &[OpId],
+    plain: &[Body],
+    chunked: &[Vec<Body>],
+) -> Vec<Vec<Phase>> {
+    let group = Group {
+        ctx,
+        ops,
+        part: false,
+    };
+    let cuts: Vec<Vec<segments::Cut>> = plain
+        .iter()
+        .zip(chunked)
+        .map(|(plain, chunked)| {
+            let ways = std::iter::once(plain).chain(chunked);
+            let scans = ways.filter(|lane| !lane.anchors().is_empty());
+            let cuts = scans.filter_map(|lane| segments::fit(&group, lane).ok());
+            cuts.flatten().collect()
+        })
+        .collect();
+    let most = cuts.iter().map(Vec::len).max().unwrap_or(0);
+    let nth = |n: usize| {
+        let of = cuts.iter().map(|cuts| cuts.get(n).or(cuts.last()));
+        segments::phases(plain, &of.collect::<Vec<_>>())
+    };
+    (0..most).map(nth).collect()
 }
 
 /// The chunked forms of each lane of a group, or why there is none.

@@ -159,6 +159,7 @@ fn with_room(
         run,
         threads,
         direction,
+        segments: None,
     })
 }
 

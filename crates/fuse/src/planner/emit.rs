@@ -24,6 +24,8 @@ const IN_CHUNKS: &str = "recurrent-chunked";
 const IN_PHASES: &str = "product-phases";
 /// Name of the local form of a sum over all rows whose rows are cut into parts.
 const IN_PARTS: &str = "row-sum-parts";
+/// Name of the local form of a recurrence that takes segments of T side by side.
+const IN_SEGMENTS: &str = "recurrent-segments";
 
 /// The plan of a form. Of the recipe, only the schedules that it asks for are looked at, and what is
 /// claimed of the plan.
@@ -136,10 +138,13 @@ fn of_segment(
                 lanes.any(|l| l.template() == template)
             };
             let (in_phases, sums) = (phases.len() > 1, has(Template::RowSum));
+            let mut lanes = phases.iter().flat_map(|p| &p.lanes);
+            let cut = lanes.any(|l| l.schedule.segments().is_some());
             let local = [
                 (has(Template::Chunked), IN_CHUNKS),
-                (in_phases && !sums, IN_PHASES),
+                (in_phases && !sums && !cut, IN_PHASES),
                 (in_phases && sums, IN_PARTS),
+                (cut, IN_SEGMENTS),
             ];
             let local = local
                 .into_iter()

@@ -3,6 +3,7 @@
 use super::Schedule;
 use super::gemv;
 use super::product::Products;
+use super::segments::Segments;
 use super::walk::Walked;
 use crate::context::Context;
 use crate::plan::{Body, Phase};
@@ -53,7 +54,10 @@ pub fn blocks(ctx: &Context<'_>, body: &Body) -> usize {
     match &body.schedule {
         Schedule::Row(tile) => runs(tile.rows),
         Schedule::Attend(tile) => runs(tile.rows()),
-        Schedule::Scan(_) | Schedule::Chunked(_) => ctx.shape.batch * tiles,
+        Schedule::Scan(_) | Schedule::Chunked(_) => {
+            let walked = body.schedule.segments().map_or(1, Segments::walked);
+            ctx.shape.batch * tiles * walked
+        }
         Schedule::LastRow(tile) => ctx.shape.batch * tile.parts as usize,
         Schedule::Scatter(tile) => {
             ctx.rows().div_ceil(tile.rows.max(1) as usize) * tile.parts as usize
@@ -76,6 +80,7 @@ pub fn shared_floats(ctx: &Context<'_>, body: &Body, threads: usize) -> usize {
         Schedule::Row(tile) => walked.shared_floats(&tile.grid, threads, 1, tile.rows > 1),
         Schedule::Scan(tile) => walked
             .towards(tile.direction)
+            .in_pass(tile.segments, ctx.classes())
             .shared_floats(&tile.grid, threads, tile.run, true),
         Schedule::Chunked(chunk) => chunk.tile.shared_bytes() / 4,
         Schedule::Gemv(_) | Schedule::Stream(_) | Schedule::Thin(_) => {

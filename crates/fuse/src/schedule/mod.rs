@@ -20,6 +20,7 @@ pub mod product;
 pub mod program;
 pub mod row_sum;
 pub mod scatter;
+pub mod segments;
 pub mod stream;
 mod target;
 pub mod thin;
@@ -31,9 +32,11 @@ pub use attend::AttendTile;
 pub use gemm::{GemmTile, MmaTile, SimtTile};
 pub use gemv::GemvTile;
 pub use last_row::LastRowTile;
+pub(crate) use launch::shared_floats;
 pub use launch::{Launch, blocks, launch};
 pub use row_sum::RowSumTile;
 pub use scatter::ScatterTile;
+pub use segments::{Pass, Segments};
 pub use stream::StreamTile;
 pub use target::{RESERVED_BYTES, Target};
 pub use thin::ThinTile;
@@ -157,6 +160,14 @@ impl Schedule {
     /// Whether the text of its template can write results past the caches.
     pub fn streams(&self) -> bool {
         matches!(self, Schedule::Row(_) | Schedule::Scan(_))
+    }
+
+    /// The segments that T is cut into, if it is.
+    pub fn segments(&self) -> Option<Segments> {
+        match self {
+            Schedule::Scan(tile) => tile.segments,
+            _ => None,
+        }
     }
 
     /// Whether the rows of a chunk arrive while the one before is worked on.

@@ -293,7 +293,7 @@ fn sources(s: &Statement) -> impl Iterator<Item = usize> + '_ {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::schedule::program::Carried;
+    use crate::schedule::program::{Carried, Held};
     use fusec_ir::language::{ModelSource, Overrides, compile};
     use fusec_ir::{Combine, Expr, IndexExpr, StateId};
 
@@ -359,6 +359,7 @@ flow = """
             statements,
             states: vec![Carried {
                 state: StateId(0),
+                held: Held::State,
                 name: "S".into(),
                 axes: vec![i, j],
                 next: 3,

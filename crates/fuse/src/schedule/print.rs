@@ -1,7 +1,7 @@
 //! Schedules and launches in a line, for people.
 
 use super::wgmma::{CONSUMERS, DEPTH, ROWS};
-use super::{AttendTile, GemmTile, Launch, RowSumTile, Schedule};
+use super::{AttendTile, GemmTile, Launch, Pass, RowSumTile, Schedule, Segments};
 use fusec_ir::Direction;
 use std::fmt;
 
@@ -15,9 +15,10 @@ impl fmt::Display for Schedule {
                     run => write!(f, "runs of {run} rows")?,
                 }
                 match tile.direction {
-                    Direction::Forward => Ok(()),
-                    Direction::Reverse => f.write_str(", from the last row to the first"),
+                    Direction::Forward => {}
+                    Direction::Reverse => f.write_str(", from the last row to the first")?,
                 }
+                segments(f, tile.segments)
             }
             Schedule::Chunked(chunk) => {
                 let tile = &chunk.tile;
@@ -123,6 +124,16 @@ impl fmt::Display for Launch {
             true => write!(f, ", started early"),
             false => Ok(()),
         }
+    }
+}
+
+fn segments(f: &mut fmt::Formatter<'_>, segments: Option<Segments>) -> fmt::Result {
+    match segments {
+        None => Ok(()),
+        Some(Segments { count, pass }) => match pass {
+            Pass::States => write!(f, ", states of {} of {count} segments", count - 1),
+            Pass::Results => write!(f, ", {count} segments"),
+        },
     }
 }
 

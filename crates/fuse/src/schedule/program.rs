@@ -4,9 +4,11 @@
 //! put in place of the scan; every external row is loaded once. What comes out is
 //! a straight-line program per token, independent of threads and memory layout.
 
+use crate::chunked::Classes;
+use fusec_ir::class::Class;
 use fusec_ir::{
     Access, AxisId, Binary, Combine, Direction, Expr, Graph, IndexExpr, NormKind, Op, OpId, OpKind,
-    StateId, StateKind, StepAccess, StepKind, StepOp, StepRef, Unary, ValueId,
+    RecurrenceId, StateId, StateKind, StepAccess, StepKind, StepOp, StepRef, Unary, ValueId,
 };
 use std::collections::BTreeMap;
 
@@ -74,11 +76,22 @@ pub struct Statement {
     pub op: Option<OpId>,
 }
 
+/// What of a recurrence state is carried from row to row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Held {
+    /// The state itself.
+    State,
+    /// The product of what the rows of a segment multiply it by.
+    Product,
+}
+
 /// A recurrence state held by the lane.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Carried {
     /// Which.
     pub state: StateId,
+    /// What of it.
+    pub held: Held,
     /// Name in the step.
     pub name: String,
     /// Its axes, in memory order.
@@ -136,13 +149,7 @@ pub fn rows_back(direction: Direction, access: &Access) -> i64 {
 /// Takes the row operations and scans of a lane apart, whose rows come in this order. `tails` are those
 /// the lane updates.
 pub fn lower(graph: &Graph, ops: &[OpId], tails: &[StateId], direction: Direction) -> Program {
-    let mut lowering = Lowering {
-        graph,
-        direction,
-        out: Program::default(),
-        loads: Vec::new(),
-        copies: BTreeMap::new(),
-    };
+    let mut lowering = Lowering::new(graph, direction, None);
     for id in ops {
         lowering.op(*id, graph.op(*id));
     }
@@ -161,9 +168,26 @@ pub fn lower(graph: &Graph, ops: &[OpId], tails: &[StateId], direction: Directio
     lowering.out
 }
 
+/// The same of what becomes of states alone, and of the products of what rows multiply them by. Recurrences
+/// are written in the form of their classes, none of which is general.
+pub fn lower_states(
+    graph: &Graph,
+    ops: &[OpId],
+    direction: Direction,
+    classes: &Classes,
+) -> Program {
+    let mut lowering = Lowering::new(graph, direction, Some(classes));
+    for id in ops {
+        lowering.op(*id, graph.op(*id));
+    }
+    lowering.out.only_states()
+}
+
 struct Lowering<'g> {
     graph: &'g Graph,
     direction: Direction,
+    /// The classes of recurrences, where products are carried beside their states.
+    classes: Option<&'g Classes>,
     out: Program,
     /// External rows already loaded, by where they lie and index.
     loads: Vec<(Src, Vec<IndexExpr>, usize)>,
@@ -171,7 +195,18 @@ struct Lowering<'g> {
     copies: BTreeMap<usize, usize>,
 }
 
-impl Lowering<'_> {
+impl<'g> Lowering<'g> {
+    fn new(graph: &'g Graph, direction: Direction, classes: Option<&'g Classes>) -> Lowering<'g> {
+        Lowering {
+            graph,
+            direction,
+            classes,
+            out: Program::default(),
+            loads: Vec::new(),
+            copies: BTreeMap::new(),
+        }
+    }
+
     fn push(&mut self, statement: Statement) -> usize {
         self.out.statements.push(statement);
         self.out.statements.len() - 1
@@ -245,7 +280,7 @@ impl Lowering<'_> {
                     vec![read],
                 );
             }
-            OpKind::Scan { recurrence, states } => self.scan(id, op, recurrence.index(), states),
+            OpKind::Scan { recurrence, states } => self.scan(id, op, *recurrence, states),
             // Contractions, attention, last rows, placed elements and sums over rows belong to other templates,
             // cumulative sums to load time.
             OpKind::Contract { .. }
@@ -543,8 +578,13 @@ impl Lowering<'_> {
         read
     }
 
-    fn scan(&mut self, id: OpId, op: &Op, recurrence: usize, states: &[StateId]) {
-        let rec = &self.graph.recurrences[recurrence];
+    fn scan(&mut self, id: OpId, op: &Op, recurrence: RecurrenceId, states: &[StateId]) {
+        let found = self
+            .classes
+            .and_then(|classes| classes.of(self.graph, recurrence));
+        let written = self.graph.recurrence(recurrence);
+        let rewritten = found.and_then(|found| found.rewritten(written));
+        let rec = rewritten.as_ref().unwrap_or(written);
         let arguments: Vec<Read> = (op.inputs.iter().zip(&rec.inputs))
             .map(|(access, formal)| self.argument(access, &formal.name))
             .collect();
@@ -552,6 +592,7 @@ impl Lowering<'_> {
         for (i, state) in rec.states.iter().enumerate() {
             self.out.states.push(Carried {
                 state: states[i],
+                held: Held::State,
                 name: state.name.clone(),
                 axes: state.axes.clone(),
                 next: usize::MAX,
@@ -658,6 +699,32 @@ impl Lowering<'_> {
             });
             self.out.states[first_state + i].next = statement;
         }
+        // Its coefficients come first among the statements of a step in the form of its classes.
+        let decays = found.map(|found| found.states.iter().map(Class::decay));
+        for (i, decay) in decays.into_iter().flatten().enumerate() {
+            let Some(decay) = decay else { continue };
+            let axes = rec.axes_of(decay).to_vec();
+            let own = Read {
+                src: Src::State(self.out.states.len()),
+                axes: axes.clone(),
+                index: axes.iter().map(|a| IndexExpr::axis(*a)).collect(),
+                delay: 0,
+            };
+            let by = read_item(decay, &axes, &results);
+            let name = format!("{}_decay", rec.states[i].name);
+            let next = self.push(Statement {
+                expr: Expr::binary(Binary::Mul, Expr::Input(0), Expr::Input(1)),
+                reads: vec![own, by],
+                ..copy_of_nothing(format!("{name}_next"), axes.clone(), Some(id))
+            });
+            self.out.states.push(Carried {
+                state: states[i],
+                held: Held::Product,
+                name,
+                axes,
+                next,
+            });
+        }
         for (output, item) in op.outputs.iter().zip(&rec.outputs) {
             let axes = rec.axes_of(*item).to_vec();
             let statement = match item {
@@ -706,13 +773,74 @@ pub fn copy(source: usize, s: &Statement) -> Statement {
 
 fn copy_of(name: String, axes: Vec<AxisId>, read: Read, op: Option<OpId>) -> Statement {
     Statement {
+        reads: vec![read],
+        ..copy_of_nothing(name, axes, op)
+    }
+}
+
+/// A map of its first operand that has none yet.
+fn copy_of_nothing(name: String, axes: Vec<AxisId>, op: Option<OpId>) -> Statement {
+    Statement {
         name,
         axes,
         reduce: None,
         expr: Expr::Input(0),
-        reads: vec![read],
+        reads: Vec::new(),
         history: 0,
         tail: None,
         op,
+    }
+}
+
+impl Program {
+    /// What of it the states become, and nothing else.
+    fn only_states(mut self) -> Program {
+        let mut needed = vec![false; self.statements.len()];
+        for state in &self.states {
+            needed[state.next] = true;
+        }
+        // An earlier row that is kept is one of an earlier statement, as any operand is.
+        for i in (0..needed.len()).rev() {
+            if needed[i] {
+                for read in &self.statements[i].reads {
+                    if let Src::Statement(source) = read.src {
+                        needed[source] = true;
+                    }
+                }
+            }
+        }
+        let mut places = Vec::with_capacity(needed.len());
+        let mut kept = 0;
+        for needed in &needed {
+            places.push(needed.then_some(kept));
+            kept += usize::from(*needed);
+        }
+        let place = |src: Src| match src {
+            Src::Statement(i) => places[i].map(Src::Statement),
+            other => Some(other),
+        };
+        let all = std::mem::take(&mut self.statements).into_iter();
+        self.statements = all.zip(&needed).filter(|(_, n)| **n).map(|(s, _)| s).collect();
+        let mut history = vec![0; kept];
+        for read in self.statements.iter_mut().flat_map(|s| &mut s.reads) {
+            read.src = place(read.src).unwrap_or(read.src);
+            if let Src::Statement(source) = read.src {
+                history[source] = read.delay.max(history[source]);
+            }
+        }
+        for (s, history) in self.statements.iter_mut().zip(history) {
+            s.history = history;
+        }
+        for state in &mut self.states {
+            state.next = places[state.next].unwrap_or(state.next);
+        }
+        let values = std::mem::take(&mut self.value).into_iter();
+        self.value = values.filter_map(|(v, s)| Some((v, places[s]?))).collect();
+        let formals = std::mem::take(&mut self.formals).into_iter();
+        self.formals = formals
+            .filter_map(|(src, name)| Some((place(src)?, name)))
+            .collect();
+        self.tails.clear();
+        self
     }
 }

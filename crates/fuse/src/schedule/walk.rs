@@ -7,6 +7,8 @@ use super::affine::Grid;
 use super::parts::{self, Parts};
 use super::placement::{Layouts, Reduction};
 use super::program::{self, Program};
+use super::segments::{Pass, Segments};
+use crate::chunked::Classes;
 use crate::context::{Context, iteration_axes};
 use crate::plan::GridAxis;
 use fusec_ir::{
@@ -37,6 +39,9 @@ pub struct ScanTile {
     /// Which row of a sequence comes first.
     #[serde(default, skip_serializing_if = "Direction::is_forward")]
     pub direction: Direction,
+    /// The segments that T is cut into, each with blocks of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub segments: Option<Segments>,
 }
 
 /// A walk of some operations with its statements placed.
@@ -63,6 +68,8 @@ pub struct Walked<'a> {
     pub vector: usize,
     /// In which order the rows come.
     pub direction: Direction,
+    /// The classes of the recurrences, where only what becomes of states is walked for: [`Pass::States`].
+    pub states: Option<&'a Classes>,
 }
 
 /// Fewest and most threads of a block.
@@ -91,12 +98,22 @@ impl<'a> Walked<'a> {
             stores,
             vector: 16 / ctx.storage.bytes(),
             direction: Direction::Forward,
+            states: None,
         }
     }
 
     /// The same with rows in this order.
     pub fn towards(self, direction: Direction) -> Walked<'a> {
         Walked { direction, ..self }
+    }
+
+    /// The same in a pass over segments.
+    pub fn in_pass(self, segments: Option<Segments>, classes: &'a Classes) -> Walked<'a> {
+        let only = segments.is_some_and(|segments| segments.pass == Pass::States);
+        Walked {
+            states: only.then_some(classes),
+            ..self
+        }
     }
 
     /// Threads that suit a walk: enough for its widest statement at a comfortable number of elements
@@ -152,7 +169,10 @@ impl<'a> Walked<'a> {
     /// once.
     pub fn placed(&self, grid: &[GridAxis], threads: usize, run: u32) -> Placed {
         let grid = Grid::new(self.graph, grid);
-        let program = program::lower(self.graph, self.ops, self.tails, self.direction);
+        let program = match self.states {
+            None => program::lower(self.graph, self.ops, self.tails, self.direction),
+            Some(classes) => program::lower_states(self.graph, self.ops, self.direction, classes),
+        };
         let (program, parts) = match run {
             0 | 1 => {
                 let parts = Parts::whole(&program);

@@ -20,8 +20,8 @@ use crate::bits::Bits;
 use crate::board::Board;
 use crate::context::Context;
 use crate::cost::{Parts, Slowdown, is_staged, lane_parts};
-use crate::fit::{product_lane, scan_lane};
-use crate::plan::{Body, Reject};
+use crate::fit::{LaneForm, product_lane, scan_lane};
+use crate::plan::Reject;
 use fusec_ir::OpId;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Range;
@@ -31,10 +31,10 @@ const LANES: usize = 3000;
 /// Sets of lanes looked at in one pricing.
 const SETS: usize = 100_000;
 
-/// One body of a lane of a kernel.
-/// The bodies of some operations as a lane, or why they are none.
-type Bodies<'f> = &'f dyn Fn(&Context<'_>, &[OpId]) -> Result<Vec<Body>, Reject>;
+/// The forms of some operations as a lane, or why they are none.
+type Bodies<'f> = &'f dyn Fn(&Context<'_>, &[OpId]) -> Result<Vec<LaneForm>, Reject>;
 
+/// One form of a lane of a kernel.
 pub(super) struct Lane {
     pub members: Bits,
     /// Anchors, what is after them, and what else no other lane of a kernel has.
@@ -59,10 +59,17 @@ struct Load {
 }
 
 impl Load {
-    /// Of one body.
-    fn of(ctx: &Context<'_>, body: &Body, own: &[OpId]) -> Load {
+    /// Of one form.
+    fn of(ctx: &Context<'_>, LaneForm { body, before }: &LaneForm, own: &[OpId]) -> Load {
+        let mut parts = lane_parts(ctx, body, own, false);
+        // A phase before the one that lanes share: however many are in it, it takes no less than one of them
+        // on a GPU that is filled.
+        if let Some(before) = before {
+            let least = lane_parts(ctx, before, own, false);
+            parts.latency_us += least.bound() + least.latency_us + ctx.device.grid_barrier_us.value;
+        }
         Load {
-            parts: lane_parts(ctx, body, own, false),
+            parts,
             staged_us: lane_parts(ctx, body, own, true).tensor_us,
             is_staged: is_staged(ctx, body),
         }
@@ -145,7 +152,7 @@ pub struct Lanes<'b, 'a> {
 impl<'b, 'a> Lanes<'b, 'a> {
     /// The lanes around products.
     pub fn of_products(board: &'b Board<'a>) -> Lanes<'b, 'a> {
-        let bodies = |ctx: &Context<'_>, ops: &[OpId]| product_lane(ctx, ops).map(|b| vec![b]);
+        let bodies = |ctx: &Context<'_>, ops: &[OpId]| product_lane(ctx, ops).map(|b| vec![b.into()]);
         let mut lanes = Lanes::grow(board, board.products(), board.recurrences(), &bodies);
         let (found, all) = pairs(board, &lanes.lanes);
         lanes.pairs = found;
@@ -330,7 +337,12 @@ impl<'b, 'a> Lanes<'b, 'a> {
 }
 
 /// The lanes of some members, one for each body that may be the cheapest in some kernel.
-fn lanes_of(board: &Board<'_>, anchors: &Bits, members: Bits, bodies: &[Body]) -> Vec<Lane> {
+fn lanes_of(
+    board: &Board<'_>,
+    anchors: &Bits,
+    members: Bits,
+    bodies: &[LaneForm],
+) -> Vec<Lane> {
     let mut shared = Bits::empty(board.len());
     let mut of = members.clone();
     of.intersect(anchors);

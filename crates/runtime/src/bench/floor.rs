@@ -28,7 +28,7 @@ pub fn floor_bytes(regime: &Regime, shape: Shape) -> f64 {
                 }
             }
             BufferKind::State(_) | BufferKind::Tail(_) => 2.0 * all,
-            BufferKind::Scratch(_) | BufferKind::Parts(_) => 0.0,
+            BufferKind::Scratch(_) | BufferKind::Parts(_) | BufferKind::Segments(_) => 0.0,
         }
     };
     regime.buffers.iter().map(bytes).sum()

@@ -88,6 +88,7 @@ impl Binding<'_> {
             BufferKind::Input(_)
             | BufferKind::Scratch(_)
             | BufferKind::Parts(_)
+            | BufferKind::Segments(_)
             | BufferKind::Output(_) => {
                 let slot = (*self.arena.slots.get(buffer)?)?;
                 Some(Place {

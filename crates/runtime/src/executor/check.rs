@@ -190,6 +190,10 @@ fn buffers(regime: &Regime) -> Checked {
                 }
                 None
             }
+            BufferKind::Segments(id) => {
+                check_segments(graph, buffer, id).or_else(|reason| damaged(place(), reason))?;
+                None
+            }
             BufferKind::Input(id) => {
                 inputs.insert(id);
                 Some(id)
@@ -297,6 +301,21 @@ fn check_parts(graph: &Graph, buffer: &Buffer, id: ValueId) -> Result<(), String
         false => Err(format!(
             "{:?} x {} elements are no parts of `{}`, of {of}",
             buffer.extent, buffer.elements, value.name
+        )),
+    }
+}
+
+/// Whole numbers of f32 elements for each sequence: what a state is multiplied by may be smaller than it.
+fn check_segments(graph: &Graph, buffer: &Buffer, id: StateId) -> Result<(), String> {
+    let Some(state) = graph.states.get(id.index()) else {
+        return Err("its state is unknown".into());
+    };
+    let recurrent = matches!(state.kind, StateKind::Scan { .. });
+    match recurrent && buffer.extent == Extent::Batch && buffer.element == Element::F32 {
+        true => Ok(()),
+        false => Err(format!(
+            "{:?} x {} elements are no segments of `{}`",
+            buffer.extent, buffer.elements, state.name
         )),
     }
 }

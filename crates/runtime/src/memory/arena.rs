@@ -136,7 +136,10 @@ fn lifetimes(
             let kind = regime.buffers[buffer].kind;
             let given_before = !matches!(
                 kind,
-                BufferKind::Scratch(_) | BufferKind::Parts(_) | BufferKind::Output(_)
+                BufferKind::Scratch(_)
+                    | BufferKind::Parts(_)
+                    | BufferKind::Segments(_)
+                    | BufferKind::Output(_)
             );
             // A step may read what it writes itself: a grid barrier lies between.
             if !given_before && first_write[buffer].is_none() && !step.writes.contains(&buffer) {
@@ -169,7 +172,7 @@ fn lifetimes(
                     buffer: buffer.name.clone(),
                 }),
             },
-            BufferKind::Scratch(_) | BufferKind::Parts(_) => Ok(first
+            BufferKind::Scratch(_) | BufferKind::Parts(_) | BufferKind::Segments(_) => Ok(first
                 .zip(last)
                 .map(|(first, last)| Lifetime { first, last })),
             BufferKind::Param(_)

@@ -1,0 +1,192 @@
+//! Segments of T: another form of a lane around recurrences, in two phases.
+//!
+//! The first phase finds what segments make of the states, with as much of what is before the recurrences
+//! as they need; the second computes everything, as the lane without segments does. See
+//! [`crate::schedule::segments`].
+
+use super::group::Group;
+use crate::plan::{Body, Phase, Reject, Roles};
+use crate::schedule::program::rows_back;
+use crate::schedule::segments::{Pass, Segments};
+use crate::schedule::{ScanTile, Schedule, blocks, shared_floats};
+use fusec_ir::class::{Class, decay_range};
+use fusec_ir::{OpId, OpKind};
+
+/// Segments that T may be cut into.
+const COUNTS: [u32; 4] = [4, 8, 16, 32];
+/// Rows of a segment, at least: what a block does before and after them is small beside them then.
+const LEAST_ROWS: usize = 64;
+/// Blocks of a multiprocessor, at most: more of them would wait for each other.
+const MOST_BLOCKS: usize = 16;
+
+/// A lane cut into segments.
+#[derive(Clone, Debug)]
+pub struct Cut {
+    /// What the first phase does of it.
+    pub states: Body,
+    /// What the second does.
+    pub results: Body,
+}
+
+/// The segmented forms of a lane, or why there is none; none as well where they could not pay.
+pub fn fit(group: &Group<'_>, lane: &Body) -> Result<Vec<Cut>, Reject> {
+    let ctx = group.ctx;
+    let most = MOST_BLOCKS * ctx.target.sms;
+    let plain = blocks(ctx, lane);
+    let counts: Vec<u32> = COUNTS
+        .into_iter()
+        .filter(|count| {
+            let count = *count as usize;
+            plain * count <= most && ctx.shape.time >= count * LEAST_ROWS
+        })
+        .collect();
+    if counts.is_empty() {
+        return Ok(Vec::new());
+    }
+    legal(group, lane)?;
+    let cuts = counts.into_iter().filter_map(|count| cut(group, lane, count));
+    let mut cuts: Vec<Cut> = cuts.collect();
+    // What a block holds does not depend on how many segments there are.
+    if let Some(cut) = cuts.first() {
+        let threads = cut.states.schedule.threads();
+        let floats = shared_floats(ctx, &cut.states, threads);
+        if 4 * floats > ctx.target.shared_bytes {
+            cuts.clear();
+        }
+    }
+    Ok(cuts)
+}
+
+/// The lane in so many segments; `None` of a template that has no such form.
+fn cut(group: &Group<'_>, lane: &Body, count: u32) -> Option<Cut> {
+    let in_pass = |pass: Pass| {
+        let segments = Some(Segments { count, pass });
+        match &lane.schedule {
+            Schedule::Scan(tile) => Some(Schedule::Scan(ScanTile {
+                segments,
+                ..tile.clone()
+            })),
+            _ => None,
+        }
+    };
+    let anchors = lane.anchors();
+    let from: Vec<bool> = group.ops.iter().map(|id| anchors.contains(id)).collect();
+    let before = group.ancestors(&from);
+    let needed = |id: &OpId| group.position(*id).is_some_and(|i| before[i]);
+    let ops: Vec<OpId> = lane.ops.iter().copied().filter(needed).collect();
+    let is_anchor = |id: &&OpId| anchors.contains(*id);
+    let states = Body {
+        roles: Roles {
+            prologue: ops.iter().filter(|id| !is_anchor(id)).copied().collect(),
+            anchors: anchors.to_vec(),
+            ..Roles::default()
+        },
+        ops,
+        stores: Vec::new(),
+        streamed: Vec::new(),
+        tails: Vec::new(),
+        schedule: in_pass(Pass::States)?,
+    };
+    let results = Body {
+        schedule: in_pass(Pass::Results)?,
+        ..lane.clone()
+    };
+    Some(Cut { states, results })
+}
+
+/// Whether a segment as a whole is such a step again, and knows all it needs but the states before it.
+fn legal(group: &Group<'_>, lane: &Body) -> Result<(), Reject> {
+    let (ctx, graph) = (group.ctx, group.ctx.graph);
+    let anchors = lane.anchors();
+    for scan in anchors {
+        let OpKind::Scan { recurrence, .. } = &group.op(*scan).kind else {
+            continue;
+        };
+        let Some(found) = ctx.classes().of(graph, *recurrence) else {
+            continue;
+        };
+        for (i, class) in found.states.iter().enumerate() {
+            if !matches!(
+                class,
+                Class::Elementwise { .. } | Class::DiagonalOuter { .. }
+            ) {
+                return Err(group.reject(
+                    "segments-class",
+                    [*scan],
+                    "states that are multiplied element by element by what does not depend on them",
+                    class.name(),
+                ));
+            }
+            // What many factors above one multiply to may be too large for a number, where a state is not.
+            match decay_range(graph, *scan, found, i) {
+                Ok((low, high)) if low >= -1.0 && high <= 1.0 => {}
+                Ok((low, high)) => {
+                    return Err(group.reject(
+                        "segments-decay",
+                        [*scan],
+                        "a decay proven to be in [-1, 1]",
+                        format!("as far as its expression shows, it is in [{low}, {high}]"),
+                    ));
+                }
+                Err(why) => {
+                    return Err(group.reject(
+                        "segments-decay",
+                        [*scan],
+                        "a decay proven to be in [-1, 1]",
+                        why.to_string(),
+                    ));
+                }
+            }
+        }
+    }
+    let from: Vec<bool> = group.ops.iter().map(|id| anchors.contains(id)).collect();
+    let (before, after) = (group.ancestors(&from), group.descendants(&from));
+    let is = |of: &[bool], id: OpId| group.position(id).is_some_and(|i| of[i]);
+    let direction = group.direction();
+    for id in &lane.ops {
+        for (access, producer) in group.in_body_accesses(*id) {
+            if !is(&after, producer) {
+                continue;
+            }
+            if is(&before, *id) {
+                return Err(group.reject(
+                    "segments-chain",
+                    [producer, *id],
+                    "recurrences that do not depend on each other",
+                    format!("`{}` of results of another", group.name(*id)),
+                ));
+            }
+            if rows_back(direction, access) > 0 {
+                return Err(group.reject(
+                    "segments-delay",
+                    [*id],
+                    "rows of the same token of what follows a recurrence",
+                    format!(
+                        "`{}` read {} rows earlier",
+                        graph.value(access.value).name,
+                        access.delay.unsigned_abs()
+                    ),
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The phases of some lanes of which some are cut: `cuts` has the form of each that is.
+pub fn phases(plain: &[Body], cuts: &[Option<&Cut>]) -> Vec<Phase> {
+    let first = cuts.iter().flatten().map(|cut| cut.states.clone());
+    let lanes = plain.iter().zip(cuts);
+    let second = lanes.map(|(plain, cut)| match cut {
+        Some(cut) => cut.results.clone(),
+        None => plain.clone(),
+    });
+    vec![
+        Phase {
+            lanes: first.collect(),
+        },
+        Phase {
+            lanes: second.collect(),
+        },
+    ]
+}
