@@ -36,6 +36,23 @@ pub struct Read {
     pub bonus: Option<String>,
 }
 
+/// What a block has to do with segments of T before and after its own, number `int segment`.
+#[derive(Debug, Clone)]
+pub enum Handed {
+    /// It leaves what its segment makes of a state, and the product of its decays.
+    Leaves {
+        /// Of element (`int kj`), or of all for [`Decays::PerToken`]: stores `product_element`.
+        store_product: String,
+    },
+    /// It puts the state before its segment together, and stores that after the last segment only.
+    Takes {
+        /// How many segments there are.
+        segments: u32,
+        /// Of element (`int kj`, `int vi`): brings `s_element` through segment number `before`.
+        bring_state: String,
+    },
+}
+
 /// A chunked recurrence. Hooks are C statements; they see `i64 t` (the token's
 /// number), and assign to f32 variables that the template has defined.
 #[derive(Debug, Clone)]
@@ -49,8 +66,12 @@ pub struct Chunked {
     pub of_decayed: bool,
     /// As many as the tile has.
     pub reads: Vec<Read>,
-    /// Integer expression: number of tokens.
+    /// Integer expressions: the first token, and the one after the last.
+    pub begin: String,
+    /// See `begin`.
     pub steps: String,
+    /// What is handed from segment to segment of T, if there are several.
+    pub handed: Option<Handed>,
     /// Statements at the start: definitions that hooks use. They see `tid`, `lane`, `warp`.
     pub setup: String,
     /// Of token t, number `at` of the chunk: assigns `token_values[n * CHUNK + token]`, which other hooks read;
@@ -127,6 +148,10 @@ static TEMPLATES: LazyLock<Tera> = LazyLock::new(|| {
         (
             "chunked_walk.cu",
             include_str!("../templates/chunked_walk.cu"),
+        ),
+        (
+            "chunked_states.cu",
+            include_str!("../templates/chunked_states.cu"),
         ),
     ])
     .expect("the templates are part of this crate and tests render them");
@@ -216,10 +241,22 @@ impl Chunked {
         };
         context.insert("unroll", &unroll);
         context.insert("late", &self.late);
-        context.insert("query_arrives", &self.query_arrives);
+        // Where the state is not read, there are no queries to bring.
+        let no_query = self.query_arrives || tile.lefts() == 0;
+        context.insert("query_arrives", &no_query);
         context.insert("key_arrives", &self.key_arrives);
         context.insert("arrive", &(self.query_arrives || self.key_arrives));
-        context.insert("all_arrive", &(self.query_arrives && self.key_arrives));
+        context.insert("all_arrive", &(no_query && self.key_arrives));
+        let (last_segment, bring_state, store_product) = match &self.handed {
+            None => (None, "", ""),
+            Some(Handed::Takes {
+                segments,
+                bring_state,
+            }) => (Some(segments - 1), bring_state.as_str(), ""),
+            Some(Handed::Leaves { store_product }) => (None, "", store_product.as_str()),
+        };
+        context.insert("last_segment", &last_segment);
+        context.insert("begin", &self.begin);
         context.insert("token_values", &TOKEN_VALUES);
         context.insert("places", &tile.places());
         context.insert("steps", &self.steps);
@@ -233,6 +270,8 @@ impl Chunked {
             ("load_state", &self.load_state),
             ("store_state", &self.store_state),
             ("epilogue", &self.epilogue),
+            ("bring_state", bring_state),
+            ("store_product", store_product),
         ];
         for (name, text) in hooks {
             context.insert(name, text.trim_end());
@@ -276,8 +315,8 @@ impl Chunked {
             (
                 "reads",
                 self.reads.len(),
-                self.reads.len() == tile.reads && (1..=READ_LIMIT).contains(&tile.reads),
-                "there are 1 to 8 reads, as many as the tile has",
+                self.reads.len() == tile.reads && (0..=READ_LIMIT).contains(&tile.reads),
+                "there are at most 8 reads, as many as the tile has",
             ),
         ];
         match checks.into_iter().find(|(_, _, fits, _)| !fits) {

@@ -229,10 +229,12 @@ pub fn generate(request: &Request<'_, '_>, kernel: &Kernel) -> Result<Source, Co
     context.insert("entry", &format!("{ENTRY}{NAME}"));
     context.insert("threads", &threads);
     // Lanes beside each other have the registers that each of them needs.
-    let resident = match bodies[..] {
-        [body] => body.schedule.resident(),
-        _ => 1,
-    };
+    let alone = kernel.phases.iter().all(|phase| phase.lanes.len() == 1);
+    let wanted = bodies.iter().map(|body| {
+        let schedule = &body.schedule;
+        schedule.resident() * schedule.threads() / threads.max(1)
+    });
+    let resident = wanted.min().filter(|_| alone).unwrap_or(1).max(1);
     context.insert("resident", &resident);
     context.insert("open", "{");
     context.insert("shared", &(shared_bytes > 0));

@@ -1,5 +1,9 @@
 {
-{%- if not factor %}
+{%- if lefts == 0 %}
+    // S[vi, kj] = decay_t[kj] S[vi, kj] + v_t[vi] k_t[kj], of a segment from a state of zeros, and the product of its
+    // decays: for the segments after it. {% if together %}{{ chunk }}{% elif spans %}8{% else %}16{% endif %} tokens come to the state at once. It is in f32 in registers: a warp has
+    // 16 value columns of it.
+{%- elif not factor %}
     // S[vi, kj] = decay_t[kj] S[vi, kj] + v_t[vi] k_t[kj], read by sums over kj of q_t[kj] S[vi, kj]. The {{ chunk }} tokens of a chunk are brought
     // into products together; {% if together %}all of them{% elif spans %}8 of them, a span,{% else %}16 of them, a sub-chunk,{% endif %} come to the state at once. It is in f32 in registers: a warp has 16
     // value columns of it.
@@ -222,9 +226,16 @@
     // Rows of operands arrive in shared memory while the chunk before is worked on.
     float* const arrived = room + {{ places.staged }};
     {{ ahead | indent }}
+{%- if begin == "0" %}
     {{ own }}bring_early(0, 0);
 {%- if arrive %}
     {{ own }}bring_operands(0);
+{%- endif %}
+{%- else %}
+    {{ own }}if ({{ begin }} < steps) bring_early({{ begin }}, int({{ begin }} / CHUNK % 2));
+{%- if arrive %}
+    {{ own }}if ({{ begin }} < steps) bring_operands({{ begin }});
+{%- endif %}
 {%- endif %}
     cp_async_commit();
 {%- endif %}
@@ -243,8 +254,35 @@
                 }
                 state[n][v] = s_element;
             }
+{%- if bring_state %}
+        // The state before this segment, from what those before it made of one of zeros.
+        for (int before = 1; before < segment; ++before)
+#pragma unroll
+            for (int n = 0; n < K_SIZE / 8; ++n)
+#pragma unroll
+                for (int v = 0; v < 4; ++v) {
+                    const int vi = warp * 16 + lane_row + v / 2 * 8, kj = n * 8 + lane_pair + v % 2;
+                    float s_element = state[n][v];
+                    if (kj < KEYS && vi < VALUES) {
+                        // ---- s_element = S[vi, kj] after one more segment
+                        {{ bring_state | indent(width=24) }}
+                        // ----
+                    }
+                    state[n][v] = s_element;
+                }
+{%- endif %}
     }
-    for (i64 chunk0 = 0; chunk0 < steps; chunk0 += CHUNK) {
+{%- if store_product %}
+{%- if per_token %}
+    float product = 1.0f;       // of the decays of the segment
+{%- else %}
+    constexpr int PRODUCTS = (K_SIZE + THREADS - 1) / THREADS;
+    float products[PRODUCTS];   // of the decays of the segment, of key channels tid, tid + THREADS ..
+#pragma unroll
+    for (int round = 0; round < PRODUCTS; ++round) products[round] = 1.0f;
+{%- endif %}
+{%- endif %}
+    for (i64 chunk0 = {{ begin }}; chunk0 < steps; chunk0 += CHUNK) {
         const int tokens = steps - chunk0 < CHUNK ? int(steps - chunk0) : CHUNK;
 {%- if ahead %}
         const int turn = int(chunk0 / CHUNK % 2);
@@ -284,10 +322,14 @@
                 const float decay_element = decays[first + later];
                 carried *= later > own ? decay_element : 1.0f;
                 before *= later < own ? decay_element : 1.0f;
+{%- if lefts > 0 %}
                 between[(first + later) * L_PITCH + own] = later >= own ? carried : 0.0f;
+{%- endif %}
             }
             until[token] = carried;
+{%- if lefts > 0 %}
             since[token] = {% if together and not before %}before * decays[token]{% else %}before{% endif %};
+{%- endif %}
             if (own == SUB - 1) totals[token / SUB] = before * decays[token];
         }
 {%- endif %}
@@ -375,7 +417,9 @@
             }
         };
 {%- endif %}
+{%- if lefts > 0 %}
 {%- include "chunked_tokens.cu" %}
+{%- endif %}
 {%- if not spans %}
         __syncthreads();
 {%- endif %}
@@ -383,7 +427,11 @@
         {{ own }}if (chunk0 + CHUNK < steps) bring_early(chunk0 + CHUNK, 1 - turn);
         cp_async_commit();
 {%- endif %}
+{%- if lefts > 0 %}
 {%- include "chunked_walk.cu" %}
+{%- else %}
+{%- include "chunked_states.cu" %}
+{%- endif %}
 {%- if late %}
         cp_async_wait<1>();
 {%- endif %}
@@ -392,6 +440,7 @@
         {{ own }}if (chunk0 + CHUNK < steps) bring_operands(chunk0 + CHUNK);
         cp_async_commit();
 {%- endif %}
+{%- if outputs | length > 0 %}
         // A warp per token: the epilogue may sum over the value columns. It runs for tokens past the end as
         // well, and stores nothing of them.
         {{ own }}{
@@ -413,11 +462,31 @@
                 // ----
             }
         }
+{%- endif %}
 {%- if tokens and not ahead %}
         __syncthreads();
 {%- endif %}
     }
-    if (warp < VALUE_WARPS) {
+{%- if store_product %}
+{%- if per_token %}
+    if (tid == 0) {
+        const float product_element = product;
+        {{ store_product | indent(width=8) }}
+    }
+{%- else %}
+    {{ own }}{
+#pragma unroll
+        for (int round = 0; round < PRODUCTS; ++round) {
+            const int kj = round * THREADS + tid;
+            if (kj < KEYS) {
+                const float product_element = products[round];
+                {{ store_product | indent(width=16) }}
+            }
+        }
+    }
+{%- endif %}
+{%- endif %}
+    if ({% if bring_state %}segment == {{ last_segment }} && {% endif %}warp < VALUE_WARPS) {
 #pragma unroll
         for (int n = 0; n < K_SIZE / 8; ++n)
 #pragma unroll

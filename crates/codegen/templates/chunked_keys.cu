@@ -36,17 +36,21 @@
                 const bool live = token < tokens && column < KEYS;
                 const int at = token < tokens ? token : tokens - 1;
                 const i64 t = chunk0 + at;
-                float left_elements[LEFTS], right_elements[RIGHTS];
+                float {% if lefts > 0 %}left_elements[LEFTS], {% endif %}right_elements[RIGHTS];
                 // ---- left_elements (a, then the queries), right_elements ({% if along_key %}k{% else %}b, k{% endif %}) of key (t, kj)
                 {{ keys | indent(width=16) }}
                 // ----
                 // From the middle through the token, or to before it; and from after the token to the middle.
+{%- if lefts > 0 %}
                 const float through = later ? along[own + 1] : against[own], before = later ? along[own] : against[own + 1];
+{%- endif %}
                 const float back = later ? against[own + 1] : along[own];
+{%- if lefts > 0 %}
 #pragma unroll
                 for (int left = 0; left < LEFTS; ++left)
                     put(left_rows + left_at(left) + token * K_PITCH + column, K_PIECE,
                         live ? left_elements[left] * (THROUGH >> left & 1 ? through : before) : 0.0f, left_many(left));
+{%- endif %}
 #pragma unroll
                 for (int right = 0; right < RIGHTS; ++right)
                     put(right_rows + right_at(right) + token * K_PITCH + column, K_PIECE,
@@ -58,10 +62,12 @@
             // A lane has the 8 tokens of a span of some key channels: their products with each other, and q and k as
             // the state takes them, with the decay from the start of the span and to its end.
             const int span = task / SHARES, share = task % SHARES, first = span * SPAN;
+{%- if lefts > 0 %}
             float sums[PAIRS] = {};
+{%- endif %}
             for (int round = 0; round < ROUNDS; ++round) {
                 const int column = ((round * SHARES + share) * 32 + lane) * COLUMNS;
-                float q_columns[SPAN][COLUMNS], k_columns[SPAN][COLUMNS], factors[SPAN][COLUMNS];
+                float {% if lefts > 0 %}q_columns[SPAN][COLUMNS], {% endif %}k_columns[SPAN][COLUMNS], factors[SPAN][COLUMNS];
 #pragma unroll
                 for (int own = 0; own < SPAN; ++own) {
                     const int token = first + own, at = token < tokens ? token : tokens - 1;
@@ -75,7 +81,7 @@
                         const bool live = token < tokens && column + side < KEYS;
                         const int kj = column + side < KEYS ? column + side : KEYS - 1;
 {%- endif %}
-                        float left_elements[LEFTS], right_elements[RIGHTS], decay_element;
+                        float {% if lefts > 0 %}left_elements[LEFTS], {% endif %}right_elements[RIGHTS], decay_element;
                         {
                             // ---- left_elements (queries), right_elements (k) of key (t, kj)
                             {{ keys | indent(width=28) }}
@@ -86,7 +92,9 @@
                             {{ decay | indent(width=28) }}
                             // ----
                         }
+{%- if lefts > 0 %}
                         q_columns[own][side] = live ? left_elements[0] : 0.0f;
+{%- endif %}
                         k_columns[own][side] = live ? right_elements[0] : 0.0f;
                         factors[own][side] = live ? decay_element : 1.0f;
 {%- for bonus in bonuses %}
@@ -100,6 +108,7 @@
 {%- endfor %}
                     }
                 }
+{%- if lefts > 0 %}
 #pragma unroll
                 for (int side = 0; side < COLUMNS; ++side)
 #pragma unroll
@@ -119,12 +128,17 @@
 {%- endif %}
                         }
                     }
+{%- endif %}
                 // Decays from the start of the span, and to its end.
                 float forward[COLUMNS], backward[COLUMNS];
 #pragma unroll
                 for (int side = 0; side < COLUMNS; ++side) forward[side] = backward[side] = 1.0f;
 #pragma unroll
                 for (int own = 0; own < SPAN; ++own) {
+{%- if lefts == 0 %}
+#pragma unroll
+                    for (int side = 0; side < COLUMNS; ++side) forward[side] *= factors[own][side];
+{%- else %}
                     float row[COLUMNS];
 #pragma unroll
                     for (int side = 0; side < COLUMNS; ++side) {
@@ -137,6 +151,7 @@
 {%- endif %}
                     }
                     put_columns(left_rows + (first + own) * K_PITCH + column, row, FINE);
+{%- endif %}
                 }
                 store_vec(totals + span * K_SIZE + column, forward);
 #pragma unroll
@@ -150,6 +165,7 @@
                     put_columns(right_rows + (first + own) * K_PITCH + column, row, PIECES);
                 }
             }
+{%- if lefts > 0 %}
             // Number n is that of token `later` with token `earlier`: later (later + 1) / 2 + earlier.
             float many[32], few[4];
 #pragma unroll
@@ -160,6 +176,7 @@
             score_rows[later * SPAN + earlier] = warp_sum_each(many);
             const float own_sum = warp_sum_each(few);
             if (lane % 8 == 0) score_rows[SPAN * SPAN - 4 + lane / 8] = own_sum;
+{%- endif %}
         }
 {%- elif not all_arrive %}
         {{ own }}{

@@ -18,6 +18,8 @@ use fusec_ir::{
 use staging::{Staged, staged};
 use std::sync::OnceLock;
 
+/// Tokens of the largest chunk: segments are whole ones of these, whatever chunks a body has.
+pub const MOST_TOKENS: usize = 64;
 /// Tokens of a sub-chunk: the rows of one tensor-core tile. No factor is a product of more decays.
 pub const SUB: usize = 16;
 /// Value columns a block can have.
@@ -194,6 +196,15 @@ impl<'a> Parts<'a> {
             }
         }
         Ok(parts)
+    }
+
+    /// The same of what becomes of the state alone.
+    pub fn without_reads(self) -> Self {
+        Parts {
+            reads: &[],
+            rest: &[],
+            ..self
+        }
     }
 
     /// The coefficients that are needed before the products of a chunk.

@@ -23,7 +23,8 @@ use crate::names::Names;
 use crate::text::Text;
 use fusec_fuse::chunked::staging::{Operand, Staged, at};
 use fusec_fuse::chunked::tile::{Decays, Tile};
-use fusec_fuse::chunked::{Classes, Parts, slabs};
+use fusec_fuse::chunked::{Classes, MOST_TOKENS, Parts, slabs};
+use fusec_fuse::schedule::{Pass, Segments};
 use fusec_fuse::{Body, Kernel, Schedule, Storage};
 use fusec_ir::{Access, AxisId, Expr, Graph, IndexExpr, OpId, OpKind, StepRef, ValueId};
 use std::collections::BTreeMap;
@@ -65,10 +66,16 @@ pub fn lane<'g>(
     let tile = chunk.tile;
     let parts = Parts::of(graph, classes, scan)
         .map_err(|not| unsupported(format!("a chunked recurrence with {}", not.got)))?;
+    let segments = chunk.segments;
+    let parts = match segments {
+        Some(of) if of.pass == Pass::States => parts.without_reads(),
+        _ => parts,
+    };
     let grid = Grid::new(graph, &chunk.grid);
     let mut first_index = BTreeMap::new();
     let mut decode = Text::default();
-    let blocks = grid.blocks();
+    let walked = segments.map_or(1, Segments::walked);
+    let blocks = grid.blocks() * walked;
     if !body.tails.is_empty() && blocks > 1 {
         decode.line(format!("const i64 share = block % {blocks};"));
     }
@@ -84,7 +91,24 @@ pub fn lane<'g>(
         decode.line(format!("block /= {n};"));
         first_index.insert(g.axis, name);
     }
-    decode.line("const i64 batch = block;");
+    match segments {
+        None => decode.line("const i64 batch = block;"),
+        Some(Segments { count, .. }) => {
+            decode.line(format!("const int segment = (int)(block % {walked});"));
+            decode.line(format!("const i64 batch = block / {walked};"));
+            let all = count as usize * MOST_TOKENS;
+            decode.line(format!(
+                "const i64 segment_rows = (T + {}) / {all} * {MOST_TOKENS};",
+                all - 1
+            ));
+            for (name, from) in [
+                ("t_begin", "segment * segment_rows"),
+                ("t_end", "t_begin + segment_rows"),
+            ] {
+                decode.line(format!("const i64 {name} = {from} < T ? {from} : T;"));
+            }
+        }
+    }
     let mut hooks = Hooks {
         graph,
         scan,
@@ -146,7 +170,17 @@ fn filled(
             .map(|bonus| hooks.bonus_product(bonus, read.query)),
     });
     let reads = reads.collect();
-    let (load_state, store_state) = hooks.state()?;
+    let segments = request.body.schedule.segments();
+    let (load_state, store_state, handed) = match segments {
+        None => {
+            let (load, store) = hooks.state()?;
+            (load, store, None)
+        }
+        Some(segments) => {
+            let (load, store, handed) = hooks.handed_state(segments)?;
+            (load, store, Some(handed))
+        }
+    };
     let epilogue = hooks.epilogue();
     // Last, since it reads what the others keep of a token.
     let decay = key_decay.unwrap_or_else(|| hooks.token_decay());
@@ -159,7 +193,9 @@ fn filled(
         block_threads: request.threads,
         of_decayed: hooks.parts.factor.is_some_and(|factor| factor.of_decayed),
         reads,
-        steps: "T".into(),
+        begin: segments.map_or("0", |_| "t_begin").into(),
+        steps: segments.map_or("T", |_| "t_end").into(),
+        handed,
         setup: String::new(),
         tokens,
         ahead,

@@ -68,7 +68,7 @@
 //! Lives here: the sizes of a block. Never here: the text of the kernel.
 
 use super::staging::{OPERAND_PAD, Room, Staged};
-use super::{Parts, SUB, TOKEN_VALUES, pieces};
+use super::{MOST_TOKENS, Parts, SUB, TOKEN_VALUES, pieces};
 use crate::plan::Storage;
 use crate::regions::Regions;
 use crate::schedule::RESERVED_BYTES;
@@ -243,7 +243,7 @@ impl Tile {
             }
         };
         let long = |tile: &Tile| tile.chunk > SUB && tile.chunk >= 2 * time;
-        let all = || [64, 32, 16].map(of).into_iter().filter(|s| !long(s));
+        let all = || [MOST_TOKENS, 32, 16].map(of).into_iter().filter(|s| !long(s));
         let fits = |tile: &Tile, blocks: usize| tile.shared_bytes() * blocks <= bytes;
         let most = match self.solves() {
             true => 2,
@@ -270,13 +270,14 @@ impl Tile {
     /// Whether a whole chunk comes to the state at once, and not 16 tokens: its results are in a
     /// warp's registers then.
     pub fn together(&self) -> bool {
-        !self.solves() && self.decays == Decays::PerToken && self.reads == 1
+        !self.solves() && self.decays == Decays::PerToken && self.reads <= 1
     }
 
     /// Whether 8 tokens come to the state at once: each key channel has a decay that nothing bounds, so
     /// tokens are multiplied with tokens element by element, as few as may be.
     pub fn in_spans(&self) -> bool {
-        !self.solves() && self.decays == Decays::PerKey && (self.reads, self.outputs) == (1, 1)
+        let few = matches!((self.reads, self.outputs), (0, 0) | (1, 1));
+        !self.solves() && self.decays == Decays::PerKey && few
     }
 
     /// Tokens that come to the state at once.
@@ -437,6 +438,8 @@ impl Tile {
         let (pieces, fine, rights) = (self.pieces, self.fine(), self.rights());
         let others = (rights - 1) * pieces;
         let solves = usize::from(self.solves());
+        // Decays from token to token are those of results and of what is solved for.
+        let read = usize::from(self.lefts() > 0);
         take((solves * pieces + self.reads * fine) * row);
         let mut places = Places {
             right_rows: take(match self.in_spans() {
@@ -445,7 +448,7 @@ impl Tile {
             }),
             v_rows: take(self.many() * chunk * (v + 8) / 2),
             scores: take(match self.in_spans() {
-                true => self.shares() * chunk * TOKENS,
+                true => self.reads * self.shares() * chunk * TOKENS,
                 false => {
                     (solves * rights * pieces + self.reads * (others + fine))
                         * chunk
@@ -459,8 +462,8 @@ impl Tile {
                 true => 0,
                 false => of(per_token, chunk) + of(Decays::PerKey, chunk * (k + 8)),
             }),
-            between: take(of(per_token, chunk * (SUB + 4))),
-            since: take(of(per_token, chunk)),
+            between: take(read * of(per_token, chunk * (SUB + 4))),
+            since: take(read * of(per_token, chunk)),
             until: take(of(per_token, chunk)),
             early: take(of(centred, subs * k)),
             totals: take(match self.decays {
@@ -521,6 +524,7 @@ impl Tile {
     /// Multiply-adds of one chunk between tokens whose decays keep them from the tensor cores.
     pub fn pairs(&self) -> f64 {
         match self.decays {
+            _ if self.lefts() == 0 => 0.0,
             Decays::PerKey if self.in_spans() => {
                 (self.chunk * (TOKENS + 1) * self.key_padded()) as f64
             }

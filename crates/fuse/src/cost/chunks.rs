@@ -6,7 +6,8 @@
 use super::lane::Lane;
 use super::work::{Chunks, Work};
 use crate::context::{iteration_axes, reduced_axes, special_count};
-use crate::schedule::{ChunkTile, Schedule};
+use crate::chunked::MOST_TOKENS;
+use crate::schedule::{ChunkTile, Pass, Schedule};
 use fusec_ir::{OpId, OpKind};
 use std::collections::BTreeMap;
 
@@ -50,9 +51,25 @@ impl Lane<'_> {
         let Schedule::Chunked(ChunkTile { tile, .. }) = &self.body.schedule else {
             return;
         };
-        let chunks = (self.blocks * self.ctx.shape.time.div_ceil(tile.chunk)) as f64;
+        let chunks = (self.blocks * self.chunked_rows().div_ceil(tile.chunk)) as f64;
         work.chunk_flops += chunks * tile.tensor_flops();
         work.flops += chunks * tile.simt_flops();
+    }
+
+    /// Rows that one block takes.
+    fn chunked_rows(&self) -> usize {
+        let time = self.ctx.shape.time;
+        let segments = self.body.schedule.segments();
+        segments.map_or(time, |segments| segments.rows(time, MOST_TOKENS))
+    }
+
+    /// How often a block reads or writes its state before and after its chunks: that of the last segment is put together
+    /// from pairs of a state and a product.
+    fn moves_of_state(&self) -> usize {
+        match self.body.schedule.segments() {
+            Some(segments) if segments.pass == Pass::Results => 2 + 2 * segments.products(),
+            _ => 2,
+        }
     }
 
     /// The chunks that one block takes one after the other.
@@ -60,9 +77,9 @@ impl Lane<'_> {
         let graph = self.ctx.graph;
         let tokens = tile.chunk as f64;
         let mut chunks = Chunks {
-            chunks: (self.ctx.shape.time as f64 / tokens).ceil(),
+            chunks: (self.chunked_rows() as f64 / tokens).ceil(),
             shared_bytes: tile.shared_bytes() as f64,
-            state: (2 * tile.state_elements()) as f64 / (WARP * tile.value_warps() as f64),
+            state: (self.moves_of_state() * tile.state_elements()) as f64 / (WARP * tile.value_warps() as f64),
             ahead: *ahead,
             elements: tile.elements(),
             around: 0.0,

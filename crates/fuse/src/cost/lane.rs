@@ -192,8 +192,8 @@ impl<'a> Lane<'a> {
                 }
             }
             if let OpKind::Scan { states, .. } = &op.kind {
-                for state in states {
-                    self.add_state(*state, work);
+                for (i, state) in states.iter().enumerate() {
+                    self.add_state(*state, self.product_part(op, i), work);
                 }
             }
         }
@@ -231,22 +231,38 @@ impl<'a> Lane<'a> {
         }
     }
 
+    /// How large what state number `i` is multiplied by is, as a part of the state.
+    fn product_part(&self, op: &Op, i: usize) -> f64 {
+        let graph = self.ctx.graph;
+        let OpKind::Scan { recurrence, .. } = &op.kind else {
+            return 1.0;
+        };
+        let step = graph.recurrence(*recurrence);
+        let found = self.ctx.classes().of(graph, *recurrence);
+        let decay = found.and_then(|found| Some((found, found.states.get(i)?.decay()?)));
+        let (Some((found, decay)), Some(state)) = (decay, step.states.get(i)) else {
+            return 1.0;
+        };
+        let axes = match found.statement(decay) {
+            Some(statement) => &statement.axes,
+            None => step.axes_of(decay),
+        };
+        graph.elements(axes) as f64 / graph.elements(&state.axes).max(1) as f64
+    }
+
     /// A state that comes from memory and goes back there; and what segments hand to those after them, which is
-    /// found in L2. Products of what states are multiplied by count as if they were as large.
-    fn add_state(&self, state: StateId, work: &mut Work) {
+    /// found in L2.
+    fn add_state(&self, state: StateId, product: f64, work: &mut Work) {
         let bytes = self.state_bytes(state);
         match self.body.schedule.segments() {
             None => work.moved_bytes += 2.0 * bytes,
             Some(segments) => {
                 work.moved_bytes += bytes;
                 let handed = match segments.pass {
-                    Pass::States => segments.states() + segments.products(),
-                    Pass::Results => {
-                        let (states, products) = segments.read();
-                        states + products
-                    }
+                    Pass::States => (segments.states(), segments.products()),
+                    Pass::Results => segments.read(),
                 };
-                work.seen_bytes += bytes * handed as f64;
+                work.seen_bytes += bytes * (handed.0 as f64 + product * handed.1 as f64);
             }
         }
     }

@@ -12,7 +12,7 @@ use crate::chunked::tile::Tile;
 use crate::chunked::{KEY_LIMIT, Parts, SUB, VALUE_LIMIT};
 use crate::context::{iteration_axes, reduced_axes};
 use crate::plan::{Body, GridAxis, Reject, Storage};
-use crate::schedule::{ChunkTile, Schedule};
+use crate::schedule::{ChunkTile, Pass, Schedule, Segments};
 use fusec_ir::class::decay_range;
 use fusec_ir::{AxisId, Graph, OpId, OpKind};
 
@@ -302,6 +302,7 @@ fn spread(
                 // Nothing arrives ahead of time where nothing can.
                 ahead: !slabs.is_empty(),
                 tile: tile.shared_by(share, bytes, registers),
+                segments: None,
             }),
             streamed: vec![],
             ..lane.clone()
@@ -313,6 +314,39 @@ fn spread(
             format!("{} for {key} keys and {value} values", least.shared_bytes()),
         )),
     }
+}
+
+/// The tile of a chunked lane whose blocks are so many more: in a pass over `segments` of T, for `ops` of the
+/// lane. `None` if none fits.
+pub fn in_pass(
+    group: &Group<'_>,
+    (scan, ops): (OpId, &[OpId]),
+    chunk: &ChunkTile,
+    segments: Segments,
+) -> Option<ChunkTile> {
+    let (ctx, graph) = (group.ctx, group.ctx.graph);
+    let parts = Parts::of(graph, ctx.classes(), scan).ok()?;
+    let parts = match segments.pass {
+        Pass::States => parts.without_reads(),
+        Pass::Results => parts,
+    };
+    let slabs = match chunk.ahead {
+        true => staged(graph, &parts, scan, ops, &chunk.grid, ctx.storage),
+        false => vec![],
+    };
+    let (bytes, registers) = (ctx.target.shared_bytes, ctx.target.registers);
+    let tiles = chunk.grid.iter().map(|g| graph.size(g.axis) / g.tile);
+    let blocks = ctx.shape.batch * tiles.product::<usize>() * segments.walked();
+    let share = blocks.div_ceil(ctx.target.sms.max(1));
+    let [_, few] = MOST_WARPS;
+    let least = Tile::least(graph, scan, &parts, ctx.storage, chunk.tile.value, &slabs);
+    let tile = least.fitting(bytes, registers, ctx.shape.time, share, few)?;
+    Some(ChunkTile {
+        ahead: !slabs.is_empty(),
+        tile: tile.shared_by(share, bytes, registers),
+        segments: Some(segments),
+        ..chunk.clone()
+    })
 }
 
 fn names(graph: &Graph, axes: &[AxisId]) -> String {

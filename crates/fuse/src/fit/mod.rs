@@ -211,16 +211,13 @@ pub(crate) fn scan_lane(ctx: &Context<'_>, ops: &[OpId]) -> Result<Vec<LaneForm>
         .stores
         .retain(|v| ctx.is_output(*v) || !of_prologue(v));
     let chunked = chunked::fit(&group, &inside).unwrap_or_default();
-    let plain = [vec![body], chunked].concat();
-    let cut = plain.iter().flat_map(|lane| {
-        let cuts = segments::fit(&group, lane).unwrap_or_default().into_iter();
-        cuts.map(|cut| LaneForm {
-            body: cut.results,
-            before: Some(cut.states),
-        })
+    let cuts = segments::fit(&group, &body, &chunked).unwrap_or_default();
+    let cuts = cuts.into_iter().map(|cut| LaneForm {
+        body: cut.results,
+        before: Some(cut.states),
     });
-    let cut: Vec<LaneForm> = cut.collect();
-    Ok(plain.into_iter().map(LaneForm::from).chain(cut).collect())
+    let whole = std::iter::once(body).chain(chunked);
+    Ok(whole.map(LaneForm::from).chain(cuts).collect())
 }
 
 /// A group with products and without recurrences, in one phase.
@@ -310,10 +307,10 @@ fn in_segments(
         .iter()
         .zip(chunked)
         .map(|(plain, chunked)| {
-            let ways = std::iter::once(plain).chain(chunked);
-            let scans = ways.filter(|lane| !lane.anchors().is_empty());
-            let cuts = scans.filter_map(|lane| segments::fit(&group, lane).ok());
-            cuts.flatten().collect()
+            match plain.template() {
+                Template::Scan => segments::fit(&group, plain, chunked).unwrap_or_default(),
+                _ => Vec::new(),
+            }
         })
         .collect();
     let most = cuts.iter().map(Vec::len).max().unwrap_or(0);

@@ -4,6 +4,7 @@
 //! as they need; the second computes everything, as the lane without segments does. See
 //! [`crate::schedule::segments`].
 
+use super::chunked;
 use super::group::Group;
 use crate::plan::{Body, Phase, Reject, Roles};
 use crate::schedule::program::rows_back;
@@ -18,6 +19,8 @@ const COUNTS: [u32; 4] = [4, 8, 16, 32];
 const LEAST_ROWS: usize = 64;
 /// Blocks of a multiprocessor, at most: more of them would wait for each other.
 const MOST_BLOCKS: usize = 16;
+/// The same of blocks that go in chunks.
+const MOST_CHUNK_BLOCKS: usize = 4;
 
 /// A lane cut into segments.
 #[derive(Clone, Debug)]
@@ -28,44 +31,85 @@ pub struct Cut {
     pub results: Body,
 }
 
-/// The segmented forms of a lane, or why there is none; none as well where they could not pay.
-pub fn fit(group: &Group<'_>, lane: &Body) -> Result<Vec<Cut>, Reject> {
-    let ctx = group.ctx;
-    let most = MOST_BLOCKS * ctx.target.sms;
-    let plain = blocks(ctx, lane);
-    let counts: Vec<u32> = COUNTS
+/// The segmented forms of a lane that goes row by row, and of those in chunks, or why there is none; none as
+/// well where they could not pay.
+pub fn fit(group: &Group<'_>, plain: &Body, chunked: &[Body]) -> Result<Vec<Cut>, Reject> {
+    let counts = counts(group, plain, MOST_BLOCKS);
+    let chunked: Vec<(&Body, Vec<u32>)> = spreads(chunked)
         .into_iter()
-        .filter(|count| {
-            let count = *count as usize;
-            plain * count <= most && ctx.shape.time >= count * LEAST_ROWS
-        })
+        .map(|body| (body, counts_of_chunks(group, body)))
         .collect();
-    if counts.is_empty() {
+    if counts.is_empty() && chunked.iter().all(|(_, counts)| counts.is_empty()) {
         return Ok(Vec::new());
     }
-    legal(group, lane)?;
-    let cuts = counts.into_iter().filter_map(|count| cut(group, lane, count));
+    legal(group, plain)?;
+    let cuts = counts.into_iter().filter_map(|n| cut(group, plain, n));
     let mut cuts: Vec<Cut> = cuts.collect();
     // What a block holds does not depend on how many segments there are.
     if let Some(cut) = cuts.first() {
         let threads = cut.states.schedule.threads();
-        let floats = shared_floats(ctx, &cut.states, threads);
-        if 4 * floats > ctx.target.shared_bytes {
+        let floats = shared_floats(group.ctx, &cut.states, threads);
+        if 4 * floats > group.ctx.target.shared_bytes {
             cuts.clear();
         }
     }
+    let in_chunks = chunked.into_iter();
+    let in_chunks =
+        in_chunks.flat_map(|(body, counts)| counts.into_iter().filter_map(|n| cut(group, body, n)));
+    cuts.extend(in_chunks);
     Ok(cuts)
 }
 
-/// The lane in so many segments; `None` of a template that has no such form.
+/// Segments that a lane may be cut into, so that a multiprocessor has at most so many blocks.
+fn counts(group: &Group<'_>, lane: &Body, most: usize) -> Vec<u32> {
+    let ctx = group.ctx;
+    let plain = blocks(ctx, lane);
+    let fits = |count: &u32| {
+        let count = *count as usize;
+        plain * count <= most * ctx.target.sms && ctx.shape.time >= count * LEAST_ROWS
+    };
+    COUNTS.into_iter().filter(fits).collect()
+}
+
+/// The same of a lane in chunks: the most of them as well where all leave multiprocessors without work.
+fn counts_of_chunks(group: &Group<'_>, lane: &Body) -> Vec<u32> {
+    let all = counts(group, lane, MOST_CHUNK_BLOCKS);
+    let plain = blocks(group.ctx, lane);
+    let enough = |count: &u32| 2 * plain * *count as usize >= group.ctx.target.sms;
+    let some: Vec<u32> = all.iter().copied().filter(enough).collect();
+    match some.is_empty() {
+        true => all.last().copied().into_iter().collect(),
+        false => some,
+    }
+}
+
+/// One body for each way to spread value columns over blocks, with rows that arrive ahead of time if some do.
+fn spreads(chunked: &[Body]) -> Vec<&Body> {
+    let mut out: Vec<&Body> = Vec::new();
+    for body in chunked {
+        let same = |known: &&mut &Body| known.schedule.grid() == body.schedule.grid();
+        match out.iter_mut().find(same) {
+            None => out.push(body),
+            Some(known) if body.schedule.ahead() && !known.schedule.ahead() => *known = body,
+            Some(_) => {}
+        }
+    }
+    out
+}
+
+/// The lane in so many segments; `None` of a template that has no such form, and where a block has no room.
 fn cut(group: &Group<'_>, lane: &Body, count: u32) -> Option<Cut> {
-    let in_pass = |pass: Pass| {
-        let segments = Some(Segments { count, pass });
-        match &lane.schedule {
-            Schedule::Scan(tile) => Some(Schedule::Scan(ScanTile {
-                segments,
+    let in_pass = |pass: Pass, ops: &[OpId]| {
+        let segments = Segments { count, pass };
+        match (&lane.schedule, lane.anchors()) {
+            (Schedule::Scan(tile), _) => Some(Schedule::Scan(ScanTile {
+                segments: Some(segments),
                 ..tile.clone()
             })),
+            (Schedule::Chunked(chunk), [scan]) => {
+                let chunk = chunked::in_pass(group, (*scan, ops), chunk, segments)?;
+                Some(Schedule::Chunked(chunk))
+            }
             _ => None,
         }
     };
@@ -75,6 +119,7 @@ fn cut(group: &Group<'_>, lane: &Body, count: u32) -> Option<Cut> {
     let needed = |id: &OpId| group.position(*id).is_some_and(|i| before[i]);
     let ops: Vec<OpId> = lane.ops.iter().copied().filter(needed).collect();
     let is_anchor = |id: &&OpId| anchors.contains(*id);
+    let schedule = in_pass(Pass::States, &ops)?;
     let states = Body {
         roles: Roles {
             prologue: ops.iter().filter(|id| !is_anchor(id)).copied().collect(),
@@ -85,10 +130,10 @@ fn cut(group: &Group<'_>, lane: &Body, count: u32) -> Option<Cut> {
         stores: Vec::new(),
         streamed: Vec::new(),
         tails: Vec::new(),
-        schedule: in_pass(Pass::States)?,
+        schedule,
     };
     let results = Body {
-        schedule: in_pass(Pass::Results)?,
+        schedule: in_pass(Pass::Results, &lane.ops)?,
         ..lane.clone()
     };
     Some(Cut { states, results })

@@ -86,6 +86,9 @@ pub struct ChunkTile {
     pub ahead: bool,
     /// What a block holds.
     pub tile: Tile,
+    /// The segments that T is cut into, each with blocks of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub segments: Option<Segments>,
 }
 
 impl Schedule {
@@ -166,6 +169,7 @@ impl Schedule {
     pub fn segments(&self) -> Option<Segments> {
         match self {
             Schedule::Scan(tile) => tile.segments,
+            Schedule::Chunked(tile) => tile.segments,
             _ => None,
         }
     }

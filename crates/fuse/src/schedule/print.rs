@@ -27,10 +27,10 @@ impl fmt::Display for Schedule {
                     "chunks of {} tokens, {} keys x {} values",
                     tile.chunk, tile.key, tile.value
                 )?;
-                match chunk.ahead {
-                    true => f.write_str(", rows ahead of time"),
-                    false => Ok(()),
+                if chunk.ahead {
+                    f.write_str(", rows ahead of time")?;
                 }
+                segments(f, chunk.segments)
             }
             Schedule::Gemv(tile) => {
                 write!(
