@@ -282,7 +282,7 @@ pub(super) fn rewritten(found: &Classified, step: &Recurrence) -> Option<Recurre
             ops: found.coefficients.clone(),
             next: vec![],
             outputs: vec![],
-            direction: crate::Direction::Forward,
+            direction: step.direction,
         },
     };
     let mut terms: Vec<Vec<StepRef>> = found.rest.iter().map(|r| Vec::from_iter(*r)).collect();
