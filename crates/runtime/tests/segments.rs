@@ -120,7 +120,11 @@ fn check(name: &str, graph: &Graph, storage: Storage, template: Template, least:
         (Mode::Unfused, 1, 8, 3, true),
     ] {
         // Where multiprocessors have little to do, chunks are cut into as many segments as can be.
-        let count = if template == Template::Chunked { 8 } else { count };
+        let count = if template == Template::Chunked {
+            8
+        } else {
+            count
+        };
         let case = Case {
             name,
             graph,
@@ -254,10 +258,13 @@ fn whole_models_in_chunks() {
             "gla",
             &[("V", 40), ("C", 32), ("Dk", 16), ("Dv", 32), ("I", 24)][..],
         ),
-        ("rwkv6", &[("V", 40), ("L", 1), ("N", 32), ("R", 8), ("Rd", 16)]),
         (
-            "retnet",
-            &[("V", 40), ("C", 16), ("Dr", 4), ("Dv", 16), ("I", 24)],
+            "rwkv6",
+            &[("V", 40), ("L", 1), ("N", 32), ("R", 8), ("Rd", 16)],
+        ),
+        (
+            "mamba2",
+            &[("V", 64), ("L", 1), ("C", 64), ("G", 2), ("Hg", 2)],
         ),
     ] {
         let graph = stored(name, axes);

@@ -30,7 +30,10 @@ impl<'g> Hooks<'_, 'g> {
     /// Statements that load and store element (kj, vi) of the state.
     pub(super) fn state(&mut self) -> Result<(String, String), CodegenError> {
         let state = self.only_state()?;
-        let at = self.in_state(state, format!("batch * {}", self.graph.state_elements(state)));
+        let at = self.in_state(
+            state,
+            format!("batch * {}", self.graph.state_elements(state)),
+        );
         let pointer = self.pointers.write(Place::State(state), self.names);
         Ok((
             format!("s_element = {pointer}[{at}];"),
@@ -61,7 +64,8 @@ impl<'g> Hooks<'_, 'g> {
         let (copies, products) = (segments.states(), segments.products());
         let decay_axes = self.parts.axes_of(self.parts.decay).to_vec();
         let of_product = graph.elements(&decay_axes);
-        let copy = |s: &Self, n: &str| s.in_state(state, format!("(batch * {copies} + {n}) * {own}"));
+        let copy =
+            |s: &Self, n: &str| s.in_state(state, format!("(batch * {copies} + {n}) * {own}"));
         let product = |s: &Self, n: &str| {
             let index: Vec<IndexExpr> = decay_axes.iter().map(|a| IndexExpr::axis(*a)).collect();
             let offset = s.grid.global(&decay_axes, &index);
@@ -85,8 +89,13 @@ impl<'g> Hooks<'_, 'g> {
                 load.close();
                 let store = format!("{copied}[{}] = s_element;", copy(self, "segment + 1"));
                 // Blocks with other value columns have the same decays: the first of them stores them.
-                let others = self.grid.axes().iter().filter(|g| !decay_axes.contains(&g.axis));
-                let conditions = others.map(|g| format!("{} == 0", first(&self.first_index, g.axis)));
+                let others = self
+                    .grid
+                    .axes()
+                    .iter()
+                    .filter(|g| !decay_axes.contains(&g.axis));
+                let conditions =
+                    others.map(|g| format!("{} == 0", first(&self.first_index, g.axis)));
                 let mut conditions: Vec<String> = conditions.collect();
                 conditions.insert(0, "segment > 0".into());
                 let store_product = format!(

@@ -129,7 +129,9 @@ impl<'g> Emitter<'_, 'g, '_> {
         self.text.line(format!("const i64 next = {first} + {at};"));
         self.text.line(match self.walk.direction {
             Direction::Forward => "const i64 row = batch * T + (next < t_end ? next : t_end - 1);",
-            Direction::Reverse => "const i64 row = batch * T + (next < t_end ? T - 1 - next : T - t_end);",
+            Direction::Reverse => {
+                "const i64 row = batch * T + (next < t_end ? T - 1 - next : T - t_end);"
+            }
         });
         for (layout, (_, loads)) in rows {
             self.start_loads(layout, &loads);

@@ -94,8 +94,9 @@ impl<'g> Emitter<'_, 'g, '_> {
 
     /// The state before a segment, from what the segments before it made.
     fn put_together(&mut self, i: usize, segments: Segments) {
-        self.text
-            .line("// The state before this segment, from what those before it made of one of zeros.");
+        self.text.line(
+            "// The state before this segment, from what those before it made of one of zeros.",
+        );
         let first = self.copy(i, segments, "(segment > 0 ? 1 : 0)", false);
         self.load_state(&first);
         let axes = self.decay_axes(i);

@@ -243,7 +243,12 @@ impl Tile {
             }
         };
         let long = |tile: &Tile| tile.chunk > SUB && tile.chunk >= 2 * time;
-        let all = || [MOST_TOKENS, 32, 16].map(of).into_iter().filter(|s| !long(s));
+        let all = || {
+            [MOST_TOKENS, 32, 16]
+                .map(of)
+                .into_iter()
+                .filter(|s| !long(s))
+        };
         let fits = |tile: &Tile, blocks: usize| tile.shared_bytes() * blocks <= bytes;
         let most = match self.solves() {
             true => 2,

@@ -5,8 +5,8 @@
 
 use super::lane::Lane;
 use super::work::{Chunks, Work};
-use crate::context::{iteration_axes, reduced_axes, special_count};
 use crate::chunked::MOST_TOKENS;
+use crate::context::{iteration_axes, reduced_axes, special_count};
 use crate::schedule::{ChunkTile, Pass, Schedule};
 use fusec_ir::{OpId, OpKind};
 use std::collections::BTreeMap;
@@ -79,7 +79,8 @@ impl Lane<'_> {
         let mut chunks = Chunks {
             chunks: (self.chunked_rows() as f64 / tokens).ceil(),
             shared_bytes: tile.shared_bytes() as f64,
-            state: (self.moves_of_state() * tile.state_elements()) as f64 / (WARP * tile.value_warps() as f64),
+            state: (self.moves_of_state() * tile.state_elements()) as f64
+                / (WARP * tile.value_warps() as f64),
             ahead: *ahead,
             elements: tile.elements(),
             around: 0.0,

@@ -97,9 +97,7 @@ impl<'a> Lane<'a> {
                 1.0
             }
             // The state, put together from those of earlier segments, the first row, the results.
-            Schedule::Scan(_) | Schedule::Chunked(_)
-                if self.body.schedule.segments().is_some() =>
-            {
+            Schedule::Scan(_) | Schedule::Chunked(_) if self.body.schedule.segments().is_some() => {
                 3.0
             }
             // The state, the first row, the results.

@@ -306,11 +306,9 @@ fn in_segments(
     let cuts: Vec<Vec<segments::Cut>> = plain
         .iter()
         .zip(chunked)
-        .map(|(plain, chunked)| {
-            match plain.template() {
-                Template::Scan => segments::fit(&group, plain, chunked).unwrap_or_default(),
-                _ => Vec::new(),
-            }
+        .map(|(plain, chunked)| match plain.template() {
+            Template::Scan => segments::fit(&group, plain, chunked).unwrap_or_default(),
+            _ => Vec::new(),
         })
         .collect();
     let most = cuts.iter().map(Vec::len).max().unwrap_or(0);

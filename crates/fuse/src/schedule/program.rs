@@ -820,7 +820,11 @@ impl Program {
             other => Some(other),
         };
         let all = std::mem::take(&mut self.statements).into_iter();
-        self.statements = all.zip(&needed).filter(|(_, n)| **n).map(|(s, _)| s).collect();
+        self.statements = all
+            .zip(&needed)
+            .filter(|(_, n)| **n)
+            .map(|(s, _)| s)
+            .collect();
         let mut history = vec![0; kept];
         for read in self.statements.iter_mut().flat_map(|s| &mut s.reads) {
             read.src = place(read.src).unwrap_or(read.src);

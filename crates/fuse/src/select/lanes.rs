@@ -152,7 +152,8 @@ pub struct Lanes<'b, 'a> {
 impl<'b, 'a> Lanes<'b, 'a> {
     /// The lanes around products.
     pub fn of_products(board: &'b Board<'a>) -> Lanes<'b, 'a> {
-        let bodies = |ctx: &Context<'_>, ops: &[OpId]| product_lane(ctx, ops).map(|b| vec![b.into()]);
+        let bodies =
+            |ctx: &Context<'_>, ops: &[OpId]| product_lane(ctx, ops).map(|b| vec![b.into()]);
         let mut lanes = Lanes::grow(board, board.products(), board.recurrences(), &bodies);
         let (found, all) = pairs(board, &lanes.lanes);
         lanes.pairs = found;
@@ -337,12 +338,7 @@ impl<'b, 'a> Lanes<'b, 'a> {
 }
 
 /// The lanes of some members, one for each body that may be the cheapest in some kernel.
-fn lanes_of(
-    board: &Board<'_>,
-    anchors: &Bits,
-    members: Bits,
-    bodies: &[LaneForm],
-) -> Vec<Lane> {
+fn lanes_of(board: &Board<'_>, anchors: &Bits, members: Bits, bodies: &[LaneForm]) -> Vec<Lane> {
     let mut shared = Bits::empty(board.len());
     let mut of = members.clone();
     of.intersect(anchors);
