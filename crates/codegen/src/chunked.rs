@@ -287,6 +287,8 @@ impl Chunked {
     /// Whether the template takes these sizes.
     pub fn check(&self) -> Result<(), ChunkedError> {
         let tile = &self.tile;
+        // What becomes of the state alone is of use to later segments only.
+        let least = usize::from(!matches!(self.handed, Some(Handed::Leaves { .. })));
         let checks = [
             (
                 "chunk",
@@ -315,8 +317,8 @@ impl Chunked {
             (
                 "reads",
                 self.reads.len(),
-                self.reads.len() == tile.reads && (0..=READ_LIMIT).contains(&tile.reads),
-                "there are at most 8 reads, as many as the tile has",
+                self.reads.len() == tile.reads && (least..=READ_LIMIT).contains(&tile.reads),
+                "there are 1 to 8 reads, as many as the tile has; none where only the state is wanted",
             ),
         ];
         match checks.into_iter().find(|(_, _, fits, _)| !fits) {

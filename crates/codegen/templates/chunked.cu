@@ -255,7 +255,7 @@
                 state[n][v] = s_element;
             }
 {%- if bring_state %}
-        // The state before this segment, from what those before it made of one of zeros.
+        // The state before this segment: what those before it made of zeros, put together.
         for (int before = 1; before < segment; ++before)
 #pragma unroll
             for (int n = 0; n < K_SIZE / 8; ++n)

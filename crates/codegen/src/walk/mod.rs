@@ -276,7 +276,7 @@ impl<'g> Emitter<'_, 'g, '_> {
             "t_begin"
         };
         self.load_histories(first);
-        let first_row = self.first_row(first);
+        let (first_row, defined) = self.first_row(first);
         let before = std::mem::take(&mut self.text);
         if walk.layouts.parts.is_split() {
             self.runs(first);
@@ -294,22 +294,28 @@ impl<'g> Emitter<'_, 'g, '_> {
             self.text.close();
         }
         let rows = std::mem::replace(&mut self.text, before);
+        let before = std::mem::take(&mut self.text);
         self.load_before(&first_row);
+        let loads = std::mem::replace(&mut self.text, before).finish();
+        if let Some(defined) = defined.filter(|_| loads.contains(&first_row)) {
+            self.text.line(defined);
+        }
+        self.text.lines(&loads);
         self.text.lines(&rows.finish());
         self.save_states();
     }
 
-    /// The row that is loaded before the walk, C text: of a segment without rows, one that is there.
-    fn first_row(&mut self, first: &str) -> String {
+    /// The row that is loaded before the walk, C text, and what defines it: of a segment without rows, one
+    /// that is there.
+    fn first_row(&self, first: &str) -> (String, Option<String>) {
         if self.walk.segments.is_none() {
-            return first.into();
+            return (first.into(), None);
         }
         let row = match self.walk.direction {
             Direction::Forward => format!("{first} < T ? {first} : T - 1"),
             Direction::Reverse => format!("{first} < T ? T - 1 - {first} : 0"),
         };
-        self.text.line(format!("const i64 t_load = {row};"));
-        "t_load".into()
+        ("t_load".into(), Some(format!("const i64 t_load = {row};")))
     }
 
     /// Defines whether a row is one of the block's own, where others fill histories.

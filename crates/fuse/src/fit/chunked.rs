@@ -317,12 +317,13 @@ fn spread(
 }
 
 /// The tile of a chunked lane whose blocks are so many more: in a pass over `segments` of T, for `ops` of the
-/// lane. `None` if none fits.
+/// lane, in no more shared memory than `room`, if that is enough for some tile. `None` if none fits.
 pub fn in_pass(
     group: &Group<'_>,
     (scan, ops): (OpId, &[OpId]),
     chunk: &ChunkTile,
     segments: Segments,
+    room: usize,
 ) -> Option<ChunkTile> {
     let (ctx, graph) = (group.ctx, group.ctx.graph);
     let parts = Parts::of(graph, ctx.classes(), scan).ok()?;
@@ -340,7 +341,12 @@ pub fn in_pass(
     let share = blocks.div_ceil(ctx.target.sms.max(1));
     let [_, few] = MOST_WARPS;
     let least = Tile::least(graph, scan, &parts, ctx.storage, chunk.tile.value, &slabs);
-    let tile = least.fitting(bytes, registers, ctx.shape.time, share, few)?;
+    let fitting = |bytes: usize, share: usize| {
+        let tile = least.fitting(bytes, registers, ctx.shape.time, share, few);
+        tile.filter(|tile| tile.shared_bytes() <= room)
+    };
+    let fits = fitting(bytes, share).or_else(|| fitting(room.min(bytes), 1));
+    let tile = fits.or_else(|| least.fitting(bytes, registers, ctx.shape.time, share, few))?;
     Some(ChunkTile {
         ahead: !slabs.is_empty(),
         tile: tile.shared_by(share, bytes, registers),

@@ -99,7 +99,7 @@ fn spreads(chunked: &[Body]) -> Vec<&Body> {
 
 /// The lane in so many segments; `None` of a template that has no such form, and where a block has no room.
 fn cut(group: &Group<'_>, lane: &Body, count: u32) -> Option<Cut> {
-    let in_pass = |pass: Pass, ops: &[OpId]| {
+    let in_pass = |pass: Pass, ops: &[OpId], room: usize| {
         let segments = Segments { count, pass };
         match (&lane.schedule, lane.anchors()) {
             (Schedule::Scan(tile), _) => Some(Schedule::Scan(ScanTile {
@@ -107,7 +107,7 @@ fn cut(group: &Group<'_>, lane: &Body, count: u32) -> Option<Cut> {
                 ..tile.clone()
             })),
             (Schedule::Chunked(chunk), [scan]) => {
-                let chunk = chunked::in_pass(group, (*scan, ops), chunk, segments)?;
+                let chunk = chunked::in_pass(group, (*scan, ops), chunk, segments, room)?;
                 Some(Schedule::Chunked(chunk))
             }
             _ => None,
@@ -119,7 +119,17 @@ fn cut(group: &Group<'_>, lane: &Body, count: u32) -> Option<Cut> {
     let needed = |id: &OpId| group.position(*id).is_some_and(|i| before[i]);
     let ops: Vec<OpId> = lane.ops.iter().copied().filter(needed).collect();
     let is_anchor = |id: &&OpId| anchors.contains(*id);
-    let schedule = in_pass(Pass::States, &ops)?;
+    let results = Body {
+        schedule: in_pass(Pass::Results, &lane.ops, usize::MAX)?,
+        ..lane.clone()
+    };
+    // Both phases have the shared memory of the one that needs more: what the first has beyond the second would
+    // keep blocks of the second from a multiprocessor.
+    let room = match &results.schedule {
+        Schedule::Chunked(chunk) => chunk.tile.shared_bytes(),
+        _ => usize::MAX,
+    };
+    let schedule = in_pass(Pass::States, &ops, room)?;
     let states = Body {
         roles: Roles {
             prologue: ops.iter().filter(|id| !is_anchor(id)).copied().collect(),
@@ -131,10 +141,6 @@ fn cut(group: &Group<'_>, lane: &Body, count: u32) -> Option<Cut> {
         streamed: Vec::new(),
         tails: Vec::new(),
         schedule,
-    };
-    let results = Body {
-        schedule: in_pass(Pass::Results, &lane.ops)?,
-        ..lane.clone()
     };
     Some(Cut { states, results })
 }
