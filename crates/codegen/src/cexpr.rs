@@ -13,6 +13,9 @@ pub struct Leaves<'a> {
     pub index: &'a dyn Fn(AxisId) -> String,
     /// Text of the absolute position, an integer.
     pub position: &'a str,
+    /// In the step of a recurrence, which a thread takes for several elements side by side: whether an input differs from one to
+    /// the next. Factors that do not come first, so that their product is taken once, and exponentials are those of steps.
+    pub varies: Option<&'a dyn Fn(usize) -> bool>,
 }
 
 /// A float literal that reads back as the same f32.
@@ -70,7 +73,53 @@ pub fn text(expr: &Expr, leaves: &Leaves) -> String {
     print(expr, leaves, 0)
 }
 
+/// The factors of a product, those first that are the same for all elements of a thread.
+fn regrouped(expr: &Expr, varies: &dyn Fn(usize) -> bool) -> Option<Expr> {
+    fn factors<'e>(expr: &'e Expr, into: &mut Vec<&'e Expr>) {
+        match expr {
+            Expr::Binary(Binary::Mul, a, b) => {
+                factors(a, into);
+                factors(b, into);
+            }
+            _ => into.push(expr),
+        }
+    }
+    let mut all = Vec::new();
+    factors(expr, &mut all);
+    let differs = |factor: &&Expr| {
+        let mut differs = false;
+        factor.walk(&mut |e| {
+            differs |= match e {
+                Expr::Input(i) => varies(*i),
+                Expr::Index(_) => true,
+                _ => false,
+            }
+        });
+        differs
+    };
+    let (after, before): (Vec<&Expr>, Vec<&Expr>) = all.iter().copied().partition(differs);
+    let product = |a: Expr, b: &Expr| Expr::binary(Binary::Mul, a, b.clone());
+    let mut ordered = before.into_iter().chain(after);
+    let first = ordered.next()?.clone();
+    Some(ordered.fold(first, product)).filter(|product| product != expr)
+}
+
 fn print(expr: &Expr, leaves: &Leaves, context: u8) -> String {
+    if let Some(varies) = leaves.varies {
+        match expr {
+            Expr::Unary(Unary::Exp, a) => {
+                let log2 = Expr::Const(std::f64::consts::LOG2_E);
+                let exponent = Expr::Binary(Binary::Mul, Box::new(log2), a.clone());
+                return format!("fexp2_step({})", print(&exponent, leaves, 0));
+            }
+            Expr::Binary(Binary::Mul, ..) => {
+                if let Some(product) = regrouped(expr, varies) {
+                    return print(&product, leaves, context);
+                }
+            }
+            _ => {}
+        }
+    }
     let (text, level) = match expr {
         Expr::Input(i) => ((leaves.input)(*i), ATOM),
         Expr::Const(x) => {
@@ -150,6 +199,7 @@ mod tests {
             input: &|i| ["a", "b"][i].to_string(),
             index: &|_| "i".into(),
             position: "pos",
+            varies: None,
         };
         let cases = [
             (
@@ -179,6 +229,24 @@ mod tests {
         ];
         for (expr, expected) in cases {
             assert_eq!(text(&expr, &leaves), expected);
+        }
+        // In a step, `b` is of one element: what is the same for all comes first.
+        let step = Leaves {
+            varies: Some(&|i| i == 1),
+            ..leaves
+        };
+        let mul = |a, b| Expr::binary(Binary::Mul, a, b);
+        let cases = [
+            (mul(mul(a(), b()), a()), "a * a * b"),
+            (mul(b(), Expr::binary(Binary::Add, a(), b())), "b * (a + b)"),
+            (
+                Expr::unary(Unary::Exp, mul(b(), a())),
+                "fexp2_step(1.442695f * a * b)",
+            ),
+            (Expr::unary(Unary::Exp, b()), "fexp2_step(1.442695f * b)"),
+        ];
+        for (expr, expected) in cases {
+            assert_eq!(text(&expr, &step), expected);
         }
     }
 }

@@ -423,6 +423,7 @@ impl<'g> Hooks<'_, 'g> {
                 input: &|i| operands.get(i).cloned().unwrap_or_default(),
                 index: &|axis| self.variable(axis, scope),
                 position: &position,
+                varies: None,
             },
         )
     }

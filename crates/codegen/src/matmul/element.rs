@@ -46,6 +46,7 @@ impl<'g> ProductLane<'_, 'g> {
                 input: &|i| operands.get(i).cloned().unwrap_or_default(),
                 index: &index,
                 position: "position + row % T",
+                varies: None,
             },
         );
         let name = self.names.fresh(&self.graph.value(op.outputs[0]).name);

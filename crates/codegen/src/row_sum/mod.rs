@@ -288,6 +288,7 @@ impl<'g> RowSum<'_, 'g> {
                 input: &|i| read.get(i).cloned().unwrap_or_default(),
                 index: &index,
                 position: "position + row % T",
+                varies: None,
             },
         );
         let loads = loads.finish();

@@ -8,6 +8,7 @@ use crate::cexpr::{self, Leaves};
 use crate::layout::{LayoutText, Place};
 use crate::memory::{self, c_type};
 use crate::micro::Src;
+use crate::parts::Part;
 use fusec_ir::{AxisId, Expr, IndexExpr};
 
 impl<'g> Emitter<'_, 'g, '_> {
@@ -86,12 +87,16 @@ impl<'g> Emitter<'_, 'g, '_> {
                 None => local,
             }
         };
+        let varies = |n: usize| operands.get(n).is_none_or(|x| x.contains("nth"));
+        let is_of_step =
+            !self.walk.program.states.is_empty() && self.walk.layouts.parts.of[i] == Part::Step;
         let value = cexpr::text(
             &s.expr,
             &Leaves {
                 input: &|n| operands.get(n).cloned().unwrap_or_default(),
                 index: &index,
                 position: "position + t",
+                varies: is_of_step.then_some(&varies),
             },
         );
         match (&s.reduce, placed.reduction) {

@@ -132,6 +132,15 @@ __device__ __forceinline__ float fsoftplus(float x) { return fmaxf(x, 0.0f) + fl
 // log(sigmoid(x)) = min(x, 0) - log(1 + e^-|x|): no overflow on either side.
 __device__ __forceinline__ float flogsigmoid(float x) { return fminf(x, 0.0f) - flog1p_exp_neg(fabsf(x)); }
 
+//@ fexp2_step
+// 2^x on the special-function unit: 2 ulp, results below 2^-126 are 0. The step of a recurrence takes e^x as 2^(x log2 e): that
+// rounds the exponent, which moves a decay, e^x of x <= 0, by at most 2^-25.
+__device__ __forceinline__ float fexp2_step(float x) {
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
 //@ fexp2_approx
 // 2^x on the special-function unit: 2 ulp, denormal results kept.
 __device__ __forceinline__ float fexp2_approx(float x) {

@@ -102,6 +102,10 @@ template <class T> static inline void store_f32(T* p, float x) { *p = from_f32<T
 
 static inline float fexp(float x) { return expf(x); }
 static inline float fexp2(float x) { return exp2f(x); }
+static inline float fexp2_step(float x) {
+    const float y = exp2f(x);
+    return y < 1.17549435e-38f ? 0.0f : y;
+}
 static inline float fexp2_approx(float x) { return exp2f(x); }
 static inline float fexpm1(float x) { return expm1f(x); }
 static inline float flog(float x) { return logf(x); }
