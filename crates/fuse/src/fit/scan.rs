@@ -10,7 +10,7 @@ use crate::context::iteration_axes;
 use crate::plan::{Body, GridAxis, Reject, Roles};
 use crate::schedule::walk::Walked;
 use crate::schedule::{ScanTile, Schedule};
-use fusec_ir::{AxisId, OpId, OpKind, ValueId};
+use fusec_ir::{AxisId, OpId, OpKind, StateId, ValueId};
 use std::collections::BTreeSet;
 
 /// State elements one block should hold: they live in registers.
@@ -66,10 +66,30 @@ pub fn fit(group: &Group<'_>, scans: &[OpId]) -> Result<Vec<Body>, Reject> {
                 .copied()
                 .filter(|s| ops.binary_search(s).is_ok())
                 .collect();
-            let tile = schedule(group, &ops, &own, &anchors)?;
+            let (tails, stores) = (group.tails(&own), stored(group, &own));
+            let tile = schedule(group, &ops, (&tails, &stores), &anchors, true)?;
             Ok(group.body(roles(group, &ops, anchors), ops, &own, Schedule::Scan(tile)))
         })
         .collect()
+}
+
+/// The lane in as few blocks as suit its state, where others would have more of them to fill the GPU.
+pub fn in_fewer_blocks(group: &Group<'_>, lane: &Body) -> Option<Body> {
+    let Schedule::Scan(known) = &lane.schedule else {
+        return None;
+    };
+    let leaves = (lane.tails.as_slice(), lane.stores.as_slice());
+    let tile = schedule(group, &lane.ops, leaves, lane.anchors(), false).ok()?;
+    (tile.grid != known.grid).then(|| Body {
+        schedule: Schedule::Scan(tile),
+        ..lane.clone()
+    })
+}
+
+/// The results of some operations that are stored.
+fn stored(group: &Group<'_>, ops: &[OpId]) -> Vec<ValueId> {
+    let outputs = ops.iter().flat_map(|id| group.stored_outputs(*id));
+    outputs.collect()
 }
 
 /// A kernel walks in one direction.
@@ -104,20 +124,22 @@ fn roles(group: &Group<'_>, ops: &[OpId], anchors: Vec<OpId>) -> Roles {
     }
 }
 
-/// The tile of a lane. Where a block's shared memory has no room for it, axes are spread further.
+/// The tile of a lane that leaves some tails and values. Where a block's shared memory has no room for it, axes are
+/// spread further; `full` asks for blocks that fill the GPU.
 fn schedule(
     group: &Group<'_>,
     ops: &[OpId],
-    own: &[OpId],
+    leaves: (&[StateId], &[ValueId]),
     scans: &[OpId],
+    full: bool,
 ) -> Result<ScanTile, Reject> {
     let graph = group.ctx.graph;
-    let mut spread = spread(group, ops, scans)?;
+    let mut spread = spread(group, ops, scans, full)?;
     loop {
         let whole = |g: &&GridAxis| g.tile < graph.size(g.axis);
         let grid: Vec<GridAxis> = spread.iter().filter(whole).copied().collect();
         let run = run(group, ops, scans, &grid);
-        let refused = match with_room(group, ops, own, grid, run) {
+        let refused = match with_room(group, ops, leaves, grid, run) {
             Ok(tile) => return Ok(tile),
             Err(refused) => refused,
         };
@@ -132,17 +154,12 @@ fn schedule(
 fn with_room(
     group: &Group<'_>,
     ops: &[OpId],
-    own: &[OpId],
+    (tails, stores): (&[StateId], &[ValueId]),
     grid: Vec<GridAxis>,
     (run, rows_bytes): (u32, usize),
 ) -> Result<ScanTile, Reject> {
-    let tails = group.tails(own);
-    let stores: Vec<ValueId> = own
-        .iter()
-        .flat_map(|id| group.stored_outputs(*id))
-        .collect();
     let direction = group.direction();
-    let walked = Walked::of(group.ctx, ops, &tails, &stores).towards(direction);
+    let walked = Walked::of(group.ctx, ops, tails, stores).towards(direction);
     let threads = walked.threads(&grid);
     let limit = group.ctx.target.shared_bytes;
     let mut run = run;
@@ -211,7 +228,12 @@ fn lanes(group: &Group<'_>, scans: &[OpId]) -> Result<Vec<Vec<bool>>, Reject> {
 
 /// The elements of each parallel axis that a block has: one of the outermost ones, the trailing ones
 /// whole as long as a block does not hold too much and multiprocessors have work.
-fn spread(group: &Group<'_>, ops: &[OpId], scans: &[OpId]) -> Result<Vec<GridAxis>, Reject> {
+fn spread(
+    group: &Group<'_>,
+    ops: &[OpId],
+    scans: &[OpId],
+    full: bool,
+) -> Result<Vec<GridAxis>, Reject> {
     let graph = group.ctx.graph;
     let from: Vec<bool> = group.ops.iter().map(|id| scans.contains(id)).collect();
     let after = group.descendants(&from);
@@ -254,7 +276,9 @@ fn spread(group: &Group<'_>, ops: &[OpId], scans: &[OpId]) -> Result<Vec<GridAxi
             break;
         }
     }
-    fill(group, ops, &mut grid);
+    if full {
+        fill(group, ops, &mut grid);
+    }
     let state = state_elements(group, scans, &grid);
     if state > STATE_LIMIT {
         return Err(group.reject(

@@ -4,8 +4,8 @@
 //! as they need; the second computes everything, as the lane without segments does. See
 //! [`crate::schedule::segments`].
 
-use super::chunked;
 use super::group::Group;
+use super::{chunked, scan};
 use crate::plan::{Body, Phase, Reject, Roles};
 use crate::schedule::program::rows_back;
 use crate::schedule::segments::{Pass, Segments};
@@ -34,25 +34,32 @@ pub struct Cut {
 /// The segmented forms of a lane that goes row by row, and of those in chunks, or why there is none; none as
 /// well where they could not pay.
 pub fn fit(group: &Group<'_>, plain: &Body, chunked: &[Body]) -> Result<Vec<Cut>, Reject> {
-    let counts = counts(group, plain, MOST_BLOCKS);
+    // Segments fill the GPU, so that a block need not have few elements of the state for that.
+    let wide = scan::in_fewer_blocks(group, plain);
+    let walks: Vec<(&Body, u32)> = std::iter::once(plain)
+        .chain(&wide)
+        .flat_map(|lane| {
+            counts(group, lane, MOST_BLOCKS)
+                .into_iter()
+                .map(move |n| (lane, n))
+        })
+        .collect();
     let chunked: Vec<(&Body, Vec<u32>)> = spreads(chunked)
         .into_iter()
         .map(|body| (body, counts_of_chunks(group, body)))
         .collect();
-    if counts.is_empty() && chunked.iter().all(|(_, counts)| counts.is_empty()) {
+    if walks.is_empty() && chunked.iter().all(|(_, counts)| counts.is_empty()) {
         return Ok(Vec::new());
     }
     legal(group, plain)?;
-    let cuts = counts.into_iter().filter_map(|n| cut(group, plain, n));
-    let mut cuts: Vec<Cut> = cuts.collect();
-    // What a block holds does not depend on how many segments there are.
-    if let Some(cut) = cuts.first() {
+    let fits = |cut: &Cut| {
         let threads = cut.states.schedule.threads();
-        let floats = shared_floats(group.ctx, &cut.states, threads);
-        if 4 * floats > group.ctx.target.shared_bytes {
-            cuts.clear();
-        }
-    }
+        4 * shared_floats(group.ctx, &cut.states, threads) <= group.ctx.target.shared_bytes
+    };
+    let cuts = walks
+        .into_iter()
+        .filter_map(|(lane, n)| cut(group, lane, n));
+    let mut cuts: Vec<Cut> = cuts.filter(fits).collect();
     let in_chunks = chunked.into_iter();
     let in_chunks =
         in_chunks.flat_map(|(body, counts)| counts.into_iter().filter_map(|n| cut(group, body, n)));
