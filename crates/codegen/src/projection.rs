@@ -1,7 +1,7 @@
 //! Matrix products as kernel text: Y[row, column] = sum over inner of a(row, inner) * w(column, inner), for one or several
 //! products over the same rows and columns, with text hooks before and after.
 //!
-//! Lives here: the templates (`gemm_simt.cu`, `gemm_mma.cu`, `gemv.cu`, `gemv_stream.cu`, `thin.cu`) and which tiles they can
+//! Lives here: the templates (`gemm_simt.cu`, `gemm_mma.cu`, `gemv.cu`, `gemv_stream.cu`, `thin_stream.cu`, `thin.cu`) and which tiles they can
 //! take; `gemm_wgmma.cu` has a file of its own, [`crate::wgmma`]. Never here: which operations of a graph become a product, which tile it has (see
 //! [`fusec_fuse::schedule`]), and what the hooks compute.
 //!
@@ -20,10 +20,10 @@ use crate::memory::c_type;
 use fusec_fuse::schedule::gemm::SIMT_DEPTH;
 pub use fusec_fuse::schedule::product::WeightLayout;
 use fusec_fuse::schedule::product::{ALIGNED, ProductShape};
-use fusec_fuse::schedule::thin;
 pub use fusec_fuse::schedule::{
     GemmTile, GemvTile, MmaTile, SimtTile, StreamTile, ThinTile, WgmmaTile,
 };
+use fusec_fuse::schedule::{stream, thin};
 
 /// One product: an accumulator per output element.
 #[derive(Debug, Clone)]
@@ -158,7 +158,7 @@ pub enum ProjectionError {
     },
 }
 
-const TEMPLATE_FILES: [(&str, &str); 6] = [
+const TEMPLATE_FILES: [(&str, &str); 8] = [
     ("gemm_simt.cu", include_str!("../templates/gemm_simt.cu")),
     ("gemm_mma.cu", include_str!("../templates/gemm_mma.cu")),
     ("gemv.cu", include_str!("../templates/gemv.cu")),
@@ -168,6 +168,11 @@ const TEMPLATE_FILES: [(&str, &str); 6] = [
         include_str!("../templates/gemv_stream.cu"),
     ),
     ("thin.cu", include_str!("../templates/thin.cu")),
+    ("thin_rows.cu", include_str!("../templates/thin_rows.cu")),
+    (
+        "thin_stream.cu",
+        include_str!("../templates/thin_stream.cu"),
+    ),
 ];
 
 static TEMPLATES: LazyLock<Tera> = LazyLock::new(|| {
@@ -245,7 +250,8 @@ impl ProjectionTile {
             Self::Gemm(GemmTile::Mma(_)) => "gemm_mma.cu",
             Self::Gemm(GemmTile::Wgmma(_)) => crate::wgmma::TEMPLATE.0,
             Self::Gemv(_) => "gemv.cu",
-            Self::Stream(_) => "gemv_stream.cu",
+            Self::Stream(tile) if tile.operand.is_none() => "gemv_stream.cu",
+            Self::Stream(_) => "thin_stream.cu",
             Self::Thin(_) => "thin.cu",
         }
     }
@@ -265,7 +271,7 @@ impl ProjectionTile {
         match self {
             Self::Gemm(tile) => tile.rows(),
             Self::Gemv(tile) => tile.rows,
-            Self::Stream(_) => 1,
+            Self::Stream(tile) => tile.rows,
             Self::Thin(tile) => tile.rows,
         }
     }
@@ -371,14 +377,23 @@ impl ProjectionTile {
                 context.insert(
                     "tile",
                     &serde_json::json!({
-                        "columns": tile.columns, "together": tile.together, "warps": tile.warps,
-                        "in_flight": tile.in_flight,
+                        "rows": tile.rows, "columns": tile.columns, "together": tile.together, "warps": tile.warps,
+                        "in_flight": tile.in_flight, "operand": tile.operand.map(c_type),
+                        "pieces": stream::PIECES, "slots": tile.slots(&projection.shapes()),
                     }),
                 );
-                let places = tile.places(&projection.shapes()).0;
+                let shapes = projection.shapes();
+                let direct = tile.is_direct(&shapes);
+                context.insert("staged", &!direct);
+                let others = projection.products.iter().skip(1);
+                let same_rows = others.clone().all(|p| p.rows_of == Some(0));
+                context.insert("same_rows", &same_rows);
+                let places = tile.places(&shapes).0;
+                let limit = if tile.operand.is_some() { 8 } else { 4 };
                 let mut texts = Vec::new();
                 for (p, place) in projection.products.iter().zip(places) {
-                    let mut text = p.text(projection.columns, 4, 16 / p.w_element.bytes());
+                    let mut text = p.text(projection.columns, limit, 16 / p.w_element.bytes());
+                    text.direct = direct;
                     (text.a_offset, text.sums_offset) = (place.rows, place.sums);
                     text.ring_offset = Some(place.ring);
                     text.parts = tile.warps;
@@ -391,18 +406,16 @@ impl ProjectionTile {
                     "tile",
                     &serde_json::json!({
                         "rows": tile.rows, "columns": tile.columns, "warps": tile.warps, "split": tile.split,
-                        "unroll": tile.unroll, "together": tile.together(), "operand": c_type(tile.operand),
+                        "together": tile.unroll, "operand": c_type(tile.operand),
                     }),
                 );
                 let staged = !projection.products.iter().all(Product::is_direct);
                 context.insert("staged", &staged);
-                context.insert("ring", &tile.ring);
                 let places = tile.places(&projection.shapes()).0;
                 let mut texts = Vec::new();
                 for (p, place) in projection.products.iter().zip(places) {
                     let mut text = p.text(projection.columns, 8, 8);
                     (text.a_offset, text.sums_offset) = (place.rows, place.sums);
-                    text.ring_offset = tile.ring.then_some(place.ring);
                     texts.push(text);
                 }
                 texts
@@ -491,9 +504,23 @@ impl ProjectionTile {
             Self::Stream(tile) => {
                 let shapes = projection.shapes();
                 let first = &projection.products[0];
-                let alike = |p: &Product| p.w_element == first.w_element && p.depth == first.depth;
+                let operand = tile.operand.unwrap_or(first.w_element);
+                let alike = |p: &Product| p.w_element == operand && p.depth == first.depth;
+                let fragments = tile.together == stream::FRAGMENT_COLUMNS
+                    && tile.columns.is_multiple_of(tile.together);
                 if tile.columns == 0 || !(1..=tile.columns).contains(&tile.together) {
                     Some("there are columns, of which a warp takes some at a time")
+                } else if tile.operand.is_none() && tile.rows != 1 {
+                    Some("the FP32 units take one row")
+                } else if tile.operand.is_some() && !fragments {
+                    Some("on tensor cores a warp has 8 columns at a time, and a block a multiple")
+                } else if !tile.rows.is_power_of_two() || tile.rows > stream::ROWS {
+                    Some("rows are a power of two up to 8")
+                } else if tile
+                    .operand
+                    .is_some_and(|operand| !matches!(operand, Element::Bf16 | Element::F16))
+                {
+                    Some("the tensor cores multiply bf16 or f16")
                 } else if !(1..=32).contains(&tile.warps) {
                     Some("there are 1 to 32 warps")
                 } else if !(1..=32).contains(&tile.in_flight) {

@@ -64,7 +64,6 @@
     for (int slot = 0; slot < IN_FLIGHT; ++slot) fetch(slot);
 {%- if early %}
     grid_dependency_wait();
-    grid_dependency_launch();
 {%- endif %}
 {% for p in products %}
 {%- include "gemv_rows.cu" -%}
@@ -79,6 +78,10 @@
 #pragma unroll
             for (int own = 0; own < TOGETHER; ++own) load_vec(ring + (slot * TOGETHER + own) * THREADS * VEC, w_regs[own]);
             fetch(slot);
+{%- if early %}
+            // All copies are under way: the next kernel's may follow them.
+            if (ahead >= last) grid_dependency_launch();
+{%- endif %}
             slot = slot + 1 == IN_FLIGHT ? 0 : slot + 1;
             const int inner = step * STEP + lane * VEC;
             if (DEPTH % STEP == 0 || inner < DEPTH) {

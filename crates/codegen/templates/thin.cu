@@ -17,87 +17,18 @@
 {%- if setup %}
     {{ setup | indent }}
 {%- endif %}
-{%- if ring %}
-    // Each lane copies to shared memory what it multiplies itself, IN_FLIGHT times KEYS terms at once. The first are on
-    // their way while {% if early %}the kernel before this one ends{% else %}the rows are computed{% endif %}.
-    constexpr int IN_FLIGHT = {{ tile.unroll }};
-{%- endif %}
     constexpr int TOGETHER = {{ tile.together }};
     int columns[2];
 #pragma unroll
     // Columns past the end read the last one again; nothing of them is kept.
     for (int half = 0; half < 2; ++half) columns[half] = min(column0 + warp_column + fragment_row + 8 * half, COLUMNS - 1);
-{%- if ring %}
-{%- for p in products %}
-    {{ tile.operand }}* const weights_{{ p.name }} = reinterpret_cast<{{ tile.operand }}*>(reinterpret_cast<char*>(smem) + {{ p.ring_offset }}) + tid * 8;  // [IN_FLIGHT][2 halves][2 pieces][THREADS][8]
-    auto fetch_{{ p.name }} = [&](int slot, int inner) {
-        if (inner >= {{ p.depth }}) return;
-#pragma unroll
-        for (int piece = 0; piece < 2; ++piece)
-#pragma unroll
-            for (int half = 0; half < 2; ++half) {
-                const int first = inner + fragment_inner + 32 * piece;
-                cp_async_16(weights_{{ p.name }} + (slot * 4 + half * 2 + piece) * THREADS * 8, {{ p.w }} + i64(columns[half]) * {{ p.w_stride }} + first, first < {{ p.depth }});
-            }
-    };
-{%- endfor %}
-#pragma unroll
-    for (int slot = 0; slot < IN_FLIGHT; ++slot) {
-{%- for p in products %}
-        fetch_{{ p.name }}(slot, (part + slot * SPLIT) * KEYS);
-{%- endfor %}
-        cp_async_commit();
-    }
-{%- endif %}
 {%- if early %}
     grid_dependency_wait();
     grid_dependency_launch();
 {%- endif %}
 {% for p in products %}
-{%- if not p.direct %}
-    {{ tile.operand }}* const a_{{ p.name }} = reinterpret_cast<{{ tile.operand }}*>(smem) + {{ p.a_offset }};      // [TILE_M][{{ p.pitch }}]
-{%- endif %}
+{%- include "thin_rows.cu" %}
     float* const sums_{{ p.name }} = reinterpret_cast<float*>(smem) + {{ p.sums_offset }};      // [SPLIT][TILE_M][TILE_N]
-{%- if p.rows_of is number and not p.direct %}
-    // The same rows.
-{%- elif p.stage %}
-    {
-        {{ tile.operand }}* const xs = a_{{ p.name }};
-        // ---- stage: xs[(row - row0) * {{ p.pitch }} + inner] = a(row, inner), rows past the end 0
-        {{ p.stage | indent(width=8) }}
-        // ---- end of stage
-{%- if p.depth % 64 != 0 %}
-        for (int at = tid; at < TILE_M * ({{ p.pitch }} - {{ p.depth }}); at += THREADS) {
-            constexpr int REST = {{ p.pitch }} - {{ p.depth }};
-            xs[at / REST * {{ p.pitch }} + {{ p.depth }} + at % REST] = from_f32<{{ tile.operand }}>(0.0f);
-        }
-{%- endif %}
-    }
-{%- elif not p.direct %}
-    for (int chunk = tid; chunk < TILE_M * {{ p.pitch }} / {{ p.x_vector }}; chunk += THREADS) {
-        constexpr int DEPTH = {{ p.depth }}, PITCH = {{ p.pitch }}, VEC = {{ p.x_vector }};
-        const i64 row = row0 + chunk / (PITCH / VEC);
-        const int inner_chunk = chunk % (PITCH / VEC) * VEC;
-        float x_regs[VEC] = {};
-{%- if p.x %}
-        if (row < rows && inner_chunk < DEPTH) load_vec({{ p.x }} + row * i64({{ p.x_stride }}) + inner_chunk, x_regs);
-{%- endif %}
-{%- if p.prologue %}
-#pragma unroll
-        for (int nth = 0; nth < VEC; ++nth) {
-            const int inner = inner_chunk + nth;
-            float activation = x_regs[nth];
-            if (row < rows && inner < DEPTH) {
-                // ---- prologue: activation = a(row, inner)
-                {{ p.prologue | indent(width=16) }}
-                // ---- end of prologue
-            }
-            x_regs[nth] = activation;
-        }
-{%- endif %}
-        store_vec(a_{{ p.name }} + chunk * VEC, x_regs);
-    }
-{%- endif %}
 {% endfor %}
 {%- if staged %}
     __syncthreads();
@@ -106,11 +37,7 @@
     {
         constexpr int DEPTH = {{ p.depth }};
         float acc[FRAGMENTS][4] = {};
-{%- if ring %}
-        int slot = 0;
-{%- endif %}
         for (int inner0 = part * KEYS; inner0 < DEPTH; inner0 += SPLIT * KEYS * TOGETHER) {
-{%- if not ring %}
             u32 w_loads[TOGETHER][2][8];
 #pragma unroll
             for (int load = 0; load < TOGETHER; ++load)
@@ -123,7 +50,6 @@
                         words[0] = words[1] = words[2] = words[3] = 0;
                         if (first < DEPTH) load_words_stream({{ p.w }} + i64(columns[half]) * {{ p.w_stride }} + first, words);
                     }
-{%- endif %}
 {%- if p.direct %}
             u32 a_words[TOGETHER][FRAGMENTS][8];
 #pragma unroll
@@ -145,20 +71,7 @@
             for (int load = 0; load < TOGETHER; ++load) {
                 const int inner = inner0 + load * SPLIT * KEYS;
                 if (inner >= DEPTH) break;
-{%- if ring %}
-                cp_async_wait<IN_FLIGHT - 1>();
-                u32 w_words[2][8];
-#pragma unroll
-                for (int half = 0; half < 2; ++half)
-#pragma unroll
-                    for (int piece = 0; piece < 2; ++piece)
-                        load_words(weights_{{ p.name }} + (slot * 4 + half * 2 + piece) * THREADS * 8, reinterpret_cast<u32 (&)[4]>(w_words[half][4 * piece]));
-                fetch_{{ p.name }}(slot, inner + SPLIT * KEYS * IN_FLIGHT);
-                cp_async_commit();
-                slot = slot + 1 == IN_FLIGHT ? 0 : slot + 1;
-{%- else %}
                 const u32 (&w_words)[2][8] = w_loads[load];
-{%- endif %}
 #pragma unroll
                 for (int fragment = 0; fragment < FRAGMENTS; ++fragment) {
 {%- if p.direct %}

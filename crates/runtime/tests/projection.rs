@@ -72,18 +72,46 @@ const fn gemv(rows: usize, columns: usize, warps: usize, split: usize) -> Projec
 
 const fn stream(columns: usize, together: usize, warps: usize, in_flight: usize) -> ProjectionTile {
     ProjectionTile::Stream(StreamTile {
+        rows: 1,
         columns,
         together,
         warps,
         in_flight,
+        operand: None,
+    })
+}
+
+/// A stream of so many rows on tensor cores.
+const fn stream_of(
+    rows: usize,
+    columns: usize,
+    together: usize,
+    warps: usize,
+    in_flight: usize,
+    operand: Element,
+) -> ProjectionTile {
+    ProjectionTile::Stream(StreamTile {
+        rows,
+        columns,
+        together,
+        warps,
+        in_flight,
+        operand: Some(operand),
     })
 }
 
 fn on_tensor_cores(tile: ProjectionTile) -> bool {
-    matches!(
-        tile,
-        ProjectionTile::Gemm(GemmTile::Mma(_)) | ProjectionTile::Thin(_)
-    )
+    operand(tile).is_some()
+}
+
+/// What tensor cores multiply, where they do.
+fn operand(tile: ProjectionTile) -> Option<Element> {
+    match tile {
+        ProjectionTile::Gemm(GemmTile::Mma(MmaTile { operand, .. }))
+        | ProjectionTile::Thin(ThinTile { operand, .. }) => Some(operand),
+        ProjectionTile::Stream(tile) => tile.operand,
+        _ => None,
+    }
 }
 
 fn thin(rows: usize, warps: usize, split: usize, operand: Element) -> ProjectionTile {
@@ -93,7 +121,6 @@ fn thin(rows: usize, warps: usize, split: usize, operand: Element) -> Projection
         warps,
         split,
         unroll: 2,
-        ring: rows <= 8,
         operand,
     })
 }
@@ -195,12 +222,12 @@ fn projection(case: Case) -> Projection {
         Hooks::Stage => {
             let stride = depth + case.padding;
             // How rows lie in shared memory.
-            let (pitch, store) = match case.tile {
-                ProjectionTile::Thin(tile) => {
-                    let store = format!("from_f32<{}>", c_type(tile.operand));
+            let (pitch, store) = match operand(case.tile) {
+                Some(operand) => {
+                    let store = format!("from_f32<{}>", c_type(operand));
                     (fusec_fuse::schedule::thin::pitch(depth), store)
                 }
-                _ => (depth, String::new()),
+                None => (depth, String::new()),
             };
             let tile_rows = case.tile.rows();
             projection.products[0].stage = format!(
@@ -281,19 +308,10 @@ fn check(emulator: &Emulator, case: Case, seed: u64) {
         .unwrap_or_else(|error| panic!("{case:?}: {error}"));
 
     // The tensor cores see operands rounded to their type.
-    let operand = |a: f64| match case.tile {
-        ProjectionTile::Gemm(GemmTile::Mma(MmaTile {
-            operand: Element::Bf16,
-            ..
-        }))
-        | ProjectionTile::Thin(ThinTile {
-            operand: Element::Bf16,
-            ..
-        }) => half::bf16::from_f32(a as f32).to_f64(),
-        ProjectionTile::Gemm(GemmTile::Mma(_)) | ProjectionTile::Thin(_) => {
-            half::f16::from_f32(a as f32).to_f64()
-        }
-        _ => a,
+    let operand = |a: f64| match operand(case.tile) {
+        Some(Element::Bf16) => half::bf16::from_f32(a as f32).to_f64(),
+        Some(_) => half::f16::from_f32(a as f32).to_f64(),
+        None => a,
     };
     for m in 0..rows {
         let row = &x.values[m * x_stride..][..depth];
@@ -455,6 +473,53 @@ fn cases() -> Vec<Case> {
         add(thin(rows, 8, 8, Bf16), size, Bf16, Bf16, Nk, 0, Plain);
         add(thin(rows, 8, 2, F16), size, F32, F16, Nk, 8, Plain);
     }
+    for (rows, size) in [(2, (2, 40, 64)), (8, (7, 65, 2056)), (4, (5, 24, 264))] {
+        add(
+            stream_of(rows, 24, 8, 4, 2, Bf16),
+            size,
+            Bf16,
+            Bf16,
+            Nk,
+            0,
+            Plain,
+        );
+        add(
+            stream_of(rows, 8, 8, 16, 1, F16),
+            size,
+            F32,
+            F16,
+            Nk,
+            8,
+            Plain,
+        );
+    }
+    add(
+        stream_of(4, 16, 8, 8, 2, F16),
+        (5, 40, 264),
+        F32,
+        F16,
+        Nk,
+        0,
+        Prologue,
+    );
+    add(
+        stream_of(8, 16, 8, 4, 1, Bf16),
+        (13, 24, 136),
+        Bf16,
+        Bf16,
+        Nk,
+        0,
+        Stage,
+    );
+    add(
+        stream_of(8, 24, 8, 8, 2, Bf16),
+        (9, 72, 128),
+        Bf16,
+        Bf16,
+        Nk,
+        0,
+        Two,
+    );
     add(thin(4, 8, 4, F16), (5, 40, 264), F32, F16, Nk, 0, Prologue);
     add(thin(8, 4, 4, Bf16), (13, 24, 136), Bf16, Bf16, Nk, 0, Stage);
     add(thin(16, 8, 2, Bf16), (9, 72, 128), Bf16, Bf16, Nk, 0, Two);
@@ -490,6 +555,10 @@ fn tiles_that_do_not_fit_are_refused() {
         stream(4, 8, 8, 4),
         stream(4, 4, 0, 4),
         stream(4, 4, 8, 0),
+        stream_of(3, 8, 8, 4, 1, Element::Bf16),
+        stream_of(8, 12, 8, 4, 1, Element::Bf16),
+        stream_of(8, 12, 4, 4, 1, Element::Bf16),
+        stream_of(8, 8, 8, 4, 1, Element::F32),
     ];
     for tile in tiles {
         let error = tile

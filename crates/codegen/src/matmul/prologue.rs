@@ -9,8 +9,8 @@ use crate::text::Text;
 use crate::walk::{self, Walk};
 use fusec_fuse::schedule::gemv::Stage;
 use fusec_fuse::schedule::product::summed;
-use fusec_fuse::schedule::thin;
 use fusec_fuse::schedule::walk::{Placed, Walked};
+use fusec_fuse::schedule::{StreamTile, thin};
 use fusec_ir::{Access, Direction};
 use std::collections::BTreeMap;
 
@@ -114,6 +114,10 @@ impl<'g> ProductLane<'_, 'g> {
         // How the rows of the product lie in shared memory.
         let (pitch, operand) = match tile {
             ProjectionTile::Thin(tile) => (thin::pitch(depth.len()), Some(c_type(tile.operand))),
+            ProjectionTile::Stream(StreamTile {
+                operand: Some(operand),
+                ..
+            }) => (thin::pitch(depth.len()), Some(c_type(operand))),
             _ => (depth.len(), None),
         };
         let convert = |x: &str| match operand {

@@ -8,7 +8,7 @@ use crate::plan::{Body, Storage};
 use crate::schedule::attend::{AttendTile, MmaTile};
 use crate::schedule::gemm::GemmTile;
 use crate::schedule::product::Products;
-use crate::schedule::{Pass, Schedule, blocks, thin};
+use crate::schedule::{Pass, Schedule, blocks, stream, thin};
 use fusec_ir::{Access, AxisId, Op, OpId, OpKind, StateId, StateKind, ValueId};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -39,7 +39,7 @@ impl<'a> Lane<'a> {
         };
         let row_tiles = match &body.schedule {
             Schedule::Gemv(tile) => ctx.rows().div_ceil(tile.rows),
-            Schedule::Stream(_) => ctx.rows(),
+            Schedule::Stream(tile) => ctx.rows().div_ceil(tile.rows),
             Schedule::Thin(tile) => ctx.rows().div_ceil(tile.rows),
             Schedule::Gemm(tile) => ctx.rows().div_ceil(tile.rows()),
             _ => blocks,
@@ -494,7 +494,15 @@ impl<'a> Lane<'a> {
         };
         match &body.schedule {
             Schedule::Gemv(tile) => work.columns = Some(of_columns(tile.rows, None, flops)),
-            Schedule::Stream(_) => work.columns = Some(of_columns(1, None, flops)),
+            Schedule::Stream(tile) => {
+                let cores = tile.operand.map(|_| ctx.storage);
+                let rows = ctx.rows().next_multiple_of(match cores {
+                    Some(_) => stream::FRAGMENT_ROWS,
+                    None => 1,
+                });
+                let whole = flops * rows as f64 / ctx.rows() as f64;
+                work.columns = Some(of_columns(tile.rows, cores, whole));
+            }
             Schedule::Thin(tile) => {
                 let rows = tile.rows.next_multiple_of(thin::FRAGMENT_ROWS);
                 let of_block = 2.0 * (rows * tile.columns) as f64 * depth as f64;

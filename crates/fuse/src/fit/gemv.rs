@@ -19,8 +19,8 @@ pub fn fit(group: &Group<'_>, contracts: &[OpId]) -> Result<Vec<Body>, Reject> {
     let lanes = lanes(group, contracts)?;
     let shapes = lanes.iter().map(|lane| products_of(group, lane));
     let shapes: Vec<Products> = shapes.collect::<Result<_, _>>()?;
-    let steps = |products: &Products| stream::steps(products, group.ctx.storage) as f64;
-    let all: f64 = shapes.iter().map(steps).sum();
+    let ctx = group.ctx;
+    let steps = stream::steps_of_block(&shapes, ctx.rows(), ctx.storage, &ctx.target);
     lanes
         .into_iter()
         .zip(&shapes)
@@ -37,7 +37,6 @@ pub fn fit(group: &Group<'_>, contracts: &[OpId]) -> Result<Vec<Body>, Reject> {
                     ));
                 }
             }
-            let share = steps(products) / all.max(1.0);
             let ops = lane.ops();
             // A prologue operation of two lanes is stored by the first.
             let own: Vec<OpId> = ops
@@ -47,17 +46,17 @@ pub fn fit(group: &Group<'_>, contracts: &[OpId]) -> Result<Vec<Body>, Reject> {
                 .collect();
             taken.extend(&own);
             let roles = lane.roles(halo);
-            schedule(group, products, share, roles, ops, &own)
+            schedule(group, products, steps, roles, ops, &own)
         })
         .collect()
 }
 
-/// The body with the most rows to a block that its shared memory has room for; `share` is its part of the
-/// steps of its kernel.
+/// The body with the most rows to a block that its shared memory has room for; `steps` are those of a block of a
+/// stream.
 fn schedule(
     group: &Group<'_>,
     products: &Products,
-    share: f64,
+    steps: usize,
     roles: Roles,
     ops: Vec<OpId>,
     own: &[OpId],
@@ -73,7 +72,16 @@ fn schedule(
         })
     };
     let prologue = roles.anchors.iter().any(computed);
-    let tile = |around: usize| gemv::schedule(products, ctx.rows(), prologue, &ctx.target, around);
+    let tile = |around: usize| {
+        gemv::schedule(
+            products,
+            ctx.rows(),
+            prologue,
+            ctx.storage,
+            &ctx.target,
+            around,
+        )
+    };
     // From sizes alone first: that is enough but for devices with little shared memory.
     let most = match prologue {
         true => 4 * Walked::of(ctx, &roles.prologue, &[], &[]).shared_floats_at_most(&[]),
@@ -81,18 +89,26 @@ fn schedule(
     };
     let anchors = roles.anchors.clone();
     let body = |schedule| group.body(roles.clone(), ops.clone(), own, schedule);
-    // One row keeps its precision, and no tensor core has more to do than stream the weights.
+    let stream = |around| {
+        stream::schedule(
+            products,
+            ctx.rows(),
+            steps,
+            ctx.storage,
+            &ctx.target,
+            around,
+        )
+    };
+    let found = fitting(ctx, products, most, stream, |tile| {
+        body(Schedule::Stream(tile))
+    });
+    if let Some(found) = found {
+        return Ok(found);
+    }
+    // One row keeps its precision.
     if ctx.rows() > 1 {
         let tile = |around| thin::schedule(products, ctx.rows(), ctx.storage, &ctx.target, around);
         let found = fitting(ctx, products, most, tile, |tile| body(Schedule::Thin(tile)));
-        if let Some(found) = found {
-            return Ok(found);
-        }
-    } else {
-        let tile = |around| stream::schedule(products, share, ctx.storage, &ctx.target, around);
-        let found = fitting(ctx, products, most, tile, |tile| {
-            body(Schedule::Stream(tile))
-        });
         if let Some(found) = found {
             return Ok(found);
         }

@@ -7,9 +7,8 @@ use super::product::{
 use super::stream;
 use super::walk::Walked;
 use crate::context::Context;
-use crate::plan::Body;
+use crate::plan::{Body, Storage};
 use crate::regions::Regions;
-use crate::schedule::Schedule;
 use fusec_ir::{Graph, OpId, StateId, ValueId};
 use serde::{Deserialize, Serialize};
 
@@ -47,9 +46,10 @@ const WARPS: usize = 8;
 /// Threads of a block, where no stream is beside it.
 pub const THREADS: usize = 32 * WARPS;
 
-/// Warps of a block of so many rows: one row may have streams beside it in its kernel, whose blocks are as large.
-fn warps(rows: usize, target: &Target) -> usize {
-    match rows == 1 && target.copies() {
+/// Warps of a block of so many rows: it may have streams beside it in its kernel, whose blocks are as large.
+fn warps(rows: usize, storage: Storage, target: &Target) -> usize {
+    let few = rows <= stream::ROWS && target.mma_operand(storage).is_some();
+    match target.copies() && (rows == 1 || few) {
         true => stream::WARPS,
         false => WARPS,
     }
@@ -102,6 +102,7 @@ pub fn schedule(
     products: &Products,
     rows: usize,
     prologue: bool,
+    storage: Storage,
     target: &Target,
     around: usize,
 ) -> Option<GemvTile> {
@@ -112,7 +113,7 @@ pub fn schedule(
         products.deepest(),
         prologue,
     );
-    let warps = warps(rows, target);
+    let warps = warps(rows, storage, target);
     let of = |rows: usize| tile(rows, columns, warps);
     let depths: usize = products.shapes.iter().map(|s| s.depth).sum();
     let most = rows.next_power_of_two().clamp(1, ROWS);
@@ -231,7 +232,7 @@ impl Stage {
                 tails: kept.concat(),
                 whole: offset.is_row(&depth)
                     && depth.len() == graph.row_elements(x.value)
-                    && !matches!(body.schedule, Schedule::Thin(_)),
+                    && !body.schedule.rounds_rows(),
             })
         };
         anchors.iter().filter(is_first).filter_map(stage).collect()
@@ -367,7 +368,7 @@ mod tests {
                 shared_bytes: kb << 10,
                 ..Target::of(&Device::find("h200").unwrap())
             };
-            let tile = schedule(&products(depth), 8, false, &target, around);
+            let tile = schedule(&products(depth), 8, false, Storage::F32, &target, around);
             assert_eq!(tile.map(|t| t.rows), rows, "{depth} {kb} {around}");
         }
     }

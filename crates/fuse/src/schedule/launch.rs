@@ -67,7 +67,7 @@ pub fn blocks(ctx: &Context<'_>, body: &Body) -> usize {
             anchor.map_or(1, |id| tile.blocks(ctx.graph, ctx.graph.op(*id)))
         }
         Schedule::Gemv(tile) => of_products(tile.rows, tile.columns),
-        Schedule::Stream(tile) => of_products(1, tile.columns),
+        Schedule::Stream(tile) => of_products(tile.rows, tile.columns),
         Schedule::Thin(tile) => of_products(tile.rows, tile.columns),
         Schedule::Gemm(tile) => of_products(tile.rows(), tile.columns(body.anchors().len())),
     }

@@ -60,9 +60,9 @@ pub enum Schedule {
     Chunked(ChunkTile),
     /// Products of few rows, on FP32 units.
     Gemv(GemvTile),
-    /// Products of one row, as streams of weights.
+    /// Products of few rows, as streams of weights.
     Stream(StreamTile),
-    /// Products of few rows, on tensor cores.
+    /// Products of few rows with sums of different lengths, on tensor cores.
     Thin(ThinTile),
     /// Matrix products.
     Gemm(GemmTile),
@@ -98,8 +98,9 @@ impl Schedule {
             Schedule::Row(_) => Template::Row,
             Schedule::Scan(_) => Template::Scan,
             Schedule::Chunked(_) => Template::Chunked,
-            Schedule::Gemv(_) | Schedule::Stream(_) => Template::Gemv,
-            Schedule::Thin(_) => Template::Thin,
+            Schedule::Gemv(_) => Template::Gemv,
+            Schedule::Stream(tile) if tile.operand.is_none() => Template::Gemv,
+            Schedule::Stream(_) | Schedule::Thin(_) => Template::Thin,
             Schedule::Gemm(_) => Template::Gemm,
             Schedule::Attend(_) => Template::Attend,
             Schedule::LastRow(_) => Template::LastRow,
@@ -147,6 +148,7 @@ impl Schedule {
     pub fn resident(&self) -> usize {
         match self {
             Schedule::Chunked(chunk) => chunk.tile.resident,
+            Schedule::Stream(tile) => tile.resident(),
             _ => 1,
         }
     }
@@ -158,6 +160,15 @@ impl Schedule {
             self,
             Schedule::Gemv(_) | Schedule::Stream(_) | Schedule::Thin(_)
         )
+    }
+
+    /// Whether rows of activations are rounded to what tensor cores multiply, as they are staged.
+    pub fn rounds_rows(&self) -> bool {
+        match self {
+            Schedule::Thin(_) => true,
+            Schedule::Stream(tile) => tile.operand.is_some(),
+            _ => false,
+        }
     }
 
     /// Whether the text of its template can write results past the caches.

@@ -47,7 +47,8 @@ impl fmt::Display for Schedule {
             Schedule::Stream(tile) => {
                 write!(
                     f,
-                    "1 row, a stream of {} a block",
+                    "{}, a stream of {} a block",
+                    count(tile.rows, "row"),
                     count(tile.columns, "column")
                 )
             }

@@ -1,9 +1,10 @@
-//! Schedules of products of few rows on tensor cores: the weights are the wide operand and go from
-//! memory to registers, once.
+//! Schedules of products of some rows on tensor cores: the weights are the wide operand and go from memory to
+//! registers, once. Up to 8 rows are those of [`super::stream`], if that takes their products.
 
 use super::Target;
-use super::gemv::{PIECE_FLOATS, ProductPlace};
+use super::gemv::ProductPlace;
 use super::product::{ProductShape, Products, WeightLayout};
+use super::stream;
 use crate::elements::Element;
 use crate::plan::Storage;
 use crate::regions::Regions;
@@ -20,12 +21,8 @@ pub struct ThinTile {
     pub warps: usize,
     /// Warps that share the columns of one, each with a part of the sum: divides `warps`.
     pub split: usize,
-    /// Runs of [`KEYS`] elements of a sum that a warp keeps in flight.
+    /// Runs of [`KEYS`] elements of a sum that a warp loads at once.
     pub unroll: usize,
-    /// Whether these are copies to shared memory, which go on while rows are computed and between runs, not
-    /// loads to registers.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub ring: bool,
     /// What the tensor cores multiply: bf16 or f16. Activations of other types are rounded to it.
     pub operand: Element,
 }
@@ -40,20 +37,14 @@ pub const WARP_COLUMNS: usize = 16;
 pub const ROWS: usize = 64;
 /// Blocks of a multiprocessor that have room beside each other.
 pub const RESIDENT: usize = 2;
-/// 16-byte pieces of a run that a lane has: two of each of two columns.
-const RUN_PIECES: usize = 4;
 /// Elements of a 16-byte access.
 const VECTOR: usize = 8;
-/// Warps of a block.
-const WARPS: usize = 8;
-/// Registers of a thread for activations on their way; a run takes 8 for each 8 rows.
-const IN_FLIGHT: usize = 32;
-/// The same of weights and activations together, where weights go to registers: 16 more a run.
+/// Registers of a thread for weights and activations on their way; a run takes 16 and 8 for each 8 rows.
 const LOADED: usize = 96;
 /// Most runs that a warp loads at once.
 const TOGETHER: usize = 4;
-/// Most and fewest runs in flight, as copies.
-const COPIES: (usize, usize) = (6, 2);
+/// Warps of a block.
+const WARPS: usize = 8;
 /// Blocks that keep a large GPU busy: with fewer, warps of a block share columns.
 const WANTED_BLOCKS: usize = 256;
 
@@ -72,52 +63,36 @@ pub fn schedule(
     if !products.shapes.iter().all(is_readable) {
         return None;
     }
+    // Few rows may have streams beside them in their kernel, whose blocks are as large.
+    let warps = match rows <= stream::ROWS {
+        true => stream::WARPS,
+        false => WARPS,
+    };
     let blocks = |columns: usize| products.width.div_ceil(columns) * products.copies;
-    let mut columns = WARPS * WARP_COLUMNS / 2;
+    let mut columns = warps * WARP_COLUMNS / 2;
     while columns > WARP_COLUMNS && blocks(columns) < WANTED_BLOCKS {
         columns /= 2;
     }
-    // Many rows are read again and again on their way, which leaves shared memory no time for weights as well.
     let of = |rows: usize| ThinTile {
         rows,
         columns,
-        warps: WARPS,
-        split: WARPS * WARP_COLUMNS / columns,
+        warps,
+        split: warps * WARP_COLUMNS / columns,
         unroll: (LOADED / (16 + 8 * rows.div_ceil(FRAGMENT_ROWS))).clamp(1, TOGETHER),
-        ring: false,
         operand,
     };
-    let whole = |tile: &ThinTile| {
+    let fits = |tile: &ThinTile| {
         let own = tile.shared_bytes(&products.shapes);
-        own.next_multiple_of(16) + around
+        own.next_multiple_of(16) + around <= target.shared_bytes
     };
-    let fits = |tile: &ThinTile| whole(tile) <= target.shared_bytes;
     let most = rows.next_power_of_two().clamp(1, ROWS);
-    if most <= FRAGMENT_ROWS {
-        let all = products
-            .deepest()
-            .div_ceil(KEYS * WARPS * WARP_COLUMNS / columns);
-        let ring = |unroll: usize| ThinTile {
-            unroll,
-            ring: true,
-            ..of(most)
-        };
-        // As many in flight as leave room for a second block, or for the first one of the kernel after this.
-        let room = target.shared_beside(RESIDENT);
-        let (few, most) = (COPIES.1.min(all), COPIES.0.min(all));
-        let mut rings = (few..=most).rev().map(ring);
-        let found = rings.find(|tile| whole(tile) <= room);
-        if let Some(tile) = found.or(Some(ring(few)).filter(fits)) {
-            return Some(tile);
-        }
-    }
     let halves = std::iter::successors(Some(most), |rows| Some(rows / 2).filter(|r| *r > 0));
     halves.map(of).find(fits)
 }
 
 /// The same tile with another number of columns; `None` where no block has as many.
 pub(super) fn with_columns(of: ThinTile, columns: usize) -> Option<ThinTile> {
-    let all = WARPS * WARP_COLUMNS;
+    let all = of.warps * WARP_COLUMNS;
     (WARP_COLUMNS..=all / 2)
         .contains(&columns)
         .then(|| ThinTile {
@@ -135,24 +110,16 @@ pub fn is_readable(shape: &ProductShape) -> bool {
         && shape.aligned
 }
 
-/// Elements from one row of activations to the next in shared memory: whole runs, and what keeps neighbouring
-/// rows of a fragment, of each of which four lanes read 64 bytes, in different banks.
+/// Elements from one row of activations to the next in shared memory: whole runs, those of streams too, and what keeps
+/// neighbouring rows of a fragment, of each of which four lanes read 64 bytes, in different banks.
 pub fn pitch(depth: usize) -> usize {
-    depth.next_multiple_of(KEYS) + 4 * VECTOR
+    depth.next_multiple_of(2 * KEYS) + 4 * VECTOR
 }
 
 impl ThinTile {
     /// Threads of a block.
     pub fn threads(&self) -> usize {
         32 * self.warps
-    }
-
-    /// Runs whose activations a warp loads together, where they go from memory to registers.
-    pub fn together(&self) -> usize {
-        match self.ring {
-            true => (IN_FLIGHT / (8 * self.rows.div_ceil(FRAGMENT_ROWS))).clamp(1, TOGETHER),
-            false => self.unroll,
-        }
     }
 
     /// Each product's places in shared memory, and the whole, floats.
@@ -170,10 +137,7 @@ impl ThinTile {
             places.push(ProductPlace {
                 rows,
                 sums: take(self.split * self.rows * self.columns),
-                ring: match self.ring {
-                    true => 4 * take(self.threads() * self.unroll * RUN_PIECES * PIECE_FLOATS),
-                    false => 0,
-                },
+                ring: 0,
             });
         }
         (places, regions.end())
@@ -224,9 +188,9 @@ mod tests {
         let bf16 = Storage::Bf16;
         // Products, rows, storage, target; rows, columns and warps a column expected.
         let cases = [
-            (products(2048, shape), 8, bf16, h200, Some((8, 16, 8))),
-            (products(8192, shape), 8, bf16, h200, Some((8, 32, 4))),
-            (products(65536, shape), 1, bf16, h200, Some((1, 64, 2))),
+            (products(2048, shape), 8, bf16, h200, Some((8, 16, 16))),
+            (products(8192, shape), 8, bf16, h200, Some((8, 32, 8))),
+            (products(65536, shape), 1, bf16, h200, Some((1, 128, 2))),
             (products(2048, shape), 48, bf16, h200, Some((32, 16, 8))),
             (products(2048, deep), 16, bf16, h200, Some((8, 16, 8))),
             (products(2048, kn), 8, bf16, h200, None),
