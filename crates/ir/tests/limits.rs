@@ -179,32 +179,39 @@ fn what_a_text_says_is_accepted_up_to_its_limit() {
     }
 }
 
-/// Files that a model includes: how many, and how many bytes they are with it.
+/// A model that includes some files, of so many bytes with them.
+fn including(files: usize, bytes: usize) -> Result<fusec_ir::Graph, LanguageError> {
+    let names = listed(files, ", ", |n| format!("\"{n}.toml\""));
+    let mut text = format!("include = [{names}]\n") + &model("", "x = x + w");
+    // All included files are of one length.
+    text.push_str(&" ".repeat(bytes.saturating_sub(text.len()) % files));
+    let each = bytes.saturating_sub(text.len()) / files;
+    let source = ModelSource {
+        name: "limits.toml".into(),
+        text,
+        loader: Box::new(move |_| Ok(format!("#{}\n", "c".repeat(each.max(2) - 2)))),
+    };
+    compile(&source, &Overrides::default())
+}
+
 #[test]
 fn a_model_includes_files_up_to_a_number_and_a_length() {
-    let with = |files: usize, bytes: usize| {
-        let names = |of: std::ops::Range<usize>| {
-            let names: Vec<String> = of.map(|n| format!("\"{n}.toml\"")).collect();
-            names.join(", ")
-        };
-        // A list has no more than 256 entries.
-        let list = format!("include = [{}]\n", names(0..files));
-        let text = list + &model("", "x = x + w");
-        let length = text.len();
-        let source = ModelSource {
-            name: "limits.toml".into(),
-            text,
-            loader: Box::new(move |_| {
-                // What is left for each file, the rest in the last.
-                let each = (bytes.saturating_sub(length)) / files.max(1);
-                Ok(format!("#{}\n", "c".repeat(each.max(2) - 2)))
-            }),
-        };
-        compile(&source, &Overrides::default())
-    };
-    with(255, 0).expect("256 files with the model");
-    let error = with(256, 0).expect_err("one more").to_string();
-    assert!(error.contains("256 files"), "{error}");
+    const MIB: usize = 1 << 20;
+    // With the model itself they are one more.
+    for (files, bytes, says) in [
+        (255, 0, None),
+        (256, 0, Some("the model has more than 256 files")),
+        (5, 16 * MIB, None),
+        (5, 16 * MIB + 1, Some("16777216 bytes")),
+    ] {
+        match (including(files, bytes), says) {
+            (Ok(_), None) => {}
+            (Err(error), Some(says)) => {
+                assert!(error.to_string().contains(says), "{files} files: {error}");
+            }
+            (got, _) => panic!("{files} files, {bytes} bytes: {:?}", got.err()),
+        }
+    }
 }
 
 /// Lines of any length are shown in a screen, and soon.
