@@ -5,10 +5,11 @@ mod watch;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use fusec_codegen::Manifest;
-use fusec_fuse::{Plan, Planned};
+use fusec_fuse::{Known, Plan, Planned};
 use fusec_ir::Graph;
 use fusec_runtime::model::Model;
 use fusec_runtime::plan_dir::{self, PlanDir, write_plan_dir};
@@ -127,10 +128,11 @@ pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
     // Before the work, not after it.
     plan_dir::check_place(&place(args)).map_err(failure::input)?;
     tune::check_place(args)?;
-    let made = planned(args, &model)?;
+    let known = Arc::default();
+    let made = planned(args, &model, &known)?;
     let exit = write(args, &model, &made, true, output)?;
     match args.watch {
-        true => watch::follow(args, &model, made, output),
+        true => watch::follow(args, &model, made, &known, output),
         false => Ok(exit),
     }
 }
@@ -156,11 +158,9 @@ struct Made {
     took: Duration,
 }
 
-fn planned(args: &Args, model: &Model) -> Result<Made, Failure> {
+fn planned(args: &Args, model: &Model, known: &Arc<Known>) -> Result<Made, Failure> {
     let began = Instant::now();
-    let planner = Planner::new(&args.plan)?;
-    let arch = planner.arch(&args.arch)?;
-    let planner = planner.compiled_for(arch);
+    let (planner, arch) = planner(args, known)?;
     let last = args.logits.logits.asked(&model.graph);
     let (regimes, tuned) = tune::regimes(args, &planner, arch, (&model.graph, last.as_ref()))?;
     Ok(Made {
@@ -171,6 +171,13 @@ fn planned(args: &Args, model: &Model) -> Result<Made, Failure> {
         tuned,
         took: began.elapsed(),
     })
+}
+
+/// What plans are made with, and for which GPUs.
+fn planner(args: &Args, known: &Arc<Known>) -> Result<(Planner, Arch), Failure> {
+    let planner = Planner::new(&args.plan)?.knowing(known);
+    let arch = planner.arch(&args.arch)?;
+    Ok((planner.compiled_for(arch), arch))
 }
 
 /// Generates, compiles and writes the directory of a model that is planned; says everything of it if

@@ -1,8 +1,12 @@
 //! From a graph to plans, and from plans to a manifest: the stages every compiling verb goes
 //! through.
 
+use std::panic::resume_unwind;
+use std::sync::Arc;
+use std::thread;
+
 use fusec_codegen::{self as codegen, Manifest, generate};
-use fusec_fuse::{Device, Mode, Options, Plan, Planned, Shape, Submit, plan};
+use fusec_fuse::{Device, Known, Mode, Options, Plan, Planned, Shape, Submit};
 use fusec_ir::{Graph, Pin, PinKind};
 use fusec_runtime::limits;
 use fusec_runtime::toolchain::{Arch, UnknownArch};
@@ -29,6 +33,7 @@ pub struct Regime {
 pub struct Planner {
     device: Device,
     options: PlanArgs,
+    known: Arc<Known>,
 }
 
 impl Planner {
@@ -38,7 +43,16 @@ impl Planner {
         Ok(Planner {
             device,
             options: args.clone(),
+            known: Arc::default(),
         })
+    }
+
+    /// The same with what was found when a model was planned before.
+    pub fn knowing(self, known: &Arc<Known>) -> Self {
+        Planner {
+            known: known.clone(),
+            ..self
+        }
     }
 
     /// The architecture to compile for: the one given, or that of the device profile.
@@ -57,11 +71,17 @@ impl Planner {
 
     /// A plan for one shape.
     pub fn plan(&self, graph: &Graph, shape: Shape, mode: Mode) -> Result<Planned, Failure> {
-        limits::run(graph, shape).map_err(failure::input)?;
         let Shape { batch, time } = shape;
         let name = &graph.name;
         let _progress = Progress::line(format!("planning {name}, {mode}, for B={batch} T={time}"));
-        plan(graph, &self.options(shape, mode)).map_err(failure::input)
+        self.quietly(graph, shape, mode)
+    }
+
+    /// The same without a word of it.
+    fn quietly(&self, graph: &Graph, shape: Shape, mode: Mode) -> Result<Planned, Failure> {
+        limits::run(graph, shape).map_err(failure::input)?;
+        let planned = self.known.plan(graph, &self.options(shape, mode));
+        planned.map_err(failure::input)
     }
 
     /// What the planner is told.
@@ -85,8 +105,30 @@ impl Planner {
     /// asked for, two tokens at least. Runs of several tokens compute `last` where it is given: the same
     /// model with the last rows of its outputs.
     pub fn regimes(&self, graph: &Graph, last: Option<&Graph>) -> Result<Vec<Regime>, Failure> {
-        let plan = |_, graph: &Graph, shape| self.plan(graph, shape, self.options.plan);
-        self.regimes_by(graph, last, plan)
+        self.regimes_as(graph, last, self.options.plan)
+    }
+
+    /// The same with kernels chosen in a way of the caller's. The two plans are made side by side.
+    pub fn regimes_as(
+        &self,
+        graph: &Graph,
+        last: Option<&Graph>,
+        mode: Mode,
+    ) -> Result<Vec<Regime>, Failure> {
+        let shape = self.options.shape.0;
+        let Shape { batch, time } = shape;
+        let _progress = Progress::line(format!(
+            "planning {}, {mode}, for single steps and B={batch} T={time}",
+            graph.name
+        ));
+        let (decode, prefill) = thread::scope(|scope| {
+            let of_steps = scope.spawn(|| self.quietly(graph, Shape { time: 1, ..shape }, mode));
+            let several = shape.of_several_tokens();
+            let prefill = self.quietly(last.unwrap_or(graph), several, mode);
+            let decode = of_steps.join();
+            (decode.unwrap_or_else(|panic| resume_unwind(panic)), prefill)
+        });
+        Ok(regimes(decode?, prefill?))
     }
 
     /// The same, with each plan made by `plan`, which is told the regime, what it computes, and the
@@ -101,16 +143,7 @@ impl Planner {
         let step = Shape { time: 1, ..shape };
         let decode = plan("decode", graph, step)?;
         let prefill = plan("prefill", last.unwrap_or(graph), shape.of_several_tokens())?;
-        let regime = |name, min_time, max_time, planned| Regime {
-            name,
-            min_time,
-            max_time,
-            planned,
-        };
-        Ok(vec![
-            regime("decode", 1, Some(1), decode),
-            regime("prefill", 2, None, prefill),
-        ])
+        Ok(regimes(decode, prefill))
     }
 
     /// One plan for runs of every length, as if they had the length asked for; single steps have a plan
@@ -162,6 +195,20 @@ impl Planner {
             .collect();
         generate(model, self.options.dtype, &planned).map_err(failure::input)
     }
+}
+
+/// The plans of all lengths of run.
+fn regimes(decode: Planned, prefill: Planned) -> Vec<Regime> {
+    let regime = |name, min_time, max_time, planned| Regime {
+        name,
+        min_time,
+        max_time,
+        planned,
+    };
+    vec![
+        regime("decode", 1, Some(1), decode),
+        regime("prefill", 2, None, prefill),
+    ]
 }
 
 /// The pins of the command line.

@@ -1,5 +1,6 @@
 //! `fusec bench`: how fast is it, and how far from the prediction and from the memory's speed?
 
+mod beside;
 mod report;
 mod subject;
 mod sweep;
@@ -24,7 +25,7 @@ use crate::place;
 use crate::progress::Progress;
 use report::Report;
 use subject::{Subject, Weighed};
-use sweep::Lengths;
+use sweep::Counts;
 
 /// Times a model: the planner's choice, other plans beside it, or directories that were compiled
 /// before. Device times are taken with events; the protocol is that of bench/README.md.
@@ -38,7 +39,7 @@ Examples:
   fusec bench --plan-dir out/a --plan-dir out/b --flush-l2 --out result.json
   fusec bench models/hybrid.toml --device cuda --sweep --plots out/sweep --out result.json
   fusec bench models/gated-scan.toml --device cpu --shape B=1,T=64 --check
-  fusec bench models/gated-scan.toml --device cpu --sweep=16,32,64 --batch 2 --runs 5 --plots plots")]
+  fusec bench models/gated-scan.toml --device cpu --sweep=16,32,64 --batch 1,2 --runs 5 --plots plots")]
 pub struct Args {
     /// A model.toml, one of bench/cases, a checkpoint, or a directory that `fusec compile` wrote.
     #[arg(required_unless_present = "plan_dir")]
@@ -77,14 +78,18 @@ pub struct Args {
         default_missing_value = sweep::USUAL,
         conflicts_with_all = ["shape", "mode"]
     )]
-    sweep: Option<Lengths>,
-    /// Sequences of a sweep.
-    #[arg(long, value_name = "B", default_value_t = 8, requires = "sweep")]
-    batch: usize,
-    /// Write plots of a sweep (SVG: throughput, speed-up, peak memory over T) and sweep.csv into a
-    /// directory.
+    sweep: Option<Counts>,
+    /// Sequences of a sweep, several numbers for a sweep over them as well.
+    #[arg(long, value_name = "B,B..", default_value = "8", requires = "sweep")]
+    batch: Counts,
+    /// Write plots of a sweep (SVG: throughput, speed-up, peak memory over T, and over B where there are
+    /// several) and sweep.csv into a directory.
     #[arg(long, value_name = "DIR", requires = "sweep")]
     plots: Option<PathBuf>,
+    /// Put what others were timed at beside a sweep: a record that bench/peers/hybrid.py wrote on this
+    /// machine. May be repeated.
+    #[arg(long, value_name = "FILE", requires = "sweep")]
+    beside: Vec<PathBuf>,
     /// decode: single steps (T = 1), whatever T the shape has; prefill: the shape as it is.
     #[arg(long, value_name = "MODE")]
     mode: Option<RunMode>,
@@ -229,9 +234,10 @@ impl Args {
     /// The shapes asked for, or `usual`.
     fn shapes(&self, usual: Shape) -> Vec<Shape> {
         let mut shapes: Vec<Shape> = self.shape.iter().map(|shape| shape.0).collect();
-        if let Some(Lengths(lengths)) = &self.sweep {
-            let batch = self.batch;
-            shapes.extend(lengths.iter().map(|time| Shape { batch, time: *time }));
+        if let Some(Counts(lengths)) = &self.sweep {
+            for batch in self.batch.0.iter().copied() {
+                shapes.extend(lengths.iter().map(|time| Shape { batch, time: *time }));
+            }
         }
         if shapes.is_empty() {
             shapes.push(usual);
@@ -273,12 +279,14 @@ pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
     if let Some(dir) = &args.plots {
         sweep::check(dir)?;
     }
-    let subjects = subject::subjects(args, info.as_ref())?;
     let commit = args.commit.clone();
     let built = option_env!("FUSEC_COMMIT").filter(|commit| !commit.is_empty());
+    let provenance = Provenance::new(info.clone(), commit.or(built.map(str::to_owned)));
+    let others = beside::read(&args.beside, &provenance.device)?;
+    let subjects = subject::subjects(args, info.as_ref())?;
     let mut report = Report {
         protocol: args.protocol(),
-        provenance: Provenance::new(info, commit.or(built.map(str::to_owned))),
+        provenance,
         subjects: Vec::new(),
     };
     let parts = subjects.iter().map(|subject| subject.shapes.len()).sum();
@@ -296,10 +304,10 @@ pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
         report.save(path)?;
     }
     if let Some(dir) = &args.plots {
-        sweep::save(&report, dir)?;
+        sweep::save(&report, &others, dir)?;
     }
     output.answer(&report, || match args.sweep {
-        Some(_) => format!("{}{}", report.text(), sweep::text(&report)),
+        Some(_) => format!("{}{}", report.text(), sweep::text(&report, &others)),
         None => report.text(),
     })?;
     // What could be timed is reported; that something could not is the status.

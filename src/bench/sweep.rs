@@ -1,14 +1,16 @@
-//! A sweep over T: what the tables, the CSV and the plots of it say.
+//! A sweep over T and B: what the tables, the CSV and the plots of it say.
 
+use std::fmt;
 use std::fs;
 use std::path::Path;
 use std::str::FromStr;
 
+use fusec_fuse::Shape;
 use fusec_report::plot::{Line, Plot};
-use fusec_runtime::bench::Measurement;
 use fusec_runtime::plan_dir::write_whole;
 
-use super::report::{Report, SubjectReport};
+use super::beside::Timed;
+use super::report::Report;
 use crate::failure::Failure;
 use crate::place;
 use crate::table::{Align, Table, bytes, count, microseconds};
@@ -19,81 +21,134 @@ pub const USUAL: &str = "256,512,1024,2048,4096";
 /// The file of the table.
 const TABLE: &str = "sweep.csv";
 
-/// Lengths of run, growing.
+/// Numbers of tokens or of sequences, growing.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Lengths(pub Vec<usize>);
+pub struct Counts(pub Vec<usize>);
 
-impl FromStr for Lengths {
+impl FromStr for Counts {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let lengths: Result<Vec<usize>, String> = text
+        let counts: Result<Vec<usize>, String> = text
             .split(',')
             .map(|one| match one.trim().parse() {
-                Ok(0) | Err(_) => Err(format!("`{one}` is no number of tokens")),
-                Ok(length) => Ok(length),
+                Ok(0) | Err(_) => Err(format!("`{one}` is no number from 1 on")),
+                Ok(count) => Ok(count),
             })
             .collect();
-        let mut lengths = lengths?;
-        lengths.sort_unstable();
-        lengths.dedup();
-        Ok(Lengths(lengths))
+        let mut counts = counts?;
+        counts.sort_unstable();
+        counts.dedup();
+        Ok(Counts(counts))
     }
 }
 
-/// One thing that was timed at one length.
-struct Row<'a> {
-    /// What is timed, without the plan: what is compared with each other.
-    subject: &'a SubjectReport,
-    measured: &'a Measurement,
+impl fmt::Display for Counts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let counts: Vec<String> = self.0.iter().map(usize::to_string).collect();
+        f.write_str(&counts.join(","))
+    }
+}
+
+/// One thing that was timed at one shape.
+struct Row {
+    /// What is timed, and how.
+    name: String,
+    model: String,
+    /// How its kernels were chosen, or what else computes it.
+    plan: Option<String>,
+    storage: String,
+    /// Numbers in all parameters of the model.
+    parameters: usize,
+    shape: Shape,
+    tokens_per_second: f64,
+    /// Milliseconds: the median, a tenth below, a tenth above.
+    times: [f64; 3],
+    runs: usize,
+    peak_bytes: Option<f64>,
     /// How many times faster than the plan without fusion at the same shape.
     speed_up: Option<f64>,
 }
 
-impl Row<'_> {
-    fn tokens(&self) -> f64 {
-        (self.measured.shape.batch * self.measured.shape.time) as f64
-    }
-
+impl Row {
     fn kb_per_token(&self) -> Option<f64> {
-        self.measured
-            .peak_bytes
-            .map(|peak| peak as f64 / 1e3 / self.tokens())
+        let tokens = (self.shape.batch * self.shape.time) as f64;
+        self.peak_bytes.map(|peak| peak / 1e3 / tokens)
     }
 
     /// Tokens a second for each parameter of the model.
     fn per_parameter(&self) -> f64 {
-        self.measured.tokens_per_second / self.subject.parameters.max(1) as f64
+        self.tokens_per_second / self.parameters.max(1) as f64
     }
 }
 
-fn rows(report: &Report) -> Vec<Row<'_>> {
-    let unfused = |of: &SubjectReport, measured: &Measurement| {
-        let same = |other: &&SubjectReport| {
-            other.model == of.model && other.plan.as_deref() == Some("unfused")
+/// What was timed here, and of the others what computes the same models at the same shapes.
+fn rows(report: &Report, others: &[Timed]) -> Vec<Row> {
+    let mut rows = Vec::new();
+    for subject in &report.subjects {
+        for measured in &subject.measurements {
+            let ms = measured.milliseconds;
+            rows.push(Row {
+                name: subject.name.clone(),
+                model: subject.model.clone(),
+                plan: subject.plan.clone(),
+                storage: subject.storage.map_or(String::new(), |of| of.to_string()),
+                parameters: subject.parameters,
+                shape: measured.shape,
+                tokens_per_second: measured.tokens_per_second,
+                times: [ms.median, ms.p10, ms.p90],
+                runs: ms.runs,
+                peak_bytes: measured.peak_bytes.map(|peak| peak as f64),
+                speed_up: None,
+            });
+        }
+    }
+    for other in others {
+        let Some(measured) = other.measured else {
+            continue;
         };
-        let others = report.subjects.iter().filter(same);
-        let mut all = others.flat_map(|other| &other.measurements);
-        let found = all.find(|other| other.shape == measured.shape)?;
-        Some(found.milliseconds.median / measured.milliseconds.median)
+        let shape = Shape {
+            batch: other.batch,
+            time: other.time,
+        };
+        let own = rows.iter().filter(|row| row.model == other.model);
+        let Some(own) = own.into_iter().find(|row| row.shape == shape) else {
+            continue;
+        };
+        let ms = measured.milliseconds;
+        rows.push(Row {
+            name: format!("{} {}", other.model, other.way),
+            model: other.model.clone(),
+            plan: Some(other.way.clone()),
+            storage: other.dtype.clone(),
+            parameters: own.parameters,
+            shape,
+            tokens_per_second: measured.tokens_per_second,
+            times: [ms.median, ms.p10, ms.p90],
+            runs: ms.runs,
+            peak_bytes: measured.peak_bytes,
+            speed_up: None,
+        });
+    }
+    let unfused = |of: &Row| {
+        let same = |other: &&Row| {
+            (&other.model, other.shape) == (&of.model, of.shape)
+                && other.plan.as_deref() == Some("unfused")
+        };
+        Some(rows.iter().find(same)?.times[0] / of.times[0])
     };
-    let pairs = report.subjects.iter().flat_map(|subject| {
-        let measured = subject.measurements.iter();
-        measured.map(move |measured| (subject, measured))
-    });
-    pairs
-        .map(|(subject, measured)| Row {
-            subject,
-            measured,
-            speed_up: unfused(subject, measured),
-        })
-        .collect()
+    let speed_ups: Vec<Option<f64>> = rows.iter().map(unfused).collect();
+    for (row, speed_up) in rows.iter_mut().zip(speed_ups) {
+        row.speed_up = speed_up;
+    }
+    rows
 }
 
 /// The table of a sweep.
-pub fn text(report: &Report) -> String {
+pub fn text(report: &Report, others: &[Timed]) -> String {
     let mut table = Table::new([
         ("", Align::Left),
+        ("B", Align::Right),
         ("T", Align::Right),
         ("tokens/s", Align::Right),
         ("a parameter", Align::Right),
@@ -104,31 +159,32 @@ pub fn text(report: &Report) -> String {
         ("kB a token", Align::Right),
         ("of unfused", Align::Right),
     ]);
-    for row in rows(report) {
-        let ms = row.measured.milliseconds;
+    for row in rows(report, others) {
+        let [median, p10, p90] = row.times;
         let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".into());
         table.row([
-            row.subject.name.clone(),
-            row.measured.shape.time.to_string(),
-            count(row.measured.tokens_per_second),
+            row.name.clone(),
+            row.shape.batch.to_string(),
+            row.shape.time.to_string(),
+            count(row.tokens_per_second),
             format!("{:.3}", row.per_parameter()),
-            microseconds(ms.median * 1e3),
-            microseconds(ms.p10 * 1e3),
-            microseconds(ms.p90 * 1e3),
-            or_dash(row.measured.peak_bytes.map(|peak| bytes(peak as f64))),
+            microseconds(median * 1e3),
+            microseconds(p10 * 1e3),
+            microseconds(p90 * 1e3),
+            or_dash(row.peak_bytes.map(bytes)),
             or_dash(row.kb_per_token().map(|kb| format!("{kb:.2}"))),
             or_dash(row.speed_up.map(|times| format!("{times:.2} x"))),
         ]);
     }
     format!(
-        "\nsweep over T\n{}kB a token: peak memory, weights included, over the tokens of a run; of \
+        "\nsweep over T and B\n{}kB a token: peak memory, weights included, over the tokens of a run; of \
          unfused: how many times\nfaster than one kernel per operation\n",
         table.text()
     )
 }
 
 /// The same as comma-separated values, with what they were taken on in every line.
-fn csv(report: &Report) -> String {
+fn csv(report: &Report, others: &[Timed]) -> String {
     let quoted = |text: &str| format!("\"{}\"", text.replace('"', "\"\""));
     let mut out = String::from(
         "subject,model,plan,storage,device,driver,commit,date,warmups,runs,batch,time,parameters,\
@@ -136,34 +192,27 @@ fn csv(report: &Report) -> String {
     );
     let number = |x: Option<f64>| x.map_or(String::new(), |x| format!("{x}"));
     let provenance = &report.provenance;
-    for row in rows(report) {
-        let Measurement {
-            shape,
-            milliseconds: ms,
-            ..
-        } = row.measured;
+    for row in rows(report, others) {
+        let [median, p10, p90] = row.times;
         let cells = [
-            quoted(&row.subject.name),
-            quoted(&row.subject.model),
-            row.subject.plan.clone().unwrap_or_default(),
-            row.subject
-                .storage
-                .map(|storage| storage.to_string())
-                .unwrap_or_default(),
+            quoted(&row.name),
+            quoted(&row.model),
+            row.plan.clone().unwrap_or_default(),
+            row.storage.clone(),
             quoted(&provenance.device),
             quoted(provenance.driver.as_deref().unwrap_or_default()),
             quoted(&provenance.commit),
             provenance.date.clone(),
             report.protocol.warmups.to_string(),
-            ms.runs.to_string(),
-            shape.batch.to_string(),
-            shape.time.to_string(),
-            row.subject.parameters.to_string(),
-            number(Some(row.measured.tokens_per_second)),
-            number(Some(ms.median)),
-            number(Some(ms.p10)),
-            number(Some(ms.p90)),
-            number(row.measured.peak_bytes.map(|peak| peak as f64)),
+            row.runs.to_string(),
+            row.shape.batch.to_string(),
+            row.shape.time.to_string(),
+            row.parameters.to_string(),
+            number(Some(row.tokens_per_second)),
+            number(Some(median)),
+            number(Some(p10)),
+            number(Some(p90)),
+            number(row.peak_bytes),
             number(row.kb_per_token()),
             number(row.speed_up),
         ];
@@ -173,68 +222,119 @@ fn csv(report: &Report) -> String {
     out
 }
 
-/// The plots by the names of their files. What was measured for nothing is not drawn.
-fn plots(report: &Report) -> Vec<(&'static str, Plot)> {
-    let rows = rows(report);
-    let batch = rows.first().map_or(0, |row| row.measured.shape.batch);
+/// What goes to the right in a plot.
+#[derive(Clone, Copy, PartialEq)]
+enum Over {
+    Time,
+    Batch,
+}
+
+impl Over {
+    /// A shape's place to the right, and what stays the same along a line.
+    fn split(self, shape: Shape) -> (usize, usize) {
+        match self {
+            Over::Time => (shape.time, shape.batch),
+            Over::Batch => (shape.batch, shape.time),
+        }
+    }
+
+    fn words(self) -> (&'static str, &'static str, &'static str) {
+        match self {
+            Over::Time => ("T, tokens of a sequence", "B", ""),
+            Over::Batch => ("B, sequences", "T", "-over-batch"),
+        }
+    }
+}
+
+/// A figure that is drawn: the file and the title of its plot, what goes up, and where it is from.
+type Drawn = (
+    &'static str,
+    &'static str,
+    &'static str,
+    fn(&Row) -> Option<f64>,
+);
+
+const DRAWN: [Drawn; 3] = [
+    ("throughput", "Throughput", "tokens a second", |row| {
+        Some(row.tokens_per_second)
+    }),
+    (
+        "speed-up",
+        "Speed-up by fusion",
+        "times as fast as unfused",
+        |row| row.speed_up,
+    ),
+    ("peak-memory", "Peak memory", "MB", |row| {
+        row.peak_bytes.map(|peak| peak / 1e6)
+    }),
+];
+
+/// The plots by the names of their files, over T, and over B where there are several. What was measured for
+/// nothing is not drawn.
+fn plots(report: &Report, others: &[Timed]) -> Vec<(String, Plot)> {
+    let rows = rows(report, others);
     let device = &report.provenance.device;
-    let line = |figure: &dyn Fn(&Row<'_>) -> Option<f64>| -> Vec<Line> {
-        let mut lines: Vec<Line> = Vec::new();
-        for row in &rows {
-            let Some(y) = figure(row) else { continue };
-            let point = (row.measured.shape.time as f64, y);
-            match lines.iter_mut().find(|line| line.name == row.subject.name) {
-                Some(line) => line.points.push(point),
-                None => lines.push(Line {
-                    name: row.subject.name.clone(),
-                    points: vec![point],
-                }),
+    let mut out = Vec::new();
+    for over in [Over::Time, Over::Batch] {
+        let (x, kept, suffix) = over.words();
+        let mut places: Vec<(usize, usize)> =
+            rows.iter().map(|row| over.split(row.shape)).collect();
+        places.sort_unstable_by_key(|(_, same)| *same);
+        places.dedup_by_key(|(_, same)| *same);
+        // Where it is the same for all lines the title says it.
+        let one = places.len() == 1;
+        let several = |row: &Row| {
+            rows.iter()
+                .any(|of| over.split(of.shape).0 != over.split(row.shape).0)
+        };
+        if over == Over::Batch && !rows.iter().any(several) {
+            continue;
+        }
+        for (file, title, y, figure) in DRAWN {
+            let mut lines: Vec<Line> = Vec::new();
+            for row in &rows {
+                let Some(value) = figure(row) else { continue };
+                let (at, same) = over.split(row.shape);
+                let name = match one {
+                    true => row.name.clone(),
+                    false => format!("{}, {kept}={same}", row.name),
+                };
+                let point = (at as f64, value);
+                match lines.iter_mut().find(|line| line.name == name) {
+                    Some(line) => line.points.push(point),
+                    None => lines.push(Line {
+                        name,
+                        points: vec![point],
+                    }),
+                }
+            }
+            for line in &mut lines {
+                line.points.sort_by(|a, b| a.0.total_cmp(&b.0));
+            }
+            let title = match places.first() {
+                Some((_, same)) if one => format!("{title}, {device}, {kept}={same}"),
+                _ => format!("{title}, {device}"),
+            };
+            if !lines.is_empty() {
+                let plot = Plot {
+                    title,
+                    x: x.into(),
+                    y: y.into(),
+                    lines,
+                };
+                out.push((format!("{file}{suffix}.svg"), plot));
             }
         }
-        lines
-    };
-    let plot = |title: &str, y: &str, lines| Plot {
-        title: format!("{title}, {device}, B={batch}"),
-        x: "T, tokens of a sequence".into(),
-        y: y.into(),
-        lines,
-    };
-    let all = [
-        (
-            "throughput.svg",
-            plot(
-                "Throughput",
-                "tokens a second",
-                line(&|row| Some(row.measured.tokens_per_second)),
-            ),
-        ),
-        (
-            "speed-up.svg",
-            plot(
-                "Speed-up by fusion",
-                "times as fast as unfused",
-                line(&|row| row.speed_up),
-            ),
-        ),
-        (
-            "peak-memory.svg",
-            plot(
-                "Peak memory",
-                "MB",
-                line(&|row| row.measured.peak_bytes.map(|peak| peak as f64 / 1e6)),
-            ),
-        ),
-    ];
-    let drawn = all.into_iter().filter(|(_, plot)| !plot.lines.is_empty());
-    drawn.collect()
+    }
+    out
 }
 
 /// Writes the plots, and the table as `sweep.csv`, into a directory.
-pub fn save(report: &Report, dir: &Path) -> Result<(), Failure> {
+pub fn save(report: &Report, others: &[Timed], dir: &Path) -> Result<(), Failure> {
     let write = || -> std::io::Result<()> {
         fs::create_dir_all(dir)?;
-        write_whole(&dir.join(TABLE), csv(report).as_bytes())?;
-        for (name, plot) in plots(report) {
+        write_whole(&dir.join(TABLE), csv(report, others).as_bytes())?;
+        for (name, plot) in plots(report, others) {
             write_whole(&dir.join(name), plot.svg().as_bytes())?;
         }
         Ok(())
@@ -254,9 +354,9 @@ mod tests {
 
     #[test]
     fn lengths_are_sorted_and_each_is_taken_once() {
-        assert_eq!("64, 16,64".parse(), Ok(Lengths(vec![16, 64])));
-        assert!("16,0".parse::<Lengths>().is_err());
-        assert!("16,x".parse::<Lengths>().is_err());
-        assert!(USUAL.parse::<Lengths>().is_ok());
+        assert_eq!("64, 16,64".parse(), Ok(Counts(vec![16, 64])));
+        assert!("16,0".parse::<Counts>().is_err());
+        assert!("16,x".parse::<Counts>().is_err());
+        assert!(USUAL.parse::<Counts>().is_ok());
     }
 }

@@ -5,16 +5,17 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
-use fusec_fuse::Plan;
 use fusec_fuse::explain::{PlanDiff, compare};
+use fusec_fuse::{Known, Mode, Plan};
 use fusec_ir::Graph;
 use fusec_runtime::model::Model;
 use serde::Serialize;
 
-use super::{Args, Made, planned, write};
+use super::{Args, Made, planned, planner, write};
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::model;
@@ -91,6 +92,7 @@ pub fn follow(
     args: &Args,
     first: &Model,
     mut made: Made,
+    known: &Arc<Known>,
     output: &mut Output,
 ) -> Result<Exit, Failure> {
     let mut graph = meaning(&first.graph);
@@ -105,7 +107,8 @@ pub fn follow(
             if meaning(&model.graph) == graph {
                 return Ok(None);
             }
-            let made = planned(args, &model)?;
+            glance(args, &model, known, began, output)?;
+            let made = planned(args, &model, known)?;
             Ok(Some((model, made)))
         });
         match done {
@@ -143,6 +146,33 @@ pub fn follow(
         }
         announce(&watched, output)?;
     }
+}
+
+/// Says at once how a plan would do whose kernels are merged greedily: those that cost least may take longer
+/// to find than somebody who has just saved looks away from the text.
+fn glance(
+    args: &Args,
+    model: &Model,
+    known: &Arc<Known>,
+    began: Instant,
+    output: &mut Output,
+) -> Result<(), Failure> {
+    if args.plan.plan != Mode::Auto {
+        return Ok(());
+    }
+    let (planner, _) = planner(args, known)?;
+    let last = args.logits.logits.asked(&model.graph);
+    let quick = planner.regimes_as(&model.graph, last.as_ref(), Mode::Greedy)?;
+    let of = quick.iter().map(|Regime { name, planned, .. }| {
+        let plan = &planned.plan;
+        let us = table::microseconds(plan.total_us);
+        format!("{name} {} launches, {us}", plan.kernels.len())
+    });
+    output.note(format!(
+        "saved: merged greedily in {:.0} ms: {}; choosing the kernels that cost least",
+        began.elapsed().as_secs_f64() * 1e3,
+        of.collect::<Vec<_>>().join("; ")
+    ))
 }
 
 fn announce(files: &[PathBuf], output: &mut Output) -> Result<(), Failure> {

@@ -50,15 +50,36 @@ pub fn check() -> Result<usize, String> {
     }
 }
 
-/// Runs `cargo deny check`, if it is installed.
-pub fn deny() -> Option<bool> {
+/// What cargo-deny looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Denied {
+    /// It is not installed.
+    Nothing,
+    /// All but the advisories: their data base could not be fetched.
+    Offline,
+    /// Everything.
+    All,
+}
+
+/// Runs `cargo deny check`, if it is installed: first what needs no network, then the advisories, if their
+/// data base can be had. `None` if something is found.
+pub fn deny() -> Option<Denied> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let there = Command::new(&cargo).args(["deny", "--version"]).output();
     if !there.is_ok_and(|output| output.status.success()) {
+        return Some(Denied::Nothing);
+    }
+    let deny = |arguments: &[&str]| {
+        let status = Command::new(&cargo).arg("deny").args(arguments).status();
+        status.is_ok_and(|status| status.success())
+    };
+    if !deny(&["check", "bans", "licenses", "sources"]) {
         return None;
     }
-    let status = Command::new(&cargo).args(["deny", "check"]).status();
-    Some(status.is_ok_and(|status| status.success()))
+    if !deny(&["fetch", "db"]) {
+        return Some(Denied::Offline);
+    }
+    deny(&["check", "advisories"]).then_some(Denied::All)
 }
 
 fn read(path: &str) -> Result<String, String> {

@@ -2,6 +2,7 @@
 //! one archive. The same sources and the same Rust give the same bytes.
 
 use std::env;
+use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -14,17 +15,18 @@ const DIRECTORIES: [&str; 3] = ["docs", "models", "devices"];
 
 /// Builds and packs; the path of the archive.
 pub fn archive() -> Result<PathBuf, String> {
-    let target = host()?;
-    build()?;
-    let name = format!("fusec-{}-{target}", env!("CARGO_PKG_VERSION"));
-    let above = Path::new("target/dist");
+    let platform = host()?;
+    let builds = builds()?;
+    build(&builds)?;
+    let name = format!("fusec-{}-{platform}", env!("CARGO_PKG_VERSION"));
+    let above = builds.join("dist");
     let dir = above.join(&name);
     if dir.exists() {
         fs::remove_dir_all(&dir).map_err(|e| at(&dir, e))?;
     }
     fs::create_dir_all(&dir).map_err(|e| at(&dir, e))?;
     let program = dir.join("fusec");
-    copy(Path::new("target/release/fusec"), &program)?;
+    copy(&builds.join("release/fusec"), &program)?;
     for file in FILES {
         copy(Path::new(file), &dir.join(file))?;
     }
@@ -33,33 +35,54 @@ pub fn archive() -> Result<PathBuf, String> {
     }
     let share = dir.display().to_string();
     run(Command::new(&program).args(["man", share.as_str()]))?;
-    let archive = above.join(format!("{name}.tar.gz"));
     // Nothing of the machine or the moment: sorted, of nobody, at the beginning of time.
     let tar = format!(
         "set -o pipefail; tar --sort=name --owner=0 --group=0 --numeric-owner --mtime=@0 \
-         --mode=u+rw,go+r-w,a+rX -C target/dist -cf - {name} | gzip -n9 > {}",
-        archive.display()
+         --mode=u+rw,go+r-w,a+rX -cf - {name} | gzip -n9 > {name}.tar.gz"
     );
-    run(Command::new("bash").args(["-c", &tar]))?;
-    let sum = format!("cd target/dist && sha256sum {name}.tar.gz > {name}.tar.gz.sha256");
-    run(Command::new("bash").args(["-c", &sum]))?;
-    Ok(archive)
+    let sum = format!("sha256sum {name}.tar.gz > {name}.tar.gz.sha256");
+    for line in [&tar, &sum] {
+        run(Command::new("bash").args(["-c", line]).current_dir(&above))?;
+    }
+    Ok(above.join(format!("{name}.tar.gz")))
+}
+
+/// The directory that cargo builds into, wherever the settings of whoever calls it put that.
+fn builds() -> Result<PathBuf, String> {
+    let metadata = Command::new(cargo())
+        .args(["metadata", "--no-deps", "--locked", "--format-version", "1"])
+        .output()
+        .map_err(|error| format!("cannot run cargo metadata: {error}"))?;
+    if !metadata.status.success() {
+        return Err(String::from_utf8_lossy(&metadata.stderr).into_owned());
+    }
+    let metadata: serde_json::Value =
+        serde_json::from_slice(&metadata.stdout).map_err(|error| error.to_string())?;
+    let directory = metadata["target_directory"].as_str().map(PathBuf::from);
+    directory.ok_or_else(|| "cargo metadata names no target_directory".into())
 }
 
 /// The program, with no path of this machine in it.
-fn build() -> Result<(), String> {
+fn build(builds: &Path) -> Result<(), String> {
     let here = env::current_dir().map_err(|e| at(Path::new("."), e))?;
     let cargo_home = env::var_os("CARGO_HOME").map(PathBuf::from);
     let home = env::var_os("HOME").map(|home| PathBuf::from(home).join(".cargo"));
-    let mut flags = vec![format!("--remap-path-prefix={}=fusec", here.display())];
-    if let Some(cargo) = cargo_home.or(home) {
-        flags.push(format!("--remap-path-prefix={}=cargo", cargo.display()));
-    }
-    let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    run(Command::new(cargo)
+    // Of several that fit, rustc takes the last.
+    let mut paths = vec![(here.as_path(), "fusec"), (builds, "target")];
+    let cargo_home = cargo_home.or(home);
+    paths.extend(cargo_home.as_deref().map(|path| (path, "cargo")));
+    let flags = paths
+        .iter()
+        .map(|(path, name)| format!("--remap-path-prefix={}={name}", path.display()));
+    let flags: Vec<String> = flags.collect();
+    run(Command::new(cargo())
         .args(["build", "--release", "--locked", "-p", "fusec"])
         .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"))
         .env("CARGO_INCREMENTAL", "0"))
+}
+
+fn cargo() -> OsString {
+    env::var_os("CARGO").unwrap_or_else(|| "cargo".into())
 }
 
 /// The platform that cargo builds for.

@@ -10,6 +10,7 @@ mod dist;
 mod wheel;
 mod zoo;
 
+use audit::Denied;
 use std::env;
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
@@ -132,16 +133,14 @@ fn audit() -> ExitCode {
             return ExitCode::FAILURE;
         }
     }
-    match audit::deny() {
-        Some(true) => ExitCode::SUCCESS,
-        Some(false) => ExitCode::FAILURE,
-        None => {
-            println!(
-                "cargo-deny is not installed: no look at advisories (cargo install cargo-deny)"
-            );
-            ExitCode::SUCCESS
-        }
-    }
+    let said = match audit::deny() {
+        Some(Denied::All) => return ExitCode::SUCCESS,
+        None => return ExitCode::FAILURE,
+        Some(Denied::Nothing) => "cargo-deny is not installed (cargo install cargo-deny)",
+        Some(Denied::Offline) => "their data base could not be fetched",
+    };
+    println!("no look at advisories: {said}");
+    ExitCode::SUCCESS
 }
 
 fn dist() -> ExitCode {

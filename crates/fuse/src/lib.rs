@@ -43,7 +43,7 @@ pub use plan::{
     Body, Cost, GridAxis, Kernel, Mode, Phase, Plan, Reject, Roles, Shape, Storage, Template,
 };
 pub use planner::{
-    Asked, Options, Planned, Progress, Recipe, RuleUse, Submit, plan, plan_by, plan_watched,
+    Asked, Known, Options, Planned, Progress, Recipe, RuleUse, Submit, plan, plan_by, plan_watched,
 };
 pub use print::{interior, launches_per_layer, limit, summary, template as templates};
 pub use schedule::{Launch, Schedule, Target};

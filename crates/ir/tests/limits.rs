@@ -124,6 +124,96 @@ fn just_below_a_limit_compiles_and_just_above_is_refused() {
     }
 }
 
+/// What is limited, the limit, what is said beyond it, and a text of any size.
+type Said = (&'static str, usize, &'static str, fn(usize) -> String);
+
+/// Limits of what a text says, each with a message of its own kind.
+const SAYINGS: &[Said] = &[
+    ("layers", 4096, "not between 1 and 4096", |n| {
+        model("", "repeat l in L { x = x * 2 }").replace("K = 2", &format!("K = 2\nL = {n}"))
+    }),
+    (
+        "elements of an axis",
+        1 << 40,
+        "not between 1 and 2^40",
+        |n| model("", "x = x + w").replace("C = 4", &format!("C = {n}")),
+    ),
+    ("tokens of a delay", 4096, "4096", |n| {
+        model("", &format!("x = delay(x, {n})"))
+    }),
+    ("taps of a convolution", 64, "64", |n| {
+        model("taps = { shape = \"C, K\" }", "x = conv(x, taps)")
+            .replace("K = 2", &format!("K = {n}"))
+    }),
+    ("tokens of a window", 65536, "65536", |n| {
+        model("", &format!("x = attention(x, x, x, C, window = {n})"))
+    }),
+    (
+        "levels of an expression",
+        100,
+        "nested more than 100 deep",
+        |n| {
+            // The statement, each bracket, and the name in the innermost.
+            let (open, close) = ("(".repeat(n - 2), ")".repeat(n - 2));
+            model("", &format!("x = {open}x{close}"))
+        },
+    ),
+    ("operations of a step", 256, "256", |n| {
+        let lines = listed(n, "\n", |_| "  y = exp(y)".into());
+        let recurrence = format!(
+            "[recurrence.r]\ninputs = \"v[C]\"\nstate = \"S[C]\"\noutputs = \"y[C]\"\n\
+             step = \"\"\"\n  S = v\n  y = S\n{lines}\n\"\"\"\n"
+        );
+        model(&recurrence, "x = r(x)")
+    }),
+];
+
+#[test]
+fn what_a_text_says_is_accepted_up_to_its_limit() {
+    for (what, limit, says, text) in SAYINGS {
+        if let Err(error) = compiled(&text(*limit)) {
+            panic!("{limit} {what}: {}", told(&error));
+        }
+        let error = compiled(&text(limit + 1)).expect_err(what).to_string();
+        assert!(error.contains(says), "{what}: {error}");
+    }
+}
+
+/// A model that includes some files, of so many bytes with them.
+fn including(files: usize, bytes: usize) -> Result<fusec_ir::Graph, LanguageError> {
+    let names = listed(files, ", ", |n| format!("\"{n}.toml\""));
+    let mut text = format!("include = [{names}]\n") + &model("", "x = x + w");
+    // All included files are of one length.
+    text.push_str(&" ".repeat(bytes.saturating_sub(text.len()) % files));
+    let each = bytes.saturating_sub(text.len()) / files;
+    let source = ModelSource {
+        name: "limits.toml".into(),
+        text,
+        loader: Box::new(move |_| Ok(format!("#{}\n", "c".repeat(each.max(2) - 2)))),
+    };
+    compile(&source, &Overrides::default())
+}
+
+#[test]
+fn a_model_includes_files_up_to_a_number_and_a_length() {
+    const MIB: usize = 1 << 20;
+    // With the model itself they are one more.
+    for (files, bytes, says) in [
+        (255, 0, None),
+        (256, 0, Some("the model has more than 256 files")),
+        (5, 16 * MIB, None),
+        (5, 16 * MIB + 1, Some("16777216 bytes")),
+    ] {
+        match (including(files, bytes), says) {
+            (Ok(_), None) => {}
+            (Err(error), Some(says)) => {
+                assert!(error.to_string().contains(says), "{files} files: {error}");
+            }
+            (got, _) => panic!("{files} files, {bytes} bytes: {:?}", got.err()),
+        }
+    }
+}
+
 /// Lines of any length are shown in a screen, and soon.
 #[test]
 fn a_mistake_in_a_line_of_any_length_is_shown_in_a_few_lines() {

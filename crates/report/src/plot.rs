@@ -10,6 +10,8 @@ const LEFT: f64 = 78.0;
 const RIGHT: f64 = 24.0;
 const TOP: f64 = 46.0;
 const BOTTOM: f64 = 78.0;
+/// From one row of the legend to the next.
+const LEGEND_ROW: f64 = 18.0;
 /// One after the other for lines; told apart by brightness too, and by their marks.
 const COLOURS: [&str; 6] = [
     "#1f5fbf", "#c2492f", "#2e8f66", "#8f57b8", "#b07a10", "#5c6675",
@@ -59,12 +61,15 @@ impl Plot {
             false => (LEFT + WIDTH - RIGHT) / 2.0,
         };
         let y = |value: f64| HEIGHT - BOTTOM - value / top * (HEIGHT - TOP - BOTTOM);
+        let legend = legend(&self.lines);
+        let rows = legend.last().map_or(0.0, |(_, row)| *row as f64);
+        let height = HEIGHT + rows * LEGEND_ROW;
         let mut out = format!(
-            "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" \
+            "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" \
              font-family=\"sans-serif\" font-size=\"13\" role=\"img\">\n\
              <style>text{{fill:#1c2330}}.g{{stroke:#dde1e7}}.b{{fill:#fff}}\
              @media(prefers-color-scheme:dark){{text{{fill:#e4e8ee}}.g{{stroke:#39414d}}.b{{fill:#171b21}}}}</style>\n\
-             <rect class=\"b\" width=\"{WIDTH}\" height=\"{HEIGHT}\"/>\n\
+             <rect class=\"b\" width=\"{WIDTH}\" height=\"{height}\"/>\n\
              <text x=\"{LEFT}\" y=\"26\" font-size=\"16\" font-weight=\"bold\">{}</text>\n",
             escaped(&self.title)
         );
@@ -104,8 +109,7 @@ impl Plot {
             (TOP + HEIGHT - BOTTOM) / 2.0,
             escaped(&self.y)
         );
-        let mut named = LEFT;
-        for (n, line) in self.lines.iter().enumerate() {
+        for (n, (line, (named, row))) in self.lines.iter().zip(legend).enumerate() {
             let colour = COLOURS[n % COLOURS.len()];
             let places: Vec<String> = (line.points.iter().filter(drawn))
                 .map(|p| format!("{:.1},{:.1}", x(p.0), y(p.1)))
@@ -122,7 +126,7 @@ impl Plot {
                     "<circle cx=\"{cx}\" cy=\"{cy}\" r=\"3.6\" fill=\"{colour}\"/>"
                 );
             }
-            let height = HEIGHT - 12.0;
+            let height = HEIGHT - 12.0 + row as f64 * LEGEND_ROW;
             let _ = writeln!(
                 out,
                 "<circle cx=\"{:.1}\" cy=\"{:.1}\" r=\"4\" fill=\"{colour}\"/>\
@@ -132,11 +136,25 @@ impl Plot {
                 named + 14.0,
                 escaped(&line.name)
             );
-            named += 30.0 + 7.2 * line.name.chars().count() as f64;
         }
         out.push_str("</svg>\n");
         out
     }
+}
+
+/// Where each name of the legend begins, from the left, and in which row: a row ends at the right border.
+fn legend(lines: &[Line]) -> Vec<(f64, usize)> {
+    let (mut at, mut row) = (LEFT, 0);
+    let place = |line: &Line| {
+        let width = 30.0 + 7.2 * line.name.chars().count() as f64;
+        if at > LEFT && at + width > WIDTH {
+            (at, row) = (LEFT, row + 1);
+        }
+        let place = (at, row);
+        at += width;
+        place
+    };
+    lines.iter().map(place).collect()
 }
 
 /// Distance between marks, and the last of them: 4 to 8 steps of 1, 2 or 5 times a power of ten.
@@ -187,6 +205,27 @@ mod tests {
         }
         assert_eq!(short(3_500_000.0), "3.5 M");
         assert_eq!(short(2048.0), "2048");
+    }
+
+    #[test]
+    fn a_legend_goes_on_in_another_row() {
+        let lines = |n: usize, name: &str| -> Vec<Line> {
+            let line = Line {
+                name: name.into(),
+                points: vec![],
+            };
+            vec![line; n]
+        };
+        for (n, name, rows) in [(0, "", 0), (2, "fused", 1), (8, "hybrid unfused, B=8", 3)] {
+            let legend = legend(&lines(n, name));
+            let found = legend.last().map_or(0, |(_, row)| row + 1);
+            assert_eq!(found, rows, "{n} times {name}");
+            let width = 7.2 * name.chars().count() as f64;
+            assert!(
+                legend.iter().all(|(at, _)| at + width < WIDTH),
+                "{legend:?}"
+            );
+        }
     }
 
     #[test]

@@ -101,6 +101,41 @@ fn a_vocabulary_that_cannot_be_used_is_refused_with_its_place() {
 }
 
 #[test]
+fn lengths_and_ids_are_accepted_up_to_their_limit() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("v");
+    let said = || {
+        Tokenizer::open(&path)
+            .map(|_| ())
+            .map_err(|e| e.to_string())
+    };
+    std::fs::write(&path, "16777216 'a' 1\n").unwrap();
+    assert_eq!(said(), Ok(()));
+    std::fs::write(&path, "16777217 'a' 1\n").unwrap();
+    let refused = said().unwrap_err();
+    assert!(
+        refused.contains("line 1: the id is 16777217, allowed are 1 to 16777216"),
+        "{refused}"
+    );
+    for (length, says) in [
+        (1u64 << 28, "line 1: it is not of the form"),
+        (
+            (1 << 28) + 1,
+            "it has 268435457 bytes, allowed are 268435456",
+        ),
+    ] {
+        // Nothing but zeros, which take no room.
+        let file = std::fs::File::create(&path).unwrap();
+        file.set_len(length).unwrap();
+        let refused = said().unwrap_err();
+        assert!(
+            refused.contains(says) && refused.len() < 1000,
+            "{refused:.1000}"
+        );
+    }
+}
+
+#[test]
 fn the_vocabulary_of_a_directory_is_found_by_name() {
     let dir = tempfile::tempdir().unwrap();
     assert!(Tokenizer::beside(dir.path()).unwrap().is_none());

@@ -6,10 +6,12 @@
 
 mod choice;
 mod emit;
+mod known;
 mod parts;
 mod progress;
 mod recipe;
 
+pub use known::Known;
 pub(crate) use parts::{Selections, Wanted};
 pub use progress::Progress;
 pub(crate) use recipe::schedules;

@@ -30,6 +30,8 @@ use std::ops::Range;
 const LANES: usize = 3000;
 /// Sets of lanes looked at in one pricing.
 const SETS: usize = 100_000;
+/// By how much two sums of the same times may differ, microseconds.
+const ROUNDED_US: f64 = 1e-9;
 
 /// The forms of some operations as a lane, or why they are none.
 type Bodies<'f> = &'f dyn Fn(&Context<'_>, &[OpId]) -> Result<Vec<LaneForm>, Reject>;
@@ -45,6 +47,28 @@ pub(super) struct Lane {
     load: Load,
     /// Bodies of lanes with a later first anchor that may run beside this one.
     beside: Bits,
+}
+
+/// Times by the unit that takes them.
+type Terms = [f64; 6];
+
+/// Times of a kernel with too few blocks to keep the units busy.
+fn slowed(terms: &Terms, slowdown: Slowdown) -> Terms {
+    let [memory, tensor, simt, instructions, special, serial] = *terms;
+    [
+        memory * slowdown.memory,
+        tensor * slowdown.tensor,
+        simt * slowdown.others,
+        instructions * slowdown.others,
+        special * slowdown.others,
+        serial,
+    ]
+}
+
+fn add(to: &mut Terms, more: &Terms) {
+    for (to, more) in to.iter_mut().zip(more) {
+        *to += more;
+    }
 }
 
 /// What lanes add to a kernel.
@@ -104,17 +128,17 @@ impl Load {
     }
 
     /// The times that add up over lanes of a kernel, and, last, the one that does not.
-    fn terms(&self, slowdown: Slowdown, staged: bool) -> [f64; 6] {
+    fn terms(&self, staged: bool) -> Terms {
         let tensor_us = match staged {
             true => self.staged_us,
             false => self.parts.tensor_us,
         };
         [
-            self.parts.memory_us * slowdown.memory,
-            tensor_us * slowdown.tensor,
-            self.parts.simt_us * slowdown.others,
-            self.parts.instructions_us * slowdown.others,
-            self.parts.special_us * slowdown.others,
+            self.parts.memory_us,
+            tensor_us,
+            self.parts.simt_us,
+            self.parts.instructions_us,
+            self.parts.special_us,
             0.0,
         ]
     }
@@ -134,13 +158,38 @@ impl Load {
     }
 }
 
+/// Lanes of one kernel.
+struct Set {
+    /// Their members.
+    union: Bits,
+    load: Load,
+    /// What the members are worth, microseconds.
+    worth: f64,
+    /// Lanes that may come to them.
+    allowed: Bits,
+}
+
+/// What the lanes that may come to a set can save, microseconds.
+struct Bound {
+    slowdown: Slowdown,
+    /// What is before anchors, worth something, and paid for once.
+    shared: f64,
+    /// By unit, of the lanes of each range and those that follow: what they take less what they are worth.
+    gains: Vec<Terms>,
+}
+
 /// The lanes of a segment around anchors of one kind.
 pub struct Lanes<'b, 'a> {
     board: &'b Board<'a>,
     /// By first anchor.
     lanes: Vec<Lane>,
+    /// The times of each: if no activation passes through registers, and if one does. Side by side, since
+    /// every bound looks at those of many lanes.
+    terms: [Vec<Terms>; 2],
     /// For each anchor, the range of lanes that have it as the first.
     ranges: Vec<Range<usize>>,
+    /// Of each lane, which range it is in.
+    range_of: Vec<usize>,
     /// Groups of two phases.
     pairs: Vec<Pair>,
     /// Whether all lanes, and all pairs of them, were found.
@@ -228,8 +277,14 @@ impl<'b, 'a> Lanes<'b, 'a> {
                 found[a].beside = Bits::of(found.len(), beside);
             }
         }
+        let terms = |staged| found.iter().map(|lane| lane.load.terms(staged)).collect();
         Lanes {
             board,
+            terms: [false, true].map(terms),
+            range_of: (0..)
+                .zip(&ranges)
+                .flat_map(|(r, range)| range.clone().map(move |_| r))
+                .collect(),
             lanes: found,
             ranges,
             pairs: vec![],
@@ -245,8 +300,15 @@ impl<'b, 'a> Lanes<'b, 'a> {
         let own = |lane: &Lane| us(lane.own.iter().map(|i| duals.of[i]).sum());
         let own: Vec<f64> = self.lanes.iter().map(own).collect();
         let mut pricing = Pricing::new(duals, costs, limit, most, SETS);
-        let n = self.board.len();
-        self.extend(&mut pricing, &own, &Bits::empty(n), Load::default(), &all);
+        let none = Set {
+            union: Bits::empty(self.board.len()),
+            load: Load::default(),
+            worth: 0.0,
+            allowed: all,
+        };
+        if !none.allowed.is_empty() {
+            self.extend(&mut pricing, &own, &none);
+        }
         for pair in &self.pairs {
             let least = us(1000 * pair.least - duals.worth(self.board, &pair.members));
             pricing.keep(self.board, least, &pair.members);
@@ -254,53 +316,49 @@ impl<'b, 'a> Lanes<'b, 'a> {
         pricing.done(self.board, self.complete)
     }
 
-    /// Looks at a set of lanes, and at those with more lanes of `allowed`.
-    fn extend(
-        &self,
-        pricing: &mut Pricing<'_>,
-        own: &[f64],
-        union: &Bits,
-        load: Load,
-        allowed: &Bits,
-    ) {
+    /// Looks at the sets of lanes that a set can grow to.
+    fn extend(&self, pricing: &mut Pricing<'_>, own: &[f64], set: &Set) {
         let ctx = self.board.ctx;
-        let worth = us(pricing.duals.worth(self.board, union));
-        if !union.is_empty() {
-            let least = ctx.launch_us + load.kernel_us(ctx) - worth - SLACK_US;
-            pricing.keep(self.board, least, union);
-        }
-        if allowed.is_empty() {
-            return;
-        }
-        let least = self.least(pricing.duals, own, union, &load, worth, allowed);
+        let bound = self.bound(pricing.duals, own, set);
+        let least = self.least(set, &bound, 0);
         if least >= pricing.limit_us || !pricing.step(least) {
             return;
         }
-        for l in allowed.iter() {
+        for l in set.allowed.iter() {
             let lane = &self.lanes[l];
-            let mut union = union.clone();
+            let mut union = set.union.clone();
             union.union(&lane.members);
-            let mut allowed = allowed.clone();
+            let load = set.load.and(&lane.load);
+            let worth = us(pricing.duals.worth(self.board, &union));
+            let least = ctx.launch_us + load.kernel_us(ctx) - worth - SLACK_US;
+            pricing.keep(self.board, least, &union);
+            let mut allowed = set.allowed.clone();
             allowed.intersect(&lane.beside);
-            self.extend(pricing, own, &union, load.and(&lane.load), &allowed);
+            if allowed.is_empty() {
+                continue;
+            }
+            let grown = Set {
+                union,
+                load,
+                worth,
+                allowed,
+            };
+            // What bounds the smaller set bounds the larger one: fewer lanes may come, to a kernel that is
+            // slowed down no less. That saves most of the bounds that follow.
+            let same = grown.load.is_staged == set.load.is_staged;
+            let quick = self.least(&grown, &bound, self.range_of[l] + 1);
+            if !same || quick < pricing.limit_us + ROUNDED_US {
+                self.extend(pricing, own, &grown);
+            }
         }
     }
 
-    /// A lower bound of the reduced cost of every kernel made of `union` and lanes of `allowed`, in
-    /// microseconds. `own` is what each lane's own operations are worth.
-    fn least(
-        &self,
-        duals: &Duals,
-        own: &[f64],
-        union: &Bits,
-        load: &Load,
-        worth: f64,
-        allowed: &Bits,
-    ) -> f64 {
+    /// What lanes that may still come to a set can save.
+    fn bound(&self, duals: &Duals, own: &[f64], set: &Set) -> Bound {
         let ctx = self.board.ctx;
-        let mut blocks = load.parts.blocks;
+        let mut blocks = set.load.parts.blocks;
         let mut before = Bits::empty(self.board.len());
-        let mut lanes = allowed.iter().peekable();
+        let mut lanes = set.allowed.iter().peekable();
         for range in &self.ranges {
             let mut most = 0;
             while let Some(l) = lanes.next_if(|l| range.contains(l)) {
@@ -309,30 +367,50 @@ impl<'b, 'a> Lanes<'b, 'a> {
             }
             blocks += most;
         }
-        before.subtract(union);
-        // What lanes share is paid for once. Cuts that more lanes would meet only raise the cost.
-        let shared: f64 = before.iter().map(|i| us(duals.of[i]).max(0.0)).sum();
+        before.subtract(&set.union);
         let slowdown = Parts::slowdown(ctx.device, blocks);
-        let mut gain = [0.0f64; 6];
-        let mut lanes = allowed.iter().peekable();
-        for range in &self.ranges {
-            let mut best = [0.0f64; 6];
+        let terms = &self.terms[usize::from(set.load.is_staged)];
+        // Of each range, and then of it and all that follow.
+        let mut gains = vec![Terms::default(); self.ranges.len() + 1];
+        let mut lanes = set.allowed.iter().peekable();
+        for (range, best) in self.ranges.iter().zip(&mut gains) {
             while let Some(l) = lanes.next_if(|l| range.contains(l)) {
-                let terms = self.lanes[l].load.terms(slowdown, load.is_staged);
+                let terms = slowed(&terms[l], slowdown);
                 for (best, term) in best.iter_mut().zip(terms) {
                     *best = best.min(term - own[l]);
                 }
             }
-            for (gain, best) in gain.iter_mut().zip(best) {
-                *gain += best;
-            }
         }
-        let mut base = load.terms(slowdown, load.is_staged);
+        let mut all = Terms::default();
+        for best in &gains {
+            add(&mut all, best);
+        }
+        for at in (1..self.ranges.len()).rev() {
+            let after = gains[at + 1];
+            add(&mut gains[at], &after);
+        }
+        // In the order of lanes, which rounds as the sum of a kernel of them does.
+        gains[0] = all;
+        Bound {
+            slowdown,
+            // Cuts that more lanes would meet only raise the cost.
+            shared: before.iter().map(|i| us(duals.of[i]).max(0.0)).sum(),
+            gains,
+        }
+    }
+
+    /// A lower bound of the reduced cost of every kernel made of a set and of lanes that may come to it, in
+    /// microseconds, if all of these are in the ranges from one on.
+    fn least(&self, set: &Set, bound: &Bound, range: usize) -> f64 {
+        let ctx = self.board.ctx;
+        let load = &set.load;
+        let mut base = slowed(&load.terms(load.is_staged), bound.slowdown);
         base[5] = load.parts.serial_us;
-        let least = (base.iter().zip(gain)).map(|(base, gain)| base + gain);
+        let gains = &bound.gains[range];
+        let least = (base.iter().zip(gains)).map(|(base, gain)| base + gain);
         ctx.launch_us + load.parts.latency_us + least.fold(f64::NEG_INFINITY, f64::max)
-            - worth
-            - shared
+            - set.worth
+            - bound.shared
             - SLACK_US
     }
 }

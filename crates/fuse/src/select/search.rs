@@ -11,7 +11,7 @@ use super::duals::Duals;
 use crate::bits::Bits;
 use crate::board::Board;
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::{BTreeMap, BinaryHeap, HashMap};
 
 /// How one search ended.
 pub enum Outcome {
@@ -32,13 +32,44 @@ pub struct Problem<'a> {
     words: Vec<u64>,
     /// Sum of the dual values of each candidate's members: at most its cost.
     worths: Vec<i64>,
+    /// The candidates by their first operation.
+    starts: Vec<Start>,
     /// Sum of all dual values.
     total: i64,
+}
+
+/// Candidates with the same first operation. What is before that one is before all of them, so a state
+/// looks at them only if that is done.
+struct Start {
+    first: usize,
+    before: Bits,
+    /// What each costs beyond its worth, picoseconds, the least first; and which one it is.
+    candidates: Vec<(i64, usize)>,
 }
 
 impl<'a> Problem<'a> {
     /// Prepares candidates of given cost in nanoseconds, with feasible dual values.
     pub fn new(board: &Board<'_>, candidates: &'a [(Bits, i64)], duals: &Duals) -> Self {
+        let worths: Vec<i64> = candidates
+            .iter()
+            .map(|(members, _)| duals.worth(board, members))
+            .collect();
+        let mut starts: BTreeMap<usize, Start> = BTreeMap::new();
+        for (c, (members, cost)) in candidates.iter().enumerate() {
+            let Some(first) = members.iter().next() else {
+                continue;
+            };
+            let start = starts.entry(first).or_insert_with(|| Start {
+                first,
+                before: board.before(first).clone(),
+                candidates: vec![],
+            });
+            start.candidates.push((1000 * cost - worths[c], c));
+        }
+        let mut starts: Vec<Start> = starts.into_values().collect();
+        for start in &mut starts {
+            start.candidates.sort_unstable();
+        }
         Problem {
             n: board.len(),
             candidates,
@@ -49,12 +80,19 @@ impl<'a> Problem<'a> {
                     [members.words(), needs.words()].concat()
                 })
                 .collect(),
-            worths: candidates
-                .iter()
-                .map(|(members, _)| duals.worth(board, members))
-                .collect(),
+            worths,
+            starts,
             total: duals.total(),
         }
+    }
+
+    /// Whether a candidate can be launched once some operations are done, none of which are its own.
+    fn is_ready(&self, candidate: usize, done: &Bits) -> bool {
+        let width = done.words().len();
+        let words = &self.words[2 * width * candidate..2 * width * (candidate + 1)];
+        let (members, needs) = words.split_at(width);
+        let mut of_each = done.words().iter().zip(members.iter().zip(needs));
+        of_each.all(|(done, (of, needed))| done & of == 0 && needed & !done == 0)
     }
 
     /// Searches for a partition that costs less than `known` nanoseconds. What is left to do counts,
@@ -75,6 +113,9 @@ impl<'a> Problem<'a> {
         let mut queue = BinaryHeap::new();
         // Least bound first; of equals the one that is furthest, then the oldest.
         queue.push((Reverse(0i64), 0i64, Reverse(0usize)));
+        // Whole nanoseconds: what is under the next one below is what is less.
+        let bound = 1000 * (known - 1);
+        let mut next: Vec<usize> = vec![];
         while let Some((_, _, Reverse(at))) = queue.pop() {
             let State {
                 done, cost, ahead, ..
@@ -86,29 +127,26 @@ impl<'a> Problem<'a> {
             if done.len() == self.n {
                 return Outcome::Found(path(&states, at));
             }
-            let width = done.words().len();
-            for (c, words) in self.words.chunks_exact(2 * width).enumerate() {
-                let (members, needs) = words.split_at(width);
-                let ready = done
-                    .words()
-                    .iter()
-                    .zip(members.iter().zip(needs))
-                    .all(|(done, (of, needed))| done & of == 0 && needed & !done == 0);
-                if !ready {
+            next.clear();
+            for start in &self.starts {
+                if done.contains(start.first) || !done.contains_all(&start.before) {
                     continue;
                 }
+                let of = start.candidates.iter();
+                let cheap = of.take_while(|(beyond, _)| cost + ahead + beyond <= bound);
+                next.extend(cheap.map(|(_, c)| *c).filter(|c| self.is_ready(*c, &done)));
+            }
+            // As they were given: of equal partitions the first one that is found is taken.
+            next.sort_unstable();
+            for c in next.iter().copied() {
                 let cost = cost + 1000 * self.candidates[c].1;
                 let mut ahead = ahead - self.worths[c];
-                // Whole nanoseconds: what is under the next one below is what is less.
-                if cost + ahead > 1000 * (known - 1) {
-                    continue;
-                }
                 let mut done = done.clone();
                 done.union(&self.candidates[c].0);
                 if done.len() == self.n {
                     // Cuts that no kernel meets are left over.
                     ahead = 0;
-                    if cost > 1000 * (known - 1) {
+                    if cost > bound {
                         continue;
                     }
                 }

@@ -276,7 +276,7 @@ impl Reader<'_, '_> {
             );
         }
         if self.sources.files().len() >= 256 {
-            return refuse("more than 256 files are included", "include fewer", span);
+            return refuse("the model has more than 256 files", "include fewer", span);
         }
         Ok(self.sources.add(name, text))
     }

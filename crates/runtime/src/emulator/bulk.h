@@ -46,6 +46,13 @@ static inline void arrive(u64* word, i32 bytes, const char* what) {
 // 16-byte pieces of a 128-byte line are swizzled by the line's place among eight.
 static inline u32 swizzled(u32 at) { return at ^ ((at >> 7 & 7) << 4); }
 
+// Memory that no kernel has written yet, and no caller, is filled with these bits.
+static inline bool never_written(const char* element, u32 bytes) {
+    for (u32 i = 0; i < bytes; ++i)
+        if (u8(element[i]) != 0xff) return false;
+    return true;
+}
+
 static bool land_tensor_copy(Worker* w) {
     if (w->tensor_copies == 0) return false;
     const u32 at = w->launch->seed ? u32(next_random(w) >> 32) % w->tensor_copies : 0;
@@ -70,10 +77,15 @@ static bool land_tensor_copy(Worker* w) {
         for (u32 i = 0; i < per_line; ++i) {
             const i64 place = first[0] + i;
             char* const to = w->launch->smem + swizzled(base + line * 128 + i * map.element_bytes);
-            if (inside && place >= 0 && u64(place) < map.extent[0])
-                memcpy(to, reinterpret_cast<const char*>(from) + place * map.element_bytes, map.element_bytes);
-            else
+            if (!inside || place < 0 || u64(place) >= map.extent[0]) {
                 memset(to, 0, map.element_bytes);
+                continue;
+            }
+            memcpy(to, reinterpret_cast<const char*>(from) + place * map.element_bytes, map.element_bytes);
+            // Products hide it: what is not a number meets zeros, or columns that nobody looks at.
+            if (never_written(to, map.element_bytes))
+                FUSEC_EMU_FAIL(w, "block (%u,%u,%u): a copy at (%d, %d) brings an element that nobody wrote, %d along the line and %u lines on",
+                               w->block_idx.x, w->block_idx.y, w->block_idx.z, copy.x, copy.y, int(i), line);
         }
     }
     announced(w, copy.barrier) -= i32(copy.bytes);

@@ -55,6 +55,18 @@ pub struct Binding<'a> {
 }
 
 impl Binding<'_> {
+    /// The values that a step writes, in words: where in the model it stands.
+    fn computed(&self, step: &Step) -> String {
+        const NAMED: usize = 3;
+        let buffers = &self.manifest.regimes[self.regime].buffers;
+        let names = step.writes.iter().filter_map(|at| buffers.get(*at));
+        let names: Vec<String> = names.map(|of| format!("`{}`", of.name)).collect();
+        match names.len().saturating_sub(NAMED) {
+            0 => names.join(", "),
+            more => format!("{} and {more} more", names[..NAMED].join(", ")),
+        }
+    }
+
     /// Where a buffer lies. `None` if it has no place: scratch that no step uses.
     pub fn place(&self, buffer: usize, copy: TailCopy) -> Option<Place> {
         let kind = self
@@ -169,6 +181,7 @@ impl Binding<'_> {
             step: at,
             kernel: step.kernel,
             name: kernel.name.clone(),
+            computes: self.computed(step),
             grid,
             block: kernel.threads,
             shared_bytes: kernel.shared_bytes,

@@ -82,6 +82,8 @@ pub struct Launch {
     pub kernel: usize,
     /// Its name, for messages.
     pub name: String,
+    /// The values of the model that it computes, with their layers, for messages.
+    pub computes: String,
     /// Blocks; the grid is one-dimensional.
     pub grid: u32,
     /// Threads of a block.

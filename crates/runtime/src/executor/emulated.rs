@@ -183,7 +183,10 @@ impl Device for EmulatedDevice {
         // against the graph when the executor was made.
         let barriers = unsafe { module.launch(entry, shape, &args) };
         self.open(None)?;
-        let barriers = barriers?;
+        let barriers = barriers.map_err(|error| ExecuteError::Emulated {
+            computes: launch.computes.clone(),
+            error: Box::new(error),
+        })?;
         if barriers > 0 && !launch.cooperative {
             // Blocks that are not resident would be waited for.
             return Err(ManifestError::Damaged {

@@ -206,6 +206,14 @@ pub enum ExecuteError {
     /// The emulator.
     #[error(transparent)]
     Emulator(#[from] Box<EmulatorError>),
+    /// A kernel in the emulator.
+    #[error("{error}; it computes {computes}")]
+    Emulated {
+        /// The values of the model that it computes.
+        computes: String,
+        /// What went wrong.
+        error: Box<EmulatorError>,
+    },
     /// The GPU.
     #[error(transparent)]
     Gpu(#[from] Box<GpuError>),

@@ -82,11 +82,13 @@ impl<'a> Tensors<'a> {
             let rest = name.strip_prefix(prefix)?;
             rest.split_once('.')?.0.parse::<usize>().ok()
         });
-        numbers
-            .max()
-            .filter(|last| *last < MAX_LAYERS)
-            .map(|last| last + 1)
-            .ok_or_else(|| self.unrecognised(format!("no tensor of a layer '{prefix}0.'")))
+        match numbers.max() {
+            Some(last) if last < MAX_LAYERS => Ok(last + 1),
+            Some(last) => Err(self.unrecognised(format!(
+                "'{prefix}{last}.' is a tensor of more than {MAX_LAYERS} layers, as many as a model may have"
+            ))),
+            None => Err(self.unrecognised(format!("no tensor of a layer '{prefix}0.'"))),
+        }
     }
 
     /// The quotient of an extent that has to be a multiple.

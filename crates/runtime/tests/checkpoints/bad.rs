@@ -154,13 +154,11 @@ fn pickles_that_would_do_more_than_build_tensors() {
     }
 }
 
-/// Small files that would take all memory or all time: each is refused at a count that is said.
+/// Small files that unfold to more than any memory: each is refused at a count that is said. Each limit on
+/// its own is in `limits`.
 #[test]
 fn bombs_are_refused_at_a_limit() {
     let start = || Pickle::default().op(b"\x80\x02");
-    let repeated = |op: &[u8], times: usize| start().op(&op.repeat(times));
-    let nested =
-        |start: Pickle, depth: usize| start.op(&b"]".repeat(depth)).op(&b"a".repeat(depth - 1));
     // Each level holds the one below twice: 2^40 paths in 500 bytes.
     let doubled = |leaf: &[u8]| {
         let mut pickle = start().op(leaf).op(b"q\x00");
@@ -178,56 +176,13 @@ fn bombs_are_refused_at_a_limit() {
         }
         pickle.op(b"0}(X\x00\x00\x00\x00h\x05u.")
     };
-    let shape: &'static [i64] = &[1; 65];
-    let wild = Tensor {
-        shape,
-        strides: shape,
-        ..Tensor::PLAIN
-    };
-    let long: &'static str = "k".repeat(300).leak();
-    let keyed = Tensor {
-        key: long,
-        ..Tensor::PLAIN
-    };
     for (what, pickle, part) in [
-        (
-            "steps",
-            repeated(b"N0", 1 << 23),
-            "more than 16777216 instructions",
-        ),
-        (
-            "stack",
-            repeated(b"N", (1 << 21) + 1),
-            "2097152 values on its stack",
-        ),
-        ("marks", repeated(b"(", (1 << 21) + 1), "2097152 open marks"),
-        ("objects", repeated(b")0", (1 << 21) + 1), "2097152 objects"),
-        (
-            "memo",
-            start().op(b"N").op(&b"\x94".repeat((1 << 21) + 1)),
-            "2097152 memo entries",
-        ),
         ("tuples", doubled(b")"), "bytes in all names"),
         ("tensors", doubled(b"N"), "bytes in all names"),
         (
             "paths",
             wide(),
             "more than 1048576 values, nested ones unfolded",
-        ),
-        (
-            "depth",
-            nested(start().op(b"}(").string("a"), 100).op(b"u."),
-            "more than 64 levels of nesting",
-        ),
-        (
-            "dimensions",
-            Pickle::state_dict(&[("x", wild)]),
-            "more than 64 dimensions in one tensor",
-        ),
-        (
-            "key",
-            Pickle::state_dict(&[("x", keyed)]),
-            "more than 256 bytes in the key of a storage",
         ),
         (
             "name",
@@ -251,53 +206,6 @@ fn bombs_are_refused_at_a_limit() {
         );
         assert!(message.contains(part), "{what}: {message}");
     }
-    let zeros = vec![0; (32 << 20) + 1];
-    let inflated = archive(&[("data.pkl", zeros)], CompressionMethod::Deflated);
-    expect(
-        &refusal(".pth", &inflated),
-        &["is longer than the limit of 33554432 bytes"],
-    );
-}
-
-/// Lengths at the limit are read on from there, one more is refused for its length.
-#[test]
-fn lengths_are_accepted_up_to_their_limit() {
-    let header = |length: u64| length.to_le_bytes().to_vec();
-    expect(
-        &refusal(".safetensors", &header(100_000_000)),
-        &["truncated: the header needs 100000008 bytes"],
-    );
-    expect(
-        &refusal(".safetensors", &header(100_000_001)),
-        &["the header is 100000001 bytes", "limit", "100000000"],
-    );
-    let dir = tempfile::tempdir().unwrap();
-    let config = dir.path().join("config.json");
-    for (length, part) in [
-        (
-            256u64 << 20,
-            "config.json is not valid: expected value at line 1 column 1",
-        ),
-        ((256 << 20) + 1, "268435456"),
-    ] {
-        // Nothing but zeros, which take no room.
-        let file = std::fs::File::create(&config).unwrap();
-        file.set_len(length).unwrap();
-        let message = Checkpoint::open(dir.path()).unwrap_err().to_string();
-        expect(&message, &["config.json", part]);
-    }
-    let named = |length: usize| {
-        let name = "n".repeat(length);
-        let pickle = Pickle::state_dict(&[(&name, Tensor::PLAIN)]);
-        torch_archive(&pickle, &[("data/0", floats(&[0.0; 12]))])
-    };
-    let file = tempfile::NamedTempFile::with_suffix(".pth").unwrap();
-    std::fs::write(&file, named(4096)).unwrap();
-    assert_eq!(Checkpoint::open(&file).unwrap().names().len(), 1);
-    expect(
-        &refusal(".pth", &named(4097)),
-        &["more than 4096 bytes in one name"],
-    );
 }
 
 #[test]

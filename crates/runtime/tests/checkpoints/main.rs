@@ -3,4 +3,5 @@
 mod bad;
 mod golden;
 mod layouts;
+mod limits;
 mod write;

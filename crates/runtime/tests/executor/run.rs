@@ -249,7 +249,11 @@ fn a_run_that_fails_half_way_leaves_no_state_to_go_on_from() {
     let error = executor
         .run(4, &[Input::Ids(&ids)], Fetch::All)
         .expect_err("a divergent barrier");
-    assert!(error.to_string().contains("`leak`"), "{error}");
+    let said = error.to_string();
+    assert!(
+        said.contains("`leak`") && said.contains("it computes `"),
+        "{said}"
+    );
     let again = executor.run(1, &[Input::Ids(&ids[..1])], Fetch::All);
     assert!(
         matches!(again, Err(ExecuteError::Interrupted { .. })),

@@ -199,6 +199,15 @@ fn what_is_half_written_is_no_checkpoint() {
     std::fs::create_dir(dir.path().join("step-later")).expect("made");
     assert_eq!(saved::latest(dir.path(), &graph).expect("read").step, 3);
     let text = saved::directory(dir.path(), 3).join("training.json");
+    let about = std::fs::read_to_string(&text).expect("text");
+    let padded = |length: usize| {
+        let blanks = " ".repeat(length - about.len());
+        std::fs::write(&text, about.clone() + &blanks).expect("written");
+        saved::latest(dir.path(), &graph)
+    };
+    assert_eq!(padded(1 << 20).expect("read").step, 3);
+    let error = padded((1 << 20) + 1).expect_err("too long").to_string();
+    assert!(error.contains("larger than 1048576 bytes"), "{error}");
     std::fs::write(&text, "{").expect("damaged");
     let error = saved::latest(dir.path(), &graph).expect_err("damaged");
     assert!(error.to_string().contains("training.json"), "{error}");

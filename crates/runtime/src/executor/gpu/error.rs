@@ -111,11 +111,13 @@ pub enum GpuError {
     },
     /// A kernel failed.
     #[error(
-        "kernel `{kernel}` failed with {launch}: {cause}. The device is not used any further; start again"
+        "kernel `{kernel}`, which computes {computes}, failed with {launch}: {cause}. The device is not used any further; start again"
     )]
     Fault {
         /// The kernel.
         kernel: String,
+        /// The values of the model that it computes.
+        computes: String,
         /// Grid, block, shared memory.
         launch: String,
         /// The driver's words.

@@ -223,6 +223,7 @@ impl GpuDevice {
         self.enqueue(launch, position)?;
         self.wait(|cause| GpuError::Fault {
             kernel: launch.name.clone(),
+            computes: launch.computes.clone(),
             launch: describe(launch),
             cause,
         })

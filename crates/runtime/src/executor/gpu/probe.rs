@@ -150,6 +150,7 @@ impl Probe {
             step: 0,
             kernel,
             name: String::new(),
+            computes: String::new(),
             grid: blocks,
             block: threads,
             shared_bytes: 0,
