@@ -262,10 +262,6 @@ fn whole_models_in_chunks() {
             "rwkv6",
             &[("V", 40), ("L", 1), ("N", 32), ("R", 8), ("Rd", 16)],
         ),
-        (
-            "mamba2",
-            &[("V", 64), ("L", 1), ("C", 64), ("G", 2), ("Hg", 2)],
-        ),
     ] {
         let graph = stored(name, axes);
         check(name, &graph, Storage::F32, Template::Chunked, 1);
