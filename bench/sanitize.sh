@@ -13,7 +13,9 @@
 # initialised, and takes the runs of several tokens and of one in processes of their own: what the first
 # has written is initialised for the second. A copy by a tensor map moves boxes, and what of a box lies
 # outside of its tensor is filled with zeros and not read; should the tool count it as read, errors at T=37
-# (74 rows, of boxes of 64) are gone at T=64 (128 rows).
+# (74 rows, of boxes of 64) are gone at T=64 (128 rows). That nothing inside is read before it was written is
+# shown without a GPU: the emulator refuses a copy that brings an element of its poison, and all other reads of
+# a product by warpgroups are of rows and columns inside its result.
 #
 # ONLY: a pattern of model names (all). TOOLS: with spaces between them (all four). JOBS: side by side (10).
 # SECONDS_PER_RUN: after which a run is given up (60). SECONDS_IN_ALL: after which none is started (220), the

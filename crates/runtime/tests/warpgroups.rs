@@ -426,6 +426,54 @@ fn barriers_copies_and_products_that_a_gpu_would_hang_or_fail_on_are_refused() {
     }
 }
 
+/// What a box has of its tensor has to have been written; what it has beside it is not read at all.
+#[test]
+fn copies_bring_nothing_that_nobody_wrote() {
+    let emulator = emulator();
+    let text = with_prelude(
+        "extern \"C\" __global__ void fusec_copies(const __grid_constant__ tensor_map x_map) {\n    \
+         const int tid = threadIdx.x;\n    FUSEC_DYNAMIC_SMEM(smem);\n    \
+         u64* const barrier = reinterpret_cast<u64*>(smem + 16384);\n    \
+         if (tid == 0) {\n        mbarrier_init(barrier, 1);\n        mbarrier_init_fence();\n        \
+         mbarrier_arrive_expecting(barrier, 8192);\n        \
+         tensor_load_2d(smem, x_map, barrier, 0, 0);\n    }\n    __syncthreads();\n    \
+         mbarrier_wait(barrier, 0);\n}\n",
+    );
+    let module = emulator
+        .build(&[("fusec_copies", &text)], "")
+        .expect("it builds");
+    let mut x = matrix(64 * 64, Bf16, 1);
+    let (row, column) = (40, 7);
+    let at = 2 * (64 * row + column);
+    x.bytes[at..at + 2].fill(0xff);
+    let axes = [
+        MapAxis {
+            extent: MapExtent::Fixed(64),
+            stride: 1,
+            span: 64,
+        },
+        MapAxis {
+            extent: MapExtent::Rows,
+            stride: 64,
+            span: 64,
+        },
+    ];
+    let shape = LaunchShape {
+        grid: [1, 1, 1],
+        block: [64, 1, 1],
+        smem_bytes: 16384 + 64,
+        seed: 1,
+    };
+    for (rows, finds) in [(64, true), (row + 1, true), (row, false), (1, false)] {
+        // SAFETY: the map is of a matrix of 64 x 64, or of fewer rows of it.
+        let ran = unsafe { module.launch("fusec_copies", shape, &[map(&x, &axes, rows)]) };
+        let said = ran.map_or_else(|error| error.to_string(), |_| "it ran".into());
+        let found = said.contains("an element that nobody wrote, 7 along the line and 40 lines on");
+        assert_eq!(found, finds, "{rows} rows: {said}");
+        assert!(finds || said == "it ran", "{rows} rows: {said}");
+    }
+}
+
 #[test]
 fn products_compile_for_sm_90a_and_overlap() {
     let Some(toolchain) = nvrtc() else { return };
