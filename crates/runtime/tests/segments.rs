@@ -87,7 +87,7 @@ fn in_segments(
         };
         let mut ways = ways.into_iter().filter(wanted);
         // They differ in how value columns are spread over blocks.
-        let way = if first { ways.next() } else { ways.last() };
+        let way = if first { ways.next() } else { ways.next_back() };
         if let Some(phases) = way {
             kernel.launch = launch(&ctx, &phases);
             kernel.phases = phases;

@@ -386,7 +386,7 @@ impl<'g> Emitter<'_, 'g, '_> {
             let layout = self.walk.layouts.states[i];
             let (state, next) = (self.state_ident[i].clone(), self.ident[next].clone());
             // Rows of another segment change no state.
-            let live = (self.halo > 0).then_some("if (live) ").unwrap_or_default();
+            let live = if self.halo > 0 { "if (live) " } else { "" };
             self.each_element(layout, |s| {
                 vec![format!(
                     "{live}{} = {};",
