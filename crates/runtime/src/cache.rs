@@ -612,6 +612,23 @@ mod tests {
     }
 
     #[test]
+    fn an_entry_that_is_larger_than_any_is_not_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = KernelCache::open(dir.path(), Contents::Cubins).unwrap();
+        let key_parts = parts("s", &[]);
+        // Nothing but zeros, which take no room.
+        let file = File::create(cache.path(&Key::new(&key_parts))).unwrap();
+        file.set_len(MAX_ENTRY_BYTES + 1).unwrap();
+        let mut compiled = 0;
+        let Ok(lookup) = cache.get_or_compile(&key_parts, || compile(&mut compiled));
+        let Outcome::Rebuilt(corrupt) = lookup.outcome else {
+            panic!("it was taken for sound")
+        };
+        assert!(corrupt.to_string().contains("larger than any"), "{corrupt}");
+        assert_eq!((compiled, lookup.entry), (1, entry()));
+    }
+
+    #[test]
     fn an_entry_that_cannot_be_written_is_reported_with_the_result() {
         let dir = tempfile::tempdir().unwrap();
         let cache = KernelCache::open(dir.path(), Contents::Cubins).unwrap();

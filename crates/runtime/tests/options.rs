@@ -599,3 +599,36 @@ fn broken_checkpoints_never_panic() {
     }
     assert!(accepted > 20, "{accepted}");
 }
+
+/// A checkpoint says how many layers it has, or its names do.
+#[test]
+fn layers_are_accepted_up_to_their_limit() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let said = |layers: usize| Stored::golden("gla-fla").set("num_hidden_layers", json!(layers));
+    let named = |last: usize| {
+        let name = |name: &str| Some(name.replace("blocks.1.", &format!("blocks.{last}.")));
+        Stored::golden("rwkv7-native").renamed(name)
+    };
+    for (what, stored, says) in [
+        ("option", said(4097), "a whole number from 1 to 4096"),
+        (
+            "names",
+            named(4096),
+            "'blocks.4096.' is a tensor of more than 4096 layers",
+        ),
+    ] {
+        let refused = stored.open(directory.path()).map(|_| ()).expect_err(what);
+        assert!(refused.contains(says), "{what}: {refused}");
+        std::fs::remove_file(directory.path().join("config.json")).ok();
+    }
+    for (what, stored) in [("option", said(4096)), ("names", named(4095))] {
+        // What the checkpoint lacks of so many layers is told of its tensors.
+        let opened = stored.open(directory.path()).map(|model| model.graph.layers);
+        let fits = match &opened {
+            Ok(layers) => *layers == 4096,
+            Err(refused) => !refused.contains("4096"),
+        };
+        assert!(fits, "{what}: {opened:?}");
+        std::fs::remove_file(directory.path().join("config.json")).ok();
+    }
+}
