@@ -623,7 +623,9 @@ fn layers_are_accepted_up_to_their_limit() {
     }
     for (what, stored) in [("option", said(4096)), ("names", named(4095))] {
         // What the checkpoint lacks of so many layers is told of its tensors.
-        let opened = stored.open(directory.path()).map(|model| model.graph.layers);
+        let opened = stored
+            .open(directory.path())
+            .map(|model| model.graph.layers);
         let fits = match &opened {
             Ok(layers) => *layers == 4096,
             Err(refused) => !refused.contains("4096"),
