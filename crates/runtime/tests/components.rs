@@ -68,6 +68,8 @@ fn in_chunks(graph: &Graph) -> Vec<String> {
         .map(|id| planned.graph.op(id).name.clone())
         .collect();
     names.sort();
+    // Those in segments of T are in two phases.
+    names.dedup();
     names
 }
 
