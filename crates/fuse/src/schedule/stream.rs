@@ -148,6 +148,18 @@ pub fn schedule(
     halves.take_while(|rows| *rows >= least).map(of).find(fits)
 }
 
+/// The same tile with another number of columns, whole ones that a warp takes side by side; `None` where blocks never have
+/// as many.
+pub(super) fn with_columns(
+    of: StreamTile,
+    columns: usize,
+    products: &Products,
+) -> Option<StreamTile> {
+    let columns = columns.next_multiple_of(of.together);
+    let most = products.width.next_multiple_of(of.together);
+    (columns != of.columns && columns <= most).then_some(StreamTile { columns, ..of })
+}
+
 impl StreamTile {
     /// Threads of a block.
     pub fn threads(&self) -> usize {

@@ -5,7 +5,9 @@
 
 use super::product::Products;
 use super::wgmma::{MOST_COLUMNS, MOST_STAGES};
-use super::{GemmTile, MmaTile, RowTile, ScanTile, Schedule, SimtTile, WgmmaTile, gemv, thin};
+use super::{
+    GemmTile, MmaTile, RowTile, ScanTile, Schedule, SimtTile, WgmmaTile, gemv, stream, thin,
+};
 use crate::context::Context;
 
 /// In which way a tile is another one.
@@ -91,8 +93,11 @@ impl Turn {
                 let tile = self.gemm(tile, products?, ctx.target.shared_bytes)?;
                 Some(Schedule::Gemm(tile))
             }
-            Schedule::Stream(_)
-            | Schedule::Chunked(_)
+            Schedule::Stream(tile) => {
+                let tile = stream::with_columns(*tile, self.columns(tile.columns)?, products?)?;
+                Some(Schedule::Stream(tile))
+            }
+            Schedule::Chunked(_)
             | Schedule::Attend(_)
             | Schedule::LastRow(_)
             | Schedule::Scatter(_)
