@@ -2,7 +2,7 @@
 //! a rank-one factor beside the decay.
 //!
 //! Lives here: the template `chunked.cu` with its parts (how keys come in, the products between tokens,
-//! the walk with the state), the sizes it can take, and what follows from them: threads,
+//! the walk with the state), its sister `chunked_warpgroup.cu` for products of warpgroups, the sizes it can take, and what follows from them: threads,
 //! shared memory. Never here: which operations of a graph have this form, and what the hooks compute.
 //! The arithmetic is derived in [`fusec_fuse::chunked::tile`].
 //!
@@ -15,6 +15,7 @@
 use std::sync::LazyLock;
 
 use fusec_fuse::chunked::tile::{Decays, Factor, READ_LIMIT, Tile};
+use fusec_fuse::chunked::warpgroup::{self, Products};
 use fusec_fuse::chunked::{KEY_LIMIT, TOKEN_VALUES, VALUE_LIMIT};
 use serde::Serialize;
 use tera::{Context, Tera};
@@ -84,7 +85,7 @@ pub struct Chunked {
     pub ahead: String,
     /// Whether some rows are read after the products only.
     pub late: bool,
-    /// Whether `bring_operands(i64 first)`, which `ahead` defines then, copies the queries, or the keys,
+    /// Whether `bring_operands(i64 first)` (with products of warpgroups also `int turn`), which `ahead` defines then, copies the queries, or the keys,
     /// to where products read them: [`Tile::together`] only.
     pub query_arrives: bool,
     /// See `query_arrives`.
@@ -96,13 +97,20 @@ pub struct Chunked {
     pub decay: String,
     /// Of element (t, `int vi`): assigns `v_element`.
     pub values: String,
+    /// With products of warpgroups: what is loaded together of the eight elements from `int column` on, of which
+    /// `vi` is number `int nth`.
+    pub value_runs: String,
+    /// With products of warpgroups, where rows arrive that values are a multiple of, in the place of both: of token t,
+    /// assigns `v_factor`.
+    pub value_factor: String,
     /// Of element (`int kj`, `int vi`): assigns the initial `s_element`.
     pub load_state: String,
     /// Of element (`int kj`, `int vi`): stores the final `s_element`.
     pub store_state: String,
     /// Of token t, run by a whole warp: does something with the rows of results in shared memory,
     /// `float* y_row`, `y1_row` and so on, which it may overwrite. It stores only if `live`: tokens past
-    /// the end are repeats of the last one, with other rows.
+    /// the end are repeats of the last one, with other rows. With products of warpgroups, run by four lanes, of
+    /// which each has [`RUN_COLUMNS`] columns in `float y_row[]`.
     pub epilogue: String,
 }
 
@@ -132,11 +140,22 @@ pub enum ChunkedError {
 }
 
 const NAME: &str = "chunked.cu";
+const BY_WARPGROUP: &str = "chunked_warpgroup.cu";
+/// Value columns of a thread whose warpgroup has 64 of them for 16 tokens to a warp.
+pub(crate) const RUN_COLUMNS: usize = warpgroup::VALUES / 4;
 
 static TEMPLATES: LazyLock<Tera> = LazyLock::new(|| {
     let mut tera = Tera::default();
     tera.add_raw_templates([
         (NAME, include_str!("../templates/chunked.cu")),
+        (
+            BY_WARPGROUP,
+            include_str!("../templates/chunked_warpgroup.cu"),
+        ),
+        (
+            "chunked_decays.cu",
+            include_str!("../templates/chunked_decays.cu"),
+        ),
         (
             "chunked_keys.cu",
             include_str!("../templates/chunked_keys.cu"),
@@ -258,7 +277,18 @@ impl Chunked {
         context.insert("last_segment", &last_segment);
         context.insert("begin", &self.begin);
         context.insert("token_values", &TOKEN_VALUES);
-        context.insert("places", &tile.places());
+        let template = match tile.products {
+            Products::Warp => {
+                context.insert("places", &tile.places());
+                NAME
+            }
+            Products::Warpgroup => {
+                context.insert("places", &tile.warpgroup_places());
+                context.insert("turns", &tile.turns());
+                context.insert("run_columns", &RUN_COLUMNS);
+                BY_WARPGROUP
+            }
+        };
         context.insert("steps", &self.steps);
         let hooks = [
             ("setup", self.setup.as_str()),
@@ -267,6 +297,8 @@ impl Chunked {
             ("keys", &self.keys),
             ("decay", &self.decay),
             ("values", &self.values),
+            ("value_runs", &self.value_runs),
+            ("value_factor", &self.value_factor),
             ("load_state", &self.load_state),
             ("store_state", &self.store_state),
             ("epilogue", &self.epilogue),
@@ -277,9 +309,9 @@ impl Chunked {
             context.insert(name, text.trim_end());
         }
         TEMPLATES
-            .render(NAME, &context)
+            .render(template, &context)
             .map_err(|source| ChunkedError::Template {
-                template: NAME,
+                template,
                 source: Box::new(source),
             })
     }

@@ -6,8 +6,10 @@
 //! (see [`tile`]), which groups of operations may be computed so (see [`crate::fit`]), and the text of
 //! a kernel.
 
+pub mod linear;
 pub mod staging;
 pub mod tile;
+pub mod warpgroup;
 
 use crate::plan::{Body, Storage};
 use crate::schedule::Schedule;
@@ -254,7 +256,8 @@ const CLASS_LIMIT: &str =
 pub fn slabs(graph: &Graph, parts: &Parts<'_>, storage: Storage, body: &Body) -> Vec<Staged> {
     match (&body.schedule, body.anchors()) {
         (Schedule::Chunked(chunk), [scan]) if chunk.ahead => {
-            staged(graph, parts, *scan, &body.ops, &chunk.grid, storage)
+            let by = (storage, chunk.tile.products);
+            staged(graph, parts, *scan, &body.ops, &chunk.grid, by)
         }
         _ => vec![],
     }

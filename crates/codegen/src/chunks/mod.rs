@@ -8,6 +8,7 @@
 mod carried;
 mod epilogue;
 mod operands;
+mod runs;
 mod staging;
 
 use crate::CodegenError;
@@ -21,8 +22,10 @@ use crate::memory::{Place, Pointers};
 use crate::micro::{Read, Src};
 use crate::names::Names;
 use crate::text::Text;
+use runs::Runs;
 use fusec_fuse::chunked::staging::{Operand, Staged, at};
 use fusec_fuse::chunked::tile::{Decays, Tile};
+use fusec_fuse::chunked::warpgroup::Products;
 use fusec_fuse::chunked::{Classes, MOST_TOKENS, Parts, slabs};
 use fusec_fuse::schedule::{Pass, Segments};
 use fusec_fuse::{Body, Kernel, Schedule, Storage};
@@ -120,12 +123,15 @@ pub fn lane<'g>(
         first_index,
         after: body.roles.epilogue.clone(),
         chunk: tile.chunk,
+        by_warpgroup: tile.products == Products::Warpgroup,
+        turns: tile.turns(),
         pointers,
         names,
         position: false,
         slabs: slabs(graph, &parts, request.storage, body),
         slab_names: Vec::new(),
         tokens: Vec::new(),
+        runs: None,
     };
     hooks.name_slabs();
     let text = filled(&mut hooks, request, tile)?;
@@ -161,7 +167,11 @@ fn filled(
         Decays::PerToken => None,
         Decays::Centred | Decays::PerKey => Some(hooks.key_decay()),
     };
-    let values = hooks.values();
+    let value_factor = hooks.value_factor();
+    let (values, value_runs) = match value_factor.is_empty() {
+        true => hooks.values(),
+        false => Default::default(),
+    };
     let reads = hooks.parts.reads.iter().map(|read| chunked::Read {
         output: read.output,
         before: read.before,
@@ -205,6 +215,8 @@ fn filled(
         keys,
         decay,
         values,
+        value_runs,
+        value_factor,
         load_state,
         store_state,
         epilogue,
@@ -228,6 +240,10 @@ struct Hooks<'a, 'g> {
     after: Vec<OpId>,
     /// Tokens of a chunk.
     chunk: usize,
+    /// Whether products are those of warpgroups.
+    by_warpgroup: bool,
+    /// Copies of operands that arrive, then.
+    turns: usize,
     pointers: &'a mut Pointers<'g>,
     names: &'a mut Names,
     position: bool,
@@ -236,6 +252,8 @@ struct Hooks<'a, 'g> {
     slab_names: Vec<String>,
     /// Values of a token that are the same for all its elements.
     tokens: Vec<Access>,
+    /// Where a thread has neighbouring value columns: what it loads of them together.
+    runs: Option<Runs>,
 }
 
 /// A place in a hook: the element that is computed, and what is known there.
@@ -356,7 +374,14 @@ impl<'g> Hooks<'_, 'g> {
                 text.close();
             }
             _ => {
-                let staged = self.staged(access, back, scope);
+                let run = match access.tail {
+                    None => self.in_run(access, back, scope),
+                    Some(_) => None,
+                };
+                let staged = match &run {
+                    Some(_) => run,
+                    None => self.staged(access, back, scope),
+                };
                 let now = match &staged {
                     Some(staged) => staged.clone(),
                     None => self.loaded(access, back, scope),
@@ -452,6 +477,11 @@ impl<'g> Hooks<'_, 'g> {
     }
 
     fn loaded(&mut self, access: &Access, back: u32, scope: &Scope) -> String {
+        format!("to_f32({})", self.element_of(access, back, scope))
+    }
+
+    /// An element in memory, C text.
+    fn element_of(&mut self, access: &Access, back: u32, scope: &Scope) -> String {
         let graph = self.graph;
         let value = graph.value(access.value);
         let pointer = self.pointers.read(Place::Value(access.value), self.names);
@@ -467,7 +497,7 @@ impl<'g> Hooks<'_, 'g> {
             });
         }
         places.extend(self.in_row(access.value, &access.index, scope));
-        format!("to_f32({pointer}[{}])", sum(places))
+        format!("{pointer}[{}]", sum(places))
     }
 }
 

@@ -2,7 +2,10 @@
 //! value is had, and the template's text.
 
 use super::Hooks;
+use super::runs::{OF_VALUES, Runs};
 use crate::text::Text;
+use fusec_fuse::Storage;
+use fusec_fuse::chunked::linear::scaled_rows;
 use fusec_fuse::chunked::staging::Operand;
 use fusec_ir::StepRef;
 
@@ -51,6 +54,25 @@ impl Hooks<'_, '_> {
         text.finish()
     }
 
+    /// What the rows that arrive as values are multiplied by, if they do.
+    pub(super) fn value_factor(&mut self) -> String {
+        if !self.arrives(Operand::Value) {
+            return String::new();
+        }
+        let of = (self.graph, self.parts, self.scan, &self.body.ops);
+        let Some(rows) = scaled_rows(of.0, of.1, of.2, of.3, Storage::Bf16) else {
+            return String::new();
+        };
+        let nothing = self.grid.space(&[]);
+        let mut scope = self.scope(&nothing, "0");
+        // Values are linear in the rows, so that is what they are of rows of ones.
+        scope.known.push((rows, 0, "1.0f".into()));
+        let mut text = Text::default();
+        let value = self.coefficient(self.parts.v, &mut scope, &mut text);
+        text.line(format!("v_factor = {value};"));
+        text.finish()
+    }
+
     /// The decay of a token.
     pub(super) fn token_decay(&mut self) -> String {
         let nothing = self.grid.space(&[]);
@@ -61,12 +83,15 @@ impl Hooks<'_, '_> {
         text.finish()
     }
 
-    /// The values of a token.
-    pub(super) fn values(&mut self) -> String {
+    /// The values of a token, and what is loaded of eight of them before.
+    pub(super) fn values(&mut self) -> (String, String) {
         let mut scope = self.scope(&self.value, "vi");
         let mut text = Text::default();
+        let runs = || Runs::new(OF_VALUES, OF_VALUES, "column + nth");
+        self.runs = self.by_warpgroup.then(runs);
         let value = self.coefficient(self.parts.v, &mut scope, &mut text);
         text.line(format!("v_element = {value};"));
-        text.finish()
+        let loads = self.runs.take().map(|runs| runs.text.finish());
+        (text.finish(), loads.unwrap_or_default())
     }
 }

@@ -21,6 +21,34 @@ impl Hooks<'_, '_> {
 
     /// An element that is in shared memory by now, C text.
     pub(super) fn staged(&self, access: &Access, back: u32, scope: &Scope) -> Option<String> {
+        let (element, _) = self.staged_element(access, back, scope)?;
+        Some(format!("to_f32({element})"))
+    }
+
+    /// The same where it begins a run of neighbouring columns.
+    pub(super) fn staged_run(
+        &self,
+        access: &Access,
+        back: u32,
+        scope: &Scope,
+        run: usize,
+    ) -> Option<String> {
+        let (element, slab) = self.staged_element(access, back, scope)?;
+        let aligned = slab.aligned && slab.piece == 16 && slab.row_stride().is_multiple_of(run);
+        aligned.then_some(element)
+    }
+
+    /// Whether rows of a value are in shared memory.
+    pub(super) fn is_staged(&self, access: &Access) -> bool {
+        self.slabs.iter().any(|slab| slab.value == access.value)
+    }
+
+    fn staged_element(
+        &self,
+        access: &Access,
+        back: u32,
+        scope: &Scope,
+    ) -> Option<(String, &Staged)> {
         if !scope.in_chunk {
             return None;
         }
@@ -38,6 +66,11 @@ impl Hooks<'_, '_> {
         if reach.sum::<i64>() >= slab.elements as i64 || back > slab.halo {
             return None;
         }
+        if slab.operand == Some(Operand::Value) {
+            let column = offset.local_text(&scope.space, &scope.element);
+            let column = column.unwrap_or_else(|| "0".to_string());
+            return Some((format!("{name}[turn * STEP + place(at, {column})]"), slab));
+        }
         let row = match slab.halo - back {
             0 => "at".to_string(),
             ahead => format!("(at + {ahead})"),
@@ -50,7 +83,7 @@ impl Hooks<'_, '_> {
             places.push(format!("{name}_lead"));
         }
         places.extend(offset.local_text(&scope.space, &scope.element));
-        Some(format!("to_f32({name}[{}])", sum(places)))
+        Some((format!("{name}[{}]", sum(places)), slab))
     }
 
     /// A value of the token that is the same for all elements of a hook, if there is room for
@@ -104,13 +137,18 @@ impl Hooks<'_, '_> {
                 None => format!("reinterpret_cast<{element}*>(arrived + {floats})"),
                 Some(Operand::Query) => "left_rows".to_string(),
                 Some(Operand::Key) => "right_rows".to_string(),
+                Some(Operand::Value) => "v_rows".to_string(),
             };
-            text.line(format!(
-                "{element}* const {name} = {place};  // {}[{} rows][{}]",
-                if slab.turns() > 1 { "[2]" } else { "" },
-                chunk + slab.halo as usize,
-                slab.row_stride()
-            ));
+            let rows = match self.by_warpgroup && slab.operand.is_some() {
+                true => String::new(),
+                false => format!(
+                    "  // {}[{} rows][{}]",
+                    if slab.turns() > 1 { "[2]" } else { "" },
+                    chunk + slab.halo as usize,
+                    slab.row_stride()
+                ),
+            };
+            text.line(format!("{element}* const {name} = {place};{rows}"));
             if !slab.aligned {
                 let piece = slab.piece / slab.element_bytes;
                 let start = sum(start);
@@ -121,13 +159,17 @@ impl Hooks<'_, '_> {
             floats += slab.floats(chunk);
         }
         type Which = fn(&Staged) -> bool;
+        let operands = match self.by_warpgroup {
+            true => "auto bring_operands = [&](i64 first, int turn)",
+            false => "auto bring_operands = [&](i64 first)",
+        };
         let kinds: [(&str, Which); 3] = [
             ("auto bring_early = [&](i64 first, int turn)", |slab| {
-                slab.early && slab.operand.is_none()
+                slab.early && slab.operand.is_none_or(|of| of == Operand::Value)
             }),
             ("auto bring_late = [&](i64 first)", |slab| !slab.early),
-            ("auto bring_operands = [&](i64 first)", |slab| {
-                slab.operand.is_some()
+            (operands, |slab| {
+                slab.operand.is_some_and(|of| of != Operand::Value)
             }),
         ];
         for (n, (head, which)) in kinds.into_iter().enumerate() {
@@ -136,6 +178,7 @@ impl Hooks<'_, '_> {
                 continue;
             }
             text.open(head);
+            text.line("const int rows = int(min(steps - first, i64(CHUNK)));");
             for n in 0..self.slabs.len() {
                 if which(&self.slabs[n]) {
                     self.bring(n, chunk, &mut text);
@@ -173,6 +216,14 @@ impl Hooks<'_, '_> {
         parts
     }
 
+    /// How many threads copy rows, and which of them one is, C text.
+    fn copiers(&self) -> (&'static str, &'static str) {
+        match self.by_warpgroup {
+            true => ("COPIERS", "copier"),
+            false => ("THREADS", "tid"),
+        }
+    }
+
     /// Copies one slab of a chunk.
     fn bring(&mut self, n: usize, chunk: usize, text: &mut Text) {
         let graph = self.graph;
@@ -188,13 +239,25 @@ impl Hooks<'_, '_> {
         };
         let turn = (slab.turns() > 1).then(|| format!("turn * {}", turn_elements(&slab, chunk)));
         let all = rows * pieces;
-        text.line("#pragma unroll");
-        text.open(format!(
-            "for (int round = 0; round < ({all} + THREADS - 1) / THREADS; ++round)"
-        ));
-        text.line("const int piece = round * THREADS + tid;");
+        let (threads, thread) = self.copiers();
+        let mut of_chunk = vec![format!("(batch * T + first) * {row_elements}")];
+        of_chunk.extend(start.clone());
+        text.open("");
         text.line(format!(
-            "if ({all} % THREADS != 0 && piece >= {all}) break;"
+            "const {element}* const from = {pointer} + {};",
+            sum(of_chunk)
+        ));
+        // Beside products under way few registers are left for addresses.
+        text.line(match self.by_warpgroup {
+            true => "#pragma unroll 4",
+            false => "#pragma unroll",
+        });
+        text.open(format!(
+            "for (int round = 0; round < ({all} + {threads} - 1) / {threads}; ++round)"
+        ));
+        text.line(format!("const int piece = round * {threads} + {thread};"));
+        text.line(format!(
+            "if ({all} % {threads} != 0 && piece >= {all}) break;"
         ));
         let (row, e) = match pieces {
             1 => ("piece".to_string(), None),
@@ -208,33 +271,46 @@ impl Hooks<'_, '_> {
             text.line(format!("const int elem = {e};"));
         }
         let e = e.map(|_| "elem".to_string());
-        text.line(match slab.halo {
-            0 => "const i64 t = first + row;".to_string(),
-            halo => format!("const i64 t = first + row - {halo};"),
-        });
         let stride = slab.row_stride();
-        let to: Vec<String> = [turn.clone(), Some(in_rows("row", stride)), e.clone()]
-            .into_iter()
-            .flatten()
-            .collect();
-        let mut from = vec![format!(
-            "(batch * T + (t < steps ? t : 0)) * {row_elements}"
-        )];
-        from.extend(start.clone());
+        // Where products of warpgroups read them, they lie in swizzled lines.
+        let lines = self.by_warpgroup && slab.operand.is_some();
+        let of_turn = match slab.operand {
+            Some(Operand::Value) => Some("turn * STEP".to_string()),
+            Some(_) if self.turns > 1 => Some("turn * (KEYS / LINE) * STEP".to_string()),
+            _ => None,
+        };
+        let to = match lines {
+            true => [of_turn, Some("place(row, elem)".into()), None],
+            false => [turn.clone(), Some(in_rows("row", stride)), e.clone()],
+        };
+        let to: Vec<String> = to.into_iter().flatten().collect();
+        // Rows of the run that are there, counted from the first one of the chunk.
+        let place = match slab.halo {
+            0 => "row".to_string(),
+            halo => {
+                text.line(format!("const int place = row - {halo};"));
+                "place".into()
+            }
+        };
+        let mut inside = format!("{place} < rows");
+        let mut from = vec![format!("({inside} ? {place} : 0) * {row_elements}")];
         from.extend(e.clone());
-        let mut inside = "t < steps".to_string();
         // The last piece of a row may have elements that the row has not.
         if !slab.aligned {
             let places = start.iter().cloned().chain(e.clone()).collect();
             inside = format!("{inside} && {} < {row_elements}", sum(places));
         }
-        let guard = if slab.halo > 0 { "if (t >= 0) " } else { "" };
+        let guard = match slab.halo {
+            0 => "",
+            _ => "if (first + place >= 0) ",
+        };
         text.line(format!(
-            "{guard}cp_async_{}({name} + {}, {pointer} + {}, {inside});",
+            "{guard}cp_async_{}({name} + {}, from + {}, {inside});",
             slab.piece,
             sum(to),
             sum(from)
         ));
+        text.close();
         text.close();
         if let Some(tail) = slab.tail {
             self.bring_tail(&slab, tail, &name, element, turn, text);
@@ -254,8 +330,9 @@ impl Hooks<'_, '_> {
         let width = self.graph.tail_width(tail);
         let row_elements = self.graph.row_elements(slab.value);
         let old = self.pointers.read(Place::OldTail(tail), self.names);
+        let (threads, thread) = self.copiers();
         text.open(format!(
-            "for (int element = tid; first == 0 && element < {}; element += THREADS)",
+            "for (int element = {thread}; first == 0 && element < {}; element += {threads})",
             slab.halo as usize * slab.elements
         ));
         text.line(format!(

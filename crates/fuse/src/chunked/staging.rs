@@ -6,6 +6,8 @@
 //! Never here: the text that copies and reads them.
 
 use super::Parts;
+use super::linear::scaled_rows;
+use super::warpgroup::{Products, VALUES};
 use crate::plan::{GridAxis, Storage};
 use fusec_ir::{
     Access, AxisId, Graph, IndexExpr, OpId, OpKind, Precision, StateId, StepRef, ValueId,
@@ -51,6 +53,8 @@ pub struct Staged {
     pub element_bytes: usize,
     /// The operand of the products whose rows it is as they are, and arrives at the place of.
     pub operand: Option<Operand>,
+    /// Whether what is read before the products arrives while the chunk before is still read.
+    pub overlaps: bool,
 }
 
 /// An operand of the products of a chunk.
@@ -60,13 +64,15 @@ pub enum Operand {
     Query,
     /// What values are multiplied by.
     Key,
+    /// What values are a multiple of, the same for all columns of a token (see [`super::linear`]).
+    Value,
 }
 
 impl Staged {
     /// Copies of it in shared memory: what is read before and after the products of a chunk is
-    /// there while the next one arrives.
+    /// there while the next one arrives, and what is read at all where some warps copy while others read.
     pub fn turns(&self) -> usize {
-        1 + usize::from(self.early && self.late)
+        1 + usize::from(self.early && (self.late || self.overlaps))
     }
 
     /// Elements from a row to the next one in shared memory. Those of an operand have room so that 8 of
@@ -97,7 +103,7 @@ pub fn staged(
     scan: OpId,
     ops: &[OpId],
     grid: &[GridAxis],
-    storage: Storage,
+    (storage, products): (Storage, Products),
 ) -> Vec<Staged> {
     let mut reads = Reads {
         graph,
@@ -123,6 +129,9 @@ pub fn staged(
         }
     }
     let mut slabs: Vec<Staged> = reads.found.into_iter().flatten().collect();
+    for slab in &mut slabs {
+        slab.overlaps = products == Products::Warpgroup;
+    }
     for (operand, item) in [
         (Operand::Key, Some(parts.k)),
         (Operand::Query, only_query(parts)),
@@ -136,6 +145,19 @@ pub fn staged(
             // As many elements as keys: nothing else varies in a block.
             if as_it_is && slab.elements == key && slab.operand.is_none() {
                 slab.operand = Some(operand);
+            }
+        }
+    }
+    let value = match products {
+        Products::Warp => None,
+        Products::Warpgroup => scaled_rows(graph, parts, scan, ops, storage),
+    };
+    if let Some(access) = value {
+        let mut of_value = slabs.iter_mut().filter(|slab| slab.value == access.value);
+        if let (Some(slab), None) = (of_value.next(), of_value.next()) {
+            let as_it_is = slab.halo == 0 && slab.aligned && slab.piece == WIDE;
+            if as_it_is && slab.elements == VALUES && slab.operand.is_none() {
+                slab.operand = Some(Operand::Value);
             }
         }
     }
@@ -376,6 +398,7 @@ impl Reads<'_> {
                     Precision::F32 | Precision::Index => 4,
                 },
                 operand: None,
+            overlaps: false,
             },
         };
         let slab = self.cut(slab);

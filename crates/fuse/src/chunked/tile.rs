@@ -67,7 +67,8 @@
 //!
 //! Lives here: the sizes of a block. Never here: the text of the kernel.
 
-use super::staging::{OPERAND_PAD, Room, Staged};
+use super::staging::{OPERAND_PAD, Operand, Room, Staged};
+use super::warpgroup::{self, Products};
 use super::{MOST_TOKENS, Parts, SUB, TOKEN_VALUES, pieces};
 use crate::plan::Storage;
 use crate::regions::Regions;
@@ -166,8 +167,14 @@ pub struct Tile {
     pub warps: usize,
     /// Room for rows that arrive ahead of time.
     pub room: Room,
-    /// Operands whose rows arrive where products read them.
+    /// Queries and keys whose rows arrive where products read them.
     pub arriving: usize,
+    /// Whether rows do that values are a multiple of.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub values_arrive: bool,
+    /// Whose products they are.
+    #[serde(default, skip_serializing_if = "Products::by_warp")]
+    pub products: Products,
 }
 
 /// Places of a block's data in shared memory, f32 elements, each a multiple of 4.
@@ -202,6 +209,7 @@ impl Tile {
         value: usize,
         slabs: &[Staged],
     ) -> Tile {
+        let of_values = |slab: &Staged| slab.operand == Some(Operand::Value);
         Tile {
             key: graph.elements(&parts.layout.key),
             value,
@@ -219,7 +227,9 @@ impl Tile {
             resident: 1,
             warps: LEAST_WARPS,
             room: Room::of(slabs),
-            arriving: slabs.iter().filter(|slab| slab.operand.is_some()).count(),
+            arriving: slabs.iter().filter(|slab| slab.operand.is_some() && !of_values(slab)).count(),
+            values_arrive: slabs.iter().any(of_values),
+            products: Products::Warp,
         }
     }
 
@@ -374,6 +384,9 @@ impl Tile {
     /// Registers of a thread, as compilers were seen to take them: those of the state, and what products
     /// and elements under way need.
     fn registers_of_thread(&self) -> usize {
+        if self.products == Products::Warpgroup {
+            return warpgroup::OTHERS + self.key / 2;
+        }
         match (self.solves(), self.in_spans()) {
             (true, _) => (72 + self.key_padded() * 7 / 8).max(REGISTERS),
             (false, true) => OTHERS_IN_SPANS + self.key_padded() / 2,
@@ -487,7 +500,10 @@ impl Tile {
 
     /// Shared memory of a block, bytes.
     pub fn shared_bytes(&self) -> usize {
-        4 * self.places().end
+        4 * match self.products {
+            Products::Warp => self.places().end,
+            Products::Warpgroup => self.warpgroup_places().end,
+        }
     }
 
     /// Products of tensor-core tiles (16 x 8 x 16) that one warp does for its value columns of a

@@ -9,6 +9,7 @@ use super::group::Group;
 use super::space::divisors;
 use crate::chunked::staging::staged;
 use crate::chunked::tile::Tile;
+use crate::chunked::warpgroup::{self, Products};
 use crate::chunked::{KEY_LIMIT, Parts, SUB, VALUE_LIMIT};
 use crate::context::{iteration_axes, reduced_axes};
 use crate::plan::{Body, GridAxis, Reject, Storage};
@@ -63,16 +64,23 @@ pub fn fit(group: &Group<'_>, lane: &Body) -> Result<Vec<Body>, Reject> {
     };
     let mut bodies: Vec<Body> = Vec::new();
     let mut first = None;
+    let by_warps = MOST_WARPS.map(|most| (Products::Warp, most));
+    let by = by_warps.into_iter().chain([(Products::Warpgroup, warpgroup::WARPS)]);
     let ways = targets.iter().flat_map(|target| {
         let ahead = [false, true].into_iter();
-        ahead.flat_map(move |ahead| MOST_WARPS.map(|most| (*target, ahead, most)))
+        let by = by.clone();
+        ahead.flat_map(move |ahead| by.clone().map(move |by| (*target, ahead, by)))
     });
-    for (target, ahead, most) in ways {
-        match spread(group, lane, scan, &parts, target, (ahead, most)) {
+    for (target, ahead, by) in ways {
+        match spread(group, lane, scan, &parts, target, (ahead, by)) {
             Ok(body) if !bodies.contains(&body) => bodies.push(body),
             Ok(_) => {}
             Err(reject) => first = first.or(Some(reject)),
         }
+    }
+    // TEMPORARY
+    if bodies.iter().any(|b| b.schedule.by_warpgroup()) && std::env::var("FUSEC_DEV_WARP").is_err() {
+        bodies.retain(|b| b.schedule.by_warpgroup());
     }
     match first {
         Some(reject) if bodies.is_empty() => Err(reject),
@@ -245,7 +253,7 @@ fn spread(
     scan: OpId,
     parts: &Parts<'_>,
     target: usize,
-    (ahead, most_warps): (bool, usize),
+    (ahead, (products, most_warps)): (bool, (Products, usize)),
 ) -> Result<Body, Reject> {
     let (ctx, graph) = (group.ctx, group.ctx.graph);
     let layout = parts.layout;
@@ -287,7 +295,7 @@ fn spread(
         ));
     }
     let slabs = match ahead {
-        true => staged(graph, parts, scan, &lane.ops, &grid, ctx.storage),
+        true => staged(graph, parts, scan, &lane.ops, &grid, (ctx.storage, products)),
         false => vec![],
     };
     let least = Tile::least(graph, scan, parts, ctx.storage, value, &slabs);
@@ -295,7 +303,11 @@ fn spread(
     let tiles: usize = grid.iter().map(|g| graph.size(g.axis) / g.tile).product();
     let share = (ctx.shape.batch * tiles).div_ceil(ctx.target.sms.max(1));
     let registers = ctx.target.registers;
-    match least.fitting(bytes, registers, ctx.shape.time, share, most_warps) {
+    let fitting = match products {
+        Products::Warp => least.fitting(bytes, registers, ctx.shape.time, share, most_warps),
+        Products::Warpgroup => Some(by_warpgroup(group, scan, least)?),
+    };
+    match fitting {
         Some(tile) => Ok(Body {
             schedule: Schedule::Chunked(ChunkTile {
                 grid,
@@ -316,6 +328,29 @@ fn spread(
     }
 }
 
+/// The same block by the products of a warpgroup.
+fn by_warpgroup(group: &Group<'_>, scan: OpId, least: Tile) -> Result<Tile, Reject> {
+    let ctx = group.ctx;
+    if ctx.target.wgmma_operand(Storage::Bf16).is_none() {
+        return Err(group.reject(
+            "chunked-warpgroup",
+            [scan],
+            "products of warpgroups, which exactly sm_90a has",
+            ctx.device.arch.clone(),
+        ));
+    }
+    let not = |limit: &'static str, got: String| group.reject("chunked-warpgroup", [scan], limit, got);
+    let tile = least
+        .by_warpgroup()
+        .map_err(|limit| not(limit, format!("{least:?}")))?;
+    let (bytes, most) = (tile.shared_bytes(), ctx.target.shared_bytes);
+    match (ctx.shape.time >= tile.chunk, bytes <= most) {
+        (false, _) => Err(not("runs of whole chunks", format!("T = {}", ctx.shape.time))),
+        (_, false) => Err(not("the shared memory of a block", format!("{bytes} of {most} bytes"))),
+        (true, true) => Ok(tile),
+    }
+}
+
 /// The tile of a chunked lane whose blocks are so many more: in a pass over `segments` of T, for `ops` of the
 /// lane, in no more shared memory than `room`, if that is enough for some tile. `None` if none fits.
 pub fn in_pass(
@@ -332,7 +367,10 @@ pub fn in_pass(
         Pass::Results => parts,
     };
     let slabs = match chunk.ahead {
-        true => staged(graph, &parts, scan, ops, &chunk.grid, ctx.storage),
+        true => {
+            let by = (ctx.storage, chunk.tile.products);
+            staged(graph, &parts, scan, ops, &chunk.grid, by)
+        }
         false => vec![],
     };
     let (bytes, registers) = (ctx.target.shared_bytes, ctx.target.registers);
@@ -341,6 +379,15 @@ pub fn in_pass(
     let share = blocks.div_ceil(ctx.target.sms.max(1));
     let [_, few] = MOST_WARPS;
     let least = Tile::least(graph, scan, &parts, ctx.storage, chunk.tile.value, &slabs);
+    if chunk.tile.products == Products::Warpgroup {
+        let tile = by_warpgroup(group, scan, least).ok()?;
+        return Some(ChunkTile {
+            ahead: !slabs.is_empty(),
+            tile: tile.shared_by(share, bytes, registers),
+            segments: Some(segments),
+            ..chunk.clone()
+        });
+    }
     let fitting = |bytes: usize, share: usize| {
         let tile = least.fitting(bytes, registers, ctx.shape.time, share, few);
         tile.filter(|tile| tile.shared_bytes() <= room)

@@ -94,7 +94,10 @@ fn counts_of_chunks(group: &Group<'_>, lane: &Body) -> Vec<u32> {
 fn spreads(chunked: &[Body]) -> Vec<&Body> {
     let mut out: Vec<&Body> = Vec::new();
     for body in chunked {
-        let same = |known: &&mut &Body| known.schedule.grid() == body.schedule.grid();
+        let same = |known: &&mut &Body| {
+            let of = |body: &Body| body.schedule.by_warpgroup();
+            known.schedule.grid() == body.schedule.grid() && of(known) == of(body)
+        };
         match out.iter_mut().find(same) {
             None => out.push(body),
             Some(known) if body.schedule.ahead() && !known.schedule.ahead() => *known = body,

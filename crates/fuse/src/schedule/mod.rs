@@ -45,6 +45,7 @@ pub use walk::{RowTile, ScanTile};
 pub use wgmma::WgmmaTile;
 
 use crate::chunked::tile::Tile;
+use crate::chunked::warpgroup::Products;
 use crate::plan::{GridAxis, Template};
 use serde::{Deserialize, Serialize};
 
@@ -92,6 +93,11 @@ pub struct ChunkTile {
 }
 
 impl Schedule {
+    /// Whether a chunk's products are those of warpgroups.
+    pub fn by_warpgroup(&self) -> bool {
+        matches!(self, Schedule::Chunked(chunk) if chunk.tile.products == Products::Warpgroup)
+    }
+
     /// The template that it is a schedule of.
     pub fn template(&self) -> Template {
         match self {

@@ -1,5 +1,6 @@
 //! Schedules and launches in a line, for people.
 
+use crate::chunked::warpgroup::Products;
 use super::wgmma::{CONSUMERS, DEPTH, ROWS};
 use super::{AttendTile, GemmTile, Launch, Pass, RowSumTile, Schedule, Segments};
 use fusec_ir::Direction;
@@ -27,6 +28,9 @@ impl fmt::Display for Schedule {
                     "chunks of {} tokens, {} keys x {} values",
                     tile.chunk, tile.key, tile.value
                 )?;
+                if tile.products == Products::Warpgroup {
+                    f.write_str(" by a warpgroup")?;
+                }
                 if chunk.ahead {
                     f.write_str(", rows ahead of time")?;
                 }

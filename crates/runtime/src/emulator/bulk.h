@@ -112,39 +112,80 @@ static inline void tensor_load(void* to, const TensorMap& map, u64* barrier, int
     w->tensor_copy[w->tensor_copies++] = {static_cast<char*>(to), map, made(barrier, what), x, y, bytes};
 }
 
+static inline u32 start_of(u64 tile) { return u32(tile & 0x3fff) << 4; }
+
+template <class T> static inline float operand_element(u32 at) {
+    u16 bits;
+    memcpy(&bits, W->launch->smem + swizzled(at), 2);
+    return to_f32(T{bits});
+}
+
 // A thread's part of d[64, N] += a[64, 16] b[16, N]: two rows, and two of each eight columns.
-template <class T, int N, bool ACROSS_K> static void multiply(float* d, u64 a, u64 b) {
-    Worker* w = W;
-    const u32 lane = w->cur->index % 32, warp = w->cur->index / 32 % 4;
-    auto start = [](u64 tile) { return u32(tile & 0x3fff) << 4; };
-    auto element = [&](u32 at) {
-        u16 bits;
-        memcpy(&bits, w->launch->smem + swizzled(at), 2);
-        return to_f32(T{bits});
-    };
-    float am[2][16];
-    for (int half = 0; half < 2; ++half)
-        for (int k = 0; k < 16; ++k) am[half][k] = element(start(a) + (2 * warp + half) * 1024 + lane / 4 * 128 + k * 2);
+template <class T, int N, bool ACROSS_K> static void multiply_rows(float* d, const float (&am)[2][16], u64 b) {
+    const u32 lane = W->cur->index % 32;
     const u32 apart = u32(b >> 16 & 0x3fff) << 4;
     for (int j = 0; j < N / 8; ++j)
         for (int v = 0; v < 2; ++v) {
             const u32 n = 8 * j + lane % 4 * 2 + v;
             float column[16];
             for (u32 k = 0; k < 16; ++k)
-                column[k] = element(start(b) + (ACROSS_K ? n / 64 * apart + n % 64 * 2 + k / 8 * 1024 + k % 8 * 128 : n / 8 * 1024 + n % 8 * 128 + k * 2));
+                column[k] = operand_element<T>(start_of(b) + (ACROSS_K ? n / 64 * apart + n % 64 * 2 + k / 8 * 1024 + k % 8 * 128 : n / 8 * 1024 + n % 8 * 128 + k * 2));
             for (int half = 0; half < 2; ++half)
                 for (int k = 0; k < 16; ++k) d[4 * j + 2 * half + v] += am[half][k] * column[k];
         }
 }
 
-template <class T, int N, bool ACROSS_K> static inline void wgmma(float* d, u64 a, u64 b, const char* what, int line) {
+template <class T, int N, bool ACROSS_K> static void multiply(float* d, u64 a, u64 b) {
+    const u32 lane = W->cur->index % 32, warp = W->cur->index / 32 % 4;
+    float am[2][16];
+    for (int half = 0; half < 2; ++half)
+        for (int k = 0; k < 16; ++k) am[half][k] = operand_element<T>(start_of(a) + (2 * warp + half) * 1024 + lane / 4 * 128 + k * 2);
+    multiply_rows<T, N, ACROSS_K>(d, am, b);
+}
+
+template <class T, int N, bool ACROSS_K> static void multiply_first(float* d, u64 a, u64 b) {
+    for (int i = 0; i < N / 2; ++i) d[i] = 0.0f;
+    multiply<T, N, ACROSS_K>(d, a, b);
+}
+
+template <class T, int N, bool ACROSS_K> static void multiply_held(float* d, u64 a, u64 b) {
+    const Held* held = reinterpret_cast<const Held*>(a);
+    float am[2][16];
+    for (int half = 0; half < 2; ++half)
+        for (int k = 0; k < 16; ++k) am[half][k] = to_f32(T{held->row[half][k]});
+    multiply_rows<T, N, ACROSS_K>(d, am, b);
+}
+
+template <class T, int N, bool ACROSS_K, bool FIRST = false> static inline void wgmma(float* d, u64 a, u64 b, const char* what, int line) {
     Worker* w = W;
     Thread* t = w->cur;
     // All threads of a warp at the same product.
     warp_collective(0xffffffffu, nullptr, what, line, [](void**) {});
     if (t->products == MAX_PRODUCTS)
         FUSEC_EMU_FAIL(w, "thread %u has %u products under way, more than the emulator keeps", t->index, MAX_PRODUCTS);
-    w->product[t->index][t->products++] = {multiply<T, N, ACROSS_K>, d, a, b, t->product_groups};
+    w->product[t->index][t->products++] = {FIRST ? multiply_first<T, N, ACROSS_K> : multiply<T, N, ACROSS_K>, d, a, b, t->product_groups, false};
+}
+
+// A row of the first operand lies in the registers of four lanes.
+template <class T, int N, bool ACROSS_K> static inline void wgmma_held(float* d, const u32 (&a)[4], u64 b, const char* what, int line) {
+    Worker* w = W;
+    Thread* t = w->cur;
+    Held* own = &w->held[t->index][t->held++ % MAX_HELD];
+    struct Lane { const u32* a; Held* held; } lane{a, own};
+    warp_collective(0xffffffffu, &lane, what, line, [](void** lanes) {
+        for (int to = 0; to < 32; ++to)
+            for (int from = to / 4 * 4; from < to / 4 * 4 + 4; ++from)
+                for (int word = 0; word < 4; ++word)
+                    for (int side = 0; side < 2; ++side) {
+                        const u32 bits = static_cast<Lane*>(lanes[from])->a[word] >> (16 * side);
+                        static_cast<Lane*>(lanes[to])->held->row[word % 2][word / 2 * 8 + from % 4 * 2 + side] = u16(bits);
+                    }
+    });
+    u32 under_way = 0;
+    for (u32 i = 0; i < t->products; ++i) under_way += w->product[t->index][i].held;
+    if (t->products == MAX_PRODUCTS || under_way == MAX_HELD)
+        FUSEC_EMU_FAIL(w, "thread %u has %u products under way, more than the emulator keeps", t->index, t->products);
+    w->product[t->index][t->products++] = {multiply_held<T, N, ACROSS_K>, d, reinterpret_cast<u64>(own), b, t->product_groups, true};
 }
 
 static inline void finish_products(u32 under_way) {
@@ -181,6 +222,7 @@ static inline void tensor_load_5d(void* to, const tensor_map& map, u64* barrier,
 template <class T, int V> static inline void store_vec_global(T* p, const float (&x)[V]) { store_vec<T, V>(p, x); }
 
 static inline void warpgroup_fence() {}
+static inline void shared_fence() {}
 static inline void warpgroup_commit() { emulator::W->cur->product_groups++; }
 template <int N> static inline void warpgroup_wait() { emulator::finish_products(N); }
 // Registers are not counted here.
@@ -193,3 +235,8 @@ template <class T, bool ACROSS_K> static inline void wgmma_n64(float (&d)[32], u
 template <class T, bool ACROSS_K> static inline void wgmma_n128(float (&d)[64], u64 a, u64 b, int line = __builtin_LINE()) { emulator::wgmma<T, 128, ACROSS_K>(d, a, b, "wgmma_n128", line); }
 template <class T, bool ACROSS_K> static inline void wgmma_n192(float (&d)[96], u64 a, u64 b, int line = __builtin_LINE()) { emulator::wgmma<T, 192, ACROSS_K>(d, a, b, "wgmma_n192", line); }
 template <class T, bool ACROSS_K> static inline void wgmma_n256(float (&d)[128], u64 a, u64 b, int line = __builtin_LINE()) { emulator::wgmma<T, 256, ACROSS_K>(d, a, b, "wgmma_n256", line); }
+template <class T, bool ACROSS_K> static inline void wgmma_n64_held(float (&d)[32], const u32 (&a)[4], u64 b, int line = __builtin_LINE()) { emulator::wgmma_held<T, 64, ACROSS_K>(d, a, b, "wgmma_n64_held", line); }
+template <class T, bool ACROSS_K> static inline void wgmma_n128_held(float (&d)[64], const u32 (&a)[4], u64 b, int line = __builtin_LINE()) { emulator::wgmma_held<T, 128, ACROSS_K>(d, a, b, "wgmma_n128_held", line); }
+template <class T, bool ACROSS_K> static inline void wgmma_n192_held(float (&d)[96], const u32 (&a)[4], u64 b, int line = __builtin_LINE()) { emulator::wgmma_held<T, 192, ACROSS_K>(d, a, b, "wgmma_n192_held", line); }
+template <class T, bool ACROSS_K> static inline void wgmma_n256_held(float (&d)[128], const u32 (&a)[4], u64 b, int line = __builtin_LINE()) { emulator::wgmma_held<T, 256, ACROSS_K>(d, a, b, "wgmma_n256_held", line); }
+template <class T, bool ACROSS_K> static inline void wgmma_n64_first(float (&d)[32], u64 a, u64 b, int line = __builtin_LINE()) { emulator::wgmma<T, 64, ACROSS_K, true>(d, a, b, "wgmma_n64_first", line); }

@@ -65,7 +65,7 @@ static void begin_block(Worker* w, Launch* launch) {
                 t.index = index;
                 t.state = NOT_STARTED;
                 t.line = 0;
-                t.copies = t.groups = t.products = t.product_groups = 0;
+                t.copies = t.groups = t.products = t.product_groups = t.held = 0;
             }
     w->free_stacks = n;
     for (u32 i = 0; i < n; ++i) w->stacks[i] = u16(n - 1 - i);

@@ -106,6 +106,7 @@ constexpr u32 MAX_COPIES = 256;          // cp.async copies of one thread in fli
 constexpr u64 STACK_BYTES = 256 * 1024;
 constexpr u64 HEADER_BYTES = 10 << 20;
 constexpr u32 MAX_PRODUCTS = 32;         // products of a warpgroup under way, of one thread
+constexpr u32 MAX_HELD = 16;             // the same whose first operand is in registers
 constexpr u32 MAX_TENSOR_COPIES = 64;    // copies by tensor maps under way, of one block
 constexpr u32 SMEM_GUARD = 256;          // bytes of known pattern behind the dynamic shared memory
 
@@ -113,8 +114,12 @@ enum State : u32 { NOT_STARTED, RUNNABLE, AT_BARRIER, AT_COLLECTIVE, AT_PHASE, E
 
 struct Copy { void* dst; const void* src; u32 bytes; u32 group; };
 
-// A product of a warpgroup, from its start to the wait for it.
-struct Product { void (*multiply)(float* d, u64 a, u64 b); float* d; u64 a, b; u32 group; };
+// A product of a warpgroup, from its start to the wait for it. `a`: a tile in shared memory, or the address of
+// the Held.
+struct Product { void (*multiply)(float* d, u64 a, u64 b); float* d; u64 a, b; u32 group; bool held; };
+
+// The first operand of a product where it is in registers: a thread's two rows of 16 elements.
+struct Held { u16 row[2][16]; };
 
 // A barrier in shared memory, as mbarrier_init makes it: 8 bytes.
 struct Mbarrier { u16 expected; u16 pending; u32 parity; };
@@ -137,6 +142,7 @@ struct Thread {
     u32 groups;       // cp.async groups committed so far
     u32 products;         // pending products of its warpgroup
     u32 product_groups;   // groups of products committed so far
+    u32 held;             // products so far whose first operand is in registers
     const Mbarrier* phase_of;   // the barrier whose phase it waits for
 };
 
@@ -197,6 +203,7 @@ struct Worker {
     const Mbarrier* announced_to[MAX_TENSOR_COPIES];
     TensorCopy tensor_copy[MAX_TENSOR_COPIES];
     Product product[MAX_THREADS][MAX_PRODUCTS];
+    Held held[MAX_THREADS][MAX_HELD];
     Copy copy[MAX_THREADS][MAX_COPIES];
 };
 static_assert(sizeof(Worker) <= HEADER_BYTES, "the worker's state must fit its header");
