@@ -17,13 +17,13 @@
     const int tid = threadIdx.x, lane = tid % 32, warp = tid / 32;
 {%- if ahead %}
     constexpr int COPIERS = 64;                 // threads that start copies, while the others compute decays
-    const int copier = tid - (THREADS - COPIERS);
-    const bool copies = copier >= 0{% if own %} && tid < THREADS{% endif %};
+    const u32 copier = threadIdx.x % COPIERS;
+    const bool copies = tid >= THREADS - COPIERS{% if own %} && tid < THREADS{% endif %};
 {%- endif %}
     const int lane_row = lane / 4, lane_pair = lane % 4 * 2;        // places in accumulators
     const i64 steps = {{ steps }};
     // Swizzled tiles begin at a multiple of 1,024 bytes.
-    float* const room = smem + (1024 - smem_u32(smem) % 1024) % 1024 / 4;
+    float* const room = reinterpret_cast<float*>(smem) + (1024 - smem_u32(smem) % 1024) % 1024 / 4;
 {%- if lefts > 0 %}
     bf16_t* const left_rows = reinterpret_cast<bf16_t*>(room);                              // queries {% if turns == 2 %}[2]{% endif %}[KEYS / LINE][CHUNK][LINE]
     bf16_t* const state_rows = reinterpret_cast<bf16_t*>(room + {{ places.states }});       // S before the chunk, [KEYS / LINE][64][LINE]

@@ -7,6 +7,7 @@ use fusec_codegen::chunked::{Chunked, Read};
 use fusec_codegen::prelude::with_prelude;
 use fusec_fuse::chunked::staging::Room;
 use fusec_fuse::chunked::tile::{Decays, Factor, Tile};
+use fusec_fuse::chunked::warpgroup::Products;
 use fusec_runtime::emulator::{Emulator, KernelArg, LaunchShape};
 use kernels::{Draw, Tensor, c_type, compiled, distance, emulator, nvrtc, pieces, tensor};
 use rayon::prelude::*;
@@ -60,6 +61,7 @@ struct Case {
     outputs: usize,
     /// Which of a and b there are.
     factor: Factor,
+    products: Products,
     storage: Element,
     /// Magnitude of values and of the initial state.
     scale: f32,
@@ -81,6 +83,7 @@ const CASE: Case = Case {
     reads: &[(0, false, false)],
     outputs: 1,
     factor: Factor::Apart,
+    products: Products::Warp,
     storage: Element::F32,
     scale: 1.0,
     zero_state: false,
@@ -119,10 +122,17 @@ fn described(case: Case) -> Chunked {
             format!("bonus_element = bonus[h * {key} + kj] * {query} * to_f32(k[{key_at}]);")
         }),
     });
-    let mut epilogue = format!(
-        "for (int vi = lane; live && vi < {}; vi += 32) {{\n",
-        case.tile
-    );
+    let (mut epilogue, column) = match case.products {
+        Products::Warp => {
+            let each = format!("for (int vi = lane; live && vi < {}; vi += 32) {{\n", case.tile);
+            (each, "vi")
+        }
+        // Four lanes have a token.
+        Products::Warpgroup => {
+            let each = "for (int nth = 0; live && nth < 16; ++nth) {\nconst int vi = nth / 2 * 8 + lane_pair + nth % 2;\n";
+            (each.to_string(), "nth")
+        }
+    };
     for n in 0..case.outputs {
         let row = match n {
             0 => "y_row".to_string(),
@@ -130,7 +140,7 @@ fn described(case: Case) -> Chunked {
         };
         // The number of sequences is the launch's: cases that differ in no more are one kernel.
         epilogue += &format!(
-            "y[{n} * (gridDim.x / {tiles} * T * {value}) + {value_at}] = {row}[vi];\n",
+            "y[{n} * (gridDim.x / {tiles} * T * {value}) + {value_at}] = {row}[{column}];\n",
             tiles = value / case.tile,
         );
     }
@@ -149,12 +159,18 @@ fn described(case: Case) -> Chunked {
         warps: 4,
         room: Room::default(),
         arriving: 0,
+        values_arrive: false,
+        products: Products::Warp,
     };
     // As many as have value columns, or some more.
     let more = if case.steps.is_multiple_of(2) { 8 } else { 4 };
     let tile = Tile {
         warps: tile.value_warps().max(more),
         ..tile
+    };
+    let tile = match case.products {
+        Products::Warp => tile,
+        Products::Warpgroup => tile.by_warpgroup().unwrap_or_else(|limit| panic!("{case:?}: {limit}")),
     };
     Chunked {
         tile,
@@ -176,6 +192,8 @@ fn described(case: Case) -> Chunked {
             _ => format!("decay_element = decay[{key_at}];"),
         },
         values: format!("v_element = to_f32(v[{value_at}]);"),
+        value_runs: String::new(),
+        value_factor: String::new(),
         load_state: format!("s_element = state_in[{state_at}];"),
         store_state: format!("state_out[{state_at}] = s_element;"),
         epilogue,
@@ -525,8 +543,58 @@ fn cases() -> Vec<Case> {
             case.factor = factor;
         }
     }
+    cases.extend(by_warpgroups());
     // What f16 holds: no less than 1e-7, with few bits below 1e-4.
     cases.retain(|case| case.storage != F16 || case.scale >= 1.0);
+    cases
+}
+
+/// Cases of products of warpgroups: one decay per token, bf16, 64 value columns of a block.
+fn by_warpgroups() -> Vec<Case> {
+    let of = Case {
+        decays: Decays::PerToken,
+        factor: Factor::Nothing,
+        products: Products::Warpgroup,
+        storage: Element::Bf16,
+        ..CASE
+    };
+    let before: &[(usize, bool, bool)] = &[(0, true, false)];
+    let lengths = [1, 15, 16, 17, 63, 64, 65, 300].into_iter().enumerate();
+    let mut cases: Vec<Case> = lengths
+        .map(|(n, steps)| Case {
+            steps,
+            batch: 1 + n % 2 * 2,
+            zero_state: n % 4 == 1,
+            reads: if n % 3 == 2 { before } else { CASE.reads },
+            ..of
+        })
+        .collect();
+    for drawn in [Drawn::Mixed, Drawn::Tiny, Drawn::NearOne, Drawn::Extremes] {
+        for reads in [CASE.reads, before] {
+            cases.push(Case {
+                steps: 130,
+                drawn,
+                reads,
+                ..of
+            });
+        }
+    }
+    for (key, value, surplus) in [(128, 64, 0), (64, 128, 96), (192, 64, 32)] {
+        cases.push(Case {
+            steps: 75,
+            key,
+            value,
+            surplus,
+            ..of
+        });
+    }
+    for scale in [1e-6, 1e4] {
+        cases.push(Case {
+            steps: 150,
+            scale,
+            ..of
+        });
+    }
     cases
 }
 
@@ -560,6 +628,10 @@ fn sizes_that_do_not_fit_are_refused() {
 #[test]
 fn chunks_compile_for_every_architecture_that_has_them() {
     let Some(toolchain) = nvrtc() else { return };
+    for case in by_warpgroups() {
+        let what = format!("warpgroups {}", case.key);
+        compiled(&toolchain, "recurrence", &source(case), "sm_90a", &what);
+    }
     for (decays, factor) in [
         (Decays::Centred, Factor::Apart),
         (Decays::PerToken, Factor::AlongKey),

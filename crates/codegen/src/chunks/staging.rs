@@ -9,6 +9,9 @@ use fusec_fuse::chunked::TOKEN_VALUES;
 use fusec_fuse::chunked::staging::{Operand, Staged};
 use fusec_ir::{Access, StateId};
 
+/// Threads that copy rows beside products of warpgroups.
+const COPIERS: usize = 64;
+
 impl Hooks<'_, '_> {
     /// Names the slabs.
     pub(super) fn name_slabs(&mut self) {
@@ -238,11 +241,21 @@ impl Hooks<'_, '_> {
             false => vec![format!("{name}_start")],
         };
         let turn = (slab.turns() > 1).then(|| format!("turn * {}", turn_elements(&slab, chunk)));
-        let all = rows * pieces;
         let (threads, thread) = self.copiers();
+        // Where rows are whole shares of the threads, each of them has the same piece of some rows.
+        let by_rows = self.by_warpgroup && COPIERS.is_multiple_of(pieces);
+        let elem = (pieces > 1).then(|| match by_rows {
+            true => format!("{thread} % {pieces} * {piece}"),
+            false => format!("piece % {pieces} * {piece}"),
+        });
+        let e = elem.as_ref().map(|_| "elem".to_string());
         let mut of_chunk = vec![format!("(batch * T + first) * {row_elements}")];
         of_chunk.extend(start.clone());
         text.open("");
+        if let (true, Some(elem)) = (by_rows, &elem) {
+            text.line(format!("const int elem = {elem};"));
+            of_chunk.extend(e.clone());
+        }
         text.line(format!(
             "const {element}* const from = {pointer} + {};",
             sum(of_chunk)
@@ -252,25 +265,37 @@ impl Hooks<'_, '_> {
             true => "#pragma unroll 4",
             false => "#pragma unroll",
         });
-        text.open(format!(
-            "for (int round = 0; round < ({all} + {threads} - 1) / {threads}; ++round)"
-        ));
-        text.line(format!("const int piece = round * {threads} + {thread};"));
-        text.line(format!(
-            "if ({all} % {threads} != 0 && piece >= {all}) break;"
-        ));
-        let (row, e) = match pieces {
-            1 => ("piece".to_string(), None),
-            n => (
-                format!("piece / {n}"),
-                Some(format!("piece % {n} * {piece}")),
-            ),
-        };
-        text.line(format!("const int row = {row};"));
-        if let Some(e) = &e {
-            text.line(format!("const int elem = {e};"));
+        if by_rows {
+            let step = COPIERS / pieces;
+            text.open(format!(
+                "for (int round = 0; round < {}; ++round)",
+                rows.div_ceil(step)
+            ));
+            text.line(match pieces {
+                1 => format!("const int row = {thread} + round * {step};"),
+                n => format!("const int row = {thread} / {n} + round * {step};"),
+            });
+            if !rows.is_multiple_of(step) {
+                text.line(format!("if (row >= {rows}) break;"));
+            }
+        } else {
+            let all = rows * pieces;
+            text.open(format!(
+                "for (int round = 0; round < ({all} + {threads} - 1) / {threads}; ++round)"
+            ));
+            let number = if self.by_warpgroup { "u32" } else { "int" };
+            text.line(format!("const {number} piece = round * {threads} + {thread};"));
+            text.line(format!(
+                "if ({all} % {threads} != 0 && piece >= {all}) break;"
+            ));
+            text.line(match pieces {
+                1 => "const int row = piece;".to_string(),
+                n => format!("const int row = piece / {n};"),
+            });
+            if let Some(elem) = &elem {
+                text.line(format!("const int elem = {elem};"));
+            }
         }
-        let e = e.map(|_| "elem".to_string());
         let stride = slab.row_stride();
         // Where products of warpgroups read them, they lie in swizzled lines.
         let lines = self.by_warpgroup && slab.operand.is_some();
@@ -294,7 +319,7 @@ impl Hooks<'_, '_> {
         };
         let mut inside = format!("{place} < rows");
         let mut from = vec![format!("({inside} ? {place} : 0) * {row_elements}")];
-        from.extend(e.clone());
+        from.extend(e.clone().filter(|_| !by_rows));
         // The last piece of a row may have elements that the row has not.
         if !slab.aligned {
             let places = start.iter().cloned().chain(e.clone()).collect();

@@ -559,6 +559,9 @@ impl Tile {
 
     /// Tensor-core work of one chunk, floating-point operations.
     pub fn tensor_flops(&self) -> f64 {
+        if self.products == Products::Warpgroup {
+            return self.warpgroup_products() * (2 * 64 * 8 * 16) as f64;
+        }
         let warps = (self.value_padded() / COLUMNS) as f64;
         let products = warps * self.state_products() + self.token_products();
         self.subs() as f64 * products * (2 * 16 * 8 * 16) as f64
@@ -567,6 +570,9 @@ impl Tile {
     /// Elements of one chunk that threads bring into products or out of them: keys of both kinds, queries,
     /// decays, values, results.
     pub fn elements(&self) -> f64 {
+        if self.products == Products::Warpgroup {
+            return self.warpgroup_elements();
+        }
         let decays = usize::from(self.decays != Decays::PerToken);
         let per_key = self.lefts() + self.rights() + decays - self.arriving;
         (self.chunk * (per_key * self.key + (1 + self.outputs) * self.value)) as f64

@@ -129,6 +129,13 @@ impl Tile {
         places
     }
 
+    /// Elements of one chunk that threads bring into products: of rows that do not arrive as they are.
+    pub(super) fn warpgroup_elements(&self) -> f64 {
+        let keys = (self.lefts() + self.rights() - self.arriving) * self.key;
+        let values = if self.values_arrive { 0 } else { VALUES };
+        (self.chunk * (keys + values)) as f64
+    }
+
     /// Products of 64 rows, 8 columns and 16 of the sum, of one chunk.
     pub fn warpgroup_products(&self) -> f64 {
         let (keys, values, chunk) = (self.key, VALUES, self.chunk);

@@ -46,6 +46,10 @@ fn cycles(device: &Device, work: &Work, chunks: &Chunks) -> f64 {
         + chunks.around_special * fitted.around_special_cycles.value
         + chunks.around_loads * per_load
         + chunks.around_sums * fitted.around_sum_cycles.value;
+    if chunks.group_products > 0.0 {
+        let products = chunks.group_products * fitted.chunk_group_product_cycles.value;
+        return fitted.chunk_cycles.value + around / busy + products;
+    }
     let solve = match chunks.solves {
         true => fitted.chunk_solve_cycles.value,
         false => 0.0,

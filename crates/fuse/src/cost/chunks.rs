@@ -6,6 +6,7 @@
 use super::lane::Lane;
 use super::work::{Chunks, Work};
 use crate::chunked::MOST_TOKENS;
+use crate::chunked::warpgroup::Products;
 use crate::context::{iteration_axes, reduced_axes, special_count};
 use crate::schedule::{ChunkTile, Pass, Schedule};
 use fusec_ir::{OpId, OpKind};
@@ -95,6 +96,10 @@ impl Lane<'_> {
             pairs: tile.pairs(),
             state_products: tile.state_products(),
             value_warps: tile.value_warps() as f64,
+            group_products: match tile.products {
+                Products::Warp => 0.0,
+                Products::Warpgroup => tile.warpgroup_products(),
+            },
         };
         let uses = self.uses();
         let is_anchor = |id: &&OpId| self.body.anchors().contains(*id);

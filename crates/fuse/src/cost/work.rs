@@ -179,6 +179,9 @@ pub struct Chunks {
     pub state_products: f64,
     /// Warps that share the value columns.
     pub value_warps: f64,
+    /// Products of warpgroups of a chunk, of 64 rows, 8 columns and 16 of the sum; none where they are those of warps.
+    #[serde(default, skip_serializing_if = "is_nothing")]
+    pub group_products: f64,
 }
 
 /// The work of a subkernel.

@@ -164,6 +164,9 @@ fitted! {
     /// a multiply-add of a thread between tokens, where each key has a decay that nothing bounds, clock
     /// cycles
     chunk_pair_cycles,
+    /// a product of a warpgroup of 64 rows, 8 columns and 16 of the sum, with what brings its operands and takes its
+    /// results, clock cycles
+    chunk_group_product_cycles,
     /// the start of a warp's walk through the sub-chunks of a chunk, clock cycles
     chunk_walk_cycles,
     /// tokens of that walk that come to the state at once, beside their products, clock cycles

@@ -78,10 +78,6 @@ pub fn fit(group: &Group<'_>, lane: &Body) -> Result<Vec<Body>, Reject> {
             Err(reject) => first = first.or(Some(reject)),
         }
     }
-    // TEMPORARY
-    if bodies.iter().any(|b| b.schedule.by_warpgroup()) && std::env::var("FUSEC_DEV_WARP").is_err() {
-        bodies.retain(|b| b.schedule.by_warpgroup());
-    }
     match first {
         Some(reject) if bodies.is_empty() => Err(reject),
         _ => Ok(bodies),
