@@ -5,6 +5,10 @@
 #   bench/peers.sh STAGE [ARGUMENT..]
 #
 #   ops scans delta attention    operators (bench/peers/run.py, which takes the arguments)
+#   products                     single products beside cuBLAS
+#   backward                     recurrences forward and backward
+#   models training              whole models of fla
+#   hybrid                       the small hybrid in PyTorch, eager and compiled (bench/peers/hybrids.py)
 #
 # .carry/fusec.gz: the program, or FUSEC. .whl*/: what bench/peers/fetch.sh brought; peers without it are told missing.
 set -uo pipefail
@@ -37,9 +41,10 @@ export PYTHONPATH=$SITE${PYTHONPATH:+:$PYTHONPATH}
 echo "== [${SECONDS} s] peers: $(ls "$SITE" | grep -v -e dist-info -e '^bin$' | tr '\n' ' ')"
 
 case $STAGE in
-    ops | scans | delta | attention)
+    ops | scans | delta | attention | backward | products | models | training)
         python3 bench/peers/run.py "$STAGE" --fusec "$FUSEC" --out "$OUT/peers-$STAGE.json" --seconds $((268 - SECONDS)) "$@"
         ;;
+    hybrid) python3 bench/peers/hybrids.py --fusec "$FUSEC" --out "$OUT/peers-hybrid.json" --seconds $((265 - SECONDS)) "$@" ;;
     *)
         echo "no stage is called $STAGE"
         exit 2

@@ -41,6 +41,8 @@ def ssd(x):
     """As gated linear attention with a decay per head: keys and queries repeated for each head, as it needs them."""
     from fla.ops.simple_gla import chunk_simple_gla
 
+    if torch.is_grad_enabled():
+        raise NotImplementedError("timed forwards only: what it repeats for each head is no input of the operator")
     heads = x.sizes.H
     dt = F.softplus(x.dt.float() + x.dt_bias)
     q, k = (t.expand(-1, -1, heads, -1).contiguous() for t in (x.c, x.b))

@@ -49,6 +49,10 @@ def ln_linear(s, draw):
     return dict(x=draw(s.B, s.T, s.C), gain=draw(s.C), bias=draw(s.C), weight=draw(s.C, s.C, scale=s.C**-0.5))
 
 
+def product(s, draw):
+    return dict(x=draw(s.B, s.T, s.K), weight=draw(s.N, s.K, scale=s.K**-0.5))
+
+
 def conv_silu(s, draw):
     return dict(x=draw(s.B, s.T, s.C), taps=draw(s.C, s.K, scale=0.5), bias=draw(s.C, scale=0.1))
 
@@ -116,7 +120,18 @@ def attention(s, draw):
 OPERATORS = {
     f.__name__: f
     for f in (
-        ln_shift6, norm_gain, groupnorm_gate, add_norm, ln_linear, conv_silu, gated_scan,
+        ln_shift6, norm_gain, groupnorm_gate, add_norm, ln_linear, product, conv_silu, gated_scan,
         wkv6, wkv7, gla, ssd, selective_scan, gated_deltanet, kda, attention,
     )
+}
+
+# By what gradients are computed.
+LEAVES = {
+    "wkv6": ("r", "k", "v", "log_decay", "u"),
+    "wkv7": ("r", "k", "v", "log_decay", "a", "b"),
+    "gla": ("q", "k", "v", "log_decay"),
+    "ssd": ("x", "dt", "b", "c", "rate", "dt_bias", "skip"),
+    "selective_scan": ("x", "dt", "z", "b", "c", "rate", "dt_bias", "skip"),
+    "gated_deltanet": ("q", "k", "v", "log_decay", "beta"),
+    "kda": ("q", "k", "v", "log_decay", "beta"),
 }

@@ -35,7 +35,14 @@ def ssd(x):
 
 
 def selective_scan(x):
+    import torch
+
     cuda = extension("selective_scan_cuda")
+    if torch.is_grad_enabled():
+        packages()
+        from mamba_ssm.ops.selective_scan_interface import selective_scan_fn as scan
+
+        return lambda: scan(x.x, x.dt, x.rate, x.b, x.c, x.skip, x.z, x.dt_bias, delta_softplus=True)
     b, c = x.b[:, None], x.c[:, None]
     return lambda: cuda.fwd(x.x, x.dt, x.rate, b, c, x.skip, x.z, x.dt_bias, True)[-1]
 

@@ -46,6 +46,10 @@ def ln_linear(x):
     return F.layer_norm(x.x, (x.x.shape[-1],), x.gain, x.bias) @ x.weight.T
 
 
+def product(x):
+    return x.x @ x.weight.T
+
+
 def conv_silu(x):
     rows = F.pad(x.x, (0, 0, x.taps.shape[1] - 1, 0))
     taps = x.taps.shape[1]
@@ -152,7 +156,7 @@ def attention(x):
 OPERATORS = {
     f.__name__: f
     for f in (
-        ln_shift6, norm_gain, groupnorm_gate, add_norm, ln_linear, conv_silu, gated_scan,
+        ln_shift6, norm_gain, groupnorm_gate, add_norm, ln_linear, product, conv_silu, gated_scan,
         wkv6, wkv7, gla, ssd, selective_scan, gated_deltanet, kda, attention,
     )
 }

@@ -1,5 +1,6 @@
 """What is compared: an operator at a size, by the case of bench/cases that computes it."""
 
+import pathlib
 from dataclasses import dataclass, field
 
 
@@ -13,19 +14,24 @@ class Row:
     settings: dict = field(default_factory=dict)
     dtype: str = "bf16"
     plan: str = ""  # The directory of bench/plans.txt, where compiled ones are carried.
+    flush = ["--flush-l2"]
 
     @property
     def shape(self):
         return " ".join(f"{axis}{size}" for axis, size in self.sizes.items())
 
-    def ours(self):
-        """The arguments of `fusec bench` and `fusec compile`."""
-        arguments = [f"bench/cases/{self.case}.toml", "--dtype", self.dtype]
+    def ours(self, place):
+        """The arguments of `fusec bench` and `fusec compile`; `place` is for what has to be written first."""
+        arguments = [self.text(place), "--dtype", self.dtype]
         for axis, size in self.axes.items():
             arguments += ["--axis", f"{axis}={size}"]
         for name, value in self.settings.items():
             arguments += ["--set", f"{name}={value}"]
         return arguments + ["--shape", f"B={self.sizes['B']},T={self.sizes['T']}"]
+
+    def text(self, place):
+        """Where the model text is: as it stands in bench/cases, from the repository's root."""
+        return f"bench/cases/{self.case}.toml"
 
     def small(self):
         """Sizes at which the peer is compared with the formula: several chunks and a part of one, two heads."""
@@ -80,7 +86,91 @@ def attention():
     yield Row("attention_long", "attention", {"B": 1, "T": 16384, **axes}, "attention", axes, {"window": 16384})
 
 
-STAGES = {"ops": elementwise, "scans": scans, "delta": delta, "attention": attention}
+class Backward(Row):
+    """Forward and backward of an operator: gradients by all of its inputs."""
+
+    def text(self, place):
+        import gradients
+
+        text = place / f"{self.case}-backward.toml"
+        if not text.exists():
+            text.write_text(gradients.with_gains(pathlib.Path(f"bench/cases/{self.case}.toml").read_text()))
+        return text
+
+    def ours(self, place):
+        return [*super().ours(place), "--training"]
+
+
+def backward():
+    for row in (*scans(), *delta()):
+        if row.name in ("wkv6", "wkv7", "gla", "ssd", "selective_scan", "gated_deltanet"):
+            sizes = {**row.sizes, "B": 8}
+            yield Backward(f"{row.name}_backward", row.operator, sizes, row.case, row.axes)
+
+
+class Product(Row):
+    """One product of an activation and a matrix, nothing else in the run."""
+
+    def text(self, place):
+        text = place / "product.toml"
+        if not text.exists():
+            text.write_text(
+                'name = "product"\n[axes]\nK = 2048\nN = 2048\n[input]\nx = "K"\n'
+                '[param]\nweight = { shape = "N, K" }\n[model]\nflow = "return x @ weight"\n'
+            )
+        return text
+
+
+def products():
+    """What the models of about 1.5 B parameters multiply by, at 2,048 and 16,384 rows."""
+    shapes = [(2048, 2048), (2048, 8192), (8192, 2048), (2048, 5632), (5632, 2048), (2048, 4096), (4096, 2048)]
+    for batch in (1, 8):
+        for depth, columns in shapes + [(2048, 96), (96, 2048), (2048, 256)] + [(2048, 65536)] * (batch == 1):
+            axes = {"K": depth, "N": columns}
+            yield Product(f"product_{depth}_{columns}_{2048 * batch}", "product", {"B": batch, "T": 2048, **axes}, "product", axes)
+
+
+@dataclass
+class Model:
+    """A whole model of models/ with random weights."""
+
+    name: str
+    model: str
+    preset: str
+    what: str  # prefill with the last rows of the logits, decode, or training: loss and all gradients
+    sizes: dict
+    dtype: str = "bf16"
+    plan = ""
+    flush = ()
+
+    @property
+    def operator(self):
+        return f"{self.model}-{self.preset}"
+
+    @property
+    def shape(self):
+        return f"{self.what} " + " ".join(f"{axis}{size}" for axis, size in self.sizes.items())
+
+    def ours(self, place):
+        more = {"prefill": ["--logits", "last"], "decode": [], "training": ["--training"]}[self.what]
+        shape = f"B={self.sizes['B']},T={self.sizes['T']}"
+        return [f"models/{self.model}.toml", "--preset", self.preset, "--dtype", self.dtype, "--shape", shape, *more]
+
+
+def models():
+    for model, preset in (("rwkv7", "1.5b"), ("rwkv6", "1.6b"), ("mamba2", "1.3b"), ("gla", "1.3b")):
+        for what, batch, time in (("prefill", 8, 2048), ("prefill", 1, 2048), ("decode", 1, 1), ("decode", 64, 1)):
+            yield Model(f"{model}_{what}_b{batch}", model, preset, what, {"B": batch, "T": time})
+
+
+def training():
+    for model, preset in (("rwkv7", "0.4b"), ("mamba2", "370m"), ("gla", "340m")):
+        for batch, time in ((8, 2048), (4, 512)):
+            yield Model(f"{model}_training_b{batch}", model, preset, "training", {"B": batch, "T": time})
+
+
+STAGES = {"ops": elementwise, "scans": scans, "delta": delta, "attention": attention, "backward": backward}
+STAGES |= {"products": products, "models": models, "training": training}
 
 
 def rows(stage):

@@ -2,7 +2,8 @@
 
     run.py STAGE --fusec FUSEC --out FILE.json [--plans DIR] [--only ROW,..] [--seconds N] [--libraries NAME,..]
 
-STAGE: ops (elementwise, projections, convolution), scans, delta (Gated DeltaNet, KDA), attention. Each peer runs in a
+STAGE: ops (elementwise, projections, convolution), scans, delta (Gated DeltaNet, KDA), attention; backward (scans
+forward and backward), models (prefill and single steps of whole models), training (of whole models). Each peer runs in a
 process of its own under a time limit; one that is missing, fails, or gives wrong numbers is recorded with the reason.
 First, all at once, peers compile and fusec compiles; then, one at a time, they are timed.
 """
@@ -22,11 +23,13 @@ HERE = pathlib.Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
 from protocol import MOST_SECONDS, RUNS, WARMUPS, Clock, machine, now  # noqa: E402
-from rows import STAGES, rows  # noqa: E402
+from rows import STAGES, Backward, rows  # noqa: E402
 from worker import MODULES  # noqa: E402
 
 # A peer's limit, seconds: to compile at first; then to tune, compare and time all its rows.
 COMPILING, TIMING = 150, 110
+# Whole models have a script of their own, and fewer runs.
+WHOLE = ("models", "training")
 
 
 class Run:
@@ -45,7 +48,10 @@ class Run:
     def peers(self):
         """(library, peer, the rows it has), in the order in which they are timed."""
         for library in self.args.libraries.split(","):
-            table = importlib.import_module(MODULES[library]).PEERS
+            whole = self.args.stage in WHOLE
+            if whole and library != "fla":
+                continue
+            table = importlib.import_module("models" if whole else MODULES[library]).PEERS
             found = {}
             for row in self.rows:
                 for peer in table.get(row.operator, {}):
@@ -55,7 +61,8 @@ class Run:
             yield from ((library, peer, names) for (library, peer, _), names in found.items())
 
     def worker(self, library, peer, names, out, limit, *more):
-        command = [sys.executable, HERE / "worker.py", "--stage", self.args.stage, "--library", library, "--peer", peer]
+        script = HERE / ("models.py" if self.args.stage in WHOLE else "worker.py")
+        command = [sys.executable, script, "--stage", self.args.stage, "--library", library, "--peer", peer]
         command += ["--rows", ",".join(names), "--out", out, *more]
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=limit)
@@ -78,9 +85,11 @@ class Run:
 
     def compile(self, row):
         if not (self.args.plans and row.plan):
-            out = self.place / "plans" / row.name
-            command = [self.args.fusec, "compile", *row.ours(), "--out", out]
-            subprocess.run(command, capture_output=True, timeout=COMPILING, check=False)
+            command = [self.args.fusec, "compile", *row.ours(self.place), "--out", self.place / "plans" / row.name]
+            try:
+                subprocess.run(command, capture_output=True, timeout=COMPILING, check=False)
+            except subprocess.TimeoutExpired:
+                pass  # Then `fusec bench` says so.
 
     def ours(self, row, *more):
         """`fusec bench` of a row; its first measurement."""
@@ -88,9 +97,14 @@ class Run:
         if self.args.plans and row.plan:
             what = ["--plan-dir", f"{self.args.plans}/{row.plan}", "--trust-foreign-code"]
         else:
-            what = row.ours()
-        command = [self.args.fusec, "bench", *what, "--device", "cuda:0", "--flush-l2", "--out", out, *more]
-        command += ["--warmup", str(WARMUPS), "--runs", str(RUNS), "--most-seconds", str(MOST_SECONDS)]
+            what = row.ours(self.place)
+            # Planned once: what was compiled above, by this very program.
+            planned = self.place / "plans" / row.name
+            if (planned / "manifest.json").exists():
+                what = ["--plan-dir", planned, "--trust-foreign-code"]
+        warmups, runs = (4, 30) if self.args.stage in WHOLE else (WARMUPS, RUNS)
+        command = [self.args.fusec, "bench", *what, "--device", "cuda:0", *row.flush, "--out", out, *more]
+        command += ["--warmup", str(warmups), "--runs", str(runs), "--most-seconds", str(MOST_SECONDS)]
         out.unlink(missing_ok=True)
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=max(5, min(60, self.left())))
@@ -103,13 +117,19 @@ class Run:
         subject = report["subjects"][0]
         time_of = subject["measurements"][0]["milliseconds"]
         found = {"median_ms": time_of["median"], "p10_ms": time_of.get("p10"), "p90_ms": time_of.get("p90")}
+        found["peak_bytes"] = subject["measurements"][0].get("peak_bytes")
         if subject.get("check"):
             found["check"] = subject["check"]
+        timed = subject["measurements"][0].get("kernels")
+        if timed:
+            found["kernels_ms"] = {k["kernel"]: [k["launches"], k["milliseconds"]] for k in timed}
         return {**found, "kernels": subject.get("kernels")}
 
     def time_all(self):
         for row in self.rows:
-            self.results[row.name]["fusec"] = self.ours(row, "--check")
+            # Kernels of an operator are compared with the interpreter here; of whole models, bench/whole.sh does it.
+            checked = self.args.stage not in WHOLE and not isinstance(row, Backward)
+            self.results[row.name]["fusec"] = self.ours(row, *(["--check"] if checked else ["--per-kernel"]))
         self.say("fusec, before")
         for number, (library, peer, names) in enumerate(self.peers()):
             out = self.place / f"peer-{number}.jsonl"

@@ -84,6 +84,7 @@ PEERS = {
     "groupnorm_gate": ways(groupnorm_gate),
     "add_norm": ways(add_norm),
     "ln_linear": ways(ln_linear, TUNED),
+    "product": {"cuBLAS": lambda x: lambda: F.linear(x.x, x.weight)},
     "conv_silu": {**ways(conv_silu), "torch.compile, sums of taps": ways(conv_silu_by_taps)[COMPILED]},
     "attention": {
         "torch SDPA, FlashAttention": sdpa("FLASH_ATTENTION"),

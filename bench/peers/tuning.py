@@ -45,6 +45,7 @@ def first_variant():
     from triton.runtime.autotuner import Autotuner
 
     def run(self, *args, **more):
+        self.best_config = self.configs[0]
         return self.fn.run(*args, **{**self.configs[0].kwargs, **more})
 
     torch.cuda.device = lambda index: contextlib.nullcontext()

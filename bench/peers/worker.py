@@ -38,6 +38,57 @@ def compared(row, make, device):
     return {"error": error, "bound": BOUNDS[row.dtype], "passed": error <= BOUNDS[row.dtype]}
 
 
+def gradients_of(operator, x, run, upstream=None):
+    """The gradient of every input that has one, handed `upstream` for the output; (output, gradients)."""
+    import torch
+
+    import inputs
+
+    leaves = [getattr(x, name) for name in inputs.LEAVES[operator]]
+    y = run()
+    upstream = torch.ones_like(y) if upstream is None else upstream.to(y)
+    return y, torch.autograd.grad(y, leaves, upstream)
+
+
+def differentiable(operator, x):
+    import inputs
+
+    for name in inputs.LEAVES[operator]:
+        setattr(x, name, getattr(x, name).detach().requires_grad_())
+    return x
+
+
+def bound(row, make, sizes, device, backward):
+    """The peer over inputs of a size, as what is timed."""
+    import torch
+
+    import inputs
+
+    x = inputs.draw(row.operator, sizes, row.dtype, device)
+    if not backward:
+        return make(x)
+    run = make(differentiable(row.operator, x))
+    upstream = torch.randn_like(run())
+    return lambda: gradients_of(row.operator, x, run, upstream)[1]
+
+
+def compared_backward(row, make, device):
+    """The same for gradients; the largest distance of any."""
+    import torch
+
+    import inputs
+    import references
+
+    x = differentiable(row.operator, inputs.draw(row.operator, row.small(), row.dtype, device))
+    y, got = gradients_of(row.operator, x, make(x))
+    wide = {k: t.detach().double() if torch.is_tensor(t) and t.is_floating_point() else t for k, t in vars(x).items()}
+    wide = differentiable(row.operator, type(x)(**wide))
+    _, want = gradients_of(row.operator, wide, lambda: references.OPERATORS[row.operator](wide))
+    errors = {name: ((g.double() - w).norm() / w.norm()).item() for name, g, w in zip(inputs.LEAVES[row.operator], got, want)}
+    bound = 2 * BOUNDS[row.dtype]
+    return {"errors": errors, "error": max(errors.values()), "bound": bound, "passed": max(errors.values()) <= bound}
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--stage", required=True)
@@ -68,7 +119,8 @@ def main():
             row.dtype = "f32"
     else:
         tuning.side_by_side(args.prepare)
-    torch.set_grad_enabled(False)
+    backward = args.stage == "backward"
+    torch.set_grad_enabled(backward)
     clock = None
     with open(args.out, "a") as out:
         for name in wanted:
@@ -77,14 +129,14 @@ def main():
             try:
                 make = importlib.import_module(MODULES[args.library]).PEERS[row.operator][args.peer]
                 if args.prepare:
-                    make(inputs.draw(row.operator, row.small(), row.dtype, device))()
-                    make(inputs.draw(row.operator, row.sizes, row.dtype, device))()
+                    for sizes in (row.small(), row.sizes):
+                        bound(row, make, sizes, device, backward)()
                     torch.cuda.synchronize()
                 else:
-                    found["check"] = compared(row, make, device)
+                    found["check"] = (compared_backward if backward else compared)(row, make, device)
                     if not args.check_only:
                         clock = clock or Clock()
-                        run = make(inputs.draw(row.operator, row.sizes, row.dtype, device))
+                        run = bound(row, make, row.sizes, device, backward)
                         run()
                         torch.cuda.synchronize()
                         found["seconds_to_first"] = round(time.time() - began, 1)
