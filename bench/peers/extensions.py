@@ -49,8 +49,8 @@ def build(name, folder, args, pool):
             print(f"compiled {out.name}", flush=True)
         target = args.out / f"{name}.so"
         libraries = [f"-L{root / 'lib'}", "-lc10", "-lc10_cuda", "-ltorch", "-ltorch_cpu", "-ltorch_cuda", "-ltorch_python"]
-        # The runtime is linked in: nothing but torch has to be found there.
-        link = [args.nvcc, "-shared", *(str(out) for out, _ in jobs), *libraries, "-cudart", "static", "-o", target]
+        # CUDA's runtime is the one that torch has loaded.
+        link = ["g++", "-shared", *(str(out) for out, _ in jobs), *libraries, "-o", target]
         subprocess.run(link, check=True)
     print(f"built {target}")
 
