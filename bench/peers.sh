@@ -9,8 +9,9 @@
 #   backward                     recurrences forward and backward
 #   models training              whole models of fla
 #   hybrid                       the small hybrid in PyTorch, eager and compiled (bench/peers/hybrids.py)
+#   drop-in                      fusec.ops of the Python package beside the operators whose arguments they have, in f32
 #
-# .carry/fusec.gz: the program, or FUSEC. .whl*/: what bench/peers/fetch.sh brought; peers without it are told missing.
+# .carry/fusec.gz: the program, or FUSEC. .carry/fusec-*.whl: the Python package, for drop-in. .whl*/: what bench/peers/fetch.sh brought; peers without it are told missing.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 STAGE=${1:?a stage}
@@ -31,7 +32,7 @@ fi
 # pip replaces the one's with the other's.
 SITE=${PEERS_SITE:-/tmp/peers-site}
 mkdir -p "$SITE"
-for wheel in .whl*/*.whl; do
+for wheel in .whl*/*.whl .carry/fusec-*.whl; do
     [ -e "$wheel" ] && [ ! -e "$SITE/.${wheel##*/}" ] || continue
     python3 -m zipfile -e "$wheel" "$SITE" && touch "$SITE/.${wheel##*/}"
 done
@@ -45,6 +46,7 @@ case $STAGE in
         python3 bench/peers/run.py "$STAGE" --fusec "$FUSEC" --out "$OUT/peers-$STAGE.json" --seconds $((268 - SECONDS)) "$@"
         ;;
     hybrid) python3 bench/peers/hybrids.py --fusec "$FUSEC" --out "$OUT/peers-hybrid.json" --seconds $((265 - SECONDS)) "$@" ;;
+    drop-in) python3 bench/peers/drop_in.py --out "$OUT/peers-drop-in.json" "$@" ;;
     *)
         echo "no stage is called $STAGE"
         exit 2

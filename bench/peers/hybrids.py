@@ -97,6 +97,10 @@ def main():
                 print(f"{variant} {dtype} B8 T{tokens}: {', '.join(shown)}", flush=True)
     record = {"stage": "hybrid", **machine(), "fusec": provenance, "rows": rows, "seconds": round(time.time() - began, 1)}
     pathlib.Path(args.out).write_text(json.dumps(record, indent=1) + "\n")
+    # As hybrid.py writes it, for `fusec bench --sweep --beside`.
+    theirs = [row[way] for row in rows for way in ("eager", "compiled") if "model" in row[way]]
+    beside = {key: record.get(key) for key in ("device", "driver", "date")} | {"warmups": 10, "rows": theirs}
+    pathlib.Path(args.out).with_suffix(".beside.json").write_text(json.dumps(beside, indent=1) + "\n")
     return 0
 
 
