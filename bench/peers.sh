@@ -11,7 +11,8 @@
 #   hybrid                       the small hybrid in PyTorch, eager and compiled (bench/peers/hybrids.py)
 #   drop-in                      fusec.ops of the Python package beside the operators whose arguments they have, in f32
 #
-# .carry/fusec.gz: the program, or FUSEC. .carry/fusec-*.whl: the Python package, for drop-in. .whl*/: what bench/peers/fetch.sh brought; peers without it are told missing.
+# .carry/fusec.gz: the program, or FUSEC. .carry/fusec-*.whl: the Python package, for drop-in.
+# .whl*/: what bench/peers/fetch.sh brought, wheels, archives and extensions; peers without theirs are told missing.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 STAGE=${1:?a stage}
@@ -36,8 +37,12 @@ for wheel in .whl*/*.whl .carry/fusec-*.whl; do
     [ -e "$wheel" ] && [ ! -e "$SITE/.${wheel##*/}" ] || continue
     python3 -m zipfile -e "$wheel" "$SITE" && touch "$SITE/.${wheel##*/}"
 done
-[ -f .whl/sources.tar.gz ] && tar -C "$SITE" -xzf .whl/sources.tar.gz
-[ -d .whl/extensions ] && cp .whl/extensions/*.so "$SITE/"
+for archive in .whl*/*.tar.gz .whl*/*.tar.xz; do
+    [ ! -e "$archive" ] || tar -C "$SITE" -xf "$archive"
+done
+for extension in .whl*/*.so; do
+    [ ! -e "$extension" ] || cp "$extension" "$SITE/"
+done
 export PYTHONPATH=$SITE${PYTHONPATH:+:$PYTHONPATH}
 echo "== [${SECONDS} s] peers: $(ls "$SITE" | grep -v -e dist-info -e '^bin$' | tr '\n' ' ')"
 

@@ -7,7 +7,7 @@
 #   bench/peers/fetch.sh tilelang   .whl-tilelang: tilelang and flash-qla, of whose kernels fla takes some then
 #
 # mamba-ssm and causal-conv1d are source distributions whose build asks for torch and a CUDA toolkit: only their files
-# are taken. What their CUDA extensions are built to (bench/peers/extensions.py) goes to .whl/extensions.
+# are taken. What their CUDA extensions are built to (bench/peers/extensions.py) goes to .whl/ as well.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 mkdir -p .whl .whl-delta .whl-tilelang
