@@ -68,7 +68,6 @@ class Clock:
         try:
             graph = self.captured(run)
         except Exception as error:  # Whoever synchronises or allocates on the host cannot be captured.
-            torch.cuda.synchronize()
             return {**eager, "way": "eager", "graph": {"error": brief(error)}}
         if graph["median_ms"] <= eager["median_ms"]:
             return {**graph, "way": "graph", "eager": eager}

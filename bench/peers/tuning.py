@@ -34,7 +34,8 @@ def side_by_side(preparing, threads=None):
 
     tuner.prune_configs = prune_and_compile
     if preparing:
-        tuner._bench = lambda self, *args, config, **kwargs: [1.0, 1.0, 1.0]
+        # Launched once, so that a variant that does not fit is not the one that goes on.
+        tuner.do_bench = property(lambda self: lambda call, quantiles=None: (call(), [1.0, 1.0, 1.0])[1])
 
 
 def first_variant():
