@@ -126,6 +126,8 @@ def main():
         for name in wanted:
             row, began = chosen[name], time.time()
             found = {"row": name, "peer": args.peer}
+            if args.library == "fla":
+                found["path"] = importlib.import_module("fla_peers").path()
             try:
                 make = importlib.import_module(MODULES[args.library]).PEERS[row.operator][args.peer]
                 if args.prepare:
