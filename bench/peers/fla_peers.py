@@ -1,19 +1,26 @@
 """flash-linear-attention: its operators over the inputs of inputs.py. fla takes another path where tilelang or
-flash-qla are installed; what ran is told by `path`."""
+flash-qla are installed; what ran stands in a record as `backends`."""
 
+import logging
 import os
 
 import torch
 import torch.nn.functional as F
 
 
-def path():
-    """Which of fla's backends can be taken in this process."""
-    from importlib.util import find_spec
+TAKEN = []
 
-    found = [name for name in ("tilelang", "flash_qla") if find_spec(name)]
-    off = [name for name in ("FLA_TILELANG", "FLA_FLASH_QLA") if os.environ.get(name) == "0"]
-    return {"installed": found, "switched off": off}
+
+def watch():
+    """fla says in its log which of its backends it took for a call, or why not: kept in TAKEN."""
+
+    class Kept(logging.Handler):
+        def emit(self, record):
+            TAKEN.append(record.getMessage().removeprefix("[FLA Backend] ")[:200])
+
+    log = logging.getLogger("fla.backends")
+    log.setLevel(logging.INFO)
+    log.addHandler(Kept())
 
 
 def wkv6(x):
@@ -73,6 +80,11 @@ def conv_silu(x):
     return lambda: causal_conv1d(x.x, x.taps, x.bias, activation="silu", backend="triton")[0]
 
 
+def conv_silu_gluon(x):
+    os.environ["FLA_GLUON"] = "1"  # Off unless asked for; a process times one peer.
+    return conv_silu(x)
+
+
 def gated_scan(x):
     """cuBLAS, fla's scan with its gate in front, and an elementwise pass behind."""
     from fla.ops.hgrn import fused_recurrent_hgrn
@@ -109,6 +121,6 @@ PEERS = {
         "fla, safe gate": kda(safe_gate=True),
         "fla, gate in kernel": kda(use_gate_in_kernel=True, safe_gate=True, lower_bound=-5.0, A_log=None),
     },
-    "conv_silu": {"fla": conv_silu},
+    "conv_silu": {"fla": conv_silu, "fla, Gluon": conv_silu_gluon},
     "gated_scan": {"cuBLAS, fla HGRN, torch.compile": gated_scan},
 }

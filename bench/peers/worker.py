@@ -122,12 +122,12 @@ def main():
     backward = args.stage == "backward"
     torch.set_grad_enabled(backward)
     clock = None
+    if args.library == "fla":
+        importlib.import_module("fla_peers").watch()
     with open(args.out, "a") as out:
         for name in wanted:
             row, began = chosen[name], time.time()
             found = {"row": name, "peer": args.peer}
-            if args.library == "fla":
-                found["path"] = importlib.import_module("fla_peers").path()
             try:
                 make = importlib.import_module(MODULES[args.library]).PEERS[row.operator][args.peer]
                 if args.prepare:
@@ -148,6 +148,8 @@ def main():
                 found["missing"] = missing.name or str(missing)
             except Exception as error:  # A peer that fails is a result of its own.
                 found["error"] = brief(error)
+            if args.library == "fla" and not args.prepare:
+                found["backends"] = importlib.import_module("fla_peers").TAKEN[:20]
             out.write(json.dumps(found) + "\n")
             out.flush()
             if "error" in found and ("CUDA error" in found["error"] or "illegal" in found["error"]):
