@@ -32,7 +32,7 @@ def model(operator):
     import fla.models as fla
 
     common = dict(num_hidden_layers=24)
-    rwkv7 = dict(common, head_dim=64, vocab_size=65536)
+    rwkv7 = dict(common, head_dim=64, vocab_size=65536, use_l2warp=False)
     mamba2 = dict(num_hidden_layers=48, vocab_size=50288, head_dim=64, state_size=128, tie_word_embeddings=True)
     made = {
         "rwkv7-1.5b": lambda: fla.RWKV7ForCausalLM(fla.RWKV7Config(
