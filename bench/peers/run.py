@@ -122,7 +122,7 @@ class Run:
                 continue
             measured = subject["measurements"][0]
             time_of = measured["milliseconds"]
-            at = {"median_ms": time_of["median"], "p10_ms": time_of.get("p10"), "p90_ms": time_of.get("p90")}
+            at = {"median_ms": time_of["median"], "p10_ms": time_of.get("p10"), "p90_ms": time_of.get("p90"), "shape": measured["shape"]}
             at.update(peak_bytes=measured.get("peak_bytes"), launches=measured.get("launches"), kernels=subject.get("kernels"))
             if measured.get("kernels"):
                 at["kernels_ms"] = {k["kernel"]: [k["launches"], k["milliseconds"]] for k in measured["kernels"]}
@@ -144,10 +144,16 @@ class Run:
             if "error" not in report:
                 by_directory = self.figures(report)
                 found = {row.name: by_directory.get(compiled[row.name].name) for row in self.rows if compiled[row.name]}
+                # A directory is timed at the shape it was compiled for: that of the row, or it says nothing.
+                for row in self.rows:
+                    shape = (found.get(row.name) or {}).get("shape", {})
+                    if shape and (shape["batch"], shape["time"]) != (row.sizes["B"], row.sizes["T"]):
+                        del found[row.name]
         for row in self.rows:
             if found.get(row.name) and "median_ms" in found[row.name]:
                 continue
-            for what in filter(None, (compiled[row.name] and ["--plan-dir", compiled[row.name], "--trust-foreign-code"], row.ours(self.place))):
+            planned = ["--plan-dir", compiled[row.name], "--trust-foreign-code", "--shape", f"B={row.sizes['B']},T={row.sizes['T']}"]
+            for what in filter(None, (planned if compiled[row.name] else None, row.ours(self.place))):
                 if self.left() < 3:
                     break
                 report = self.bench(what, row, 60, *more)
