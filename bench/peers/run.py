@@ -10,6 +10,7 @@ First, all at once, peers compile and fusec compiles; then, one at a time, they 
 
 import argparse
 import concurrent.futures
+import fnmatch
 import importlib
 import json
 import os
@@ -35,8 +36,8 @@ WHOLE = ("models", "training")
 class Run:
     def __init__(self, args, place):
         self.args, self.place, self.began = args, pathlib.Path(place), time.time()
-        wanted = args.only.split(",") if args.only else None
-        self.rows = [row for row in rows(args.stage) if not wanted or row.name in wanted]
+        wanted = args.only.split(",") if args.only else ["*"]
+        self.rows = [row for row in rows(args.stage) if any(fnmatch.fnmatchcase(row.name, pattern) for pattern in wanted)]
         self.results = {row.name: {"row": row.name, "shape": row.shape, "dtype": row.dtype, "peers": {}} for row in self.rows}
 
     def left(self):
@@ -134,23 +135,28 @@ class Run:
     def ours(self, *more):
         """fusec's figures of all rows: in one process what was compiled, then what is missing, row by row."""
         compiled = {row.name: self.directory(row) for row in self.rows}
-        alone = self.args.stage in WHOLE
-        found = {}
-        if not alone and any(compiled.values()):
-            what = ["--trust-foreign-code"]
-            for directory in filter(None, compiled.values()):
-                what += ["--plan-dir", directory]
-            report = self.bench(what, self.rows[0], 150, *more)
-            if "error" not in report:
-                by_directory = self.figures(report)
-                found = {row.name: by_directory.get(compiled[row.name].name) for row in self.rows if compiled[row.name]}
-                # A directory is timed at the shape it was compiled for: that of the row, or it says nothing.
-                for row in self.rows:
-                    shape = (found.get(row.name) or {}).get("shape", {})
-                    if shape and (shape["batch"], shape["time"]) != (row.sizes["B"], row.sizes["T"]):
-                        del found[row.name]
+        # Weights of a whole model are drawn once, and two models are never on the GPU together.
+        groups = {}
         for row in self.rows:
-            if found.get(row.name) and "median_ms" in found[row.name]:
+            if compiled[row.name]:
+                groups.setdefault(row.operator if self.args.stage in WHOLE else "", []).append(row)
+        found = {}
+        for group in groups.values():
+            what = ["--trust-foreign-code"]
+            for row in group:
+                what += ["--plan-dir", compiled[row.name]]
+            report = self.bench(what, group[0], 150, *more)
+            if "error" in report:
+                continue
+            by_directory = self.figures(report)
+            for row in group:
+                at = by_directory.get(compiled[row.name].name) or {}
+                # A directory is timed at the shape it was compiled for: that of the row, or it says nothing.
+                shape = at.get("shape")
+                if shape and (shape["batch"], shape["time"]) == (row.sizes["B"], row.sizes["T"]):
+                    found[row.name] = at
+        for row in self.rows:
+            if row.name in found:
                 continue
             planned = ["--plan-dir", compiled[row.name], "--trust-foreign-code", "--shape", f"B={row.sizes['B']},T={row.sizes['T']}"]
             for what in filter(None, (planned if compiled[row.name] else None, row.ours(self.place))):
@@ -264,7 +270,7 @@ def main():
     parser.add_argument("--fusec", required=True, help="the program")
     parser.add_argument("--out", required=True, help="the JSON file to write")
     parser.add_argument("--plans", help="where compiled directories of bench/plans.txt are")
-    parser.add_argument("--only", help="rows, with commas between them")
+    parser.add_argument("--only", help="rows, with commas between them; `*` stands for anything")
     parser.add_argument("--libraries", default=",".join(MODULES), help="peers' libraries, with commas between them")
     parser.add_argument("--seconds", type=float, default=270, help="for everything")
     args = parser.parse_args()

@@ -106,7 +106,6 @@ def main():
         os.environ.update(tuning.PREPARING)
     import torch
 
-    import inputs
     from protocol import DEVICE, Clock, brief
     from rows import rows
 
