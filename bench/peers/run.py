@@ -13,7 +13,6 @@ import concurrent.futures
 import fnmatch
 import importlib
 import json
-import os
 import pathlib
 import subprocess
 import sys
