@@ -5,7 +5,8 @@
 #   bench/gpu.sh [STAGE..]     verify calibrate ops models plans against; by default the first four
 #
 # SECONDS_PER_RUN: most seconds of timed runs of one subject at one shape (2).
-# ONLY: operators to time, with commas between them (all).
+# ONLY: operators to time, with commas between them (all). OPS: stages of bench/peers/run.py (ops scans attention);
+# PEER_SECONDS: for each of them (130). bench/peers.sh gives them longer, and takes the peers' packages along.
 # CASES: further golden cases for the stage `plans`: a folder of folders.
 # MODELS: the models of the stage `against`, with spaces between them (all five).
 set -uo pipefail
@@ -88,8 +89,11 @@ calibrate() {
 
 ops() {
     need '^op-'
-    timeout 400 python3 bench/peers/ops.py --fusec "$FUSEC" --plans "$PLANS" --out "$OUT/ops.json" \
-        ${ONLY:+--only "$ONLY"} || echo "FAIL ops"
+    local stage
+    for stage in ${OPS:-ops scans attention}; do
+        timeout 280 python3 bench/peers/run.py "$stage" --fusec "$FUSEC" --plans "$PLANS" --out "$OUT/peers-$stage.json" \
+            --seconds "${PEER_SECONDS:-130}" ${ONLY:+--only "$ONLY"} || echo "FAIL $stage"
+    done
 }
 
 models() {

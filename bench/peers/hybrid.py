@@ -290,18 +290,29 @@ def time(args):
         sys.exit("there is no GPU: times are taken on one only")
     rows = []
     dtype = getattr(torch, args.dtype)
+    if args.prepare:
+        import torch._inductor.config as inductor
+
+        # What was measured while others ran is not kept.
+        inductor.autotune_local_cache = False
     with tempfile.TemporaryDirectory() as directory, torch.no_grad():
-        for variant in MODELS:
+        for variant in args.only.split(","):
             text = pathlib.Path(args.models) / f"{variant}.toml"
             weights = load_file(drawn(args.fusec, text, pathlib.Path(directory)))
             model = Hybrid(variant, weights).to("cuda", dtype)
-            ways = {"eager": model, "compiled": torch.compile(model)}
+            # Each T is compiled for itself, as a user who measures would.
+            ways = {"eager": model, "compiled": torch.compile(model, dynamic=False)}
+            ways = {name: way for name, way in ways.items() if name in args.ways.split(",")}
             for tokens in map(int, args.times.split(",")):
                 ids = torch.randint(0, 256, (args.batch, tokens), device="cuda")
                 for name, way in ways.items():
                     row = {"model": variant, "way": name, "batch": args.batch, "time": tokens, "dtype": args.dtype}
                     torch.cuda.reset_peak_memory_stats()
                     try:
+                        if args.prepare:
+                            way(ids)
+                            torch.cuda.synchronize()
+                            continue
                         row["milliseconds"] = timed(lambda: way(ids))
                         row["tokens_per_second"] = args.batch * tokens / row["milliseconds"]["median"] * 1e3
                         row["peak_bytes"] = torch.cuda.max_memory_allocated()
@@ -334,6 +345,9 @@ def main():
         else:
             own.add_argument("--out", required=True)
             own.add_argument("--times", default="256,512,1024,2048,4096")
+            own.add_argument("--only", default=",".join(MODELS), help="variants, with commas between them")
+            own.add_argument("--ways", default="eager,compiled")
+            own.add_argument("--prepare", action="store_true", help="compile, time nothing")
             own.add_argument("--batch", type=int, default=8)
             own.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     args = parser.parse_args()

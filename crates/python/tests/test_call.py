@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 import fusec
+from devices import DEVICES
 
 STEP = "S[H, i, j] = S * w[H, j] + k[H, j] * v[H, i];  y[H, i] = sum(S * r[H, j], j)"
 AXES = dict(H=2, i=5, j=3)
@@ -72,7 +73,7 @@ def reference(r, w, k, v, state=None):
     return np.stack(y, 1), S
 
 
-@pytest.fixture(scope="module", params=["cpu", "emulator"])
+@pytest.fixture(scope="module", params=DEVICES)
 def op(request):
     return fusec.recurrence(STEP, axes=AXES, device=request.param)
 
@@ -129,7 +130,7 @@ def test_constants_have_no_batch_and_time(rng):
     np.testing.assert_allclose(op(x=x, a=2 * a)[0, 0], x[0, 0], rtol=1e-6)
 
 
-@pytest.mark.parametrize("device", ["cpu", "emulator"])
+@pytest.mark.parametrize("device", DEVICES)
 def test_a_model_takes_its_parameters_in_a_call_or_has_them(rng, device):
     model = fusec.compile(MIXER, device=device)
     x = rng.standard_normal((2, 6, 8), dtype=np.float32)
@@ -152,14 +153,15 @@ def test_a_model_takes_its_parameters_in_a_call_or_has_them(rng, device):
     np.testing.assert_array_equal(model(x, params=params)[0], y)
 
 
-def test_devices_agree_on_a_model(rng):
+@pytest.mark.parametrize("device", DEVICES[1:])
+def test_devices_agree_on_a_model(rng, device):
     x = rng.standard_normal((2, 33, 8), dtype=np.float32)
     cpu = fusec.compile(MIXER, device="cpu", weights="random:1")
-    emulator = fusec.compile(MIXER, device="emulator", weights="random:1")
-    (a, at), (b, bt) = cpu(x), emulator(x)
+    kernels = fusec.compile(MIXER, device=device, weights="random:1")
+    (a, at), (b, bt) = cpu(x), kernels(x)
     np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
     # A state of one goes on in the other.
-    a, b = cpu(x[:, :1].copy(), state=bt)[0], emulator(x[:, :1].copy(), state=at)[0]
+    a, b = cpu(x[:, :1].copy(), state=bt)[0], kernels(x[:, :1].copy(), state=at)[0]
     np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from fusec import ops
+from devices import DEVICES
 
 B, T, H, K, V = 2, 7, 2, 4, 3
 
@@ -29,7 +30,7 @@ def draw(rng):
     return lambda *shape: rng.standard_normal(shape, dtype=np.float32)
 
 
-@pytest.fixture(params=["cpu", "emulator"])
+@pytest.fixture(params=DEVICES)
 def device(request):
     return request.param
 

@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 
 from fusec import ops
+from devices import DEVICES
 
 B, T, H, K, V = 2, 9, 3, 4, 5
-DEVICES = ["cpu", "emulator"]
 
 
 @pytest.fixture(autouse=True)
