@@ -140,7 +140,7 @@ fn described(case: Case) -> Chunked {
         };
         // The number of sequences is the launch's: cases that differ in no more are one kernel.
         epilogue += &format!(
-            "y[{n} * (gridDim.x / {tiles} * T * {value}) + {value_at}] = {row}[{column}];\n",
+            "result[{n} * (gridDim.x / {tiles} * T * {value}) + {value_at}] = {row}[{column}];\n",
             tiles = value / case.tile,
         );
     }
@@ -209,7 +209,7 @@ fn source(case: Case) -> String {
         "extern \"C\" __global__ void __launch_bounds__({}) fusec_recurrence(const {x}* __restrict__ q, const {x}* __restrict__ k, \
          const {x}* __restrict__ v, const {x}* __restrict__ a, const {x}* __restrict__ b_, const float* __restrict__ decay, \
          const float* __restrict__ bonus, \
-         const float* __restrict__ state_in, float* __restrict__ state_out, float* __restrict__ y, i64 T) {{\n    \
+         const float* __restrict__ state_in, float* __restrict__ state_out, float* __restrict__ result, i64 T) {{\n    \
          FUSEC_DYNAMIC_SMEM(smem);\n    const int i0 = blockIdx.x % {tiles} * {tile};\n    \
          const int h = blockIdx.x / {tiles} % {HEADS};\n    const i64 b = blockIdx.x / {tiles} / {HEADS};\n{body}}}\n",
         described.block_threads,
