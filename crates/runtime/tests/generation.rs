@@ -7,7 +7,7 @@ use fusec_ir::interpret::{Input, Tensor};
 use fusec_ir::language::{ModelSource, Overrides, compile};
 use fusec_ir::last_row::only_last_rows;
 use fusec_runtime::cpu::CpuSession;
-use fusec_runtime::generation::{Ended, Flow, GenerateError, Generated, Request, generate};
+use fusec_runtime::generation::{Draw, Ended, Flow, GenerateError, Generated, Request, generate};
 use fusec_runtime::sampling::Sampling;
 use fusec_runtime::session::Session;
 use fusec_runtime::weights::Weights;
@@ -69,6 +69,7 @@ fn request(prompts: &[&[i32]], tokens: usize, sampling: Sampling) -> Request {
         ends: Vec::new(),
         state: None,
         keep_state: false,
+        draw: Draw::Device,
     }
 }
 

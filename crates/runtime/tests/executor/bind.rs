@@ -10,6 +10,7 @@ use fusec_runtime::executor::{
 use fusec_runtime::memory::{ArenaPlan, StatesPlan};
 
 const BASES: Bases = Bases {
+    drawing: 0,
     constants: 1 << 20,
     states: 2 << 20,
     arena: 3 << 20,
