@@ -87,7 +87,10 @@ pub fn repeat(
     output: &mut Output,
 ) -> Result<Exit, Failure> {
     let steps = args.steps.max(1);
-    for (what, size) in [("the number of steps", steps), ("the number of repeats", times)] {
+    for (what, size) in [
+        ("the number of steps", steps),
+        ("the number of repeats", times),
+    ] {
         limits::size(what, size, limits::MAX_STEPS).map_err(failure::input)?;
     }
     let batch = args.shape.map_or(LONG.batch, |ShapeArg(shape)| shape.batch);

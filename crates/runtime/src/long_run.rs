@@ -48,8 +48,10 @@ impl LongRun {
     /// no error is above [`DRIFT`] times the largest inside of it.
     pub fn passed(&self) -> bool {
         let tokens = self.marks.last().map_or(0, |mark| mark.tokens);
-        let (early, late): (Vec<&Mark>, Vec<&Mark>) =
-            self.marks.iter().partition(|mark| 10 * mark.tokens <= tokens);
+        let (early, late): (Vec<&Mark>, Vec<&Mark>) = self
+            .marks
+            .iter()
+            .partition(|mark| 10 * mark.tokens <= tokens);
         let no_drift = |error: fn(&Mark) -> f64| {
             let most = |of: &[&Mark]| of.iter().map(|mark| error(mark)).fold(0.0, f64::max);
             let bound = match early.is_empty() {
@@ -137,7 +139,13 @@ pub fn long_run(
             at += time;
             watch();
         }
-        found.push(compared(&graph, shape.batch, mark, (&output, &state), (&last, &session.state()?)));
+        found.push(compared(
+            &graph,
+            shape.batch,
+            mark,
+            (&output, &state),
+            (&last, &session.state()?),
+        ));
     }
     Ok(LongRun {
         device: session.device(),

@@ -123,22 +123,14 @@ pub trait Session {
 pub trait Drawing {
     /// Says how tokens are drawn and for which sequences, one for each of the state's: until the session
     /// does anything else.
-    fn begin(
-        &mut self,
-        sampling: &Sampling,
-        sequences: &[GoesOn<'_>],
-    ) -> Result<(), SessionError>;
+    fn begin(&mut self, sampling: &Sampling, sequences: &[GoesOn<'_>]) -> Result<(), SessionError>;
 
     /// Single steps, at most [`MOST_STEPS`](crate::executor::MOST_STEPS): what was drawn, for each sequence.
     fn draw(&mut self, steps: usize) -> Result<Vec<Drawn>, SessionError>;
 }
 
 impl<D: Device> Drawing for Executor<D> {
-    fn begin(
-        &mut self,
-        sampling: &Sampling,
-        sequences: &[GoesOn<'_>],
-    ) -> Result<(), SessionError> {
+    fn begin(&mut self, sampling: &Sampling, sequences: &[GoesOn<'_>]) -> Result<(), SessionError> {
         Ok(self.begin_drawing(sampling, sequences)?)
     }
 

@@ -4,13 +4,12 @@ use std::path::Path;
 
 use fusec_codegen::draw::{self, SEQUENCE_BYTES, Sequence, Settings};
 use fusec_codegen::manifest::MANIFEST_VERSION;
-use fusec_codegen::{Element, Manifest};
+use fusec_codegen::{Element, KernelImage, Manifest};
 use fusec_fuse::Storage;
 use fusec_runtime::element::{decode, encode};
-use fusec_runtime::emulator::{
-    EmulatedModule, Emulator, EmulatorOptions, KernelArg, LaunchShape,
-};
+use fusec_runtime::emulator::{EmulatedModule, Emulator, EmulatorOptions, KernelArg, LaunchShape};
 use fusec_runtime::sampling::{Sampling, SamplingError};
+use fusec_runtime::toolchain::{Options, Source, Toolchain};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
@@ -20,12 +19,12 @@ const KEPT: usize = 4;
 /// The kernel for a type of logits.
 struct Kernel {
     module: EmulatedModule,
-    image: fusec_codegen::KernelImage,
+    image: KernelImage,
     element: Element,
 }
 
 impl Kernel {
-    fn new(element: Element) -> Self {
+    fn image(element: Element) -> KernelImage {
         let manifest = Manifest {
             version: MANIFEST_VERSION,
             model: String::new(),
@@ -35,7 +34,11 @@ impl Kernel {
             kernels: Vec::new(),
             regimes: Vec::new(),
         };
-        let image = draw::kernel(&manifest, element).expect("its text");
+        draw::kernel(&manifest, element).expect("its text")
+    }
+
+    fn new(element: Element) -> Self {
+        let image = Self::image(element);
         let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("emulator");
         let emulator = Emulator::new(&cache, EmulatorOptions::default()).expect("g++");
         let module = emulator.build(&[(&image.entry, &image.source)], "");
@@ -157,7 +160,12 @@ impl Draws {
     }
 
     fn check(&self, kernel: &Kernel, order: u64) {
-        assert_eq!(self.got(kernel, order), self.expected(), "{:?}", self.sampling);
+        assert_eq!(
+            self.got(kernel, order),
+            self.expected(),
+            "{:?}",
+            self.sampling
+        );
     }
 }
 
@@ -165,7 +173,10 @@ impl Draws {
 fn logits(tokens: usize) -> impl Strategy<Value = Vec<f32>> {
     let spread = move |width: f32| prop::collection::vec(-width..width, tokens);
     let tied = prop::collection::vec((-3i8..3).prop_map(|l| f32::from(l) / 2.0), tokens);
-    let close = prop::collection::vec((0u32..3000).prop_map(|i| f32::from_bits(1.5f32.to_bits() + i)), tokens);
+    let close = prop::collection::vec(
+        (0u32..3000).prop_map(|i| f32::from_bits(1.5f32.to_bits() + i)),
+        tokens,
+    );
     let extreme = prop::sample::select(vec![0.0f32, -0.0, 1e-40, 3e38, -3e38, 1.0, -1.0]);
     prop_oneof![
         4 => (0.1f32..40.0).prop_flat_map(spread),
@@ -210,7 +221,10 @@ fn draws() -> impl Strategy<Value = Draws> {
             logits
         });
         let rows = prop::collection::vec(row, batch);
-        let seen = prop::collection::vec(prop::collection::vec(prop::bool::weighted(0.2), tokens), batch);
+        let seen = prop::collection::vec(
+            prop::collection::vec(prop::bool::weighted(0.2), tokens),
+            batch,
+        );
         (rows, seen, Just(tokens))
     });
     let position = prop_oneof![0u64..100, any::<u64>().prop_map(|p| p >> 1)];
@@ -281,7 +295,13 @@ fn a_large_vocabulary_is_drawn_from() {
     let kernel = Kernel::new(Element::F32);
     let tokens = 65_529;
     for (logits, top_k, top_p) in [
-        ((0..tokens).map(|i| ((i * 7919) % 4001) as f32 / 300.0).collect(), 0, 0.9),
+        (
+            (0..tokens)
+                .map(|i| ((i * 7919) % 4001) as f32 / 300.0)
+                .collect(),
+            0,
+            0.9,
+        ),
         (vec![0.0; tokens], 40_000, 0.3),
     ] {
         let draws = Draws {
@@ -332,4 +352,28 @@ fn a_logit_that_is_no_number_ends_the_sequence() {
         matches!(got[..], [Err(SamplingError::NotFinite { token: 1, value })] if value.is_nan()),
         "{got:?}"
     );
+}
+
+#[test]
+fn it_compiles_for_every_generation_without_spilling() {
+    if std::env::var("FUSEC_OFFLINE_TESTS").is_ok_and(|value| value == "1") {
+        return;
+    }
+    let toolchain = Toolchain::discover(&Options::from_env()).expect("NVRTC is found or fetched");
+    for element in [Element::F32, Element::Bf16, Element::F16] {
+        let image = Kernel::image(element);
+        for arch in ["sm_75", "sm_90a", "sm_120"] {
+            let source = Source {
+                name: "draw_token.cu",
+                text: &image.source,
+                headers: &[],
+            };
+            let artifact = toolchain.compile(&source, arch.parse().expect("known"));
+            let artifact = artifact.unwrap_or_else(|error| panic!("{arch}: {error}"));
+            let resources = &artifact.resources[&image.entry];
+            // As many registers as a block of its threads can have.
+            assert!(resources.registers <= 64, "{arch}: {resources:?}");
+            assert_eq!(resources.local_bytes, 0, "{arch}: {resources:?}");
+        }
+    }
 }

@@ -175,7 +175,7 @@ fn a_device_draws_what_the_host_draws() {
         graph: &last,
         storage: Storage::F32,
         mode: Mode::Auto,
-        batch: 4,
+        batch: 2,
         times: &[5],
         bound: 0.0,
     };

@@ -300,11 +300,7 @@ impl<D: Device> Executor<D> {
             ArgValue::Address(address)
         });
         let regime = &self.manifest.regimes[key.regime];
-        let numbers = [
-            regime.buffers[buffer].elements,
-            drawing.tokens,
-            MOST_STEPS,
-        ];
+        let numbers = [regime.buffers[buffer].elements, drawing.tokens, MOST_STEPS];
         let numbers = numbers.map(|n| ArgValue::Integer(n as i64));
         Ok(Launch {
             step: regime.steps.len(),
