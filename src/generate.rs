@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use fusec_fuse::Shape;
 use fusec_ir::last_row::only_last_rows;
@@ -105,25 +106,32 @@ struct SamplingArgs {
     seed: u64,
     /// Who draws: device (where the model runs, if it runs kernels there), or host, which copies the logits
     /// of each step. The tokens are the same.
-    #[arg(long, value_name = "WHERE", default_value_t = DrawArg::Device)]
+    #[arg(long, value_name = "WHERE", default_value_t = DrawArg(Draw::Device))]
     draw_on: DrawArg,
 }
 
 /// Who draws tokens.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-enum DrawArg {
-    /// Where the model runs.
-    Device,
-    /// The host.
-    Host,
-}
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct DrawArg(Draw);
 
 impl fmt::Display for DrawArg {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            DrawArg::Device => "device",
-            DrawArg::Host => "host",
+        f.write_str(match self.0 {
+            Draw::Device => "device",
+            Draw::Host => "host",
         })
+    }
+}
+
+impl FromStr for DrawArg {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "device" => Ok(DrawArg(Draw::Device)),
+            "host" => Ok(DrawArg(Draw::Host)),
+            _ => Err(format!("`{text}` is neither device nor host")),
+        }
     }
 }
 
@@ -311,10 +319,7 @@ fn request(
         ends,
         state,
         keep_state: args.state_out.is_some(),
-        draw: match sampling.draw_on {
-            DrawArg::Device => Draw::Device,
-            DrawArg::Host => Draw::Host,
-        },
+        draw: sampling.draw_on.0,
     })
 }
 

@@ -74,6 +74,7 @@ fn every_argument_is_the_address_of_its_buffer_or_its_integer() {
                     Region::Constants => BASES.constants,
                     Region::States => BASES.states,
                     Region::Arena => BASES.arena,
+                    Region::Drawing => BASES.drawing,
                 };
                 ArgValue::Address(base + offset as u64)
             };
