@@ -188,7 +188,7 @@ fn a_device_draws_what_the_host_draws() {
         seed: 4,
     };
     let prompts: [&[i32]; 4] = [&[1, 2, 3], &[7], &[4, 5, 6], &[8, 9, 10, 11, 12]];
-    let mut asked = request(&prompts, 40, sampling);
+    let mut asked = request(&prompts, 20, sampling);
     let whole = on_cpu(&graph, &asked);
     asked.ends = vec![whole.sequences[0].tokens[4]];
     let ask = |session: &mut dyn Session, asked: &Request| {
