@@ -38,8 +38,8 @@ use crate::table::{Align, Table};
 Examples:
   fusec verify checkpoints/rwkv6                       golden.safetensors is found by itself
   fusec verify models/hybrid.toml --weights random:2   against the f64 interpreter
-  fusec verify models/rwkv7.toml --weights random:1 --long 100000 --dtype bf16 --device cuda:0
-  fusec verify models/rwkv7.toml --weights random:1 --repeat 1000 --dtype bf16 --device cuda:0
+  fusec verify models/mamba2.toml --axis L=1 --weights random:1 --long 200
+  fusec verify models/mamba2.toml --axis L=1 --weights random:1 --repeat 20 --steps 8
   fusec verify models/gla.toml --gradients --axis V=16 --axis C=16 --shape B=1,T=5")]
 pub struct Args {
     #[command(flatten)]
