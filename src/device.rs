@@ -11,7 +11,7 @@ use fusec_runtime::cache::{Contents, user_cache_dir};
 use fusec_runtime::cpu::CpuSession;
 use fusec_runtime::emulator::{Emulator, EmulatorError, EmulatorOptions};
 use fusec_runtime::executor::gpu::{GpuDevice, GpuInfo, GpuOptions, gpu, gpus};
-use fusec_runtime::executor::{EmulatedDevice, Executor};
+use fusec_runtime::executor::{EmulatedDevice, Executor, add_drawing_kernel};
 use fusec_runtime::limits;
 use fusec_runtime::memory::Footprint;
 use fusec_runtime::plan_dir::{PlanDir, read_plan_dir};
@@ -152,11 +152,40 @@ pub fn start<'g>(
     }
 }
 
+/// As [`start`], for a language model that draws the first `tokens` of its tokens where it runs, if that runs kernels.
+pub fn start_drawing<'g>(
+    device: Device,
+    graph: &'g Graph,
+    last: &'g Graph,
+    tokens: usize,
+    weights: Weights,
+    args: &KernelArgs,
+    shape: Shape,
+) -> Result<Started<'g>, Failure> {
+    let work = Work::Language(graph, last, tokens);
+    let memory = Memory::AsFound;
+    match device.resolved() {
+        Device::Auto | Device::Cpu => {
+            start(device, graph, Some(last), weights, args, shape, memory)
+        }
+        Device::Emulator => emulated(work, &weights, args, shape),
+        Device::Cuda(ordinal) => on_gpu(
+            (ordinal, GpuOptions::default()),
+            work,
+            &weights,
+            args,
+            shape,
+        ),
+    }
+}
+
 /// What is run.
 #[derive(Clone, Copy)]
 enum Work<'a> {
     /// A model, and what runs of several tokens compute in place of it.
     Model(&'a Graph, Option<&'a Graph>),
+    /// A language model, likewise, which draws so many tokens where it runs.
+    Language(&'a Graph, &'a Graph, usize),
     /// A graph whose runs all have one plan.
     Alike(&'a Graph),
 }
@@ -164,8 +193,19 @@ enum Work<'a> {
 impl<'a> Work<'a> {
     fn graph(self) -> &'a Graph {
         match self {
-            Work::Model(graph, _) | Work::Alike(graph) => graph,
+            Work::Model(graph, _) | Work::Language(graph, ..) | Work::Alike(graph) => graph,
         }
+    }
+}
+
+impl Work<'_> {
+    /// Adds the kernel that draws tokens to those of the model, if tokens are drawn: its number, and theirs.
+    fn add_drawing(self, manifest: &mut Manifest) -> Result<Option<(usize, usize)>, Failure> {
+        let Work::Language(_, _, tokens) = self else {
+            return Ok(None);
+        };
+        let kernel = add_drawing_kernel(manifest).map_err(failure::input)?;
+        Ok(kernel.map(|kernel| (kernel, tokens)))
     }
 }
 
@@ -196,7 +236,7 @@ fn emulated<'g>(
     args: &KernelArgs,
     shape: Shape,
 ) -> Result<Started<'g>, Failure> {
-    let manifest = match &args.plan_dir {
+    let mut manifest = match &args.plan_dir {
         Some(path) => compiled(path, work.graph(), args.trust_foreign_code)?.manifest,
         None => {
             let arch = EMULATED_ARCH
@@ -205,12 +245,16 @@ fn emulated<'g>(
             generated(work, args, shape, arch)?
         }
     };
+    let drawing = work.add_drawing(&mut manifest)?;
     let _progress = Progress::line("building the kernels for the emulator");
     let emulator = emulator(&args.toolchain.options()).map_err(failure::input)?;
     let device =
         EmulatedDevice::new(&emulator, &manifest, args.emulator_seed).map_err(failure::input)?;
     let storage = manifest.storage;
-    let executor = Executor::new(device, manifest, weights, shape).map_err(failure::input)?;
+    let mut executor = Executor::new(device, manifest, weights, shape).map_err(failure::input)?;
+    if let Some((kernel, tokens)) = drawing {
+        executor.draw_with(kernel, tokens);
+    }
     Ok(Started {
         session: Box::new(executor),
         storage,
@@ -245,31 +289,39 @@ fn on_gpu<'g>(
             "--device auto takes what there is, and says what it took",
         )
     })?;
-    let (manifest, cubins) = match &args.plan_dir {
+    let (manifest, cubins, drawing) = match &args.plan_dir {
         Some(path) => {
-            let dir = compiled(path, work.graph(), args.trust_foreign_code)?;
-            let cubins = match args.trust_foreign_code {
-                true => carried_cubins(&dir, &info, path)?,
-                false => own_cubins(&dir, &info, path, &args.toolchain)?,
+            let mut dir = compiled(path, work.graph(), args.trust_foreign_code)?;
+            // Carried kernels need no compiler here: then the host draws.
+            let (cubins, drawing) = match args.trust_foreign_code {
+                true => (carried_cubins(&dir, &info, path)?, None),
+                false => {
+                    let drawing = work.add_drawing(&mut dir.manifest)?;
+                    (own_cubins(&dir, &info, path, &args.toolchain)?, drawing)
+                }
             };
-            (dir.manifest, cubins)
+            (dir.manifest, cubins, drawing)
         }
         None => {
             let toolchain =
                 Toolchain::discover(&args.toolchain.options()).map_err(failure::input)?;
             let arch = arch_of(&info)?;
-            let manifest = generated(work, args, shape, arch)?;
+            let mut manifest = generated(work, args, shape, arch)?;
+            let drawing = work.add_drawing(&mut manifest)?;
             let artifacts = kernels::compile(&toolchain, &manifest, arch)?;
             let cubins: BTreeMap<String, Vec<u8>> = artifacts
                 .into_iter()
                 .map(|(image, artifact)| (image, artifact.cubin))
                 .collect();
-            (manifest, cubins)
+            (manifest, cubins, drawing)
         }
     };
     let device = GpuDevice::open(ordinal, &manifest, &cubins, options).map_err(failure::input)?;
     let storage = manifest.storage;
-    let executor = Executor::new(device, manifest, weights, shape).map_err(failure::input)?;
+    let mut executor = Executor::new(device, manifest, weights, shape).map_err(failure::input)?;
+    if let Some((kernel, tokens)) = drawing {
+        executor.draw_with(kernel, tokens);
+    }
     Ok(Started {
         session: Box::new(executor),
         storage,
@@ -286,6 +338,7 @@ fn generated(
     let planner = Planner::new(&args.plan_args(shape))?.compiled_for(arch);
     let regimes = match work {
         Work::Model(graph, last) => planner.regimes(graph, last)?,
+        Work::Language(graph, last, _) => planner.regimes(graph, Some(last))?,
         Work::Alike(graph) => planner.one_regime(graph)?,
     };
     planner.manifest(&work.graph().name, &regimes)

@@ -1,12 +1,14 @@
 //! `fusec generate`: a text in, what the model goes on with out, as it comes.
 
+use std::fmt;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use fusec_fuse::Shape;
 use fusec_ir::last_row::only_last_rows;
 use fusec_runtime::generation::{
-    self, Ended, Flow, Generated, LanguageModel, Rate, Request, largest_run,
+    self, Draw, Ended, Flow, Generated, LanguageModel, Rate, Request, largest_run,
 };
 use fusec_runtime::model::Model;
 use fusec_runtime::sampling::Sampling;
@@ -14,7 +16,7 @@ use fusec_runtime::weights::WeightSpec;
 use fusec_text::{Decoder, StopTexts, TokenizeError, Tokenizer};
 use serde::Serialize;
 
-use crate::device::{self, Device, Memory};
+use crate::device::{self, Device};
 use crate::exit::Exit;
 use crate::failure::{self, Failure};
 use crate::flags::{KernelArgs, ModelArgs};
@@ -102,6 +104,35 @@ struct SamplingArgs {
     /// Seed of the draws.
     #[arg(long, default_value_t = 0)]
     seed: u64,
+    /// Who draws: device (where the model runs, if it runs kernels there), or host, which copies the logits
+    /// of each step. The tokens are the same.
+    #[arg(long, value_name = "WHERE", default_value_t = DrawArg(Draw::Device))]
+    draw_on: DrawArg,
+}
+
+/// Who draws tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct DrawArg(Draw);
+
+impl fmt::Display for DrawArg {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.0 {
+            Draw::Device => "device",
+            Draw::Host => "host",
+        })
+    }
+}
+
+impl FromStr for DrawArg {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "device" => Ok(DrawArg(Draw::Device)),
+            "host" => Ok(DrawArg(Draw::Host)),
+            _ => Err(format!("`{text}` is neither device nor host")),
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -109,6 +140,8 @@ struct Answer<'a> {
     model: &'a str,
     device: String,
     tokenizer: &'a str,
+    /// Whether the tokens of single steps were drawn where the model runs.
+    drawn_on_device: bool,
     sequences: Vec<Answered>,
     prefill: Speed,
     decode: Speed,
@@ -146,14 +179,14 @@ pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
     let last = only_last_rows(graph);
     device::admit(args.device, &last, shape)?;
     let weights = model::weights(&model, args.weights.as_ref())?;
-    let started = device::start(
+    let started = device::start_drawing(
         args.device,
         graph,
-        Some(&last),
+        &last,
+        language.tokens,
         weights,
         &args.kernels,
         shape,
-        Memory::AsFound,
     )?;
     let mut session = started.session;
 
@@ -194,6 +227,7 @@ pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
         model: &graph.name,
         device,
         tokenizer: tokenizer.name(),
+        drawn_on_device: generated.drawn_on_device,
         sequences: sequences
             .map(|((sequence, text), prompt)| Answered {
                 prompt_tokens: prompt.len(),
@@ -285,6 +319,7 @@ fn request(
         ends,
         state,
         keep_state: args.state_out.is_some(),
+        draw: sampling.draw_on.0,
     })
 }
 

@@ -1,5 +1,7 @@
 //! `fusec verify`: are the numbers right?
 
+mod long;
+
 use std::path::PathBuf;
 
 use fusec_fuse::{Mode, Shape, Storage};
@@ -36,6 +38,8 @@ use crate::table::{Align, Table};
 Examples:
   fusec verify checkpoints/rwkv6                       golden.safetensors is found by itself
   fusec verify models/hybrid.toml --weights random:2   against the f64 interpreter
+  fusec verify models/mamba2.toml --axis L=1 --weights random:1 --long 200
+  fusec verify models/mamba2.toml --axis L=1 --weights random:1 --repeat 20 --steps 8
   fusec verify models/gla.toml --gradients --axis V=16 --axis C=16 --shape B=1,T=5")]
 pub struct Args {
     #[command(flatten)]
@@ -51,9 +55,10 @@ pub struct Args {
     device: Device,
     #[command(flatten)]
     kernels: KernelArgs,
-    /// Without a golden case: sequences, and tokens of the first run.
-    #[arg(long, value_name = "B=N,T=N", default_value = "B=2,T=37")]
-    shape: ShapeArg,
+    /// Without a golden case: sequences, and tokens of the first run; B=2,T=37 unless said otherwise. With
+    /// --long: tokens of each run that steps are compared with; B=1,T=2048.
+    #[arg(long, value_name = "B=N,T=N")]
+    shape: Option<ShapeArg>,
     /// Without a golden case: single steps after it.
     #[arg(long, default_value_t = 5)]
     steps: usize,
@@ -65,6 +70,22 @@ pub struct Args {
     /// run with --shape. Weights are random:0 if none are named.
     #[arg(long, conflicts_with_all = ["golden", "steps", "device"])]
     gradients: bool,
+    /// Compare N single steps with runs of many tokens over the same random ones: outputs and states after
+    /// 10, 20, 50, 100, ... and all tokens, which may not drift apart.
+    #[arg(long, value_name = "N", conflicts_with_all = ["golden", "steps", "gradients"])]
+    long: Option<usize>,
+    /// Do the same --steps single steps N times, each from an empty state: outputs and states have to be
+    /// equal in every bit.
+    #[arg(long, value_name = "N", conflicts_with_all = ["golden", "gradients", "long"])]
+    repeat: Option<usize>,
+}
+
+impl Args {
+    /// Sequences, and tokens of the first run.
+    fn shape(&self) -> Shape {
+        const USUAL: Shape = Shape { batch: 2, time: 37 };
+        self.shape.map_or(USUAL, |ShapeArg(shape)| shape)
+    }
 }
 
 #[derive(Serialize)]
@@ -97,6 +118,12 @@ pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
     if args.gradients {
         return gradients(args, &model, output);
     }
+    if let Some(tokens) = args.long {
+        return long::long(args, tokens, &model, output);
+    }
+    if let Some(times) = args.repeat {
+        return long::repeat(args, times, &model, output);
+    }
     let recorded = match golden_path(args) {
         Some(path) => Some(GoldenCase::open(&path).map_err(failure::input)?),
         None => None,
@@ -109,7 +136,7 @@ pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
             (case, golden.file.display().to_string())
         }
         None => {
-            let ShapeArg(Shape { batch, time }) = args.shape;
+            let Shape { batch, time } = args.shape();
             let request = verify::Request {
                 batch,
                 time,
@@ -190,7 +217,7 @@ struct GradientAnswer<'a> {
 
 /// Compares derivatives with finite differences.
 fn gradients(args: &Args, model: &Model, output: &mut Output) -> Result<Exit, Failure> {
-    let ShapeArg(shape) = args.shape;
+    let shape = args.shape();
     let whole = checked_graph(&model.graph).map_err(failure::input)?;
     limits::run(&whole, shape).map_err(failure::input)?;
     let need = Footprint::of_interpreter(&whole, shape, size_of::<f64>());
@@ -256,7 +283,7 @@ fn gradient_text(answer: &GradientAnswer<'_>) -> String {
 /// Refuses what is beyond the limits or the memory of this machine, before any of it is asked for: the
 /// run itself, the f64 interpreter that it is compared with, and all logits of both.
 fn admit(args: &Args, graph: &Graph, recorded: Option<&GoldenCase>) -> Result<(), Failure> {
-    let ShapeArg(drawn) = args.shape;
+    let drawn = args.shape();
     let (shape, steps) = match recorded {
         Some(case) => (
             Shape {

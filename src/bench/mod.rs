@@ -32,10 +32,12 @@ use sweep::Counts;
 ///
 /// On the CPU the interpreter is timed, which runs no kernels; the first line says so.
 #[derive(Debug, clap::Args)]
+#[command(group(clap::ArgGroup::new("swept").args(["sweep", "batch"]).multiple(true)))]
 #[command(after_help = "\
 Examples:
   fusec bench models/rwkv7.toml --device cuda --preset 1.5b --dtype bf16 --per-kernel
   fusec bench models/gla.toml --device cuda --mode decode --shape B=1 --against unfused,greedy
+  fusec bench models/rwkv7.toml --device cuda --preset 1.5b --dtype bf16 --mode decode --batch 1,2,4,8,16,32,64,128 --plots out/decode
   fusec bench --plan-dir out/a --plan-dir out/b --flush-l2 --out result.json
   fusec bench models/hybrid.toml --device cuda --sweep --plots out/sweep --out result.json
   fusec bench models/gated-scan.toml --device cpu --shape B=1,T=64 --check
@@ -79,16 +81,17 @@ pub struct Args {
         conflicts_with_all = ["shape", "mode"]
     )]
     sweep: Option<Counts>,
-    /// Sequences of a sweep, several numbers for a sweep over them as well.
-    #[arg(long, value_name = "B,B..", default_value = "8", requires = "sweep")]
-    batch: Counts,
-    /// Write plots of a sweep (SVG: throughput, speed-up, peak memory over T, and over B where there are
-    /// several) and sweep.csv into a directory.
-    #[arg(long, value_name = "DIR", requires = "sweep")]
+    /// Numbers of sequences to time, each with every length of a sweep (there it is 8 by default), else with
+    /// single steps (--mode decode) or T=2048.
+    #[arg(long, value_name = "B,B..", conflicts_with = "shape")]
+    batch: Option<Counts>,
+    /// Write plots over T and B where there are several (SVG: throughput, share of the memory's speed,
+    /// speed-up, peak memory) and sweep.csv into a directory.
+    #[arg(long, value_name = "DIR", requires = "swept")]
     plots: Option<PathBuf>,
     /// Put what others were timed at beside a sweep: a record that bench/peers/hybrid.py wrote on this
     /// machine. May be repeated.
-    #[arg(long, value_name = "FILE", requires = "sweep")]
+    #[arg(long, value_name = "FILE", requires = "swept")]
     beside: Vec<PathBuf>,
     /// decode: single steps (T = 1), whatever T the shape has; prefill: the shape as it is.
     #[arg(long, value_name = "MODE")]
@@ -231,11 +234,24 @@ impl Args {
         modes
     }
 
+    /// Whether runs of several shapes are timed to be put beside each other.
+    fn swept(&self) -> bool {
+        self.sweep.is_some() || self.batch.is_some()
+    }
+
     /// The shapes asked for, or `usual`.
     fn shapes(&self, usual: Shape) -> Vec<Shape> {
         let mut shapes: Vec<Shape> = self.shape.iter().map(|shape| shape.0).collect();
-        if let Some(Counts(lengths)) = &self.sweep {
-            for batch in self.batch.0.iter().copied() {
+        if self.swept() {
+            let lengths = self
+                .sweep
+                .as_ref()
+                .map_or(vec![usual.time], |of| of.0.clone());
+            let batches = self
+                .batch
+                .as_ref()
+                .map_or(vec![usual.batch], |of| of.0.clone());
+            for batch in batches {
                 shapes.extend(lengths.iter().map(|time| Shape { batch, time: *time }));
             }
         }
@@ -268,7 +284,7 @@ pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
         Device::Cpu | Device::Auto => None,
     };
     let info = ordinal.map(gpu).transpose().map_err(failure::input)?;
-    if args.sweep.is_some() {
+    if args.swept() {
         for shape in args.shapes(subject::USUAL) {
             limits::shape(shape).map_err(failure::input)?;
         }
@@ -306,9 +322,9 @@ pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
     if let Some(dir) = &args.plots {
         sweep::save(&report, &others, dir)?;
     }
-    output.answer(&report, || match args.sweep {
-        Some(_) => format!("{}{}", report.text(), sweep::text(&report, &others)),
-        None => report.text(),
+    output.answer(&report, || match args.swept() {
+        true => format!("{}{}", report.text(), sweep::text(&report, &others)),
+        false => report.text(),
     })?;
     // What could be timed is reported; that something could not is the status.
     Ok(match (failed, wrong) {

@@ -13,7 +13,7 @@ use super::beside::Timed;
 use super::report::Report;
 use crate::failure::Failure;
 use crate::place;
-use crate::table::{Align, Table, bytes, count, microseconds};
+use crate::table::{Align, Table, bytes, count, microseconds, percent};
 
 /// The lengths of the mission's protocol.
 pub const USUAL: &str = "256,512,1024,2048,4096";
@@ -66,6 +66,8 @@ struct Row {
     times: [f64; 3],
     runs: usize,
     peak_bytes: Option<f64>,
+    /// The fewest bytes that the run moves over its time, of the memory's bandwidth.
+    memory_fraction: Option<f64>,
     /// How many times faster than the plan without fusion at the same shape.
     speed_up: Option<f64>,
 }
@@ -99,6 +101,7 @@ fn rows(report: &Report, others: &[Timed]) -> Vec<Row> {
                 times: [ms.median, ms.p10, ms.p90],
                 runs: ms.runs,
                 peak_bytes: measured.peak_bytes.map(|peak| peak as f64),
+                memory_fraction: measured.memory_fraction,
                 speed_up: None,
             });
         }
@@ -127,6 +130,7 @@ fn rows(report: &Report, others: &[Timed]) -> Vec<Row> {
             times: [ms.median, ms.p10, ms.p90],
             runs: ms.runs,
             peak_bytes: measured.peak_bytes,
+            memory_fraction: None,
             speed_up: None,
         });
     }
@@ -157,6 +161,7 @@ pub fn text(report: &Report, others: &[Timed]) -> String {
         ("p90", Align::Right),
         ("peak", Align::Right),
         ("kB a token", Align::Right),
+        ("of memory speed", Align::Right),
         ("of unfused", Align::Right),
     ]);
     for row in rows(report, others) {
@@ -173,12 +178,14 @@ pub fn text(report: &Report, others: &[Timed]) -> String {
             microseconds(p90 * 1e3),
             or_dash(row.peak_bytes.map(bytes)),
             or_dash(row.kb_per_token().map(|kb| format!("{kb:.2}"))),
+            or_dash(row.memory_fraction.map(percent)),
             or_dash(row.speed_up.map(|times| format!("{times:.2} x"))),
         ]);
     }
     format!(
         "\nsweep over T and B\n{}kB a token: peak memory, weights included, over the tokens of a run; of \
-         unfused: how many times\nfaster than one kernel per operation\n",
+         memory speed: weights, inputs\nand outputs once, states read and written, over the time; of \
+         unfused: how many times faster than\none kernel per operation\n",
         table.text()
     )
 }
@@ -188,7 +195,7 @@ fn csv(report: &Report, others: &[Timed]) -> String {
     let quoted = |text: &str| format!("\"{}\"", text.replace('"', "\"\""));
     let mut out = String::from(
         "subject,model,plan,storage,device,driver,commit,date,warmups,runs,batch,time,parameters,\
-         tokens_per_second,median_ms,p10_ms,p90_ms,peak_bytes,kb_per_token,speed_up\n",
+         tokens_per_second,median_ms,p10_ms,p90_ms,peak_bytes,kb_per_token,memory_fraction,speed_up\n",
     );
     let number = |x: Option<f64>| x.map_or(String::new(), |x| format!("{x}"));
     let provenance = &report.provenance;
@@ -214,6 +221,7 @@ fn csv(report: &Report, others: &[Timed]) -> String {
             number(Some(p90)),
             number(row.peak_bytes),
             number(row.kb_per_token()),
+            number(row.memory_fraction),
             number(row.speed_up),
         ];
         out.push_str(&cells.join(","));
@@ -254,10 +262,16 @@ type Drawn = (
     fn(&Row) -> Option<f64>,
 );
 
-const DRAWN: [Drawn; 3] = [
+const DRAWN: [Drawn; 4] = [
     ("throughput", "Throughput", "tokens a second", |row| {
         Some(row.tokens_per_second)
     }),
+    (
+        "memory-speed",
+        "Share of the memory's speed",
+        "percent",
+        |row| row.memory_fraction.map(|of| of * 100.0),
+    ),
     (
         "speed-up",
         "Speed-up by fusion",
@@ -287,7 +301,10 @@ fn plots(report: &Report, others: &[Timed]) -> Vec<(String, Plot)> {
             rows.iter()
                 .any(|of| over.split(of.shape).0 != over.split(row.shape).0)
         };
-        if over == Over::Batch && !rows.iter().any(several) {
+        // Of steps at several numbers of sequences, there is one length only.
+        let others = rows.iter().any(|of| of.shape.batch != rows[0].shape.batch);
+        let one_place = !rows.iter().any(several);
+        if one_place && (over == Over::Batch || others) {
             continue;
         }
         for (file, title, y, figure) in DRAWN {

@@ -180,6 +180,29 @@ fn a_place_that_cannot_be_written_is_found_before_the_work() {
     }
 }
 
+#[test]
+fn steps_are_timed_at_several_numbers_of_sequences() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let dir = dir.path();
+    written(dir, "x + ema(x, sigmoid(rate))");
+    let arguments = "bench small.toml --device cpu --mode decode --batch 4,1,2 --runs 5 --warmup 1 --plots plots";
+    let arguments: Vec<&str> = arguments.split(' ').collect();
+    let answer = fusec_in(dir, &arguments, &[]);
+    assert_eq!(answer.status, Some(0), "{answer:?}");
+    let csv = fs::read_to_string(dir.join("plots/sweep.csv")).expect("a table");
+    assert_eq!(csv.lines().count(), 1 + 3, "{csv}");
+    let svg = fs::read_to_string(dir.join("plots/throughput-over-batch.svg")).expect("a plot");
+    assert_eq!(svg.matches("<polyline").count(), 1, "{svg}");
+    // One length is no line.
+    assert!(!dir.join("plots/throughput.svg").exists());
+    let both = fusec_in(
+        dir,
+        &["bench", "small.toml", "--batch", "2", "--shape", "B=1,T=1"],
+        &[],
+    );
+    assert_eq!(both.status, Some(2), "{both:?}");
+}
+
 /// A program that is ended with the test, whatever becomes of it.
 struct Running(Child);
 

@@ -11,6 +11,7 @@ mod attend;
 mod cexpr;
 pub mod chunked;
 mod chunks;
+pub mod draw;
 mod error;
 mod function;
 mod generate;

@@ -9,6 +9,7 @@ use tera::{Context, Tera};
 
 const TEMPLATES: &[(&str, &str)] = &[
     ("attend.cu", include_str!("../templates/attend.cu")),
+    ("draw.cu", include_str!("../templates/draw.cu")),
     ("last_row.cu", include_str!("../templates/last_row.cu")),
     ("scatter.cu", include_str!("../templates/scatter.cu")),
     ("attend_mma.cu", include_str!("../templates/attend_mma.cu")),

@@ -24,6 +24,7 @@ pub mod inputs;
 pub mod layout;
 pub mod limits;
 pub mod localise;
+pub mod long_run;
 pub mod memory;
 pub mod model;
 pub mod occupancy;

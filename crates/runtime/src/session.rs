@@ -12,10 +12,13 @@ use fusec_ir::interpret::{Input, InterpretError, NonFinite, Outputs, Tensor, fir
 use fusec_ir::{Graph, ValueId, last_row};
 use rayon::prelude::*;
 
-use crate::executor::{Device, ExecuteError, Executor, Fetch, HostState, StateError};
+use crate::executor::{
+    Device, Drawn, ExecuteError, Executor, Fetch, GoesOn, HostState, StateError,
+};
 use crate::limits::LimitError;
 use crate::localise::Stored;
 use crate::memory::MemoryError;
+use crate::sampling::Sampling;
 use crate::weights::Weights;
 
 /// A model on a device, with the state of a batch of sequences.
@@ -46,6 +49,11 @@ pub trait Session {
         time: usize,
         inputs: &[Input<'_, f32>],
     ) -> Result<Vec<Tensor<f32>>, SessionError>;
+
+    /// As [`Session::run`], for the state alone: gives no outputs.
+    fn advance(&mut self, time: usize, inputs: &[Input<'_, f32>]) -> Result<(), SessionError> {
+        self.run_last(time, inputs).map(|_| ())
+    }
 
     /// As [`Session::run`], but gives the last row of each output only: `[B, 1, axes...]`.
     fn run_last(
@@ -101,8 +109,34 @@ pub trait Session {
     /// Takes over a state, whatever device it came from.
     fn set_state(&mut self, state: &HostState) -> Result<(), SessionError>;
 
+    /// What draws tokens where the model runs; `None` where logits come to the caller, who draws.
+    fn drawing(&mut self) -> Option<&mut dyn Drawing> {
+        None
+    }
+
     /// Takes other weights of the model, and evaluates again what depends on them alone. The state stays.
     fn set_weights(&mut self, weights: Weights) -> Result<(), SessionError>;
+}
+
+/// Tokens drawn where the model runs, by the law of [`crate::sampling`]: each step reads what was drawn at the
+/// end of the one before.
+pub trait Drawing {
+    /// Says how tokens are drawn and for which sequences, one for each of the state's: until the session
+    /// does anything else.
+    fn begin(&mut self, sampling: &Sampling, sequences: &[GoesOn<'_>]) -> Result<(), SessionError>;
+
+    /// Single steps, at most [`MOST_STEPS`](crate::executor::MOST_STEPS): what was drawn, for each sequence.
+    fn draw(&mut self, steps: usize) -> Result<Vec<Drawn>, SessionError>;
+}
+
+impl<D: Device> Drawing for Executor<D> {
+    fn begin(&mut self, sampling: &Sampling, sequences: &[GoesOn<'_>]) -> Result<(), SessionError> {
+        Ok(self.begin_drawing(sampling, sequences)?)
+    }
+
+    fn draw(&mut self, steps: usize) -> Result<Vec<Drawn>, SessionError> {
+        Ok(Executor::draw(self, steps)?)
+    }
 }
 
 /// The last row of each sequence of `[B, T, row]`.
@@ -199,6 +233,11 @@ impl<D: Device> Session for Executor<D> {
         Ok(Executor::run(self, time, inputs, Fetch::LastRow)?.outputs)
     }
 
+    fn advance(&mut self, time: usize, inputs: &[Input<'_, f32>]) -> Result<(), SessionError> {
+        Executor::run(self, time, inputs, Fetch::Nothing)?;
+        Ok(())
+    }
+
     fn run_stored(
         &mut self,
         time: usize,
@@ -228,6 +267,13 @@ impl<D: Device> Session for Executor<D> {
 
     fn state(&mut self) -> Result<HostState, SessionError> {
         Ok(self.save_state()?)
+    }
+
+    fn drawing(&mut self) -> Option<&mut dyn Drawing> {
+        match self.can_draw() {
+            true => Some(self),
+            false => None,
+        }
     }
 
     fn set_state(&mut self, state: &HostState) -> Result<(), SessionError> {

@@ -1,18 +1,20 @@
 //! What a model goes on with: the same tokens on every device and under every plan, alone and in a
 //! batch, and after thousands of steps what one long run gives.
 
-use fusec_fuse::{Mode, Storage};
+use fusec_fuse::{Mode, Shape, Storage};
 use fusec_ir::Graph;
 use fusec_ir::interpret::{Input, Tensor};
 use fusec_ir::language::{ModelSource, Overrides, compile};
 use fusec_ir::last_row::only_last_rows;
 use fusec_runtime::cpu::CpuSession;
-use fusec_runtime::generation::{Ended, Flow, GenerateError, Generated, Request, generate};
+use fusec_runtime::generation::{Draw, Ended, Flow, GenerateError, Generated, Request, generate};
+use fusec_runtime::inputs::RunInputs;
+use fusec_runtime::long_run::{long_run, repeated};
 use fusec_runtime::sampling::Sampling;
 use fusec_runtime::session::Session;
 use fusec_runtime::weights::Weights;
 
-use common::{Case, emulate, root};
+use common::{Case, emulate_drawing, root};
 
 mod common;
 
@@ -69,6 +71,7 @@ fn request(prompts: &[&[i32]], tokens: usize, sampling: Sampling) -> Request {
         ends: Vec::new(),
         state: None,
         keep_state: false,
+        draw: Draw::Device,
     }
 }
 
@@ -111,9 +114,11 @@ fn tokens_are_equal_on_the_interpreter_and_under_every_plan() {
                     times: &[5],
                     bound: 0.0,
                 };
-                let mut session = emulate(&case, &weights(&graph)).expect("kernels");
-                let got = run(&mut session, &request).sequences;
-                assert_eq!(got, expected, "{name} {mode} {sampling:?}");
+                let weights = weights(&graph);
+                let mut session = emulate_drawing(&case, &weights, 64).expect("kernels");
+                let got = run(&mut session, &request);
+                assert!(got.drawn_on_device);
+                assert_eq!(got.sequences, expected, "{name} {mode} {sampling:?}");
             }
         }
     }
@@ -157,6 +162,103 @@ fn a_batch_gives_what_each_prompt_gives_alone() {
             assert_eq!(ended.sequences[number].ended, why);
         }
     }
+}
+
+/// Sequences that end between two looks, at a token or a text, and a batch that becomes smaller: what a
+/// device draws beyond an end is left out. Then the state is kept, and the host draws.
+#[test]
+fn a_device_draws_what_the_host_draws() {
+    let graph = rwkv6();
+    let last = only_last_rows(&graph);
+    let case = Case {
+        name: "rwkv6",
+        graph: &last,
+        storage: Storage::F32,
+        mode: Mode::Auto,
+        batch: 2,
+        times: &[5],
+        bound: 0.0,
+    };
+    let mut session = emulate_drawing(&case, &weights(&graph), 64).expect("kernels");
+    let sampling = Sampling {
+        temperature: 1.3,
+        top_k: 30,
+        top_p: 0.95,
+        repetition_penalty: 1.2,
+        seed: 4,
+    };
+    let prompts: [&[i32]; 4] = [&[1, 2, 3], &[7], &[4, 5, 6], &[8, 9, 10, 11, 12]];
+    let mut asked = request(&prompts, 20, sampling);
+    let whole = on_cpu(&graph, &asked);
+    asked.ends = vec![whole.sequences[0].tokens[4]];
+    let ask = |session: &mut dyn Session, asked: &Request| {
+        let mut shown = Vec::new();
+        let generated = generate(session, asked, &mut |number, token| {
+            shown.push((number, token));
+            let of = shown.iter().filter(|(other, _)| *other == number);
+            match (number, of.count()) {
+                (1, 9) => Flow::Stop,
+                _ => Flow::On,
+            }
+        });
+        let generated = generated.expect("it goes on");
+        shown.sort_by_key(|(number, _)| *number);
+        (generated, shown)
+    };
+    let mut cpu = CpuSession::<f32>::new(&graph, weights(&graph)).expect("a session");
+    let (expected, expected_shown) = ask(&mut cpu, &asked);
+    assert!(!expected.drawn_on_device);
+    for draw in [Draw::Device, Draw::Host] {
+        asked.draw = draw;
+        let (got, shown) = ask(&mut session, &asked);
+        assert_eq!(got.drawn_on_device, draw == Draw::Device);
+        assert_eq!(got.sequences, expected.sequences);
+        assert_eq!(shown, expected_shown);
+        assert_eq!(got.decode.tokens, expected.decode.tokens);
+    }
+    let mut kept = request(&[&[3, 1, 4]], 9, sampling);
+    kept.keep_state = true;
+    let expected = on_cpu(&graph, &kept);
+    let got = run(&mut session, &kept);
+    assert_eq!(got.sequences, expected.sequences);
+    let (got, expected) = (got.state.expect("kept"), expected.state.expect("kept"));
+    assert_eq!(got.position, expected.position);
+    for (id, expected) in &expected.tensors {
+        let apart = expected.iter().zip(&got.tensors[id]);
+        let apart = apart.fold(0f32, |m, (a, b)| m.max((a - b).abs()));
+        assert!(apart <= 1e-4, "{}: {apart}", graph.state(*id).name);
+    }
+}
+
+/// Kernels for single steps against kernels for runs, and against themselves.
+#[test]
+fn steps_of_kernels_agree_with_runs_and_with_themselves() {
+    let graph = mamba2();
+    let case = Case {
+        name: "mamba2",
+        graph: &graph,
+        storage: Storage::Bf16,
+        mode: Mode::Auto,
+        batch: 2,
+        times: &[32],
+        bound: 0.0,
+    };
+    let mut session = emulate_drawing(&case, &weights(&graph), 64).expect("kernels");
+    let shape = Shape {
+        batch: 2,
+        time: 120,
+    };
+    let inputs = RunInputs::random(&graph, shape, 3);
+    let mut runs = 0;
+    let run = long_run(&mut session, &inputs, shape, 32, &mut || runs += 1).expect("it runs");
+    let marks: Vec<usize> = run.marks.iter().map(|mark| mark.tokens).collect();
+    assert_eq!(marks, [10, 20, 50, 100, 120]);
+    assert!(run.passed(), "{run:?}");
+    assert!(run.marks.iter().all(|mark| mark.output < 0.03), "{run:?}");
+    let shape = Shape { batch: 2, time: 5 };
+    let inputs = RunInputs::random(&graph, shape, 3);
+    let repeated = repeated(&mut session, &inputs, shape, 6, &mut || ()).expect("it runs");
+    assert_eq!((repeated.times, repeated.differing), (6, 0), "{repeated:?}");
 }
 
 /// Thousands of steps, each from the state of the one before, end where one run over the same tokens

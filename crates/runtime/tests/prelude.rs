@@ -33,6 +33,7 @@ extern "C" __global__ void uses(const float* x, float* y, const bf16_t* b, bf16_
 #endif
     y[1] = acc[0] + acc[1] + acc[2] + acc[3];
     y[2] = fexp2_approx(fpow(fsilu(x[4]), fgelu(x[5]))) + flogsigmoid(x[6]) + fsoftplus(x[7]) + fmax32(fmin32(x[8], x[9]), fmax_number(x[8], FUSEC_NAN));
+    y[3] = fproduct(x[0], x[1]) + float(mul_high(u64(gridDim.x), ~0ull));
     FUSEC_GIVEN(gridDim.x > 0);
     if (FUSEC_PHASE(0)) grid_barrier();
     grid_dependency_launch();

@@ -165,3 +165,53 @@ proptest! {
         }
     }
 }
+
+/// Millions of bytes in many scripts, as `bench/tokenizers.py` leaves them in the directory that
+/// `FUSEC_TOKENIZED` names: the ids are those of the public tokenizers, and ids become the same text however
+/// characters are cut. Without the directory there is nothing to compare with.
+#[test]
+fn public_tokenizers_give_the_same_ids() {
+    let Some(root) = std::env::var_os("FUSEC_TOKENIZED").map(PathBuf::from) else {
+        return;
+    };
+    let mut compared = 0;
+    for name in ["world", "json"] {
+        let dir = root.join(name);
+        let tokenizer = Tokenizer::open(&dir.join("vocabulary")).expect("a vocabulary");
+        let mut files: Vec<PathBuf> = std::fs::read_dir(&dir)
+            .expect("a directory")
+            .map(|entry| entry.expect("an entry").path())
+            .filter(|path| path.extension().is_some_and(|ending| ending == "ids"))
+            .collect();
+        files.sort();
+        for file in files {
+            let bytes = std::fs::read(&file).expect("ids");
+            let ids = bytes.chunks_exact(4);
+            let ids: Vec<u32> = ids
+                .map(|id| u32::from_le_bytes(id.try_into().expect("four bytes")))
+                .collect();
+            let text = std::fs::read_to_string(file.with_extension("txt")).expect("a text");
+            let start = std::time::Instant::now();
+            if !file.ends_with("stream.ids") {
+                let got = tokenizer.encode(&text).expect("it encodes");
+                let differ = got.iter().zip(&ids).position(|(a, b)| a != b);
+                assert_eq!((differ, got.len()), (None, ids.len()), "{file:?}");
+            }
+            let encoded = start.elapsed().as_secs_f64();
+            // A tokenizer.json may normalise, so that its text is another.
+            if name == "world" {
+                assert!(streamed(&tokenizer, &ids) == text, "{file:?}");
+            }
+            let all = start.elapsed().as_secs_f64();
+            println!(
+                "{name} {:?}: {} bytes, {} ids, {encoded:.2} s to encode, {:.2} s to decode",
+                file.file_stem().unwrap_or_default(),
+                text.len(),
+                ids.len(),
+                all - encoded,
+            );
+            compared += 1;
+        }
+    }
+    assert!(compared > 0, "{root:?} has no ids");
+}

@@ -148,3 +148,11 @@ __device__ __forceinline__ float fexp2_approx(float x) {
     asm("ex2.approx.f32 %0, %1;" : "=f"(y) : "f"(x));
     return y;
 }
+
+//@ fproduct
+// x * y, rounded by itself: the compiler makes no fused multiply-add of it.
+__device__ __forceinline__ float fproduct(float x, float y) { return __fmul_rn(x, y); }
+
+//@ mul_high needs u64
+// The upper 64 bits of a product of two numbers of 64 bits.
+__device__ __forceinline__ u64 mul_high(u64 x, u64 y) { return __umul64hi(x, y); }

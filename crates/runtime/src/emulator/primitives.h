@@ -118,6 +118,8 @@ static inline float ferf(float x) { return erff(x); }
 static inline float fsqrt(float x) { return sqrtf(x); }
 static inline float frsqrt(float x) { return 1.0f / sqrtf(x); }
 static inline float frecip(float x) { return 1.0f / x; }
+static inline float fproduct(float x, float y) { return x * y; }
+static inline u64 mul_high(u64 x, u64 y) { return u64(static_cast<unsigned __int128>(x) * y >> 64); }
 static inline float fpow(float x, float y) { return powf(x, y); }
 static inline float fsquare(float x) { return x * x; }
 static inline float fabs32(float x) { return fabsf(x); }

@@ -7,7 +7,7 @@ use crate::memory::{ArenaPlan, StatesPlan};
 use fusec_codegen::{Arg, BufferKind, Manifest, MapExtent, Step, TensorMap};
 use fusec_fuse::Shape;
 
-/// Addresses of the three regions.
+/// Addresses of the regions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Bases {
     /// Of the constants.
@@ -16,14 +16,17 @@ pub struct Bases {
     pub states: u64,
     /// Of the arena.
     pub arena: u64,
+    /// Of what drawing keeps.
+    pub drawing: u64,
 }
 
 impl Bases {
-    fn of(self, region: Region) -> u64 {
+    pub(super) fn of(self, region: Region) -> u64 {
         match region {
             Region::Constants => self.constants,
             Region::States => self.states,
             Region::Arena => self.arena,
+            Region::Drawing => self.drawing,
         }
     }
 }

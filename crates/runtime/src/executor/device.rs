@@ -4,7 +4,7 @@ use super::ExecuteError;
 use fusec_codegen::Element;
 use fusec_fuse::Shape;
 
-/// The three regions of a model's memory.
+/// The regions of a model's memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Region {
     /// Parameters and load-time results.
@@ -13,11 +13,21 @@ pub enum Region {
     States,
     /// Inputs, outputs and scratch.
     Arena,
+    /// What the drawing of tokens keeps; empty where none are drawn.
+    Drawing,
 }
+
+/// How many there are.
+pub const REGIONS: usize = 4;
 
 impl Region {
     /// All of them.
-    pub const ALL: [Region; 3] = [Region::Constants, Region::States, Region::Arena];
+    pub const ALL: [Region; REGIONS] = [
+        Region::Constants,
+        Region::States,
+        Region::Arena,
+        Region::Drawing,
+    ];
 
     /// What messages call it.
     pub fn name(self) -> &'static str {
@@ -25,6 +35,7 @@ impl Region {
             Region::Constants => "weights",
             Region::States => "states",
             Region::Arena => "arena",
+            Region::Drawing => "drawing",
         }
     }
 }
@@ -116,6 +127,8 @@ pub struct RunKey {
     pub shape: Shape,
     /// Which copy of each tail is the old one: 0 or 1.
     pub parity: usize,
+    /// Whether the next tokens are drawn at its end.
+    pub draws: bool,
 }
 
 /// How the launches of a run were submitted.
@@ -158,4 +171,20 @@ pub trait Device {
         launches: &[Launch],
         position: i64,
     ) -> Result<Submission, ExecuteError>;
+
+    /// As [`Device::run`], but need not wait: what comes after it, [`Device::finish`] too, does.
+    fn submit(
+        &mut self,
+        key: RunKey,
+        launches: &[Launch],
+        position: i64,
+    ) -> Result<Submission, ExecuteError> {
+        self.run(key, launches, position)
+    }
+
+    /// Waits for the end of what was submitted, of which these launches were the last.
+    fn finish(&mut self, launches: &[Launch]) -> Result<(), ExecuteError> {
+        let _ = launches;
+        Ok(())
+    }
 }

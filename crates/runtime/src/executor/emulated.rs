@@ -1,6 +1,6 @@
 //! Kernels on the CPU, for tests and for machines without a GPU: slow, and strict.
 
-use super::device::{ArgValue, Device, Launch, Place, Region, RunKey, Submission};
+use super::device::{ArgValue, Device, Launch, Place, REGIONS, Region, RunKey, Submission};
 use super::{ExecuteError, ManifestError};
 use crate::emulator::{EmulatedModule, Emulator, KernelArg, LaunchShape, Sanitizer, TensorMapArg};
 use crate::memory::host;
@@ -25,7 +25,7 @@ pub struct EmulatedDevice {
     modules: Vec<EmulatedModule>,
     /// The module and the entry of each kernel.
     entries: Vec<(usize, String)>,
-    regions: [Option<MmapMut>; 3],
+    regions: [Option<MmapMut>; REGIONS],
     seed: u64,
     sanitizer: Option<Sanitizer>,
 }
@@ -63,7 +63,7 @@ impl EmulatedDevice {
                 .iter()
                 .map(entry)
                 .collect::<Result<_, _>>()?,
-            regions: [None, None, None],
+            regions: [const { None }; REGIONS],
             seed,
             sanitizer: emulator.sanitizer(),
         })

@@ -4,6 +4,7 @@ use super::gpu::GpuError;
 use crate::element::NotRepresentable;
 use crate::emulator::EmulatorError;
 use crate::memory::MemoryError;
+use crate::sampling::SamplingError;
 use crate::weights::WeightsError;
 use fusec_ir::interpret::InterpretError;
 use std::path::PathBuf;
@@ -137,6 +138,14 @@ pub enum StateError {
 /// What can go wrong when a compiled model is run.
 #[derive(Debug, thiserror::Error)]
 pub enum ExecuteError {
+    /// Tokens are drawn on a device after it was told how and for which sequences.
+    #[error(
+        "no tokens can be drawn on the device: it has no kernel for it, or was not told for which sequences"
+    )]
+    NotDrawing,
+    /// No token can be drawn.
+    #[error(transparent)]
+    Sampling(#[from] SamplingError),
     /// The manifest.
     #[error(transparent)]
     Manifest(#[from] ManifestError),

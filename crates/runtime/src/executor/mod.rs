@@ -8,6 +8,7 @@ mod bind;
 mod check;
 mod constants;
 mod device;
+mod drawing;
 mod emulated;
 mod error;
 pub mod gpu;
@@ -19,6 +20,7 @@ pub use bind::{Bases, Binding, TailCopy};
 pub use check::check as check_manifest;
 pub use constants::Constants;
 pub use device::{ArgValue, Device, Launch, Place, Region, RunKey, Submission};
+pub use drawing::{Drawn, GoesOn, MOST_STEPS, add_drawing_kernel};
 pub use emulated::EmulatedDevice;
 pub use error::{ExecuteError, InputError, ManifestError, StateError};
 pub use state::HostState;
@@ -80,6 +82,8 @@ pub struct Executor<D> {
     position: i64,
     plans: Recent<(usize, Shape), Arc<ArenaPlan>>,
     launches: Recent<RunKey, Arc<Vec<Launch>>>,
+    /// How tokens are drawn on the device, if they are.
+    drawing: Option<drawing::Drawing>,
     /// Why the state is unknown, after a run that failed half way.
     interrupted: Option<String>,
 }
@@ -112,6 +116,7 @@ impl<D: Device> Executor<D> {
             constants: device.allocate(Region::Constants, constants.bytes())?,
             states: device.allocate(Region::States, states.bytes())?,
             arena: device.allocate(Region::Arena, arena.bytes)?,
+            drawing: 0,
         };
         constants.upload(&manifest, weights, |offset, bytes| {
             let place = Place {
@@ -132,6 +137,7 @@ impl<D: Device> Executor<D> {
             position: 0,
             plans: Recent::new(KEPT_PLANS),
             launches: Recent::new(KEPT_PLANS),
+            drawing: None,
             interrupted: None,
         };
         executor.plans.insert((regime, shape), Arc::new(arena));
@@ -254,6 +260,7 @@ impl<D: Device> Executor<D> {
             self.bases.states = self.device.allocate(Region::States, states.bytes())?;
             self.states = states;
         }
+        self.end_drawing();
         let result = self.write_state(state);
         match &result {
             Ok(()) => {
@@ -305,6 +312,7 @@ impl<D: Device> Executor<D> {
         inputs: &[Input<'_, f32>],
     ) -> Result<PreparedRun, ExecuteError> {
         self.refuse_if_interrupted()?;
+        self.end_drawing();
         let batch = self.states.batch;
         let shape = Shape { batch, time };
         let regime = regime_for(&self.manifest, shape, self.position)?;
@@ -312,6 +320,7 @@ impl<D: Device> Executor<D> {
             regime,
             shape,
             parity: self.parity,
+            draws: false,
         };
         let graph = &self.manifest.regimes[regime].graph;
         input::check(graph, shape, inputs)?;

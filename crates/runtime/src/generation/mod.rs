@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use fusec_ir::interpret::{Input, Tensor};
 
-use crate::executor::HostState;
+use crate::executor::{GoesOn, HostState, MOST_STEPS};
 use crate::sampling::{Sampling, SamplingError};
 use crate::session::{Session, SessionError};
 
@@ -39,7 +39,24 @@ pub struct Request {
     pub state: Option<HostState>,
     /// Whether the state after the last token is wanted; for one prompt.
     pub keep_state: bool,
+    /// Who draws the tokens of single steps.
+    pub draw: Draw,
 }
+
+/// Who draws tokens from the logits of single steps. The tokens are the same.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Draw {
+    /// The device that the model runs on, where it can: the host looks after every [`LOOK`] steps.
+    #[default]
+    Device,
+    /// The host, which waits for the logits of every step.
+    Host,
+}
+
+/// Steps between two looks at the tokens that a device drew: what a sequence does beyond its end is computed
+/// and left out. One where the state is kept, which has to end with the sequence.
+pub const LOOK: usize = 16;
+const _: () = assert!(LOOK <= MOST_STEPS);
 
 /// Whether a sequence goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,6 +121,8 @@ pub struct Generated {
     pub prefill: Rate,
     /// Single steps: the tokens that went into them, of sequences that had not ended.
     pub decode: Rate,
+    /// Whether the tokens of single steps were drawn on the device.
+    pub drawn_on_device: bool,
     /// Where it was asked for: the state that has seen the prompt and every token of the sequence.
     pub state: Option<HostState>,
 }
@@ -192,7 +211,9 @@ pub fn generate(
         done: vec![None; request.prompts.len()],
         prefill: Rate::default(),
         decode: Rate::default(),
+        begun: false,
     };
+    let drawn_on_device = work.draws_on_device();
     for group in groups(&request.prompts, model.positions) {
         work.read(&group)?;
         work.go_on()?;
@@ -211,6 +232,7 @@ pub fn generate(
         sequences: sequences.collect(),
         prefill: work.prefill,
         decode: work.decode,
+        drawn_on_device,
         state,
     })
 }
@@ -261,11 +283,14 @@ struct Work<'a> {
     done: Vec<Option<Sequence>>,
     prefill: Rate,
     decode: Rate,
+    /// Whether the device was told which sequences to draw for.
+    begun: bool,
 }
 
 impl Work<'_> {
     /// Reads the prompts of a group and draws the first token of each.
     fn read(&mut self, group: &[Vec<usize>]) -> Result<(), GenerateError> {
+        self.begun = false;
         self.live.clear();
         let mut states = Vec::new();
         for numbers in group {
@@ -343,28 +368,7 @@ impl Work<'_> {
                 token: live.tokens.len(),
                 error,
             })?;
-            let token = token as i32;
-            let ended = if self.request.tokens == 0 {
-                Some(Ended::Length)
-            } else if self.request.ends.contains(&token) {
-                Some(Ended::End)
-            } else {
-                live.tokens.push(token);
-                mark(&mut live.seen, token);
-                live.position += 1;
-                match (self.watch)(live.number, token) {
-                    Flow::Stop => Some(Ended::Stopped),
-                    Flow::On if live.tokens.len() >= self.request.tokens => Some(Ended::Length),
-                    Flow::On => None,
-                }
-            };
-            if let Some(ended) = ended {
-                live.ended = true;
-                self.done[live.number] = Some(Sequence {
-                    tokens: live.tokens.clone(),
-                    ended,
-                });
-            }
+            take(live, token as i32, self.request, self.watch, &mut self.done);
         }
         Ok(())
     }
@@ -380,9 +384,15 @@ impl Work<'_> {
                 self.leave_out_ended()?;
             }
             let start = Instant::now();
-            let logits = self.step()?;
-            self.draw(0, &logits)?;
-            self.decode.add(live, start.elapsed());
+            let went_in = match self.draws_on_device() {
+                true => self.steps_on_device()?,
+                false => {
+                    let logits = self.step()?;
+                    self.draw(0, &logits)?;
+                    live
+                }
+            };
+            self.decode.add(went_in, start.elapsed());
         }
         // The last token of a sequence was drawn, and seen by nobody yet.
         let unseen = |done: &Sequence| !done.tokens.is_empty();
@@ -395,18 +405,63 @@ impl Work<'_> {
         Ok(())
     }
 
+    fn draws_on_device(&mut self) -> bool {
+        self.request.draw == Draw::Device && self.session.drawing().is_some()
+    }
+
+    /// Some steps whose tokens the device draws. How many tokens went into them, of sequences that had not
+    /// ended.
+    fn steps_on_device(&mut self) -> Result<usize, GenerateError> {
+        let on = self.live.iter().filter(|live| !live.ended);
+        let wanted = on.map(|live| self.request.tokens.saturating_sub(live.tokens.len()));
+        let steps = match self.request.keep_state {
+            true => 1,
+            false => wanted.max().unwrap_or(1).clamp(1, LOOK),
+        };
+        let sequences = self.live.iter().map(|live| GoesOn {
+            last: last_token(live, self.request),
+            seen: &live.seen,
+            position: live.position,
+            number: live.number as u32,
+        });
+        let sequences: Vec<GoesOn<'_>> = sequences.collect();
+        let Some(drawing) = self.session.drawing() else {
+            return Ok(0);
+        };
+        if !self.begun {
+            drawing.begin(&self.request.sampling, &sequences)?;
+        }
+        let drawn = drawing.draw(steps)?;
+        self.begun = true;
+        let mut went_in = 0;
+        for step in 0..steps {
+            for live in self.live.iter_mut().filter(|live| !live.ended) {
+                went_in += 1;
+                let Some(token) = drawn.get(live.row).and_then(|row| row.get(step)) else {
+                    continue;
+                };
+                let token = token.clone().map_err(|error| GenerateError::Sampling {
+                    sequence: live.number,
+                    token: live.tokens.len(),
+                    error,
+                })?;
+                take(live, token, self.request, self.watch, &mut self.done);
+            }
+        }
+        Ok(went_in)
+    }
+
     /// Runs one step with the last token of every row.
     fn step(&mut self) -> Result<Tensor<f32>, GenerateError> {
-        let last = self.live.iter().map(|live| {
-            let prompt = &self.request.prompts[live.number];
-            live.tokens.last().or(prompt.last()).copied().unwrap_or(0)
-        });
-        let ids: Vec<i32> = last.collect();
+        let last = self.live.iter();
+        let ids: Vec<i32> = last.map(|live| last_token(live, self.request)).collect();
+        self.begun = false;
         Ok(first(self.session.run_last(1, &[Input::Ids(&ids)])?))
     }
 
     /// Goes on with those that have not ended as a smaller batch.
     fn leave_out_ended(&mut self) -> Result<(), GenerateError> {
+        self.begun = false;
         self.live.retain(|live| !live.ended);
         let kept: Vec<usize> = self.live.iter().map(|live| live.row).collect();
         let state = rows(&self.session.state()?, &kept);
@@ -415,6 +470,43 @@ impl Work<'_> {
             live.row = row;
         }
         Ok(())
+    }
+}
+
+/// The token that the next step reads.
+fn last_token(live: &Live, request: &Request) -> i32 {
+    let prompt = &request.prompts[live.number];
+    live.tokens.last().or(prompt.last()).copied().unwrap_or(0)
+}
+
+/// One more token of a sequence, which may be its last.
+fn take(
+    live: &mut Live,
+    token: i32,
+    request: &Request,
+    watch: &mut dyn FnMut(usize, i32) -> Flow,
+    done: &mut [Option<Sequence>],
+) {
+    let ended = if request.tokens == 0 {
+        Some(Ended::Length)
+    } else if request.ends.contains(&token) {
+        Some(Ended::End)
+    } else {
+        live.tokens.push(token);
+        mark(&mut live.seen, token);
+        live.position += 1;
+        match watch(live.number, token) {
+            Flow::Stop => Some(Ended::Stopped),
+            Flow::On if live.tokens.len() >= request.tokens => Some(Ended::Length),
+            Flow::On => None,
+        }
+    };
+    if let Some(ended) = ended {
+        live.ended = true;
+        done[live.number] = Some(Sequence {
+            tokens: live.tokens.clone(),
+            ended,
+        });
     }
 }
 

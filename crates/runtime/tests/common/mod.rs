@@ -15,7 +15,7 @@ use fusec_fuse::{Device, Mode, Options, Shape, Storage, Submit, plan};
 use fusec_ir::interpret::{Input, Interpreter, Keep, Real, State, Tensor};
 use fusec_ir::{Graph, Pin, Precision, ValueId};
 use fusec_runtime::emulator::{Emulator, EmulatorOptions};
-use fusec_runtime::executor::{EmulatedDevice, Executor, Fetch};
+use fusec_runtime::executor::{EmulatedDevice, Executor, Fetch, add_drawing_kernel};
 use fusec_runtime::weights::Weights;
 
 /// The repository.
@@ -173,6 +173,21 @@ pub fn difference<F: Real>(a: &[f32], b: &[F]) -> f64 {
 pub fn emulate(case: &Case<'_>, weights: &Weights) -> Result<Executor<EmulatedDevice>, String> {
     let device = Device::find("h200").expect("profile");
     emulate_under(case, weights, Conditions::on(&device))
+}
+
+/// The same, of a language model that draws the first `tokens` of its tokens by a kernel.
+pub fn emulate_drawing(
+    case: &Case<'_>,
+    weights: &Weights,
+    tokens: usize,
+) -> Result<Executor<EmulatedDevice>, String> {
+    let device = Device::find("h200").expect("profile");
+    let conditions = Conditions::on(&device);
+    let mut manifest = generated(case, conditions)?;
+    let kernel = add_drawing_kernel(&mut manifest).map_err(|e| format!("generating: {e}"))?;
+    let mut executor = execute(case, weights, manifest, conditions)?;
+    executor.draw_with(kernel.ok_or("the model has no logits")?, tokens);
+    Ok(executor)
 }
 
 /// The same under these conditions.

@@ -10,6 +10,7 @@ use fusec_runtime::executor::{
 use fusec_runtime::memory::{ArenaPlan, StatesPlan};
 
 const BASES: Bases = Bases {
+    drawing: 0,
     constants: 1 << 20,
     states: 2 << 20,
     arena: 3 << 20,
@@ -73,6 +74,7 @@ fn every_argument_is_the_address_of_its_buffer_or_its_integer() {
                     Region::Constants => BASES.constants,
                     Region::States => BASES.states,
                     Region::Arena => BASES.arena,
+                    Region::Drawing => BASES.drawing,
                 };
                 ArgValue::Address(base + offset as u64)
             };

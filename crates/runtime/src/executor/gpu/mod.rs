@@ -17,7 +17,7 @@ pub use info::{GpuInfo, gpu, gpus};
 pub use probe::Probe;
 pub use timing::{RunTimes, StepTime, Timing};
 
-use super::device::{Device, Launch, Place, Region, RunKey, Submission};
+use super::device::{Device, Launch, Place, REGIONS, Region, RunKey, Submission};
 use super::recent::Recent;
 use super::{ExecuteError, check_manifest};
 use cudarc::driver::{CudaContext, CudaStream, DriverError, result};
@@ -78,7 +78,7 @@ pub struct GpuDevice {
     /// Keys of runs that have succeeded once.
     proven: Recent<RunKey, ()>,
     kernels: Vec<LoadedKernel>,
-    regions: [Option<DeviceMemory>; 3],
+    regions: [Option<DeviceMemory>; REGIONS],
     stream: Arc<CudaStream>,
     context: Arc<CudaContext>,
     info: GpuInfo,
@@ -128,7 +128,7 @@ impl GpuDevice {
             recorded: Recent::new(options.recorded_runs),
             proven: Recent::new(4 * options.recorded_runs.max(16)),
             kernels,
-            regions: [None, None, None],
+            regions: [const { None }; REGIONS],
             stream,
             context,
             info,
@@ -230,7 +230,7 @@ impl GpuDevice {
     }
 
     /// Puts all launches of a run on the stream.
-    fn submit(
+    fn put(
         &mut self,
         key: RunKey,
         launches: &[Launch],
@@ -265,6 +265,18 @@ impl GpuDevice {
         launches: &[Launch],
         position: i64,
     ) -> Result<Submission, GpuError> {
+        let submission = self.run_ahead(key, launches, position)?;
+        self.wait(|cause| run_fault(launches, cause))?;
+        Ok(submission)
+    }
+
+    /// Submits a run; the first of its kind is waited for, launch by launch.
+    fn run_ahead(
+        &mut self,
+        key: RunKey,
+        launches: &[Launch],
+        position: i64,
+    ) -> Result<Submission, GpuError> {
         if self.options.stepwise || self.proven.get(&key).is_none() {
             for launch in launches {
                 self.step_and_wait(launch, position)?;
@@ -272,9 +284,7 @@ impl GpuDevice {
             self.proven.insert(key, ());
             return Ok(Submission::Stepwise);
         }
-        let submission = self.submit(key, launches, position)?;
-        self.wait(|cause| run_fault(launches, cause))?;
-        Ok(submission)
+        self.put(key, launches, position)
     }
 
     /// Copies and waits, in stream order.
@@ -369,5 +379,19 @@ impl Device for GpuDevice {
     ) -> Result<Submission, ExecuteError> {
         self.refuse_after_fault()?;
         Ok(self.run_and_wait(key, launches, position)?)
+    }
+
+    fn submit(
+        &mut self,
+        key: RunKey,
+        launches: &[Launch],
+        position: i64,
+    ) -> Result<Submission, ExecuteError> {
+        self.refuse_after_fault()?;
+        Ok(self.run_ahead(key, launches, position)?)
+    }
+
+    fn finish(&mut self, launches: &[Launch]) -> Result<(), ExecuteError> {
+        Ok(self.wait(|cause| run_fault(launches, cause))?)
     }
 }

@@ -118,7 +118,7 @@ impl Executor<GpuDevice> {
             let run: &PreparedRun = if at % 2 == 0 { &first } else { &second };
             self.device.overwrite(flush.as_ref())?;
             let start = self.device.event()?;
-            submission = self.device.submit(run.key, &run.launches, self.position)?;
+            submission = self.device.put(run.key, &run.launches, self.position)?;
             events.push((start, self.device.event()?));
             self.advance(run);
         }
