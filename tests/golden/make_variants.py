@@ -8,8 +8,8 @@ of each case, how its weights are drawn, and how the public implementation is ru
 here: any arithmetic of a model. Every expected number comes from `transformers`, `fla` or `rwkv`.
 
 Needs one CUDA GPU, torch 2.11, transformers 5.17, flash-linear-attention 0.6.0, rwkv 0.8.32; with
---interpreted no GPU: fla's kernels run in Triton's interpreter. Cases in NEWER were made with
-transformers 5.24.
+--interpreted no GPU: fla's kernels run in Triton's interpreter (with numpy before 2.4). Cases in NEWER
+were made with transformers 5.24, the fla ones among them interpreted.
 Every case runs in a process of its own, so that a failed one (a CUDA error stays with its
 process) costs no other. Arithmetic is f32 without TF32, in torch and in Triton.
 """
@@ -256,9 +256,9 @@ def checkpoint_case(case, folder, interpreted):
     """A config.json + model.safetensors case of a transformers or fla class."""
     import torch
     from safetensors import safe_open
+    package, stem, bound, options, *feeding = CHECKPOINTS[case]
     if interpreted:
         without_tuning()
-    package, stem, bound, options, *feeding = CHECKPOINTS[case]
     module = importlib.import_module(package)
     config = getattr(module, stem + "Config")(**options)
     torch.manual_seed(SEED)  # for what the class draws itself and `drawn` keeps

@@ -847,7 +847,7 @@ fn what_cannot_be_expressed_is_refused_with_its_reason() {
         ("mesa_net", "conjugate gradients"),
         ("minimax", "a router"),
         ("lfm2_moe", "a router"),
-        ("mamba3", "without a GPU"),
+        ("mamba3", "on GPUs only"),
     ] {
         let stored = Stored::golden("gla-fla").set("model_type", json!(kind));
         let refused = stored.open(directory.path()).map(|_| ()).expect_err(kind);

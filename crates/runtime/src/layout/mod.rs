@@ -213,8 +213,8 @@ const INEXPRESSIBLE: [(&str, &str); 5] = [
     ),
     (
         "mamba3",
-        "no implementation of it runs without a GPU, against which the model text could be checked; \
-         write a model.toml for it",
+        "its kernels run on GPUs only, and a model text has not been checked against them yet; the \
+         recurrence itself can be written in a model.toml",
     ),
 ];
 
