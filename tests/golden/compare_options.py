@@ -113,6 +113,8 @@ READ = {
     ("hidden_act", "silu"): "another word for swish",
     ("fuse_norm", False): "the same norm under another name",
     ("fuse_norm", True): "the same norm under another name",
+    ("return_dict", False): "how an answer is wrapped",
+    ("mode", "train"): "xLSTM then takes whole chunks only",
 }
 # Keys of other classes, other versions and other writers that a file may carry along.
 FOREIGN = {

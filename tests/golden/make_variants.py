@@ -110,7 +110,7 @@ NEWER = {
     "rwkv6-fla-expanded": ("fla.models", "RWKV6", 5e-5, dict(
         FLA, hidden_size=64, num_heads=2, proj_low_rank_dim=8, gate_low_rank_dim=16, fuse_norm=False)),
     "xlstm-hf": ("transformers", "xLSTM", 5e-5, dict(
-        TINY, hidden_size=128, num_heads=2, ffn_proj_factor=1.0, tie_word_embeddings=False)),
+        TINY, hidden_size=128, num_heads=2, ffn_proj_factor=1.0, gate_soft_cap=3.0, tie_word_embeddings=False)),
     "griffin-hf": ("transformers", "RecurrentGemma", 5e-5, dict(
         TINY, num_hidden_layers=3, num_attention_heads=2, num_key_value_heads=1, lru_width=96,
         intermediate_size=192, attention_window_size=16)),

@@ -692,7 +692,6 @@ fn defaults_are_those_of_the_public_classes() {
         ("deltaproduct-fla", "use_output_gate"),
         ("linear-attention-fla-product", "feature_map"),
         ("linear-attention-fla-product", "norm_feature_map"),
-        ("xlstm-hf", "gate_soft_cap"),
         ("xlstm-hf", "output_logit_soft_cap"),
         ("xlstm-hf", "num_hidden_layers"),
         ("xlstm-hf", "weight_mode"),

@@ -278,7 +278,7 @@ const CASES: &[Case] = &[
         weights: "",
         model: "xlstm",
         axes: &[("I", 128)],
-        settings: &[],
+        settings: &[("gate_cap", "3")],
     },
     Case {
         directory: "griffin-hf",
