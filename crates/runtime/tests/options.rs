@@ -561,7 +561,7 @@ fn what_is_not_implemented_is_refused_by_name() {
             json!("tanh"),
             "\"sigmoid\"",
         ),
-        ("comba-fla", "num_v_heads", json!(3), "a multiple of the 2"),
+        ("comba-fla", "num_v_heads", json!(1), "a multiple of the 2"),
         ("comba-fla", "head_dim", json!(32), "16"),
         (
             "deltaproduct-fla",

@@ -298,7 +298,7 @@ const CASES: &[Case] = &[
         directory: "lfm2-hf-biases",
         weights: "",
         model: "lfm2",
-        axes: &[("L", 2), ("K", 4), ("Q", 1), ("Dr", 16)],
+        axes: &[("L", 2), ("K", 4), ("Q", 1), ("Dr", 16), ("I", 64)],
         settings: &[("mixers", "ac"), ("conv_bias", "true"), ("tied", "false")],
     },
 ];

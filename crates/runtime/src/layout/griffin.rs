@@ -33,8 +33,9 @@ pub(super) fn recurrent_gemma(
     let parts = (1.0 / rope.share).round();
     let fits = parts * rope.share == 1.0 && (1.0..=head as f64).contains(&parts);
     if !fits || !head.is_multiple_of(2 * parts as usize) {
-        let implemented = format!("1, 1/2, 1/4, ... that divides half of the head's {head}");
-        return Err(config.unimplemented("partial_rotary_factor", implemented));
+        let implemented =
+            format!("a partial_rotary_factor of 1, 1/2, 1/4, ... of the head's {head}");
+        return Err(config.unimplemented(Rope::says_share(config), implemented));
     }
     let first = mixers
         .chars()

@@ -48,7 +48,7 @@ pub(super) fn lfm2(config: &Config<'_>, tensors: &Tensors<'_>) -> Result<Layout,
     let eps = config.number("norm_eps", 1e-5)?;
     let rope = Rope::read(config, 1e6, 1.0)?;
     if rope.share != 1.0 {
-        return Err(config.unimplemented("partial_rotary_factor", "1"));
+        return Err(config.unimplemented(Rope::says_share(config), "1"));
     }
     // The older name decides where both are there.
     let tied = config.flag("tie_word_embeddings", true)?;

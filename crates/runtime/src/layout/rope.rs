@@ -14,6 +14,14 @@ pub(super) struct Rope {
 }
 
 impl Rope {
+    /// The option that says the share, for a refusal of it.
+    pub fn says_share(config: &Config<'_>) -> &'static str {
+        match config.has("rope_parameters") {
+            true => "rope_parameters",
+            false => "partial_rotary_factor",
+        }
+    }
+
     /// Reads it, with the values of the public class; files before release 5 have the options
     /// beside all others.
     pub fn read(config: &Config<'_>, theta: f64, share: f64) -> Result<Self, LayoutError> {
