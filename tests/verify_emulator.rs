@@ -74,6 +74,28 @@ fn kernels_reproduce_public_implementations() {
     assert!(failed.is_empty(), "{}", failed.join("\n"));
 }
 
+/// Models with several recurrences in one step, several updates a token, attention beside
+/// recurrences: as planned, in f32 against the public implementation and in bf16.
+#[test]
+fn kernels_of_mixed_models_reproduce_public_implementations() {
+    for case in [
+        "comba-fla",
+        "deltaproduct-fla",
+        "griffin-hf",
+        "lfm2-hf",
+        "linear-attention-fla",
+        "xlstm-hf",
+    ] {
+        let path = golden(case).display().to_string();
+        for dtype in ["f32", "bf16"] {
+            let answer = json(&["verify", &path, "--device", "emulator", "--dtype", dtype]);
+            println!("{case} {dtype}: {} {}", answer["prefill"], answer["steps"]);
+            assert_eq!(answer["device"], "emulator");
+            assert_eq!(answer["passed"], true, "{case} {dtype}: {answer}");
+        }
+    }
+}
+
 /// Rank-one recurrences, on a device whose steps take so long that prefills go in chunks.
 #[test]
 fn rank_one_recurrences_in_chunks_reproduce_public_implementations() {

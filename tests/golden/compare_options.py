@@ -58,6 +58,17 @@ CASES = {
     "kda": ("fla.models", "KDA", dict(RECURRENT, num_heads=2, head_dim=16)),
     "hgrn": ("fla.models", "HGRN", dict(RECURRENT)),
     "hgrn2": ("fla.models", "HGRN2", dict(RECURRENT, expand_ratio=16)),
+    "deltaproduct": ("fla.models", "GatedDeltaProduct", dict(RECURRENT, num_heads=2, head_dim=16, num_householder=2)),
+    "comba": ("fla.models", "Comba", dict(RECURRENT, num_heads=2, head_dim=16)),
+    "linear-attention": ("fla.models", "LinearAttention", dict(RECURRENT, num_heads=2)),
+    "xlstm": ("transformers", "xLSTM", dict(
+        HF, hidden_size=64, num_heads=2, ffn_proj_factor=1.0, tie_word_embeddings=False)),
+    "griffin": ("transformers", "RecurrentGemma", dict(
+        HF, num_attention_heads=2, num_key_value_heads=1, intermediate_size=32, attention_window_size=4,
+        block_types=["recurrent", "attention"])),
+    "lfm2": ("transformers", "Lfm2", dict(
+        HF, num_attention_heads=2, num_key_value_heads=1, intermediate_size=32, block_multiple_of=8,
+        layer_types=["conv", "full_attention"])),
 }
 
 # Values that say more than "twice" and "not": by key, for every class that has it.
@@ -66,7 +77,7 @@ VALUES = {
     "qk_activation": ["relu", "elu", "identity", "gelu"],
     "qk_norm": ["sum", "softmax"],
     "output_gate_activation": ["silu", "sigmoid", "tanh"],
-    "feature_map": ["relu", "elu"],
+    "feature_map": ["relu", "elu", "hedgehog", "t2r", "identity", "dpfp", "elementwise_product"],
     "attn": [{"layers": [1], "num_heads": 2}],
     "attn_mode": ["fused_recurrent", "chunk"],
     "clamp_min": [-0.05],
@@ -88,12 +99,22 @@ VALUES = {
     "expand_k": [0.5, 1.0, 2.0],
     "expand_v": [0.5, 1.0, 2.0],
     "elementwise_affine": [True, False, None],
+    "block_types": [["attention"], ["recurrent"], ["attention", "recurrent"]],
+    "layer_types": [["conv", "conv"], ["full_attention", "conv"]],
+    "full_attn_idxs": [[0], [0, 1], []],
+    "rope_parameters": [{"rope_type": "default", "rope_theta": 100.0},
+                        {"rope_type": "default", "rope_theta": 100.0, "partial_rotary_factor": 1.0}],
+    "weight_mode": ["fused"],
+    "mode": ["train"],
+    "hidden_activation": ["gelu"],
 }
 # What a class refuses though the weights and the meaning are there.
 READ = {
     ("hidden_act", "silu"): "another word for swish",
     ("fuse_norm", False): "the same norm under another name",
     ("fuse_norm", True): "the same norm under another name",
+    ("return_dict", False): "how an answer is wrapped",
+    ("mode", "train"): "xLSTM then takes whole chunks only",
 }
 # Keys of other classes, other versions and other writers that a file may carry along.
 FOREIGN = {

@@ -8,8 +8,8 @@ of each case, how its weights are drawn, and how the public implementation is ru
 here: any arithmetic of a model. Every expected number comes from `transformers`, `fla` or `rwkv`.
 
 Needs one CUDA GPU, torch 2.11, transformers 5.17, flash-linear-attention 0.6.0, rwkv 0.8.32; with
---interpreted no GPU: fla's kernels run in Triton's interpreter. Cases in NEWER were made with
-transformers 5.24.
+--interpreted no GPU: fla's kernels run in Triton's interpreter (with numpy before 2.4). Cases in NEWER
+were made with transformers 5.24, the fla ones among them interpreted.
 Every case runs in a process of its own, so that a failed one (a CUDA error stays with its
 process) costs no other. Arithmetic is f32 without TF32, in torch and in Triton.
 """
@@ -17,6 +17,7 @@ process) costs no other. Arithmetic is f32 without TF32, in torch and in Triton.
 import argparse
 import importlib
 import importlib.metadata
+import inspect
 import json
 import os
 import pathlib
@@ -34,6 +35,7 @@ HF = dict(vocab_size=VOCAB, hidden_size=64, num_hidden_layers=2, bos_token_id=1,
           pad_token_id=0, rescale_prenorm_residual=False, use_bias=False, use_conv_bias=True)
 HF_MAMBA2 = dict(HF, num_heads=4, head_dim=32, expand=2, state_size=32, chunk_size=16,
                  tie_word_embeddings=False)
+TINY = dict(vocab_size=VOCAB, hidden_size=64, num_hidden_layers=2, bos_token_id=1, eos_token_id=2, pad_token_id=0)
 
 # case: (package, class stem, bound, options[, how the tokens are fed])
 CHECKPOINTS = {
@@ -107,6 +109,30 @@ NEWER = {
     # The class's own default: keys half as wide as the model.
     "rwkv6-fla-expanded": ("fla.models", "RWKV6", 5e-5, dict(
         FLA, hidden_size=64, num_heads=2, proj_low_rank_dim=8, gate_low_rank_dim=16, fuse_norm=False)),
+    "xlstm-hf": ("transformers", "xLSTM", 5e-5, dict(
+        TINY, hidden_size=128, num_heads=2, ffn_proj_factor=1.0, gate_soft_cap=3.0, tie_word_embeddings=False)),
+    "griffin-hf": ("transformers", "RecurrentGemma", 5e-5, dict(
+        TINY, num_hidden_layers=3, num_attention_heads=2, num_key_value_heads=1, lru_width=96,
+        intermediate_size=192, attention_window_size=16)),
+    "lfm2-hf": ("transformers", "Lfm2", 5e-5, dict(
+        TINY, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2, intermediate_size=96,
+        block_auto_adjust_ff_dim=False, layer_types=["conv", "full_attention", "conv"])),
+    "lfm2-hf-biases": ("transformers", "Lfm2", 5e-5, dict(
+        TINY, num_attention_heads=2, num_key_value_heads=2, intermediate_size=96, block_multiple_of=32,
+        conv_bias=True, conv_L_cache=4, tie_word_embeddings=False, layer_types=["full_attention", "conv"])),
+    "deltaproduct-fla": ("fla.models", "GatedDeltaProduct", 5e-5, dict(
+        FLA, hidden_size=64, num_heads=2, head_dim=16, expand_v=2.0, use_forget_gate=True,
+        allow_neg_eigval=True, num_householder=2, intermediate_size=96)),
+    "deltaproduct-fla-plain": ("fla.models", "GatedDeltaProduct", 5e-5, dict(
+        FLA, hidden_size=64, num_heads=4, head_dim=16, expand_v=1.0, num_householder=3, conv_size=3,
+        use_output_gate=False, intermediate_size=96)),
+    "comba-fla": ("fla.models", "Comba", 5e-5, dict(
+        FLA, hidden_size=64, num_heads=2, num_v_heads=4, head_dim=16, expand_v=2.0, intermediate_size=96)),
+    "linear-attention-fla": ("fla.models", "LinearAttention", 5e-5, dict(
+        FLA, hidden_size=64, num_heads=2, num_kv_heads=1, expand_v=2.0, norm_feature_map=True,
+        feature_map="hedgehog", intermediate_size=96)),
+    "linear-attention-fla-product": ("fla.models", "LinearAttention", 5e-5, dict(
+        FLA, hidden_size=64, num_heads=2, expand_k=0.5, intermediate_size=96)),
 }
 CHECKPOINTS |= NEWER
 NATIVE = {"rwkv6-native-ranks": 6, "rwkv7-native-ranks": 7}
@@ -152,6 +178,15 @@ def drawn(name, old, generator):
         return 0.4 * noise
     if last == "lower_bounds":
         return noise
+    if name.endswith("gate_preact.bias"):  # of mLSTM: input gates about 1, forget gates from fast to slow
+        gates = torch.linspace(1.0, 5.0, old.numel()) if "igate" not in name else torch.zeros(old.shape)
+        return gates + 0.5 * noise
+    if last == "recurrent_param":
+        return torch.linspace(-6.0, -1.0, old.numel()) + 0.1 * noise  # slow to fast decay
+    if last in ("input_gate_weight", "recurrent_gate_weight"):
+        return noise / old.shape[-1] ** 0.5  # one matrix [in, out] per head
+    if last == "decay":
+        return 0.5 + 0.5 * noise
     if last == "bias":
         return 0.1 * noise
     if old.dim() <= 1:
@@ -192,22 +227,24 @@ def fed(model, ids, state=None):
     rows = []
     for t in range(ids.shape[1]):
         out = model(ids[:, t:t + 1], use_cache=True, **(state or {}))
-        state = state_of(out)
+        state = state_of(model, out)
         rows.append(out.logits)
     return torch.cat(rows, dim=1), state
 
 
-def state_of(out):
+def state_of(model, out):
     """The cache that a model returned, under the name by which it takes it."""
-    for key in ("cache", "past_key_values", "cache_params"):
-        if getattr(out, key, None) is not None:
-            return {key: getattr(out, key)}
-    raise ValueError("the model returned no cache")
+    names = ("cache", "past_key_values", "cache_params")
+    held = next((getattr(out, name) for name in names if getattr(out, name, None) is not None), None)
+    taken = inspect.signature(model.forward).parameters
+    if held is None:
+        raise ValueError("the model returned no cache")
+    return {next(name for name in names if name in taken): held}
 
 
 def zero_state(model, ids):
     """A cache as before the first token: made by one token, then cleared."""
-    state = state_of(model(ids[:, :1], use_cache=True))
+    state = state_of(model, model(ids[:, :1], use_cache=True))
     (cache,) = state.values()
     for layer in range(model.config.num_hidden_layers):
         for key in ("recurrent_state", "conv_state"):
@@ -219,9 +256,9 @@ def checkpoint_case(case, folder, interpreted):
     """A config.json + model.safetensors case of a transformers or fla class."""
     import torch
     from safetensors import safe_open
+    package, stem, bound, options, *feeding = CHECKPOINTS[case]
     if interpreted:
         without_tuning()
-    package, stem, bound, options, *feeding = CHECKPOINTS[case]
     module = importlib.import_module(package)
     config = getattr(module, stem + "Config")(**options)
     torch.manual_seed(SEED)  # for what the class draws itself and `drawn` keeps
@@ -257,7 +294,7 @@ def checkpoint_case(case, folder, interpreted):
     if not feeding:
         try:
             with torch.no_grad():
-                state = state_of(model(ids[:, :PREFIX], use_cache=True))
+                state = state_of(model, model(ids[:, :PREFIX], use_cache=True))
                 cached, _ = fed(model, ids[:, PREFIX:], state)
             about["max_abs_diff_of_its_own_cached_decode"] = float((cached - logits[:, PREFIX:]).abs().max())
         except Exception as error:

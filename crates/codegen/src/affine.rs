@@ -58,7 +58,12 @@ impl OffsetText for Offset {
         let mut parts: Vec<String> = Vec::new();
         for g in groups.iter().rev().filter(|g| g.coefficient != 0) {
             let outermost = g.inner * g.extent == total;
-            let mut text = e.to_string();
+            // `elem + nth` is one operand of what follows.
+            let alone = g.inner == 1 && outermost && g.coefficient == 1;
+            let mut text = match alone || e.starts_with('(') || !e.contains(' ') {
+                true => e.to_string(),
+                false => format!("({e})"),
+            };
             let mut compound = false;
             if g.inner != 1 {
                 text = format!("{text} / {}", g.inner);
@@ -118,6 +123,25 @@ mod tests {
             local: local.iter().map(|(a, c)| (AxisId(*a), *c)).collect(),
             block: BTreeMap::new(),
         }
+    }
+
+    #[test]
+    fn an_element_that_is_a_sum_is_taken_as_a_whole() {
+        let space = space(&[(0, 4), (1, 3), (2, 2)]);
+        for (axis, e, text) in [
+            (0, "elem + nth", "((elem + nth) / 6)"),
+            (1, "elem + nth", "(((elem + nth) / 2) % 3)"),
+            (2, "elem + nth", "((elem + nth) % 2)"),
+            (2, "(elem + nth)", "((elem + nth) % 2)"),
+            (2, "elem", "(elem % 2)"),
+        ] {
+            assert_eq!(index_text(&space, AxisId(axis), e), text);
+        }
+        let one = Space {
+            axes: vec![AxisId(0)],
+            extents: vec![8],
+        };
+        assert_eq!(index_text(&one, AxisId(0), "elem + nth"), "elem + nth");
     }
 
     #[test]

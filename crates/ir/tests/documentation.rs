@@ -69,7 +69,7 @@ fn outputs(graph: &Graph, lengths: &[usize]) -> Vec<f64> {
 #[test]
 fn worked_examples_run() {
     let examples = examples();
-    assert_eq!(examples.len(), 5);
+    assert_eq!(examples.len(), 6);
     for text in examples {
         let source = ModelSource::from_text("example", text);
         let both = [compile_with_warnings, lower].map(|f| f(&source, &Overrides::default()));

@@ -23,6 +23,55 @@ fn only_now(i: usize) -> f32 {
     if i % 4 == 3 { 1.0 } else { 0.0 }
 }
 
+/// Projections of one input as one tensor, their rows one after the other.
+fn fused(mut xlstm: Stored) -> Stored {
+    const PARTS: [(&str, &[&str]); 4] = [
+        (
+            "mlstm_layer.qkv_opreact.weight",
+            &[
+                "mlstm_layer.q.weight",
+                "mlstm_layer.k.weight",
+                "mlstm_layer.v.weight",
+                "mlstm_layer.ogate_preact.weight",
+            ],
+        ),
+        (
+            "mlstm_layer.ifgate_preact.weight",
+            &[
+                "mlstm_layer.igate_preact.weight",
+                "mlstm_layer.fgate_preact.weight",
+            ],
+        ),
+        (
+            "mlstm_layer.ifgate_preact.bias",
+            &[
+                "mlstm_layer.igate_preact.bias",
+                "mlstm_layer.fgate_preact.bias",
+            ],
+        ),
+        (
+            "ffn.proj_up_gate_z.weight",
+            &["ffn.proj_up_gate.weight", "ffn.proj_up.weight"],
+        ),
+    ];
+    for l in 0..2 {
+        let full = |name: &str| format!("backbone.blocks.{l}.{name}");
+        for (whole, parts) in PARTS {
+            let mut shape: Vec<usize> = vec![];
+            let mut elements = vec![];
+            for part in parts {
+                let (rows, values) = xlstm.tensors.remove(&full(part)).expect("it");
+                let first = shape.first().copied().unwrap_or(0);
+                shape = rows;
+                shape[0] += first;
+                elements.extend(values);
+            }
+            xlstm.tensors.insert(full(whole), (shape, elements));
+        }
+    }
+    xlstm.set("weight_mode", json!("fused"))
+}
+
 #[test]
 fn an_option_means_what_another_checkpoint_says_otherwise() {
     let hgrn = Stored::golden("hgrn-fla");
@@ -35,6 +84,12 @@ fn an_option_means_what_another_checkpoint_says_otherwise() {
     let mamba1 = Stored::golden("mamba1-hf");
     let mamba2 = Stored::golden("mamba2-fla");
     let rwkv7 = Stored::golden("rwkv7-fla");
+    let comba = Stored::golden("comba-fla");
+    let product = Stored::golden("deltaproduct-fla");
+    let linear = Stored::golden("linear-attention-fla");
+    let xlstm = Stored::golden("xlstm-hf");
+    let griffin = Stored::golden("griffin-hf");
+    let lfm2 = Stored::golden("lfm2-hf");
     // Taps of current tokens only, for q, k and v of a model with these widths of q, k and v.
     let taps = |stored: Stored, names: [&str; 3]| {
         names.into_iter().fold(stored, |s, name| {
@@ -227,6 +282,99 @@ fn an_option_means_what_another_checkpoint_says_otherwise() {
             hgrn2.clone().set("expand_ratio", json!(null)),
         ),
         (
+            "comba: options that the class does not obey",
+            comba.clone(),
+            comba
+                .clone()
+                .set("use_inner_decay", json!(false))
+                .set("correction_factor", json!(0.02)),
+        ),
+        (
+            "deltaproduct: no convolutions",
+            taps(product.clone(), ["q", "k", "v"]),
+            without_taps(product.clone()).set("use_short_conv", json!(false)),
+        ),
+        (
+            "linear attention: one map for queries and keys",
+            {
+                let mut same = linear.clone();
+                for (name, to) in [("q", "k")] {
+                    for part in ["weight", "bias"] {
+                        for l in 0..2 {
+                            let map = |x: &str| {
+                                format!("model.layers.{l}.attn.feature_map_{x}.layer.{part}")
+                            };
+                            let tensor = same.tensors[&map(name)].clone();
+                            same.tensors.insert(map(to), tensor);
+                        }
+                    }
+                }
+                same
+            },
+            linear
+                .clone()
+                .drop(&attn("feature_map_k.layer.weight"))
+                .drop(&attn("feature_map_k.layer.bias"))
+                .set("tie_feature_map_qk", json!(true)),
+        ),
+        (
+            "xlstm: projections in one piece",
+            xlstm.clone(),
+            fused(xlstm.clone()),
+        ),
+        (
+            "xlstm: what the file of the 7B has beside",
+            xlstm.clone(),
+            xlstm
+                .clone()
+                .set("hidden_size", json!(null))
+                .set("num_hidden_layers", json!(null))
+                .set("add_post_blocks_norm", json!(true))
+                .set("add_qk_norm", json!(false))
+                .set("cell_norm_eps", json!(1e-6))
+                .set("head_dim", json!(64))
+                .set("igate_bias_init_range", json!(-10.0))
+                .set("mlstm_round_up_to_multiple_of", json!(64)),
+        ),
+        (
+            "lfm2: layers by the places of attention",
+            lfm2.clone(),
+            lfm2.clone()
+                .set("layer_types", json!(null))
+                .set("full_attn_idxs", json!([1])),
+        ),
+        (
+            "lfm2: names of options before it was part of transformers",
+            lfm2.clone(),
+            lfm2.clone()
+                .set("rope_parameters", json!(null))
+                .set("rope_theta", json!(1000000.0))
+                .set("theta", json!(1000000.0))
+                .set("block_dim", json!(64))
+                .set("intermediate_size", json!(null))
+                .set("block_ff_dim", json!(144))
+                .set("block_auto_adjust_ff_dim", json!(true))
+                .set("block_multiple_of", json!(32))
+                .set("tie_embedding", json!(true)),
+        ),
+        (
+            "griffin: options of the rotation beside all others",
+            griffin.clone(),
+            griffin
+                .clone()
+                .set("rope_parameters", json!(null))
+                .set("rope_theta", json!(10000.0))
+                .set("partial_rotary_factor", json!(0.5)),
+        ),
+        (
+            "griffin: a list that is not repeated",
+            griffin.clone(),
+            griffin.clone().set(
+                "block_types",
+                json!(["recurrent", "recurrent", "attention", "attention"]),
+            ),
+        ),
+        (
             "tied, and untied with the same tensor",
             gla.clone()
                 .drop("lm_head.weight")
@@ -413,6 +561,75 @@ fn what_is_not_implemented_is_refused_by_name() {
             json!("tanh"),
             "\"sigmoid\"",
         ),
+        ("comba-fla", "num_v_heads", json!(1), "a multiple of the 2"),
+        ("comba-fla", "head_dim", json!(32), "16"),
+        (
+            "deltaproduct-fla",
+            "num_householder",
+            json!(3),
+            "2, as the tensors say",
+        ),
+        ("deltaproduct-fla", "head_dim", json!(32), "16"),
+        (
+            "linear-attention-fla",
+            "feature_map",
+            json!("dpfp"),
+            "\"hedgehog\"",
+        ),
+        (
+            "linear-attention-fla",
+            "num_kv_heads",
+            json!(3),
+            "a divisor of the 2",
+        ),
+        ("xlstm-hf", "use_bias", json!(true), "false"),
+        (
+            "xlstm-hf",
+            "ffn_proj_factor",
+            json!(2.667),
+            "one that gives the 128",
+        ),
+        ("xlstm-hf", "num_heads", json!(3), "a multiple of 3"),
+        ("xlstm-hf", "add_qk_norm", json!(true), "false"),
+        ("xlstm-hf", "weight_mode", json!("packed"), "\"fused\""),
+        (
+            "griffin-hf",
+            "block_types",
+            json!(["recurrent", "other"]),
+            "\"attention\"",
+        ),
+        (
+            "griffin-hf",
+            "hidden_activation",
+            json!("gelu"),
+            "gelu_pytorch_tanh",
+        ),
+        (
+            "griffin-hf",
+            "num_key_value_heads",
+            json!(3),
+            "a divisor of the 2",
+        ),
+        (
+            "griffin-hf",
+            "rope_parameters",
+            json!({"rope_type": "default", "partial_rotary_factor": 0.3}),
+            "1/2",
+        ),
+        ("lfm2-hf", "layer_types", json!(["conv"]), "each of 3"),
+        (
+            "lfm2-hf",
+            "intermediate_size",
+            json!(128),
+            "one that gives the 96",
+        ),
+        (
+            "lfm2-hf",
+            "rope_parameters",
+            json!({"rope_type": "yarn"}),
+            "\"default\"",
+        ),
+        ("lfm2-hf", "conv_L_cache", json!(4), "3"),
         ("kda-fla", "lower_bound", json!(1.0), "a number below 0"),
         ("kda-fla", "safe_gate", json!(true), "'lower_bound' is null"),
         ("hgrn2-fla", "expand_ratio", json!(96), "a multiple of 96"),
@@ -470,6 +687,20 @@ fn defaults_are_those_of_the_public_classes() {
         ("hgrn2-fla", "num_heads"),
         ("hgrn2-fla", "expand_ratio"),
         ("kda-fla", "use_short_conv"),
+        ("deltaproduct-fla-plain", "use_forget_gate"),
+        ("deltaproduct-fla-plain", "allow_neg_eigval"),
+        ("deltaproduct-fla", "use_output_gate"),
+        ("linear-attention-fla-product", "feature_map"),
+        ("linear-attention-fla-product", "norm_feature_map"),
+        ("xlstm-hf", "output_logit_soft_cap"),
+        ("xlstm-hf", "num_hidden_layers"),
+        ("xlstm-hf", "weight_mode"),
+        ("griffin-hf", "block_types"),
+        ("griffin-hf", "rope_parameters"),
+        ("griffin-hf", "logits_soft_cap"),
+        ("lfm2-hf", "rope_parameters"),
+        ("lfm2-hf", "conv_bias"),
+        ("lfm2-hf", "tie_word_embeddings"),
     ] {
         let base = Stored::golden(case).logits().expect("runs");
         let logits = missing(case, option).unwrap_or_else(|e| panic!("{case} {option}: {e}"));
@@ -558,7 +789,13 @@ fn broken_checkpoints_never_panic() {
     let directory = tempfile::tempdir().expect("a directory");
     let mut accepted = 0;
     for case in [
+        "comba-fla",
         "deltanet-fla",
+        "deltaproduct-fla",
+        "griffin-hf",
+        "lfm2-hf",
+        "linear-attention-fla",
+        "xlstm-hf",
         "gated-deltanet-fla",
         "gla-fla",
         "hgrn-fla",
@@ -598,6 +835,24 @@ fn broken_checkpoints_never_panic() {
         }
     }
     assert!(accepted > 20, "{accepted}");
+}
+
+/// Classes that a recurrence of fixed states, or rows that all go one way, cannot express.
+#[test]
+fn what_cannot_be_expressed_is_refused_with_its_reason() {
+    let directory = tempfile::tempdir().expect("a directory");
+    for (kind, reason) in [
+        ("log_linear_mamba2", "Fenwick tree"),
+        ("mesa_net", "conjugate gradients"),
+        ("minimax", "a router"),
+        ("lfm2_moe", "a router"),
+        ("mamba3", "on GPUs only"),
+    ] {
+        let stored = Stored::golden("gla-fla").set("model_type", json!(kind));
+        let refused = stored.open(directory.path()).map(|_| ()).expect_err(kind);
+        let told = refused.contains(kind) && refused.contains(reason);
+        assert!(told, "{kind}: {refused}");
+    }
 }
 
 /// A checkpoint says how many layers it has, or its names do.

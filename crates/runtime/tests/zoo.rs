@@ -234,6 +234,73 @@ const CASES: &[Case] = &[
         ],
         settings: &[],
     },
+    Case {
+        directory: "deltaproduct-fla",
+        weights: "",
+        model: "deltaproduct",
+        axes: &[],
+        settings: &[],
+    },
+    Case {
+        directory: "deltaproduct-fla-plain",
+        weights: "",
+        model: "deltaproduct",
+        axes: &[("M", 3), ("H", 4), ("Dv", 16), ("K", 3)],
+        settings: &[
+            ("forget", "false"),
+            ("neg_eigval", "false"),
+            ("gated", "false"),
+        ],
+    },
+    Case {
+        directory: "comba-fla",
+        weights: "",
+        model: "comba",
+        axes: &[],
+        settings: &[],
+    },
+    Case {
+        directory: "linear-attention-fla",
+        weights: "",
+        model: "linear-attention",
+        axes: &[],
+        settings: &[],
+    },
+    Case {
+        directory: "linear-attention-fla-product",
+        weights: "",
+        model: "linear-attention",
+        axes: &[("G", 2), ("Q", 1), ("Dk", 16), ("Part", 1), ("Dv", 32)],
+        settings: &[("features", "elementwise_product"), ("normalised", "false")],
+    },
+    Case {
+        directory: "xlstm-hf",
+        weights: "",
+        model: "xlstm",
+        axes: &[("I", 128)],
+        settings: &[("gate_cap", "3")],
+    },
+    Case {
+        directory: "griffin-hf",
+        weights: "",
+        model: "griffin",
+        axes: &[],
+        settings: &[("window", "16")],
+    },
+    Case {
+        directory: "lfm2-hf",
+        weights: "",
+        model: "lfm2",
+        axes: &[],
+        settings: &[],
+    },
+    Case {
+        directory: "lfm2-hf-biases",
+        weights: "",
+        model: "lfm2",
+        axes: &[("L", 2), ("K", 4), ("Q", 1), ("Dr", 16), ("I", 64)],
+        settings: &[("mixers", "ac"), ("conv_bias", "true"), ("tied", "false")],
+    },
 ];
 
 fn root() -> PathBuf {

@@ -161,7 +161,33 @@ fn binary(
     })
 }
 
+/// `letter(TEXT, i)`: the letter of a string at a place, 0 the first.
+fn letter(text: &Node, at: &Node, what: &str, lookup: &Lookup<'_>) -> Result<Setting> {
+    let letters = match evaluate(text, what, lookup)? {
+        Setting::Text(letters) => letters,
+        other => return wrong("what `letter` looks into", "a string", &other, text.span),
+    };
+    let i = integer(at, "the place of a letter", lookup)?;
+    let found = usize::try_from(i).ok().and_then(|i| letters.chars().nth(i));
+    match found {
+        Some(letter) => Ok(Setting::Text(letter.to_string())),
+        None => fail(
+            Problem::Other {
+                what: format!("\"{letters}\" has no letter {i}"),
+                advice: "letters are counted from 0; give one for each place that is asked for"
+                    .into(),
+            },
+            at.span,
+        ),
+    }
+}
+
 fn function(call: &Call, span: Span, what: &str, lookup: &Lookup<'_>) -> Result<Setting> {
+    if let ("letter", [Arg::Positional(text), Arg::Positional(at)]) =
+        (call.function.text.as_str(), call.args.as_slice())
+    {
+        return letter(text, at, what, lookup);
+    }
     let mut args = Vec::new();
     for arg in &call.args {
         match arg {

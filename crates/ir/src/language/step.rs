@@ -6,7 +6,9 @@ use super::document::{RecurrenceDecl, Setting};
 use super::error::{Fault, Problem, Result, fail, refuse};
 use super::functions;
 use super::lower::{Lowering, axes_differ};
+use super::picked::{self, Source};
 use super::pointwise::{self, Host};
+use super::prune;
 use super::scope::Axes;
 use super::syntax::{Call, Formal, Ident, Node, Statement, Target};
 use super::tensor::Tensor;
@@ -38,19 +40,24 @@ impl<'a> Lowering<'a> {
         }
         let binding = self.bind_axes(decl, &arguments, &nodes, span)?;
         let concrete = self.concrete(decl, &binding);
-        let recurrence = self.instantiate(name, decl, &concrete)?;
-        let inputs: Vec<Access> = arguments
+        let (recurrence, sources) = self.instantiate(name, decl, &concrete)?;
+        let inputs: Vec<Access> = sources
             .iter()
-            .zip(&binding.arguments)
-            .map(|(argument, slots)| {
+            .map(|source| {
+                let slots = &binding.arguments[source.formal];
                 let to = |axis: AxisId| {
                     let slot = slots.iter().find(|(a, _)| *a == axis).map(|(_, s)| s);
-                    IndexExpr::axis(match slot {
+                    let axis = match slot {
                         Some(Slot::Letter(letter)) => concrete[letter],
                         Some(Slot::Atom(atom)) => *atom,
                         None => axis,
-                    })
+                    };
+                    match source.picks.iter().find(|(picked, _)| *picked == axis) {
+                        Some((_, at)) => IndexExpr::at(*at),
+                        None => IndexExpr::axis(axis),
+                    }
                 };
+                let argument = &arguments[source.formal];
                 argument.reindex(Vec::new(), &to).inputs[0].clone()
             })
             .collect();
@@ -122,13 +129,15 @@ impl<'a> Lowering<'a> {
         name: &str,
         decl: &'a RecurrenceDecl,
         letters: &IndexMap<String, AxisId>,
-    ) -> Result<Recurrence> {
+    ) -> Result<(Recurrence, Vec<Source>)> {
         let mut step = Step {
             flow: self,
             letters,
             names: IndexMap::new(),
             items: Vec::new(),
             program: &decl.step,
+            loops: Vec::new(),
+            sources: Vec::new(),
             out: Recurrence {
                 name: name.to_owned(),
                 inputs: Vec::new(),
@@ -144,6 +153,7 @@ impl<'a> Lowering<'a> {
         for (i, formal) in decl.inputs.iter().enumerate() {
             let axes = step.formal_axes(formal)?;
             step.declare(&formal.name.text, StepRef::Input(i), &axes);
+            step.sources.push(Source::whole(i));
             step.out.inputs.push(StepInput {
                 name: formal.name.text.clone(),
                 axes,
@@ -187,52 +197,11 @@ impl<'a> Lowering<'a> {
             let output = step.result(formal, &axes)?;
             step.out.outputs.push(output);
         }
-        let mut recurrence = step.out;
-        remove_dead(&mut recurrence);
-        Ok(recurrence)
+        let (mut recurrence, mut sources) = (step.out, step.sources);
+        prune::remove_dead(&mut recurrence);
+        prune::remove_whole(&mut recurrence, &mut sources);
+        Ok((recurrence, sources))
     }
-}
-
-/// Drops statements that neither a state nor an output needs.
-fn remove_dead(recurrence: &mut Recurrence) {
-    let mut live = vec![false; recurrence.ops.len()];
-    let mark = |live: &mut Vec<bool>, item: StepRef| {
-        if let StepRef::Op(i) = item {
-            live[i] = true;
-        }
-    };
-    for item in recurrence.next.iter().chain(&recurrence.outputs) {
-        mark(&mut live, *item);
-    }
-    for i in (0..recurrence.ops.len()).rev() {
-        if live[i] {
-            for access in &recurrence.ops[i].inputs {
-                mark(&mut live, access.item);
-            }
-        }
-    }
-    let places: Vec<usize> = live
-        .iter()
-        .scan(0, |n, keep| {
-            let at = *n;
-            *n += usize::from(*keep);
-            Some(at)
-        })
-        .collect();
-    let moved = |item: &mut StepRef| {
-        if let StepRef::Op(i) = item {
-            *i = places[*i];
-        }
-    };
-    let mut keep = live.iter();
-    recurrence
-        .ops
-        .retain(|_| keep.next().copied().unwrap_or(false));
-    for op in &mut recurrence.ops {
-        op.inputs.iter_mut().for_each(|a| moved(&mut a.item));
-    }
-    recurrence.next.iter_mut().for_each(moved);
-    recurrence.outputs.iter_mut().for_each(moved);
 }
 
 /// A step being lowered. Tensors read its items: item number `n` is `ValueId(n)`.
@@ -242,6 +211,10 @@ struct Step<'s, 'a> {
     names: IndexMap<String, Tensor>,
     items: Vec<StepRef>,
     program: &'a [Statement],
+    /// The counters of the loops that are open, the innermost last.
+    loops: Vec<(&'a str, i64)>,
+    /// Of the inputs of `out`.
+    sources: Vec<Source>,
     out: Recurrence,
     statement: String,
     terms: Terms,
@@ -292,16 +265,47 @@ impl<'a> Step<'_, 'a> {
                         *span,
                     );
                 }
-                Statement::Repeat { span, .. } => {
-                    return refuse(
-                        "`repeat` in a step",
-                        "write the statements out, or use an axis",
-                        *span,
-                    );
-                }
+                Statement::Repeat {
+                    variable,
+                    count,
+                    body,
+                    ..
+                } => self.repeat(variable, count, body)?,
             }
         }
         Ok(())
+    }
+
+    /// Runs statements several times, with a counter from 0 on.
+    fn repeat(&mut self, variable: &'a Ident, count: &Node, body: &'a [Statement]) -> Result<()> {
+        let times = {
+            let lookup = |n: &str, s: Span| self.constant(n, s);
+            constant::integer(count, "the number of repetitions", &lookup)?
+        };
+        if !(0..=MAX_STEP_OPS as i64).contains(&times) {
+            return fail(
+                Problem::BadSize {
+                    what: "the number of repetitions".into(),
+                    size: times.to_string(),
+                    limit: MAX_STEP_OPS.to_string(),
+                },
+                count.span,
+            );
+        }
+        for i in 0..times {
+            self.flow.enter(variable.span)?;
+            self.loops.push((&variable.text, i));
+            let done = self.run(body);
+            self.loops.pop();
+            self.flow.leave();
+            done?;
+        }
+        Ok(())
+    }
+
+    fn counter(&self, name: &str) -> Option<i64> {
+        let mut inwards = self.loops.iter().rev();
+        inwards.find(|(n, _)| *n == name).map(|(_, at)| *at)
     }
 
     fn assign(&mut self, targets: &'a [Target], value: &Node) -> Result<()> {
@@ -316,6 +320,13 @@ impl<'a> Step<'_, 'a> {
         if let Some(input) = self.out.inputs.iter().find(|i| i.name == *name) {
             return refuse(
                 format!("`{}` is an input and cannot be set", input.name),
+                "choose another name",
+                target.name.span,
+            );
+        }
+        if self.counter(name).is_some() {
+            return refuse(
+                format!("`{name}` counts the repetitions and cannot be set"),
                 "choose another name",
                 target.name.span,
             );
@@ -429,20 +440,7 @@ impl<'a> Step<'_, 'a> {
         }
         let mut inputs = Vec::new();
         for access in &tensor.inputs {
-            let index: Option<Vec<AxisId>> = access.index.iter().map(IndexExpr::as_axis).collect();
-            match (index, access.delay) {
-                (Some(axes), 0) => inputs.push(StepAccess {
-                    item: self.items[access.value.index()],
-                    axes,
-                }),
-                _ => {
-                    return refuse(
-                        "a step cannot select, reverse or delay",
-                        "do it outside and pass the result as an input",
-                        span,
-                    );
-                }
-            }
+            inputs.push(self.access(access, span)?);
         }
         self.flow.check_elements(&axes, &self.statement, span)?;
         let expr = tensor.expr;
@@ -464,6 +462,41 @@ impl<'a> Step<'_, 'a> {
             places,
         });
         Ok(StepRef::Op(at))
+    }
+}
+
+impl Step<'_, '_> {
+    /// A read of an item. One that picks parts of an input by index is a read of an input that
+    /// holds no more than these.
+    fn access(&mut self, access: &Access, span: Span) -> Result<StepAccess> {
+        let item = self.items[access.value.index()];
+        let axes: Vec<AxisId> = access.index.iter().filter_map(IndexExpr::as_axis).collect();
+        if access.delay == 0 && axes.len() == access.index.len() {
+            return Ok(StepAccess { item, axes });
+        }
+        let fixed = |index: &IndexExpr| index.terms.is_empty();
+        let picks = access.index.iter().filter(|index| fixed(index)).count();
+        match item {
+            StepRef::Input(of) if access.delay == 0 && axes.len() + picks == access.index.len() => {
+                let picked: Vec<(AxisId, i64)> = access
+                    .index
+                    .iter()
+                    .zip(&self.out.inputs[of].axes)
+                    .filter(|(index, _)| fixed(index))
+                    .map(|(index, axis)| (*axis, index.base))
+                    .collect();
+                let input = picked::pick(&mut self.out.inputs, &mut self.sources, of, &picked);
+                Ok(StepAccess {
+                    item: StepRef::Input(input),
+                    axes,
+                })
+            }
+            _ => refuse(
+                "a step picks parts of its inputs only, and cannot reverse or delay",
+                "do it outside and pass the result as an input",
+                span,
+            ),
+        }
     }
 }
 
@@ -491,6 +524,9 @@ impl Host for Step<'_, '_> {
     }
 
     fn constant(&self, name: &str, _span: Span) -> Result<Option<Setting>> {
+        if let Some(at) = self.counter(name) {
+            return Ok(Some(Setting::Number(at as f64)));
+        }
         match self.names.get(name) {
             Some(tensor) => Ok(tensor.as_number().map(Setting::Number)),
             None => match self.flow.settings.get(name) {
@@ -505,6 +541,9 @@ impl Host for Step<'_, '_> {
     }
 
     fn read(&mut self, name: &str, span: Span) -> Result<Tensor> {
+        if let Some(at) = self.counter(name) {
+            return Ok(Tensor::number(at as f64));
+        }
         if let Some(tensor) = self.names.get(name) {
             return Ok(tensor.clone());
         }

@@ -211,11 +211,26 @@ impl<'a> Config<'a> {
     /// The number of layers, with the default of the public implementation. Beyond what a model may have
     /// it is refused here, before anything is made for each of them.
     pub fn layers(&self, default: usize) -> Result<usize, LayoutError> {
-        const OPTION: &str = "num_hidden_layers";
-        let layers = self.size_or(OPTION, default)?;
-        match (layers <= MAX_LAYERS, self.options.get(OPTION)) {
-            (false, Some(value)) => Err(self.bad(OPTION, value, "a whole number from 1 to 4096")),
+        self.layers_by("num_hidden_layers", default)
+    }
+
+    /// The same, by an option of another name.
+    pub fn layers_by(&self, option: &str, default: usize) -> Result<usize, LayoutError> {
+        let layers = self.size_or(option, default)?;
+        match (layers <= MAX_LAYERS, self.options.get(option)) {
+            (false, Some(value)) => Err(self.bad(option, value, "a whole number from 1 to 4096")),
             _ => Ok(layers),
+        }
+    }
+
+    /// A list, if it is there.
+    pub fn list(&self, option: &str) -> Result<Option<&'a [Value]>, LayoutError> {
+        let Some(value) = self.get(option) else {
+            return Ok(None);
+        };
+        match value.as_array() {
+            Some(list) => Ok(Some(list)),
+            None => Err(self.bad(option, value, "a list")),
         }
     }
 

@@ -1,4 +1,4 @@
-//! DeltaNet, Gated DeltaNet and Kimi Delta Attention of fla.
+//! DeltaNet, Gated DeltaNet, Gated DeltaProduct, Comba and Kimi Delta Attention of fla.
 
 use super::config::Config;
 use super::frame::{Frame, attn, taps};
@@ -112,6 +112,86 @@ pub(super) fn gated_deltanet(
             ("neg_eigval", flag(negative)),
             ("short_conv", flag(heads.short_conv)),
             ("gate", text(gate)),
+        ],
+    ))
+}
+
+/// Gated DeltaProduct.
+pub(super) fn deltaproduct(
+    config: &Config<'_>,
+    tensors: &Tensors<'_>,
+) -> Result<Layout, LayoutError> {
+    let frame = Frame::read(config, tensors, 21)?;
+    let heads = config.size_or("num_heads", 6)?;
+    let updates = config.size_or("num_householder", 1)?;
+    let [k, _] = tensors.shape(&attn("q_proj.weight"), "width of the queries")?;
+    let [_, v] = tensors.shape(&attn("o_proj.weight"), "width of the values")?;
+    let [rows, _] = tensors.shape(&attn("k_proj.weight"), "keys of all updates")?;
+    if updates.checked_mul(k) != Some(rows) {
+        let implemented = format!("{}, as the tensors say", rows as f64 / k as f64);
+        return Err(config.unimplemented("num_householder", implemented));
+    }
+    let equal = "heads of equal width";
+    let key = tensors.divided(&attn("q_proj.weight"), k, heads, equal)?;
+    let value = tensors.divided(&attn("o_proj.weight"), v, heads, equal)?;
+    config.only("head_dim", &[&key.to_string()])?;
+    config.widens("expand_v", key, value)?;
+    let short_conv = config.flag("use_short_conv", true)?;
+    let taps = taps(config, tensors, short_conv, "k_conv1d.weight")?;
+    let negative = config.flag("allow_neg_eigval", false)?;
+    Ok(Layout::new(
+        "deltaproduct",
+        [
+            ("V", frame.v),
+            ("C", frame.c),
+            ("L", frame.layers),
+            ("I", frame.i),
+            ("M", updates),
+            ("H", heads),
+            ("Dk", key),
+            ("Dv", value),
+            ("K", taps),
+        ],
+        [
+            ("norm_eps", number(frame.eps)),
+            ("forget", flag(config.flag("use_forget_gate", false)?)),
+            ("neg_eigval", flag(negative)),
+            ("short_conv", flag(short_conv)),
+            ("gated", flag(config.flag("use_output_gate", true)?)),
+        ],
+    ))
+}
+
+/// Comba.
+pub(super) fn comba(config: &Config<'_>, tensors: &Tensors<'_>) -> Result<Layout, LayoutError> {
+    let frame = Frame::read(config, tensors, 21)?;
+    let heads = heads(config, tensors, 6)?;
+    let per = value_heads_per_key_head(config, &heads)?;
+    config.only("head_dim", &[&heads.k.to_string()])?;
+    config.widens("expand_v", heads.k, heads.v)?;
+    // The class has both the shortened key and the corrected query whatever these say.
+    config.ignore(&[
+        "correction_factor",
+        "use_inner_decay",
+        "use_output_correction",
+    ]);
+    Ok(Layout::new(
+        "comba",
+        [
+            ("V", frame.v),
+            ("C", frame.c),
+            ("L", frame.layers),
+            ("I", frame.i),
+            ("H", heads.keys),
+            ("Gv", per),
+            ("Dk", heads.k),
+            ("Dv", heads.v),
+            ("K", heads.taps),
+        ],
+        [
+            ("norm_eps", number(frame.eps)),
+            ("short_conv", flag(heads.short_conv)),
+            ("gated", flag(config.flag("use_output_gate", true)?)),
         ],
     ))
 }

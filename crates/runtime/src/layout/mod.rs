@@ -8,14 +8,19 @@ mod config;
 mod delta;
 mod frame;
 mod gla;
+mod griffin;
 mod hgrn;
+mod lfm2;
+mod linear;
 mod mamba;
 mod mamba_ssm;
 mod models;
+mod rope;
 mod rwkv;
 mod spelling;
 mod tensors;
 mod tuned_state;
+mod xlstm;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -81,6 +86,16 @@ pub enum LayoutError {
         file: PathBuf,
         /// What it says.
         found: String,
+    },
+    /// A `model_type` that cannot be expressed, and why.
+    #[error("{}: the model type '{found}' is not implemented: {why}", file.display())]
+    Inexpressible {
+        /// The `config.json`.
+        file: PathBuf,
+        /// What it says.
+        found: String,
+        /// What stands in the way.
+        why: &'static str,
     },
     /// No configuration, and tensors of no known native layout.
     #[error(
@@ -153,18 +168,54 @@ pub enum LayoutError {
 }
 
 /// Every `model_type` that a family claims.
-const KNOWN: [&str; 11] = [
+const KNOWN: [&str; 17] = [
+    "comba",
     "delta_net",
     "gated_deltanet",
+    "gated_deltaproduct",
     "gla",
     "hgrn",
     "hgrn2",
     "kda",
+    "lfm2",
+    "linear_attn",
     "mamba",
     "mamba2",
+    "recurrent_gemma",
     "retnet",
     "rwkv6",
     "rwkv7",
+    "xlstm",
+];
+
+/// Every `model_type` that is refused with a reason of its own.
+const INEXPRESSIBLE: [(&str, &str); 5] = [
+    (
+        "log_linear_mamba2",
+        "its states are the nodes of a Fenwick tree, as many as the position has binary digits, and \
+         the position's trailing zeros say which of them merge; a recurrence here has a fixed number \
+         of states and one step for every token",
+    ),
+    (
+        "mesa_net",
+        "each token solves a linear system with its state by conjugate gradients, whose steps the \
+         class gives a number of their own in training and in decode",
+    ),
+    (
+        "minimax",
+        "a router sends each token to some of several MLPs, and rows that go different ways are not \
+         implemented; its lightning attention is a recurrence like the one of retnet",
+    ),
+    (
+        "lfm2_moe",
+        "a router sends each token to some of several MLPs, and rows that go different ways are not \
+         implemented; what it mixes tokens with is what lfm2 has",
+    ),
+    (
+        "mamba3",
+        "its kernels run on GPUs only, and a model text has not been checked against them yet; the \
+         recurrence itself can be written in a model.toml",
+    ),
 ];
 
 impl Layout {
@@ -189,7 +240,20 @@ impl Layout {
             "kda" => delta::kda(&config, &tensors),
             "hgrn" => hgrn::hgrn(&config, &tensors),
             "hgrn2" => hgrn::hgrn2(&config, &tensors),
+            "gated_deltaproduct" => delta::deltaproduct(&config, &tensors),
+            "comba" => delta::comba(&config, &tensors),
+            "linear_attn" => linear::linear_attention(&config, &tensors),
+            "xlstm" => xlstm::xlstm(&config, &tensors),
+            "recurrent_gemma" => griffin::recurrent_gemma(&config, &tensors),
+            "lfm2" => lfm2::lfm2(&config, &tensors),
             found => {
+                if let Some((_, why)) = INEXPRESSIBLE.iter().find(|(kind, _)| *kind == found) {
+                    return Err(LayoutError::Inexpressible {
+                        file: checkpoint.path().join("config.json"),
+                        found: found.to_string(),
+                        why,
+                    });
+                }
                 return Err(LayoutError::UnknownType {
                     file: checkpoint.path().join("config.json"),
                     found: found.to_string(),

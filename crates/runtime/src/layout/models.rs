@@ -12,15 +12,18 @@ macro_rules! texts {
 }
 
 /// Path below `models/`, and text.
-const TEXTS: [(&str, &str); 22] = texts![
+const TEXTS: [(&str, &str); 28] = texts![
     "blocks/frame.toml",
     "blocks/mamba2.toml",
     "blocks/rwkv6.toml",
     "blocks/swiglu.toml",
+    "comba.toml",
     "deltanet.toml",
+    "deltaproduct.toml",
     "gated-deltanet.toml",
     "gated-scan.toml",
     "gla.toml",
+    "griffin.toml",
     "hgrn.toml",
     "hgrn2.toml",
     "hybrid-cp.toml",
@@ -29,12 +32,15 @@ const TEXTS: [(&str, &str); 22] = texts![
     "hybrid-ws.toml",
     "hybrid.toml",
     "kda.toml",
+    "lfm2.toml",
+    "linear-attention.toml",
     "mamba1.toml",
     "mamba2.toml",
     "retnet.toml",
     "rwkv6-expanded.toml",
     "rwkv6.toml",
     "rwkv7.toml",
+    "xlstm.toml",
 ];
 
 fn find(path: &str) -> Option<&'static str> {
@@ -72,17 +78,23 @@ pub fn embedded_names() -> impl Iterator<Item = &'static str> {
 /// The checkpoints that are read into a built-in model: by `model_type`, or by what they are.
 pub fn read_into(model: &str) -> Vec<&'static str> {
     let read: &[&str] = match model {
+        "comba" => &["comba"],
         "deltanet" => &["delta_net"],
+        "deltaproduct" => &["gated_deltaproduct"],
         "gated-deltanet" => &["gated_deltanet"],
         "gla" => &["gla"],
+        "griffin" => &["recurrent_gemma"],
         "hgrn" => &["hgrn"],
         "hgrn2" => &["hgrn2"],
         "kda" => &["kda"],
+        "lfm2" => &["lfm2"],
+        "linear-attention" => &["linear_attn"],
         "mamba1" => &["mamba"],
         "mamba2" => &["mamba2"],
         "retnet" => &["retnet"],
         "rwkv6" => &["rwkv6", "RWKV-6 .pth"],
         "rwkv7" => &["rwkv7", "RWKV-7 .pth"],
+        "xlstm" => &["xlstm"],
         _ => &[],
     };
     read.to_vec()
