@@ -7,7 +7,7 @@
 #   bench/peers/fetch.sh tilelang   .whl-tilelang: tilelang and flash-qla, of whose kernels fla takes some then
 #
 # mamba-ssm and causal-conv1d are source distributions whose build asks for torch and a CUDA toolkit: only their files
-# are taken. What their CUDA extensions are built to (bench/peers/extensions.py) goes to .whl/ as well.
+# are taken; unpacked they stay in KEEP, if that is set. What their CUDA extensions are built to (bench/peers/extensions.py) goes to .whl/ as well.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 mkdir -p .whl .whl-delta .whl-tilelang
@@ -16,7 +16,7 @@ wheel() {
     local to=$1
     shift
     python3 -m pip download -q --no-deps --only-binary=:all: --python-version 3.12 --implementation cp \
-        --platform manylinux_2_{17,24,27,28,31,34,35}_x86_64 --platform manylinux2014_x86_64 --platform manylinux1_x86_64 -d "$to" "$@"
+        --platform=manylinux_2_{17,24,27,28,31,34,35}_x86_64 --platform=manylinux{2014,1}_x86_64 -d "$to" "$@"
 }
 
 # pip runs a build script even to download a source distribution, and theirs import torch.
@@ -41,6 +41,7 @@ sources() {
     rm "$work/site/mamba_ssm/__init__.py" # It loads every model and the extensions.
     echo 2.3.2.post1 >"$work/site/mamba-ssm.sdist-version"
     tar -C "$work/site" -czf .whl/sources.tar.gz .
+    [ -z "${KEEP:-}" ] || { mkdir -p "$KEEP" && cp -r "$work"/mamba_ssm-*/ "$work"/causal_conv1d-*/ "$KEEP/"; }
     rm -rf "$work"
 }
 

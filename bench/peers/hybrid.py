@@ -290,11 +290,6 @@ def time(args):
         sys.exit("there is no GPU: times are taken on one only")
     rows = []
     dtype = getattr(torch, args.dtype)
-    if args.prepare:
-        import torch._inductor.config as inductor
-
-        # What was measured while others ran is not kept.
-        inductor.autotune_local_cache = False
     with tempfile.TemporaryDirectory() as directory, torch.no_grad():
         for variant in args.only.split(","):
             text = pathlib.Path(args.models) / f"{variant}.toml"
