@@ -563,7 +563,7 @@ fn decay_axes(request: &Request<'_, '_>, body: &Body) -> Vec<Vec<AxisId>> {
         let Some(found) = classes.of(graph, *recurrence) else {
             return Vec::new();
         };
-        let decays = found.states.iter().filter_map(Class::decay);
+        let decays = found.states.iter().filter_map(Class::only_decay);
         let axes = decays.map(|decay| match found.statement(decay) {
             Some(statement) => statement.axes.clone(),
             None => step.axes_of(decay).to_vec(),

@@ -188,13 +188,18 @@ fn filled(
     let ahead = hooks.ahead(tile.chunk);
     let late = hooks.arrives_late();
     let arriving = [Operand::Query, Operand::Key].map(|operand| hooks.arrives(operand));
+    let times = |tokens: &str| match tile.updates {
+        1 => tokens.to_string(),
+        n => format!("{tokens} * {n}"),
+    };
     let chunked = Chunked {
         tile,
         block_threads: request.threads,
         of_decayed: hooks.parts.factor.is_some_and(|factor| factor.of_decayed),
         reads,
-        begin: segments.map_or("0", |_| "t_begin").into(),
-        steps: segments.map_or("T", |_| "t_end").into(),
+        read_at: hooks.parts.read_at,
+        begin: segments.map_or("0".into(), |_| times("t_begin")),
+        steps: segments.map_or_else(|| times("T"), |_| times("t_end")),
         handed,
         setup: String::new(),
         tokens,

@@ -90,7 +90,7 @@ impl Staged {
     }
 }
 
-/// The slabs of a chunked body made of `ops`.
+/// The slabs of a chunked body made of `ops`; none where a token has several updates, whose rows take turns.
 pub fn staged(
     graph: &Graph,
     parts: &Parts<'_>,
@@ -99,6 +99,9 @@ pub fn staged(
     grid: &[GridAxis],
     storage: Storage,
 ) -> Vec<Staged> {
+    if parts.only_update().is_none() {
+        return vec![];
+    }
     let mut reads = Reads {
         graph,
         parts,
@@ -124,7 +127,7 @@ pub fn staged(
     }
     let mut slabs: Vec<Staged> = reads.found.into_iter().flatten().collect();
     for (operand, item) in [
-        (Operand::Key, Some(parts.k)),
+        (Operand::Key, parts.only_update().map(|update| update.k)),
         (Operand::Query, only_query(parts)),
     ] {
         let access = item.and_then(|item| plain_rows(graph, parts, scan, item, storage));

@@ -10,7 +10,7 @@ use crate::plan::{Body, Phase, Reject, Roles};
 use crate::schedule::program::rows_back;
 use crate::schedule::segments::{Pass, Segments};
 use crate::schedule::{ScanTile, Schedule, blocks, shared_floats};
-use fusec_ir::class::{Class, decay_range};
+use fusec_ir::class::decay_range;
 use fusec_ir::{OpId, OpKind};
 
 /// Segments that T may be cut into.
@@ -164,10 +164,7 @@ fn legal(group: &Group<'_>, lane: &Body) -> Result<(), Reject> {
             continue;
         };
         for (i, class) in found.states.iter().enumerate() {
-            if !matches!(
-                class,
-                Class::Elementwise { .. } | Class::DiagonalOuter { .. }
-            ) {
+            if class.only_decay().is_none() {
                 return Err(group.reject(
                     "segments-class",
                     [*scan],

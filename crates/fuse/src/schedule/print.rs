@@ -24,8 +24,15 @@ impl fmt::Display for Schedule {
                 let tile = &chunk.tile;
                 write!(
                     f,
-                    "chunks of {} tokens, {} keys x {} values",
-                    tile.chunk, tile.key, tile.value
+                    "chunks of {} {}, {} keys x {} values",
+                    tile.chunk,
+                    if tile.updates > 1 {
+                        "updates"
+                    } else {
+                        "tokens"
+                    },
+                    tile.key,
+                    tile.value
                 )?;
                 if chunk.ahead {
                     f.write_str(", rows ahead of time")?;

@@ -700,7 +700,7 @@ impl<'g> Lowering<'g> {
             self.out.states[first_state + i].next = statement;
         }
         // Its coefficients come first among the statements of a step in the form of its classes.
-        let decays = found.map(|found| found.states.iter().map(Class::decay));
+        let decays = found.map(|found| found.states.iter().map(Class::only_decay));
         for (i, decay) in decays.into_iter().flatten().enumerate() {
             let Some(decay) = decay else { continue };
             let axes = rec.axes_of(decay).to_vec();

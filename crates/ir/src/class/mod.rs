@@ -3,7 +3,8 @@
 //! The statements of a step are composed into one polynomial in the state (`normal`,
 //! `polynomial`), matched against the forms for which fast algorithms are known (`form`), written
 //! out again as coefficients that a kernel can compute (`coefficients`), and compared with the
-//! step itself on random numbers (`probe`). `decay` gives the logarithm of a decay, with a proof
+//! step itself on random numbers (`probe`). A step that updates its state several times is taken apart
+//! first (`updates`). `decay` gives the logarithm of a decay, with a proof
 //! of its range (`interval`, `relation`, `shares`, `maxima`). What never lives here: kernels, costs, and which
 //! algorithm to use.
 
@@ -12,6 +13,7 @@ mod decay;
 mod failure;
 mod form;
 mod interval;
+mod low_rank;
 mod maxima;
 mod normal;
 mod polynomial;
@@ -20,6 +22,7 @@ mod reason;
 mod relation;
 mod sentence;
 mod shares;
+mod updates;
 
 pub use decay::{LogDecay, NoLogDecay, decay_range, log_decay};
 pub use reason::Reason;
@@ -98,11 +101,50 @@ pub enum Class {
         /// How the outputs read the state.
         reads: Vec<Read>,
     },
+    /// Several updates one after the other, at least two, each as above or without `a b^T`: with `S_0` the
+    /// state before the step, `S_{n+1} = S_n (diag(decay) + a b^T) + v k^T` of update `n`, and the state after
+    /// the step is that after the last update.
+    DiagonalLowRank {
+        /// Which axis of the state is what.
+        layout: Layout,
+        /// In order.
+        updates: Vec<Update>,
+        /// Number of the update that reads are before or after.
+        read_at: usize,
+        /// How the outputs read the state.
+        reads: Vec<Read>,
+    },
     /// None of these.
     General {
         /// Why not.
         why: Reason,
     },
+}
+
+/// An update of a [`Class::DiagonalLowRank`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Update {
+    /// Over head and key axes (some or all).
+    pub decay: StepRef,
+    /// What the state is multiplied by beside its decay, if anything.
+    pub factor: Option<RankOne>,
+    /// Over key axes, and perhaps head axes.
+    pub k: StepRef,
+    /// Over value axes, and perhaps head axes.
+    pub v: StepRef,
+}
+
+/// `a b^T`: the fields of [`Class::DiagonalRankOne`] of the same names.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RankOne {
+    /// Contracted with the state before its decay.
+    pub a: StepRef,
+    /// What that contraction is multiplied by.
+    pub b: StepRef,
+    /// The same pair of the decayed state, if there is one.
+    pub of_decayed: Option<(StepRef, StepRef)>,
+    /// `a''` where `b` is `k` times a number per head.
+    pub along_key: Option<StepRef>,
 }
 
 /// The roles of a state's axes. Each is in one list, in the state's order.
@@ -136,8 +178,14 @@ pub struct Read {
 pub fn classify(graph: &Graph, recurrence: &Recurrence) -> Classified {
     let attempt = || -> Result<Classified, Failure> {
         let probe = probe::Probe::new(graph, recurrence)?;
-        let normal = normal::Normal::of(graph, recurrence)?;
-        let found = form::classify(graph, recurrence, &normal)?;
+        let at_once = || {
+            let normal = normal::Normal::of(graph, recurrence)?;
+            form::classify(graph, recurrence, &normal)
+        };
+        let found = match at_once() {
+            Ok(found) => found,
+            Err(failure) => updates::classify(graph, recurrence).unwrap_or(Err(failure))?,
+        };
         probe.compare(&found)?;
         Ok(found)
     };
@@ -150,12 +198,13 @@ pub fn classify(graph: &Graph, recurrence: &Recurrence) -> Classified {
 }
 
 impl Class {
-    /// Short name: `elementwise`, `diagonal-outer`, `diagonal-rank-one`, `general`.
+    /// Short name: `elementwise`, `diagonal-outer`, `diagonal-rank-one`, `diagonal-low-rank`, `general`.
     pub fn name(&self) -> &'static str {
         match self {
             Class::Elementwise { .. } => "elementwise",
             Class::DiagonalOuter { .. } => "diagonal-outer",
             Class::DiagonalRankOne { .. } => "diagonal-rank-one",
+            Class::DiagonalLowRank { .. } => "diagonal-low-rank",
             Class::General { .. } => "general",
         }
     }
@@ -165,18 +214,36 @@ impl Class {
         match self {
             Class::Elementwise { reads, .. }
             | Class::DiagonalOuter { reads, .. }
-            | Class::DiagonalRankOne { reads, .. } => reads,
+            | Class::DiagonalRankOne { reads, .. }
+            | Class::DiagonalLowRank { reads, .. } => reads,
             Class::General { .. } => &[],
         }
     }
 
-    /// What the state is multiplied by, element by element; none for [`Class::General`].
-    pub fn decay(&self) -> Option<StepRef> {
+    /// What the state is multiplied by, element by element, one after the other; none for
+    /// [`Class::General`].
+    pub fn decays(&self) -> Vec<StepRef> {
         match self {
             Class::Elementwise { decay, .. }
             | Class::DiagonalOuter { decay, .. }
-            | Class::DiagonalRankOne { decay, .. } => Some(*decay),
-            Class::General { .. } => None,
+            | Class::DiagonalRankOne { decay, .. } => vec![*decay],
+            Class::DiagonalLowRank { updates, .. } => updates.iter().map(|u| u.decay).collect(),
+            Class::General { .. } => vec![],
+        }
+    }
+
+    /// What the state is multiplied by, element by element, if that is one coefficient and all that it is
+    /// multiplied by: what a run of tokens makes of it is a product of these.
+    pub fn only_decay(&self) -> Option<StepRef> {
+        match self {
+            Class::Elementwise { decay, .. } | Class::DiagonalOuter { decay, .. } => Some(*decay),
+            // Without factors only the first one has a decay: see `form`.
+            Class::DiagonalLowRank { updates, .. }
+                if updates.iter().all(|u| u.factor.is_none()) =>
+            {
+                updates.first().map(|u| u.decay)
+            }
+            _ => None,
         }
     }
 }
