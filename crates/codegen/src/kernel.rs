@@ -563,8 +563,8 @@ fn decay_axes(request: &Request<'_, '_>, body: &Body) -> Vec<Vec<AxisId>> {
         let Some(found) = classes.of(graph, *recurrence) else {
             return Vec::new();
         };
-        let decays = found.states.iter().filter_map(Class::only_decay);
-        let axes = decays.map(|decay| match found.statement(decay) {
+        let met = found.states.iter().filter_map(Class::met);
+        let axes = met.map(|(decay, _)| match found.statement(decay) {
             Some(statement) => statement.axes.clone(),
             None => step.axes_of(decay).to_vec(),
         });

@@ -294,6 +294,18 @@ pub(super) fn rewritten(found: &Classified, step: &Recurrence) -> Option<Recurre
         let (mut read_before, mut read_after) = (before, None);
         let (after, outer) = match class {
             Class::General { .. } => return None,
+            Class::Extremal {
+                extreme,
+                shift,
+                bound,
+                ..
+            } => {
+                let moved = plus(product(&[0]), product(&[1]));
+                let expr = Expr::binary(extreme.function(), moved, product(&[2]));
+                let operands = [before, *shift, *bound];
+                let after = out.statement(name, axes, vec![], &operands, expr)?;
+                (after, None)
+            }
             Class::DiagonalLowRank {
                 layout,
                 updates,

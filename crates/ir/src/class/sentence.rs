@@ -46,6 +46,15 @@ impl Classified {
                      product is added"
                 )
             }
+            Class::Extremal { extreme, .. } => {
+                let which = match extreme {
+                    super::Extreme::Max => "larger",
+                    super::Extreme::Min => "smaller",
+                };
+                format!(
+                    "{name} becomes the {which} of itself plus a term and another term, element by element"
+                )
+            }
             Class::DiagonalLowRank {
                 layout, updates, ..
             } => {
