@@ -236,7 +236,7 @@
     {{ own }}bring_operands(0);
 {%- endif %}
 {%- else %}
-    {{ own }}if ({{ begin }} < steps) bring_early({{ begin }}, int({{ begin }} / CHUNK % 2));
+    {{ own }}if ({{ begin }} < steps) bring_early({% if updates > 1 %}({{ begin }}) / {{ updates }}{% else %}{{ begin }}{% endif %}, int({{ begin }} / CHUNK % 2));
 {%- if arrive %}
     {{ own }}if ({{ begin }} < steps) bring_operands({{ begin }});
 {%- endif %}
@@ -297,7 +297,7 @@
         cp_async_wait<0>();
         __syncthreads();
 {%- if late %}
-        {{ own }}bring_late(chunk0);
+        {{ own }}bring_late(chunk0{% if updates > 1 %} / {{ updates }}{% endif %});
         cp_async_commit();
 {%- endif %}
 {%- endif %}
@@ -400,7 +400,7 @@
 {%- if not all_arrive %}
         __syncthreads();
 {%- if ahead %}
-        {{ own }}if (chunk0 + CHUNK < steps) bring_early(chunk0 + CHUNK, 1 - turn);
+        {{ own }}if (chunk0 + CHUNK < steps) bring_early({% if updates > 1 %}(chunk0 + CHUNK) / {{ updates }}{% else %}chunk0 + CHUNK{% endif %}, 1 - turn);
         cp_async_commit();
 {%- endif %}
 {%- endif %}
@@ -435,7 +435,7 @@
         __syncthreads();
 {%- endif %}
 {%- if all_arrive and ahead %}
-        {{ own }}if (chunk0 + CHUNK < steps) bring_early(chunk0 + CHUNK, 1 - turn);
+        {{ own }}if (chunk0 + CHUNK < steps) bring_early({% if updates > 1 %}(chunk0 + CHUNK) / {{ updates }}{% else %}chunk0 + CHUNK{% endif %}, 1 - turn);
         cp_async_commit();
 {%- endif %}
 {%- if lefts > 0 %}

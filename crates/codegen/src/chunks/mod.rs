@@ -119,7 +119,8 @@ pub fn lane<'g>(
         grid,
         first_index,
         after: body.roles.epilogue.clone(),
-        chunk: tile.chunk,
+        chunk: tile.chunk / tile.updates,
+        updates: tile.updates,
         pointers,
         names,
         position: false,
@@ -185,7 +186,7 @@ fn filled(
     // Last, since it reads what the others keep of a token.
     let decay = key_decay.unwrap_or_else(|| hooks.token_decay());
     let tokens = hooks.token_values();
-    let ahead = hooks.ahead(tile.chunk);
+    let ahead = hooks.ahead(tile.chunk / tile.updates);
     let late = hooks.arrives_late();
     let arriving = [Operand::Query, Operand::Key].map(|operand| hooks.arrives(operand));
     let times = |tokens: &str| match tile.updates {
@@ -231,8 +232,10 @@ struct Hooks<'a, 'g> {
     first_index: BTreeMap<AxisId, String>,
     /// Operations after the recurrence.
     after: Vec<OpId>,
-    /// Tokens of a chunk.
+    /// Tokens of a chunk, whole ones.
     chunk: usize,
+    /// Updates of a token.
+    updates: usize,
     pointers: &'a mut Pointers<'g>,
     names: &'a mut Names,
     position: bool,

@@ -38,9 +38,13 @@ impl Hooks<'_, '_> {
         if reach.sum::<i64>() >= slab.elements as i64 || back > slab.halo {
             return None;
         }
+        let at = match self.updates {
+            1 => "at".to_string(),
+            n => format!("at / {n}"),
+        };
         let row = match slab.halo - back {
-            0 => "at".to_string(),
-            ahead => format!("(at + {ahead})"),
+            0 => at,
+            ahead => format!("({at} + {ahead})"),
         };
         let mut places = vec![in_rows(&row, slab.row_stride())];
         if slab.turns() > 1 {
@@ -217,12 +221,17 @@ impl Hooks<'_, '_> {
             .into_iter()
             .flatten()
             .collect();
+        // Steps are updates of tokens.
+        let end = match self.updates {
+            1 => "steps".to_string(),
+            n => format!("steps / {n}"),
+        };
         let mut from = vec![format!(
-            "(batch * T + (t < steps ? t : 0)) * {row_elements}"
+            "(batch * T + (t < {end} ? t : 0)) * {row_elements}"
         )];
         from.extend(start.clone());
         from.extend(e.clone());
-        let mut inside = "t < steps".to_string();
+        let mut inside = format!("t < {end}");
         // The last piece of a row may have elements that the row has not.
         if !slab.aligned {
             let places = start.iter().cloned().chain(e.clone()).collect();

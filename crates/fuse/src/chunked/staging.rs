@@ -5,7 +5,7 @@
 //! first token that a stencil needs. Lives here: which operands, which elements, how much room.
 //! Never here: the text that copies and reads them.
 
-use super::Parts;
+use super::{Parts, SUB};
 use crate::plan::{GridAxis, Storage};
 use fusec_ir::{
     Access, AxisId, Graph, IndexExpr, OpId, OpKind, Precision, StateId, StepRef, ValueId,
@@ -90,7 +90,8 @@ impl Staged {
     }
 }
 
-/// The slabs of a chunked body made of `ops`; none where a token has several updates, whose rows take turns.
+/// The slabs of a chunked body made of `ops`; none where a token has other than 1, 2 or 4 updates: a chunk is
+/// made of whole tokens then, as many rows of each slab as are whole copies.
 pub fn staged(
     graph: &Graph,
     parts: &Parts<'_>,
@@ -99,7 +100,7 @@ pub fn staged(
     grid: &[GridAxis],
     storage: Storage,
 ) -> Vec<Staged> {
-    if parts.only_update().is_none() {
+    if !(SUB / 4).is_multiple_of(parts.updates.len()) {
         return vec![];
     }
     let mut reads = Reads {
@@ -148,8 +149,8 @@ pub fn staged(
 /// The query, where a step reads its state once, so that all of a chunk comes to the state at once
 /// (see [`super::tile::Tile::together`]).
 fn only_query(parts: &Parts<'_>) -> Option<StepRef> {
-    match parts.reads {
-        [read] => Some(read.query),
+    match (parts.reads, parts.only_update()) {
+        ([read], Some(_)) => Some(read.query),
         _ => None,
     }
 }
@@ -169,7 +170,7 @@ fn plain_rows<'g>(
     let key = graph.elements(&parts.layout.key);
     let weighted = parts.factor.is_some() || parts.decays_per_key(graph) || parts.reads.len() > 1;
     let plain = value.precision == Precision::Storage && storage == Storage::Bf16;
-    if weighted || !plain || access.delay != 0 || !key.is_multiple_of(super::SUB) {
+    if weighted || !plain || access.delay != 0 || !key.is_multiple_of(SUB) {
         return None;
     }
     // The last axis is that of the key.

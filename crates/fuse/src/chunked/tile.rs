@@ -494,7 +494,7 @@ impl Tile {
             }),
             bonuses: take(if self.bonus { self.reads * chunk } else { 0 }),
             tokens: take(TOKEN_VALUES * chunk),
-            staged: take(self.room.floats(chunk)),
+            staged: take(self.room.floats(chunk / self.updates)),
             end: 0,
         };
         places.end = regions.end();
