@@ -122,8 +122,9 @@ impl<'g> Emitter<'_, 'g, '_> {
 
     /// The state before a segment, from what the segments before it made.
     fn put_together(&mut self, i: usize, segments: Segments) {
+        let algebra = self.algebra(i);
         self.text.line(
-            match self.walk.program.states[i].algebra {
+            match algebra {
                 Algebra::Linear => {
                     "// The state before this segment, from what those before it made of one of zeros."
                 }
@@ -132,7 +133,6 @@ impl<'g> Emitter<'_, 'g, '_> {
                 }
             },
         );
-        let algebra = self.walk.program.states[i].algebra;
         let first = self.copy(i, segments, "(segment > 0 ? 1 : 0)", false);
         self.load_state(&first);
         let axes = self.decay_axes(i);
@@ -178,9 +178,16 @@ impl<'g> Emitter<'_, 'g, '_> {
         self.text.close();
     }
 
-    /// The axes of what a state is multiplied by.
+    /// The axes of what a state meets.
     fn decay_axes(&self, i: usize) -> Vec<AxisId> {
-        self.walk.decay_axes.get(i).cloned().unwrap_or_default()
+        let met = self.walk.met.get(i);
+        met.map(|(axes, _)| axes.clone()).unwrap_or_default()
+    }
+
+    /// The algebra in which a state meets it. In the second pass steps are as they were written, and do not say.
+    fn algebra(&self, i: usize) -> Algebra {
+        let met = self.walk.met.get(i);
+        met.map_or(Algebra::Linear, |(_, algebra)| *algebra)
     }
 
     /// Copy number `at` of a state, in the registers of the state.

@@ -54,13 +54,17 @@ pub(super) fn classify(graph: &Graph, step: &Recurrence) -> Option<Classified> {
         match get(*item)? {
             Value::Free(value) => rest[output] = value,
             Value::Of(form) => {
-                let before = form == Form::state();
-                if !before && form != next {
+                // A multiple of the state before the step, or after it, and something beside it.
+                let before = form.extreme.is_none();
+                let read = if before { Form::state() } else { next.clone() };
+                let read = read.times(form.scale)?;
+                rest[output] = form.shift.minus(&read.shift);
+                if read.plus(&rest[output]) != form {
                     return None;
                 }
                 reads.push(Read {
                     output,
-                    query: out.emit("query", &Polynomial::constant(1.0)).ok()?,
+                    query: out.emit("query", &Polynomial::constant(form.scale)).ok()?,
                     over: vec![],
                     before,
                     bonus: None,

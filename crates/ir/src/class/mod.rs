@@ -124,7 +124,7 @@ pub enum Class {
         shift: StepRef,
         /// Over some of the state's axes.
         bound: StepRef,
-        /// How the outputs read the state: as it is, with a query that is 1.
+        /// How the outputs read the state: with a query that is a number.
         reads: Vec<Read>,
     },
     /// None of these.
