@@ -11,7 +11,7 @@ use super::polynomial::Polynomial;
 use super::{Class, Classified, Extreme, Read};
 use crate::{Binary, Expr, Graph, Recurrence, StepAccess, StepKind, StepOp, StepRef, Unary};
 
-/// `extreme(scale * S + shift, bounds..)`; without bounds there is no extreme.
+/// `extreme(scale * S + shift, bounds..) + plain * S`; without bounds there is no extreme, and `plain` is 0.
 #[derive(Clone, Debug, PartialEq)]
 struct Form {
     extreme: Option<Extreme>,
@@ -19,6 +19,7 @@ struct Form {
     shift: Polynomial,
     /// In order, each once.
     bounds: Vec<Polynomial>,
+    plain: f64,
 }
 
 /// A value of the step.
@@ -43,7 +44,8 @@ pub(super) fn classify(graph: &Graph, step: &Recurrence) -> Option<Classified> {
     let Value::Of(next) = get(step.next[0])? else {
         return None;
     };
-    let extreme = next.extreme.filter(|_| next.scale == 1.0)?;
+    let extreme = next.extreme;
+    let extreme = extreme.filter(|_| next.scale == 1.0 && next.plain == 0.0)?;
     let mut bounds = next.bounds.iter().cloned();
     let first = bounds.next()?;
     let bound = bounds.try_fold(first, |a, b| a.binary(extreme.function(), b).ok())?;
@@ -54,21 +56,32 @@ pub(super) fn classify(graph: &Graph, step: &Recurrence) -> Option<Classified> {
         match get(*item)? {
             Value::Free(value) => rest[output] = value,
             Value::Of(form) => {
-                // A multiple of the state before the step, or after it, and something beside it.
-                let before = form.extreme.is_none();
-                let read = if before { Form::state() } else { next.clone() };
-                let read = read.times(form.scale)?;
-                rest[output] = form.shift.minus(&read.shift);
-                if read.plus(&rest[output]) != form {
+                // Multiples of the state before the step and after it, and something beside them.
+                let (before, after) = match form.extreme {
+                    None => (form.scale, 0.0),
+                    Some(_) => (form.plain, form.scale),
+                };
+                let bare = Form { plain: 0.0, ..form };
+                let read = match bare.extreme {
+                    None => Form::state().times(bare.scale)?,
+                    Some(_) => next.clone().times(bare.scale)?,
+                };
+                rest[output] = bare.shift.minus(&read.shift);
+                if read.plus(&rest[output]) != bare {
                     return None;
                 }
-                reads.push(Read {
-                    output,
-                    query: out.emit("query", &Polynomial::constant(form.scale)).ok()?,
-                    over: vec![],
-                    before,
-                    bonus: None,
-                });
+                for (is_before, times) in [(true, before), (false, after)] {
+                    if times == 0.0 {
+                        continue;
+                    }
+                    reads.push(Read {
+                        output,
+                        query: out.emit("query", &Polynomial::constant(times)).ok()?,
+                        over: vec![],
+                        before: is_before,
+                        bonus: None,
+                    });
+                }
             }
         }
     }
@@ -201,6 +214,7 @@ impl Form {
             scale: 1.0,
             shift: Polynomial::default(),
             bounds: vec![],
+            plain: 0.0,
         }
     }
 
@@ -225,6 +239,7 @@ impl Form {
             scale: self.scale * by,
             shift: self.shift.scale(by),
             bounds: self.bounds.iter().map(|bound| bound.scale(by)).collect(),
+            plain: self.plain * by,
         };
         Some(form.sorted())
     }
@@ -238,23 +253,29 @@ impl Form {
         form.sorted()
     }
 
-    /// The sum of two, neither of which has bounds.
+    /// The sum of two, of which one at most has bounds.
     fn with(self, other: Form) -> Option<Form> {
-        let scale = self.scale + other.scale;
-        if self.extreme.is_some() || other.extreme.is_some() || scale == 0.0 {
-            return None;
+        let (form, added) = match (self.extreme, other.extreme) {
+            (Some(_), Some(_)) => return None,
+            (None, Some(_)) => (other, self),
+            _ => (self, other),
+        };
+        let shifted = form.plus(&added.shift);
+        if shifted.extreme.is_some() {
+            return Some(Form {
+                plain: shifted.plain + added.scale,
+                ..shifted
+            });
         }
-        Some(Form {
-            scale,
-            shift: self.shift.plus(&other.shift),
-            ..self
-        })
+        let scale = shifted.scale + added.scale;
+        (scale != 0.0).then_some(Form { scale, ..shifted })
     }
 
     /// The larger or smaller of two.
     fn beside(self, other: Form, which: Extreme) -> Option<Form> {
         let is_other = |of: &Form| of.extreme.is_some_and(|extreme| extreme != which);
-        if is_other(&self) || is_other(&other) || self.scale != other.scale {
+        let plain = self.plain != 0.0 || other.plain != 0.0;
+        if plain || is_other(&self) || is_other(&other) || self.scale != other.scale {
             return None;
         }
         let shift = match self.shift == other.shift {
@@ -267,6 +288,7 @@ impl Form {
             scale: self.scale,
             shift,
             bounds,
+            plain: 0.0,
         };
         Some(form.sorted())
     }
