@@ -32,6 +32,9 @@ struct StateClass {
     /// What would give it one, where it has none.
     #[serde(skip_serializing_if = "Option::is_none")]
     remedy: Option<&'static str>,
+    /// Whether it is multiplied by a decay.
+    #[serde(skip)]
+    has_decay: bool,
     /// Whether the logarithm of its decay is known and at most 0, as chunked forms need it; if
     /// not, why.
     log_decay: Result<(), String>,
@@ -117,6 +120,7 @@ pub fn of(graph: &Graph, sources: &SourceMap) -> Vec<RecurrenceClass> {
                         Class::General { why } => why.remedy(),
                         _ => None,
                     },
+                    has_decay: !class.decays().is_empty(),
                     log_decay: log_decay(graph, OpId(i as u32), &found, s)
                         .map(|_| ())
                         .map_err(|why| why.to_string()),
@@ -146,7 +150,7 @@ pub fn text(classes: &[RecurrenceClass]) -> String {
             if let Some(remedy) = state.remedy {
                 out.push_str(&format!("    what would free it: {remedy}\n"));
             }
-            if let (Err(why), true) = (&state.log_decay, state.class != "general") {
+            if let (Err(why), true) = (&state.log_decay, state.has_decay) {
                 out.push_str(&format!("    no logarithm of its decay: {why}\n"));
             }
         }

@@ -55,7 +55,7 @@ pub enum Handed {
 }
 
 /// A chunked recurrence. Hooks are C statements; they see `i64 t` (the token's
-/// number), and assign to f32 variables that the template has defined.
+/// number), where tokens have several updates `int update` (which of them it is), and assign to f32 variables that the template has defined.
 #[derive(Debug, Clone)]
 pub struct Chunked {
     /// What a block holds. Value columns: 1 to 128; key channels: 1 to 256; chunks: 16, 32 or 64 tokens.
@@ -67,7 +67,10 @@ pub struct Chunked {
     pub of_decayed: bool,
     /// As many as the tile has.
     pub reads: Vec<Read>,
-    /// Integer expressions: the first token, and the one after the last.
+    /// Number of the update of a token that reads are before or after.
+    pub read_at: usize,
+    /// Integer expressions: the first token, and the one after the last; of updates, where a token has
+    /// several.
     pub begin: String,
     /// See `begin`.
     pub steps: String,
@@ -209,6 +212,8 @@ impl Chunked {
         context.insert("key", &tile.key);
         context.insert("value", &tile.value);
         context.insert("chunk", &tile.chunk);
+        context.insert("updates", &tile.updates);
+        context.insert("read_at", &self.read_at);
         context.insert("warps", &tile.warps);
         context.insert("pieces", &tile.pieces);
         context.insert("fine", &tile.fine());
@@ -339,6 +344,12 @@ impl Chunked {
                 tile.value,
                 (1..=VALUE_LIMIT).contains(&tile.value),
                 "a block has 1 to 128 value columns",
+            ),
+            (
+                "updates",
+                tile.updates,
+                tile.updates > self.read_at,
+                "a token has at least one update, and those that reads are around",
             ),
             (
                 "pieces",

@@ -25,7 +25,7 @@ use fusec_fuse::schedule::Segments;
 use fusec_fuse::schedule::program::Held;
 use fusec_fuse::schedule::walk::{Placed, Walked};
 use fusec_fuse::{Body, Kernel, Phase, Schedule, Shape, Storage};
-use fusec_ir::class::Class;
+use fusec_ir::class::{Algebra, Class};
 use fusec_ir::{AxisId, Direction, Graph, OpId, OpKind, ValueId};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -509,7 +509,7 @@ fn walk_lane<'g>(
         first_index,
         direction,
         segments,
-        decay_axes: segments.map_or_else(Vec::new, |_| decay_axes(request, body)),
+        met: segments.map_or_else(Vec::new, |_| met(request, body)),
         halo: rows.is_some() || segments.is_some(),
         repeats: rows != Some(1),
         streams: &|value| body.streamed.contains(&value),
@@ -552,10 +552,10 @@ fn walk_lane<'g>(
     })
 }
 
-/// The axes of what the states of a lane's recurrences are multiplied by, in the order of the states.
-fn decay_axes(request: &Request<'_, '_>, body: &Body) -> Vec<Vec<AxisId>> {
+/// The axes of what the states of a lane's recurrences meet, and in which algebra, in the order of the states.
+fn met(request: &Request<'_, '_>, body: &Body) -> Vec<(Vec<AxisId>, Algebra)> {
     let Request { graph, classes, .. } = *request;
-    let of_scan = |id: &OpId| -> Vec<Vec<AxisId>> {
+    let of_scan = |id: &OpId| -> Vec<(Vec<AxisId>, Algebra)> {
         let OpKind::Scan { recurrence, .. } = &graph.op(*id).kind else {
             return Vec::new();
         };
@@ -563,12 +563,12 @@ fn decay_axes(request: &Request<'_, '_>, body: &Body) -> Vec<Vec<AxisId>> {
         let Some(found) = classes.of(graph, *recurrence) else {
             return Vec::new();
         };
-        let decays = found.states.iter().filter_map(Class::decay);
-        let axes = decays.map(|decay| match found.statement(decay) {
+        let met = found.states.iter().filter_map(Class::met);
+        let axes = |item| match found.statement(item) {
             Some(statement) => statement.axes.clone(),
-            None => step.axes_of(decay).to_vec(),
-        });
-        axes.collect()
+            None => step.axes_of(item).to_vec(),
+        };
+        met.map(|(item, algebra)| (axes(item), algebra)).collect()
     };
     body.ops.iter().flat_map(of_scan).collect()
 }

@@ -27,6 +27,10 @@
 {%- else %}
     // Decays enter as products over at most 16 tokens, never as quotients: a decay of 0 is as good as any.
 {%- endif %}
+{%- if updates > 1 %}
+    // A token has {{ updates }} updates one after the other, each of which is a token in all of the above and below; t is the
+    // number of the token that it belongs to, update which of them it is. Results are those of number {{ read_at }}.
+{%- endif %}
     constexpr int KEYS = {{ key }}, VALUES = {{ value }}, CHUNK = {{ chunk }}, SUB = 16, SUBS = CHUNK / SUB;
     constexpr int K_SIZE = {{ key_padded }}, V_SIZE = {{ value_padded }};       // up to whole tiles of the tensor cores
     constexpr int WARPS = {{ warps }}, THREADS = 32 * WARPS, VALUE_WARPS = V_SIZE / 16;
@@ -232,7 +236,7 @@
     {{ own }}bring_operands(0);
 {%- endif %}
 {%- else %}
-    {{ own }}if ({{ begin }} < steps) bring_early({{ begin }}, int({{ begin }} / CHUNK % 2));
+    {{ own }}if ({{ begin }} < steps) bring_early({% if updates > 1 %}({{ begin }}) / {{ updates }}{% else %}{{ begin }}{% endif %}, int({{ begin }} / CHUNK % 2));
 {%- if arrive %}
     {{ own }}if ({{ begin }} < steps) bring_operands({{ begin }});
 {%- endif %}
@@ -284,12 +288,16 @@
 {%- endif %}
     for (i64 chunk0 = {{ begin }}; chunk0 < steps; chunk0 += CHUNK) {
         const int tokens = steps - chunk0 < CHUNK ? int(steps - chunk0) : CHUNK;
+{%- if updates > 1 %}
+        const i64 token0 = chunk0 / {{ updates }};
+        const int update0 = int(chunk0 % {{ updates }});
+{%- endif %}
 {%- if ahead %}
         const int turn = int(chunk0 / CHUNK % 2);
         cp_async_wait<0>();
         __syncthreads();
 {%- if late %}
-        {{ own }}bring_late(chunk0);
+        {{ own }}bring_late(chunk0{% if updates > 1 %} / {{ updates }}{% endif %});
         cp_async_commit();
 {%- endif %}
 {%- endif %}
@@ -310,7 +318,8 @@
                 if (CHUNK * V_SIZE / 2 % THREADS != 0 && pair >= CHUNK * V_SIZE / 2) break;
                 const int token = pair / (V_SIZE / 2), column = pair % (V_SIZE / 2) * 2;
                 const int at = token < tokens ? token : tokens - 1;
-                const i64 t = chunk0 + at;
+                {% if updates > 1 %}const int nth = update0 + at, update = nth % {{ updates }};
+                const i64 t = token0 + nth / {{ updates }};{% else %}const i64 t = chunk0 + at;{% endif %}
                 float v_pair[2];
 #pragma unroll
                 for (int side = 0; side < 2; ++side) {
@@ -334,7 +343,8 @@
 {%- for bonus in bonuses %}
         {{ own }}for (int token = warp; token < CHUNK; token += WARPS) {
             const int at = token < tokens ? token : tokens - 1;
-            const i64 t = chunk0 + at;
+            {% if updates > 1 %}const int nth = update0 + at, update = nth % {{ updates }};
+            const i64 t = token0 + nth / {{ updates }};{% else %}const i64 t = chunk0 + at;{% endif %}
             float sum = 0.0f;
             for (int kj = lane; kj < KEYS; kj += 32) {
                 float bonus_element;
@@ -351,7 +361,7 @@
 {%- if not all_arrive %}
         __syncthreads();
 {%- if ahead %}
-        {{ own }}if (chunk0 + CHUNK < steps) bring_early(chunk0 + CHUNK, 1 - turn);
+        {{ own }}if (chunk0 + CHUNK < steps) bring_early({% if updates > 1 %}(chunk0 + CHUNK) / {{ updates }}{% else %}chunk0 + CHUNK{% endif %}, 1 - turn);
         cp_async_commit();
 {%- endif %}
 {%- endif %}
@@ -386,7 +396,7 @@
         __syncthreads();
 {%- endif %}
 {%- if all_arrive and ahead %}
-        {{ own }}if (chunk0 + CHUNK < steps) bring_early(chunk0 + CHUNK, 1 - turn);
+        {{ own }}if (chunk0 + CHUNK < steps) bring_early({% if updates > 1 %}(chunk0 + CHUNK) / {{ updates }}{% else %}chunk0 + CHUNK{% endif %}, 1 - turn);
         cp_async_commit();
 {%- endif %}
 {%- if lefts > 0 %}
@@ -407,12 +417,19 @@
         // well, and stores nothing of them.
         {{ own }}{
 #pragma unroll {{ unroll }}
+{%- if updates > 1 %}
+            for (int round = 0; round < (CHUNK / {{ updates }} + WARPS{% if chunk % updates == 0 %} - 1{% endif %}) / WARPS; ++round) {
+                const int token = (round * WARPS + warp) * {{ updates }} + {% if chunk % updates == 0 %}{{ read_at }}{% else %}({{ read_at }} + {{ updates }} - update0) % {{ updates }}{% endif %};
+                if (token >= CHUNK) break;
+{%- else %}
             for (int round = 0; round < (CHUNK + WARPS - 1) / WARPS; ++round) {
                 const int token = round * WARPS + warp;
                 if (CHUNK % WARPS != 0 && token >= CHUNK) break;
+{%- endif %}
                 const bool live = token < tokens;
                 const int at = live ? token : tokens - 1;
-                const i64 t = chunk0 + at;
+                {% if updates > 1 %}const int nth = update0 + at, update = nth % {{ updates }};
+                const i64 t = token0 + nth / {{ updates }};{% else %}const i64 t = chunk0 + at;{% endif %}
                 float* const y_row = y_rows + token * Y_PITCH;
 {%- for output in outputs %}
 {%- if not loop.first %}

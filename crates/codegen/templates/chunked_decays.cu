@@ -3,7 +3,8 @@
 {%- endif %}
         if (tid < CHUNK) {
             const int token = tid, at = token < tokens ? token : tokens - 1;
-            const i64 t = chunk0 + at;
+            {% if updates > 1 %}const int nth = update0 + at, update = nth % {{ updates }};
+            const i64 t = token0 + nth / {{ updates }};{% else %}const i64 t = chunk0 + at;{% endif %}
 {%- if tokens %}
             {
                 // ---- token_values of token t

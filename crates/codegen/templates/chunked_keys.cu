@@ -14,7 +14,8 @@
                 const int token = start + own * step;
                 const bool live = token < tokens && column < KEYS;
                 const int at = token < tokens ? token : tokens - 1;
-                const i64 t = chunk0 + at;
+                {% if updates > 1 %}const int nth = update0 + at, update = nth % {{ updates }};
+                const i64 t = token0 + nth / {{ updates }};{% else %}const i64 t = chunk0 + at;{% endif %}
                 float decay_element;
                 // ---- decay_element of key (t, kj)
                 {{ decay | indent(width=16) }}
@@ -35,7 +36,8 @@
                 const int token = start + own * step;
                 const bool live = token < tokens && column < KEYS;
                 const int at = token < tokens ? token : tokens - 1;
-                const i64 t = chunk0 + at;
+                {% if updates > 1 %}const int nth = update0 + at, update = nth % {{ updates }};
+                const i64 t = token0 + nth / {{ updates }};{% else %}const i64 t = chunk0 + at;{% endif %}
                 float {% if lefts > 0 %}left_elements[LEFTS], {% endif %}right_elements[RIGHTS];
                 // ---- left_elements (a, then the queries), right_elements ({% if along_key %}k{% else %}b, k{% endif %}) of key (t, kj)
                 {{ keys | indent(width=16) }}
@@ -71,7 +73,8 @@
 #pragma unroll
                 for (int own = 0; own < SPAN; ++own) {
                     const int token = first + own, at = token < tokens ? token : tokens - 1;
-                    const i64 t = chunk0 + at;
+                    {% if updates > 1 %}const int nth = update0 + at, update = nth % {{ updates }};
+                    const i64 t = token0 + nth / {{ updates }};{% else %}const i64 t = chunk0 + at;{% endif %}
 #pragma unroll
                     for (int side = 0; side < COLUMNS; ++side) {
 {%- if key == key_padded %}
@@ -186,7 +189,8 @@
                 if (CHUNK * K_SIZE / 2 % THREADS != 0 && pair >= CHUNK * K_SIZE / 2) break;
                 const int token = pair / (K_SIZE / 2), column = pair % (K_SIZE / 2) * 2;
                 const int at = token < tokens ? token : tokens - 1;
-                const i64 t = chunk0 + at;
+                {% if updates > 1 %}const int nth = update0 + at, update = nth % {{ updates }};
+                const i64 t = token0 + nth / {{ updates }};{% else %}const i64 t = chunk0 + at;{% endif %}
                 float {% if not query_arrives %}left_pair[LEFTS][2]{% if not key_arrives %}, {% endif %}{% endif %}{% if not key_arrives %}right_pair[RIGHTS][2]{% endif %}{% if per_key %}, decay_pair[2]{% endif %};
 #pragma unroll
                 for (int side = 0; side < 2; ++side) {

@@ -1,7 +1,8 @@
 //! The chunked forms of a recurrence: what its parts are, and how much a block holds.
 //!
 //! A step `S' = diag(d) S + k v^T`, read by `q S`, can be computed some tokens at a time with
-//! matrix products; so can one that adds a rank-one factor to the diagonal (see [`tile`]).
+//! matrix products; so can one that adds a rank-one factor to the diagonal (see [`tile`]), and one that is
+//! several of these one after the other, each of which takes the place of a token.
 //! Lives here: which coefficient of a recurrence is what ([`Parts`]). Never here: the sizes of a block
 //! (see [`tile`]), which groups of operations may be computed so (see [`crate::fit`]), and the text of
 //! a kernel.
@@ -13,7 +14,7 @@ pub mod warpgroup;
 
 use crate::plan::{Body, Storage};
 use crate::schedule::Schedule;
-use fusec_ir::class::{Class, Classified, Layout, Read};
+use fusec_ir::class::{Class, Classified, Layout, RankOne, Read};
 use fusec_ir::{
     Axis, AxisId, Graph, OpId, OpKind, Recurrence, RecurrenceId, StepKind, StepRef, classify,
 };
@@ -63,7 +64,7 @@ impl Classes {
 }
 
 /// The parts of a scan that has a chunked form. Coefficients are over the axes of `layout`.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Parts<'a> {
     /// The step.
     pub step: &'a Recurrence,
@@ -71,28 +72,39 @@ pub struct Parts<'a> {
     pub found: &'a Classified,
     /// Heads, key and value axes of the state.
     pub layout: &'a Layout,
-    /// Over head and key axes.
-    pub decay: StepRef,
-    /// Over key axes, and perhaps head axes.
-    pub k: StepRef,
-    /// Over value axes, and perhaps head axes.
-    pub v: StepRef,
-    /// What a state is multiplied by beside its decay.
+    /// The updates of a token, in order, at least one.
+    pub updates: Vec<Update>,
+    /// What a state is multiplied by beside its decay, in any of them.
     pub factor: Option<Factor>,
+    /// Number of the update that reads are before or after.
+    pub read_at: usize,
     /// How the outputs read the state.
     pub reads: &'a [Read],
     /// Per output, what is added to its reads, over head and value axes.
     pub rest: &'a [Option<StepRef>],
 }
 
-/// `a b^T`, by which a state is multiplied beside its decay. Both are over key axes, and perhaps
-/// head axes.
+/// One update of the state: `S' = S (diag(decay) + a b^T) + v k^T`. All but `v` are over key axes, and
+/// perhaps head axes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Update {
+    /// What the state is multiplied by, element by element.
+    pub decay: StepRef,
+    /// Contracted with the state; nothing is if `None`.
+    pub a: Option<StepRef>,
+    /// What that contraction is multiplied by; `None` where that is `k`, or nothing is contracted.
+    pub b: Option<StepRef>,
+    /// What `v` is multiplied by.
+    pub k: StepRef,
+    /// Over value axes, and perhaps head axes.
+    pub v: StepRef,
+}
+
+/// `a b^T`, by which a state is multiplied beside its decay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Factor {
-    /// Contracted with the state.
-    pub a: StepRef,
-    /// What that contraction is multiplied by; `None` if that is `k`.
-    pub b: Option<StepRef>,
+    /// Whether `b` is `k` in every update.
+    pub along_key: bool,
     /// Whether it is the state after its decay that `a` is contracted with.
     pub of_decayed: bool,
 }
@@ -135,14 +147,21 @@ impl<'a> Parts<'a> {
                 format!("`{}` of {} states", step.name, found.states.len()),
             ));
         };
-        let (layout, decay, k, v, reads, factor) = match class {
+        let plain = |decay: &StepRef, k: &StepRef, v: &StepRef| Update {
+            decay: *decay,
+            a: None,
+            b: None,
+            k: *k,
+            v: *v,
+        };
+        let (layout, updates, read_at, reads) = match class {
             Class::DiagonalOuter {
                 layout,
                 decay,
                 k,
                 v,
                 reads,
-            } => (layout, decay, k, v, reads, None),
+            } => (layout, vec![(plain(decay, k, v), None)], 0, reads),
             Class::DiagonalRankOne {
                 layout,
                 decay,
@@ -154,20 +173,28 @@ impl<'a> Parts<'a> {
                 v,
                 reads,
             } => {
-                // After its decay a state is smaller, and no decay is multiplied into `a`.
-                let (with_b, of_decayed) = match of_decayed {
-                    Some(pair) => (*pair, true),
-                    None => ((*a, *b), false),
+                let factor = RankOne {
+                    a: *a,
+                    b: *b,
+                    of_decayed: *of_decayed,
+                    along_key: *along_key,
                 };
-                let (a, b) = match along_key {
-                    Some(a) => (*a, None),
-                    None => (with_b.0, Some(with_b.1)),
-                };
-                let factor = Factor { a, b, of_decayed };
-                (layout, decay, k, v, reads, Some(factor))
+                let update = (plain(decay, k, v), Some(factor));
+                (layout, vec![update], 0, reads)
+            }
+            Class::DiagonalLowRank {
+                layout,
+                updates,
+                read_at,
+                reads,
+            } => {
+                let of = updates.iter();
+                let of = of.map(|u| (plain(&u.decay, &u.k, &u.v), u.factor.clone()));
+                (layout, of.collect(), *read_at, reads)
             }
             _ => return Err(not("chunked-class", CLASS_LIMIT, class.name().to_string())),
         };
+        let (updates, factor) = with_factors(found, updates);
         let (limit, fits) = (
             "1 to 8 reads of the state",
             (1..=tile::READ_LIMIT).contains(&reads.len()),
@@ -180,10 +207,9 @@ impl<'a> Parts<'a> {
             step,
             found,
             layout,
-            decay: *decay,
-            k: *k,
-            v: *v,
+            updates,
             factor,
+            read_at,
             reads,
             rest: &found.rest,
         };
@@ -210,13 +236,12 @@ impl<'a> Parts<'a> {
     }
 
     /// The coefficients that are needed before the products of a chunk.
-    pub fn operands(&self) -> impl Iterator<Item = StepRef> + use<'a> {
-        let factor = self.factor.into_iter();
-        let factor = factor.flat_map(|f| [Some(f.a), f.b]).flatten();
+    pub fn operands(&self) -> impl Iterator<Item = StepRef> + '_ {
+        let own = self.updates.iter().flat_map(|u| [u.decay, u.k, u.v]);
+        let factors = self.updates.iter().flat_map(|u| [u.a, u.b]).flatten();
         let queries = self.reads.iter().map(|read| read.query);
         let bonuses = self.reads.iter().filter_map(|read| read.bonus);
-        let own = [self.decay, self.k, self.v].into_iter();
-        own.chain(queries).chain(factor).chain(bonuses)
+        own.chain(queries).chain(factors).chain(bonuses)
     }
 
     /// The axes of a coefficient.
@@ -229,9 +254,17 @@ impl<'a> Parts<'a> {
 
     /// Whether every key channel has a decay of its own.
     pub fn decays_per_key(&self, graph: &Graph) -> bool {
-        let axes = self.axes_of(self.decay);
         let key = &self.layout.key;
-        axes.iter().any(|a| key.contains(a) && graph.size(*a) > 1)
+        let mut decays = self.updates.iter().map(|update| self.axes_of(update.decay));
+        decays.any(|axes| axes.iter().any(|a| key.contains(a) && graph.size(*a) > 1))
+    }
+
+    /// The only update of a token, if it has one.
+    pub fn only_update(&self) -> Option<&Update> {
+        match self.updates.as_slice() {
+            [update] => Some(update),
+            _ => None,
+        }
     }
 
     /// The statement below a coefficient that combines elements, if there is one.
@@ -250,7 +283,42 @@ impl<'a> Parts<'a> {
 }
 
 const CLASS_LIMIT: &str =
-    "one state with a diagonal decay, perhaps a rank-one factor, and an outer product";
+    "one state with a diagonal decay, perhaps rank-one factors, and outer products";
+
+/// The updates with what multiplies the state beside its decay, in a form that all of them have.
+fn with_factors(
+    found: &Classified,
+    updates: Vec<(Update, Option<RankOne>)>,
+) -> (Vec<Update>, Option<Factor>) {
+    let factors = || updates.iter().filter_map(|(u, of)| Some((u, of.as_ref()?)));
+    if factors().next().is_none() {
+        return (updates.into_iter().map(|(u, _)| u).collect(), None);
+    }
+    // After its decay a state is smaller, and no decay is multiplied into `a`.
+    let of_decayed = factors().all(|(_, of)| of.of_decayed.is_some());
+    let is_kept = |update: &Update| found.number(update.decay) == Some(1.0);
+    // Along the key it is the pair of the decayed state, where there is one.
+    let along_key = factors().all(|(update, of)| {
+        let same = of_decayed || of.of_decayed.is_none() || is_kept(update);
+        of.along_key.is_some() && same
+    });
+    let updates = updates.into_iter().map(|(update, of)| {
+        let (a, b) = match (of, along_key, of_decayed) {
+            (None, ..) => (None, None),
+            (Some(of), true, _) => (of.along_key, None),
+            (Some(of), false, true) => {
+                (of.of_decayed.map(|(a, _)| a), of.of_decayed.map(|(_, b)| b))
+            }
+            (Some(of), false, false) => (Some(of.a), Some(of.b)),
+        };
+        Update { a, b, ..update }
+    });
+    let factor = Factor {
+        along_key,
+        of_decayed,
+    };
+    (updates.collect(), Some(factor))
+}
 
 /// The rows that arrive ahead of time in a body of the chunked template, if any.
 pub fn slabs(graph: &Graph, parts: &Parts<'_>, storage: Storage, body: &Body) -> Vec<Staged> {

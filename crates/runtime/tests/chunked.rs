@@ -124,7 +124,10 @@ fn described(case: Case) -> Chunked {
     });
     let (mut epilogue, column) = match case.products {
         Products::Warp => {
-            let each = format!("for (int vi = lane; live && vi < {}; vi += 32) {{\n", case.tile);
+            let each = format!(
+                "for (int vi = lane; live && vi < {}; vi += 32) {{\n",
+                case.tile
+            );
             (each, "vi")
         }
         // Four lanes have a token.
@@ -149,6 +152,7 @@ fn described(case: Case) -> Chunked {
         key,
         value: case.tile,
         chunk: case.chunk,
+        updates: 1,
         decays: case.decays,
         reads: case.reads.len(),
         outputs: case.outputs,
@@ -170,13 +174,16 @@ fn described(case: Case) -> Chunked {
     };
     let tile = match case.products {
         Products::Warp => tile,
-        Products::Warpgroup => tile.by_warpgroup().unwrap_or_else(|limit| panic!("{case:?}: {limit}")),
+        Products::Warpgroup => tile
+            .by_warpgroup()
+            .unwrap_or_else(|limit| panic!("{case:?}: {limit}")),
     };
     Chunked {
         tile,
         block_threads: 32 * tile.warps + case.surplus,
         of_decayed: case.of_decayed,
         reads: reads.collect(),
+        read_at: 0,
         begin: "0".into(),
         steps: "T".into(),
         handed: None,

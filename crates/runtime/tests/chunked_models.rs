@@ -351,6 +351,50 @@ fn a_rank_one_factor_however_it_is_written() {
     );
 }
 
+/// Several updates a token, of 2 and 3 of which a chunk is made of whole tokens or is not: along their keys, along
+/// other vectors, and of products alone; read before the first with a bonus, and after one in the middle.
+#[test]
+fn several_updates_however_they_are_written() {
+    let gentle = "f32(sigmoid(4 + z))";
+    let extreme = "f32(exp(-exp(60 * z)))";
+    let bounded = "f32(exp(-2 * sigmoid(z)))";
+    let per_head = "f32(sigmoid(e))";
+    let along = "S = d * S\nS = S + q * (e * 0.1 * (v - sum(S * q, j)))\n\
+                 S = S + k * (e * 0.1 * (v - sum(S * k, j)))\ny = sum(S * k, j)\nn = sum(S * u, j)";
+    let apart = "y = sum(S * q, j) + sum(q * u * k, j) * v\n\
+                 S = d * S - sum(S * q, j) * k * u * 0.01 + k * v\n\
+                 S = S - sum(S * k, j) * q * 0.1 + 0.1 * q * k * v\nn = e * v";
+    let between = "S = d * S\nS = S + q * (e * 0.1 * (v - sum(S * q, j)))\n\
+                   S = S + k * (e * 0.1 * (v - sum(S * k, j))) + 0.1 * u * v\n\
+                   y = sum(S * k, j)\nn = sum(S * q, j)\nS = S - 0.1 * k * sum(S * k, j)";
+    let products =
+        "S = d * S + k * v + 0.1 * q * (e * v) * v\ny = sum(S * q, j)\nn = sum(S * u, j)";
+    for (name, step, decay) in [
+        ("along, per head", along, per_head),
+        ("along, gentle", along, gentle),
+        ("along, extreme", along, extreme),
+        ("apart, gentle", apart, gentle),
+        ("apart, extreme", apart, extreme),
+        ("apart, per head", apart, per_head),
+        ("between, bounded", between, bounded),
+        ("between, per head", between, per_head),
+        ("products, per head", products, per_head),
+        ("products, gentle", products, gentle),
+    ] {
+        let graph = corrected(step, decay);
+        let class = fusec_ir::classify(&graph, &graph.recurrences[0]);
+        assert_eq!(class.states[0].name(), "diagonal-low-rank", "{name}");
+        check(name, &graph, Storage::F32, 1, &[37, 1, 130], true);
+    }
+    for (name, step, decay) in [
+        ("along, per head", along, per_head),
+        ("between, gentle", between, gentle),
+    ] {
+        let graph = corrected(step, decay);
+        check(name, &graph, Storage::Bf16, 3, &[75, 1, 2], true);
+    }
+}
+
 /// A model around such a step, its keys no longer than 1, a state stored value axis first.
 fn corrected(step: &str, decay: &str) -> Graph {
     let per_head = decay.contains("(e)");

@@ -125,13 +125,16 @@ recurrences! {
     convex: "convex", ["out"];
     counted: "counted", ["counted.S"];
     coupled_averages: "coupled-averages", [];
-    delta_product: "delta-product", [];
+    delta_product: "delta-product", ["out"];
     inner_loop: "inner-loop", ["out"];
     inner_norm: "inner-norm", [];
     inner_normaliser: "inner-normaliser", ["scaled.S", "scaled.S2"];
+    leaky_maximum: "leaky-maximum", [];
     linear_attention: "linear-attention", ["normalised.S", "normalised.n"];
     mlstm: "mlstm", ["mlstm.C", "mlstm.n"];
     rotating: "rotating", [];
+    several_updates: "several-updates", ["out"];
+    trapezoidal: "trapezoidal", ["trapezoidal.S"];
     two_reads: "two-reads", [];
 }
 

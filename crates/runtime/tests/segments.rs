@@ -162,6 +162,15 @@ const STEPS: &[(&str, &str, &str, &str)] = &[
         "u = silu(conv(x, taps)); y, n = r(u + shift(u), f32(sigmoid(a))); return y * silu(z) + n",
     ),
     (
+        "the larger and the smaller",
+        "x = \"C\"\na = \"C\"",
+        "[recurrence.r]\ninputs = \"x[C], a[C]\"\nstate = \"m[C] = -inf\"\noutputs = \"y[C]\"\n\
+         step = \"m = max(m + a, x)\\ny = m\"\n\
+         [recurrence.l]\ninputs = \"x[C], a[C]\"\nstate = \"m[C] = 1\"\noutputs = \"y[C]\"\n\
+         step = \"y = m\\nm = min(m - a, x)\"",
+        "a = f32(-softplus(a)); return r(x, a) + l(x, a)",
+    ),
+    (
         "a wide state of one axis",
         "x = \"H, M, N\"\na = \"H, M, N\"",
         "[recurrence.r]\ninputs = \"x[H, M, N], a[H, M, N]\"\nstate = \"s[H, M, N]\"\noutputs = \"y[H, M, N]\"\n\
@@ -194,7 +203,7 @@ fn steps_of_all_shapes() {
 
 #[test]
 fn in_half_storage() {
-    for (name, inputs, definition, flow) in &STEPS[1..4] {
+    for (name, inputs, definition, flow) in &STEPS[1..5] {
         let graph = written(name, inputs, definition, flow);
         check(name, &graph, Storage::Bf16, Template::Scan, 1);
     }
@@ -203,7 +212,7 @@ fn in_half_storage() {
 /// Backward in time as well: both recurrences are cut.
 #[test]
 fn from_the_last_row_to_the_first() {
-    for (name, inputs, definition, flow) in &STEPS[2..3] {
+    for (name, inputs, definition, flow) in &STEPS[3..4] {
         let graph = gradient(&written(name, inputs, definition, flow));
         check(name, &graph, Storage::F32, Template::Scan, 2);
     }
@@ -231,6 +240,14 @@ const CHUNKS: &[(&str, &str, &str, &str)] = &[
         "[recurrence.r]\ninputs = \"q[H, j], k[H, j], v[H, i], w[H, j]\"\nstate = \"S[H, j = J, i = I]\"\noutputs = \"y[H, i]\"\n\
          step = \"S = w * S + v * k\\ny = sum(S * q, j)\"",
         "return r(q, k, v, f32(0.5 + 0.5 * sigmoid(w)))",
+    ),
+    (
+        "two products",
+        "q = \"H, N\"\nk = \"H, N\"\nv = \"H, M\"\nd = \"H\"",
+        "[recurrence.r]\ninputs = \"q[H, j], k[H, j], v[H, i], k0[H, j], v0[H, i], d[H]\"\n\
+         state = \"S[H, i = M, j = N]\"\noutputs = \"y[H, i]\"\n\
+         step = \"S = d * S + v * k + 0.5 * v0 * k0\\ny = sum(S * q, j)\"",
+        "return r(q, k, v, shift(k), shift(v), f32(sigmoid(d + 2)))",
     ),
     (
         "two reads",

@@ -62,7 +62,9 @@ impl<'g> Hooks<'_, 'g> {
         let state = self.only_state()?;
         let own = graph.state_elements(state);
         let (copies, products) = (segments.states(), segments.products());
-        let decay_axes = self.parts.axes_of(self.parts.decay).to_vec();
+        // Of the updates of a token without factors the first one alone has a decay.
+        let decay = self.parts.updates.first().map(|update| update.decay);
+        let decay_axes = decay.map_or(vec![], |decay| self.parts.axes_of(decay).to_vec());
         let of_product = graph.elements(&decay_axes);
         let copy =
             |s: &Self, n: &str| s.in_state(state, format!("(batch * {copies} + {n}) * {own}"));

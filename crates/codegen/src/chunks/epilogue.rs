@@ -27,7 +27,9 @@ impl<'g> Hooks<'_, 'g> {
             text: Text::default(),
             open: None,
         };
-        self.runs = self.by_warpgroup.then(|| Runs::new(rows.columns(), OF_RESULTS, rows.column()));
+        self.runs = self
+            .by_warpgroup
+            .then(|| Runs::new(rows.columns(), OF_RESULTS, rows.column()));
         for (n, rest) in self.parts.rest.iter().enumerate() {
             let Some(rest) = rest else { continue };
             let mut scope = self.scope(&self.value, "vi");
@@ -222,17 +224,26 @@ impl<'g> Hooks<'_, 'g> {
             ..scope.clone()
         };
         let (pointer, at) = self.stored_at(value, &of_run);
-        let run = self
-            .names
-            .fresh(&format!("{}_run", crate::names::last(&self.graph.value(value).name)));
-        let declared = format!("float {run}[{}][{OF_RESULTS}];", rows.columns() / OF_RESULTS);
+        let run = self.names.fresh(&format!(
+            "{}_run",
+            crate::names::last(&self.graph.value(value).name)
+        ));
+        let declared = format!(
+            "float {run}[{}][{OF_RESULTS}];",
+            rows.columns() / OF_RESULTS
+        );
         let body = format!("{run}[nth / {OF_RESULTS}][nth % {OF_RESULTS}] = {name};\n");
         rows.element(&declared, waits, &body, scope);
         let mut text = Text::default();
         text.line("#pragma unroll");
-        text.open(format!("for (int nth = 0; nth < {}; nth += {OF_RESULTS})", rows.columns()));
+        text.open(format!(
+            "for (int nth = 0; nth < {}; nth += {OF_RESULTS})",
+            rows.columns()
+        ));
         text.line(format!("const int vi = {};", rows.column()));
-        text.line(format!("if (live) store_vec({pointer} + {at}, {run}[nth / {OF_RESULTS}]);"));
+        text.line(format!(
+            "if (live) store_vec({pointer} + {at}, {run}[nth / {OF_RESULTS}]);"
+        ));
         text.close();
         rows.after_loop(&text.finish());
     }

@@ -22,7 +22,6 @@ use crate::memory::{Place, Pointers};
 use crate::micro::{Read, Src};
 use crate::names::Names;
 use crate::text::Text;
-use runs::Runs;
 use fusec_fuse::chunked::staging::{Operand, Staged, at};
 use fusec_fuse::chunked::tile::{Decays, Tile};
 use fusec_fuse::chunked::warpgroup::Products;
@@ -30,6 +29,7 @@ use fusec_fuse::chunked::{Classes, MOST_TOKENS, Parts, slabs};
 use fusec_fuse::schedule::{Pass, Segments};
 use fusec_fuse::{Body, Kernel, Schedule, Storage};
 use fusec_ir::{Access, AxisId, Expr, Graph, IndexExpr, OpId, OpKind, StepRef, ValueId};
+use runs::Runs;
 use std::collections::BTreeMap;
 
 /// What the lane is made for.
@@ -122,9 +122,10 @@ pub fn lane<'g>(
         grid,
         first_index,
         after: body.roles.epilogue.clone(),
-        chunk: tile.chunk,
+        chunk: tile.chunk / tile.updates,
         by_warpgroup: tile.products == Products::Warpgroup,
         turns: tile.turns(),
+        updates: tile.updates,
         pointers,
         names,
         position: false,
@@ -195,16 +196,21 @@ fn filled(
     // Last, since it reads what the others keep of a token.
     let decay = key_decay.unwrap_or_else(|| hooks.token_decay());
     let tokens = hooks.token_values();
-    let ahead = hooks.ahead(tile.chunk);
+    let ahead = hooks.ahead(tile.chunk / tile.updates);
     let late = hooks.arrives_late();
     let arriving = [Operand::Query, Operand::Key].map(|operand| hooks.arrives(operand));
+    let times = |tokens: &str| match tile.updates {
+        1 => tokens.to_string(),
+        n => format!("{tokens} * {n}"),
+    };
     let chunked = Chunked {
         tile,
         block_threads: request.threads,
         of_decayed: hooks.parts.factor.is_some_and(|factor| factor.of_decayed),
         reads,
-        begin: segments.map_or("0", |_| "t_begin").into(),
-        steps: segments.map_or("T", |_| "t_end").into(),
+        read_at: hooks.parts.read_at,
+        begin: segments.map_or("0".into(), |_| times("t_begin")),
+        steps: segments.map_or_else(|| times("T"), |_| times("t_end")),
         handed,
         setup: String::new(),
         tokens,
@@ -238,12 +244,14 @@ struct Hooks<'a, 'g> {
     first_index: BTreeMap<AxisId, String>,
     /// Operations after the recurrence.
     after: Vec<OpId>,
-    /// Tokens of a chunk.
+    /// Tokens of a chunk, whole ones.
     chunk: usize,
     /// Whether products are those of warpgroups.
     by_warpgroup: bool,
     /// Copies of operands that arrive, then.
     turns: usize,
+    /// Updates of a token.
+    updates: usize,
     pointers: &'a mut Pointers<'g>,
     names: &'a mut Names,
     position: bool,

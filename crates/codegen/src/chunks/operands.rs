@@ -1,10 +1,12 @@
 //! The elements of a chunk's operands: keys, queries, values, decays, bonuses. Never here: how an element of a
 //! value is had, and the template's text.
 
-use super::Hooks;
 use super::runs::{OF_VALUES, Runs};
+use super::{Hooks, Scope};
+use crate::affine::Space;
 use crate::text::Text;
 use fusec_fuse::Storage;
+use fusec_fuse::chunked::Update;
 use fusec_fuse::chunked::linear::scaled_rows;
 use fusec_fuse::chunked::staging::Operand;
 use fusec_ir::StepRef;
@@ -12,46 +14,30 @@ use fusec_ir::StepRef;
 impl Hooks<'_, '_> {
     /// The elements of a, if there is one, and the queries, and those of b and k.
     pub(super) fn keys(&mut self) -> String {
-        let mut scope = self.scope(&self.key, "kj");
-        let mut text = Text::default();
-        let queries = self.parts.reads.iter().map(|read| read.query);
-        let factor = self.parts.factor;
-        let lefts = factor.map(|f| f.a).into_iter().chain(queries).enumerate();
-        let b = factor.and_then(|f| f.b);
-        let rights = b.into_iter().chain([self.parts.k]).enumerate();
-        let lefts = lefts.map(|(n, item)| (format!("left_elements[{n}]"), item));
-        let rights = rights.map(|(n, item)| (format!("right_elements[{n}]"), item));
         // Rows that arrive where products read them are not brought there.
         let (query, key) = (self.arrives(Operand::Query), self.arrives(Operand::Key));
-        let lefts = lefts.filter(|_| !query);
-        let rights = rights.filter(|_| !key);
-        for (name, item) in lefts.chain(rights) {
-            let value = self.coefficient(item, &mut scope, &mut text);
-            text.line(format!("{name} = {value};"));
-        }
-        text.finish()
+        let factor = self.parts.factor;
+        self.by_update(&self.key.clone(), "kj", |hooks, n, update, scope, text| {
+            let queries = hooks.parts.reads.iter().map(|read| read.query);
+            let queries = queries.map(|item| (n == hooks.parts.read_at).then_some(item));
+            let lefts = factor.map(|_| update.a).into_iter().chain(queries);
+            let b = factor.filter(|f| !f.along_key).map(|_| update.b);
+            let rights = b.into_iter().chain([Some(update.k)]);
+            let named = |side: &'static str| {
+                move |(n, item): (usize, Option<StepRef>)| (format!("{side}_elements[{n}]"), item)
+            };
+            let lefts = lefts.enumerate().map(named("left")).filter(|_| !query);
+            let rights = rights.enumerate().map(named("right")).filter(|_| !key);
+            for (name, item) in lefts.chain(rights) {
+                let value = hooks.element(item, scope, text);
+                text.line(format!("{name} = {value};"));
+            }
+        })
     }
 
     /// The decay of a key channel.
     pub(super) fn key_decay(&mut self) -> String {
-        let mut scope = self.scope(&self.key, "kj");
-        let mut text = Text::default();
-        let value = self.coefficient(self.parts.decay, &mut scope, &mut text);
-        text.line(format!("decay_element = {value};"));
-        text.finish()
-    }
-
-    /// A bonus with the query and key that it is a weight of.
-    pub(super) fn bonus_product(&mut self, bonus: StepRef, query: StepRef) -> String {
-        let mut scope = self.scope(&self.key, "kj");
-        let mut text = Text::default();
-        let factors = [bonus, query, self.parts.k];
-        let factors = factors.map(|item| self.coefficient(item, &mut scope, &mut text));
-        text.line(format!(
-            "bonus_element = ({}) * ({}) * ({});",
-            factors[0], factors[1], factors[2]
-        ));
-        text.finish()
+        self.decay(&self.key.clone(), "kj")
     }
 
     /// What the rows that arrive as values are multiplied by, if they do.
@@ -59,8 +45,9 @@ impl Hooks<'_, '_> {
         if !self.arrives(Operand::Value) {
             return String::new();
         }
-        let of = (self.graph, self.parts, self.scan, &self.body.ops);
-        let Some(rows) = scaled_rows(of.0, of.1, of.2, of.3, Storage::Bf16) else {
+        let (graph, parts, ops) = (self.graph, self.parts, &self.body.ops);
+        let rows = scaled_rows(graph, parts, self.scan, ops, Storage::Bf16);
+        let (Some(rows), Some(update)) = (rows, parts.only_update()) else {
             return String::new();
         };
         let nothing = self.grid.space(&[]);
@@ -68,30 +55,86 @@ impl Hooks<'_, '_> {
         // Values are linear in the rows, so that is what they are of rows of ones.
         scope.known.push((rows, 0, "1.0f".into()));
         let mut text = Text::default();
-        let value = self.coefficient(self.parts.v, &mut scope, &mut text);
+        let value = self.coefficient(update.v, &mut scope, &mut text);
         text.line(format!("v_factor = {value};"));
         text.finish()
     }
 
     /// The decay of a token.
     pub(super) fn token_decay(&mut self) -> String {
-        let nothing = self.grid.space(&[]);
-        let mut scope = self.scope(&nothing, "0");
-        let mut text = Text::default();
-        let value = self.coefficient(self.parts.decay, &mut scope, &mut text);
-        text.line(format!("decay_element = {value};"));
-        text.finish()
+        self.decay(&self.grid.space(&[]), "0")
+    }
+
+    fn decay(&mut self, space: &Space, element: &str) -> String {
+        self.by_update(space, element, |hooks, _, update, scope, text| {
+            let value = hooks.coefficient(update.decay, scope, text);
+            text.line(format!("decay_element = {value};"));
+        })
+    }
+
+    /// A bonus with the query and key that it is a weight of.
+    pub(super) fn bonus_product(&mut self, bonus: StepRef, query: StepRef) -> String {
+        self.by_update(&self.key.clone(), "kj", |hooks, n, update, scope, text| {
+            if n != hooks.parts.read_at {
+                text.line("bonus_element = 0.0f;");
+                return;
+            }
+            let factors = [bonus, query, update.k];
+            let factors = factors.map(|item| hooks.coefficient(item, scope, text));
+            text.line(format!(
+                "bonus_element = ({}) * ({}) * ({});",
+                factors[0], factors[1], factors[2]
+            ));
+        })
     }
 
     /// The values of a token, and what is loaded of eight of them before.
     pub(super) fn values(&mut self) -> (String, String) {
-        let mut scope = self.scope(&self.value, "vi");
-        let mut text = Text::default();
         let runs = || Runs::new(OF_VALUES, OF_VALUES, "column + nth");
         self.runs = self.by_warpgroup.then(runs);
-        let value = self.coefficient(self.parts.v, &mut scope, &mut text);
-        text.line(format!("v_element = {value};"));
+        let text = self.by_update(
+            &self.value.clone(),
+            "vi",
+            |hooks, _, update, scope, text| {
+                let value = hooks.coefficient(update.v, scope, text);
+                text.line(format!("v_element = {value};"));
+            },
+        );
         let loads = self.runs.take().map(|runs| runs.text.finish());
-        (text.finish(), loads.unwrap_or_default())
+        (text, loads.unwrap_or_default())
+    }
+
+    /// A coefficient, or 0 where there is none.
+    fn element(&mut self, item: Option<StepRef>, scope: &mut Scope, text: &mut Text) -> String {
+        match item {
+            Some(item) => self.coefficient(item, scope, text),
+            None => "0.0f".into(),
+        }
+    }
+
+    /// What `write` writes for each update of a token, of which `int update` says which it is.
+    fn by_update(
+        &mut self,
+        space: &Space,
+        element: &str,
+        write: impl Fn(&mut Self, usize, &Update, &mut Scope, &mut Text),
+    ) -> String {
+        let mut text = Text::default();
+        let parts = self.parts;
+        let last = parts.updates.len() - 1;
+        for (n, update) in parts.updates.iter().enumerate() {
+            match (n, last) {
+                (_, 0) => {}
+                (0, _) => text.open("if (update == 0)"),
+                (n, last) if n < last => text.open(format!("else if (update == {n})")),
+                _ => text.open("else"),
+            }
+            let mut scope = self.scope(space, element);
+            write(self, n, update, &mut scope, &mut text);
+            if last > 0 {
+                text.close();
+            }
+        }
+        text.finish()
     }
 }

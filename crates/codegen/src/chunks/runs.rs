@@ -62,7 +62,9 @@ impl Hooks<'_, '_> {
         let text = &mut self.runs.as_mut()?.text;
         text.line(format!("float {run}[{}][{length}];", columns / length));
         text.line("#pragma unroll");
-        text.open(format!("for (int nth = 0; nth < {columns}; nth += {length})"));
+        text.open(format!(
+            "for (int nth = 0; nth < {columns}; nth += {length})"
+        ));
         text.line(format!("const int vi = {column};"));
         text.line(format!("load_vec(&{element}, {run}[nth / {length}]);"));
         text.close();

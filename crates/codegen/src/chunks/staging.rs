@@ -74,9 +74,13 @@ impl Hooks<'_, '_> {
             let column = column.unwrap_or_else(|| "0".to_string());
             return Some((format!("{name}[turn * STEP + place(at, {column})]"), slab));
         }
+        let at = match self.updates {
+            1 => "at".to_string(),
+            n => format!("at / {n}"),
+        };
         let row = match slab.halo - back {
-            0 => "at".to_string(),
-            ahead => format!("(at + {ahead})"),
+            0 => at,
+            ahead => format!("({at} + {ahead})"),
         };
         let mut places = vec![in_rows(&row, slab.row_stride())];
         if slab.turns() > 1 {
@@ -181,7 +185,11 @@ impl Hooks<'_, '_> {
                 continue;
             }
             text.open(head);
-            text.line("const int rows = int(min(steps - first, i64(CHUNK)));");
+            // Steps are updates of tokens.
+            text.line(match self.updates {
+                1 => "const int rows = int(min(steps - first, i64(CHUNK)));".to_string(),
+                n => format!("const int rows = int(min(steps / {n} - first, i64({chunk})));"),
+            });
             for n in 0..self.slabs.len() {
                 if which(&self.slabs[n]) {
                     self.bring(n, chunk, &mut text);
@@ -284,7 +292,9 @@ impl Hooks<'_, '_> {
                 "for (int round = 0; round < ({all} + {threads} - 1) / {threads}; ++round)"
             ));
             let number = if self.by_warpgroup { "u32" } else { "int" };
-            text.line(format!("const {number} piece = round * {threads} + {thread};"));
+            text.line(format!(
+                "const {number} piece = round * {threads} + {thread};"
+            ));
             text.line(format!(
                 "if ({all} % {threads} != 0 && piece >= {all}) break;"
             ));

@@ -147,7 +147,7 @@ impl<'g> ProductLane<'_, 'g> {
             first_index: BTreeMap::new(),
             direction: Direction::Forward,
             segments: None,
-            decay_axes: Vec::new(),
+            met: Vec::new(),
             halo: true,
             repeats: false,
             streams: &|_| false,

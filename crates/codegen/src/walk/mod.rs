@@ -27,6 +27,7 @@ use crate::micro::{Program, Src};
 use crate::names::Names;
 use crate::text::Text;
 use fusec_fuse::schedule::Segments;
+use fusec_ir::class::Algebra;
 use fusec_ir::{AxisId, Direction, Expr, ValueId};
 use operand::Invariants;
 use reduce::BlockPart;
@@ -54,8 +55,8 @@ pub struct Walk<'a, 'g> {
     pub direction: Direction,
     /// The segments of which a block has one, where it has not all rows of a sequence.
     pub segments: Option<Segments>,
-    /// The axes of what each state is multiplied by, where there are segments.
-    pub decay_axes: Vec<Vec<AxisId>>,
+    /// The axes of what each state meets, and in which algebra, where there are segments.
+    pub met: Vec<(Vec<AxisId>, Algebra)>,
     /// Whether rows before the first one of the block have to be walked again to fill histories.
     pub halo: bool,
     /// Whether a walk usually takes several steps. Then the rows of the next token are loaded while

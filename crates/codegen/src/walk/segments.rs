@@ -10,6 +10,33 @@ use crate::memory::Place;
 use fusec_fuse::schedule::program::Held;
 use fusec_fuse::schedule::{Pass, Segments};
 use fusec_ir::AxisId;
+use fusec_ir::class::{Algebra, Extreme};
+
+/// What a segment makes of a state that met `by`, where `add` is what it makes of none, C text.
+fn composed(algebra: Algebra, by: &str, state: &str, add: &str) -> String {
+    match algebra {
+        Algebra::Linear => format!("{by} * {state} + {add}"),
+        Algebra::Extremal(Extreme::Max) => format!("fmax32({by} + {state}, {add})"),
+        Algebra::Extremal(Extreme::Min) => format!("fmin32({by} + {state}, {add})"),
+    }
+}
+
+/// A state that leaves no trace, C text.
+fn no_state(algebra: Algebra) -> &'static str {
+    match algebra {
+        Algebra::Linear => "0.0f",
+        Algebra::Extremal(Extreme::Max) => "-FUSEC_INF",
+        Algebra::Extremal(Extreme::Min) => "FUSEC_INF",
+    }
+}
+
+/// What a state has met over no rows, C text.
+fn nothing_met(algebra: Algebra) -> &'static str {
+    match algebra {
+        Algebra::Linear => "1.0f",
+        Algebra::Extremal(_) => "0.0f",
+    }
+}
 
 impl<'g> Emitter<'_, 'g, '_> {
     /// The states before a block's rows: in the first pass, those before the first row, or zeros.
@@ -24,7 +51,7 @@ impl<'g> Emitter<'_, 'g, '_> {
             let declaration = self.declaration(layout, &name);
             self.text.line(declaration);
             match (segments.pass, carried.held) {
-                (Pass::States, Held::Product) => self.fill(i, "1.0f"),
+                (Pass::States, Held::Product) => self.fill(i, nothing_met(carried.algebra)),
                 (Pass::States, Held::State) => self.start(i, segments),
                 (Pass::Results, _) => self.put_together(i, segments),
             }
@@ -87,15 +114,24 @@ impl<'g> Emitter<'_, 'g, '_> {
             s.load_state(&given);
             s.store_state(&copy);
         });
+        let without = no_state(carried.algebra);
         self.text.open("else");
-        self.fill(i, "0.0f");
+        self.fill(i, without);
         self.text.close();
     }
 
     /// The state before a segment, from what the segments before it made.
     fn put_together(&mut self, i: usize, segments: Segments) {
+        let algebra = self.algebra(i);
         self.text.line(
-            "// The state before this segment, from what those before it made of one of zeros.",
+            match algebra {
+                Algebra::Linear => {
+                    "// The state before this segment, from what those before it made of one of zeros."
+                }
+                Algebra::Extremal(_) => {
+                    "// The state before this segment, from what those before it made of one of infinities."
+                }
+            },
         );
         let first = self.copy(i, segments, "(segment > 0 ? 1 : 0)", false);
         self.load_state(&first);
@@ -113,10 +149,12 @@ impl<'g> Emitter<'_, 'g, '_> {
         match l.vector {
             1 => {
                 let register = self.register(layout, &state);
-                self.text.line(format!(
-                    "{register} = *({}) * {register} + *({});",
-                    product.address, made.address
-                ));
+                let (by, add) = (
+                    format!("*({})", product.address),
+                    format!("*({})", made.address),
+                );
+                let composed = composed(algebra, &by, &register, &add);
+                self.text.line(format!("{register} = {composed};"));
             }
             v => {
                 let load = |s: &Self, place: &StatePlace, name: &str| {
@@ -129,8 +167,10 @@ impl<'g> Emitter<'_, 'g, '_> {
                 self.text.lines(&adds);
                 let register = self.register(layout, &state);
                 self.text.line("#pragma unroll");
+                let (by, add) = (format!("{decay}[nth]"), format!("{add}[nth]"));
+                let composed = composed(algebra, &by, &register, &add);
                 self.text.line(format!(
-                    "for (int nth = 0; nth < {v}; ++nth) {register} = {decay}[nth] * {register} + {add}[nth];"
+                    "for (int nth = 0; nth < {v}; ++nth) {register} = {composed};"
                 ));
             }
         }
@@ -138,9 +178,16 @@ impl<'g> Emitter<'_, 'g, '_> {
         self.text.close();
     }
 
-    /// The axes of what a state is multiplied by.
+    /// The axes of what a state meets.
     fn decay_axes(&self, i: usize) -> Vec<AxisId> {
-        self.walk.decay_axes.get(i).cloned().unwrap_or_default()
+        let met = self.walk.met.get(i);
+        met.map(|(axes, _)| axes.clone()).unwrap_or_default()
+    }
+
+    /// The algebra in which a state meets it. In the second pass steps are as they were written, and do not say.
+    fn algebra(&self, i: usize) -> Algebra {
+        let met = self.walk.met.get(i);
+        met.map_or(Algebra::Linear, |(_, algebra)| *algebra)
     }
 
     /// Copy number `at` of a state, in the registers of the state.

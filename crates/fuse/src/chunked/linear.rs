@@ -7,9 +7,7 @@
 use super::Parts;
 use super::staging::at;
 use crate::plan::Storage;
-use fusec_ir::{
-    Access, Binary, Expr, Graph, IndexExpr, OpId, OpKind, Precision, StepRef, Unary,
-};
+use fusec_ir::{Access, Binary, Expr, Graph, IndexExpr, OpId, OpKind, Precision, StepRef, Unary};
 
 /// An expression, as far as it depends on the value columns.
 #[derive(Clone)]
@@ -54,8 +52,9 @@ pub fn scaled_rows(
         scan,
         ops,
     };
-    let by = parts.axes_of(parts.v).iter().map(|a| IndexExpr::axis(*a));
-    let Form::Multiple(access) = of.item(parts.v, &by.collect::<Vec<_>>()) else {
+    let v = parts.only_update()?.v;
+    let by = parts.axes_of(v).iter().map(|a| IndexExpr::axis(*a));
+    let Form::Multiple(access) = of.item(v, &by.collect::<Vec<_>>()) else {
         return None;
     };
     // One axis, so that its neighbours are neighbours in a row.

@@ -5,9 +5,9 @@
 //! first token that a stencil needs. Lives here: which operands, which elements, how much room.
 //! Never here: the text that copies and reads them.
 
-use super::Parts;
 use super::linear::scaled_rows;
 use super::warpgroup::{Products, VALUES};
+use super::{Parts, SUB};
 use crate::plan::{GridAxis, Storage};
 use fusec_ir::{
     Access, AxisId, Graph, IndexExpr, OpId, OpKind, Precision, StateId, StepRef, ValueId,
@@ -96,7 +96,8 @@ impl Staged {
     }
 }
 
-/// The slabs of a chunked body made of `ops`.
+/// The slabs of a chunked body made of `ops`; none where a token has other than 1, 2 or 4 updates: a chunk is
+/// made of whole tokens then, as many rows of each slab as are whole copies.
 pub fn staged(
     graph: &Graph,
     parts: &Parts<'_>,
@@ -105,6 +106,9 @@ pub fn staged(
     grid: &[GridAxis],
     (storage, products): (Storage, Products),
 ) -> Vec<Staged> {
+    if !(SUB / 4).is_multiple_of(parts.updates.len()) {
+        return vec![];
+    }
     let mut reads = Reads {
         graph,
         parts,
@@ -133,7 +137,7 @@ pub fn staged(
         slab.overlaps = products == Products::Warpgroup;
     }
     for (operand, item) in [
-        (Operand::Key, Some(parts.k)),
+        (Operand::Key, parts.only_update().map(|update| update.k)),
         (Operand::Query, only_query(parts)),
     ] {
         let access = item.and_then(|item| plain_rows(graph, parts, scan, item, storage));
@@ -167,8 +171,8 @@ pub fn staged(
 /// The query, where a step reads its state once, so that all of a chunk comes to the state at once
 /// (see [`super::tile::Tile::together`]).
 fn only_query(parts: &Parts<'_>) -> Option<StepRef> {
-    match parts.reads {
-        [read] => Some(read.query),
+    match (parts.reads, parts.only_update()) {
+        ([read], Some(_)) => Some(read.query),
         _ => None,
     }
 }
@@ -188,7 +192,7 @@ fn plain_rows<'g>(
     let key = graph.elements(&parts.layout.key);
     let weighted = parts.factor.is_some() || parts.decays_per_key(graph) || parts.reads.len() > 1;
     let plain = value.precision == Precision::Storage && storage == Storage::Bf16;
-    if weighted || !plain || access.delay != 0 || !key.is_multiple_of(super::SUB) {
+    if weighted || !plain || access.delay != 0 || !key.is_multiple_of(SUB) {
         return None;
     }
     // The last axis is that of the key.
@@ -398,7 +402,7 @@ impl Reads<'_> {
                     Precision::F32 | Precision::Index => 4,
                 },
                 operand: None,
-            overlaps: false,
+                overlaps: false,
             },
         };
         let slab = self.cut(slab);

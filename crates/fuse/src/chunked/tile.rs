@@ -63,6 +63,10 @@
 //! the state, in registers, through the sub-chunks, without a barrier: value columns do not depend on
 //! each other.
 //!
+//! Several updates a token, `S (D_1 + a_1 b_1^T) + v_1 k_1^T` and so on, are as many tokens in the place of
+//! one, of which one has queries: all of the above holds as it is, with one row of results for each token.
+//! So Siems et al. 2025 (arXiv 2502.10297) compute products of Householder matrices.
+//!
 //! How decays enter ([`Decays`]), each without a logarithm: as products of the decays themselves.
 //!
 //! Lives here: the sizes of a block. Never here: the text of the kernel.
@@ -147,8 +151,11 @@ pub struct Tile {
     pub key: usize,
     /// Value columns of the block.
     pub value: usize,
-    /// Tokens of a chunk.
+    /// Tokens of a chunk; updates of tokens, where one has several.
     pub chunk: usize,
+    /// Updates of a token.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub updates: usize,
     /// How decays come in.
     pub decays: Decays,
     /// Reads of the state.
@@ -199,6 +206,14 @@ pub struct Places {
     pub end: usize,
 }
 
+fn one() -> usize {
+    1
+}
+
+fn is_one(n: &usize) -> bool {
+    *n == 1
+}
+
 impl Tile {
     /// That of a block with so many value columns and the least chunk.
     pub fn least(
@@ -214,12 +229,13 @@ impl Tile {
             key: graph.elements(&parts.layout.key),
             value,
             chunk: SUB,
+            updates: parts.updates.len(),
             decays: Decays::of(graph, scan, parts),
             reads: parts.reads.len(),
             outputs: parts.rest.len(),
             factor: match parts.factor {
                 None => Factor::Nothing,
-                Some(factor) if factor.b.is_none() => Factor::AlongKey,
+                Some(factor) if factor.along_key => Factor::AlongKey,
                 Some(_) => Factor::Apart,
             },
             bonus: parts.reads.iter().any(|read| read.bonus.is_some()),
@@ -227,7 +243,10 @@ impl Tile {
             resident: 1,
             warps: LEAST_WARPS,
             room: Room::of(slabs),
-            arriving: slabs.iter().filter(|slab| slab.operand.is_some() && !of_values(slab)).count(),
+            arriving: slabs
+                .iter()
+                .filter(|slab| slab.operand.is_some() && !of_values(slab))
+                .count(),
             values_arrive: slabs.iter().any(of_values),
             products: Products::Warp,
         }
@@ -252,7 +271,7 @@ impl Tile {
                 ..tile
             }
         };
-        let long = |tile: &Tile| tile.chunk > SUB && tile.chunk >= 2 * time;
+        let long = |tile: &Tile| tile.chunk > SUB && tile.chunk >= 2 * time * tile.updates;
         let all = || {
             [MOST_TOKENS, 32, 16]
                 .map(of)
@@ -491,7 +510,7 @@ impl Tile {
             }),
             bonuses: take(if self.bonus { self.reads * chunk } else { 0 }),
             tokens: take(TOKEN_VALUES * chunk),
-            staged: take(self.room.floats(chunk)),
+            staged: take(self.room.floats(chunk / self.updates)),
             end: 0,
         };
         places.end = regions.end();

@@ -66,9 +66,13 @@ impl Tile {
     /// The same block with the products of a warpgroup, or what keeps it from them.
     pub fn by_warpgroup(self) -> Result<Tile, &'static str> {
         let refused = [
-            (!self.together(), "a decay that is one number per token, no rank-one factor, and one read at most"),
+            (
+                !self.together(),
+                "a decay that is one number per token, no rank-one factor, and one read at most",
+            ),
             (self.pieces != 1, "operands that are one bf16 number each"),
             (self.bonus, "no bonus of the current token"),
+            (self.updates > 1, "one update of a token"),
             (self.outputs != self.reads, "a result of its read"),
             (self.value != VALUES, "64 value columns of a block"),
             (
@@ -165,6 +169,7 @@ mod tests {
             resident: 1,
             warps: 4,
             room: Room::default(),
+            updates: 1,
             arriving,
             values_arrive: false,
             products: Products::Warp,

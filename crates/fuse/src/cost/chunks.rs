@@ -52,7 +52,8 @@ impl Lane<'_> {
         let Schedule::Chunked(ChunkTile { tile, .. }) = &self.body.schedule else {
             return;
         };
-        let chunks = (self.blocks * self.chunked_rows().div_ceil(tile.chunk)) as f64;
+        let rows = self.chunked_rows() * tile.updates;
+        let chunks = (self.blocks * rows.div_ceil(tile.chunk)) as f64;
         work.chunk_flops += chunks * tile.tensor_flops();
         work.flops += chunks * tile.simt_flops();
     }
@@ -76,7 +77,8 @@ impl Lane<'_> {
     /// The chunks that one block takes one after the other.
     pub(super) fn chunks(&self, ChunkTile { tile, ahead, .. }: &ChunkTile) -> Chunks {
         let graph = self.ctx.graph;
-        let tokens = tile.chunk as f64;
+        // What is computed for an update is needed for that one alone, and what follows once per token.
+        let tokens = tile.chunk as f64 / tile.updates as f64;
         let mut chunks = Chunks {
             chunks: (self.chunked_rows() as f64 / tokens).ceil(),
             shared_bytes: tile.shared_bytes() as f64,

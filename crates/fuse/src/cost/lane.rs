@@ -237,7 +237,7 @@ impl<'a> Lane<'a> {
         };
         let step = graph.recurrence(*recurrence);
         let found = self.ctx.classes().of(graph, *recurrence);
-        let decay = found.and_then(|found| Some((found, found.states.get(i)?.decay()?)));
+        let decay = found.and_then(|found| Some((found, found.states.get(i)?.met()?.0)));
         let (Some((found, decay)), Some(state)) = (decay, step.states.get(i)) else {
             return 1.0;
         };

@@ -65,7 +65,9 @@ pub fn fit(group: &Group<'_>, lane: &Body) -> Result<Vec<Body>, Reject> {
     let mut bodies: Vec<Body> = Vec::new();
     let mut first = None;
     let by_warps = MOST_WARPS.map(|most| (Products::Warp, most));
-    let by = by_warps.into_iter().chain([(Products::Warpgroup, warpgroup::WARPS)]);
+    let by = by_warps
+        .into_iter()
+        .chain([(Products::Warpgroup, warpgroup::WARPS)]);
     let ways = targets.iter().flat_map(|target| {
         let ahead = [false, true].into_iter();
         let by = by.clone();
@@ -291,7 +293,14 @@ fn spread(
         ));
     }
     let slabs = match ahead {
-        true => staged(graph, parts, scan, &lane.ops, &grid, (ctx.storage, products)),
+        true => staged(
+            graph,
+            parts,
+            scan,
+            &lane.ops,
+            &grid,
+            (ctx.storage, products),
+        ),
         false => vec![],
     };
     let least = Tile::least(graph, scan, parts, ctx.storage, value, &slabs);
@@ -335,14 +344,21 @@ fn by_warpgroup(group: &Group<'_>, scan: OpId, least: Tile) -> Result<Tile, Reje
             ctx.device.arch.clone(),
         ));
     }
-    let not = |limit: &'static str, got: String| group.reject("chunked-warpgroup", [scan], limit, got);
+    let not =
+        |limit: &'static str, got: String| group.reject("chunked-warpgroup", [scan], limit, got);
     let tile = least
         .by_warpgroup()
         .map_err(|limit| not(limit, format!("{least:?}")))?;
     let (bytes, most) = (tile.shared_bytes(), ctx.target.shared_bytes);
     match (ctx.shape.time >= tile.chunk, bytes <= most) {
-        (false, _) => Err(not("runs of whole chunks", format!("T = {}", ctx.shape.time))),
-        (_, false) => Err(not("the shared memory of a block", format!("{bytes} of {most} bytes"))),
+        (false, _) => Err(not(
+            "runs of whole chunks",
+            format!("T = {}", ctx.shape.time),
+        )),
+        (_, false) => Err(not(
+            "the shared memory of a block",
+            format!("{bytes} of {most} bytes"),
+        )),
         (true, true) => Ok(tile),
     }
 }

@@ -43,7 +43,7 @@
 //! | `chunked-prologue-op`, `chunked-prologue-stored` | chunked | what comes before the recurrence is maps whose results stay on the chip |
 //! | `chunked-epilogue-op`, `chunked-epilogue-axes`, `chunked-epilogue-access`, `chunked-epilogue-tail` | chunked | what comes after it is computed for one row and one head by itself |
 //! | `chunked-key`, `chunked-value`, `chunked-shared` | chunked | key channels, value columns and shared memory of one block |
-//! | `segments-class` | scan, chunked | segments of T where a state is not multiplied element by element by what does not depend on it |
+//! | `segments-class` | scan, chunked | segments of T where a state meets more than one factor, or one term before a maximum, that does not depend on it, element by element |
 //! | `segments-decay` | scan, chunked | segments where that is not proven to be in [-1, 1] |
 //! | `segments-chain`, `segments-delay` | scan, chunked | segments where a recurrence, or an earlier row of what follows one, depends on another's results |
 //! | `attend-alone` | attend | attention shares no kernel with other operations |

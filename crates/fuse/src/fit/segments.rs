@@ -10,7 +10,7 @@ use crate::plan::{Body, Phase, Reject, Roles};
 use crate::schedule::program::rows_back;
 use crate::schedule::segments::{Pass, Segments};
 use crate::schedule::{ScanTile, Schedule, blocks, shared_floats};
-use fusec_ir::class::{Class, decay_range};
+use fusec_ir::class::{Algebra, decay_range};
 use fusec_ir::{OpId, OpKind};
 
 /// Segments that T may be cut into.
@@ -167,16 +167,18 @@ fn legal(group: &Group<'_>, lane: &Body) -> Result<(), Reject> {
             continue;
         };
         for (i, class) in found.states.iter().enumerate() {
-            if !matches!(
-                class,
-                Class::Elementwise { .. } | Class::DiagonalOuter { .. }
-            ) {
-                return Err(group.reject(
-                    "segments-class",
-                    [*scan],
-                    "states that are multiplied element by element by what does not depend on them",
-                    class.name(),
-                ));
+            match class.met() {
+                Some((_, Algebra::Linear)) => {}
+                // Sums of what is added stay small.
+                Some((_, Algebra::Extremal(_))) => continue,
+                None => {
+                    return Err(group.reject(
+                        "segments-class",
+                        [*scan],
+                        "states that meet, element by element, what does not depend on them",
+                        class.name(),
+                    ));
+                }
             }
             // What many factors above one multiply to may be too large for a number, where a state is not.
             match decay_range(graph, *scan, found, i) {

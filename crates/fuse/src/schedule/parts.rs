@@ -294,6 +294,7 @@ fn sources(s: &Statement) -> impl Iterator<Item = usize> + '_ {
 mod tests {
     use super::*;
     use crate::schedule::program::{Carried, Held};
+    use fusec_ir::class::Algebra;
     use fusec_ir::language::{ModelSource, Overrides, compile};
     use fusec_ir::{Combine, Expr, IndexExpr, StateId};
 
@@ -360,6 +361,7 @@ flow = """
             states: vec![Carried {
                 state: StateId(0),
                 held: Held::State,
+                algebra: Algebra::Linear,
                 name: "S".into(),
                 axes: vec![i, j],
                 next: 3,

@@ -1,8 +1,8 @@
 //! Schedules and launches in a line, for people.
 
-use crate::chunked::warpgroup::Products;
 use super::wgmma::{CONSUMERS, DEPTH, ROWS};
 use super::{AttendTile, GemmTile, Launch, Pass, RowSumTile, Schedule, Segments};
+use crate::chunked::warpgroup::Products;
 use fusec_ir::Direction;
 use std::fmt;
 
@@ -25,8 +25,15 @@ impl fmt::Display for Schedule {
                 let tile = &chunk.tile;
                 write!(
                     f,
-                    "chunks of {} tokens, {} keys x {} values",
-                    tile.chunk, tile.key, tile.value
+                    "chunks of {} {}, {} keys x {} values",
+                    tile.chunk,
+                    if tile.updates > 1 {
+                        "updates"
+                    } else {
+                        "tokens"
+                    },
+                    tile.key,
+                    tile.value
                 )?;
                 if tile.products == Products::Warpgroup {
                     f.write_str(" by a warpgroup")?;

@@ -5,7 +5,7 @@
 //! a straight-line program per token, independent of threads and memory layout.
 
 use crate::chunked::Classes;
-use fusec_ir::class::Class;
+use fusec_ir::class::{Algebra, Class};
 use fusec_ir::{
     Access, AxisId, Binary, Combine, Direction, Expr, Graph, IndexExpr, NormKind, Op, OpId, OpKind,
     RecurrenceId, StateId, StateKind, StepAccess, StepKind, StepOp, StepRef, Unary, ValueId,
@@ -81,7 +81,7 @@ pub struct Statement {
 pub enum Held {
     /// The state itself.
     State,
-    /// The product of what the rows of a segment multiply it by.
+    /// The product of what the rows of a segment multiply it by, or the sum of what they add to it.
     Product,
 }
 
@@ -92,6 +92,8 @@ pub struct Carried {
     pub state: StateId,
     /// What of it.
     pub held: Held,
+    /// How segments of T compose.
+    pub algebra: Algebra,
     /// Name in the step.
     pub name: String,
     /// Its axes, in memory order.
@@ -589,10 +591,15 @@ impl<'g> Lowering<'g> {
             .map(|(access, formal)| self.argument(access, &formal.name))
             .collect();
         let first_state = self.out.states.len();
+        let algebra = |i: usize| {
+            let class = found.and_then(|found| found.states.get(i)?.met());
+            class.map_or(Algebra::Linear, |(_, algebra)| algebra)
+        };
         for (i, state) in rec.states.iter().enumerate() {
             self.out.states.push(Carried {
                 state: states[i],
                 held: Held::State,
+                algebra: algebra(i),
                 name: state.name.clone(),
                 axes: state.axes.clone(),
                 next: usize::MAX,
@@ -700,9 +707,15 @@ impl<'g> Lowering<'g> {
             self.out.states[first_state + i].next = statement;
         }
         // Its coefficients come first among the statements of a step in the form of its classes.
-        let decays = found.map(|found| found.states.iter().map(Class::decay));
-        for (i, decay) in decays.into_iter().flatten().enumerate() {
-            let Some(decay) = decay else { continue };
+        let met = found.map(|found| found.states.iter().map(Class::met));
+        for (i, met) in met.into_iter().flatten().enumerate() {
+            let Some((decay, algebra)) = met else {
+                continue;
+            };
+            let together = match algebra {
+                Algebra::Linear => Binary::Mul,
+                Algebra::Extremal(_) => Binary::Add,
+            };
             let axes = rec.axes_of(decay).to_vec();
             let own = Read {
                 src: Src::State(self.out.states.len()),
@@ -713,13 +726,14 @@ impl<'g> Lowering<'g> {
             let by = read_item(decay, &axes, &results);
             let name = format!("{}_decay", rec.states[i].name);
             let next = self.push(Statement {
-                expr: Expr::binary(Binary::Mul, Expr::Input(0), Expr::Input(1)),
+                expr: Expr::binary(together, Expr::Input(0), Expr::Input(1)),
                 reads: vec![own, by],
                 ..copy_of_nothing(format!("{name}_next"), axes.clone(), Some(id))
             });
             self.out.states.push(Carried {
                 state: states[i],
                 held: Held::Product,
+                algebra,
                 name,
                 axes,
                 next,

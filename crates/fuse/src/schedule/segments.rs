@@ -9,6 +9,9 @@
 //! those of the segments before it in their order, and goes through its segment as a block goes through
 //! a whole run. The order is fixed, so the same bits come out every time.
 //!
+//! The same holds of `max(A + S, U)`, where `A` is the sum of what its rows add and `U` is what they make of
+//! a state of -inf: see [`fusec_ir::class::Algebra`].
+//!
 //! How many segments there are is part of a schedule; how many rows each has follows from T when a kernel
 //! runs. Where T is short the last ones are empty: `A` is one and `U` zero.
 

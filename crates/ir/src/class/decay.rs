@@ -70,8 +70,21 @@ pub fn log_decay(
     found: &Classified,
     state: usize,
 ) -> Result<LogDecay, NoLogDecay> {
-    let (mut trace, expr, axes) = traced(graph, op, found, state)?;
-    let expr = trace.log(&expr)?;
+    let (mut trace, decays) = traced(graph, op, found, state)?;
+    let mut axes: Vec<AxisId> = Vec::new();
+    let mut product: Option<Expr> = None;
+    for (decay, of) in decays {
+        axes.extend(
+            of.into_iter()
+                .filter(|a| !axes.contains(a))
+                .collect::<Vec<_>>(),
+        );
+        product = Some(match product {
+            Some(product) => Expr::binary(Binary::Mul, product, decay),
+            None => decay,
+        });
+    }
+    let expr = trace.log(&product.unwrap_or(Expr::Const(1.0)))?;
     let range = trace.range(&expr);
     if range.high > 0.0 {
         return Err(NoLogDecay::NotProven {
@@ -88,7 +101,7 @@ pub fn log_decay(
     })
 }
 
-/// Proven bounds of the decay itself, lowest and highest. Unlike [`log_decay`] it asks for no
+/// Proven bounds of the decay itself, lowest and highest, or of each of several. Unlike [`log_decay`] it asks for no
 /// logarithm, so a decay may be 0 and may be any expression.
 pub fn decay_range(
     graph: &Graph,
@@ -96,36 +109,32 @@ pub fn decay_range(
     found: &Classified,
     state: usize,
 ) -> Result<(f64, f64), NoLogDecay> {
-    let (mut trace, expr, _) = traced(graph, op, found, state)?;
-    let range = trace.range(&expr);
-    Ok((range.low, range.high))
+    let (mut trace, decays) = traced(graph, op, found, state)?;
+    let (mut low, mut high) = (f64::INFINITY, f64::NEG_INFINITY);
+    for (decay, _) in &decays {
+        let range = trace.range(decay);
+        (low, high) = (low.min(range.low), high.max(range.high));
+    }
+    Ok((low, high))
 }
 
-/// The decay of a scan over values of the graph, with its axes.
+/// The decays of a scan over values of the graph, at least one, with their axes.
 fn traced<'g>(
     graph: &'g Graph,
     op: OpId,
     found: &Classified,
     state: usize,
-) -> Result<(Trace<'g>, Expr, Vec<AxisId>), NoLogDecay> {
+) -> Result<(Trace<'g>, Vec<(Expr, Vec<AxisId>)>), NoLogDecay> {
     let scan = graph.op(op);
-    let decay = found.states.get(state).and_then(Class::decay);
-    let (OpKind::Scan { recurrence, .. }, Some(decay)) = (&scan.kind, decay) else {
-        return Err(NoLogDecay::NoDecay {
-            op: scan.name.clone(),
-        });
+    let none = || NoLogDecay::NoDecay {
+        op: scan.name.clone(),
+    };
+    let decays = found.states.get(state).map(Class::decays);
+    let decays = decays.filter(|of| !of.is_empty()).ok_or_else(none)?;
+    let OpKind::Scan { recurrence, .. } = &scan.kind else {
+        return Err(none());
     };
     let formals = &graph.recurrence(*recurrence).inputs;
-    let axes = match decay {
-        StepRef::Input(i) => formals.get(i).map(|f| f.axes.clone()),
-        StepRef::Op(i) => found.coefficients.get(i).map(|op| op.axes.clone()),
-        StepRef::State(_) => None,
-    };
-    let Some(axes) = axes else {
-        return Err(NoLogDecay::NoDecay {
-            op: scan.name.clone(),
-        });
-    };
     let mut trace = Trace {
         graph,
         inputs: vec![],
@@ -133,8 +142,18 @@ fn traced<'g>(
         followed: 0,
         sums: 0,
     };
-    let expr = trace.coefficient(scan, found, formals, decay, &axes)?;
-    Ok((trace, expr, axes))
+    let mut out = Vec::new();
+    for decay in decays {
+        let axes = match decay {
+            StepRef::Input(i) => formals.get(i).map(|f| f.axes.clone()),
+            StepRef::Op(i) => found.coefficients.get(i).map(|op| op.axes.clone()),
+            StepRef::State(_) => None,
+        };
+        let axes = axes.ok_or_else(none)?;
+        let expr = trace.coefficient(scan, found, formals, decay, &axes)?;
+        out.push((expr, axes));
+    }
+    Ok((trace, out))
 }
 
 /// An expression being followed to its producers; `Input(i)` is `inputs[i]`.

@@ -4,38 +4,38 @@ use super::coefficients::Coefficients;
 use super::failure::{self, Failure};
 use super::normal::Normal;
 use super::polynomial::{Atom, Monomial, Polynomial, Var, orders};
-use super::{Class, Classified, Layout, Read, Reason};
+use super::{Class, Classified, Layout, Read, Reason, low_rank};
 use crate::{AxisId, Graph, Recurrence};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A state's part of a polynomial: `diagonal * S + sum over slots of contracted * S`.
 #[derive(Default)]
-struct Parts {
+pub(super) struct Parts {
     /// The coefficient of the element itself.
-    diagonal: Polynomial,
+    pub diagonal: Polynomial,
     /// The coefficients of contractions, with [`Var::Slot`]s, and the contracted places.
-    contracted: Polynomial,
-    slots: BTreeSet<usize>,
+    pub contracted: Polynomial,
+    pub slots: BTreeSet<usize>,
 }
 
 /// A state under analysis.
-struct Subject<'a> {
-    graph: &'a Graph,
-    step: &'a Recurrence,
-    state: usize,
-    axes: &'a [AxisId],
-    update: &'a Polynomial,
+pub(super) struct Subject<'a> {
+    pub graph: &'a Graph,
+    pub step: &'a Recurrence,
+    pub state: usize,
+    pub axes: &'a [AxisId],
+    pub update: &'a Polynomial,
     /// What the update adds.
-    added: Polynomial,
+    pub added: Polynomial,
 }
 
 /// A read before its coefficients are written out.
-struct Found {
-    output: usize,
-    query: Polynomial,
-    slots: BTreeSet<usize>,
-    before: bool,
-    bonus: Option<Polynomial>,
+pub(super) struct Found {
+    pub output: usize,
+    pub query: Polynomial,
+    pub slots: BTreeSet<usize>,
+    pub before: bool,
+    pub bonus: Option<Polynomial>,
 }
 
 pub(super) fn classify(
@@ -70,6 +70,15 @@ pub(super) fn classify(
         let class = subject.classify(&mut rest, &mut coefficients);
         states.push(class.map_err(|failure| failure.within(step, step.next[state]))?);
     }
+    finished(states, &rest, coefficients)
+}
+
+/// The classes of all states, and what outputs add to their reads.
+pub(super) fn finished(
+    states: Vec<Class>,
+    rest: &[Polynomial],
+    mut coefficients: Coefficients<'_>,
+) -> Result<Classified, Failure> {
     let mut sums = Vec::new();
     for (i, value) in rest.iter().enumerate() {
         sums.push(match value.is_zero() {
@@ -86,7 +95,7 @@ pub(super) fn classify(
 }
 
 impl Subject<'_> {
-    fn name(&self) -> String {
+    pub(super) fn name(&self) -> String {
         self.step.states[self.state].name.clone()
     }
 
@@ -98,12 +107,12 @@ impl Subject<'_> {
     }
 
     /// A failure in the statement of an output.
-    fn in_output(&self, why: Reason, output: usize) -> Failure {
+    pub(super) fn in_output(&self, why: Reason, output: usize) -> Failure {
         Failure::from(why).within(self.step, self.step.outputs[output])
     }
 
     /// The terms in this state, sorted by what they contract.
-    fn parts(&self, of: &Polynomial) -> Result<Parts, Reason> {
+    pub(super) fn parts(&self, of: &Polynomial) -> Result<Parts, Reason> {
         let mut out = Parts::default();
         let mut patterns: BTreeMap<BTreeSet<usize>, Polynomial> = BTreeMap::new();
         for (monomial, c) in &of.terms {
@@ -140,13 +149,13 @@ impl Subject<'_> {
     }
 
     /// Axes of this state that a polynomial depends on.
-    fn touched(&self, of: &Polynomial) -> BTreeSet<AxisId> {
+    pub(super) fn touched(&self, of: &Polynomial) -> BTreeSet<AxisId> {
         let all = of.axes();
         all.into_iter().filter(|a| self.axes.contains(a)).collect()
     }
 
     /// A coefficient of a contraction, with the state's axes in the place of slots.
-    fn unslotted(&self, of: &Polynomial) -> Polynomial {
+    pub(super) fn unslotted(&self, of: &Polynomial) -> Polynomial {
         of.rename(&|v| match v {
             Var::Slot(p) => Var::Axis(self.axes[p]),
             v => v,
@@ -159,15 +168,12 @@ impl Subject<'_> {
         out: &mut Coefficients<'_>,
     ) -> Result<Class, Failure> {
         let update = self.parts(self.update)?;
-        let mut reads = Vec::new();
-        for (output, y) in rest.iter_mut().enumerate() {
-            if y.terms.iter().any(|(m, _)| self.is_mine(m)) {
-                let read = self.read(output, y, &update.diagonal);
-                reads.push(read.map_err(|why| self.in_output(why, output))?);
-            }
-        }
+        let mut reads = self.reads(&update, rest)?;
         if !update.contracted.is_zero() {
             return self.rank_one(&update, reads, rest, out);
+        }
+        if let Some(class) = low_rank::of_several_products(self, &update, &reads, out)? {
+            return Ok(class);
         }
         let key = match reads.split_first() {
             Some((first, others)) if others.iter().all(|r| r.slots == first.slots) => {
@@ -185,8 +191,29 @@ impl Subject<'_> {
         })
     }
 
+    /// Takes all reads of this state out of the outputs.
+    pub(super) fn reads(
+        &self,
+        update: &Parts,
+        rest: &mut [Polynomial],
+    ) -> Result<Vec<Found>, Failure> {
+        let mut reads = Vec::new();
+        for (output, y) in rest.iter_mut().enumerate() {
+            if y.terms.iter().any(|(m, _)| self.is_mine(m)) {
+                let read = self.read(output, y, &update.diagonal);
+                reads.push(read.map_err(|why| self.in_output(why, output))?);
+            }
+        }
+        Ok(reads)
+    }
+
     /// The head, key and value axes, given what depends on head and key axes only.
-    fn layout(&self, slots: &BTreeSet<usize>, per_key: &[&Polynomial], reads: &[Found]) -> Layout {
+    pub(super) fn layout(
+        &self,
+        slots: &BTreeSet<usize>,
+        per_key: &[&Polynomial],
+        reads: &[Found],
+    ) -> Layout {
         let key: Vec<AxisId> = slots.iter().map(|p| self.axes[*p]).collect();
         let mut heads = BTreeSet::new();
         let queries = reads.iter().map(|r| &r.query);
@@ -256,7 +283,8 @@ impl Subject<'_> {
         let a = self.unslotted(&a);
         let layout = self.layout(&update.slots, &[&update.diagonal, &a, &b], &reads);
         let Some((k, v)) = split(&self.added, |a| mentions(a, &layout.key))? else {
-            return Err(Reason::NotOuter { state: state() }.into());
+            let several = low_rank::of_several_products(self, update, &reads, out)?;
+            return several.ok_or_else(|| Reason::NotOuter { state: state() }.into());
         };
         self.bonuses(&layout, (&k, &v), &mut reads, rest)?;
         let of_decayed = match (exact(&a, &update.diagonal), exact(&b, &update.diagonal)) {
@@ -405,7 +433,7 @@ impl Subject<'_> {
     }
 
     /// Finds `bonus * k * v` in what outputs add to their reads.
-    fn bonuses(
+    pub(super) fn bonuses(
         &self,
         layout: &Layout,
         (k, v): (&Polynomial, &Polynomial),
@@ -432,7 +460,7 @@ impl Subject<'_> {
         Ok(())
     }
 
-    fn emit_reads(
+    pub(super) fn emit_reads(
         &self,
         reads: impl IntoIterator<Item = impl std::borrow::Borrow<Found>>,
         out: &mut Coefficients<'_>,
@@ -455,22 +483,36 @@ impl Subject<'_> {
     }
 }
 
-fn mentions(atom: &Atom, axes: &[AxisId]) -> bool {
+pub(super) fn mentions(atom: &Atom, axes: &[AxisId]) -> bool {
     atom.mentions(|v| matches!(v, Var::Axis(a) if axes.contains(&a)))
 }
 
 /// The quotient if there is no remainder.
-fn exact(of: &Polynomial, by: &Polynomial) -> Option<Polynomial> {
+pub(super) fn exact(of: &Polynomial, by: &Polynomial) -> Option<Polynomial> {
     let (quotient, remainder) = of.divide(by);
     (remainder.is_zero() && !quotient.is_zero()).then_some(quotient)
 }
 
 /// `left * right = of`, with every factor for which `is_left` on the left and no other.
 /// `None` if it is a sum of several such products.
-fn split(
+pub(super) fn split(
     of: &Polynomial,
     is_left: impl Fn(&Atom) -> bool,
 ) -> Result<Option<(Polynomial, Polynomial)>, Reason> {
+    let mut products = products(of, is_left).into_iter();
+    Ok(match (products.next(), products.next()) {
+        (None, _) => Some((Polynomial::default(), Polynomial::default())),
+        (Some(product), None) => Some(product),
+        (Some(_), Some(_)) => None,
+    })
+}
+
+/// Products `left * right` whose sum is `of`, likewise: as few as there are of left sides that are no
+/// multiples of each other, where terms of one right side are together.
+pub(super) fn products(
+    of: &Polynomial,
+    is_left: impl Fn(&Atom) -> bool,
+) -> Vec<(Polynomial, Polynomial)> {
     let mut groups: BTreeMap<Monomial, Polynomial> = BTreeMap::new();
     for (monomial, c) in &of.terms {
         let (left, right): (Vec<Atom>, Vec<Atom>) =
@@ -482,26 +524,27 @@ fn split(
         let sum = groups.entry(of(right)).or_default();
         *sum = sum.plus(&Polynomial::of(of(left)).scale(c.0));
     }
-    let mut groups = groups.into_iter();
-    let Some((right, left)) = groups.next() else {
-        return Ok(Some((Polynomial::default(), Polynomial::default())));
-    };
-    // The number goes to the right, so that `k` stays `k` in `-k`.
-    let scale = match left.terms.last() {
-        Some((_, c)) if left.terms.iter().all(|(_, other)| *other == *c) => c.0,
-        _ => 1.0,
-    };
-    let left = left.scale(1.0 / scale);
-    let mut right = Polynomial::of(right).scale(scale);
-    for (other, coefficient) in groups {
-        let (quotient, remainder) = coefficient.divide(&left);
-        match quotient.as_number() {
-            Some(ratio) if remainder.is_zero() && ratio != 0.0 => {
-                right = right.plus(&Polynomial::of(other).scale(ratio));
-            }
-            _ => return Ok(None),
+    let mut out: Vec<(Polynomial, Polynomial)> = Vec::new();
+    for (right, coefficient) in groups {
+        let multiple = out.iter_mut().find_map(|(left, sum)| {
+            let (quotient, remainder) = coefficient.divide(left);
+            let ratio = quotient.as_number().filter(|ratio| *ratio != 0.0)?;
+            remainder.is_zero().then_some((sum, ratio))
+        });
+        if let Some((sum, ratio)) = multiple {
+            *sum = sum.plus(&Polynomial::of(right).scale(ratio));
+            continue;
         }
+        // The number goes to the right, so that `k` stays `k` in `-k`.
+        let scale = match coefficient.terms.last() {
+            Some((_, c)) if coefficient.terms.iter().all(|(_, other)| *other == *c) => c.0,
+            _ => 1.0,
+        };
+        out.push((
+            coefficient.scale(1.0 / scale),
+            Polynomial::of(right).scale(scale),
+        ));
     }
-    // The number of terms on each side is at most that of the product.
-    Ok(Some((left, right)))
+    // The number of terms on each side is at most that of the sum.
+    out
 }

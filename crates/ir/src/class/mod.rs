@@ -3,15 +3,18 @@
 //! The statements of a step are composed into one polynomial in the state (`normal`,
 //! `polynomial`), matched against the forms for which fast algorithms are known (`form`), written
 //! out again as coefficients that a kernel can compute (`coefficients`), and compared with the
-//! step itself on random numbers (`probe`). `decay` gives the logarithm of a decay, with a proof
+//! step itself on random numbers (`probe`). A step that updates its state several times is taken apart
+//! first (`updates`); one that takes the larger of a state and something is linear in another algebra (`extremal`). `decay` gives the logarithm of a decay, with a proof
 //! of its range (`interval`, `relation`, `shares`, `maxima`). What never lives here: kernels, costs, and which
 //! algorithm to use.
 
 mod coefficients;
 mod decay;
+mod extremal;
 mod failure;
 mod form;
 mod interval;
+mod low_rank;
 mod maxima;
 mod normal;
 mod polynomial;
@@ -20,6 +23,7 @@ mod reason;
 mod relation;
 mod sentence;
 mod shares;
+mod updates;
 
 pub use decay::{LogDecay, NoLogDecay, decay_range, log_decay};
 pub use reason::Reason;
@@ -98,11 +102,94 @@ pub enum Class {
         /// How the outputs read the state.
         reads: Vec<Read>,
     },
+    /// Several updates one after the other, at least two, each as above or without `a b^T`: with `S_0` the
+    /// state before the step, `S_{n+1} = S_n (diag(decay) + a b^T) + v k^T` of update `n`, and the state after
+    /// the step is that after the last update.
+    DiagonalLowRank {
+        /// Which axis of the state is what.
+        layout: Layout,
+        /// In order.
+        updates: Vec<Update>,
+        /// Number of the update that reads are before or after.
+        read_at: usize,
+        /// How the outputs read the state.
+        reads: Vec<Read>,
+    },
+    /// `S' = max(S + shift, bound)`, or the smaller of the two, element by element: linear where the larger of
+    /// two numbers takes the place of their sum and their sum that of their product.
+    Extremal {
+        /// Which of the two it is.
+        extreme: Extreme,
+        /// Over some of the state's axes.
+        shift: StepRef,
+        /// Over some of the state's axes.
+        bound: StepRef,
+        /// How the outputs read the state: with a query that is a number.
+        reads: Vec<Read>,
+    },
     /// None of these.
     General {
         /// Why not.
         why: Reason,
     },
+}
+
+/// The larger or the smaller of numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Extreme {
+    /// The larger.
+    Max,
+    /// The smaller.
+    Min,
+}
+
+impl Extreme {
+    /// The function of two numbers.
+    pub fn function(self) -> crate::Binary {
+        match self {
+            Extreme::Max => crate::Binary::Max,
+            Extreme::Min => crate::Binary::Min,
+        }
+    }
+}
+
+/// What a run of tokens makes of a state, element by element, by two numbers: `A` of all the numbers that
+/// the state meets, token by token, and `U`, what becomes of a state that leaves no trace. The composition of
+/// two such maps is one again, and does not depend on where a run is cut:
+/// `A = A2 A1, U = A2 U1 + U2`, and `A = A2 + A1, U = max(A2 + U1, U2)`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Algebra {
+    /// `A S + U`: `A` is a product, and a state of zeros leaves no trace.
+    Linear,
+    /// `max(A + S, U)` or `min(A + S, U)`: `A` is a sum, and a state of infinities leaves no trace.
+    Extremal(Extreme),
+}
+
+/// An update of a [`Class::DiagonalLowRank`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Update {
+    /// Over head and key axes (some or all).
+    pub decay: StepRef,
+    /// What the state is multiplied by beside its decay, if anything.
+    pub factor: Option<RankOne>,
+    /// Over key axes, and perhaps head axes.
+    pub k: StepRef,
+    /// Over value axes, and perhaps head axes.
+    pub v: StepRef,
+}
+
+/// `a b^T`: the fields of [`Class::DiagonalRankOne`] of the same names.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RankOne {
+    /// Contracted with the state before its decay.
+    pub a: StepRef,
+    /// What that contraction is multiplied by.
+    pub b: StepRef,
+    /// The same pair of the decayed state, if there is one.
+    pub of_decayed: Option<(StepRef, StepRef)>,
+    /// `a''` where `b` is `k` times a number per head.
+    pub along_key: Option<StepRef>,
 }
 
 /// The roles of a state's axes. Each is in one list, in the state's order.
@@ -136,8 +223,17 @@ pub struct Read {
 pub fn classify(graph: &Graph, recurrence: &Recurrence) -> Classified {
     let attempt = || -> Result<Classified, Failure> {
         let probe = probe::Probe::new(graph, recurrence)?;
-        let normal = normal::Normal::of(graph, recurrence)?;
-        let found = form::classify(graph, recurrence, &normal)?;
+        let at_once = || {
+            let normal = normal::Normal::of(graph, recurrence)?;
+            form::classify(graph, recurrence, &normal)
+        };
+        let found = match at_once() {
+            Ok(found) => found,
+            Err(failure) => match extremal::classify(graph, recurrence) {
+                Some(found) => found,
+                None => updates::classify(graph, recurrence).unwrap_or(Err(failure))?,
+            },
+        };
         probe.compare(&found)?;
         Ok(found)
     };
@@ -150,12 +246,18 @@ pub fn classify(graph: &Graph, recurrence: &Recurrence) -> Classified {
 }
 
 impl Class {
-    /// Short name: `elementwise`, `diagonal-outer`, `diagonal-rank-one`, `general`.
+    /// Short name: `elementwise`, `diagonal-outer`, `diagonal-rank-one`, `diagonal-low-rank`, `max-plus`,
+    /// `min-plus`, `general`.
     pub fn name(&self) -> &'static str {
         match self {
             Class::Elementwise { .. } => "elementwise",
             Class::DiagonalOuter { .. } => "diagonal-outer",
             Class::DiagonalRankOne { .. } => "diagonal-rank-one",
+            Class::DiagonalLowRank { .. } => "diagonal-low-rank",
+            Class::Extremal { extreme, .. } => match extreme {
+                Extreme::Max => "max-plus",
+                Extreme::Min => "min-plus",
+            },
             Class::General { .. } => "general",
         }
     }
@@ -165,18 +267,40 @@ impl Class {
         match self {
             Class::Elementwise { reads, .. }
             | Class::DiagonalOuter { reads, .. }
-            | Class::DiagonalRankOne { reads, .. } => reads,
+            | Class::DiagonalRankOne { reads, .. }
+            | Class::DiagonalLowRank { reads, .. }
+            | Class::Extremal { reads, .. } => reads,
             Class::General { .. } => &[],
         }
     }
 
-    /// What the state is multiplied by, element by element; none for [`Class::General`].
-    pub fn decay(&self) -> Option<StepRef> {
+    /// What the state is multiplied by, element by element, one after the other; none where it is multiplied
+    /// by nothing.
+    pub fn decays(&self) -> Vec<StepRef> {
         match self {
             Class::Elementwise { decay, .. }
             | Class::DiagonalOuter { decay, .. }
-            | Class::DiagonalRankOne { decay, .. } => Some(*decay),
-            Class::General { .. } => None,
+            | Class::DiagonalRankOne { decay, .. } => vec![*decay],
+            Class::DiagonalLowRank { updates, .. } => updates.iter().map(|u| u.decay).collect(),
+            Class::Extremal { .. } | Class::General { .. } => vec![],
+        }
+    }
+
+    /// The only coefficient that the state meets, element by element, and in which algebra: what a run of
+    /// tokens makes of the state follows from all of these and from what it makes of no state.
+    pub fn met(&self) -> Option<(StepRef, Algebra)> {
+        match self {
+            Class::Elementwise { decay, .. } | Class::DiagonalOuter { decay, .. } => {
+                Some((*decay, Algebra::Linear))
+            }
+            // Without factors only the first one has a decay: see `low_rank`.
+            Class::DiagonalLowRank { updates, .. }
+                if updates.iter().all(|u| u.factor.is_none()) =>
+            {
+                updates.first().map(|u| (u.decay, Algebra::Linear))
+            }
+            Class::Extremal { extreme, shift, .. } => Some((*shift, Algebra::Extremal(*extreme))),
+            _ => None,
         }
     }
 }

@@ -49,7 +49,7 @@ fn set_by(op: &StepOp) -> &str {
 }
 
 /// An item over its own axes.
-fn item_of(step: &Recurrence, results: &[Polynomial], item: StepRef) -> Polynomial {
+pub(super) fn item_of(step: &Recurrence, results: &[Polynomial], item: StepRef) -> Polynomial {
     let index: Vec<Var> = step.axes_of(item).iter().map(|a| Var::Axis(*a)).collect();
     match item {
         StepRef::Input(i) => Polynomial::atom(Atom::Input(i, index)),
@@ -62,16 +62,21 @@ fn item_of(step: &Recurrence, results: &[Polynomial], item: StepRef) -> Polynomi
 }
 
 fn read(step: &Recurrence, results: &[Polynomial], access: &StepAccess) -> Polynomial {
+    renamed(step, access, &item_of(step, results, access.item))
+}
+
+/// An item that is read, over the axes of the reader.
+pub(super) fn renamed(step: &Recurrence, access: &StepAccess, item: &Polynomial) -> Polynomial {
     let own = step.axes_of(access.item);
     let renamed = |v: Var| match own.iter().position(|a| v == Var::Axis(*a)) {
         Some(at) => Var::Axis(access.axes[at]),
         None => v,
     };
-    item_of(step, results, access.item).rename(&renamed)
+    item.rename(&renamed)
 }
 
 /// What a statement computes; what fails comes with the node of its expression that does, if it is one.
-fn statement(
+pub(super) fn statement(
     graph: &Graph,
     step: &Recurrence,
     results: &[Polynomial],
@@ -105,8 +110,8 @@ fn evaluate(expr: &Expr, reads: &[Polynomial], node: &mut usize) -> Result<Polyn
     match expr {
         Expr::Input(i) => Ok(reads[*i].clone()),
         Expr::Const(c) => Ok(Polynomial::constant(*c)),
-        Expr::Index(axis) => Ok(Polynomial::atom(Atom::Index(Var::Axis(*axis)))),
-        Expr::Position => Ok(Polynomial::atom(Atom::Position)),
+        Expr::Index(axis) => Ok(Polynomial::index(*axis)),
+        Expr::Position => Ok(Polynomial::position()),
         Expr::Unary(f, a) => {
             let a = evaluate(a, reads, node)?;
             a.unary(*f).inspect_err(|_| *node = own)

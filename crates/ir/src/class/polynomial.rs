@@ -345,6 +345,16 @@ impl Polynomial {
         Polynomial::collect([(Monomial::default(), c)])
     }
 
+    /// The index along an axis, as a number.
+    pub fn index(axis: AxisId) -> Polynomial {
+        Polynomial::atom(Atom::Index(Var::Axis(axis)))
+    }
+
+    /// The position of the token.
+    pub fn position() -> Polynomial {
+        Polynomial::atom(Atom::Position)
+    }
+
     pub fn of(monomial: Monomial) -> Polynomial {
         Polynomial::collect([(monomial, 1.0)])
     }

@@ -290,8 +290,56 @@ pub(super) fn rewritten(found: &Classified, step: &Recurrence) -> Option<Recurre
         let axes = step.states.get(i)?.axes.clone();
         let name = format!("{}.next", step.states.get(i)?.name);
         let before = StepRef::State(i);
+        // The states that reads are before and after.
+        let (mut read_before, mut read_after) = (before, None);
         let (after, outer) = match class {
             Class::General { .. } => return None,
+            Class::Extremal {
+                extreme,
+                shift,
+                bound,
+                ..
+            } => {
+                let moved = plus(product(&[0]), product(&[1]));
+                let expr = Expr::binary(extreme.function(), moved, product(&[2]));
+                let operands = [before, *shift, *bound];
+                let after = out.statement(name, axes, vec![], &operands, expr)?;
+                (after, None)
+            }
+            Class::DiagonalLowRank {
+                layout,
+                updates,
+                read_at,
+                ..
+            } => {
+                let kept: Vec<AxisId> = axes
+                    .iter()
+                    .filter(|x| !layout.key.contains(x))
+                    .copied()
+                    .collect();
+                let mut state = before;
+                let mut outer = None;
+                for (n, update) in updates.iter().enumerate() {
+                    let mut operands = vec![update.decay, state, update.k, update.v];
+                    let mut expr = plus(product(&[0, 1]), product(&[2, 3]));
+                    if let Some(factor) = &update.factor {
+                        let (name, over) = (format!("{name}{n}.seen"), layout.key.clone());
+                        let kept = kept.clone();
+                        let read = [state, factor.a];
+                        let seen = out.statement(name, kept, over, &read, product(&[0, 1]))?;
+                        operands.extend([seen, factor.b]);
+                        expr = plus(expr, product(&[4, 5]));
+                    }
+                    let name = format!("{name}{n}");
+                    let after = out.statement(name, axes.clone(), vec![], &operands, expr)?;
+                    if n == *read_at {
+                        (read_before, read_after) = (state, Some(after));
+                        outer = Some((update.k, update.v));
+                    }
+                    state = after;
+                }
+                (state, outer)
+            }
             Class::Elementwise { decay, add, .. } => {
                 let expr = plus(product(&[0, 1]), product(&[2]));
                 let after = out.statement(name, axes, vec![], &[*decay, before, *add], expr)?;
@@ -336,7 +384,10 @@ pub(super) fn rewritten(found: &Classified, step: &Recurrence) -> Option<Recurre
                 bonus,
             } = read;
             let axes = item_axes(step, *step.outputs.get(*output)?)?.to_vec();
-            let state = if *is_before { before } else { after };
+            let state = match is_before {
+                true => read_before,
+                false => read_after.unwrap_or(after),
+            };
             let mut operands = vec![*query, state];
             let mut expr = product(&[0, 1]);
             if let (Some(bonus), Some((k, v))) = (bonus, outer) {

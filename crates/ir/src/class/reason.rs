@@ -117,8 +117,8 @@ impl Reason {
                 Some("sum over the same axes of the state wherever it is read")
             }
             Reason::NotRankOne { .. } => Some(
-                "let a token multiply the state by one `diagonal + a b^T` only; a token that does so \
-                 several times can be written as several tokens",
+                "let each statement multiply the state by one `diagonal + a b^T` only: a token may have \
+                 several such statements, one after the other",
             ),
             Reason::NotOuter { .. } => Some(
                 "add one product of something over the summed axes and something over the others",

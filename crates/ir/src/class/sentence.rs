@@ -46,6 +46,36 @@ impl Classified {
                      product is added"
                 )
             }
+            Class::Extremal { extreme, .. } => {
+                let which = match extreme {
+                    super::Extreme::Max => "larger",
+                    super::Extreme::Min => "smaller",
+                };
+                format!(
+                    "{name} becomes the {which} of itself plus a term and another term, element by element"
+                )
+            }
+            Class::DiagonalLowRank {
+                layout, updates, ..
+            } => {
+                let decays = updates.iter().map(|update| update.decay);
+                let mut decays = decays.filter(|decay| self.number(*decay) != Some(1.0));
+                let first = updates.first().map(|update| update.decay);
+                let kept = match decays.next().or(first) {
+                    Some(decay) => self.kept(step, name, layout, decay),
+                    None => format!("{name} is kept"),
+                };
+                let factors = updates.iter().filter(|update| update.factor.is_some());
+                let corrected = match factors.count() {
+                    0 => String::new(),
+                    1 => ", corrected by a rank-one matrix along the key".into(),
+                    n => format!(", corrected by {n} rank-one matrices along the key"),
+                };
+                format!(
+                    "{kept}{corrected}, and key-value outer products are added, in {} updates a token",
+                    updates.len()
+                )
+            }
         };
         for read in class.reads() {
             // Writing to a String cannot fail.

@@ -265,6 +265,37 @@ fn equations() {
             "diagonal-rank-one: S is kept, corrected by a rank-one matrix along the key, and a \
              key-value outer product is added; read after the update, summed over [J]",
         ),
+        (
+            "two delta rules",
+            of(
+                GATED_DELTA,
+                &format!("S = d * S\nS = S + q * (v - sum(S * q, J))\n{delta_update}"),
+            ),
+            "diagonal-low-rank: S is multiplied by a decay per head, corrected by 2 rank-one \
+             matrices along the key, and key-value outer products are added, in 2 updates a \
+             token; read after the update, summed over [J]",
+        ),
+        (
+            "two products",
+            of(
+                OUTER,
+                "S = d * S + k * v + q * sigmoid(v)\ny = sum(q * S, J)",
+            ),
+            "diagonal-low-rank: S is multiplied by a decay per key channel, and key-value outer \
+             products are added, in 2 updates a token; read after the update, summed over [J]",
+        ),
+        (
+            "the larger",
+            of(GATED, "y = S\nS = max(S + f, x) - 1"),
+            "max-plus: S becomes the larger of itself plus a term and another term, element by \
+             element; read before the update",
+        ),
+        (
+            "the smaller",
+            of(GATED, "S = -max(f - S, x)\ny = S"),
+            "min-plus: S becomes the smaller of itself plus a term and another term, element by \
+             element; read after the update",
+        ),
     ];
     for (case, step, expected) in cases {
         assert_eq!(described(&step), [expected], "{case}");

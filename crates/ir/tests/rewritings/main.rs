@@ -250,10 +250,10 @@ fn classes(graph: &Graph) -> BTreeMap<String, &'static str> {
 }
 
 /// Models of tests/recurrences/ and the classes of their states, in order.
-const MODELS: [(&str, &[&str]); 8] = [
+const MODELS: [(&str, &[&str]); 12] = [
     ("linear-attention", &["diagonal-outer", "diagonal-outer"]),
     ("counted", &["diagonal-outer", "elementwise"]),
-    ("mlstm", &["diagonal-outer", "diagonal-outer", "general"]),
+    ("mlstm", &["diagonal-outer", "diagonal-outer", "max-plus"]),
     ("coupled-averages", &["elementwise", "elementwise"]),
     ("inner-loop", &["diagonal-rank-one"]),
     ("convex", &["diagonal-outer"]),
@@ -262,6 +262,13 @@ const MODELS: [(&str, &[&str]); 8] = [
         &["diagonal-outer", "elementwise", "diagonal-outer"],
     ),
     ("two-reads", &["elementwise"]),
+    ("delta-product", &["diagonal-low-rank"]),
+    ("several-updates", &["diagonal-low-rank"]),
+    (
+        "trapezoidal",
+        &["diagonal-low-rank", "elementwise", "elementwise"],
+    ),
+    ("leaky-maximum", &["max-plus"]),
 ];
 
 proptest! {
