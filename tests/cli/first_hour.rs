@@ -208,7 +208,7 @@ fn built_in_models_are_listed_with_sizes_classes_and_checkpoints() {
         let found = all.iter().find(|entry| entry["model"] == name);
         found.unwrap_or_else(|| panic!("no {name}"))
     };
-    assert_eq!(all.len(), 18);
+    assert_eq!(all.len(), 24);
     let rwkv7 = of("rwkv7");
     assert_eq!(rwkv7["checkpoints"][0], "rwkv7");
     assert_eq!(rwkv7["recurrences"][0]["class"], "diagonal-rank-one");

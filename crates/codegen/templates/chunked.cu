@@ -287,7 +287,7 @@
 {%- endif %}
 {%- endif %}
     for (i64 chunk0 = {{ begin }}; chunk0 < steps; chunk0 += CHUNK) {
-        const int tokens = steps - chunk0 < CHUNK ? int(steps - chunk0) : CHUNK;
+        const int tokens = int(min(steps - chunk0, i64(CHUNK)));
 {%- if updates > 1 %}
         const i64 token0 = chunk0 / {{ updates }};
         const int update0 = int(chunk0 % {{ updates }});

@@ -110,7 +110,7 @@
     float product = 1.0f;       // of the decays of the segment
 {%- endif %}
     for (i64 chunk0 = {{ begin }}; chunk0 < steps; chunk0 += CHUNK) {
-        const int tokens = steps - chunk0 < CHUNK ? int(steps - chunk0) : CHUNK;
+        const int tokens = int(min(steps - chunk0, i64(CHUNK)));
 {%- if ahead %}
         const int turn = int(chunk0 / CHUNK % 2);
         cp_async_wait<0>();

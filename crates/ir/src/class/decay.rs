@@ -118,13 +118,16 @@ pub fn decay_range(
     Ok((low, high))
 }
 
-/// The decays of a scan over values of the graph, at least one, with their axes.
+/// A decay over values of the graph, with its axes.
+type Decay = (Expr, Vec<AxisId>);
+
+/// The decays of a scan, at least one.
 fn traced<'g>(
     graph: &'g Graph,
     op: OpId,
     found: &Classified,
     state: usize,
-) -> Result<(Trace<'g>, Vec<(Expr, Vec<AxisId>)>), NoLogDecay> {
+) -> Result<(Trace<'g>, Vec<Decay>), NoLogDecay> {
     let scan = graph.op(op);
     let none = || NoLogDecay::NoDecay {
         op: scan.name.clone(),

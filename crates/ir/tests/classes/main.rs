@@ -40,7 +40,9 @@ fn zoo() {
                 };
                 let sentence = &found.sentences(&graph, recurrence)[k];
                 let line = format!("{}: {}, {sentence}; {log}", recurrence.name, class.name());
-                assert_ne!(class.name(), "general", "{line}");
+                // As a whole: by components a mean's sums are classes of their own, and its division a map.
+                let by_components = ["weighted_mean", "mlstm"].contains(&recurrence.name.as_str());
+                assert!(by_components || class.name() != "general", "{line}");
                 if !known.contains(&line) {
                     known.push(line);
                 }
