@@ -155,6 +155,9 @@ fn lane_use(graph: &Graph, lane: &Body) -> String {
     if let Schedule::Attend(AttendTile::Mma(_)) = &lane.schedule {
         parts.push("tensor-cores".to_string());
     }
+    if lane.schedule.by_warpgroup() {
+        parts.push("by-warpgroup".to_string());
+    }
     let kind = |id: &OpId| &graph.op(*id).kind;
     for id in lane.anchors() {
         if let OpKind::Scan { recurrence, .. } = kind(id) {

@@ -156,11 +156,3 @@ template <typename T, bool ACROSS_K> __device__ __forceinline__ void wgmma_n128_
 template <typename T, bool ACROSS_K> __device__ __forceinline__ void wgmma_n192_held(float (&d)[96], const u32 (&a)[4], u64 b) {
     if constexpr (wgmma_takes_f16<T>) FUSEC_WGMMA_N192_HELD("f16"); else FUSEC_WGMMA_N192_HELD("bf16");
 }
-
-//@ wgmma_n256_held needs FUSEC_WGMMA_HELD, FUSEC_D_256, u32, u64 arch 90a
-// As wgmma_n256, with a in registers, as mma_m16n8k16_bf16 takes it: a[0] (g, 2t ..), a[1] (g+8, 2t ..), a[2]
-// (g, 2t+8 ..), a[3] (g+8, 2t+8 ..) of the warp's rows. They stay as they are until warpgroup_wait.
-#define FUSEC_WGMMA_N256_HELD(TYPE) FUSEC_WGMMA_HELD("m64n256k16", TYPE, FUSEC_D_256, "%128, %129, %130, %131", "%132", "%133", FUSEC_ACC_32(0), FUSEC_ACC_32(32), FUSEC_ACC_32(64), FUSEC_ACC_32(96))
-template <typename T, bool ACROSS_K> __device__ __forceinline__ void wgmma_n256_held(float (&d)[128], const u32 (&a)[4], u64 b) {
-    if constexpr (wgmma_takes_f16<T>) FUSEC_WGMMA_N256_HELD("f16"); else FUSEC_WGMMA_N256_HELD("bf16");
-}
