@@ -113,7 +113,7 @@ pub struct Chunked {
     /// Of token t, run by a whole warp: does something with the rows of results in shared memory,
     /// `float* y_row`, `y1_row` and so on, which it may overwrite. It stores only if `live`: tokens past
     /// the end are repeats of the last one, with other rows. With products of warpgroups, run by four lanes, of
-    /// which each has [`RUN_COLUMNS`] columns in `float y_row[]`.
+    /// which each has 16 columns in `float y_row[]`.
     pub epilogue: String,
 }
 
