@@ -136,6 +136,9 @@ pub struct Args {
         help_heading = "Protocol"
     )]
     most_seconds: f64,
+    /// Time a run once only, after a single one before it, where it takes longer than this.
+    #[arg(long, value_name = "SECONDS", help_heading = "Protocol")]
+    longest: Option<f64>,
     /// Overwrite the L2 cache before each run.
     #[arg(long, help_heading = "Protocol")]
     flush_l2: bool,
@@ -213,6 +216,7 @@ impl Args {
             warmups: self.warmup,
             runs: self.runs.max(1),
             most_seconds: self.most_seconds,
+            longest_seconds: self.longest,
             flush_l2: self.flush_l2,
             per_kernel: self.per_kernel,
             seed: 1,
@@ -314,11 +318,12 @@ pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
         failed |= timed.error.is_some();
         wrong |= timed.check.as_ref().is_some_and(|check| !check.passed);
         report.subjects.push(timed);
+        // After each subject: what was timed stays if the program is stopped.
+        if let Some(path) = &args.out {
+            report.save(path)?;
+        }
     }
     drop(progress);
-    if let Some(path) = &args.out {
-        report.save(path)?;
-    }
     if let Some(dir) = &args.plots {
         sweep::save(&report, &others, dir)?;
     }

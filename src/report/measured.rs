@@ -17,6 +17,7 @@ const PROTOCOL: Protocol = Protocol {
     warmups: 10,
     runs: 100,
     most_seconds: 60.0,
+    longest_seconds: None,
     flush_l2: false,
     per_kernel: true,
     seed: 1,

@@ -238,6 +238,7 @@ fn timing(dir: &Path) -> Outcome {
             warmups: 10,
             runs: 20,
             cold: false,
+            longest: None,
         };
         let times = executor.time_run(time, &[Input::Ids(&ids)], timing)?;
         let mut ms = times.milliseconds.clone();

@@ -38,6 +38,9 @@ pub struct Protocol {
     pub runs: usize,
     /// Fewer runs where these many would take longer than this, seconds; never fewer than five.
     pub most_seconds: f64,
+    /// A run that takes longer than this is timed once, seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub longest_seconds: Option<f64>,
     /// Overwrite the L2 cache before each run.
     pub flush_l2: bool,
     /// Time each kernel too.
@@ -96,6 +99,7 @@ pub fn on_gpu(
         warmups: protocol.warmups,
         runs: protocol.runs.clamp(1, PILOT_RUNS),
         cold: protocol.flush_l2,
+        longest: protocol.longest_seconds,
     };
     let pilot = executor.time_run(shape.time, &given, timing)?;
     let mut times = pilot.milliseconds;
@@ -166,10 +170,12 @@ pub fn on_cpu(
     session.reset(shape.batch)?;
     let inputs = RunInputs::random(session.graph(), shape, protocol.seed);
     let given = inputs.given();
+    let is_long = |seconds: f64| protocol.longest_seconds.is_some_and(|most| seconds > most);
     let began = Instant::now();
     for _ in 0..protocol.warmups {
         session.run(shape.time, &given)?;
-        if began.elapsed().as_secs_f64() > protocol.most_seconds {
+        let seconds = began.elapsed().as_secs_f64();
+        if seconds > protocol.most_seconds || is_long(seconds) {
             break;
         }
     }
@@ -178,7 +184,11 @@ pub fn on_cpu(
     while times.len() < protocol.runs.max(1) {
         let start = Instant::now();
         session.run(shape.time, &given)?;
-        times.push(start.elapsed().as_secs_f32() * 1e3);
+        let seconds = start.elapsed().as_secs_f64();
+        times.push((seconds * 1e3) as f32);
+        if is_long(seconds) {
+            break;
+        }
         let enough = times.len() >= PILOT_RUNS;
         if enough && began.elapsed().as_secs_f64() > protocol.most_seconds {
             break;

@@ -126,6 +126,7 @@ impl Bench<'_> {
             warmups: 4,
             runs: 15,
             cold: false,
+            longest: None,
         };
         let mut out = Vec::new();
         for shape in shapes {

@@ -40,6 +40,7 @@ pub const PROTOCOL: Protocol = Protocol {
     warmups: 5,
     runs: 30,
     most_seconds: 1.0,
+    longest_seconds: None,
     flush_l2: false,
     per_kernel: false,
     seed: 1,

@@ -7,12 +7,13 @@ use crate::executor::{ExecuteError, Executor, PreparedRun, Submission};
 use cudarc::driver::CudaEvent;
 use cudarc::driver::sys::CUevent_flags;
 use fusec_ir::interpret::Input;
+use std::time::Instant;
 
 /// Runs before the first timed one: each of the two parities is tried stepwise, then recorded.
 const LEAST_WARMUPS: usize = 4;
 
 /// What to time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Timing {
     /// Untimed runs before the first timed one; at least four are made.
     pub warmups: usize,
@@ -20,6 +21,8 @@ pub struct Timing {
     pub runs: usize,
     /// Overwrite the L2 cache before each timed run. Otherwise runs are submitted back to back.
     pub cold: bool,
+    /// Seconds of a run beyond which it is timed once, after a single one before it.
+    pub longest: Option<f64>,
 }
 
 /// Device times of whole runs.
@@ -99,12 +102,19 @@ impl Executor<GpuDevice> {
     ) -> Result<RunTimes, ExecuteError> {
         let mut submission = Submission::Stepwise;
         let mut launches = 0;
+        let mut runs = timing.runs;
         for _ in 0..timing.warmups.max(LEAST_WARMUPS) {
             let run = self.prepare(time, inputs)?;
             launches = run.launches.len();
+            let began = Instant::now();
             self.device
                 .run_and_wait(run.key, &run.launches, self.position)?;
             self.advance(&run);
+            let seconds = began.elapsed().as_secs_f64();
+            if timing.longest.is_some_and(|longest| seconds > longest) {
+                runs = runs.min(1);
+                break;
+            }
         }
         // The two parities' launches, prepared before the clock starts.
         let first = self.prepare(time, inputs)?;
@@ -114,7 +124,7 @@ impl Executor<GpuDevice> {
         self.position -= time as i64;
         let flush = self.device.flush(timing.cold)?;
         let mut events = Vec::new();
-        for at in 0..timing.runs {
+        for at in 0..runs {
             let run: &PreparedRun = if at % 2 == 0 { &first } else { &second };
             self.device.overwrite(flush.as_ref())?;
             let start = self.device.event()?;
