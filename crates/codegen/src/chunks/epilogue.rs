@@ -50,7 +50,7 @@ impl<'g> Hooks<'_, 'g> {
             if self.body.stores.contains(&value) {
                 let scope = self.scope(&self.value, "vi");
                 let result = self.result(n, true);
-                self.store_column(&mut rows, &[], value, &result, &scope);
+                self.store_column(&mut rows, value, &result, &scope);
             }
         }
         for (n, statement) in program.statements.iter().enumerate() {
@@ -117,7 +117,7 @@ impl<'g> Hooks<'_, 'g> {
                 let declared = format!("{loads}float {name}[{}];", rows.columns());
                 rows.element(&declared, &waits, &text.finish(), &scope);
                 for value in self.stored(statement, n, rows) {
-                    self.store_column(rows, &[], value, &format!("{name}[nth]"), &scope);
+                    self.store_column(rows, value, &format!("{name}[nth]"), &scope);
                 }
             }
             (_, false) => {
@@ -205,25 +205,14 @@ impl<'g> Hooks<'_, 'g> {
 
     /// Stores a value of which each lane has columns: one at a time, or, where a lane has neighbours in its
     /// registers and they lie side by side in memory, both.
-    fn store_column(
-        &mut self,
-        rows: &mut Rows<'_>,
-        waits: &[usize],
-        value: ValueId,
-        name: &str,
-        scope: &Scope,
-    ) {
+    fn store_column(&mut self, rows: &mut Rows<'_>, value: ValueId, name: &str, scope: &Scope) {
         let axes = &self.graph.value(value).axes;
         let index: Vec<IndexExpr> = axes.iter().map(|a| IndexExpr::axis(*a)).collect();
         if !(self.by_warpgroup && self.side_by_side(value, &index, OF_RESULTS)) {
             let store = self.store(value, name, scope);
-            return rows.element("", waits, &store, scope);
+            return rows.element("", &[], &store, scope);
         }
-        let of_run = Scope {
-            element: "vi".into(),
-            ..scope.clone()
-        };
-        let (pointer, at) = self.stored_at(value, &of_run);
+        let (pointer, at) = self.stored_at(value, scope);
         let run = self.names.fresh(&format!(
             "{}_run",
             crate::names::last(&self.graph.value(value).name)
@@ -233,7 +222,7 @@ impl<'g> Hooks<'_, 'g> {
             rows.columns() / OF_RESULTS
         );
         let body = format!("{run}[nth / {OF_RESULTS}][nth % {OF_RESULTS}] = {name};\n");
-        rows.element(&declared, waits, &body, scope);
+        rows.element(&declared, &[], &body, scope);
         let mut text = Text::default();
         text.line("#pragma unroll");
         text.open(format!(

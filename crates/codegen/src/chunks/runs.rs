@@ -83,7 +83,7 @@ impl Hooks<'_, '_> {
     }
 
     /// Whether nothing but the value columns, in their order, leads from one element to another.
-    pub(super) fn follows_columns(&self, offset: &Offset) -> bool {
+    fn follows_columns(&self, offset: &Offset) -> bool {
         let extent = |axis: AxisId| self.grid.extent(axis) as i64;
         let stride = |axis: AxisId| offset.local.get(&axis).copied().unwrap_or(0);
         // Neighbours of an axis lie as far apart as the elements inside of it.

@@ -5,9 +5,9 @@
 //! expression of values has this form. Never here: where rows lie.
 
 use super::Parts;
-use super::staging::at;
+use super::staging::{at, operand_rows};
 use crate::plan::Storage;
-use fusec_ir::{Access, Binary, Expr, Graph, IndexExpr, OpId, OpKind, Precision, StepRef, Unary};
+use fusec_ir::{Access, Binary, Expr, Graph, IndexExpr, OpId, OpKind, StepRef, Unary};
 
 /// An expression, as far as it depends on the value columns.
 #[derive(Clone)]
@@ -57,16 +57,7 @@ pub fn scaled_rows(
     let Form::Multiple(access) = of.item(v, &by.collect::<Vec<_>>()) else {
         return None;
     };
-    // One axis, so that its neighbours are neighbours in a row.
-    let value = graph.value(access.value);
-    let mut columns = parts.layout.value.iter().filter(|a| graph.size(**a) > 1);
-    let (Some(only), None) = (columns.next(), columns.next()) else {
-        return None;
-    };
-    let mut read = value.axes.iter().zip(&access.index).rev();
-    let (_, last) = read.find(|(axis, _)| graph.size(**axis) > 1)?;
-    let plain = value.precision == Precision::Storage && storage == Storage::Bf16;
-    (plain && last.as_axis() == Some(*only)).then_some(access)
+    operand_rows(graph, &access, &parts.layout.value, storage).then_some(access)
 }
 
 struct Of<'a> {

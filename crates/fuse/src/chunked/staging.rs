@@ -188,21 +188,31 @@ fn plain_rows<'g>(
 ) -> Option<&'g Access> {
     let StepRef::Input(i) = item else { return None };
     let access = graph.op(scan).inputs.get(i)?;
-    let value = graph.value(access.value);
     let key = graph.elements(&parts.layout.key);
     let weighted = parts.factor.is_some() || parts.decays_per_key(graph) || parts.reads.len() > 1;
-    let plain = value.precision == Precision::Storage && storage == Storage::Bf16;
-    if weighted || !plain || access.delay != 0 || !key.is_multiple_of(SUB) {
+    if weighted || access.delay != 0 || !key.is_multiple_of(SUB) {
         return None;
     }
-    // The last axis is that of the key.
-    let mut keys = parts.layout.key.iter().filter(|a| graph.size(**a) > 1);
-    let (Some(only), None) = (keys.next(), keys.next()) else {
-        return None;
+    operand_rows(graph, access, &parts.layout.key, storage).then_some(access)
+}
+
+/// Whether an access reads bf16 numbers that products can take as they are, and one of `axes`, the only one
+/// with several elements, leads from one to the next in a row.
+pub(super) fn operand_rows(
+    graph: &Graph,
+    access: &Access,
+    axes: &[AxisId],
+    storage: Storage,
+) -> bool {
+    let value = graph.value(access.value);
+    let mut sized = axes.iter().filter(|a| graph.size(**a) > 1);
+    let (Some(only), None) = (sized.next(), sized.next()) else {
+        return false;
     };
     let mut read = value.axes.iter().zip(&access.index).rev();
-    let (_, last) = read.find(|(axis, _)| graph.size(**axis) > 1)?;
-    (last.as_axis() == Some(*only)).then_some(access)
+    let last = read.find(|(axis, _)| graph.size(**axis) > 1);
+    let plain = value.precision == Precision::Storage && storage == Storage::Bf16;
+    plain && last.is_some_and(|(_, index)| index.as_axis() == Some(*only))
 }
 
 /// The operations of a body that depend on its recurrence.

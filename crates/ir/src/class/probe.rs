@@ -268,6 +268,13 @@ fn product(factors: &[usize]) -> Expr {
     factors.fold(first, |a, b| Expr::binary(Binary::Mul, a, b))
 }
 
+/// Axes that are not among `dropped`, in their order.
+fn without(axes: &[AxisId], dropped: &[AxisId]) -> Vec<AxisId> {
+    let mut kept = axes.to_vec();
+    kept.retain(|axis| !dropped.contains(axis));
+    kept
+}
+
 fn plus(a: Expr, b: Expr) -> Expr {
     Expr::binary(Binary::Add, a, b)
 }
@@ -312,11 +319,7 @@ pub(super) fn rewritten(found: &Classified, step: &Recurrence) -> Option<Recurre
                 read_at,
                 ..
             } => {
-                let kept: Vec<AxisId> = axes
-                    .iter()
-                    .filter(|x| !layout.key.contains(x))
-                    .copied()
-                    .collect();
+                let kept = without(&axes, &layout.key);
                 let mut state = before;
                 let mut outer = None;
                 for (n, update) in updates.iter().enumerate() {
@@ -360,11 +363,7 @@ pub(super) fn rewritten(found: &Classified, step: &Recurrence) -> Option<Recurre
                 v,
                 ..
             } => {
-                let kept: Vec<AxisId> = axes
-                    .iter()
-                    .filter(|x| !layout.key.contains(x))
-                    .copied()
-                    .collect();
+                let kept = without(&axes, &layout.key);
                 let over = layout.key.clone();
                 let seen = format!("{name}.seen");
                 let seen = out.statement(seen, kept, over, &[before, *a], product(&[0, 1]))?;

@@ -21,28 +21,13 @@ pub(super) fn remove_dead(recurrence: &mut Recurrence) {
             }
         }
     }
-    let places: Vec<usize> = live
-        .iter()
-        .scan(0, |n, keep| {
-            let at = *n;
-            *n += usize::from(*keep);
-            Some(at)
-        })
-        .collect();
-    let moved = |item: &mut StepRef| {
+    let places = places(&live);
+    retain(&mut recurrence.ops, &live);
+    rename(recurrence, |item| {
         if let StepRef::Op(i) = item {
             *i = places[*i];
         }
-    };
-    let mut keep = live.iter();
-    recurrence
-        .ops
-        .retain(|_| keep.next().copied().unwrap_or(false));
-    for op in &mut recurrence.ops {
-        op.inputs.iter_mut().for_each(|a| moved(&mut a.item));
-    }
-    recurrence.next.iter_mut().for_each(moved);
-    recurrence.outputs.iter_mut().for_each(moved);
+    });
 }
 
 /// Drops the inputs of which the step reads picked parts only, with their sources: the parts are
@@ -63,28 +48,36 @@ pub(super) fn remove_whole(recurrence: &mut Recurrence, sources: &mut Vec<Source
             read[i] || !sources.iter().any(picked)
         })
         .collect();
-    let places: Vec<usize> = keep
-        .iter()
-        .scan(0, |n, keep| {
-            let at = *n;
-            *n += usize::from(*keep);
-            Some(at)
-        })
-        .collect();
-    let moved = |item: &mut StepRef| {
+    let places = places(&keep);
+    rename(recurrence, |item| {
         if let StepRef::Input(i) = item {
             *i = places[*i];
         }
+    });
+    retain(&mut recurrence.inputs, &keep);
+    retain(sources, &keep);
+}
+
+/// The place of each item among those that are kept.
+fn places(keep: &[bool]) -> Vec<usize> {
+    let kept_before = |n: &mut usize, keep: &bool| {
+        let at = *n;
+        *n += usize::from(*keep);
+        Some(at)
     };
-    for op in &mut recurrence.ops {
-        op.inputs.iter_mut().for_each(|a| moved(&mut a.item));
-    }
-    recurrence.next.iter_mut().for_each(moved);
-    recurrence.outputs.iter_mut().for_each(moved);
-    let mut flags = keep.iter();
-    recurrence
-        .inputs
-        .retain(|_| flags.next().copied().unwrap_or(true));
-    let mut flags = keep.iter();
-    sources.retain(|_| flags.next().copied().unwrap_or(true));
+    keep.iter().scan(0, kept_before).collect()
+}
+
+/// Keeps the items that are marked so.
+fn retain<T>(items: &mut Vec<T>, keep: &[bool]) {
+    let mut keep = keep.iter();
+    items.retain(|_| keep.next().copied().unwrap_or(true));
+}
+
+/// Changes every reference of a step.
+fn rename(recurrence: &mut Recurrence, moved: impl Fn(&mut StepRef)) {
+    let read = recurrence.ops.iter_mut().flat_map(|op| &mut op.inputs);
+    read.for_each(|access| moved(&mut access.item));
+    recurrence.next.iter_mut().for_each(&moved);
+    recurrence.outputs.iter_mut().for_each(&moved);
 }

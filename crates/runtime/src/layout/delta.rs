@@ -38,6 +38,47 @@ fn heads(config: &Config<'_>, tensors: &Tensors<'_>, heads: usize) -> Result<Hea
     })
 }
 
+/// What models have in common whose value heads share key heads.
+struct Grouped {
+    eps: f64,
+    short_conv: bool,
+    axes: [(&'static str, usize); 9],
+}
+
+impl Grouped {
+    /// With so many layers and heads where the config leaves them open.
+    fn read(
+        config: &Config<'_>,
+        tensors: &Tensors<'_>,
+        layers: usize,
+        key_heads: usize,
+    ) -> Result<Self, LayoutError> {
+        let frame = Frame::read(config, tensors, layers)?;
+        let heads = heads(config, tensors, key_heads)?;
+        if !heads.values.is_multiple_of(heads.keys) {
+            let implemented = format!("a multiple of the {} of 'num_heads'", heads.keys);
+            return Err(config.unimplemented("num_v_heads", implemented));
+        }
+        config.only("head_dim", &[&heads.k.to_string()])?;
+        config.widens("expand_v", heads.k, heads.v)?;
+        Ok(Grouped {
+            eps: frame.eps,
+            short_conv: heads.short_conv,
+            axes: [
+                ("V", frame.v),
+                ("C", frame.c),
+                ("L", frame.layers),
+                ("I", frame.i),
+                ("H", heads.keys),
+                ("Gv", heads.values / heads.keys),
+                ("Dk", heads.k),
+                ("Dv", heads.v),
+                ("K", heads.taps),
+            ],
+        })
+    }
+}
+
 /// DeltaNet.
 pub(super) fn deltanet(config: &Config<'_>, tensors: &Tensors<'_>) -> Result<Layout, LayoutError> {
     let frame = Frame::read(config, tensors, 24)?;
@@ -81,11 +122,7 @@ pub(super) fn gated_deltanet(
     config: &Config<'_>,
     tensors: &Tensors<'_>,
 ) -> Result<Layout, LayoutError> {
-    let frame = Frame::read(config, tensors, 21)?;
-    let heads = heads(config, tensors, 6)?;
-    let per = value_heads_per_key_head(config, &heads)?;
-    config.only("head_dim", &[&heads.k.to_string()])?;
-    config.widens("expand_v", heads.k, heads.v)?;
+    let grouped = Grouped::read(config, tensors, 21, 6)?;
     let gated = config.flag("use_gate", true)?;
     let gate = ["swish", "silu", "sigmoid"];
     let gate = match config.word("output_gate_activation", "swish", &gate)? {
@@ -96,21 +133,11 @@ pub(super) fn gated_deltanet(
     let negative = config.flag("allow_neg_eigval", false)?;
     Ok(Layout::new(
         "gated-deltanet",
+        grouped.axes,
         [
-            ("V", frame.v),
-            ("C", frame.c),
-            ("L", frame.layers),
-            ("I", frame.i),
-            ("H", heads.keys),
-            ("Gv", per),
-            ("Dk", heads.k),
-            ("Dv", heads.v),
-            ("K", heads.taps),
-        ],
-        [
-            ("norm_eps", number(frame.eps)),
+            ("norm_eps", number(grouped.eps)),
             ("neg_eigval", flag(negative)),
-            ("short_conv", flag(heads.short_conv)),
+            ("short_conv", flag(grouped.short_conv)),
             ("gate", text(gate)),
         ],
     ))
@@ -164,11 +191,7 @@ pub(super) fn deltaproduct(
 
 /// Comba.
 pub(super) fn comba(config: &Config<'_>, tensors: &Tensors<'_>) -> Result<Layout, LayoutError> {
-    let frame = Frame::read(config, tensors, 21)?;
-    let heads = heads(config, tensors, 6)?;
-    let per = value_heads_per_key_head(config, &heads)?;
-    config.only("head_dim", &[&heads.k.to_string()])?;
-    config.widens("expand_v", heads.k, heads.v)?;
+    let grouped = Grouped::read(config, tensors, 21, 6)?;
     // The class has both the shortened key and the corrected query whatever these say.
     config.ignore(&[
         "correction_factor",
@@ -177,41 +200,18 @@ pub(super) fn comba(config: &Config<'_>, tensors: &Tensors<'_>) -> Result<Layout
     ]);
     Ok(Layout::new(
         "comba",
+        grouped.axes,
         [
-            ("V", frame.v),
-            ("C", frame.c),
-            ("L", frame.layers),
-            ("I", frame.i),
-            ("H", heads.keys),
-            ("Gv", per),
-            ("Dk", heads.k),
-            ("Dv", heads.v),
-            ("K", heads.taps),
-        ],
-        [
-            ("norm_eps", number(frame.eps)),
-            ("short_conv", flag(heads.short_conv)),
+            ("norm_eps", number(grouped.eps)),
+            ("short_conv", flag(grouped.short_conv)),
             ("gated", flag(config.flag("use_output_gate", true)?)),
         ],
     ))
 }
 
-/// Value heads that share a key head.
-fn value_heads_per_key_head(config: &Config<'_>, heads: &Heads) -> Result<usize, LayoutError> {
-    if heads.values.is_multiple_of(heads.keys) {
-        return Ok(heads.values / heads.keys);
-    }
-    let implemented = format!("a multiple of the {} of 'num_heads'", heads.keys);
-    Err(config.unimplemented("num_v_heads", implemented))
-}
-
 /// Kimi Delta Attention.
 pub(super) fn kda(config: &Config<'_>, tensors: &Tensors<'_>) -> Result<Layout, LayoutError> {
-    let frame = Frame::read(config, tensors, 24)?;
-    let heads = heads(config, tensors, 16)?;
-    let per = value_heads_per_key_head(config, &heads)?;
-    config.only("head_dim", &[&heads.k.to_string()])?;
-    config.widens("expand_v", heads.k, heads.v)?;
+    let grouped = Grouped::read(config, tensors, 24, 16)?;
     // Another implementation of the bounded decay, which the public class wants a bound for.
     if config.flag("safe_gate", false)? && !config.has("lower_bound") {
         return Err(config.unimplemented("safe_gate", "false where 'lower_bound' is null"));
@@ -224,21 +224,11 @@ pub(super) fn kda(config: &Config<'_>, tensors: &Tensors<'_>) -> Result<Layout, 
     }
     Ok(Layout::new(
         "kda",
+        grouped.axes,
         [
-            ("V", frame.v),
-            ("C", frame.c),
-            ("L", frame.layers),
-            ("I", frame.i),
-            ("H", heads.keys),
-            ("Gv", per),
-            ("Dk", heads.k),
-            ("Dv", heads.v),
-            ("K", heads.taps),
-        ],
-        [
-            ("norm_eps", number(frame.eps)),
+            ("norm_eps", number(grouped.eps)),
             ("neg_eigval", flag(negative)),
-            ("short_conv", flag(heads.short_conv)),
+            ("short_conv", flag(grouped.short_conv)),
             ("lower_bound", number(bound)),
         ],
     ))
