@@ -4,6 +4,7 @@
 use super::constant;
 use super::document::{BlockDecl, Document, InputKind, Setting};
 use super::error::{Fault, Problem, Result, Warning, fail, refuse};
+use super::multiplied::store_as_multiplied;
 use super::pointwise::{self, Host};
 use super::scope::Axes;
 use super::syntax::{Call, Ident, Node, Statement, Target};
@@ -104,6 +105,7 @@ pub(super) fn lower(
     let warnings = unused(document);
     let mut graph = lowering.graph;
     graph.axes = lowering.axes.into_list();
+    store_as_multiplied(&mut graph, &lowering.anonymous);
     Ok(Lowered {
         graph,
         dimensions: lowering.dimensions,

@@ -18,6 +18,7 @@ mod functions;
 mod grammar;
 mod lower;
 mod message;
+mod multiplied;
 mod nesting;
 mod operations;
 mod parameters;
