@@ -174,7 +174,7 @@ impl Bench<'_> {
         let mut args = vec!["map:x".to_string()];
         maps.insert(
             "x".into(),
-            axes(&wgmma::x_axes(&projections[0].products[0])),
+            axes(&wgmma::x_axes(tiles[0].0, &projections[0].products[0])),
         );
         let mut described = Vec::new();
         for ((tile, projection), lane) in tiles.iter().zip(lanes) {
@@ -212,6 +212,7 @@ impl Bench<'_> {
             operand: Element::Bf16,
         };
         let unused = WgmmaTile {
+            rows: 64,
             columns: 64,
             stages: 2,
             group: 1,
@@ -250,18 +251,26 @@ fn main() {
         index: Vec::new(),
     };
     let tile = |columns, stages| WgmmaTile {
+        rows: 64,
         columns,
         stages,
         group: 16,
         operand: Element::Bf16,
     };
     let usual = tile(256, 5);
+    // The same accumulators, fewer bytes of weights.
+    let tall = WgmmaTile {
+        rows: 128,
+        group: 8,
+        ..tile(128, 7)
+    };
     use Epilogue::{Gate, Pair, Plain, Residual, RowStatistics, Silu};
     use WeightLayout::{Kn, Nk};
     // Tiles, on the shapes of projections inside models.
     for (k, n) in [(2048, 2048), (2048, 8192), (8192, 2048), (4096, 4096)] {
         let tiles = [
             ("256", usual),
+            ("128_128", tall),
             ("256_8", WgmmaTile { group: 8, ..usual }),
             ("192", tile(192, 6)),
             ("128", tile(128, 8)),
@@ -281,6 +290,7 @@ fn main() {
         for (k, n) in [(2048, 2048), (2048, 8192), (4096, 4096)] {
             let name = format!("{}_{k}_{n}", epilogue.name());
             bench.wgmma(&name, k, &[(n, Nk, epilogue, usual)]);
+            bench.wgmma(&format!("{name}_tall"), k, &[(n, Nk, epilogue, tall)]);
         }
     }
     for epilogue in [Residual, Gate] {

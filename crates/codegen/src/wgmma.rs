@@ -12,7 +12,7 @@
 
 use crate::memory::c_type;
 use fusec_fuse::schedule::WgmmaTile;
-use fusec_fuse::schedule::wgmma::{DEPTH, MOST_COLUMNS, MOST_STAGES, ROWS};
+use fusec_fuse::schedule::wgmma::{DEPTH, MOST_STAGES, ROWS};
 use serde::Serialize;
 use tera::Context;
 
@@ -82,7 +82,7 @@ pub fn run(columns: usize, layouts: impl IntoIterator<Item = WeightLayout>) -> u
 }
 
 /// The activations of a product as a tensor, innermost axis first.
-pub fn x_axes(product: &Product) -> Vec<MapAxis> {
+pub fn x_axes(tile: WgmmaTile, product: &Product) -> Vec<MapAxis> {
     vec![
         MapAxis {
             extent: MapExtent::Fixed(product.depth),
@@ -92,7 +92,7 @@ pub fn x_axes(product: &Product) -> Vec<MapAxis> {
         MapAxis {
             extent: MapExtent::Rows,
             stride: product.x_stride,
-            span: ROWS,
+            span: tile.rows,
         },
     ]
 }
@@ -154,7 +154,7 @@ pub fn render<P: std::borrow::Borrow<Projection>>(
     context.insert(
         "tile",
         &serde_json::json!({
-            "rows": ROWS, "columns": whole.columns, "depth": DEPTH, "stages": whole.stages, "group": whole.group,
+            "rows": whole.rows, "columns": whole.columns, "depth": DEPTH, "stages": whole.stages, "group": whole.group,
             "operand": c_type(whole.operand),
             "producer_registers": REGISTERS.0, "consumer_registers": REGISTERS.1,
         }),
@@ -234,8 +234,10 @@ pub(crate) fn check(tile: WgmmaTile, projection: &Projection) -> Result<(), Proj
             && aligned(p.x_stride, p.x_offset)
             && aligned(p.w_stride, p.w_offset)
     };
-    let reason = if tile.columns > MOST_COLUMNS || ![64, 128, 192, 256].contains(&columns) {
-        "columns are 64, 128, 192 or 256 for each product, 256 for all"
+    let reason = if !tile.rows.is_multiple_of(ROWS) || !tile.has_accumulators() {
+        "rows are 64 or 128, and a thread has accumulators for 256 columns of 64 rows"
+    } else if ![64, 128, 192, 256].contains(&columns) {
+        "columns are 64, 128, 192 or 256 for each product"
     } else if !(2..=MOST_STAGES).contains(&tile.stages) {
         "there are 2 to 8 stages"
     } else if tile.group == 0 {

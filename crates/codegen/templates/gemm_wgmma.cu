@@ -1,10 +1,11 @@
 {
     // Y[row, column] = sum over inner of x(row, inner) * w(column, inner) on the tensor cores (wgmma, f32 accumulators). Two warpgroups take turns at
-    // tiles of 64 rows, so that one multiplies while the other writes its results. One thread of a third brings what
+    // tiles of {{ tile.rows }} rows, so that one multiplies while the other writes its results. One thread of a third brings what
     // they multiply: a ring of {{ tile.stages }} stages, each {{ tile.depth }} of the sum, that copies fill and products empty. Blocks go from
     // tile to tile, whatever the number of blocks.
     typedef {{ tile.operand }} Operand;
     constexpr int CONSUMERS = 2, STAGES = {{ tile.stages }}, TILE_M = {{ tile.rows }}, TILE_K = {{ tile.depth }};
+    constexpr int SLABS = TILE_M / 64;  // of 64 rows, as instructions take them
     constexpr int A_BYTES = TILE_M * TILE_K * 2, STAGE_BYTES = A_BYTES + {{ tile.columns }} * TILE_K * 2;
     const int lane = tid % 32, warp = tid / 32 % 4, group = tid / 128;
     const i64 rows = {{ rows }};
@@ -96,14 +97,15 @@
                 {{ l.setup | indent(width=16) }}
 {%- endif %}
 {%- for p in l.products %}
-                float acc_{{ p.name }}[TILE_N / 2] = {};
+                float acc_{{ p.name }}[SLABS][TILE_N / 2] = {};
 {%- endfor %}
 {%- for pass in l.passes %}
                 {
                     int before = 0;
-                    // Unrolled, products of short sums would be put behind each other by the compiler.
+                    // Without a loop, as for a short sum, the compiler would put products behind each other.
+                    const int depth = untold({{ pass.depth }});
 #pragma unroll 1
-                    for (int inner = 0; inner < {{ pass.depth }}; inner += TILE_K) {
+                    for (int inner = 0; inner < depth; inner += TILE_K) {
                         const char* const a_tile = stages + stage * STAGE_BYTES;
                         const char* const w_tile = a_tile + A_BYTES;
                         const u64 a_place = operand_tile(a_tile, 16);
@@ -114,9 +116,12 @@
                         warpgroup_fence();
 #pragma unroll
                         for (int part = 0; part < TILE_K / 16; ++part) {
+#pragma unroll
+                            for (int slab = 0; slab < SLABS; ++slab) {
 {%- for p in pass.products %}
-                            wgmma_n{{ l.tile_columns }}<Operand, {% if p.w_layout == "kn" %}true{% else %}false{% endif %}>(acc_{{ p.name }}, a_place + part * 2, w_place_{{ loop.index0 }} + part * {% if p.w_layout == "kn" %}128{% else %}2{% endif %});
+                                wgmma_n{{ l.tile_columns }}<Operand, {% if p.w_layout == "kn" %}true{% else %}false{% endif %}>(acc_{{ p.name }}[slab], a_place + slab * (64 * TILE_K * 2 / 16) + part * 2, w_place_{{ loop.index0 }} + part * {% if p.w_layout == "kn" %}128{% else %}2{% endif %});
 {%- endfor %}
+                            }
                         }
                         warpgroup_commit();
                         // The products before these are done: their stage can be filled again.
@@ -133,8 +138,9 @@
                 }
 {%- endfor %}
 #pragma unroll
-                for (int half = 0; half < 2; ++half) {
-                    const i64 row = row0 + warp * 16 + half * 8 + lane / 4;
+                for (int eight = 0; eight < 2 * SLABS; ++eight) {
+                    const int slab = eight / 2, half = eight % 2;
+                    const i64 row = row0 + slab * 64 + warp * 16 + half * 8 + lane / 4;
                     if (row < rows) {
 {%- if l.row_prologue %}
                         {{ l.row_prologue | indent(width=24) }}
@@ -155,7 +161,7 @@
                                     if (column >= COLUMNS) continue;
 {%- endif %}
 {%- for p in l.products %}
-                                    const float {{ p.name }} = acc_{{ p.name }}[(part * {{ l.run }} + nth / 2 * 2) * 2 + half * 2 + nth % 2];
+                                    const float {{ p.name }} = acc_{{ p.name }}[slab][(part * {{ l.run }} + nth / 2 * 2) * 2 + half * 2 + nth % 2];
 {%- endfor %}
                                     // ---- epilogue of element (row, column)
                                     {{ l.epilogue | indent(width=36) }}

@@ -54,6 +54,7 @@ template <typename T, bool ACROSS_K> __device__ void products(char* smem, float*
     float d64[32] = {}, d128[64] = {}, d192[96] = {}, d256[128] = {};
     const u64 a = operand_tile(smem, 16), b = operand_tile(smem + 8192, 8192);
     warpgroup_fence();
+    static_assert(sizeof(untold(1)) == 4, "");
     wgmma_n64<T, ACROSS_K>(d64, a, b), wgmma_n128<T, ACROSS_K>(d128, a, b), warpgroup_commit(), warpgroup_wait<0>();
     y[threadIdx.x] = d64[3] + d128[5];
     warpgroup_fence();

@@ -6,6 +6,7 @@ use fusec_codegen::projection::{
     GemmTile, Product, Projection, ProjectionTile, Run, WeightLayout, WgmmaTile,
 };
 use fusec_codegen::{Element, MapAxis, MapExtent, wgmma};
+use fusec_fuse::schedule::wgmma::TILE_ROWS;
 use fusec_runtime::emulator::{Emulator, KernelArg, LaunchShape, TensorMapArg};
 use kernels::{Tensor, compiled, emulator, matrix, nvrtc};
 
@@ -40,6 +41,8 @@ struct Case {
     stages: usize,
     operand: Element,
     lanes: Vec<Lane>,
+    /// Rows of the tiles.
+    tile_rows: usize,
 }
 
 fn cases() -> Vec<Case> {
@@ -50,6 +53,7 @@ fn cases() -> Vec<Case> {
         stages,
         operand,
         lanes: lanes.to_vec(),
+        tile_rows: 64,
     };
     vec![
         case(1, 8, 0, 2, Bf16, &[(32, Nk, Bias, 64)]),
@@ -165,6 +169,7 @@ fn projection(case: &Case, at: usize) -> Projection {
 
 fn tile(case: &Case, at: usize) -> WgmmaTile {
     WgmmaTile {
+        rows: case.tile_rows,
         columns: case.lanes[at].3,
         stages: case.stages,
         group: 2,
@@ -219,7 +224,7 @@ fn check(emulator: &Emulator, case: &Case, blocks: u32, seed: u64) {
     let mut results = Vec::new();
     let mut args = vec![map(
         &x,
-        &wgmma::x_axes(&projections[0].products[0]),
+        &wgmma::x_axes(tile(case, 0), &projections[0].products[0]),
         case.rows,
     )];
     for (i, lane) in case.lanes.iter().enumerate() {
@@ -303,8 +308,17 @@ fn check(emulator: &Emulator, case: &Case, blocks: u32, seed: u64) {
 fn products_equal_a_plain_loop_on_any_number_of_blocks() {
     let emulator = emulator();
     for case in cases() {
-        for (blocks, seed) in [(1, 0), (2, 1), (5, 2), (7, 3)] {
-            check(&emulator, &case, blocks, seed);
+        for tile_rows in TILE_ROWS {
+            let case = Case {
+                tile_rows,
+                ..case.clone()
+            };
+            if !(0..case.lanes.len()).all(|at| tile(&case, at).has_accumulators()) {
+                continue;
+            }
+            for (blocks, seed) in [(1, 0), (2, 1), (5, 2), (7, 3)] {
+                check(&emulator, &case, blocks, seed);
+            }
         }
     }
 }
@@ -318,6 +332,7 @@ fn tiles_and_operands_that_do_not_fit_are_refused() {
         stages: 3,
         operand: Bf16,
         lanes: vec![(32, Nk, Plain, 64)],
+        tile_rows: 64,
     };
     let good = (tile(&case, 0), projection(&case, 0));
     let render = |(tile, projection): &(WgmmaTile, Projection)| {
@@ -325,7 +340,9 @@ fn tiles_and_operands_that_do_not_fit_are_refused() {
     };
     assert!(render(&good).is_ok());
     type Change = fn(&mut WgmmaTile, &mut Projection);
-    let changes: [(&str, Change); 8] = [
+    let changes: [(&str, Change); 10] = [
+        ("rows", |tile, _| tile.rows = 96),
+        ("rows", |tile, _| (tile.rows, tile.columns) = (128, 256)),
         ("columns", |tile, _| tile.columns = 96),
         ("columns", |tile, _| tile.columns = 512),
         ("stages", |tile, _| tile.stages = 1),

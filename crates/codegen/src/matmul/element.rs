@@ -77,10 +77,11 @@ impl<'g> ProductLane<'_, 'g> {
                 return format!("{name}[nth]");
             }
             let name = self.names.fresh(&format!("{}_in", value.name));
+            let load = self.run_load(access.value);
             if let Some(run) = &mut self.run {
                 let n = run.columns;
                 run.before.push_str(&format!(
-                    "float {name}[{n}];\nload_vec<{element_type}, {n}>({address}, {name});\n"
+                    "float {name}[{n}];\n{load}<{element_type}, {n}>({address}, {name});\n"
                 ));
             }
             self.run_operands.insert(address, name.clone());

@@ -8,6 +8,9 @@ use fusec_fuse::Body;
 use fusec_ir::{Graph, IndexExpr, OpId, StateId, StateKind, ValueId};
 use std::collections::BTreeMap;
 
+/// A line of the caches, bytes.
+const LINE_BYTES: usize = 128;
+
 impl<'g> ProductLane<'_, 'g> {
     /// Address of the first of a run of elements that lie side by side where columns do; `None`
     /// where they do not, or are not aligned, and outside of runs.
@@ -35,6 +38,18 @@ impl<'g> ProductLane<'_, 'g> {
         parts.extend(offset.block_text(&|a| self.first(a)));
         parts.push(local);
         Some(parts.join(" + "))
+    }
+
+    /// How a run is loaded. Of rows of which the four lanes beside each other take whole lines, a warpgroup
+    /// needs nothing again: they leave the L2 cache to what is multiplied. Parts of lines stay for the next run.
+    pub(super) fn run_load(&self, value: ValueId) -> &'static str {
+        let element = self.pointers.element(Place::Value(value));
+        let run = self.run.as_ref().map_or(0, |run| run.columns);
+        let whole_lines = 4 * run * element.bytes() >= LINE_BYTES;
+        match self.graph.value(value).rows && self.by_warpgroups && whole_lines {
+            true => "load_vec_stream",
+            false => "load_vec",
+        }
     }
 
     /// What happens to the results of the products, for element `(row, column)`.
@@ -74,7 +89,10 @@ impl<'g> ProductLane<'_, 'g> {
                     && let Some(run) = &mut self.run
                 {
                     let (n, all) = (run.columns, self.names.fresh(&format!("{name}_run")));
-                    let store = self.store;
+                    let store = match self.by_warpgroups {
+                        true => "store_vec_global",
+                        false => "store_vec",
+                    };
                     run.before.push_str(&format!("float {all}[{n}];\n"));
                     run.after
                         .push_str(&format!("{store}<{element}, {n}>({address}, {all});\n"));

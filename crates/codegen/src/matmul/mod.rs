@@ -103,10 +103,7 @@ pub fn lane<'g>(
         storage,
         product_names: BTreeMap::new(),
         run: None,
-        store: match by_warpgroups {
-            Some(_) => "store_vec_global",
-            None => "store_vec",
-        },
+        by_warpgroups: by_warpgroups.is_some(),
         run_operands: BTreeMap::new(),
     };
     let columns = lane.columns.len();
@@ -198,8 +195,8 @@ struct ProductLane<'a, 'g> {
     product_names: BTreeMap<OpId, String>,
     /// Neighbouring columns that the epilogue handles together.
     run: Option<Run>,
-    /// The primitive that writes a run.
-    store: &'static str,
+    /// Whether the product is one of warpgroups.
+    by_warpgroups: bool,
     /// Operands that are loaded for a whole run: their registers by their address.
     run_operands: BTreeMap<String, String>,
 }
@@ -316,7 +313,7 @@ impl<'g> ProductLane<'_, 'g> {
             .zip(operands)
             .map(|(product, Operands { x, w })| {
                 let (x_axes, w_axes) = (
-                    wgmma::x_axes(product),
+                    wgmma::x_axes(tile, product),
                     wgmma::w_axes(tile, projection, product),
                 );
                 (

@@ -12,6 +12,13 @@ __device__ __forceinline__ void warpgroup_commit() { asm volatile("wgmma.commit_
 // Waits until at most N groups of products are still under way.
 template <int N> __device__ __forceinline__ void warpgroup_wait() { asm volatile("wgmma.wait_group.sync.aligned %0;" :: "n"(N) : "memory"); }
 
+//@ untold arch 90a
+// x, of which the compiler knows nothing: a loop up to it stays one.
+__device__ __forceinline__ int untold(int x) {
+    asm volatile("" : "+r"(x));
+    return x;
+}
+
 //@ shared_fence arch 90a
 // Shows what this thread has written to shared memory to products of warpgroups that start after a barrier
 // behind it. What copies by tensor maps bring needs none.

@@ -45,6 +45,7 @@ fn cycles(device: &Device, work: &Work, chunks: &Chunks) -> f64 {
         + chunks.around * fitted.around_operation_cycles.value
         + chunks.around_special * fitted.around_special_cycles.value
         + chunks.around_loads * per_load
+        + chunks.around_parameters * fitted.around_parameter_cycles.value
         + chunks.around_sums * fitted.around_sum_cycles.value;
     if chunks.group_products > 0.0 {
         let products = chunks.group_products * fitted.chunk_group_product_cycles.value;

@@ -9,7 +9,7 @@ use crate::chunked::MOST_TOKENS;
 use crate::chunked::warpgroup::Products;
 use crate::context::{iteration_axes, reduced_axes, special_count};
 use crate::schedule::{ChunkTile, Pass, Schedule};
-use fusec_ir::{OpId, OpKind};
+use fusec_ir::{Access, OpId, OpKind};
 use std::collections::BTreeMap;
 
 /// Operations for an element of what is neither a map nor a reduction.
@@ -89,6 +89,7 @@ impl Lane<'_> {
             around: 0.0,
             around_special: 0.0,
             around_loads: 0.0,
+            around_parameters: 0.0,
             around_sums: 0.0,
             resident: tile.blocks_by_registers(self.ctx.target.registers) as f64,
             solves: tile.solves(),
@@ -119,6 +120,11 @@ impl Lane<'_> {
             let loads = rows
                 .count()
                 .saturating_sub(usize::from(uses.contains_key(id)));
+            let of_columns = |access: &&Access| {
+                let mut terms = access.index.iter().flat_map(|index| &index.terms);
+                !graph.value(access.value).rows && terms.any(|term| self.extent(term.0) > 1)
+            };
+            let parameters = op.inputs.iter().filter(of_columns).count();
             let (operations, special) = match &op.kind {
                 OpKind::Map { expr } => (expr.op_count(), special_count(expr)),
                 OpKind::Reduce { expr, .. } => (expr.op_count() + 1, special_count(expr)),
@@ -127,6 +133,7 @@ impl Lane<'_> {
             chunks.around += elements * operations as f64;
             chunks.around_special += elements * special as f64;
             chunks.around_loads += elements * loads as f64;
+            chunks.around_parameters += elements * parameters as f64;
             if !reduced_axes(op).is_empty() {
                 // A warp sums a row while the others do so with theirs.
                 chunks.around_sums += WARP * tokens;

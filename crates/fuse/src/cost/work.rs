@@ -161,6 +161,9 @@ pub struct Chunks {
     pub around_special: f64,
     /// Loads there beside that of an operation's first operand.
     pub around_loads: f64,
+    /// Elements of parameters that are loaded there: the same ones for each token, but again.
+    #[serde(default)]
+    pub around_parameters: f64,
     /// Sums over a warp there, of all warps.
     pub around_sums: f64,
     /// Blocks of a multiprocessor that its registers suffice for.

@@ -185,6 +185,8 @@ fitted! {
     around_load_cycles in 20.0 to 300.0,
     /// the same of a row that is in shared memory by then, clock cycles
     around_load_ahead_cycles in 4.0 to 60.0,
+    /// a load of a parameter there, clock cycles
+    around_parameter_cycles in 4.0 to 150.0,
     /// a sum over a warp there, clock cycles
     around_sum_cycles in 50.0 to 900.0,
 }

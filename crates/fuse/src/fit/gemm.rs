@@ -4,6 +4,7 @@ use super::contract::{Lane, lanes, products_of, same_activation};
 use super::group::Group;
 use super::space::is_identity;
 use crate::plan::{Body, Reject};
+use crate::schedule::product::Products;
 use crate::schedule::{GemmTile, Schedule, WgmmaTile, gemm, wgmma};
 use fusec_ir::{OpId, OpKind};
 
@@ -58,13 +59,10 @@ fn by_warpgroups(group: &Group<'_>, lanes: &[Lane]) -> Option<Vec<WgmmaTile>> {
         let products = products_of(group, lane).ok()?;
         let anchors = &lane.contracts;
         wgmma::operands(ctx.graph, ctx.elements(), &products, anchors, operand)?;
-        let tile = wgmma::schedule(&products, ctx.rows(), ctx.storage, &ctx.target)?;
-        lane.prologue.is_empty().then_some(tile)
+        lane.prologue.is_empty().then_some(products)
     };
-    let tiles: Vec<WgmmaTile> = lanes.iter().map(of).collect::<Option<_>>()?;
-    let stages = tiles.iter().map(|tile| tile.stages).min()?;
-    let alike = tiles.into_iter().map(|tile| WgmmaTile { stages, ..tile });
-    Some(alike.collect())
+    let products: Vec<Products> = lanes.iter().map(of).collect::<Option<_>>()?;
+    wgmma::schedules(&products, ctx.rows(), ctx.storage, &ctx.target)
 }
 
 /// Whether some activation comes to its product through registers: it is computed, or does not lie in

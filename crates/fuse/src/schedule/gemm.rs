@@ -2,7 +2,7 @@
 
 use super::Target;
 use super::product::{ProductShape, Products, WeightLayout};
-use super::wgmma::{self, WgmmaTile};
+use super::wgmma::WgmmaTile;
 use crate::elements::Element;
 use crate::plan::Storage;
 use serde::{Deserialize, Serialize};
@@ -105,7 +105,7 @@ impl GemmTile {
         match self {
             GemmTile::Simt(tile) => tile.rows,
             GemmTile::Mma(tile) => tile.rows,
-            GemmTile::Wgmma(_) => wgmma::ROWS,
+            GemmTile::Wgmma(tile) => tile.rows,
         }
     }
 

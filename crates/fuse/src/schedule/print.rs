@@ -1,6 +1,6 @@
 //! Schedules and launches in a line, for people.
 
-use super::wgmma::{CONSUMERS, DEPTH, ROWS};
+use super::wgmma::{CONSUMERS, DEPTH};
 use super::{AttendTile, GemmTile, Launch, Pass, RowSumTile, Schedule, Segments};
 use crate::chunked::warpgroup::Products;
 use fusec_ir::Direction;
@@ -81,8 +81,8 @@ impl fmt::Display for Schedule {
             ),
             Schedule::Gemm(GemmTile::Wgmma(tile)) => write!(
                 f,
-                "tiles of {ROWS} x {} x {DEPTH}, {} stages, {CONSUMERS} warpgroups in turn",
-                tile.columns, tile.stages
+                "tiles of {} x {} x {DEPTH}, {} stages, {CONSUMERS} warpgroups in turn",
+                tile.rows, tile.columns, tile.stages
             ),
             Schedule::LastRow(tile) => {
                 write!(f, "{} a sequence", count(tile.parts as usize, "block"))

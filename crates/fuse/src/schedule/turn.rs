@@ -4,7 +4,7 @@
 //! meets nothing new. Whether a tile fits a device is looked at by whoever asks.
 
 use super::product::Products;
-use super::wgmma::{MOST_COLUMNS, MOST_STAGES};
+use super::wgmma::MOST_STAGES;
 use super::{
     GemmTile, MmaTile, RowTile, ScanTile, Schedule, SimtTile, WgmmaTile, gemv, stream, thin,
 };
@@ -159,8 +159,10 @@ impl Turn {
                     stages,
                     ..*tile
                 };
-                let fits = |tile: &WgmmaTile| tile.shared_bytes() <= shared_bytes;
-                if each > most || each * count > MOST_COLUMNS {
+                let fits = |tile: &WgmmaTile| {
+                    tile.has_accumulators() && tile.shared_bytes() <= shared_bytes
+                };
+                if each > most {
                     return None;
                 }
                 let tile = (2..=MOST_STAGES).rev().map(of).find(fits)?;

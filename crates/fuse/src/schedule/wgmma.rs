@@ -14,7 +14,9 @@ use serde::{Deserialize, Serialize};
 /// Tile of `gemm_wgmma.cu`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WgmmaTile {
-    /// Columns per block: 64, 128, 192 or 256 for each product of a body, at most 256 for all.
+    /// Rows per block: [`ROWS`] or twice as many.
+    pub rows: usize,
+    /// Columns per block: 64, 128, 192 or 256 for each product of a body; over 64 rows at most 256 for all.
     pub columns: usize,
     /// Stages of the ring of operands: 2 to 8.
     pub stages: usize,
@@ -24,22 +26,25 @@ pub struct WgmmaTile {
     pub operand: Element,
 }
 
-/// Rows per block: those of one product of a warpgroup.
+/// Rows of one product of a warpgroup.
 pub const ROWS: usize = 64;
+/// Rows per block. More of them read fewer weights for the same products: what a multiprocessor takes in
+/// from the L2 cache is what products of tiles of 64 x 256 wait for (H200, 14 of 15 TB/s).
+pub const TILE_ROWS: [usize; 2] = [2 * ROWS, ROWS];
 /// Elements of the sum in a stage: a swizzled line of 128 bytes.
 pub const DEPTH: usize = 64;
 /// Warpgroups that multiply.
 pub const CONSUMERS: usize = 2;
-/// Columns, over all products of a body, for which a thread has accumulators.
-pub const MOST_COLUMNS: usize = 256;
+/// Columns of [`ROWS`] rows, over all products of a body, for which a thread has accumulators.
+const MOST_COLUMNS: usize = 256;
 /// Stages of the ring, at most: more do not bring operands earlier.
 pub const MOST_STAGES: usize = 8;
 /// Elements of whose multiples rows of an operand are apart: 16 bytes.
 const ALIGNED: usize = 8;
 /// Alignment of the tiles of a stage in shared memory, bytes.
 const TILE_ALIGNMENT: usize = 1024;
-/// Columns of a tile that take as long as its rows do to arrive and its results to leave.
-const COLUMNS_OF_ROWS: usize = 32;
+/// Columns of [`ROWS`] rows that take as long as the start and the end of a tile.
+const COLUMNS_OF_TILE: usize = 32;
 /// Rows of a band of tiles, over whose columns blocks go before they take the next: with as many columns
 /// again, what the blocks of a GPU read at once.
 const BAND_ROWS: usize = 1024;
@@ -107,36 +112,53 @@ pub fn operands(
     anchors.iter().map(of).collect()
 }
 
-/// The tile for some products over `rows` rows, whose [`operands`] lie ready. `None` where the target lacks
-/// the instructions, or more products share an epilogue than have accumulators.
-pub fn schedule(
-    products: &Products,
+/// The tiles of the lanes of a kernel, products over `rows` rows whose [`operands`] lie ready: equally many
+/// rows and stages for all. `None` where the target lacks the instructions, or more products share an epilogue
+/// than have accumulators.
+pub fn schedules(
+    lanes: &[Products],
     rows: usize,
     storage: Storage,
     target: &Target,
-) -> Option<WgmmaTile> {
+) -> Option<Vec<WgmmaTile>> {
     let operand = target.wgmma_operand(storage)?;
-    let count = products.shapes.len().max(1);
-    let row_tiles = rows.div_ceil(ROWS);
-    // The time in columns of a tile, if all multiprocessors take tiles one after the other.
-    let time = |columns: &usize| {
-        let tiles = row_tiles * products.width.div_ceil(*columns);
-        tiles.div_ceil(target.sms.max(1)) * (columns + COLUMNS_OF_ROWS)
+    let of = |tile_rows: usize| {
+        let tiles = lanes.iter().map(|products| {
+            let tile = |columns: usize| WgmmaTile {
+                rows: tile_rows,
+                columns: columns * products.shapes.len().max(1),
+                stages: MOST_STAGES,
+                group: BAND_ROWS / tile_rows,
+                operand,
+            };
+            let tiles = [256, 192, 128, 64].map(tile).into_iter();
+            let timed = tiles
+                .filter(WgmmaTile::has_accumulators)
+                .map(|tile| (tile.time(products, rows, target), tile));
+            timed.min_by_key(|(time, _)| *time)
+        });
+        let timed: Vec<(usize, WgmmaTile)> = tiles.collect::<Option<_>>()?;
+        let time: usize = timed.iter().map(|(time, _)| time).sum();
+        Some((time, timed))
     };
-    let each = [256, 192, 128, 64]
+    let (_, timed) = TILE_ROWS
         .into_iter()
-        .filter(|columns| columns * count <= MOST_COLUMNS)
-        .min_by_key(time)?;
-    let tile = |stages| WgmmaTile {
-        columns: each * count,
-        stages,
-        group: BAND_ROWS / ROWS,
-        operand,
+        .filter_map(of)
+        .min_by_key(|(time, _)| *time)?;
+    let fits = |stages: &usize| {
+        let mut tiles = timed.iter().map(|(_, tile)| WgmmaTile {
+            stages: *stages,
+            ..*tile
+        });
+        tiles.all(|tile| tile.shared_bytes() <= target.shared_bytes)
     };
-    (2..=MOST_STAGES)
-        .rev()
-        .map(tile)
-        .find(|tile| tile.shared_bytes() <= target.shared_bytes)
+    let stages = (2..=MOST_STAGES).rev().find(fits)?;
+    Some(
+        timed
+            .into_iter()
+            .map(|(_, tile)| WgmmaTile { stages, ..tile })
+            .collect(),
+    )
 }
 
 impl WgmmaTile {
@@ -145,10 +167,23 @@ impl WgmmaTile {
         128 * (CONSUMERS + 1)
     }
 
+    /// Whether a thread has accumulators for all of a tile.
+    pub fn has_accumulators(&self) -> bool {
+        (ROWS..=2 * ROWS).contains(&self.rows) && self.rows * self.columns <= ROWS * MOST_COLUMNS
+    }
+
+    /// The time of products over `rows` rows in columns of [`ROWS`] rows, if all multiprocessors take tiles one
+    /// after the other.
+    fn time(&self, products: &Products, rows: usize, target: &Target) -> usize {
+        let each = self.columns / products.shapes.len().max(1);
+        let tiles = rows.div_ceil(self.rows) * products.width.div_ceil(each.max(1));
+        tiles.div_ceil(target.sms.max(1)) * (self.rows / ROWS * each + COLUMNS_OF_TILE)
+    }
+
     /// Dynamic shared memory of a block, bytes: the ring, and a barrier for each full stage, each empty
     /// one and each consumer.
     pub fn shared_bytes(&self) -> usize {
-        let stage = (ROWS + self.columns) * DEPTH * self.operand.bytes();
+        let stage = (self.rows + self.columns) * DEPTH * self.operand.bytes();
         TILE_ALIGNMENT + self.stages * (stage + 2 * 8) + CONSUMERS * 8
     }
 }
@@ -161,22 +196,35 @@ mod tests {
 
     #[test]
     fn tiles_fill_the_multiprocessors_and_the_shared_memory() {
-        // Architecture, rows, columns, products; columns and stages expected.
-        let cases = [
-            ("sm_90a", 16384, 2048, 1, Some((256, 5))),
-            ("sm_90a", 2048, 2048, 1, Some((256, 5))),
-            ("sm_90a", 2048, 8192, 1, Some((256, 5))),
-            ("sm_90a", 16384, 2048, 2, Some((256, 5))),
+        // Architecture, rows, columns and products of each lane; rows, stages, and the columns of each expected.
+        type Case<'a> = (
+            &'a str,
+            usize,
+            &'a [(usize, usize)],
+            Option<(usize, usize, &'a [usize])>,
+        );
+        let cases: [Case<'_>; 11] = [
+            ("sm_90a", 16384, &[(2048, 1)], Some((128, 7, &[128]))),
+            ("sm_90a", 2048, &[(2048, 1)], Some((128, 7, &[128]))),
+            ("sm_90a", 2048, &[(8192, 1)], Some((128, 7, &[128]))),
+            ("sm_90a", 16384, &[(2048, 2)], Some((128, 7, &[128]))),
             // Few rows or columns: more blocks have work.
-            ("sm_90a", 2048, 96, 1, Some((64, 8))),
-            ("sm_90a", 300, 2048, 1, Some((128, 8))),
-            ("sm_90a", 64, 4096, 1, Some((64, 8))),
+            ("sm_90a", 2048, &[(96, 1)], Some((64, 8, &[64]))),
+            ("sm_90a", 300, &[(2048, 1)], Some((64, 8, &[128]))),
+            ("sm_90a", 64, &[(4096, 1)], Some((64, 8, &[64]))),
+            // All lanes of a kernel have equally many rows and stages.
+            (
+                "sm_90a",
+                16384,
+                &[(2048, 1), (16, 1)],
+                Some((128, 7, &[128, 64])),
+            ),
             // Instructions of exactly one architecture.
-            ("sm_90", 2048, 2048, 1, None),
-            ("sm_100a", 2048, 2048, 1, None),
-            ("sm_80", 2048, 2048, 1, None),
+            ("sm_90", 2048, &[(2048, 1)], None),
+            ("sm_100a", 2048, &[(2048, 1)], None),
+            ("sm_80", 2048, &[(2048, 1)], None),
         ];
-        for (arch, rows, width, count, expected) in cases {
+        for (arch, rows, lanes, expected) in cases {
             let target = Target::of(&Device::find("h200").unwrap().compiled_for(arch));
             let shape = ProductShape {
                 depth: 2048,
@@ -186,18 +234,33 @@ mod tests {
                 direct: true,
                 rows_of: None,
             };
-            let products = Products {
+            let products = lanes.iter().map(|(width, count)| Products {
                 batch: vec![],
                 columns: vec![],
-                width,
+                width: *width,
                 copies: 1,
-                shapes: vec![shape; count],
-            };
-            let tile = schedule(&products, rows, Storage::Bf16, &target);
-            let got = tile.map(|tile| (tile.columns, tile.stages));
-            assert_eq!(got, expected, "{arch} {rows} x {width}, {count} products");
-            assert!(tile.is_none_or(|tile| tile.shared_bytes() <= target.shared_bytes));
-            assert_eq!(schedule(&products, rows, Storage::F32, &target), None);
+                shapes: vec![shape; *count],
+            });
+            let products: Vec<Products> = products.collect();
+            let tiles = schedules(&products, rows, Storage::Bf16, &target);
+            let case = format!("{arch} {rows} x {lanes:?}");
+            let got = tiles.as_ref().map(|tiles| {
+                let columns: Vec<usize> = tiles.iter().map(|tile| tile.columns).collect();
+                (tiles[0].rows, tiles[0].stages, columns)
+            });
+            let expected = expected.map(|(rows, stages, columns)| (rows, stages, columns.to_vec()));
+            assert_eq!(got, expected, "{case}");
+            for tile in tiles.iter().flatten() {
+                assert!(tile.shared_bytes() <= target.shared_bytes, "{case}");
+                assert_eq!(
+                    (tile.rows, tile.stages),
+                    (
+                        tiles.as_ref().unwrap()[0].rows,
+                        tiles.as_ref().unwrap()[0].stages
+                    )
+                );
+            }
+            assert_eq!(schedules(&products, rows, Storage::F32, &target), None);
         }
     }
 }

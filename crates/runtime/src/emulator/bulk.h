@@ -222,6 +222,7 @@ static inline void tensor_load_5d(void* to, const tensor_map& map, u64* barrier,
 template <class T, int V> static inline void store_vec_global(T* p, const float (&x)[V]) { store_vec<T, V>(p, x); }
 
 static inline void warpgroup_fence() {}
+static inline int untold(int x) { return x; }
 static inline void shared_fence() {}
 static inline void warpgroup_commit() { emulator::W->cur->product_groups++; }
 template <int N> static inline void warpgroup_wait() { emulator::finish_products(N); }
