@@ -7,6 +7,7 @@ use super::chunk_cycles;
 use super::work::{Columns, Keys, Read, Serial, Steps, Tiles, Work};
 use crate::device::Device;
 use crate::plan::{Cost, Storage};
+use crate::schedule::wgmma::CONSUMERS;
 use crate::schedule::{gemv, thin};
 use std::collections::BTreeSet;
 
@@ -149,14 +150,20 @@ pub(super) struct Sum {
     instructions_us: f64,
     special_us: f64,
     serial_us: f64,
-    /// Of recurrences in chunks: all times, the longest, blocks, and how many of them a multiprocessor
-    /// has room for.
+    /// Of recurrences that go token by token.
+    steps_us: f64,
+    /// Of recurrences in chunks: all times, the longest, blocks, and threads of them for which a
+    /// multiprocessor has registers.
     chunks_us: f64,
     longest_chunks_us: f64,
     chunk_blocks: f64,
-    chunk_resident: f64,
+    chunk_threads: f64,
+    /// Threads of a block: those of the lane with most.
+    threads: f64,
     sms: f64,
     latency_us: f64,
+    /// What follows products of warpgroups beyond the products themselves, that of all.
+    after_us: f64,
     blocks: usize,
 }
 
@@ -186,7 +193,12 @@ impl Sum {
                 // What comes between tiles is part of the rate.
                 Some(storage) if tiles.warpgroups => {
                     let flops = tiles.flops / fitted.warpgroup_rate.value;
-                    self.tensor_us += tensor_us(device, flops, storage);
+                    let products_us = tensor_us(device, flops, storage);
+                    self.tensor_us += products_us;
+                    // Warpgroups take turns: one multiplies while the other is at its epilogue, and where that
+                    // takes longer than products all of them are.
+                    let after_us = after_us(device, tiles) / CONSUMERS as f64;
+                    self.after_us += (after_us - products_us).max(0.0);
                     tensor_flops += tiles.flops;
                 }
                 Some(storage) => {
@@ -227,17 +239,19 @@ impl Sum {
             Serial::Chunks(chunks) => {
                 self.chunks_us += serial_us;
                 self.chunk_blocks += work.blocks as f64;
-                // Blocks of a kernel have equally many threads: those of the lane with most.
-                self.chunk_resident = match self.chunk_resident > 0.0 {
-                    true => self.chunk_resident.min(chunks.resident),
-                    false => chunks.resident,
+                let threads = chunks.resident * work.threads as f64;
+                self.chunk_threads = match self.chunk_threads > 0.0 {
+                    true => self.chunk_threads.min(threads),
+                    false => threads,
                 };
                 self.longest_chunks_us = self.longest_chunks_us.max(serial_us);
             }
+            Serial::Steps(_) => self.steps_us = self.steps_us.max(serial_us),
             _ => self.serial_us = self.serial_us.max(serial_us),
         }
         self.latency_us = self.latency_us.max(latency_us(device, work));
         self.blocks += work.blocks;
+        self.threads = self.threads.max(work.threads as f64);
         self.counts.bytes += bytes;
         self.counts.l2_bytes += l2_bytes;
         self.counts.tensor_flops += tensor_flops;
@@ -265,8 +279,9 @@ impl Sum {
             simt_us: self.flops_us,
             instructions_us: self.instructions_us,
             special_us: self.special_us,
-            serial_us: self.serial_us.max(self.chunks_us()),
-            latency_us: self.latency_us,
+            // Steps beside chunks have the registers that chunks need, and few blocks for that: their times add up.
+            serial_us: self.serial_us.max(self.steps_us + self.chunks_us()),
+            latency_us: self.latency_us + self.after_us,
             blocks: self.blocks,
         }
     }
@@ -274,7 +289,10 @@ impl Sum {
     /// The time of recurrences in chunks: those of several subkernels run beside each other if there is
     /// room for all of their blocks, else one after the other.
     fn chunks_us(&self) -> f64 {
-        match self.chunk_blocks > self.sms * self.chunk_resident {
+        let resident = (self.chunk_threads / self.threads.max(1.0))
+            .floor()
+            .max(1.0);
+        match self.chunk_blocks > self.sms * resident {
             true => self.chunks_us,
             false => self.longest_chunks_us,
         }
@@ -414,17 +432,19 @@ fn column_slots(device: &Device, work: &Work, columns: &Columns) -> f64 {
         + fitted.column_block_slots.value * work.blocks as f64
 }
 
+/// Microseconds of what follows the matrix products of a subkernel in their blocks.
+fn after_us(device: &Device, tiles: &Tiles) -> f64 {
+    let slots = device.fitted.epilogue_slots.value * tiles.after_instructions;
+    tiles.after_bytes / device.memory_tbs.value / 1e6 + slots * slot_us(device) / device.sms.value
+}
+
 /// Microseconds of the accesses that wait for each other, and of what follows matrix products in
 /// their blocks, beside the bulk of the work.
 fn latency_us(device: &Device, work: &Work) -> f64 {
     let fitted = &device.fitted;
-    // Warpgroups take turns: one multiplies while the other is at its epilogue.
     let in_turns = |tiles: &&Tiles| !tiles.warpgroups;
-    let after_us = work.tiles.as_ref().filter(in_turns).map_or(0.0, |tiles| {
-        let slots = fitted.epilogue_slots.value * tiles.after_instructions;
-        tiles.after_bytes / device.memory_tbs.value / 1e6
-            + slots * slot_us(device) / device.sms.value
-    });
+    let tiles = work.tiles.as_ref().filter(in_turns);
+    let after_us = tiles.map_or(0.0, |tiles| after_us(device, tiles));
     // What one block brings to shared memory itself it does before its products: where there are few
     // blocks, that is longer than the share of all of it that a multiprocessor has.
     let before_us = work.columns.as_ref().map_or(0.0, |columns| {

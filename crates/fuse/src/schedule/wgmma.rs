@@ -31,6 +31,8 @@ pub const ROWS: usize = 64;
 /// Rows per block. More of them read fewer weights for the same products: what a multiprocessor takes in
 /// from the L2 cache is what products of tiles of 64 x 256 wait for (H200, 14 of 15 TB/s).
 pub const TILE_ROWS: [usize; 2] = [2 * ROWS, ROWS];
+/// Terms of a sum from which products, and not what follows them, take most of a tile's time.
+const LONG_SUM: usize = 512;
 /// Elements of the sum in a stage: a swizzled line of 128 bytes.
 pub const DEPTH: usize = 64;
 /// Warpgroups that multiply.
@@ -141,9 +143,21 @@ pub fn schedules(
         let time: usize = timed.iter().map(|(time, _)| time).sum();
         Some((time, timed))
     };
-    let (_, timed) = TILE_ROWS
-        .into_iter()
-        .filter_map(of)
+    let products = |long: usize| -> usize {
+        let sums = lanes
+            .iter()
+            .flat_map(|of| of.shapes.iter().map(|shape| (of.width, shape.depth)));
+        sums.filter(|(_, depth)| *depth >= long)
+            .map(|(width, depth)| width * depth)
+            .sum()
+    };
+    let heights = match 2 * products(LONG_SUM) >= products(0) {
+        true => &TILE_ROWS[..],
+        false => &[ROWS],
+    };
+    let (_, timed) = heights
+        .iter()
+        .filter_map(|height| of(*height))
         .min_by_key(|(time, _)| *time)?;
     let fits = |stages: &usize| {
         let mut tiles = timed.iter().map(|(_, tile)| WgmmaTile {
