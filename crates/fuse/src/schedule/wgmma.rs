@@ -33,6 +33,8 @@ pub const ROWS: usize = 64;
 pub const TILE_ROWS: [usize; 2] = [2 * ROWS, ROWS];
 /// Terms of a sum from which products, and not what follows them, take most of a tile's time.
 const LONG_SUM: usize = 512;
+/// Columns of the narrowest tile.
+const COLUMNS: usize = 64;
 /// Elements of the sum in a stage: a swizzled line of 128 bytes.
 pub const DEPTH: usize = 64;
 /// Warpgroups that multiply.
@@ -133,7 +135,7 @@ pub fn schedules(
                 group: BAND_ROWS / tile_rows,
                 operand,
             };
-            let tiles = [256, 192, 128, 64].map(tile).into_iter();
+            let tiles = [4, 3, 2, 1].map(|n| tile(n * COLUMNS)).into_iter();
             let timed = tiles
                 .filter(WgmmaTile::has_accumulators)
                 .map(|tile| (tile.time(products, rows, target), tile));
@@ -143,13 +145,14 @@ pub fn schedules(
         let time: usize = timed.iter().map(|(time, _)| time).sum();
         Some((time, timed))
     };
+    // Columns are computed by the 64.
     let products = |long: usize| -> usize {
-        let sums = lanes
-            .iter()
-            .flat_map(|of| of.shapes.iter().map(|shape| (of.width, shape.depth)));
-        sums.filter(|(_, depth)| *depth >= long)
-            .map(|(width, depth)| width * depth)
-            .sum()
+        let sums = lanes.iter().flat_map(|of| {
+            let width = of.width.next_multiple_of(COLUMNS);
+            of.shapes.iter().map(move |shape| (width, shape.depth))
+        });
+        let sums = sums.filter(|(_, depth)| *depth >= long);
+        sums.map(|(width, depth)| width * depth).sum()
     };
     let heights = match 2 * products(LONG_SUM) >= products(0) {
         true => &TILE_ROWS[..],
