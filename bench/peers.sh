@@ -23,7 +23,7 @@ WORK=$(mktemp -d)
 trap 'rm -rf "$WORK"' EXIT
 export PYTHONUNBUFFERED=1 TOKENIZERS_PARALLELISM=false FUSEC_CACHE_DIR=$WORK/cache
 
-if [ -z "${FUSEC:-}" ]; then
+if [ -z "${FUSEC:-}" ] && [ "$STAGE" != drop-in ]; then
     FUSEC=$WORK/fusec
     if [ -f .carry/fusec.gz ]; then gzip -dc .carry/fusec.gz >"$FUSEC"; else cp .carry/fusec "$FUSEC"; fi
     chmod +x "$FUSEC"
@@ -51,7 +51,7 @@ case $STAGE in
         python3 bench/peers/run.py "$STAGE" --fusec "$FUSEC" --out "$OUT/peers-$STAGE.json" --seconds $((268 - SECONDS)) "$@"
         ;;
     hybrid) python3 bench/peers/hybrids.py --fusec "$FUSEC" --out "$OUT/peers-hybrid.json" --seconds $((265 - SECONDS)) "$@" ;;
-    drop-in) python3 bench/peers/drop_in.py --out "$OUT/peers-drop-in.json" "$@" ;;
+    drop-in) python3 bench/peers/drop_in.py --out "$OUT/peers-drop-in.json" --seconds $((250 - SECONDS)) "$@" ;;
     *)
         echo "no stage is called $STAGE"
         exit 2

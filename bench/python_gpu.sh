@@ -1,27 +1,50 @@
 #!/usr/bin/env bash
-# The tests of the Python package on a machine with a GPU and torch: they run on the interpreter, on the emulator, and
-# on the GPU. Runs in the repository's root; writes python.txt and python.xml to $OUT. No network is needed.
+# The Python package on a machine with a GPU and torch, in under 200 s a stage. Runs in the repository's root; no
+# network is needed.
 #
-#   bench/python_gpu.sh [PYTEST'S ARGUMENTS..]
+#   bench/python_gpu.sh checks [NAME ..]     claim by claim, and what a call costs (bench/python_gpu.py): python.json
+#   bench/python_gpu.sh tests [ARGUMENT ..]  the package's tests, on the interpreter, the emulator and the GPU:
+#                                            python.txt and python.xml
 #
 # WHEEL: the wheel that `cargo xtask wheel` built, by default the newest in .carry/ or target/wheel/dist/.
+# SECONDS_MOST: how long a stage may take, 185 by default.
 set -uo pipefail
 cd "$(dirname "$0")/.."
+STAGE=${1:-checks}
+shift || true
 OUT=${OUT:-bench/results/unsorted}
 mkdir -p "$OUT"
 OUT=$(realpath "$OUT")
+MOST=${SECONDS_MOST:-185}
 WHEEL=${WHEEL:-$(ls -t .carry/fusec-*.whl target/wheel/dist/fusec-*.whl 2>/dev/null | head -n 1)}
 [ -n "$WHEEL" ] || { echo "no wheel: cargo xtask wheel builds one; put it into .carry/"; exit 2; }
-WORK=$(mktemp -d)
-trap 'rm -rf "$WORK"' EXIT
-python3 -m pip install -q --no-index --no-deps --no-compile --target "$WORK/site" "$WHEEL" || exit 2
-export PYTHONPATH=$WORK/site FUSEC_CACHE_DIR=$WORK/cache PYTHONUNBUFFERED=1
+# Kept from one stage to the next, while the machine is: the package, and what it has compiled.
+SITE=${PYTHON_SITE:-/tmp/fusec-python-site}
+SUM=$(sha256sum "$WHEEL" | cut -c1-16)
+if [ ! -e "$SITE/.$SUM" ]; then
+    rm -rf "$SITE"
+    mkdir -p "$SITE"
+    # Unpacked rather than installed: nothing is asked of pip, which may not be here.
+    python3 -m zipfile -e "$WHEEL" "$SITE" && touch "$SITE/.$SUM" || exit 2
+    # What the tests need beside it (pytest and what that needs, numpy), where it is not here.
+    for wheel in .carry/*.whl; do
+        case $wheel in .carry/fusec-* | ".carry/*.whl") ;; *) python3 -m zipfile -e "$wheel" "$SITE" ;; esac
+    done
+fi
+export PYTHONPATH=$SITE PYTHONUNBUFFERED=1 FUSEC_CACHE_DIR=${FUSEC_CACHE_DIR:-/tmp/fusec-python-cache}
 
-python3 - <<'PY'
-import fusec, torch
-print(fusec.__file__)
-print("toolchain", fusec.toolchain(offline=True))
-print("torch", torch.__version__, torch.cuda.get_device_name(0) if torch.cuda.is_available() else "without a GPU")
-PY
-cd crates/python
-timeout "${MOST_SECONDS:-500}" python3 -m pytest -q -p no:cacheprovider --durations=10 --junit-xml="$OUT/python.xml" "$@" 2>&1 | tee "$OUT/python.txt"
+case $STAGE in
+    checks)
+        only=()
+        [ $# -eq 0 ] || only=(--only "$@")
+        python3 bench/python_gpu.py --out "$OUT/python.json" --seconds $((MOST - SECONDS - 5)) "${only[@]}" 2>&1 | tee "$OUT/python-checks.txt"
+        ;;
+    tests)
+        cd crates/python
+        timeout $((MOST - SECONDS)) python3 -m pytest -q -p no:cacheprovider --durations=10 --junit-xml="$OUT/python.xml" "$@" 2>&1 | tee "$OUT/python.txt"
+        ;;
+    *)
+        echo "no stage is called $STAGE"
+        exit 2
+        ;;
+esac

@@ -39,6 +39,8 @@ sources() {
     tar -C "$work" -xzf "$work"/causal_conv1d-*.tar.gz
     cp -r "$work"/mamba_ssm-*/mamba_ssm "$work/site/"
     rm "$work/site/mamba_ssm/__init__.py" # It loads every model and the extensions.
+    cp -r "$work"/causal_conv1d-*/causal_conv1d "$work/site/"
+    : >"$work/site/causal_conv1d/__init__.py"
     echo 2.3.2.post1 >"$work/site/mamba-ssm.sdist-version"
     tar -C "$work/site" -czf .whl/sources.tar.gz .
     [ -z "${KEEP:-}" ] || { mkdir -p "$KEEP" && cp -r "$work"/mamba_ssm-*/ "$work"/causal_conv1d-*/ "$KEEP/"; }

@@ -7,11 +7,13 @@ use std::ffi::{CStr, c_void};
 use std::ptr::NonNull;
 use std::sync::Arc;
 
+use fusec_runtime::executor::in_place::DeviceBytes;
 use fusec_runtime::program::{DType, Memory, TensorView};
 use pyo3::exceptions::{PyBufferError, PyTypeError};
 use pyo3::ffi;
 use pyo3::prelude::*;
-use pyo3::types::{PyCapsule, PyDict};
+use pyo3::types::{PyCapsule, PyDict, PyType};
+use std::sync::Mutex;
 
 const LEGACY: &CStr = c"dltensor";
 const LEGACY_USED: &CStr = c"used_dltensor";
@@ -106,6 +108,16 @@ impl Drop for Borrowed {
 impl Borrowed {
     /// Takes a tensor over from anything with `__dlpack__`. `name` is for messages.
     pub(crate) fn of(tensor: &Bound<'_, PyAny>, name: &str) -> PyResult<Self> {
+        Self::on_stream(tensor, name, None)
+    }
+
+    /// As [`Borrowed::of`]; what is under way on the tensor is before everything that is submitted to a
+    /// stream from now on, or, at stream -1, before nothing.
+    pub(crate) fn on_stream(
+        tensor: &Bound<'_, PyAny>,
+        name: &str,
+        stream: Option<i64>,
+    ) -> PyResult<Self> {
         let py = tensor.py();
         let Ok(method) = tensor.getattr("__dlpack__") else {
             return Err(PyTypeError::new_err(format!(
@@ -114,11 +126,15 @@ impl Borrowed {
                 tensor.get_type().name()?
             )));
         };
-        let versioned = PyDict::new(py);
+        let old = PyDict::new(py);
+        if let Some(stream) = stream {
+            old.set_item("stream", stream)?;
+        }
+        let versioned = old.copy()?;
         versioned.set_item("max_version", VERSION)?;
         let capsule = match method.call((), Some(&versioned)) {
             // Libraries from before version 1 do not know the argument.
-            Err(error) if error.is_instance_of::<PyTypeError>(py) => method.call0()?,
+            Err(error) if error.is_instance_of::<PyTypeError>(py) => method.call((), Some(&old))?,
             result => result?,
         };
         let capsule = capsule.cast_into::<PyCapsule>().map_err(|_| {
@@ -165,35 +181,44 @@ impl Borrowed {
 
     /// The tensor.
     pub(crate) fn view(&self) -> TensorView<'_> {
-        // SAFETY: taken over in `of`, not yet deleted.
-        let tensor = unsafe {
+        // SAFETY: taken over in `of`, not yet deleted; the owner keeps the elements until the deleter is
+        // called, which is when `self` goes.
+        unsafe {
             match &self.managed {
-                Held::Legacy(managed) => &managed.as_ref().tensor,
-                Held::Versioned(managed) => &managed.as_ref().tensor,
+                Held::Legacy(managed) => view_of(&managed.as_ref().tensor),
+                Held::Versioned(managed) => view_of(&managed.as_ref().tensor),
             }
-        };
-        let axes = usize::try_from(tensor.ndim).unwrap_or(0);
-        let list = |pointer: *const i64| -> &[i64] {
-            match pointer.is_null() || axes == 0 {
-                true => &[],
-                // SAFETY: the protocol has as many extents and strides as axes.
-                false => unsafe { std::slice::from_raw_parts(pointer, axes) },
-            }
-        };
-        let shape = list(tensor.shape).iter();
-        let shape: Vec<usize> = shape.map(|n| usize::try_from(*n).unwrap_or(0)).collect();
-        let strides = (!tensor.strides.is_null())
-            .then(|| list(tensor.strides).iter().map(|n| *n as isize).collect());
-        let memory = match tensor.device.kind {
-            CPU | CUDA_HOST => Memory::Host,
-            CUDA => Memory::Cuda(usize::try_from(tensor.device.id).unwrap_or(0)),
-            other => Memory::Other(other),
-        };
-        let offset = usize::try_from(tensor.byte_offset).unwrap_or(0);
-        let data = tensor.data.cast::<u8>().wrapping_add(offset);
-        // SAFETY: the owner keeps the elements until the deleter is called, which is when `self` goes.
-        unsafe { TensorView::from_raw(data, dtype(tensor.dtype), memory, shape, strides) }
+        }
     }
+}
+
+/// The view of a tensor.
+///
+/// # Safety
+///
+/// It is as the protocol says, and its elements are there for `'a`.
+unsafe fn view_of<'a>(tensor: &DlTensor) -> TensorView<'a> {
+    let axes = usize::try_from(tensor.ndim).unwrap_or(0);
+    let list = |pointer: *const i64| -> &[i64] {
+        match pointer.is_null() || axes == 0 {
+            true => &[],
+            // SAFETY: the protocol has as many extents and strides as axes.
+            false => unsafe { std::slice::from_raw_parts(pointer, axes) },
+        }
+    };
+    let shape = list(tensor.shape).iter();
+    let shape: Vec<usize> = shape.map(|n| usize::try_from(*n).unwrap_or(0)).collect();
+    let strides = (!tensor.strides.is_null())
+        .then(|| list(tensor.strides).iter().map(|n| *n as isize).collect());
+    let memory = match tensor.device.kind {
+        CPU | CUDA_HOST => Memory::Host,
+        CUDA => Memory::Cuda(usize::try_from(tensor.device.id).unwrap_or(0)),
+        other => Memory::Other(other),
+    };
+    let offset = usize::try_from(tensor.byte_offset).unwrap_or(0);
+    let data = tensor.data.cast::<u8>().wrapping_add(offset);
+    // SAFETY: the caller's promise.
+    unsafe { TensorView::from_raw(data, dtype(tensor.dtype), memory, shape, strides) }
 }
 
 fn dtype(dtype: DlDataType) -> DType {
@@ -221,6 +246,8 @@ pub(crate) enum Elements {
     F64(UnsafeCell<Vec<f64>>),
     /// bfloat16 or float16, as bits.
     Half(UnsafeCell<Vec<u16>>, DType),
+    /// In memory of a device.
+    Device(Box<dyn DeviceBytes>, DType, Memory),
 }
 
 // SAFETY: nothing here reads or writes the elements after they were made; who does on the other side of
@@ -237,29 +264,42 @@ impl Elements {
                 Elements::F32(x) => (*x.get()).as_mut_ptr().cast(),
                 Elements::F64(x) => (*x.get()).as_mut_ptr().cast(),
                 Elements::Half(x, _) => (*x.get()).as_mut_ptr().cast(),
+                Elements::Device(x, ..) => {
+                    std::ptr::with_exposed_provenance_mut(x.address() as usize)
+                }
             }
         }
     }
 
-    /// The same elements in memory of their own.
-    pub(crate) fn copied(&self) -> Self {
+    /// Where they lie: DLPack's kind of device, and its number.
+    pub(crate) fn device(&self) -> (i32, i32) {
+        match self {
+            Elements::Device(_, _, Memory::Cuda(ordinal)) => (CUDA, *ordinal as i32),
+            _ => (CPU, 0),
+        }
+    }
+
+    /// The same elements in memory of their own; `None` where they lie on a device.
+    pub(crate) fn copied(&self) -> Option<Self> {
         // SAFETY: reads only, while the caller holds Python's lock, under which array libraries write.
-        unsafe {
+        let copied = unsafe {
             match self {
                 Elements::F32(x) => Elements::F32(UnsafeCell::new((*x.get()).clone())),
                 Elements::F64(x) => Elements::F64(UnsafeCell::new((*x.get()).clone())),
                 Elements::Half(x, dtype) => {
                     Elements::Half(UnsafeCell::new((*x.get()).clone()), *dtype)
                 }
+                Elements::Device(..) => return None,
             }
-        }
+        };
+        Some(copied)
     }
 
     pub(crate) fn dtype(&self) -> DType {
         match self {
             Elements::F32(_) => DType::F32,
             Elements::F64(_) => DType::F64,
-            Elements::Half(_, dtype) => *dtype,
+            Elements::Half(_, dtype) | Elements::Device(_, dtype, _) => *dtype,
         }
     }
 }
@@ -271,7 +311,7 @@ struct Export {
     _elements: Arc<Elements>,
 }
 
-/// A capsule for a tensor on the CPU, in the newest form that the taker speaks.
+/// A capsule for a tensor, in the newest form that the taker speaks.
 pub(crate) fn capsule<'py>(
     py: Python<'py>,
     elements: &Arc<Elements>,
@@ -303,6 +343,11 @@ pub(crate) fn capsule<'py>(
             bits: 64,
             lanes: 1,
         },
+        DType::I32 => DlDataType {
+            code: 0,
+            bits: 32,
+            lanes: 1,
+        },
         _ => DlDataType {
             code: 2,
             bits: 32,
@@ -311,7 +356,10 @@ pub(crate) fn capsule<'py>(
     };
     let tensor = DlTensor {
         data: elements.data(),
-        device: DlDevice { kind: CPU, id: 0 },
+        device: {
+            let (kind, id) = elements.device();
+            DlDevice { kind, id }
+        },
         ndim: shape.len() as i32,
         dtype,
         shape: export.shape.as_mut_ptr(),
@@ -381,4 +429,97 @@ unsafe extern "C" fn drop_versioned(capsule: *mut ffi::PyObject) {
             delete_versioned(ffi::PyCapsule_GetPointer(capsule, VERSIONED.as_ptr()).cast());
         }
     }
+}
+
+/// What a library gives beside `__dlpack__`, as functions of C: tensors looked at without a call of Python.
+/// `DLPackExchangeAPI` of version 1.3.
+#[repr(C)]
+struct Exchange {
+    major: u32,
+    minor: u32,
+    older: *const Exchange,
+    allocate: *const c_void,
+    from_object: *const c_void,
+    to_object: *const c_void,
+    look: Option<unsafe extern "C" fn(*mut c_void, *mut DlTensor) -> i32>,
+    current_stream: *const c_void,
+}
+
+/// A library's table, which is there as long as the process.
+#[derive(Clone, Copy)]
+struct Looker(unsafe extern "C" fn(*mut c_void, *mut DlTensor) -> i32);
+
+/// Types of tensors seen before, and how to look at them.
+static KNOWN: Mutex<Vec<(Py<PyType>, Option<Looker>)>> = Mutex::new(Vec::new());
+/// How many types are kept.
+const MOST_TYPES: usize = 16;
+
+fn looker(tensor: &Bound<'_, PyAny>) -> Option<Looker> {
+    let kind = tensor.get_type();
+    let mut known = KNOWN
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
+    if let Some((_, looker)) = known.iter().find(|(of, _)| of.is(&kind)) {
+        return *looker;
+    }
+    let found = (|| {
+        let table = kind.getattr("__dlpack_c_exchange_api__").ok()?;
+        let table = table.cast_into::<PyCapsule>().ok()?;
+        // SAFETY: asks for the pointer under the name that the protocol has for it; a capsule of another
+        // name gives none, and sets an error that is taken away.
+        unsafe {
+            let name = c"dlpack_exchange_api".as_ptr();
+            if ffi::PyCapsule_IsValid(table.as_ptr(), name) == 0 {
+                return None;
+            }
+            let table = ffi::PyCapsule_GetPointer(table.as_ptr(), name).cast::<Exchange>();
+            let mut table = table.as_ref()?;
+            while table.major > VERSION.0 {
+                table = table.older.as_ref()?;
+            }
+            table.look.map(Looker)
+        }
+    })();
+    if known.len() < MOST_TYPES {
+        known.push((kind.unbind(), found));
+    }
+    found
+}
+
+/// Looks at a tensor where it lies. Stream -1: what is under way on it comes before what is submitted, for the
+/// stream is that of its library; else the library is told the stream. What is given back beside the view
+/// keeps the tensor, where the library does not let it be looked at.
+///
+/// # Safety
+///
+/// The tensor is held, and not changed in shape or place, as long as the view is used, and so is what is given
+/// beside it.
+pub(crate) unsafe fn look(
+    tensor: &Bound<'_, PyAny>,
+    name: &str,
+    stream: i64,
+) -> PyResult<(TensorView<'static>, Option<Borrowed>)> {
+    let Some(Looker(look)) = looker(tensor).filter(|_| stream == -1) else {
+        // Of a tensor of the CPU no stream is named.
+        let place = tensor.call_method0("__dlpack_device__");
+        let place = place.and_then(|place| place.extract::<(i32, i32)>());
+        let on_gpu = place.is_ok_and(|(kind, _)| kind == CUDA);
+        let borrowed = Borrowed::on_stream(tensor, name, on_gpu.then_some(stream))?;
+        // SAFETY: taken over just now, and kept by what is given back.
+        let view = unsafe {
+            match &borrowed.managed {
+                Held::Legacy(managed) => view_of(&managed.as_ref().tensor),
+                Held::Versioned(managed) => view_of(&managed.as_ref().tensor),
+            }
+        };
+        return Ok((view, Some(borrowed)));
+    };
+    let mut seen = std::mem::MaybeUninit::<DlTensor>::zeroed();
+    // SAFETY: the object is of the type that the function belongs to; it fills what it is given, or sets an
+    // exception.
+    if unsafe { look(tensor.as_ptr().cast(), seen.as_mut_ptr()) } != 0 {
+        return Err(PyErr::fetch(tensor.py()));
+    }
+    // SAFETY: filled by the call; the elements are there as long as the caller holds the tensor.
+    Ok((unsafe { view_of(&seen.assume_init()) }, None))
 }

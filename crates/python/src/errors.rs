@@ -29,7 +29,17 @@ pub(crate) fn outside<T: Send>(
     work: impl FnOnce() -> Result<T, ProgramError> + Send,
 ) -> PyResult<T> {
     refuse_after_fork()?;
-    match py.detach(|| catch_unwind(AssertUnwindSafe(work))) {
+    result_of(py.detach(|| catch_unwind(AssertUnwindSafe(work))))
+}
+
+/// As [`outside`], with the lock: for what takes less than giving it back.
+pub(crate) fn inside<T>(work: impl FnOnce() -> Result<T, ProgramError>) -> PyResult<T> {
+    refuse_after_fork()?;
+    result_of(catch_unwind(AssertUnwindSafe(work)))
+}
+
+fn result_of<T>(result: Result<Result<T, ProgramError>, Box<dyn Any + Send>>) -> PyResult<T> {
+    match result {
         Ok(Ok(value)) => Ok(value),
         Ok(Err(error)) => Err(exception(&error)),
         Err(panic) => Err(FusecError::new_err(format!(

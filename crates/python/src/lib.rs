@@ -8,6 +8,7 @@
 
 mod dlpack;
 mod errors;
+mod on_device;
 mod program;
 mod tensor;
 
@@ -23,5 +24,8 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<tensor::Tensor>()?;
     module.add_function(wrap_pyfunction!(program::toolchain_info, module)?)?;
     module.add_function(wrap_pyfunction!(program::recurrence_text, module)?)?;
+    module.add_function(wrap_pyfunction!(on_device::place_on_device, module)?)?;
+    module.add_function(wrap_pyfunction!(on_device::call_on_device, module)?)?;
+    module.add_function(wrap_pyfunction!(on_device::backward_on_device, module)?)?;
     Ok(())
 }

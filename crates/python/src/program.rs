@@ -43,7 +43,7 @@ fn port(port: Port) -> PortTuple {
 /// A model that can be called.
 #[pyclass(frozen, module = "fusec")]
 pub(crate) struct Program {
-    program: Arc<Inner>,
+    pub(crate) program: Arc<Inner>,
 }
 
 #[pymethods]

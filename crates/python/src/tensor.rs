@@ -3,14 +3,15 @@
 use std::cell::UnsafeCell;
 use std::sync::Arc;
 
-use fusec_runtime::program::{DType, Numbers};
+use fusec_runtime::executor::in_place::DeviceBytes;
+use fusec_runtime::program::{DType, Memory, Numbers};
 use half::{bf16, f16};
 use pyo3::exceptions::PyBufferError;
 use pyo3::prelude::*;
 
 use crate::dlpack::{Elements, capsule};
 
-/// A tensor on the CPU, row-major. `torch.from_dlpack` and `numpy.from_dlpack` take it without a copy.
+/// A tensor, row-major. `torch.from_dlpack` and `numpy.from_dlpack` take it without a copy.
 #[pyclass(frozen, module = "fusec")]
 pub(crate) struct Tensor {
     elements: Arc<Elements>,
@@ -30,6 +31,19 @@ impl Tensor {
         };
         Self {
             elements: Arc::new(elements),
+            shape,
+        }
+    }
+
+    /// In memory of a device, which nothing is under way on any more when Python sees it.
+    pub(crate) fn on_device(
+        bytes: Box<dyn DeviceBytes>,
+        shape: Vec<usize>,
+        dtype: DType,
+        memory: Memory,
+    ) -> Self {
+        Self {
+            elements: Arc::new(Elements::Device(bytes, dtype, memory)),
             shape,
         }
     }
@@ -61,7 +75,7 @@ impl Tensor {
         self.elements.dtype().to_string()
     }
 
-    /// The capsule of the DLPack protocol. `stream` means nothing on the CPU; there is no other device.
+    /// The capsule of the DLPack protocol. Whatever `stream` the taker goes on with, the tensor is there.
     #[pyo3(signature = (*, stream=None, max_version=None, dl_device=None, copy=None))]
     fn __dlpack__<'py>(
         &self,
@@ -75,22 +89,29 @@ impl Tensor {
         if let Some((kind, id)) = dl_device
             && (kind, id) != self.__dlpack_device__()
         {
+            let here = match self.__dlpack_device__() {
+                (2, number) => format!("cuda:{number}"),
+                _ => "the CPU".to_owned(),
+            };
             return Err(PyBufferError::new_err(format!(
-                "the tensor lies on the CPU, device ({kind}, {id}) is asked for: take it and move it"
+                "the tensor lies on {here}, device ({kind}, {id}) is asked for: take it and move it"
             )));
         }
         match copy {
             Some(true) => {
-                let copied = Arc::new(self.elements.copied());
+                let copied = self.elements.copied().ok_or_else(|| {
+                    PyBufferError::new_err("the tensor lies on a GPU: take it and copy it")
+                })?;
+                let copied = Arc::new(copied);
                 capsule(py, &copied, &self.shape, max_version)
             }
             _ => capsule(py, &self.elements, &self.shape, max_version),
         }
     }
 
-    /// The CPU.
+    /// Where it lies: `(1, 0)`, the CPU, or `(2, N)`, GPU number N.
     fn __dlpack_device__(&self) -> (i32, i32) {
-        (1, 0)
+        self.elements.device()
     }
 
     fn __repr__(&self) -> String {

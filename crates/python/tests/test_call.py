@@ -314,7 +314,7 @@ def test_what_may_not_be_written_is_read(rng):
 
 @pytest.mark.parametrize(
     ("kind", "says"),
-    [(2, "`k` lies on cuda:0: tensors are taken from the CPU only"), (10, "`k` lies on a device of DLPack's kind 10")],
+    [(2, "`k` lies on cuda:0, and this call is one with tensors of the CPU"), (10, "`k` lies on a device of DLPack's kind 10")],
 )
 def test_a_tensor_that_lies_elsewhere_is_refused_before_it_is_read(rng, kind, says):
     class Elsewhere:

@@ -16,6 +16,13 @@ def is_torch(tensor: Any) -> bool:
     return torch is not None and isinstance(tensor, torch.Tensor)
 
 
+def device_of(tensor: Any) -> tuple[int, int]:
+    """Where a tensor lies: DLPack's kind of device (1 the CPU, 2 a GPU) and its number."""
+    asked = getattr(tensor, "__dlpack_device__", None)
+    kind, number = asked() if asked is not None else (1, 0)
+    return int(kind), int(number)
+
+
 def returner(tensors: Iterable[Any]) -> Callable[[Any], Any]:
     """What makes a result a tensor of the library that the first of these comes from."""
     for tensor in tensors:

@@ -12,7 +12,7 @@ import weakref
 from typing import Any, Mapping, NamedTuple, Sequence
 
 from . import _native
-from ._arrays import CopyWarning, is_torch, returner
+from ._arrays import CopyWarning, device_of, is_torch, returner
 
 
 class State(NamedTuple):
@@ -65,7 +65,7 @@ _NUMBERS = itertools.count(1)
 
 
 def model_of(key: str) -> "Model":
-    """The model of a key: one that lives, or, for a key of a device and a text, one that is compiled once."""
+    """The model of a key: one that lives, or, for a key of a device, a type and a text, one that is compiled once."""
     if not key.startswith("#"):
         return _of_text(key)
     model = _MODELS.get(key)
@@ -76,8 +76,8 @@ def model_of(key: str) -> "Model":
 
 @functools.lru_cache(maxsize=64)
 def _of_text(key: str) -> "Model":
-    device, _, text = key.partition("\n")
-    return compile(text, device=device)
+    device, dtype, text = key.split("\n", 2)
+    return compile(text, device=device, dtype=dtype)
 
 
 class Model:
@@ -100,6 +100,17 @@ class Model:
         self.outputs = _ports(program.outputs)
         self.params = _ports(program.params)
         self.states = _ports(program.states)
+        self._names = tuple(port.name for port in self.inputs)
+        #: Where its kernels take tensors as they lie, as torch writes it, and DLPack; None: nowhere.
+        self._place: str | None = None
+        self._place_of_dlpack: tuple[int, int] | None = None
+        #: Types of inputs, parameters, states and outputs there.
+        self._types: tuple = ((), (), (), ())
+        found = _native.place_on_device(program)
+        if found is not None:
+            (kind, number), self._types = found
+            self._place = f"cuda:{number}" if kind == 2 else "cpu"
+            self._place_of_dlpack = (kind, number)
         self._key = f"#{next(_NUMBERS)}"
         _MODELS[self._key] = self
         for warning in program.warnings:
@@ -122,23 +133,50 @@ class Model:
         Returns ``(y, state)``; y is a tuple where the model has several outputs. Outputs have the type of
         the inputs of numbers if these have one type, and else float32.
 
+        On ``cuda:N``, tensors of that GPU are taken where they lie, on the stream that torch has there:
+        nothing is copied or waited for, and the call may be captured in a CUDA graph. For other libraries
+        the call waits for its end. Tensors of the CPU are copied there and back.
+
         Raises ``ValueError``, which names the tensor and the axis.
         """
         outputs, state = self._run(tensors, state, params, named)
         return (outputs[0] if len(outputs) == 1 else outputs), state
 
-    def _run(self, tensors, state, params, named):
-        inputs, params = self._sort(tensors, params or {}, named)
-        if any(is_torch(tensor) for tensor in itertools.chain(inputs, params)):
+    def _run(self, tensors, state, params, named, keeps=True):
+        if not params and not named and len(tensors) == len(self._names):
+            inputs, params = list(tensors), []
+        elif not params and not tensors and len(named) == len(self._names) and all(
+            name in named for name in self._names
+        ):
+            inputs, params = [named[name] for name in self._names], []
+        else:
+            inputs, params = self._sort(tensors, params or {}, named)
+        if is_torch(inputs[0]) or any(is_torch(t) for t in itertools.chain(inputs, params)):
             from . import torch as _torch
 
-            return _torch._call(self, inputs, params, state)
+            return _torch._call(self, inputs, params, state, keeps)
         states, position = self._states(state)
-        outputs, states, position = self._native(inputs, params, states, position)
+        if self._place_of_dlpack not in (None, (1, 0)) and device_of(inputs[0]) != (1, 0):
+            outputs, states = self._on_gpu(inputs, params, states, position)
+            position += inputs[0].shape[1]
+        else:
+            outputs, states, position = self._native(inputs, params, states, position)
         back = returner(inputs)
         names = (port.name for port in self.states)
         carried = {name: back(tensor) for name, tensor in zip(names, states)}
         return tuple(back(output) for output in outputs), State(carried, position)
+
+    def _on_gpu(self, inputs, params, states, position):
+        """A call with tensors of a GPU that are not of torch: it waits for its end."""
+        found = _native.call_on_device(self._program, inputs, params, states or [], position, True)
+        if isinstance(found, list):
+            ports = (self.inputs, self.params, self.states)
+            named = ", ".join(f"`{ports[kind][at].name}` as {dtype}" for kind, at, dtype in found)
+            raise ValueError(
+                f"the kernels of {self.name} read {named}, row-major and at an address that 16 divides: "
+                "bring it into that form"
+            )
+        return found
 
     def _native(self, inputs, params, states, position, names=""):
         """A call without any conversion. ``names``: of the parameters, if they are not in order."""
@@ -290,7 +328,7 @@ class Recurrence(Model):
 
         Tensors are ``[B, T, axes...]``, constants ``[axes...]``. See :meth:`Model.__call__`.
         """
-        outputs, state = self._run(tensors, state, params, named)
+        outputs, state = self._run(tensors, state, params, named, return_state)
         y = outputs[0] if len(outputs) == 1 else outputs
         return (y, state) if return_state else y
 

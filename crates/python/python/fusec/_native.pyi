@@ -1,5 +1,5 @@
 import os
-from typing import Any, Sequence
+from typing import Any, Callable, Sequence
 
 __version__: str
 
@@ -7,7 +7,7 @@ class FusecError(RuntimeError): ...
 class ModelError(ValueError): ...
 
 class Tensor:
-    """A tensor on the CPU, row-major; ``from_dlpack`` of any array library takes it without a copy."""
+    """A tensor, row-major; ``from_dlpack`` of any array library takes it without a copy."""
 
     @property
     def shape(self) -> list[int]: ...
@@ -95,3 +95,27 @@ def recurrence_text(
     state: str | None = None,
     outputs: str | None = None,
 ) -> str: ...
+def place_on_device(
+    program: Program,
+) -> tuple[tuple[int, int], tuple[list[str | None], list[str | None], list[str | None], list[str]]] | None: ...
+def call_on_device(
+    program: Program,
+    inputs: Sequence[Any],
+    params: Sequence[Any],
+    states: Sequence[Any | None],
+    position: int,
+    keeps: bool,
+    stream: int | None = None,
+    empty: Callable[[Sequence[int], str], Any] | None = None,
+) -> tuple[list[Any], list[Any]] | list[tuple[int, int, str]]: ...
+def backward_on_device(
+    program: Program,
+    inputs: Sequence[Any],
+    params: Sequence[Any],
+    states: Sequence[Any | None],
+    position: int,
+    outputs: Sequence[Any | None],
+    carried: Sequence[Any | None],
+    stream: int | None = None,
+    empty: Callable[[Sequence[int], str], Any] | None = None,
+) -> tuple[Any, ...] | list[tuple[int, int, str]]: ...

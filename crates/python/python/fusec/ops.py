@@ -5,8 +5,9 @@ change without another compilation. Tensors may come from torch or numpy. ``devi
 default where the first tensor lies; ``"emulator"`` runs the generated kernels on the CPU.
 
 What fusec cannot do is refused by name (``NotImplementedError``): packed sequences (``cu_seqlens``,
-``seq_idx``) and head-first layouts. There are gradients on device ``cpu``, in float32 or, with float64
-tensors, in float64; none by and through the rows that ``causal_conv1d_fn`` carries.
+``seq_idx``) and head-first layouts. There are gradients, on device ``cpu`` with float64 tensors in float64;
+none by and through the rows that ``causal_conv1d_fn`` carries. On a GPU, kernels store activations as halves
+where all inputs are bfloat16 or float16, and else as float32, which inputs of other types are converted to.
 """
 
 from __future__ import annotations
@@ -466,19 +467,25 @@ def _run(text: str, device: str | None, inputs: list, params: list, before: Any)
     if device is None:
         place = str(getattr(first, "device", "cpu"))
         device = "cuda:0" if place == "cuda" else place
-    key = f"{device}\n{text}"
+    # Kernels store as halves where all inputs are: what is float32 keeps its precision.
+    types = {str(tensor.dtype).rpartition(".")[2] for tensor in inputs}
+    dtype = _HALVES.get(types.pop(), "f32") if len(types) == 1 and device != "cpu" else "f32"
+    key = f"{device}\n{dtype}\n{text}"
     names = ",".join(name for name, _ in params)
     params = [tensor for _, tensor in params]
     states = None if before is None else [before]
     if is_torch(first):
         from . import torch as _torch
 
-        results = _torch._op(key, inputs, params, names, states, 0)
+        results = _torch._ready(key, inputs, params, names, states)
     else:
         outputs, carried, _ = model_of(key)._native(inputs, params, states, 0, names)
         back = returner(inputs)
         results = [back(tensor) for tensor in (*outputs, *carried)]
     return _cast(results[0], first), results[1] if len(results) > 1 else None
+
+
+_HALVES = {"bfloat16": "bf16", "float16": "f16"}
 
 
 def _cast(tensor: Any, like: Any) -> Any:

@@ -2,17 +2,26 @@
 
 The operator ``torch.ops.fusec.call`` carries a model by its key, so that graphs of torch hold nothing but
 tensors, texts and integers; its fake kernel gives the shapes of outputs and states for any B and T. Its
-backward, ``torch.ops.fusec.backward``, evaluates the model again on the CPU and then its transpose; float64
-tensors are computed in float64 there.
+backward, ``torch.ops.fusec.backward``, evaluates the model again and then its transpose; float64 tensors of
+the CPU are computed in float64.
+
+Where a model has kernels (``cuda:N``, and ``emulator`` with tensors of the CPU), tensors are taken as they
+lie, on torch's current stream of their device, and results are allocated by torch, which knows the stream
+that they belong to: nothing is copied or waited for. A call that nothing differentiates or traces goes past
+torch's dispatcher, which takes longer than the call.
 """
 
 from __future__ import annotations
 
+import functools
 import os
-from typing import Any, Mapping, Sequence
+import warnings
+from typing import Any, Callable, Mapping, Sequence
 
 import torch
 
+from . import _native
+from ._arrays import CopyWarning
 from ._model import Model, Port, State, compile, model_of
 
 __all__ = ["Module"]
@@ -39,6 +48,85 @@ def _plain(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     return [tensor.detach() for tensor in tensors]
 
 
+_DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "int32": torch.int32,
+    "uint8": torch.uint8,
+}
+
+
+@functools.lru_cache(maxsize=64)
+def _empty_on(device: torch.device) -> Callable[[Sequence[int], str], torch.Tensor]:
+    """What allocates on a device, on torch's current stream there."""
+    empty, types = torch.empty, _DTYPES
+    return lambda shape, dtype: empty(shape, dtype=types[dtype], device=device)
+
+
+def _stream_of(device: torch.device) -> int:
+    """The stream that torch's work on a device goes to now; 0 on the CPU."""
+    if device.type != "cuda":
+        return 0
+    return _raw_stream(device.index)
+
+
+_raw_stream = getattr(
+    torch._C,
+    "_cuda_getCurrentRawStream",
+    lambda index: torch.cuda.current_stream(index).cuda_stream,
+)
+
+
+def _takes(model: Model, tensor: torch.Tensor) -> bool:
+    """Whether the model's kernels take a tensor where it lies."""
+    device = tensor.device
+    if model._place == "cpu":
+        # float64 is refused there by the name of the tensor, as are other devices.
+        return device.type == "cpu"
+    return model._place is not None and device.type == "cuda"
+
+
+def _bring(model: Model, found: list, lists: Sequence[list]) -> None:
+    """Brings tensors into the form that kernels read."""
+    copied = []
+    for kind, at, dtype in found:
+        tensor = lists[kind][at]
+        if not tensor.is_contiguous() or tensor.data_ptr() % 16:
+            copied.append((model.inputs, model.params, model.states)[kind][at].name)
+        tensor = tensor.to(_DTYPES[dtype]).contiguous()
+        lists[kind][at] = tensor.clone() if tensor.data_ptr() % 16 else tensor
+    if copied:
+        names = ", ".join(f"`{name}`" for name in copied)
+        warnings.warn(
+            f"{names} of {model.name} did not lie row-major from an address that 16 divides, and was copied: "
+            ".contiguous() or .clone(), once, avoids it",
+            CopyWarning,
+            stacklevel=5,
+        )
+
+
+def _on_device(model: Model, inputs, params, states, position: int, keeps: bool):
+    """A call on tensors where they lie: outputs, and states if they are kept."""
+    device = inputs[0].device
+    call = _native.call_on_device
+    states = [] if states is None else states
+    stream, empty = _stream_of(device), _empty_on(device)
+    found = call(model._program, inputs, params, states, position, keeps, stream, empty)
+    if type(found) is list:
+        lists = [list(inputs), list(params), list(states)]
+        _bring(model, found, lists)
+        found = call(model._program, *lists, position, keeps, stream, empty)
+        if type(found) is list:
+            raise RuntimeError(f"{model.name}: tensors cannot be brought into the form of its kernels")
+    outputs, carried = found
+    dtype = inputs[0].dtype
+    for at, output in enumerate(outputs):
+        if output.dtype is not dtype:
+            outputs[at] = output.to(_floating(inputs))
+    return outputs, carried
+
+
 @torch.library.custom_op(
     "fusec::call",
     mutates_args=(),
@@ -48,7 +136,11 @@ def _plain(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
 def _op(model, inputs, params, names, states, position):
     of = model_of(model)
     states = None if states is None else _plain(states)
-    outputs, carried, _ = of._native(_plain(inputs), _plain(params), states, position, names)
+    inputs, params = _plain(inputs), _plain(params)
+    if _takes(of, inputs[0]):
+        outputs, carried = _on_device(of, inputs, of._in_order(params, names), states, position, True)
+        return [*outputs, *carried]
+    outputs, carried, _ = of._native(inputs, params, states, position, names)
     return [torch.from_dlpack(tensor) for tensor in (*outputs, *carried)]
 
 
@@ -60,9 +152,12 @@ def _(model, inputs, params, names, states, position):
     rows, dtype = first.shape[:2], torch.float64 if exact else _floating(inputs)
     outputs = [first.new_empty((*rows, *port.extents), dtype=dtype) for port in of.outputs]
     carried = []
-    for port in of.states:
+    in_place = _takes(of, first)
+    for at, port in enumerate(of.states):
         leading = [first.shape[0] if size is None else size for size in port.leading]
         dtype = torch.float64 if exact else torch.float32
+        if in_place:
+            dtype = _DTYPES[of._types[2][at] or "float32"]
         carried.append(first.new_empty((*leading, *port.extents), dtype=dtype))
     return [*outputs, *carried]
 
@@ -76,21 +171,68 @@ def _(model, inputs, params, names, states, position):
 def _back(model, inputs, params, names, states, position, gradients):
     """Derivatives by inputs, parameters and states; nothing ([0]) by token ids and carried rows."""
     of = model_of(model)
-    found = of._backward(
-        _plain(inputs),
-        _plain(params),
-        None if states is None else _plain(states),
-        position,
-        names,
-        [None if g is None else g.detach().contiguous() for g in gradients],
-    )
+    given = _plain(inputs), _plain(params), None if states is None else _plain(states)
+    gradients = [None if g is None else g.detach().contiguous() for g in gradients]
     tensors = (*inputs, *params, *(states or ()))
-    return [
-        like.new_empty(0)
-        if tensor is None
-        else torch.from_dlpack(tensor).to(like.dtype).reshape(like.shape)
-        for tensor, like in zip(found, tensors)
+    if _takes(of, inputs[0]):
+        found = _backward_on_device(of, *given, position, names, gradients)
+    else:
+        found = [
+            tensor if tensor is None else torch.from_dlpack(tensor)
+            for tensor in of._backward(*given, position, names, gradients)
+        ]
+    results: list[torch.Tensor] = []
+    for tensor, like in zip(found, tensors):
+        if tensor is None:
+            results.append(like.new_empty(0))
+        elif isinstance(tensor, int):
+            results.append(torch.zeros_like(like, memory_format=torch.contiguous_format))
+        else:
+            result = tensor.to(like.dtype).reshape(like.shape)
+            # An operator's results are tensors of their own.
+            shared = any(result.data_ptr() == other.data_ptr() for other in results if other.numel())
+            results.append(result.clone() if shared else result)
+    return results
+
+
+def _backward_on_device(model: Model, inputs, params, states, position, names, gradients):
+    """As :meth:`Model._backward`, on tensors where they lie; 0 for zeros."""
+    first = inputs[0]
+    rows = first.shape[:2]
+    outputs, carried = gradients[: len(model.outputs)], gradients[len(model.outputs) :]
+    outputs = [
+        torch.zeros((*rows, *port.extents), dtype=torch.float32, device=first.device) if g is None else g
+        for port, g in zip(model.outputs, outputs)
     ]
+    params = list(model._in_order(params, names))
+    back = _native.backward_on_device
+    stream, empty = _stream_of(first.device), _empty_on(first.device)
+    lists = [list(inputs), params, [] if states is None else list(states)]
+    found = back(model._program, *lists, position, outputs, carried, stream, empty)
+    if type(found) is list:
+        # Gradients come after inputs, and after the model's states.
+        count, own = len(lists[0]), len(model.states)
+        whole = [lists[0] + outputs, params, lists[2] + [None] * (own - len(lists[2]))]
+        for kind, at, dtype in found:
+            of_state = kind == 2 and at >= own
+            if of_state:
+                for place, gradient in enumerate(carried):
+                    if gradient is not None:
+                        carried[place] = gradient.to(torch.float32).contiguous()
+                continue
+            tensor = whole[kind][at].to(_DTYPES[dtype]).contiguous()
+            whole[kind][at] = tensor.clone() if tensor.data_ptr() % 16 else tensor
+        lists = [whole[0][:count], params, whole[2][: len(lists[2])]]
+        outputs = whole[0][count:]
+        found = back(model._program, *lists, position, outputs, carried, stream, empty)
+        if type(found) is list:
+            raise RuntimeError(f"{model.name}: tensors cannot be brought into the form of its kernels")
+    found = list(found)
+    if names:
+        count = len(inputs)
+        named = {port.name: by for port, by in zip(model.params, found[count:])}
+        found[count : count + len(params)] = [named[name] for name in names.split(",")]
+    return found
 
 
 @_back.register_fake
@@ -135,8 +277,32 @@ def _backward(ctx, gradients):
 _op.register_autograd(_backward, setup_context=_remember)
 
 
-def _call(model: Model, inputs, params, state: State | None):
+_TENSORS = (torch.Tensor, torch.nn.Parameter)
+_modes = getattr(torch._C, "_len_torch_dispatch_stack", lambda: 1)
+_transforms = getattr(getattr(torch._C, "_functorch", None), "peek_interpreter_stack", lambda: True)
+
+
+def _nobody_looks(inputs, params, states) -> bool:
+    """Whether nothing differentiates, traces or transforms a call with these tensors."""
+    if torch.compiler.is_compiling() or _modes() or _transforms() is not None:
+        return False
+    grad = torch.is_grad_enabled()
+    for tensors in (inputs, params, states or ()):
+        for tensor in tensors:
+            if type(tensor) not in _TENSORS or (grad and tensor.requires_grad):
+                return False
+    return True
+
+
+def _call(model: Model, inputs, params, state: State | None, keeps: bool = True):
     """What :class:`Model` does with tensors of torch."""
+    states, position = model._states(state)
+    if _nobody_looks(inputs, params, states) and _takes(model, inputs[0]):
+        outputs, carried = _on_device(model, inputs, params, states, position, keeps)
+        if not keeps:
+            return outputs, None
+        carried = {port.name: tensor for port, tensor in zip(model.states, carried)}
+        return tuple(outputs), State(carried, position + inputs[0].shape[1])
     for port, tensor in zip((*model.inputs, *model.params), (*inputs, *params)):
         if not isinstance(tensor, torch.Tensor):
             raise TypeError(f"`{port.name}` is a {type(tensor).__name__}, the others are torch tensors")
@@ -147,11 +313,21 @@ def _call(model: Model, inputs, params, state: State | None):
             raise ValueError(
                 f"`{port.name}` lies on {tensor.device}, `{model.inputs[0].name}` on {first.device}"
             )
-    states, position = model._states(state)
     results = _op(model._key, list(inputs), list(params), "", states, position)
     count = len(model.outputs)
     carried = {port.name: tensor for port, tensor in zip(model.states, results[count:])}
     return tuple(results[:count]), State(carried, position + inputs[0].shape[1])
+
+
+def _ready(key: str, inputs, params, names: str, states) -> Sequence[torch.Tensor]:
+    """A call of a ready operator: its outputs and states."""
+    if _nobody_looks(inputs, params, states):
+        model = model_of(key)
+        if _takes(model, inputs[0]):
+            params = model._in_order(params, names)
+            outputs, carried = _on_device(model, inputs, params, states, 0, True)
+            return [*outputs, *carried]
+    return _op(key, inputs, params, names, states, 0)
 
 
 class Module(torch.nn.Module):
@@ -164,8 +340,8 @@ class Module(torch.nn.Module):
     ``model``: a path or a text, as for :func:`fusec.compile`, whose other arguments may follow; no weights,
     which are the module's.
 
-    On device ``cpu`` it has a backward: by the parameters, the inputs, and the states of recurrences. On
-    others, a gradient through it raises ``NotImplementedError``.
+    It has a backward, by the parameters, the inputs, and the states of recurrences; where there is none
+    (attention on a GPU), a gradient through it raises ``NotImplementedError``.
     """
 
     def __init__(

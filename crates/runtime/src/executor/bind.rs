@@ -4,7 +4,9 @@ use super::constants::Constants;
 use super::device::{ArgValue, Launch, MAP_AXES, Place, Region, TensorMapValue};
 use super::{ExecuteError, ManifestError};
 use crate::memory::{ArenaPlan, StatesPlan};
-use fusec_codegen::{Arg, BufferKind, Manifest, MapExtent, Step, TensorMap};
+use fusec_codegen::{
+    Arg, BufferKind, Element, KernelImage, Manifest, MapExtent, Regime, Step, TensorMap,
+};
 use fusec_fuse::Shape;
 
 /// Addresses of the regions.
@@ -58,18 +60,6 @@ pub struct Binding<'a> {
 }
 
 impl Binding<'_> {
-    /// The values that a step writes, in words: where in the model it stands.
-    fn computed(&self, step: &Step) -> String {
-        const NAMED: usize = 3;
-        let buffers = &self.manifest.regimes[self.regime].buffers;
-        let names = step.writes.iter().filter_map(|at| buffers.get(*at));
-        let names: Vec<String> = names.map(|of| format!("`{}`", of.name)).collect();
-        match names.len().saturating_sub(NAMED) {
-            0 => names.join(", "),
-            more => format!("{} and {more} more", names[..NAMED].join(", ")),
-        }
-    }
-
     /// Where a buffer lies. `None` if it has no place: scratch that no step uses.
     pub fn place(&self, buffer: usize, copy: TailCopy) -> Option<Place> {
         let kind = self
@@ -126,15 +116,9 @@ impl Binding<'_> {
 
     fn launch(&self, at: usize, step: &Step, bases: Bases) -> Result<Launch, ExecuteError> {
         let kernel = &self.manifest.kernels[step.kernel];
+        let regime = &self.manifest.regimes[self.regime];
         let shape = step.shape(self.arena.shape);
-        let grid = grid(step, shape).ok_or_else(|| ExecuteError::Launch {
-            kernel: kernel.name.clone(),
-            batch: shape.batch,
-            time: shape.time,
-            reason:
-                "a grid has between 1 and 2147483647 blocks; use a smaller batch or a shorter run"
-                    .into(),
-        })?;
+        let grid = grid(kernel, step, shape)?;
         let mut given = Vec::new();
         let args = step.args.iter().map(|arg| {
             let (buffer, copy) = match *arg {
@@ -184,7 +168,7 @@ impl Binding<'_> {
             step: at,
             kernel: step.kernel,
             name: kernel.name.clone(),
-            computes: self.computed(step),
+            computes: computed(regime, step),
             grid,
             block: kernel.threads,
             shared_bytes: kernel.shared_bytes,
@@ -204,24 +188,8 @@ impl Binding<'_> {
         let buffers = &self.manifest.regimes.get(self.regime)?.buffers;
         let element = buffers.get(map.buffer)?.element;
         let place = self.place(map.buffer, TailCopy::Old)?;
-        let (first, bytes) = (map.offset as u64, element.bytes() as u64);
-        let mut value = TensorMapValue {
-            address: bases.of(place.region) + place.offset as u64 + first * bytes,
-            element,
-            axes: map.axes.len().min(MAP_AXES),
-            extents: [1; MAP_AXES],
-            strides: [bytes; MAP_AXES],
-            spans: [1; MAP_AXES],
-        };
-        for (i, axis) in map.axes.iter().take(MAP_AXES).enumerate() {
-            value.extents[i] = match axis.extent {
-                MapExtent::Fixed(n) => n as u64,
-                MapExtent::Rows => shape.batch as u64 * shape.time as u64,
-            };
-            value.strides[i] = axis.stride as u64 * bytes;
-            value.spans[i] = u32::try_from(axis.span).ok()?;
-        }
-        Some(value)
+        let address = bases.of(place.region) + place.offset as u64;
+        tensor_map(map, element, shape, address)
     }
 
     /// The new copies of the tails that a step is the first to write.
@@ -236,13 +204,59 @@ impl Binding<'_> {
     }
 }
 
-/// Blocks of all lanes. `None` when there are none, or more than a grid has.
-fn grid(step: &Step, shape: Shape) -> Option<u32> {
+/// A tensor map of a buffer at an address, at the shape of a run. `None` if a box is too large.
+pub(super) fn tensor_map(
+    map: &TensorMap,
+    element: Element,
+    shape: Shape,
+    buffer: u64,
+) -> Option<TensorMapValue> {
+    let (first, bytes) = (map.offset as u64, element.bytes() as u64);
+    let mut value = TensorMapValue {
+        address: buffer + first * bytes,
+        element,
+        axes: map.axes.len().min(MAP_AXES),
+        extents: [1; MAP_AXES],
+        strides: [bytes; MAP_AXES],
+        spans: [1; MAP_AXES],
+    };
+    for (i, axis) in map.axes.iter().take(MAP_AXES).enumerate() {
+        value.extents[i] = match axis.extent {
+            MapExtent::Fixed(n) => n as u64,
+            MapExtent::Rows => shape.batch as u64 * shape.time as u64,
+        };
+        value.strides[i] = axis.stride as u64 * bytes;
+        value.spans[i] = u32::try_from(axis.span).ok()?;
+    }
+    Some(value)
+}
+
+/// The values that a step writes, in words: where in the model it stands.
+pub(super) fn computed(regime: &Regime, step: &Step) -> String {
+    const NAMED: usize = 3;
+    let names = step.writes.iter().filter_map(|at| regime.buffers.get(*at));
+    let names: Vec<String> = names.map(|of| format!("`{}`", of.name)).collect();
+    match names.len().saturating_sub(NAMED) {
+        0 => names.join(", "),
+        more => format!("{} and {more} more", names[..NAMED].join(", ")),
+    }
+}
+
+/// Blocks of all lanes, which are as many as a grid can have.
+pub(super) fn grid(kernel: &KernelImage, step: &Step, shape: Shape) -> Result<u32, ExecuteError> {
     let blocks = step
         .lanes
         .iter()
-        .try_fold(0u64, |sum, lane| sum.checked_add(lane.count(shape)?))?;
-    u32::try_from(blocks)
-        .ok()
+        .try_fold(0u64, |sum, lane| sum.checked_add(lane.count(shape)?));
+    blocks
+        .and_then(|blocks| u32::try_from(blocks).ok())
         .filter(|blocks| (1..=i32::MAX as u32).contains(blocks))
+        .ok_or_else(|| ExecuteError::Launch {
+            kernel: kernel.name.clone(),
+            batch: shape.batch,
+            time: shape.time,
+            reason:
+                "a grid has between 1 and 2147483647 blocks; use a smaller batch or a shorter run"
+                    .into(),
+        })
 }

@@ -12,6 +12,7 @@ mod drawing;
 mod emulated;
 mod error;
 pub mod gpu;
+pub mod in_place;
 mod input;
 mod recent;
 mod state;
@@ -21,7 +22,7 @@ pub use check::check as check_manifest;
 pub use constants::Constants;
 pub use device::{ArgValue, Device, Launch, Place, Region, RunKey, Submission};
 pub use drawing::{Drawn, GoesOn, MOST_STEPS, add_drawing_kernel};
-pub use emulated::EmulatedDevice;
+pub use emulated::{EmulatedDevice, EmulatedLauncher};
 pub use error::{ExecuteError, InputError, ManifestError, StateError};
 pub use state::HostState;
 
@@ -32,7 +33,7 @@ use fusec_codegen::{BufferKind, Element, Extent, Manifest};
 use fusec_fuse::Shape;
 use fusec_ir::interpret::{Input, Tensor};
 use fusec_ir::{Graph, StateId, ValueId};
-use recent::Recent;
+pub(crate) use recent::Recent;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 

@@ -50,7 +50,29 @@ impl ArenaPlan {
         kernels: &[KernelImage],
         shape: Shape,
     ) -> Result<Self, MemoryError> {
-        let lifetimes = lifetimes(regime, kernels)?;
+        Self::of(shape, regime, lifetimes(regime, kernels)?)
+    }
+
+    /// As [`ArenaPlan::new`], where inputs and outputs lie in memory of the caller.
+    pub fn scratch(
+        regime: &Regime,
+        kernels: &[KernelImage],
+        shape: Shape,
+    ) -> Result<Self, MemoryError> {
+        let mut lifetimes = lifetimes(regime, kernels)?;
+        for (buffer, lifetime) in regime.buffers.iter().zip(&mut lifetimes) {
+            if matches!(buffer.kind, BufferKind::Input(_) | BufferKind::Output(_)) {
+                *lifetime = None;
+            }
+        }
+        Self::of(shape, regime, lifetimes)
+    }
+
+    fn of(
+        shape: Shape,
+        regime: &Regime,
+        lifetimes: Vec<Option<Lifetime>>,
+    ) -> Result<Self, MemoryError> {
         let mut wanted = Vec::new();
         for (index, (buffer, lifetime)) in regime.buffers.iter().zip(lifetimes).enumerate() {
             let Some(lifetime) = lifetime else { continue };

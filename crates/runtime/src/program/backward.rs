@@ -4,7 +4,7 @@
 
 use fusec_ir::gradient::{Backward, Gradient, differentiate};
 use fusec_ir::interpret::{Input, State};
-use fusec_ir::{Precision, StateId, StateKind, ValueId};
+use fusec_ir::{Graph, Precision, StateId, StateKind, ValueId};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -21,6 +21,7 @@ use super::start;
 use super::tensor::TensorView;
 use super::{Program, ProgramError, lock};
 use crate::executor::HostState;
+use crate::executor::gpu::unchanged_context;
 use crate::limits;
 use crate::weights::Weights;
 
@@ -55,8 +56,14 @@ impl Program {
         state: Option<(&[TensorView<'_>], i64)>,
         cotangents: &Cotangents<'_>,
     ) -> Result<Derivatives, ProgramError> {
-        if self.options.device != DeviceKind::Cpu {
-            return self.backward_by_kernels(arguments, state, cotangents);
+        match self.options.device {
+            DeviceKind::Cpu => {}
+            DeviceKind::Cuda(_) => {
+                return unchanged_context(|| {
+                    self.backward_by_kernels(arguments, state, cotangents)
+                });
+            }
+            _ => return self.backward_by_kernels(arguments, state, cotangents),
         }
         match self.is_exact(arguments) {
             true => self.backward_in::<f64>(arguments, state, cotangents),
@@ -64,7 +71,7 @@ impl Program {
         }
     }
 
-    fn no_backward(&self, why: String) -> ProgramError {
+    pub(super) fn no_backward(&self, why: String) -> ProgramError {
         ProgramError::NoBackward {
             model: self.graph.name.clone(),
             why,
@@ -72,7 +79,7 @@ impl Program {
     }
 
     /// The model with its transpose, made when it is first asked for.
-    fn gradient(&self) -> Result<Arc<Gradient>, ProgramError> {
+    pub(super) fn gradient(&self) -> Result<Arc<Gradient>, ProgramError> {
         let mut made = lock(&self.gradient);
         if let Some(gradient) = &*made {
             return Ok(gradient.clone());
@@ -111,6 +118,18 @@ impl Program {
         self.derivatives(&gradient, &params, back, shape)
     }
 
+    /// The kernels of the model with its transpose.
+    pub(super) fn backward_kernels(&self, graph: &Graph) -> Result<Kernels, ProgramError> {
+        let arch = start::arch(self.options.device)?.map(|arch| arch.to_string());
+        let kernels = Kernels::new(graph, &self.options, arch.as_deref());
+        kernels.map_err(|error| match error {
+            ProgramError::Plan(why @ PlanError::NoKernels { .. }) => {
+                self.no_backward(why.to_string())
+            }
+            error => error,
+        })
+    }
+
     fn backward_by_kernels(
         &self,
         arguments: &Arguments<'_>,
@@ -139,14 +158,7 @@ impl Program {
                 session
             }
             None => {
-                let arch = start::arch(self.options.device)?.map(|arch| arch.to_string());
-                let kernels = Kernels::new(graph, &self.options, arch.as_deref());
-                let kernels = kernels.map_err(|error| match error {
-                    ProgramError::Plan(why @ PlanError::NoKernels { .. }) => {
-                        self.no_backward(why.to_string())
-                    }
-                    error => error,
-                })?;
+                let kernels = self.backward_kernels(graph)?;
                 let graph = Arc::new(graph.clone());
                 made.insert(start::start(
                     &graph,
@@ -263,19 +275,27 @@ impl Program {
                 continue;
             };
             let id = StateId(at as u32);
-            let name = &self.graph.state(id).name;
-            if matches!(self.graph.state(id).kind, StateKind::Tail { .. }) {
-                return Err(self.no_backward(format!(
-                    "`{name}` are rows carried to the next run, which are constants there: detach them"
-                )));
-            }
             if !gradient.states.iter().any(|(of, _)| *of == id) {
-                return Err(self.no_backward(format!(
-                    "no output depends on the state `{name}`, whose gradient is asked for"
-                )));
+                return Err(self.no_cotangent(at));
             }
             after.insert(id, self.read_state(id, tensor, batch)?);
         }
         Ok(after)
+    }
+
+    /// Why the gradient of a state after the run cannot be taken.
+    pub fn no_cotangent(&self, state: usize) -> ProgramError {
+        let Some(state) = self.graph.states.get(state) else {
+            return self.no_backward("there is no such state".into());
+        };
+        let name = &state.name;
+        self.no_backward(match state.kind {
+            StateKind::Tail { .. } => format!(
+                "`{name}` are rows carried to the next run, which are constants there: detach them"
+            ),
+            StateKind::Scan { .. } => {
+                format!("no output depends on the state `{name}`, whose gradient is asked for")
+            }
+        })
     }
 }

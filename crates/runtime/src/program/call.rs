@@ -87,17 +87,17 @@ impl Program {
             }
         }
         let inputs: Vec<Input<'_, f32>> = inputs.iter().map(Taken::input).collect();
-        let mut session = self.lock_session()?;
-        if let Some(weights) = weights {
-            session.set_weights(weights)?;
-        }
-        match state {
-            Some(state) => session.set_state(state)?,
-            None => session.reset(shape.batch)?,
-        }
-        let outputs = session.run(shape.time, &inputs)?;
-        let state = session.state()?;
-        drop(session);
+        let (outputs, state) = self.with_session(|session| {
+            if let Some(weights) = weights {
+                session.set_weights(weights)?;
+            }
+            match state {
+                Some(state) => session.set_state(state)?,
+                None => session.reset(shape.batch)?,
+            }
+            let outputs = session.run(shape.time, &inputs)?;
+            Ok((outputs, session.state()?))
+        })?;
         let ids = self.graph.outputs.iter().zip(outputs);
         let outputs = ids.map(|(id, tensor)| {
             let wanted = Wanted::of_output(&self.graph, *id, &self.dimensions);
@@ -149,7 +149,7 @@ impl Program {
     }
 
     /// Refuses fewer or more tensors than there are places for.
-    fn check_count(&self, got: usize, ports: Vec<Port>) -> Result<(), TensorError> {
+    pub(super) fn check_count(&self, got: usize, ports: Vec<Port>) -> Result<(), TensorError> {
         if let Some(missing) = ports.get(got) {
             return Err(TensorError::Missing {
                 name: missing.name.clone(),

@@ -128,6 +128,17 @@ pub enum ProgramError {
         /// Why not.
         why: String,
     },
+    /// What parameters of a call have to go through first cannot be computed by kernels.
+    #[error(
+        "`{model}` cannot be called with parameters that lie on a device: what follows from them alone has \
+         no kernels ({why}); give tensors of the CPU, or compile the model with weights"
+    )]
+    NoLoad {
+        /// The model.
+        model: String,
+        /// Why not.
+        why: String,
+    },
     /// An earlier call ended in a fault of this program.
     #[error("an earlier call of `{model}` failed inside of fusec: compile it again, and report it")]
     Unusable {
@@ -293,14 +304,24 @@ pub enum TensorError {
     },
     /// In memory that is not the host's.
     #[error(
-        "`{name}` lies on {got}: tensors are taken from the CPU only, whatever device the model runs on; \
-         bring it there"
+        "`{name}` lies on {got}, and this call is one with tensors of the CPU: bring all tensors to one \
+         device, that of the model or the CPU"
     )]
     Device {
         /// The tensor.
         name: String,
         /// Where it is.
         got: String,
+    },
+    /// In memory of another device than the model's.
+    #[error("`{name}` lies on {got}, the model and the other tensors on {want}: bring it there")]
+    Place {
+        /// The tensor.
+        name: String,
+        /// Where it is.
+        got: String,
+        /// Where the model runs.
+        want: String,
     },
     /// A token id that no table has.
     #[error("`{name}` holds the id {id}, which 32 bits do not")]

@@ -7,13 +7,17 @@
 //! What lives here: opening, planning, starting and calling, in one object that may be used from any
 //! thread. What never will: the conventions of any one language.
 
+mod as_rows;
 mod backward;
 mod bind;
 mod call;
 mod device;
 mod error;
 mod exact;
+mod in_place;
+mod in_place_backward;
 mod kernels;
+mod load;
 mod numbers;
 mod owned;
 mod start;
@@ -25,6 +29,8 @@ pub use call::{Answer, Arguments, Output};
 pub use device::{DeviceKind, UnknownDevice};
 pub use error::{ProgramError, TensorError};
 pub use exact::ExactAnswer;
+pub use in_place::{Given, Kind, Needs, OnDevice, Unsuitable};
+pub use in_place_backward::{BackwardNeeds, BackwardOnDevice, By};
 pub use kernels::{Kernels, Regime};
 pub use numbers::{Numbers, Shaped};
 pub use tensor::{DType, Memory, TensorView};
@@ -38,6 +44,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::executor::gpu::unchanged_context;
 use crate::model::Model;
 use crate::toolchain;
 use crate::weights::{WeightSpec, Weights};
@@ -102,7 +109,13 @@ pub struct Program {
     gradient: Mutex<Option<Arc<Gradient>>>,
     /// What runs the model with its transpose, on a device with kernels, once it is asked for.
     backwards: Mutex<Option<Running>>,
-    session: Mutex<Running>,
+    /// What takes tensors of the host; on a device with kernels, once there are any.
+    session: Mutex<Option<Running>>,
+    /// Weights for that.
+    weights: Weights,
+    on_device: Option<Arc<OnDevice>>,
+    /// The model with its transpose on tensors of the device, once it is asked for.
+    backward_on_device: Mutex<Option<Arc<BackwardOnDevice>>>,
     device: String,
 }
 
@@ -167,9 +180,23 @@ impl Program {
                 Some(Arc::new(kernels))
             }
         };
-        let session = start::start(&graph, &options, kernels.as_deref(), weights)?;
+        let mut session = None;
+        let mut on_device = None;
+        match &kernels {
+            None => session = Some(start::start(&graph, &options, None, weights.clone())?),
+            Some(kernels) => {
+                let held = has_weights.then_some(&weights);
+                let on = OnDevice::new(&graph, &model.dimensions, &options, kernels, held)?;
+                on_device = Some(Arc::new(on));
+            }
+        }
+        let device = match (&session, &on_device) {
+            (Some(session), _) => session.device(),
+            (None, Some(on)) => on.device(),
+            (None, None) => String::new(),
+        };
         Ok(Self {
-            device: session.device(),
+            device,
             graph,
             dimensions: model.dimensions,
             warnings,
@@ -179,6 +206,9 @@ impl Program {
             gradient: Mutex::new(None),
             backwards: Mutex::new(None),
             session: Mutex::new(session),
+            weights,
+            on_device,
+            backward_on_device: Mutex::new(None),
         })
     }
 
@@ -296,10 +326,29 @@ impl Program {
         })
     }
 
-    fn lock_session(&self) -> Result<MutexGuard<'_, Running>, ProgramError> {
-        self.session.lock().map_err(|_| ProgramError::Unusable {
+    /// What takes tensors of the host, for a call.
+    fn with_session<T>(
+        &self,
+        call: impl FnOnce(&mut Running) -> Result<T, ProgramError>,
+    ) -> Result<T, ProgramError> {
+        let session = self.session.lock();
+        let mut session = session.map_err(|_| ProgramError::Unusable {
             model: self.graph.name.clone(),
-        })
+        })?;
+        // What it sets as this thread's device is nobody else's business.
+        let work = || match &mut *session {
+            Some(session) => call(session),
+            none => {
+                let kernels = self.kernels()?;
+                let weights = self.weights.clone();
+                let started = start::start(&self.graph, &self.options, Some(&kernels), weights)?;
+                call(none.insert(started))
+            }
+        };
+        match self.options.device {
+            DeviceKind::Cuda(_) => unchanged_context(work),
+            _ => work(),
+        }
     }
 }
 

@@ -9,12 +9,15 @@ use super::owned::OwnedSession;
 use super::{Options, ProgramError};
 use crate::cache::{Contents, user_cache_dir};
 use crate::emulator::{Emulator, EmulatorError, EmulatorOptions};
-use crate::executor::gpu::{GpuDevice, GpuInfo, GpuOptions, gpu};
-use crate::executor::{EmulatedDevice, Executor};
+use crate::executor::gpu::{GpuDevice, GpuInfo, GpuLauncher, GpuOptions, gpu};
+use crate::executor::in_place::Launcher;
+use crate::executor::{EmulatedDevice, EmulatedLauncher, Executor};
 use crate::session::Session;
 use crate::toolchain::{self, Arch, Toolchain, UnknownArch};
 use crate::weights::Weights;
+use fusec_codegen::Manifest;
 use fusec_fuse::{Shape, Storage};
+use std::collections::BTreeMap;
 
 /// The emulator runs what is generated for this compute capability: tensor cores and asynchronous copies,
 /// nothing that only one architecture has.
@@ -51,15 +54,38 @@ pub(super) fn start(
     };
     let manifest = kernels.manifest.clone();
     if let DeviceKind::Cuda(ordinal) = options.device {
-        let arch = arch_of(&gpu(ordinal)?)?;
-        let toolchain = Toolchain::discover(&options.toolchain)?;
-        let cubins = toolchain.cubins(&manifest, arch)?;
+        let cubins = cubins(ordinal, options, &manifest)?;
         let device = GpuDevice::open(ordinal, &manifest, &cubins, GpuOptions::default())?;
         return Ok(Box::new(Executor::new(device, manifest, &weights, FIRST)?));
     }
     let emulator = emulator(&options.toolchain)?;
     let device = EmulatedDevice::new(&emulator, &manifest, options.emulator_seed)?;
     Ok(Box::new(Executor::new(device, manifest, &weights, FIRST)?))
+}
+
+/// What launches kernels on memory of the caller.
+pub(super) fn launcher(
+    options: &Options,
+    manifest: &Manifest,
+) -> Result<Box<dyn Launcher>, ProgramError> {
+    if let DeviceKind::Cuda(ordinal) = options.device {
+        let cubins = cubins(ordinal, options, manifest)?;
+        return Ok(Box::new(GpuLauncher::open(ordinal, manifest, &cubins)?));
+    }
+    let emulator = emulator(&options.toolchain)?;
+    let launcher = EmulatedLauncher::new(&emulator, manifest, options.emulator_seed)?;
+    Ok(Box::new(launcher))
+}
+
+/// The kernels, compiled for a GPU of this machine.
+fn cubins(
+    ordinal: usize,
+    options: &Options,
+    manifest: &Manifest,
+) -> Result<BTreeMap<String, Vec<u8>>, ProgramError> {
+    let arch = arch_of(&gpu(ordinal)?)?;
+    let toolchain = Toolchain::discover(&options.toolchain)?;
+    Ok(toolchain.cubins(manifest, arch)?)
 }
 
 /// The emulator, with the user's cache of compiled kernels where there can be one.

@@ -40,7 +40,7 @@ impl fmt::Display for DType {
 }
 
 impl DType {
-    fn bytes(self) -> usize {
+    pub(super) fn bytes(self) -> usize {
         match self {
             DType::Bf16 | DType::F16 => 2,
             DType::F32 | DType::I32 => 4,

@@ -26,6 +26,8 @@ pub(super) struct LoadedKernel {
 // SAFETY: the handles are the driver's, whose calls may come from any thread; each call binds
 // the context to its thread first.
 unsafe impl Send for LoadedKernel {}
+// SAFETY: as above; a loaded kernel does not change.
+unsafe impl Sync for LoadedKernel {}
 
 impl LoadedKernel {
     /// Loads a cubin and asks for the resources that the kernel's launches take.
@@ -144,15 +146,31 @@ impl LoadedKernel {
         position: i64,
         stream: &CudaStream,
     ) -> Result<(), DriverError> {
+        // SAFETY: the addresses were resolved inside the device's regions, which are freed only after the
+        // stream was waited for; the stream lives.
+        unsafe { self.enqueue_with(launch, &launch.args, position, stream.cu_stream()) }
+    }
+
+    /// As [`LoadedKernel::enqueue`], with these arguments in place of the launch's.
+    ///
+    /// # Safety
+    ///
+    /// There is one argument for each of the kernel's parameters, of its kind; their addresses are memory
+    /// that the kernel may use until the stream has come to its end; the stream is one of the context.
+    pub(super) unsafe fn enqueue_with(
+        &self,
+        launch: &Launch,
+        args: &[ArgValue],
+        position: i64,
+        stream: sys::CUstream,
+    ) -> Result<(), DriverError> {
         self.context.bind_to_thread()?;
-        let mut values = values(launch, position)?;
+        let mut values = values(args, position)?;
         let mut params = pointers(&mut values);
         let (grid, block) = ((self.grid(launch), 1, 1), (launch.block, 1, 1));
-        let (shared, stream) = (launch.shared_bytes, stream.cu_stream());
+        let shared = launch.shared_bytes;
         // SAFETY: the function is loaded, the parameters are one value of its size per parameter of the
-        // kernel, as the manifest's check has shown, and are copied by the call. The addresses
-        // were resolved inside the device's regions, which are freed only after the stream was
-        // waited for.
+        // kernel and are copied by the call; the rest is the caller's promise.
         unsafe {
             if launch.cooperative {
                 let f = self.function;
@@ -208,8 +226,8 @@ pub(super) enum Value {
 }
 
 /// The arguments of a launch as a kernel takes them.
-pub(super) fn values(launch: &Launch, position: i64) -> Result<Vec<Value>, DriverError> {
-    let args = launch.args.iter();
+pub(super) fn values(args: &[ArgValue], position: i64) -> Result<Vec<Value>, DriverError> {
+    let args = args.iter();
     args.map(|arg| {
         Ok(match arg {
             ArgValue::Address(address) => Value::Word(*address),

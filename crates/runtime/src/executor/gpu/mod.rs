@@ -3,17 +3,22 @@
 //! Lives here: contexts and streams, loaded cubins, device memory, recorded runs, event timing.
 //! Never here: what to launch (the manifest says), compiling (see [`crate::toolchain`]).
 
+mod current;
 mod error;
 mod info;
+mod kept;
 mod kernel;
+mod launcher;
 mod probe;
 mod recorded;
 mod region;
 mod sequence;
 mod timing;
 
+pub use current::unchanged_context;
 pub use error::GpuError;
 pub use info::{GpuInfo, gpu, gpus};
+pub use launcher::GpuLauncher;
 pub use probe::Probe;
 pub use timing::{RunTimes, StepTime, Timing};
 

@@ -60,7 +60,7 @@ impl RecordedRun {
     }
 
     fn add(&self, kernel: &LoadedKernel, launch: &Launch) -> Result<sys::CUgraphNode, DriverError> {
-        let mut values = values(launch, self.position)?;
+        let mut values = values(&launch.args, self.position)?;
         let mut params = pointers(&mut values);
         let params = kernel.node(launch, &mut params);
         let mut node = std::ptr::null_mut();
@@ -121,7 +121,7 @@ impl RecordedRun {
         if position != self.position {
             for (at, node) in &self.positioned {
                 let launch = &launches[*at];
-                let mut values = values(launch, position)?;
+                let mut values = values(&launch.args, position)?;
                 let mut params = pointers(&mut values);
                 let params = kernels[launch.kernel].node(launch, &mut params);
                 // SAFETY: the node is one of the graph that `exec` was made from, the function

@@ -1,5 +1,6 @@
 //! A block of device memory.
 
+use super::current::{Current, Relaxed};
 use super::error::GpuError;
 use super::info::failed;
 use cudarc::driver::sys::CUresult;
@@ -71,7 +72,9 @@ impl DeviceMemory {
 impl Drop for DeviceMemory {
     fn drop(&mut self) {
         let free = || {
-            self.context.bind_to_thread()?;
+            // Also while the thread that drops it records somebody's work.
+            let _relaxed = Relaxed::begin()?;
+            let _current = Current::of(&self.context)?;
             // SAFETY: allocated by `new`, freed only here; the driver waits for work that uses it.
             unsafe { result::free_sync(self.address) }
         };
