@@ -3,7 +3,7 @@
 # activations have more than 2^32 elements, in one go, in under five minutes. Runs in the repository's root
 # where a GPU, an NVRTC and compute-sanitizer are; nothing has to be built there.
 #
-#   bench/sanitize.sh [FUSEC]     the program, by default .carry/fusec
+#   bench/sanitize.sh [FUSEC]     the program, by default .carry/fusec or .carry/fusec.gz
 #
 # Leaves in $OUT: sanitize.txt (a line a run: verdict, tool, model, storage, shape, errors counted),
 # sanitize-failures.txt (what the tools said of each run that is not clean), large.txt.
@@ -17,12 +17,12 @@
 # shown without a GPU: the emulator refuses a copy that brings an element of its poison, and all other reads of
 # a product by warpgroups are of rows and columns inside its result.
 #
-# ONLY: a pattern of model names (all). TOOLS: with spaces between them (all four). JOBS: side by side (10).
-# SECONDS_PER_RUN: after which a run is given up (60). SECONDS_IN_ALL: after which none is started (220), the
-# large run apart. SKIP_LARGE=1: no large run.
+# PART: K/N, every N-th run from the K-th on, so that all of them are had in pieces of a few minutes. DONE: an
+# earlier sanitize.txt, whose clean runs are not made again. ONLY: a pattern of model names (all). TOOLS: with
+# spaces between them (all four). JOBS: side by side (10). SECONDS_PER_RUN: after which a run is given up (60).
+# SECONDS_IN_ALL: after which none is started (220), the large run apart. SKIP_LARGE=1: no large run.
 set -uo pipefail
 cd "$(dirname "$0")/.."
-GIVEN=$(realpath "${1:-.carry/fusec}")
 OUT=${OUT:-bench/results/unsorted}
 mkdir -p "$OUT"
 OUT=$(realpath "$OUT")
@@ -30,7 +30,8 @@ WORK=$(mktemp -d)
 trap 'rm -rf "$WORK"' EXIT
 # What was carried here may have lost its mode.
 FUSEC=$WORK/fusec
-cp "$GIVEN" "$FUSEC" && chmod +x "$FUSEC" || exit 2
+if [ -n "${1:-}" ] || [ -f .carry/fusec ]; then cp "${1:-.carry/fusec}" "$FUSEC"; else gzip -dc .carry/fusec.gz >"$FUSEC"; fi
+chmod +x "$FUSEC" && [ -s "$FUSEC" ] || exit 2
 LIMIT=${SECONDS_PER_RUN:-60}
 DEADLINE=$(($(date +%s) + ${SECONDS_IN_ALL:-220}))
 SANITIZER=${SANITIZER:-$(command -v compute-sanitizer || ls /usr/local/cuda*/bin/compute-sanitizer 2>/dev/null | tail -n 1)}
@@ -77,16 +78,33 @@ runs() {
     done
 }
 
+# The run's name in the results.
+label() {
+    local tool=$1
+    shift
+    echo "$tool $(sed 's#models/##; s#\.toml##; s#--dtype ##; s#--shape ##; s#--axis L=1 ##' <<<"$*")"
+}
+
+# Those of this part, without what was clean before.
+chosen() {
+    local part=${PART:-1/1} run
+    awk -v k="${part%/*}" -v n="${part#*/}" 'NR % n == k % n' | while read -r run; do
+        # shellcheck disable=SC2086 # words
+        [ -n "${DONE:-}" ] && grep -qF "ok $(label $run):" "$DONE" || echo "$run"
+    done
+}
+
 # Without its sanitizer, so that kernels are in the cache, and a failure there is one of the program.
 warm() {
     timeout "$LIMIT" "$FUSEC" "$@" --weights random:1 --device cuda:0 >/dev/null 2>&1
 }
 
 sanitized() {
-    local tool=$1 log label flags errors status verdict=ok left
+    local tool=$1 log label flags errors status verdict=ok began left
+    label=$(label "$@")
     shift
-    left=$((DEADLINE - $(date +%s)))
-    label="$tool $(sed 's#models/##; s#\.toml##; s#--dtype ##; s#--shape ##; s#--axis L=1 ##' <<<"$*")"
+    began=$(date +%s)
+    left=$((DEADLINE - began))
     if [ $left -lt 5 ]; then
         echo "LEFT $label: no time for it"
         return
@@ -111,13 +129,13 @@ sanitized() {
     esac
     # A tool that printed no summary has looked at nothing.
     [ "$verdict" = ok ] && [ -z "$errors" ] && verdict=NOTHING
-    echo "$verdict $label: ${errors:-no} errors, status $status"
+    echo "$verdict $label: ${errors:-no} errors, status $status, $(($(date +%s) - began)) s"
     if [ "$verdict" != ok ]; then
         { echo "== $verdict $label"; head -c 6000 "$log"; echo; } >"$log.failed"
     fi
     rm -f "$log"
 }
-export -f warm sanitized
+export -f warm sanitized label
 
 # Activations of B T C = 2^32 + 2^20 elements and more: a model of rows, so the last rows of the large run
 # are what a run on those rows alone gives. Addresses that wrapped would read, or write, others.
@@ -130,7 +148,8 @@ large() {
 
 nvidia-smi --query-gpu=name,driver_version --format=csv,noheader
 "$SANITIZER" --version | tail -n 1
-runs >"$WORK/runs.list"
+runs | chosen >"$WORK/runs.list"
+say "$(wc -l <"$WORK/runs.list") runs"
 sed -E 's/^[a-z]+ //' "$WORK/runs.list" | sort -u |
     xargs -P "$(nproc)" -L 1 bash -c 'warm "$@"' warm
 say "compiled"
