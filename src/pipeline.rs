@@ -115,12 +115,22 @@ impl Planner {
         last: Option<&Graph>,
         mode: Mode,
     ) -> Result<Vec<Regime>, Failure> {
-        let shape = self.options.shape.0;
-        let Shape { batch, time } = shape;
+        let Shape { batch, time } = self.options.shape.0;
         let _progress = Progress::line(format!(
             "planning {}, {mode}, for single steps and B={batch} T={time}",
             graph.name
         ));
+        self.regimes_quietly(graph, last, mode)
+    }
+
+    /// The same without a word of it: for plans that are made side by side.
+    pub fn regimes_quietly(
+        &self,
+        graph: &Graph,
+        last: Option<&Graph>,
+        mode: Mode,
+    ) -> Result<Vec<Regime>, Failure> {
+        let shape = self.options.shape.0;
         let (decode, prefill) = thread::scope(|scope| {
             let of_steps = scope.spawn(|| self.quietly(graph, Shape { time: 1, ..shape }, mode));
             let several = shape.of_several_tokens();
@@ -183,6 +193,11 @@ impl Planner {
     /// The kernels' sources and everything needed to launch them.
     pub fn manifest(&self, model: &str, regimes: &[Regime]) -> Result<Manifest, Failure> {
         let _progress = Progress::line(format!("generating the kernels of {model}"));
+        self.manifest_quietly(model, regimes)
+    }
+
+    /// The same without a word of it.
+    pub fn manifest_quietly(&self, model: &str, regimes: &[Regime]) -> Result<Manifest, Failure> {
         let planned: Vec<codegen::Planned<'_>> = regimes
             .iter()
             .map(|regime| codegen::Planned {

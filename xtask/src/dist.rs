@@ -1,5 +1,6 @@
 //! A release: the program without symbols, its manual pages and completions, licences and docs in
-//! one archive. The same sources and the same Rust give the same bytes.
+//! one archive. The same commit and the same Rust give the same bytes, in whatever directory: no path of the
+//! machine is in the program, and every date is that of the commit (or `SOURCE_DATE_EPOCH`).
 
 use std::env;
 use std::ffi::OsString;
@@ -35,9 +36,10 @@ pub fn archive() -> Result<PathBuf, String> {
     }
     let share = dir.display().to_string();
     run(Command::new(&program).args(["man", share.as_str()]))?;
-    // Nothing of the machine or the moment: sorted, of nobody, at the beginning of time.
+    // Nothing of the machine or the moment: sorted, of nobody, at the time of the commit.
+    let time = epoch()?;
     let tar = format!(
-        "set -o pipefail; tar --sort=name --owner=0 --group=0 --numeric-owner --mtime=@0 \
+        "set -o pipefail; tar --sort=name --owner=0 --group=0 --numeric-owner --mtime=@{time} \
          --mode=u+rw,go+r-w,a+rX -cf - {name} | gzip -n9 > {name}.tar.gz"
     );
     let sum = format!("sha256sum {name}.tar.gz > {name}.tar.gz.sha256");
@@ -78,7 +80,34 @@ fn build(builds: &Path) -> Result<(), String> {
     run(Command::new(cargo())
         .args(["build", "--release", "--locked", "-p", "fusec"])
         .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"))
+        .env("FUSEC_COMMIT", commit().unwrap_or_default())
         .env("CARGO_INCREMENTAL", "0"))
+}
+
+/// What git answers, if this is a repository.
+fn git(arguments: &[&str]) -> Option<String> {
+    let out = Command::new("git").args(arguments).output().ok()?;
+    let text = String::from_utf8(out.stdout).ok()?;
+    out.status.success().then(|| text.trim().to_owned())
+}
+
+/// The commit that the program is of, which its records say; of none if something differs from it.
+fn commit() -> Option<String> {
+    let changed = git(&["status", "--porcelain", "--untracked-files=no"])?;
+    changed.is_empty().then(|| git(&["rev-parse", "HEAD"]))?
+}
+
+/// The date of everything in the archive, seconds since 1970: `SOURCE_DATE_EPOCH`, else that of the commit, else
+/// the beginning of time.
+fn epoch() -> Result<u64, String> {
+    match env::var("SOURCE_DATE_EPOCH") {
+        Ok(text) => text
+            .parse()
+            .map_err(|_| format!("SOURCE_DATE_EPOCH is `{text}`, not a number of seconds")),
+        Err(_) => Ok(git(&["log", "-1", "--format=%ct"])
+            .and_then(|text| text.parse().ok())
+            .unwrap_or(0)),
+    }
 }
 
 fn cargo() -> OsString {

@@ -6,6 +6,7 @@
 mod error;
 mod info;
 mod kernel;
+mod meter;
 mod probe;
 mod recorded;
 mod region;
@@ -14,6 +15,7 @@ mod timing;
 
 pub use error::GpuError;
 pub use info::{GpuInfo, gpu, gpus};
+pub use meter::{Clocks, Meter};
 pub use probe::Probe;
 pub use timing::{RunTimes, StepTime, Timing};
 
