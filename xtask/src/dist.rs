@@ -49,8 +49,50 @@ pub fn archive() -> Result<PathBuf, String> {
     Ok(above.join(format!("{name}.tar.gz")))
 }
 
+/// Makes the archive of this commit in two directories of their own, one deeper than the other, and compares: the
+/// sum of both, or which files differ.
+pub fn twice() -> Result<String, String> {
+    if commit().is_none() {
+        return Err("something differs from the last commit, of which the two archives would be: commit it first".into());
+    }
+    let work = env::temp_dir().join(format!("fusec-dist-{}", std::process::id()));
+    let made = made_twice(&work);
+    fs::remove_dir_all(&work).ok();
+    made
+}
+
+fn made_twice(work: &Path) -> Result<String, String> {
+    let name = format!("fusec-{}-{}", env!("CARGO_PKG_VERSION"), host()?);
+    let mut dists = Vec::new();
+    for below in ["a", "another/directory/b"] {
+        let dir = work.join(below);
+        run(Command::new("git")
+            .args(["clone", "--quiet", "."])
+            .arg(&dir))?;
+        run(Command::new(cargo())
+            .args(["xtask", "dist"])
+            .current_dir(&dir)
+            .env_remove("CARGO_TARGET_DIR"))?;
+        dists.push(dir.join("target/dist"));
+    }
+    let archive = |dist: &PathBuf| {
+        let path = dist.join(format!("{name}.tar.gz"));
+        fs::read(&path).map_err(|e| at(&path, e))
+    };
+    let both = dists.iter().map(archive).collect::<Result<Vec<_>, _>>()?;
+    if both[0] == both[1] {
+        let sum = dists[0].join(format!("{name}.tar.gz.sha256"));
+        return fs::read_to_string(&sum).map_err(|e| at(&sum, e));
+    }
+    let dirs = dists.iter().map(|dist| dist.join(&name));
+    let out = Command::new("diff").arg("-rq").args(dirs).output();
+    let out = out.map_err(|error| format!("diff: {error}"))?;
+    let differ = String::from_utf8_lossy(&out.stdout).into_owned();
+    Err(format!("the two archives differ:\n{differ}"))
+}
+
 /// The directory that cargo builds into, wherever the settings of whoever calls it put that.
-fn builds() -> Result<PathBuf, String> {
+pub fn builds() -> Result<PathBuf, String> {
     let metadata = Command::new(cargo())
         .args(["metadata", "--no-deps", "--locked", "--format-version", "1"])
         .output()
