@@ -237,7 +237,7 @@ impl Records {
     }
 
     fn figure(&self, name: &str) -> Result<Figure, String> {
-        let (record, _) = name.split_once('/').unwrap_or((name, ""));
+        let record = name.split(['/', '@', '~', '!']).next().unwrap_or(name);
         match self.record(record)?.get("rows") {
             Some(rows) => self.of_peers(name, rows),
             None => self.of_ours(name),
