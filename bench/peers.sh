@@ -8,7 +8,6 @@
 #   products                     single products beside cuBLAS
 #   backward                     recurrences forward and backward
 #   models training              whole models of fla
-#   hybrid                       the small hybrid in PyTorch, eager and compiled (bench/peers/hybrids.py)
 #   drop-in                      fusec.ops of the Python package beside the operators whose arguments they have, in f32
 #
 # .carry/fusec.gz: the program, or FUSEC. .carry/fusec-*.whl: the Python package, for drop-in.
@@ -50,7 +49,6 @@ case $STAGE in
     ops | scans | delta | attention | backward | products | models | training)
         python3 bench/peers/run.py "$STAGE" --fusec "$FUSEC" --out "$OUT/peers-$STAGE.json" --seconds $((268 - SECONDS)) "$@"
         ;;
-    hybrid) python3 bench/peers/hybrids.py --fusec "$FUSEC" --out "$OUT/peers-hybrid.json" --seconds $((265 - SECONDS)) "$@" ;;
     drop-in) python3 bench/peers/drop_in.py --out "$OUT/peers-drop-in.json" --seconds $((250 - SECONDS)) "$@" ;;
     *)
         echo "no stage is called $STAGE"

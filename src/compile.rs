@@ -1,5 +1,6 @@
 //! `fusec compile`: plans, sources, cubins and a manifest in a directory.
 
+mod kept;
 mod tune;
 mod watch;
 

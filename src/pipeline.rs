@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::thread;
 
 use fusec_codegen::{self as codegen, Manifest, generate};
-use fusec_fuse::{Device, Known, Mode, Options, Plan, Planned, Shape, Submit};
+use fusec_fuse::{Device, Known, Mode, Options, Plan, Planned, Recipe, Shape, Submit, plan_by};
 use fusec_ir::{Graph, Pin, PinKind};
 use fusec_runtime::limits;
 use fusec_runtime::toolchain::{Arch, UnknownArch};
@@ -84,6 +84,12 @@ impl Planner {
         planned.map_err(failure::input)
     }
 
+    /// A plan by a recipe, without a word of it.
+    pub fn by(&self, graph: &Graph, shape: Shape, recipe: &Recipe) -> Result<Planned, Failure> {
+        limits::run(graph, shape).map_err(failure::input)?;
+        plan_by(graph, &self.options(shape, recipe.mode), recipe).map_err(failure::input)
+    }
+
     /// What the planner is told.
     pub fn options(&self, shape: Shape, mode: Mode) -> Options<'_> {
         Options {
@@ -115,16 +121,39 @@ impl Planner {
         last: Option<&Graph>,
         mode: Mode,
     ) -> Result<Vec<Regime>, Failure> {
-        let shape = self.options.shape.0;
-        let Shape { batch, time } = shape;
+        let Shape { batch, time } = self.options.shape.0;
         let _progress = Progress::line(format!(
             "planning {}, {mode}, for single steps and B={batch} T={time}",
             graph.name
         ));
+        self.regimes_quietly(graph, last, mode)
+    }
+
+    /// The same without a word of it: for plans that are made side by side.
+    pub fn regimes_quietly(
+        &self,
+        graph: &Graph,
+        last: Option<&Graph>,
+        mode: Mode,
+    ) -> Result<Vec<Regime>, Failure> {
+        self.regimes_beside(graph, last, |_, graph, shape| {
+            self.quietly(graph, shape, mode)
+        })
+    }
+
+    /// The same, with the two plans made side by side by `plan`, which is told the regime, what it computes,
+    /// and the shape.
+    pub fn regimes_beside(
+        &self,
+        graph: &Graph,
+        last: Option<&Graph>,
+        plan: impl Fn(&'static str, &Graph, Shape) -> Result<Planned, Failure> + Sync,
+    ) -> Result<Vec<Regime>, Failure> {
+        let shape = self.options.shape.0;
         let (decode, prefill) = thread::scope(|scope| {
-            let of_steps = scope.spawn(|| self.quietly(graph, Shape { time: 1, ..shape }, mode));
+            let of_steps = scope.spawn(|| plan("decode", graph, Shape { time: 1, ..shape }));
             let several = shape.of_several_tokens();
-            let prefill = self.quietly(last.unwrap_or(graph), several, mode);
+            let prefill = plan("prefill", last.unwrap_or(graph), several);
             let decode = of_steps.join();
             (decode.unwrap_or_else(|panic| resume_unwind(panic)), prefill)
         });
@@ -183,6 +212,11 @@ impl Planner {
     /// The kernels' sources and everything needed to launch them.
     pub fn manifest(&self, model: &str, regimes: &[Regime]) -> Result<Manifest, Failure> {
         let _progress = Progress::line(format!("generating the kernels of {model}"));
+        self.manifest_quietly(model, regimes)
+    }
+
+    /// The same without a word of it.
+    pub fn manifest_quietly(&self, model: &str, regimes: &[Regime]) -> Result<Manifest, Failure> {
         let planned: Vec<codegen::Planned<'_>> = regimes
             .iter()
             .map(|regime| codegen::Planned {

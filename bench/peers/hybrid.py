@@ -13,12 +13,16 @@ kernel of one's own. Needs torch and safetensors.
 
 import argparse
 import datetime
+import fcntl
 import json
+import math
+import os
 import pathlib
 import statistics
 import subprocess
 import sys
 import tempfile
+import time as clock
 
 import torch
 import torch.nn.functional as F
@@ -79,6 +83,18 @@ def chunked(x, size):
     return x.reshape(x.shape[0], -1, size, *x.shape[2:])
 
 
+def carried(left, added):
+    """The state before each chunk, [B, chunks, ...]: zero before the first, then left * state + added. By doubling, the
+    logarithm of the number of chunks in steps: a loop over chunks would launch kernels of a few microseconds."""
+    count, step = added.shape[1], 1
+    while step < count:
+        later = left[:, step:]
+        added = torch.cat([added[:, :step], added[:, step:] + later * added[:, :-step]], 1)
+        left = torch.cat([left[:, :step], later * left[:, :-step]], 1)
+        step *= 2
+    return torch.cat([torch.zeros_like(added[:, :1]), added[:, :-1]], 1)
+
+
 def wkv6_chunks(r, k, v, log_d, u, size=16):
     time = r.shape[1]
     r, k, v, log_d = (chunked(x, size) for x in (r, k, v, log_d))
@@ -93,13 +109,8 @@ def wkv6_chunks(r, k, v, log_d, u, size=16):
     y = y + (r * u * k).sum(-1, keepdim=True) * v
     # What a chunk adds to the state at its end, and what is left of the state before it.
     added = torch.einsum("bcshn,bcshm->bchmn", k * (upto[:, :, -1:] - upto).exp(), v)
-    left = upto[:, :, -1].exp()
-    state = torch.zeros_like(added[:, 0])
-    states = []
-    for chunk in range(added.shape[1]):
-        states.append(state)
-        state = left[:, chunk, :, None, :] * state + added[:, chunk]
-    y = y + torch.einsum("bcthn,bchmn->bcthm", r * before.exp(), torch.stack(states, 1))
+    states = carried(upto[:, :, -1, :, None, :].exp(), added)
+    y = y + torch.einsum("bcthn,bchmn->bcthm", r * before.exp(), states)
     return y.flatten(1, 2)[:, :time]
 
 
@@ -114,13 +125,8 @@ def ssd_chunks(x, b, c, dt, log_decay, size=64):
     y = torch.einsum("bctsh,bcshp->bcthp", inner, x)
     scale = dt * (upto[:, :, -1:] - upto).exp()
     added = torch.einsum("bcsh,bcshp,bcsn->bchpn", scale, x, b)
-    left = upto[:, :, -1].exp()
-    state = torch.zeros_like(added[:, 0])
-    states = []
-    for chunk in range(added.shape[1]):
-        states.append(state)
-        state = left[:, chunk, :, None, None] * state + added[:, chunk]
-    y = y + torch.einsum("bctn,bchpn,bcth->bcthp", c, torch.stack(states, 1), upto.exp())
+    states = carried(upto[:, :, -1, :, None, None].exp(), added)
+    y = y + torch.einsum("bctn,bchpn,bcth->bcthp", c, states, upto.exp())
     return y.flatten(1, 2)[:, :time]
 
 
@@ -268,11 +274,17 @@ def check(args):
     return 1 if wrong else 0
 
 
-def timed(call):
+def timed(call, most_seconds):
+    """Medians of runs submitted back to back; fewer than RUNS where those would take longer, five at least."""
     for _ in range(WARMUPS):
         call()
+    torch.cuda.synchronize()
+    began = clock.monotonic()
+    call()
+    torch.cuda.synchronize()
+    runs = min(RUNS, max(5, math.floor(most_seconds / (clock.monotonic() - began))))
     times = []
-    for _ in range(RUNS):
+    for _ in range(runs):
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         start.record()
         call()
@@ -284,37 +296,51 @@ def timed(call):
     return {"median": statistics.median(times), "p10": deciles[0], "p90": deciles[-1], "runs": len(times)}
 
 
+class Turn:
+    """Of several processes that compile side by side: each says when it is ready, waits until all are, and has the GPU
+    to itself while it times."""
+
+    def __init__(self, directory, name):
+        self.directory, self.name = directory and pathlib.Path(directory), name
+
+    def __enter__(self):
+        if self.directory is None:
+            return
+        (self.directory / f"{self.name}.ready").touch()
+        parent = os.getppid()
+        while not (self.directory / "go").exists():
+            if os.getppid() != parent:
+                sys.exit("whoever gives turns has ended")
+            clock.sleep(0.02)
+        self.lock = open(self.directory / "lock", "w")
+        fcntl.flock(self.lock, fcntl.LOCK_EX)
+
+    def __exit__(self, *_):
+        if self.directory is not None:
+            self.lock.close()
+
+
+def captured(way, ids):
+    """What one call launches as one CUDA graph, which is how fusec submits a run."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            way(ids)
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        kept = way(ids)
+    return lambda: graph.replay() or kept
+
+
 def time(args):
-    """Times all variants, eager and compiled, at each T; what cannot be run is said and left out."""
+    """Times variants, eager, compiled, and what is compiled as one CUDA graph, at each T; what cannot be run is said
+    and left out."""
     if not torch.cuda.is_available():
         sys.exit("there is no GPU: times are taken on one only")
     rows = []
     dtype = getattr(torch, args.dtype)
-    with tempfile.TemporaryDirectory() as directory, torch.no_grad():
-        for variant in args.only.split(","):
-            text = pathlib.Path(args.models) / f"{variant}.toml"
-            weights = load_file(drawn(args.fusec, text, pathlib.Path(directory)))
-            model = Hybrid(variant, weights).to("cuda", dtype)
-            # Each T is compiled for itself, as a user who measures would.
-            ways = {"eager": model, "compiled": torch.compile(model, dynamic=False)}
-            ways = {name: way for name, way in ways.items() if name in args.ways.split(",")}
-            for tokens in map(int, args.times.split(",")):
-                ids = torch.randint(0, 256, (args.batch, tokens), device="cuda")
-                for name, way in ways.items():
-                    row = {"model": variant, "way": name, "batch": args.batch, "time": tokens, "dtype": args.dtype}
-                    torch.cuda.reset_peak_memory_stats()
-                    try:
-                        if args.prepare:
-                            way(ids)
-                            torch.cuda.synchronize()
-                            continue
-                        row["milliseconds"] = timed(lambda: way(ids))
-                        row["tokens_per_second"] = args.batch * tokens / row["milliseconds"]["median"] * 1e3
-                        row["peak_bytes"] = torch.cuda.max_memory_allocated()
-                    except Exception as error:  # out of memory, or a graph that is not compiled
-                        row["error"] = str(error).splitlines()[0]
-                    rows.append(row)
-                    print(json.dumps(row), flush=True)
     record = {
         "device": torch.cuda.get_device_name(),
         "torch": torch.__version__,
@@ -322,6 +348,42 @@ def time(args):
         "warmups": WARMUPS,
         "rows": rows,
     }
+    turn = Turn(args.turns, pathlib.Path(args.out).stem)
+    with tempfile.TemporaryDirectory() as directory, torch.no_grad():
+        calls = []
+        for variant in args.only.split(","):
+            text = pathlib.Path(args.models) / f"{variant}.toml"
+            weights = load_file(drawn(args.fusec, text, pathlib.Path(directory)))
+            model = Hybrid(variant, weights).to("cuda", dtype)
+            # Each T is compiled for itself, as a user who measures would.
+            ways = {"eager": model, "compiled": torch.compile(model, dynamic=False)}
+            for tokens in map(int, args.times.split(",")):
+                ids = torch.randint(0, 256, (args.batch, tokens), device="cuda")
+                for name in args.ways.split(","):
+                    row = {"model": variant, "way": name, "batch": args.batch, "time": tokens, "dtype": args.dtype}
+                    try:
+                        ways[name](ids)
+                        torch.cuda.synchronize()
+                        calls.append((row, ways[name], ids))
+                    except Exception as error:  # out of memory, or a graph that is not compiled
+                        rows.append(row | {"error": str(error).splitlines()[0]})
+        with turn:
+            for row, way, ids in calls:
+                for name in [row["way"]] + ["compiled, graph"] * (row["way"] == "compiled"):
+                    torch.cuda.reset_peak_memory_stats()
+                    timing = row | {"way": name}
+                    try:
+                        call = captured(way, ids) if "graph" in name else lambda: way(ids)
+                        timing["milliseconds"] = timed(call, args.most_seconds)
+                        timing["tokens_per_second"] = row["batch"] * row["time"] / timing["milliseconds"]["median"] * 1e3
+                        timing["peak_bytes"] = torch.cuda.max_memory_allocated()
+                        del call
+                    except Exception as error:
+                        timing["error"] = str(error).splitlines()[0]
+                    torch.cuda.empty_cache()
+                    rows.append(timing)
+                    print(json.dumps(timing), flush=True)
+                    pathlib.Path(args.out).write_text(json.dumps(record, indent=2) + "\n")
     pathlib.Path(args.out).write_text(json.dumps(record, indent=2) + "\n")
     return 0
 
@@ -342,7 +404,8 @@ def main():
             own.add_argument("--times", default="256,512,1024,2048,4096")
             own.add_argument("--only", default=",".join(MODELS), help="variants, with commas between them")
             own.add_argument("--ways", default="eager,compiled")
-            own.add_argument("--prepare", action="store_true", help="compile, time nothing")
+            own.add_argument("--most-seconds", type=float, default=2.0, help="of timed runs of one thing at one T")
+            own.add_argument("--turns", help="a directory that processes share which compile side by side and time in turn")
             own.add_argument("--batch", type=int, default=8)
             own.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     args = parser.parse_args()

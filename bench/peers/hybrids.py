@@ -1,13 +1,17 @@
-"""The small hybrids beside PyTorch in one run: fusec's sweep, then hybrid.py, eager and compiled, each T by itself.
+"""The small hybrids in PyTorch for bench/sweep.sh: right first, then everything compiled side by side, then timed in turn.
 
-    hybrids.py --fusec FUSEC --out FILE.json [--only hybrid,..] [--dtypes bfloat16,float32] [--seconds N]
+    hybrids.py --fusec FUSEC --out FILE.json [--only hybrid,..] [--compiled hybrid:256,..] [--dtype bfloat16] [--seconds N]
+
+--compiled: what torch.compile is asked for, a model at a length each; everything is timed eager. What is not compiled
+in its time is left out and said. FILE.json is read by `fusec bench --beside`.
 """
 
 import argparse
-import concurrent.futures
+import datetime
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 import tempfile
@@ -18,45 +22,43 @@ sys.path.insert(0, str(HERE))
 
 from protocol import machine  # noqa: E402
 
-TIMES = (256, 512, 1024, 2048, 4096)
-STORAGE = {"bfloat16": "bf16", "float32": "f32"}
+TIMES = "256,512,1024,2048,4096"
+# Lengths that cost most to compile come first.
+COMPILED = "hybrid:4096,hybrid:2048,hybrid:1024,hybrid:512,hybrid:256"
 
 
-def sweep(args, place, variant, dtype):
-    """fusec over all T at B = 8: milliseconds by T."""
-    out = place / f"{variant}-{dtype}.json"
-    command = [args.fusec, "bench", f"models/{variant}.toml", "--dtype", STORAGE[dtype], "--device", "cuda:0", "--out", out]
-    for tokens in TIMES:
-        command += ["--shape", f"B=8,T={tokens}"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-        report = json.loads(out.read_text())
-    except subprocess.TimeoutExpired:
-        return {}, {"error": "stopped after 120 s"}
-    except (OSError, ValueError):
-        return {}, {"error": " ".join(done.stderr.split())[-400:]}
-    found = {}
-    for subject in report["subjects"]:
-        for measured in subject["measurements"]:
-            found[measured["shape"]["time"]] = {
-                "milliseconds": measured["milliseconds"], "tokens_per_second": measured["tokens_per_second"],
-                "peak_bytes": measured.get("peak_bytes"), "launches": measured["launches"],
-            }
-    return found, report["provenance"]
+class Process:
+    """A call of hybrid.py that compiles, says that it is ready, and times when it is its turn."""
 
+    def __init__(self, args, place, variant, way, times):
+        self.name = f"{variant}-{way}-{times.replace(',', '-')}"
+        self.what = {"model": variant, "way": way, "batch": 8, "dtype": args.dtype, "times": times}
+        self.out, self.ready = place / f"{self.name}.json", place / f"{self.name}.ready"
+        command = [sys.executable, HERE / "hybrid.py", "time", "--fusec", args.fusec, "--out", self.out, "--turns", place]
+        command += ["--only", variant, "--ways", way, "--times", times, "--dtype", args.dtype, "--most-seconds", "0.7"]
+        self.log = open(place / f"{self.name}.txt", "w+")
+        # A group of its own, since inductor compiles in processes that would outlive it.
+        self.process = subprocess.Popen(command, stdout=self.log, stderr=subprocess.STDOUT, start_new_session=True)
+        self.stopped = None
 
-def peer(args, place, variant, dtype, way, tokens, limit, prepare=False):
-    out = place / f"{variant}-{dtype}-{way}-{tokens}.json"
-    command = [sys.executable, HERE / "hybrid.py", "time", "--fusec", args.fusec, "--out", out, "--only", variant, "--ways", way]
-    command += ["--times", str(tokens), "--dtype", dtype] + (["--prepare"] if prepare else [])
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=limit)
-        row = json.loads(out.read_text())["rows"]
-        return row[0] if row else {}
-    except subprocess.TimeoutExpired:
-        return {"error": f"stopped after {limit:.0f} s"}
-    except (OSError, ValueError):
-        return {"error": " ".join(done.stderr.split())[-400:]}
+    def waits(self):
+        return not self.ready.exists() and self.process.poll() is None
+
+    def stop(self, why):
+        self.stopped = why
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+    def rows(self):
+        try:
+            rows = json.loads(self.out.read_text())["rows"]
+        except (OSError, ValueError):
+            rows = []
+        if self.stopped or not rows:
+            self.log.seek(0)
+            error = self.stopped or " ".join(self.log.read().split())[-300:] or "no word"
+            rows.append(self.what | {"error": error})
+        return rows
 
 
 def main():
@@ -64,46 +66,45 @@ def main():
     parser.add_argument("--fusec", required=True)
     parser.add_argument("--out", required=True)
     parser.add_argument("--only", default="hybrid")
-    parser.add_argument("--dtypes", default="bfloat16,float32")
-    parser.add_argument("--seconds", type=float, default=265)
+    parser.add_argument("--compiled", default=COMPILED)
+    parser.add_argument("--dtype", default="bfloat16", choices=["float32", "bfloat16"])
+    parser.add_argument("--seconds", type=float, default=100, help="in all; compiling may take 0.65 of it")
     args = parser.parse_args()
     began = time.time()
-    left = lambda: args.seconds - (time.time() - began)
-    rows, ours, provenance = [], {}, {}
-    cases = [(variant, dtype) for variant in args.only.split(",") for dtype in args.dtypes.split(",")]
+    left = lambda part: part * args.seconds - (time.time() - began)
     with tempfile.TemporaryDirectory() as place:
         place = pathlib.Path(place)
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(place / "inductor"))
-        # A loop over chunks is unrolled by the compiler: minutes at large T, so all at once, and what is not done is said.
-        with concurrent.futures.ThreadPoolExecutor(len(TIMES)) as pool:
-            for variant, dtype in cases:
-                for tokens in TIMES:
-                    pool.submit(peer, args, place, variant, dtype, "compiled", tokens, left() * 0.45, True)
-        # What was measured while others ran is not kept.
-        for tuned in pathlib.Path(os.environ["TORCHINDUCTOR_CACHE_DIR"]).rglob("*.best_config"):
-            tuned.unlink()
-        print(f"== [{time.time() - began:.0f} s] compiled", flush=True)
-        for variant, dtype in cases:
-            ours[variant, dtype], provenance = sweep(args, place, variant, dtype)
-        for variant, dtype in cases:
-            for tokens in TIMES:
-                row = {"model": variant, "dtype": dtype, "batch": 8, "time": tokens, "fusec": ours[variant, dtype].get(tokens)}
-                for way, limit in (("eager", 40), ("compiled", 40)):
-                    limit = min(limit, left())
-                    row[way] = peer(args, place, variant, dtype, way, tokens, limit) if limit > 8 else {"error": "not run: no time left"}
-                rows.append(row)
-                shown = []
-                for way in ("fusec", "eager", "compiled"):
-                    at = row[way] or {}
-                    median = at.get("milliseconds", {}).get("median")
-                    shown.append(f"{way} {median:.3f} ms" if median else f"{way} - ({at.get('error', 'none')[:60]})")
-                print(f"{variant} {dtype} B8 T{tokens}: {', '.join(shown)}", flush=True)
-    record = {"stage": "hybrid", **machine(), "fusec": provenance, "rows": rows, "seconds": round(time.time() - began, 1)}
+        os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "2")
+        variants = args.only.split(",")
+        asked = [one.split(":") for one in args.compiled.split(",") if one]
+        all = [Process(args, place, variant, "compiled", tokens) for variant, tokens in asked if variant in variants]
+        all += [Process(args, place, variant, "eager", TIMES) for variant in variants]
+        while any(process.waits() for process in all) and left(0.65) > 0:
+            time.sleep(0.1)
+        for process in all:
+            if process.waits():
+                process.stop(f"not compiled within {0.65 * args.seconds:.0f} s")
+        print(f"== [{time.time() - began:.0f} s] {sum(process.ready.exists() for process in all)} of {len(all)} ready", flush=True)
+        (place / "go").touch()
+        for process in all:
+            try:
+                process.process.wait(max(0.1, left(1)))
+            except subprocess.TimeoutExpired:
+                process.stop(f"stopped after {args.seconds:.0f} s")
+        rows = [row for process in all for row in process.rows()]
+    for row in rows:
+        median = row.get("milliseconds", {}).get("median")
+        said = f"{median:.3f} ms" if median else row.get("error", "none")[:100]
+        print(f"{row['model']} {row['way']} T{row.get('time', row.get('times'))}: {said}")
+    torch = subprocess.run([sys.executable, "-c", "import torch; print(torch.__version__)"], capture_output=True, text=True)
+    record = {**machine(), "torch": torch.stdout.strip(), "warmups": 10}
+    # A row that was not timed at any one length is no row of a sweep.
+    record["rows"] = [row for row in rows if "time" in row]
+    record["not_timed"] = [row for row in rows if "time" not in row]
+    record["ended"] = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     pathlib.Path(args.out).write_text(json.dumps(record, indent=1) + "\n")
-    # As hybrid.py writes it, for `fusec bench --sweep --beside`.
-    theirs = [row[way] for row in rows for way in ("eager", "compiled") if "model" in row[way]]
-    beside = {key: record.get(key) for key in ("device", "driver", "date")} | {"warmups": 10, "rows": theirs}
-    pathlib.Path(args.out).with_suffix(".beside.json").write_text(json.dumps(beside, indent=1) + "\n")
+    print(f"== [{time.time() - began:.0f} s] timed")
     return 0
 
 

@@ -1,12 +1,14 @@
 //! `fusec bench`: how fast is it, and how far from the prediction and from the memory's speed?
 
 mod beside;
+mod recorded;
 mod report;
 mod subject;
 mod sweep;
 
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::thread;
 
 use fusec_fuse::{Mode, Shape, Storage};
 use fusec_runtime::bench::{Protocol, Provenance};
@@ -23,8 +25,9 @@ use crate::flags::{
 use crate::output::Output;
 use crate::place;
 use crate::progress::Progress;
+use recorded::Recorded;
 use report::Report;
-use subject::{Subject, Weighed};
+use subject::{Prepared, Subject, Weighed};
 use sweep::Counts;
 
 /// Times a model: the planner's choice, other plans beside it, or directories that were compiled
@@ -32,7 +35,7 @@ use sweep::Counts;
 ///
 /// On the CPU the interpreter is timed, which runs no kernels; the first line says so.
 #[derive(Debug, clap::Args)]
-#[command(group(clap::ArgGroup::new("swept").args(["sweep", "batch"]).multiple(true)))]
+#[command(group(clap::ArgGroup::new("swept").args(["sweep", "batch", "recorded"]).multiple(true)))]
 #[command(after_help = "\
 Examples:
   fusec bench models/rwkv7.toml --device cuda --preset 1.5b --dtype bf16 --per-kernel
@@ -40,11 +43,12 @@ Examples:
   fusec bench models/rwkv7.toml --device cuda --preset 1.5b --dtype bf16 --mode decode --batch 1,2,4,8,16,32,64,128 --plots out/decode
   fusec bench --plan-dir out/a --plan-dir out/b --flush-l2 --out result.json
   fusec bench models/hybrid.toml --device cuda --sweep --plots out/sweep --out result.json
+  fusec bench --recorded bench/results/h200/whole/2026-11-30-segments.json --plots out/again
   fusec bench models/gated-scan.toml --device cpu --shape B=1,T=64 --check
   fusec bench models/gated-scan.toml --device cpu --sweep=16,32,64 --batch 1,2 --runs 5 --plots plots")]
 pub struct Args {
     /// A model.toml, one of bench/cases, a checkpoint, or a directory that `fusec compile` wrote.
-    #[arg(required_unless_present = "plan_dir")]
+    #[arg(required_unless_present_any = ["plan_dir", "recorded"])]
     model: Option<PathBuf>,
     /// A preset of the model text, such as one of its sizes.
     #[arg(long, value_name = "NAME", help_heading = "Model")]
@@ -93,6 +97,14 @@ pub struct Args {
     /// machine. May be repeated.
     #[arg(long, value_name = "FILE", requires = "swept")]
     beside: Vec<PathBuf>,
+    /// Time nothing: put what was recorded with --out in the tables and plots of a sweep. May be repeated, for
+    /// records of one device.
+    #[arg(
+        long,
+        value_name = "FILE",
+        conflicts_with_all = ["model", "plan_dir", "sweep", "batch", "shape", "out"]
+    )]
+    recorded: Vec<PathBuf>,
     /// decode: single steps (T = 1), whatever T the shape has; prefill: the shape as it is.
     #[arg(long, value_name = "MODE")]
     mode: Option<RunMode>,
@@ -275,8 +287,30 @@ impl Args {
     }
 }
 
+/// Draws what was recorded.
+fn draw(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
+    let recorded = Recorded::read(&args.recorded)?;
+    let others = beside::read(&args.beside, &recorded.provenance.device)?;
+    if let Some(dir) = &args.plots {
+        sweep::check(dir)?;
+        sweep::save(&recorded, &others, dir)?;
+    }
+    output.answer(&sweep::rows(&recorded, &others), || {
+        let provenance = &recorded.provenance;
+        let (device, date) = (&provenance.device, &provenance.date);
+        format!(
+            "recorded on {device}, {date}\n{}",
+            sweep::text(&recorded, &others)
+        )
+    })?;
+    Ok(Exit::Success)
+}
+
 /// Runs the verb.
 pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
+    if !args.recorded.is_empty() {
+        return draw(args, output);
+    }
     let ordinal = match args.device.resolved() {
         Device::Cuda(ordinal) => Some(ordinal),
         Device::Emulator => {
@@ -313,22 +347,28 @@ pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
     let progress = Progress::new("timing", parts);
     let mut weighed = Weighed::default();
     let (mut failed, mut wrong) = (false, false);
-    for subject in &subjects {
-        let timed = time(args, subject, &mut weighed, &progress);
-        failed |= timed.error.is_some();
-        wrong |= timed.check.as_ref().is_some_and(|check| !check.passed);
-        report.subjects.push(timed);
-        // After each subject: what was timed stays if the program is stopped.
-        if let Some(path) = &args.out {
-            report.save(path)?;
+    // Each is planned by two threads, and all that are planned together lie in memory.
+    let together = thread::available_parallelism().map_or(1, |n| n.get().div_ceil(2));
+    for some in subjects.chunks(together) {
+        let prepared = subject::prepare(args, some);
+        for (subject, prepared) in some.iter().zip(prepared) {
+            let timed = time(args, subject, prepared, &mut weighed, &progress);
+            failed |= timed.error.is_some();
+            wrong |= timed.check.as_ref().is_some_and(|check| !check.passed);
+            report.subjects.push(timed);
+            // After each subject: what was timed stays if the program is stopped.
+            if let Some(path) = &args.out {
+                report.save(path)?;
+            }
         }
     }
     drop(progress);
+    let recorded = Recorded::of(&report)?;
     if let Some(dir) = &args.plots {
-        sweep::save(&report, &others, dir)?;
+        sweep::save(&recorded, &others, dir)?;
     }
     output.answer(&report, || match args.swept() {
-        true => format!("{}{}", report.text(), sweep::text(&report, &others)),
+        true => format!("{}{}", report.text(), sweep::text(&recorded, &others)),
         false => report.text(),
     })?;
     // What could be timed is reported; that something could not is the status.
@@ -343,11 +383,12 @@ pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
 fn time(
     args: &Args,
     subject: &Subject,
+    prepared: Option<Result<Prepared, Failure>>,
     weighed: &mut Weighed,
     progress: &Progress,
 ) -> report::SubjectReport {
     let mut timed = subject.report();
-    if let Err(failure) = subject.time(args, weighed, progress, &mut timed) {
+    if let Err(failure) = subject.time(args, prepared, weighed, progress, &mut timed) {
         timed.error = Some(failure.message());
         failure.print();
     }

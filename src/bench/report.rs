@@ -1,7 +1,7 @@
 //! The results: a table for people, JSON for records.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use fusec_fuse::Storage;
 use fusec_runtime::bench::{Check, Measurement, Protocol, Provenance};
@@ -29,6 +29,8 @@ pub struct SubjectReport {
     pub name: String,
     /// The model.
     pub model: String,
+    /// What it was made with; none where that was not reached.
+    pub config: Option<Config>,
     /// How its kernels were chosen.
     pub plan: Option<String>,
     /// Numbers in all parameters of the model.
@@ -47,6 +49,27 @@ pub struct SubjectReport {
     pub measurements: Vec<Measurement>,
     /// Why there are not as many as asked for.
     pub error: Option<String>,
+}
+
+/// What a subject was made with: enough to make it again.
+#[derive(Debug, Default, Serialize)]
+pub struct Config {
+    /// The model text or checkpoint, as it was given; none for a compiled directory.
+    pub text: Option<PathBuf>,
+    /// Its preset.
+    pub preset: Option<String>,
+    /// Axes that were given another size: `AXIS=SIZE`.
+    pub chosen: Vec<String>,
+    /// Settings that were given another value: `SETTING=VALUE`.
+    pub settings: Vec<String>,
+    /// Whether `all` logits were computed or those of the `last` token.
+    pub logits: Option<String>,
+    /// Whether it is a training step.
+    pub training: bool,
+    /// The device profile that was planned with.
+    pub profile: String,
+    /// The sizes of all axes.
+    pub axes: BTreeMap<String, usize>,
 }
 
 impl Report {

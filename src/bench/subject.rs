@@ -1,23 +1,26 @@
 //! What is timed: a plan of a model, a compiled directory, or the interpreter.
 
 use std::collections::BTreeMap;
+use std::panic::resume_unwind;
 use std::path::PathBuf;
+use std::thread;
 use std::time::Instant;
 
 use fusec_codegen::Manifest;
 use fusec_fuse::{Device as Profile, Mode, Plan, Shape, Storage};
 use fusec_ir::Graph;
-use fusec_runtime::bench::{check, compiler_of, on_cpu, on_gpu};
+use fusec_runtime::bench::{check, compiler_of, loss, on_cpu, on_gpu};
 use fusec_runtime::cpu::CpuSession;
 use fusec_runtime::executor::Executor;
 use fusec_runtime::executor::gpu::{GpuDevice, GpuInfo, GpuOptions};
 use fusec_runtime::model::Model;
 use fusec_runtime::plan_dir::{PlanDir, is_plan_dir, read_plan_dir};
+use fusec_runtime::session::Session;
 use fusec_runtime::toolchain::Toolchain;
 use fusec_runtime::weights::{WeightSpec, Weights};
 
 use super::Args;
-use super::report::SubjectReport;
+use super::report::{Config, SubjectReport};
 use crate::device::{self, Device, arch_of, carried_cubins, own_cubins};
 use crate::failure::{self, Failure};
 use crate::flags::{Logits, PlanArgs, ShapeArg};
@@ -45,6 +48,7 @@ enum Kind {
         model: std::rc::Rc<Model>,
         mode: Mode,
         gpu: GpuInfo,
+        toolchain: std::rc::Rc<Toolchain>,
     },
     /// A directory.
     Dir {
@@ -59,6 +63,12 @@ enum Kind {
 /// Weights that were made already: plans of one model share them.
 #[derive(Default)]
 pub struct Weighed(Option<(String, Weights)>);
+
+/// A plan with its kernels' sources.
+pub struct Prepared {
+    manifest: Manifest,
+    plans: Vec<Plan>,
+}
 
 /// A manifest with all that it takes to run it.
 struct Runnable {
@@ -131,6 +141,9 @@ fn of_model(
             kind: Kind::Cpu { model: opened },
         }]);
     };
+    // Before anything is planned for it.
+    let toolchain = Toolchain::discover(&args.toolchain.options()).map_err(failure::input)?;
+    let toolchain = std::rc::Rc::new(toolchain);
     let mut list = Vec::new();
     // A plan is for one shape.
     for shape in args.shapes(USUAL) {
@@ -142,11 +155,63 @@ fn of_model(
                     model: opened.clone(),
                     mode,
                     gpu: gpu.clone(),
+                    toolchain: toolchain.clone(),
                 },
             });
         }
     }
     Ok(list)
+}
+
+/// Plans those of some subjects that are models, side by side: nothing is timed meanwhile.
+pub fn prepare(args: &Args, subjects: &[Subject]) -> Vec<Option<Result<Prepared, Failure>>> {
+    let _progress = Progress::line("planning");
+    thread::scope(|scope| {
+        let started: Vec<_> = subjects
+            .iter()
+            .map(|subject| match &subject.kind {
+                Kind::Plan {
+                    model, mode, gpu, ..
+                } => {
+                    let graph = &model.graph;
+                    let shape = subject.shapes.first().copied().unwrap_or(USUAL);
+                    Some(scope.spawn(move || planned(args, graph, shape, *mode, gpu)))
+                }
+                _ => None,
+            })
+            .collect();
+        let ended = |one: thread::ScopedJoinHandle<'_, _>| {
+            one.join().unwrap_or_else(|panic| resume_unwind(panic))
+        };
+        started.into_iter().map(|one| one.map(ended)).collect()
+    })
+}
+
+fn planned(
+    args: &Args,
+    graph: &Graph,
+    shape: Shape,
+    mode: Mode,
+    gpu: &GpuInfo,
+) -> Result<Prepared, Failure> {
+    let planner = Planner::new(&PlanArgs {
+        shape: ShapeArg(shape),
+        dtype: args.dtype,
+        plan: mode,
+        device_profile: args.device_profile.clone(),
+        fuse: Vec::new(),
+        split: Vec::new(),
+    })?;
+    let planner = planner.compiled_for(arch_of(gpu)?);
+    let last = args.logits.logits.asked(graph);
+    let regimes = match args.training.training {
+        true => planner.one_regime(graph)?,
+        false => planner.regimes_quietly(graph, last.as_ref(), mode)?,
+    };
+    Ok(Prepared {
+        manifest: planner.manifest_quietly(&graph.name, &regimes)?,
+        plans: regimes.into_iter().map(|r| r.planned.plan).collect(),
+    })
 }
 
 impl Subject {
@@ -164,6 +229,7 @@ impl Subject {
         SubjectReport {
             name: self.name.clone(),
             model,
+            config: None,
             plan: plan.map(|mode| mode.to_string()),
             parameters: match &self.kind {
                 Kind::Cpu { model } | Kind::Plan { model, .. } => count(&model.graph),
@@ -182,10 +248,11 @@ impl Subject {
         }
     }
 
-    /// Times it at every shape.
+    /// Times it at every shape; what is a model's was prepared before.
     pub fn time(
         &self,
         args: &Args,
+        prepared: Option<Result<Prepared, Failure>>,
         weighed: &mut Weighed,
         progress: &Progress,
         report: &mut SubjectReport,
@@ -204,14 +271,30 @@ impl Subject {
                     let checked = check(&mut session, weights, Storage::F32, args.protocol().seed);
                     report.check = Some(checked.map_err(failure::input)?);
                 }
+                report.config = Some(self.config(args, &model.graph));
                 for shape in &self.shapes {
                     let measured = on_cpu(&mut session, *shape, args.protocol());
-                    report.measurements.push(measured.map_err(failure::input)?);
+                    let mut measured = measured.map_err(failure::input)?;
+                    measured.loss = self.loss(args, &mut session, *shape)?;
+                    report.measurements.push(measured);
                     progress.step();
                 }
                 return Ok(());
             }
-            Kind::Plan { model, mode, gpu } => (self.planned(args, model, *mode, gpu)?, gpu),
+            Kind::Plan { gpu, toolchain, .. } => {
+                let Some(prepared) = prepared else {
+                    return Ok(());
+                };
+                let Prepared { manifest, plans } = prepared?;
+                let artifacts = kernels::compile(toolchain, &manifest, arch_of(gpu)?)?;
+                let cubins = artifacts.into_iter().map(|(image, a)| (image, a.cubin));
+                let runnable = Runnable {
+                    cubins: cubins.collect(),
+                    manifest,
+                    plans,
+                };
+                (runnable, gpu)
+            }
             Kind::Dir {
                 compiled,
                 path,
@@ -243,6 +326,7 @@ impl Subject {
         let Some(graph) = manifest.regimes.first().map(|regime| regime.graph.clone()) else {
             return Ok(());
         };
+        report.config = Some(self.config(args, &graph));
         for shape in &self.shapes {
             device::admit(Device::Cuda(gpu.ordinal), &graph, *shape)?;
         }
@@ -265,43 +349,50 @@ impl Subject {
         let roof = Profile::find(&args.device_profile).map_err(failure::input)?;
         for shape in &self.shapes {
             let measured = on_gpu(&mut executor, &plans, *shape, args.protocol(), &roof);
-            report.measurements.push(measured.map_err(failure::input)?);
+            let mut measured = measured.map_err(failure::input)?;
+            measured.loss = self.loss(args, &mut executor, *shape)?;
+            report.measurements.push(measured);
             progress.step();
         }
         Ok(())
     }
 
-    fn planned(
+    /// The loss of a run, where plans are compared with each other or with the interpreter.
+    fn loss(
         &self,
         args: &Args,
-        model: &Model,
-        mode: Mode,
-        gpu: &GpuInfo,
-    ) -> Result<Runnable, Failure> {
-        let planner = Planner::new(&PlanArgs {
-            shape: ShapeArg(self.shapes.first().copied().unwrap_or(USUAL)),
-            dtype: args.dtype,
-            plan: mode,
-            device_profile: args.device_profile.clone(),
-            fuse: Vec::new(),
-            split: Vec::new(),
-        })?;
-        let toolchain = Toolchain::discover(&args.toolchain.options()).map_err(failure::input)?;
-        let arch = arch_of(gpu)?;
-        let planner = planner.compiled_for(arch);
-        let last = args.logits.logits.asked(&model.graph);
-        let regimes = match args.training.training {
-            true => planner.one_regime(&model.graph)?,
-            false => planner.regimes(&model.graph, last.as_ref())?,
+        session: &mut dyn Session,
+        shape: Shape,
+    ) -> Result<Option<f64>, Failure> {
+        match args.sweep.is_some() || args.check {
+            true => loss(session, shape, args.protocol().seed).map_err(failure::input),
+            false => Ok(None),
+        }
+    }
+
+    /// All that the model was made with.
+    fn config(&self, args: &Args, graph: &Graph) -> Config {
+        let axes = graph.axes.iter();
+        let sizes = axes.map(|axis| (axis.name.clone(), axis.size));
+        let mut config = Config {
+            axes: sizes.collect(),
+            profile: args.device_profile.clone(),
+            ..Config::default()
         };
-        let manifest = planner.manifest(&model.graph.name, &regimes)?;
-        let artifacts = kernels::compile(&toolchain, &manifest, arch)?;
-        let cubins = artifacts.into_iter().map(|(image, a)| (image, a.cubin));
-        Ok(Runnable {
-            cubins: cubins.collect(),
-            plans: regimes.into_iter().map(|r| r.planned.plan).collect(),
-            manifest,
-        })
+        // A directory says what it was compiled with in its manifest.
+        if !matches!(self.kind, Kind::Dir { .. }) {
+            config.text = args.model.clone();
+            config.preset = args.preset.clone();
+            config.chosen = (args.axes.iter())
+                .map(|of| format!("{}={}", of.axis, of.size))
+                .collect();
+            config.settings = (args.settings.iter())
+                .map(|of| format!("{}={}", of.name, of.value))
+                .collect();
+            config.logits = Some(args.logits.logits.to_string());
+            config.training = args.training.training;
+        }
+        config
     }
 }
 

@@ -8,9 +8,10 @@ use std::str::FromStr;
 use fusec_fuse::Shape;
 use fusec_report::plot::{Line, Plot};
 use fusec_runtime::plan_dir::write_whole;
+use serde::Serialize;
 
 use super::beside::Timed;
-use super::report::Report;
+use super::recorded::Recorded;
 use crate::failure::Failure;
 use crate::place;
 use crate::table::{Align, Table, bytes, count, microseconds, percent};
@@ -51,15 +52,17 @@ impl fmt::Display for Counts {
 }
 
 /// One thing that was timed at one shape.
-struct Row {
+#[derive(Serialize)]
+pub struct Row {
     /// What is timed, and how.
     name: String,
     model: String,
     /// How its kernels were chosen, or what else computes it.
     plan: Option<String>,
     storage: String,
+    preset: Option<String>,
     /// Numbers in all parameters of the model.
-    parameters: usize,
+    parameters: Option<usize>,
     shape: Shape,
     tokens_per_second: f64,
     /// Milliseconds: the median, a tenth below, a tenth above.
@@ -70,6 +73,14 @@ struct Row {
     memory_fraction: Option<f64>,
     /// How many times faster than the plan without fusion at the same shape.
     speed_up: Option<f64>,
+    /// Of what somebody else computes: how many times faster the planner's choice is at the same shape.
+    ahead: Option<f64>,
+    /// Mean cross-entropy of the next token, nats.
+    loss: Option<f64>,
+    /// By how much it is above that of the plan without fusion.
+    loss_delta: Option<f64>,
+    sm_mhz: Option<u32>,
+    memory_mhz: Option<u32>,
 }
 
 impl Row {
@@ -79,33 +90,42 @@ impl Row {
     }
 
     /// Tokens a second for each parameter of the model.
-    fn per_parameter(&self) -> f64 {
-        self.tokens_per_second / self.parameters.max(1) as f64
+    fn per_parameter(&self) -> Option<f64> {
+        let parameters = self.parameters.filter(|n| *n > 0)?;
+        Some(self.tokens_per_second / parameters as f64)
     }
 }
 
 /// What was timed here, and of the others what computes the same models at the same shapes.
-fn rows(report: &Report, others: &[Timed]) -> Vec<Row> {
+pub fn rows(report: &Recorded, others: &[Timed]) -> Vec<Row> {
     let mut rows = Vec::new();
     for subject in &report.subjects {
         for measured in &subject.measurements {
             let ms = measured.milliseconds;
+            let clocks = measured.clocks.as_ref();
             rows.push(Row {
                 name: subject.name.clone(),
                 model: subject.model.clone(),
                 plan: subject.plan.clone(),
-                storage: subject.storage.map_or(String::new(), |of| of.to_string()),
+                storage: subject.storage.clone().unwrap_or_default(),
+                preset: subject.config.as_ref().and_then(|of| of.preset.clone()),
                 parameters: subject.parameters,
                 shape: measured.shape,
                 tokens_per_second: measured.tokens_per_second,
                 times: [ms.median, ms.p10, ms.p90],
                 runs: ms.runs,
-                peak_bytes: measured.peak_bytes.map(|peak| peak as f64),
+                peak_bytes: measured.peak_bytes,
                 memory_fraction: measured.memory_fraction,
                 speed_up: None,
+                ahead: None,
+                loss: measured.loss,
+                loss_delta: None,
+                sm_mhz: clocks.map(|clocks| clocks.sm_mhz),
+                memory_mhz: clocks.map(|clocks| clocks.memory_mhz),
             });
         }
     }
+    let mut theirs = Vec::new();
     for other in others {
         let Some(measured) = other.measured else {
             continue;
@@ -114,16 +134,17 @@ fn rows(report: &Report, others: &[Timed]) -> Vec<Row> {
             batch: other.batch,
             time: other.time,
         };
-        let own = rows.iter().filter(|row| row.model == other.model);
-        let Some(own) = own.into_iter().find(|row| row.shape == shape) else {
+        let Some(own) = at(&rows, &other.model, shape, None) else {
             continue;
         };
         let ms = measured.milliseconds;
-        rows.push(Row {
+        let chosen = at(&rows, &other.model, shape, Some("auto"));
+        theirs.push(Row {
             name: format!("{} {}", other.model, other.way),
             model: other.model.clone(),
             plan: Some(other.way.clone()),
             storage: other.dtype.clone(),
+            preset: own.preset.clone(),
             parameters: own.parameters,
             shape,
             tokens_per_second: measured.tokens_per_second,
@@ -132,24 +153,37 @@ fn rows(report: &Report, others: &[Timed]) -> Vec<Row> {
             peak_bytes: measured.peak_bytes,
             memory_fraction: None,
             speed_up: None,
+            ahead: chosen.map(|chosen| ms.median / chosen.times[0]),
+            loss: None,
+            loss_delta: None,
+            sm_mhz: None,
+            memory_mhz: None,
         });
     }
-    let unfused = |of: &Row| {
-        let same = |other: &&Row| {
-            (&other.model, other.shape) == (&of.model, of.shape)
-                && other.plan.as_deref() == Some("unfused")
-        };
-        Some(rows.iter().find(same)?.times[0] / of.times[0])
+    rows.extend(theirs);
+    let beside_unfused = |of: &Row| {
+        let unfused = at(&rows, &of.model, of.shape, Some("unfused"));
+        let speed_up = unfused.map(|unfused| unfused.times[0] / of.times[0]);
+        let delta = unfused.and_then(|unfused| Some(of.loss? - unfused.loss?));
+        (speed_up, delta)
     };
-    let speed_ups: Vec<Option<f64>> = rows.iter().map(unfused).collect();
-    for (row, speed_up) in rows.iter_mut().zip(speed_ups) {
+    let found: Vec<_> = rows.iter().map(beside_unfused).collect();
+    for (row, (speed_up, loss_delta)) in rows.iter_mut().zip(found) {
         row.speed_up = speed_up;
+        row.loss_delta = loss_delta;
     }
     rows
 }
 
+/// The first row of a model at a shape, with kernels chosen in a certain way if one is named.
+fn at<'r>(rows: &'r [Row], model: &str, shape: Shape, plan: Option<&str>) -> Option<&'r Row> {
+    let same = |row: &&Row| row.model == model && row.shape == shape;
+    let way = |row: &&Row| plan.is_none() || row.plan.as_deref() == plan;
+    rows.iter().find(|row| same(row) && way(row))
+}
+
 /// The table of a sweep.
-pub fn text(report: &Report, others: &[Timed]) -> String {
+pub fn text(report: &Recorded, others: &[Timed]) -> String {
     let mut table = Table::new([
         ("", Align::Left),
         ("B", Align::Right),
@@ -160,9 +194,10 @@ pub fn text(report: &Report, others: &[Timed]) -> String {
         ("p10", Align::Right),
         ("p90", Align::Right),
         ("peak", Align::Right),
-        ("kB a token", Align::Right),
+        ("peak a token", Align::Right),
         ("of memory speed", Align::Right),
         ("of unfused", Align::Right),
+        ("loss delta", Align::Right),
     ]);
     for row in rows(report, others) {
         let [median, p10, p90] = row.times;
@@ -172,30 +207,36 @@ pub fn text(report: &Report, others: &[Timed]) -> String {
             row.shape.batch.to_string(),
             row.shape.time.to_string(),
             count(row.tokens_per_second),
-            format!("{:.3}", row.per_parameter()),
+            or_dash(row.per_parameter().map(|of| match of {
+                of if of < 0.01 => format!("{of:.1e}"),
+                of => format!("{of:.3}"),
+            })),
             microseconds(median * 1e3),
             microseconds(p10 * 1e3),
             microseconds(p90 * 1e3),
             or_dash(row.peak_bytes.map(bytes)),
-            or_dash(row.kb_per_token().map(|kb| format!("{kb:.2}"))),
+            or_dash(row.kb_per_token().map(|kb| bytes(kb * 1e3))),
             or_dash(row.memory_fraction.map(percent)),
             or_dash(row.speed_up.map(|times| format!("{times:.2} x"))),
+            or_dash(row.loss_delta.map(|delta| format!("{delta:+.1e}"))),
         ]);
     }
     format!(
-        "\nsweep over T and B\n{}kB a token: peak memory, weights included, over the tokens of a run; of \
+        "\nsweep over T and B\n{}peak a token: peak memory, weights included, over the tokens of a run; of \
          memory speed: weights, inputs\nand outputs once, states read and written, over the time; of \
-         unfused: how many times faster than\none kernel per operation\n",
+         unfused: how many times faster than\none kernel per operation; loss delta: cross-entropy of the next token above \
+         that, nats\n",
         table.text()
     )
 }
 
 /// The same as comma-separated values, with what they were taken on in every line.
-fn csv(report: &Report, others: &[Timed]) -> String {
+fn csv(report: &Recorded, others: &[Timed]) -> String {
     let quoted = |text: &str| format!("\"{}\"", text.replace('"', "\"\""));
     let mut out = String::from(
-        "subject,model,plan,storage,device,driver,commit,date,warmups,runs,batch,time,parameters,\
-         tokens_per_second,median_ms,p10_ms,p90_ms,peak_bytes,kb_per_token,memory_fraction,speed_up\n",
+        "subject,model,preset,plan,storage,device,driver,commit,date,sm_mhz,memory_mhz,warmups,runs,batch,time,\
+         parameters,tokens_per_second,tokens_per_second_per_parameter,median_ms,p10_ms,p90_ms,peak_bytes,\
+         kb_per_token,memory_fraction,speed_up,loss,loss_delta\n",
     );
     let number = |x: Option<f64>| x.map_or(String::new(), |x| format!("{x}"));
     let provenance = &report.provenance;
@@ -204,18 +245,22 @@ fn csv(report: &Report, others: &[Timed]) -> String {
         let cells = [
             quoted(&row.name),
             quoted(&row.model),
+            row.preset.clone().unwrap_or_default(),
             row.plan.clone().unwrap_or_default(),
             row.storage.clone(),
             quoted(&provenance.device),
             quoted(provenance.driver.as_deref().unwrap_or_default()),
             quoted(&provenance.commit),
             provenance.date.clone(),
+            number(row.sm_mhz.map(f64::from)),
+            number(row.memory_mhz.map(f64::from)),
             report.protocol.warmups.to_string(),
             row.runs.to_string(),
             row.shape.batch.to_string(),
             row.shape.time.to_string(),
-            row.parameters.to_string(),
+            number(row.parameters.map(|n| n as f64)),
             number(Some(row.tokens_per_second)),
+            number(row.per_parameter()),
             number(Some(median)),
             number(Some(p10)),
             number(Some(p90)),
@@ -223,6 +268,8 @@ fn csv(report: &Report, others: &[Timed]) -> String {
             number(row.kb_per_token()),
             number(row.memory_fraction),
             number(row.speed_up),
+            number(row.loss),
+            number(row.loss_delta),
         ];
         out.push_str(&cells.join(","));
         out.push('\n');
@@ -262,7 +309,7 @@ type Drawn = (
     fn(&Row) -> Option<f64>,
 );
 
-const DRAWN: [Drawn; 4] = [
+const DRAWN: [Drawn; 5] = [
     ("throughput", "Throughput", "tokens a second", |row| {
         Some(row.tokens_per_second)
     }),
@@ -278,6 +325,12 @@ const DRAWN: [Drawn; 4] = [
         "times as fast as unfused",
         |row| row.speed_up,
     ),
+    (
+        "over-others",
+        "Speed-up over others",
+        "their time over that of the chosen plan",
+        |row| row.ahead,
+    ),
     ("peak-memory", "Peak memory", "MB", |row| {
         row.peak_bytes.map(|peak| peak / 1e6)
     }),
@@ -285,7 +338,7 @@ const DRAWN: [Drawn; 4] = [
 
 /// The plots by the names of their files, over T, and over B where there are several. What was measured for
 /// nothing is not drawn.
-fn plots(report: &Report, others: &[Timed]) -> Vec<(String, Plot)> {
+fn plots(report: &Recorded, others: &[Timed]) -> Vec<(String, Plot)> {
     let rows = rows(report, others);
     let device = &report.provenance.device;
     let mut out = Vec::new();
@@ -347,7 +400,7 @@ fn plots(report: &Report, others: &[Timed]) -> Vec<(String, Plot)> {
 }
 
 /// Writes the plots, and the table as `sweep.csv`, into a directory.
-pub fn save(report: &Report, others: &[Timed], dir: &Path) -> Result<(), Failure> {
+pub fn save(report: &Recorded, others: &[Timed], dir: &Path) -> Result<(), Failure> {
     let write = || -> std::io::Result<()> {
         fs::create_dir_all(dir)?;
         write_whole(&dir.join(TABLE), csv(report, others).as_bytes())?;

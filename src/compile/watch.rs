@@ -10,11 +10,12 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use fusec_fuse::explain::{PlanDiff, compare};
-use fusec_fuse::{Known, Mode, Plan};
+use fusec_fuse::{Known, Mode, Recipe};
 use fusec_ir::Graph;
 use fusec_runtime::model::Model;
 use serde::Serialize;
 
+use super::kept::kept;
 use super::{Args, Made, planned, planner, write};
 use crate::exit::Exit;
 use crate::failure::Failure;
@@ -29,9 +30,21 @@ const PAUSE: Duration = Duration::from_millis(40);
 /// What a save changed, as JSON.
 #[derive(Serialize)]
 struct Replanned<'a> {
+    /// How kernels were found.
+    how: How,
     /// The time from the save that was seen to the plans.
     milliseconds: f64,
     regimes: Vec<Changed<'a>>,
+}
+
+/// How kernels were found.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum How {
+    /// Those of the last plan, and what is new merged greedily.
+    AsBefore,
+    /// As whoever called wants them.
+    Chosen,
 }
 
 #[derive(Serialize)]
@@ -96,6 +109,7 @@ pub fn follow(
     output: &mut Output,
 ) -> Result<Exit, Failure> {
     let mut graph = meaning(&first.graph);
+    let mut text = first.graph.clone();
     let mut watched = files(first);
     let mut seen = stamp(&watched);
     announce(&watched, output)?;
@@ -107,32 +121,16 @@ pub fn follow(
             if meaning(&model.graph) == graph {
                 return Ok(None);
             }
-            glance(args, &model, known, began, output)?;
+            let quick = at_once(args, &model, (&text, &made), known, began, output)?;
             let made = planned(args, &model, known)?;
-            Ok(Some((model, made)))
+            Ok(Some((model, quick, made)))
         });
         match done {
             Err(failure) => failure.print(),
             Ok(None) => output.note("saved: the model means what was planned last")?,
-            Ok(Some((model, now))) => {
-                let milliseconds = began.elapsed().as_secs_f64() * 1e3;
-                let before = |name: &str| made.regimes.iter().find(|regime| regime.name == name);
-                let diff = |regime: &Regime| -> Option<PlanDiff> {
-                    let plan = |regime: &Regime| -> Plan { regime.planned.plan.clone() };
-                    Some(compare(&plan(before(regime.name)?), &plan(regime)))
-                };
-                let changed = now.regimes.iter().filter_map(|regime| {
-                    Some(Changed {
-                        regime: regime.name,
-                        diff: diff(regime)?,
-                    })
-                });
-                let replanned = Replanned {
-                    milliseconds,
-                    regimes: changed.collect(),
-                };
-                output.answer(&replanned, || text(&replanned))?;
-                output.finish()?;
+            Ok(Some((model, quick, now))) => {
+                let last = quick.as_deref().unwrap_or(&made.regimes);
+                say(How::Chosen, began, last, &now.regimes, output)?;
                 watched = files(&model);
                 seen = stamp(&watched);
                 // What can be planned may still not compile; the next save may mend it.
@@ -141,6 +139,7 @@ pub fn follow(
                     Err(failure) => failure.print(),
                 }
                 graph = meaning(&model.graph);
+                text = model.graph;
                 made = now;
             }
         }
@@ -148,31 +147,66 @@ pub fn follow(
     }
 }
 
-/// Says at once how a plan would do whose kernels are merged greedily: those that cost least may take longer
-/// to find than somebody who has just saved looks away from the text.
-fn glance(
+/// Says at once what a save changed, with the kernels of the last plan: those that cost least may take longer to
+/// find than somebody who has just saved looks away from the text. Plans that are not searched for are none the
+/// faster for it.
+fn at_once(
     args: &Args,
     model: &Model,
+    (text, made): (&Graph, &Made),
     known: &Arc<Known>,
     began: Instant,
     output: &mut Output,
-) -> Result<(), Failure> {
-    if args.plan.plan != Mode::Auto {
-        return Ok(());
+) -> Result<Option<Vec<Regime>>, Failure> {
+    if args.plan.plan != Mode::Auto || args.training.training {
+        return Ok(None);
     }
     let (planner, _) = planner(args, known)?;
     let last = args.logits.logits.asked(&model.graph);
-    let quick = planner.regimes_as(&model.graph, last.as_ref(), Mode::Greedy)?;
-    let of = quick.iter().map(|Regime { name, planned, .. }| {
-        let plan = &planned.plan;
-        let us = table::microseconds(plan.total_us);
-        format!("{name} {} launches, {us}", plan.kernels.len())
-    });
-    output.note(format!(
-        "saved: merged greedily in {:.0} ms: {}; choosing the kernels that cost least",
-        began.elapsed().as_secs_f64() * 1e3,
-        of.collect::<Vec<_>>().join("; ")
-    ))
+    let before = args.logits.logits.asked(text);
+    let quick = planner.regimes_beside(&model.graph, last.as_ref(), |name, graph, shape| {
+        let of = made.regimes.iter().find(|regime| regime.name == name);
+        let Some(of) = of else {
+            return planner.by(graph, shape, &Recipe::plain(Mode::Greedy));
+        };
+        let text = match of.max_time {
+            Some(1) => text,
+            _ => before.as_ref().unwrap_or(text),
+        };
+        kept(&planner, (text, &of.planned), graph, shape)
+    })?;
+    say(How::AsBefore, began, &made.regimes, &quick, output)?;
+    output.finish()?;
+    Ok(Some(quick))
+}
+
+/// Says what is different between plans.
+fn say(
+    how: How,
+    began: Instant,
+    before: &[Regime],
+    now: &[Regime],
+    output: &mut Output,
+) -> Result<(), Failure> {
+    let milliseconds = began.elapsed().as_secs_f64() * 1e3;
+    let changed = |regime: &Regime| {
+        let old = before.iter().find(|of| of.name == regime.name)?;
+        let mut diff = compare(&old.planned.plan, &regime.planned.plan);
+        // How they were found is said once, not for each.
+        diff.settings
+            .retain(|setting| !["claim", "plan"].contains(&setting.name));
+        Some(Changed {
+            regime: regime.name,
+            diff,
+        })
+    };
+    let replanned = Replanned {
+        how,
+        milliseconds,
+        regimes: now.iter().filter_map(changed).collect(),
+    };
+    output.answer(&replanned, || text(&replanned))?;
+    output.finish()
 }
 
 fn announce(files: &[PathBuf], output: &mut Output) -> Result<(), Failure> {
@@ -184,7 +218,11 @@ fn announce(files: &[PathBuf], output: &mut Output) -> Result<(), Failure> {
 }
 
 fn text(replanned: &Replanned<'_>) -> String {
-    let mut out = format!("planned again in {:.0} ms\n", replanned.milliseconds);
+    let ms = replanned.milliseconds;
+    let mut out = match replanned.how {
+        How::AsBefore => format!("planned again in {ms:.0} ms, with the kernels of before\n"),
+        How::Chosen => format!("kernels chosen in {ms:.0} ms\n"),
+    };
     for changed in &replanned.regimes {
         let PlanDiff {
             launches, total_us, ..

@@ -330,8 +330,13 @@ fn a_model_that_is_watched_is_planned_again_at_each_save() {
     let before = fs::read(at("out/plan.json")).expect("a plan");
 
     written(dir.path(), "x + ema(x * x, sigmoid(rate))");
-    let said = until("planned again in");
-    for wanted in ["saved: merged greedily in ", "prefill: ", " launches, "] {
+    let said = until("kernels chosen in");
+    for wanted in [
+        "planned again in ",
+        " with the kernels of before",
+        "prefill: ",
+        " launches, ",
+    ] {
         assert!(said.contains(wanted), "no `{wanted}`: {said}");
     }
     assert_ne!(fs::read(at("out/manifest.json")).ok(), None);

@@ -1,5 +1,6 @@
 //! A release: the program without symbols, its manual pages and completions, licences and docs in
-//! one archive. The same sources and the same Rust give the same bytes.
+//! one archive. The same commit and the same Rust give the same bytes, in whatever directory: no path of the
+//! machine is in the program, and every date is that of the commit (or `SOURCE_DATE_EPOCH`).
 
 use std::env;
 use std::ffi::OsString;
@@ -35,9 +36,10 @@ pub fn archive() -> Result<PathBuf, String> {
     }
     let share = dir.display().to_string();
     run(Command::new(&program).args(["man", share.as_str()]))?;
-    // Nothing of the machine or the moment: sorted, of nobody, at the beginning of time.
+    // Nothing of the machine or the moment: sorted, of nobody, at the time of the commit.
+    let time = epoch()?;
     let tar = format!(
-        "set -o pipefail; tar --sort=name --owner=0 --group=0 --numeric-owner --mtime=@0 \
+        "set -o pipefail; tar --sort=name --owner=0 --group=0 --numeric-owner --mtime=@{time} \
          --mode=u+rw,go+r-w,a+rX -cf - {name} | gzip -n9 > {name}.tar.gz"
     );
     let sum = format!("sha256sum {name}.tar.gz > {name}.tar.gz.sha256");
@@ -47,8 +49,50 @@ pub fn archive() -> Result<PathBuf, String> {
     Ok(above.join(format!("{name}.tar.gz")))
 }
 
+/// Makes the archive of this commit in two directories of their own, one deeper than the other, and compares: the
+/// sum of both, or which files differ.
+pub fn twice() -> Result<String, String> {
+    if commit().is_none() {
+        return Err("something differs from the last commit, of which the two archives would be: commit it first".into());
+    }
+    let work = env::temp_dir().join(format!("fusec-dist-{}", std::process::id()));
+    let made = made_twice(&work);
+    fs::remove_dir_all(&work).ok();
+    made
+}
+
+fn made_twice(work: &Path) -> Result<String, String> {
+    let name = format!("fusec-{}-{}", env!("CARGO_PKG_VERSION"), host()?);
+    let mut dists = Vec::new();
+    for below in ["a", "another/directory/b"] {
+        let dir = work.join(below);
+        run(Command::new("git")
+            .args(["clone", "--quiet", "."])
+            .arg(&dir))?;
+        run(Command::new(cargo())
+            .args(["xtask", "dist"])
+            .current_dir(&dir)
+            .env_remove("CARGO_TARGET_DIR"))?;
+        dists.push(dir.join("target/dist"));
+    }
+    let archive = |dist: &PathBuf| {
+        let path = dist.join(format!("{name}.tar.gz"));
+        fs::read(&path).map_err(|e| at(&path, e))
+    };
+    let both = dists.iter().map(archive).collect::<Result<Vec<_>, _>>()?;
+    if both[0] == both[1] {
+        let sum = dists[0].join(format!("{name}.tar.gz.sha256"));
+        return fs::read_to_string(&sum).map_err(|e| at(&sum, e));
+    }
+    let dirs = dists.iter().map(|dist| dist.join(&name));
+    let out = Command::new("diff").arg("-rq").args(dirs).output();
+    let out = out.map_err(|error| format!("diff: {error}"))?;
+    let differ = String::from_utf8_lossy(&out.stdout).into_owned();
+    Err(format!("the two archives differ:\n{differ}"))
+}
+
 /// The directory that cargo builds into, wherever the settings of whoever calls it put that.
-fn builds() -> Result<PathBuf, String> {
+pub fn builds() -> Result<PathBuf, String> {
     let metadata = Command::new(cargo())
         .args(["metadata", "--no-deps", "--locked", "--format-version", "1"])
         .output()
@@ -78,7 +122,34 @@ fn build(builds: &Path) -> Result<(), String> {
     run(Command::new(cargo())
         .args(["build", "--release", "--locked", "-p", "fusec"])
         .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"))
+        .env("FUSEC_COMMIT", commit().unwrap_or_default())
         .env("CARGO_INCREMENTAL", "0"))
+}
+
+/// What git answers, if this is a repository.
+fn git(arguments: &[&str]) -> Option<String> {
+    let out = Command::new("git").args(arguments).output().ok()?;
+    let text = String::from_utf8(out.stdout).ok()?;
+    out.status.success().then(|| text.trim().to_owned())
+}
+
+/// The commit that the program is of, which its records say; of none if something differs from it.
+fn commit() -> Option<String> {
+    let changed = git(&["status", "--porcelain", "--untracked-files=no"])?;
+    changed.is_empty().then(|| git(&["rev-parse", "HEAD"]))?
+}
+
+/// The date of everything in the archive, seconds since 1970: `SOURCE_DATE_EPOCH`, else that of the commit, else
+/// the beginning of time.
+fn epoch() -> Result<u64, String> {
+    match env::var("SOURCE_DATE_EPOCH") {
+        Ok(text) => text
+            .parse()
+            .map_err(|_| format!("SOURCE_DATE_EPOCH is `{text}`, not a number of seconds")),
+        Err(_) => Ok(git(&["log", "-1", "--format=%ct"])
+            .and_then(|text| text.parse().ok())
+            .unwrap_or(0)),
+    }
 }
 
 fn cargo() -> OsString {

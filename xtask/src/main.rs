@@ -1,4 +1,4 @@
-//! Chores of the repository: `cargo xtask ci | bless | zoo | dist | wheel | audit`.
+//! Chores of the repository: `cargo xtask ci | bless | zoo | perf | dist | wheel | audit`.
 //!
 //! What lives here: calls of cargo that people would otherwise have to remember. What never will:
 //! anything that a user of fusec needs.
@@ -7,6 +7,7 @@
 
 mod audit;
 mod dist;
+mod perf;
 mod wheel;
 mod zoo;
 
@@ -21,7 +22,11 @@ Usage: cargo xtask ci      format, lints, tests, documentation, as before every 
        cargo xtask zoo [DEVICE ...]
                            a table of the golden cases: errors on devices (default: cpu emulator),
                            classes of recurrences, lines of model texts
-       cargo xtask dist    a release in target/dist: the program, manual pages, completions, docs
+       cargo xtask perf    tables and plots of docs/performance.md, drawn from the records in bench/results;
+                           which rows are of kernels that have changed since
+       cargo xtask dist [--twice]
+                           a release in target/dist: the program, manual pages, completions, docs;
+                           twice: in two directories, compared byte by byte
        cargo xtask wheel [--torch]
                            the Python wheel, and its tests in a fresh environment; with torch, which is
                            some gigabytes, those with torch as well
@@ -75,7 +80,9 @@ fn main() -> ExitCode {
         ["bless"] => BLESS,
         ["zoo"] => return zoo(&["cpu", "emulator"]),
         ["zoo", ref devices @ ..] => return zoo(devices),
+        ["perf"] => return perf(),
         ["dist"] => return dist(),
+        ["dist", "--twice"] => return dist_twice(),
         ["audit"] => return audit(),
         ["wheel"] => return wheel(false),
         ["wheel", "--torch"] => return wheel(true),
@@ -141,6 +148,29 @@ fn audit() -> ExitCode {
     };
     println!("no look at advisories: {said}");
     ExitCode::SUCCESS
+}
+
+fn perf() -> ExitCode {
+    match perf::write() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dist_twice() -> ExitCode {
+    match dist::twice() {
+        Ok(sum) => {
+            print!("the same bytes twice: {sum}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
 fn dist() -> ExitCode {

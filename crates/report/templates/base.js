@@ -58,7 +58,8 @@ function scaled(number, units, base) {
   return `${number.toFixed(digits)} ${units[unit]}`.trim();
 }
 const bytes = (number) => scaled(number, ["B", "kB", "MB", "GB", "TB"], 1000);
-const count = (number) => scaled(number, ["", "k", "M", "G", "T", "P"], 1000);
+/** A number of things: all digits where there are few. */
+const count = (number) => Number.isInteger(number) && number < 100000 ? `${number}` : scaled(number, ["", "k", "M", "G", "T", "P"], 1000);
 const time = (us) => scaled(us, ["us", "ms", "s"], 1000);
 const percent = (part) => `${(100 * part).toFixed(part < 0.1 ? 1 : 0)} %`;
 const plural = (number, what) => `${number} ${what}${number === 1 ? "" : /(ch|s)$/.test(what) ? "es" : "s"}`;

@@ -272,10 +272,12 @@ class Graph {
 
   draw() {
     const { part, layout: { boxes, io } } = this;
-    const groups = shape("g");
+    // Edges run over the boxes and under what is written on them.
+    const backs = shape("g");
     const edges = shape("g");
+    const groups = shape("g");
     const pills = shape("g");
-    this.svg.append(groups, edges, pills);
+    this.svg.append(backs, edges, groups, pills);
     for (const [k, kernel] of part.kernels.entries()) {
       const box = boxes[k];
       const about = joined(aboutOf(kernel));
@@ -299,6 +301,7 @@ class Graph {
       box.frames.map((frame) => shape("g", { style: `--c: ${hue(frame.template)}` },
         shape("rect", { class: "lane", x: frame.x, y: frame.y, width: frame.w, height: frame.h, rx: 6 }),
         shape("text", { class: "lanename", x: frame.x + 7, y: frame.y + 12 }, frame.name))));
+      backs.append(shape("rect", { class: "back", style: colour(kernel), x: box.x, y: box.y, width: box.w, height: box.h, rx: 9 }));
       tip(group, () => [el("b", {}, kernel.name), el("div", { class: "dim" }, about), kernel.saved && el("div", { class: "dim" }, kernel.saved)]);
       groups.append(group);
       this.kernels[k] = group;

@@ -6,6 +6,7 @@
 mod check;
 mod floor;
 mod kernels;
+mod loss;
 mod provenance;
 mod spread;
 mod work;
@@ -13,11 +14,12 @@ mod work;
 pub use check::{Check, check};
 pub use floor::floor_bytes;
 pub use kernels::KernelTime;
+pub use loss::loss;
 pub use provenance::{Provenance, compiler_of, now};
 pub use spread::Spread;
 pub use work::KernelWork;
 
-use crate::executor::gpu::{GpuDevice, Timing};
+use crate::executor::gpu::{Clocks, GpuDevice, Meter, Timing};
 use crate::executor::{ExecuteError, Executor, Submission};
 use crate::inputs::RunInputs;
 use crate::memory::Footprint;
@@ -28,6 +30,12 @@ use std::time::Instant;
 
 /// Timed runs after which the rest is fitted into the time there is.
 const PILOT_RUNS: usize = 5;
+
+/// A run that takes longer, milliseconds, is looked at while it is timed. Shorter ones are made once more for
+/// that: as many as take [`SEEN_MS`] together, and no more than [`MOST_SEEN`].
+const LONG_MS: f32 = 20.0;
+const SEEN_MS: f32 = 60.0;
+const MOST_SEEN: f32 = 2000.0;
 
 /// How a model is timed.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -73,6 +81,13 @@ pub struct Measurement {
     pub memory_fraction: Option<f64>,
     /// The plan's prediction, milliseconds; none for a shape that it was not made for.
     pub predicted_ms: Option<f64>,
+    /// What the GPU ran at in such runs.
+    pub clocks: Option<Clocks>,
+    /// Why that is not known; none on the CPU.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub no_clocks: Option<String>,
+    /// Mean cross-entropy of the next token, nats, where it was asked for ([`loss`]).
+    pub loss: Option<f64>,
     /// Each kernel, in the order of its first launch.
     pub kernels: Vec<KernelTime>,
     /// The work of each kernel, in the same order; none for a shape that the plan was not made for.
@@ -107,10 +122,36 @@ pub fn on_gpu(
     let fit = (protocol.most_seconds * 1e3 / f64::from(slowest)) as usize;
     timing.runs = protocol.runs.min(fit).saturating_sub(times.len());
     timing.warmups = 0;
+    let meter = Meter::open(executor.device().info().ordinal);
+    let mut seen = None;
     if timing.runs > 0 {
-        times.extend(executor.time_run(shape.time, &given, timing)?.milliseconds);
+        let mut run = || executor.time_run(shape.time, &given, timing);
+        let ran = match &meter {
+            // Looking takes a lock of the driver for some microseconds, which long runs do not notice.
+            Ok(meter) if slowest > LONG_MS => {
+                let (ran, clocks) = meter.during(&mut run);
+                seen = Some(clocks);
+                ran
+            }
+            _ => run(),
+        };
+        times.extend(ran?.milliseconds);
     }
     let milliseconds = Spread::of(&times);
+    let clocks = match (meter, seen) {
+        (Err(reason), _) => Err(reason),
+        (Ok(_), Some(seen)) => seen,
+        // They were run as often as there was time for.
+        (Ok(meter), None) if slowest > LONG_MS => meter.during(|| ()).1,
+        // Short ones are made once more to be looked at.
+        (Ok(meter), None) => {
+            timing.runs = (SEEN_MS / slowest).ceil().clamp(1.0, MOST_SEEN) as usize;
+            let (ran, clocks) = meter.during(|| executor.time_run(shape.time, &given, timing));
+            ran?;
+            clocks
+        }
+    };
+    let no_clocks = clocks.as_ref().err().cloned();
 
     // A manifest that runs has a regime for the shape; its index is also the plan's.
     let at = executor.manifest().regime(shape.time);
@@ -156,6 +197,9 @@ pub fn on_gpu(
             floor_bytes / (memory_tbs * 1e9) / milliseconds.median.max(f64::MIN_POSITIVE),
         ),
         predicted_ms: plan.map(|plan| plan.total_us / 1e3),
+        clocks: clocks.ok(),
+        no_clocks,
+        loss: None,
         milliseconds,
         kernels,
     })
@@ -207,6 +251,9 @@ pub fn on_cpu(
         floor_bytes: 0.0,
         memory_fraction: None,
         predicted_ms: None,
+        clocks: None,
+        no_clocks: None,
+        loss: None,
         milliseconds,
         kernels: Vec::new(),
         work: Vec::new(),

@@ -11,7 +11,7 @@ use rayon::prelude::*;
 const ACCEPTED: f64 = 0.5;
 
 /// The size of the vocabulary of a model that turns token ids into logits over them.
-pub(super) fn vocabulary(graph: &Graph) -> Option<usize> {
+pub(crate) fn vocabulary(graph: &Graph) -> Option<usize> {
     let [input] = graph.inputs[..] else {
         return None;
     };

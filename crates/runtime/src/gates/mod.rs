@@ -14,11 +14,11 @@
 
 mod balance;
 mod branches;
-mod entropy;
+pub(crate) mod entropy;
 mod equal;
 mod fits;
 mod learning;
-mod sane;
+pub(crate) mod sane;
 
 pub use balance::{Balance, balance};
 pub use branches::{Branch, Join, joins};

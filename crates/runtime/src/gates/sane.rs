@@ -104,7 +104,7 @@ fn magnitude(outputs: &[Tensor<f32>]) -> f64 {
 }
 
 /// Some tokens of each sequence of inputs.
-pub(super) fn rows(
+pub(crate) fn rows(
     session: &dyn Session,
     inputs: &RunInputs,
     shape: Shape,

@@ -3,6 +3,7 @@
 use super::error::{GpuError, words};
 use cudarc::driver::sys::{self, CUdevice_attribute as Attribute};
 use cudarc::driver::{CudaContext, DriverError, result};
+use std::ffi::c_char;
 use std::sync::Arc;
 
 /// The oldest driver with every function that is called here (event times in the form of 12.8).
@@ -56,6 +57,22 @@ pub fn gpu(ordinal: usize) -> Result<GpuInfo, GpuError> {
         return Err(GpuError::NoDevice { ordinal, count });
     }
     info(ordinal, driver)
+}
+
+/// Where a GPU is on the bus, `0000:3b:00.0`: what other libraries know it by, whatever its number is here.
+pub(super) fn pci_bus_id(ordinal: usize) -> Result<String, GpuError> {
+    gpu(ordinal)?;
+    let number = i32::try_from(ordinal).unwrap_or(i32::MAX);
+    let read = || -> Result<String, DriverError> {
+        let device = result::device::get(number)?;
+        let mut text = [0 as c_char; 32];
+        // SAFETY: writes at most as many characters as it is told there is room for, and ends them with 0.
+        unsafe { sys::cuDeviceGetPCIBusId(text.as_mut_ptr(), text.len() as i32, device) }
+            .result()?;
+        let bytes = text.iter().take_while(|c| **c != 0).map(|c| *c as u8);
+        Ok(bytes.map(char::from).collect())
+    };
+    read().map_err(|error| failed(ordinal, "cannot read its place on the bus", error))
 }
 
 /// The primary context of a GPU.

@@ -9,6 +9,7 @@ mod info;
 mod kept;
 mod kernel;
 mod launcher;
+mod meter;
 mod probe;
 mod recorded;
 mod region;
@@ -19,6 +20,7 @@ pub use current::unchanged_context;
 pub use error::GpuError;
 pub use info::{GpuInfo, gpu, gpus};
 pub use launcher::GpuLauncher;
+pub use meter::{Clocks, Meter};
 pub use probe::Probe;
 pub use timing::{RunTimes, StepTime, Timing};
 
