@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Single steps of whole models by two programs side by side: the models of 1.3 to 1.6 B at B1 and B8, kernel by kernel, and Mamba-1 with its first two
-# products in one kernel. Right first: each model with one sequence against the f64 interpreter, by the first program. Runs in
+# Single steps of whole models by two programs side by side: the models of 1.3 to 1.6 B at B1 and B8, kernel by kernel.
+# Right first: each model with one sequence against the f64 interpreter, by the first program. Runs in
 # the repository's root where a GPU and an NVRTC are; JSON and tables to $OUT; three minutes.
 #
 #   bench/steps.sh [FUSEC [OTHER]]     by default .carry/fusec and no other
@@ -31,8 +31,7 @@ plan() {
         for shape in $SHAPES; do
             of="models/${entry%%:*}.toml --preset ${entry##*:} --shape $shape"
             plan "$FUSEC" "new-${entry%%:*}-$shape" $of
-            [ -n "$OTHER" ] && plan "$OTHER" "old-${entry%%:*}-$shape" $of
-            [ "${entry%%:*}" = mamba1 ] && plan "$FUSEC" "joined-mamba1-$shape" $of --fuse mixer.x.1,mixer.x,mixer.z
+            if [ -n "$OTHER" ]; then plan "$OTHER" "old-${entry%%:*}-$shape" $of; fi
         done
     done
 } | xargs -P 14 -I{} timeout 200 bash -c '{}' >/dev/null 2>"$WORK/compile.log" || tail -n 5 "$WORK/compile.log"

@@ -303,7 +303,7 @@ template <class W, class... S> void launch_one(Bench& b) {
 }
 
 template <class... S> void layer(const char* name) {
-    const long long of_layer = ((long long)S::columns * S::depth + ...);
+    const long long of_layer = (((long long)S::columns * S::depth) + ...);
     const int sizes[] = {S::columns...};
     const int phases = sizeof...(S), last = sizes[phases - 1];
     // The first product of one layer more is begun, and not used.
