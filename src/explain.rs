@@ -6,7 +6,7 @@ use fusec_fuse::explain::{ExplainError, pair, why};
 
 use crate::exit::Exit;
 use crate::failure::{self, Failure};
-use crate::flags::{Assignment, AxisSize, ModelArgs, PlanArgs, TrainingArg, TunedArg};
+use crate::flags::{Assignment, AxisSize, ModelArgs, PlanArgs, TrainingArg, TunedArg, ZerosArg};
 use crate::measured::Measured;
 use crate::output::Output;
 use crate::pipeline::Planner;
@@ -50,6 +50,8 @@ pub struct Args {
     #[arg(long, value_name = "PATTERN", help_heading = "Model")]
     allow_unused: Vec<String>,
     #[command(flatten)]
+    zeros: ZerosArg,
+    #[command(flatten)]
     training: TrainingArg,
     #[command(flatten)]
     plan: PlanArgs,
@@ -73,6 +75,7 @@ pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
         axes: args.axes.clone(),
         settings: args.settings.clone(),
         allow_unused: args.allow_unused.clone(),
+        zeros: args.zeros,
     })?;
     output.assume(&model);
     args.training.apply(&mut model)?;

@@ -35,6 +35,41 @@ pub struct ModelArgs {
     /// repeated.
     #[arg(long, value_name = "PATTERN", help_heading = "Model")]
     pub allow_unused: Vec<String>,
+    #[command(flatten)]
+    pub zeros: ZerosArg,
+}
+
+/// What is expected of a model's numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Args)]
+pub struct ZerosArg {
+    /// The share of what a relu gives that is expected to be zero, from 0 to below 1. Single steps of one
+    /// sequence then leave out the rows of matrices that meet a zero, where that pays; no result changes but by rounding.
+    #[arg(long, value_name = "SHARE", help_heading = "Model")]
+    pub zeros: Option<Share>,
+}
+
+/// A number from 0 to below 1.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Share(f64);
+
+impl FromStr for Share {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.parse::<f64>() {
+            Ok(share) if (0.0..1.0).contains(&share) => Ok(Share(share)),
+            _ => Err(format!("`{text}` is no number from 0 to below 1")),
+        }
+    }
+}
+
+impl ZerosArg {
+    /// Tells a model what is expected of it.
+    pub fn apply(self, graph: &mut Graph) {
+        if let Some(Share(share)) = self.zeros {
+            graph.zeros = share;
+        }
+    }
 }
 
 /// How a model is turned into kernels.

@@ -29,14 +29,15 @@ pub fn open_any(args: &ModelArgs) -> Result<Opened, Failure> {
     let given = args.preset.is_some()
         || !args.axes.is_empty()
         || !args.settings.is_empty()
-        || !args.allow_unused.is_empty();
+        || !args.allow_unused.is_empty()
+        || args.zeros.zeros.is_some();
     if given {
         return Err(failure::message(
             format!(
                 "{} is compiled: its sizes and settings are fixed",
                 args.model.display()
             ),
-            "leave --preset, --axis, --set and --allow-unused out, or give the model it was \
+            "leave --preset, --axis, --set, --allow-unused and --zeros out, or give the model it was \
              compiled from",
         ));
     }
@@ -55,6 +56,7 @@ pub fn open(args: &ModelArgs) -> Result<Model, Failure> {
     let mut model = Model::open(&args.model, &overrides(args)?).map_err(report)?;
     let allowed = args.allow_unused.iter().cloned();
     model.graph.allow_unused.extend(allowed);
+    args.zeros.apply(&mut model.graph);
     for assumed in &model.assumed {
         tracing::warn!("{assumed}");
     }

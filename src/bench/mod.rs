@@ -20,7 +20,7 @@ use crate::device::Device;
 use crate::exit::Exit;
 use crate::failure::{self, Failure};
 use crate::flags::{
-    Assignment, AxisSize, LogitsArg, ModelArgs, ShapeArg, ToolchainArgs, TrainingArg,
+    Assignment, AxisSize, LogitsArg, ModelArgs, ShapeArg, ToolchainArgs, TrainingArg, ZerosArg,
 };
 use crate::output::Output;
 use crate::place;
@@ -59,6 +59,8 @@ pub struct Args {
     /// Another value for a setting of the model. May be repeated.
     #[arg(long = "set", value_name = "SETTING=VALUE", help_heading = "Model")]
     settings: Vec<Assignment>,
+    #[command(flatten)]
+    zeros: ZerosArg,
     /// A checkpoint, or random:SEED; by default those of the checkpoint that MODEL is, else
     /// random:1.
     #[arg(long, value_name = "WEIGHTS", help_heading = "Model")]
@@ -220,6 +222,7 @@ impl Args {
             axes: self.axes.clone(),
             settings: self.settings.clone(),
             allow_unused: Vec::new(),
+            zeros: self.zeros,
         }
     }
 

@@ -128,6 +128,11 @@ fn of_model(
         Logits::All => model::short_name(path),
         Logits::Last => format!("{}, last rows", model::short_name(path)),
     };
+    // So is what leaves zeros out.
+    let name = match opened.graph.zeros {
+        0.0 => name,
+        share => format!("{name}, zeros {share}"),
+    };
     let Some(gpu) = gpu else {
         if !args.against.is_empty() {
             return Err(failure::message(

@@ -1,7 +1,7 @@
 //! Matrix products as kernel text: Y[row, column] = sum over inner of a(row, inner) * w(column, inner), for one or several
 //! products over the same rows and columns, with text hooks before and after.
 //!
-//! Lives here: the templates (`gemm_simt.cu`, `gemm_mma.cu`, `gemv.cu`, `gemv_stream.cu`, `thin_stream.cu`, `thin.cu`) and which tiles they can
+//! Lives here: the templates (`gemm_simt.cu`, `gemm_mma.cu`, `gemv.cu`, `gemv_stream.cu`, `gemv_nonzero.cu`, `thin_stream.cu`, `thin.cu`) and which tiles they can
 //! take; `gemm_wgmma.cu` has a file of its own, [`crate::wgmma`]. Never here: which operations of a graph become a product, which tile it has (see
 //! [`fusec_fuse::schedule`]), and what the hooks compute.
 //!
@@ -21,7 +21,7 @@ use fusec_fuse::schedule::gemm::SIMT_DEPTH;
 pub use fusec_fuse::schedule::product::WeightLayout;
 use fusec_fuse::schedule::product::{ALIGNED, ProductShape};
 pub use fusec_fuse::schedule::{
-    GemmTile, GemvTile, MmaTile, SimtTile, StreamTile, ThinTile, WgmmaTile,
+    GemmTile, GemvTile, MmaTile, NonZeroTile, SimtTile, StreamTile, ThinTile, WgmmaTile,
 };
 use fusec_fuse::schedule::{stream, thin};
 
@@ -128,6 +128,8 @@ pub enum ProjectionTile {
     Gemv(GemvTile),
     /// One row, on FP32 units.
     Stream(StreamTile),
+    /// One row with zeros in it, on FP32 units.
+    NonZero(NonZeroTile),
     /// Few rows, on tensor cores.
     Thin(ThinTile),
 }
@@ -158,7 +160,7 @@ pub enum ProjectionError {
     },
 }
 
-const TEMPLATE_FILES: [(&str, &str); 8] = [
+const TEMPLATE_FILES: [(&str, &str); 9] = [
     ("gemm_simt.cu", include_str!("../templates/gemm_simt.cu")),
     ("gemm_mma.cu", include_str!("../templates/gemm_mma.cu")),
     ("gemv.cu", include_str!("../templates/gemv.cu")),
@@ -166,6 +168,10 @@ const TEMPLATE_FILES: [(&str, &str); 8] = [
     (
         "gemv_stream.cu",
         include_str!("../templates/gemv_stream.cu"),
+    ),
+    (
+        "gemv_nonzero.cu",
+        include_str!("../templates/gemv_nonzero.cu"),
     ),
     ("thin.cu", include_str!("../templates/thin.cu")),
     ("thin_rows.cu", include_str!("../templates/thin_rows.cu")),
@@ -252,6 +258,7 @@ impl ProjectionTile {
             Self::Gemv(_) => "gemv.cu",
             Self::Stream(tile) if tile.operand.is_none() => "gemv_stream.cu",
             Self::Stream(_) => "thin_stream.cu",
+            Self::NonZero(_) => "gemv_nonzero.cu",
             Self::Thin(_) => "thin.cu",
         }
     }
@@ -262,6 +269,7 @@ impl ProjectionTile {
             Self::Gemm(tile) => tile.threads(),
             Self::Gemv(tile) => tile.threads(),
             Self::Stream(tile) => tile.threads(),
+            Self::NonZero(tile) => tile.threads(),
             Self::Thin(tile) => tile.threads(),
         }
     }
@@ -272,6 +280,7 @@ impl ProjectionTile {
             Self::Gemm(tile) => tile.rows(),
             Self::Gemv(tile) => tile.rows,
             Self::Stream(tile) => tile.rows,
+            Self::NonZero(_) => 1,
             Self::Thin(tile) => tile.rows,
         }
     }
@@ -282,6 +291,7 @@ impl ProjectionTile {
             Self::Gemm(tile) => tile.columns(products),
             Self::Gemv(tile) => tile.columns,
             Self::Stream(tile) => tile.columns,
+            Self::NonZero(tile) => tile.columns,
             Self::Thin(tile) => tile.columns,
         }
     }
@@ -298,6 +308,7 @@ impl ProjectionTile {
             Self::Gemm(tile) => tile.shared_bytes(&projection.shapes()),
             Self::Gemv(tile) => tile.shared_bytes(&projection.shapes()),
             Self::Stream(tile) => 4 * tile.places(&projection.shapes()).1,
+            Self::NonZero(tile) => 4 * tile.places(deepest(projection)).end,
             Self::Thin(tile) => tile.shared_bytes(&projection.shapes()),
         }
     }
@@ -401,6 +412,25 @@ impl ProjectionTile {
                 }
                 texts
             }
+            Self::NonZero(tile) => {
+                let places = tile.places(deepest(projection));
+                context.insert(
+                    "tile",
+                    &serde_json::json!({
+                        "columns": tile.columns, "warps": tile.warps, "in_flight": tile.in_flight,
+                        "list": places.list, "counts": places.counts,
+                    }),
+                );
+                let mut texts = Vec::new();
+                for p in &projection.products {
+                    let mut text = p.text(projection.columns, 4, 16 / p.w_element.bytes());
+                    (text.a_offset, text.sums_offset) = (places.rows, places.sums);
+                    text.ring_offset = Some(places.ring);
+                    text.parts = tile.warps;
+                    texts.push(text);
+                }
+                texts
+            }
             Self::Thin(tile) => {
                 context.insert(
                     "tile",
@@ -440,6 +470,13 @@ impl ProjectionTile {
         {
             return Err(ProjectionError::Empty);
         }
+        let refuse = |reason: &'static str| {
+            Err(ProjectionError::Tile {
+                template: self.template(),
+                reason,
+                tile: format!("{self:?}"),
+            })
+        };
         let reason = match self {
             Self::Gemm(GemmTile::Wgmma(tile)) => return crate::wgmma::check(tile, projection),
             Self::Gemm(GemmTile::Simt(tile)) => {
@@ -535,6 +572,25 @@ impl ProjectionTile {
                     None
                 }
             }
+            Self::NonZero(tile) => {
+                let [product] = &projection.products[..] else {
+                    return refuse("there is one product");
+                };
+                let vector = 16 / product.w_element.bytes();
+                let there = product.text(projection.columns, 4, vector).w_vector;
+                let lanes = tile.columns / vector;
+                if product.w_layout != WeightLayout::Kn || there != vector {
+                    Some("weights lie with k outermost and are read 16 bytes at a time")
+                } else if !lanes.is_power_of_two() || lanes > 32 || tile.columns % vector != 0 {
+                    Some("a power of two of lanes, up to 32, has the columns")
+                } else if product.depth > 1 << 16 {
+                    Some("sums have at most 65536 terms")
+                } else if !(1..=32).contains(&tile.warps) || !(1..=32).contains(&tile.in_flight) {
+                    Some("there are 1 to 32 warps, and 1 to 32 rows on their way")
+                } else {
+                    None
+                }
+            }
             Self::Thin(tile) => {
                 let shapes = projection.shapes();
                 let readable = |p: &Product| p.w_element == tile.operand;
@@ -560,11 +616,7 @@ impl ProjectionTile {
         };
         match reason {
             None => Ok(()),
-            Some(reason) => Err(ProjectionError::Tile {
-                template: self.template(),
-                reason,
-                tile: format!("{self:?}"),
-            }),
+            Some(reason) => refuse(reason),
         }
     }
 }
@@ -613,6 +665,12 @@ impl Product {
             rows_of: self.rows_of,
         }
     }
+}
+
+/// Length of the longest sum.
+fn deepest(projection: &Projection) -> usize {
+    let depths = projection.products.iter().map(|p| p.depth);
+    depths.max().unwrap_or(0)
 }
 
 /// Elements of a 16-byte load of the weights, no more than a row of the tile holds.

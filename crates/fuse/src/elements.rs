@@ -1,7 +1,7 @@
 //! Element types: in which type each value of a graph lies in memory.
 
 use crate::plan::Storage;
-use fusec_ir::{Graph, OpKind, Precision, ValueId};
+use fusec_ir::{Access, AxisId, Binary, Combine, Expr, Graph, Op, OpKind, Precision, ValueId};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
@@ -51,13 +51,14 @@ impl Elements {
     pub fn new(graph: &Graph, storage: Storage) -> Self {
         let mut heavy: BTreeSet<ValueId> = BTreeSet::new();
         for op in &graph.ops {
-            match op.kind {
+            match &op.kind {
                 OpKind::Contract { .. } => {
                     heavy.extend(op.inputs.get(1).map(|a| a.value));
                 }
                 OpKind::Gather => {
                     heavy.extend(op.inputs.first().map(|a| a.value));
                 }
+                OpKind::Reduce { .. } => heavy.extend(matrix_of_sum(graph, op)),
                 _ => {}
             }
         }
@@ -80,4 +81,29 @@ impl Elements {
     pub fn get(&self, value: ValueId) -> Element {
         self.of[value.index()]
     }
+}
+
+/// The matrix of a product that is written as a sum of products: its rows belong to results, and the other factor is the same
+/// for all of these.
+fn matrix_of_sum(graph: &Graph, op: &Op) -> Option<ValueId> {
+    let OpKind::Reduce {
+        expr: Expr::Binary(Binary::Mul, a, b),
+        combine: Combine::Sum,
+        axes: summed,
+    } = &op.kind
+    else {
+        return None;
+    };
+    let (Expr::Input(0), Expr::Input(1), [x, w]) = (&**a, &**b, &op.inputs[..]) else {
+        return None;
+    };
+    let of = |access: &Access, axis: AxisId| {
+        let mut terms = access.index.iter().flat_map(|i| &i.terms);
+        terms.any(|(term, _)| *term == axis)
+    };
+    let results = &graph.value(*op.outputs.first()?).axes;
+    let of_rows = results.iter().any(|axis| of(w, *axis) && !of(x, *axis));
+    let along = summed.iter().all(|axis| of(w, *axis) && of(x, *axis));
+    let fixed = graph.value(x.value).rows && !graph.value(w.value).rows;
+    (of_rows && along && fixed).then_some(w.value)
 }

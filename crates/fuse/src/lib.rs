@@ -32,6 +32,7 @@ pub mod segment;
 pub mod select;
 mod validate;
 pub mod variants;
+pub mod zeros;
 
 pub use accept::accept;
 pub use device::{Device, DeviceError, Figure, Fitted, FittedFigure, Provenance};

@@ -10,6 +10,10 @@ use fusec_ir::{AxisId, Combine, Def, Expr, Graph, OpKind, Precision, StateId, Va
 /// is made, or an access that does not fit its operand.
 pub fn validate(graph: &Graph) -> Result<(), PlanError> {
     let check = Checker { graph };
+    if !(0.0..1.0).contains(&graph.zeros) {
+        let what = format!("{} is not from 0 to below 1", graph.zeros);
+        return check.fail("the share of zeros that is expected", what);
+    }
     for (i, axis) in graph.axes.iter().enumerate() {
         if axis.size == 0 {
             return check.fail(format!("axis {i} (`{}`)", axis.name), "its size is 0");

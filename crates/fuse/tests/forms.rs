@@ -4,9 +4,9 @@
 mod common;
 
 use common::{Build, h200, options};
-use fusec_fuse::forms::{self, RULES};
+use fusec_fuse::forms::{self, Aim, RULES};
 use fusec_fuse::patterns::{PATTERNS, patterns};
-use fusec_fuse::{Mode, Storage, plan};
+use fusec_fuse::{Mode, Shape, Storage, plan};
 use fusec_ir::interpret::{Input, Interpreter, Keep, State};
 use fusec_ir::*;
 use std::collections::{BTreeMap, BTreeSet};
@@ -281,8 +281,88 @@ fn cases() -> Vec<(&'static str, String, Graph, bool)> {
         let g = b.output(&[h, k]);
         out.push(("wkv-scan", what.into(), g, !chained));
     }
+    out.extend(matrices());
     for (rule, applies, graph) in edges() {
         out.push((rule, format!("an edge, {applies}"), graph, applies));
+    }
+    out
+}
+
+/// What a plan for a single step of one sequence asks of rules.
+fn single_step(graph: &Graph, storage: Storage) -> Aim {
+    Aim::of(graph, Shape { batch: 1, time: 1 }, storage)
+}
+
+/// Rules about the matrix of a product.
+fn matrices() -> Vec<(&'static str, String, Graph, bool)> {
+    let mut out: Vec<(&'static str, String, Graph, bool)> = vec![];
+    // As checkpoints have it: what a result is a sum of lies side by side.
+    let linear = |b: &mut Build, x: ValueId, sum: AxisId, of: AxisId| {
+        let w = b.param("w", &[of, sum]);
+        let inputs = vec![b.read(x), b.read(w)];
+        b.op("p", OpKind::Contract { axes: vec![sum] }, inputs, &[of])
+    };
+    // What is before the product, the share of zeros that is expected, whether the rule applies.
+    for (what, relu, zeros, applies) in [
+        ("a squared relu", true, 0.5, true),
+        (
+            "a squared relu of which nobody expects zeros",
+            true,
+            0.0,
+            false,
+        ),
+        ("a square", false, 0.5, false),
+    ] {
+        let mut b = Build::new();
+        let (c, f) = (b.axis("C", 6), b.axis("F", 5));
+        let x = b.input("x", &[c]);
+        let r = match relu {
+            true => b.unary("r", Unary::Relu, x),
+            false => x,
+        };
+        let k = b.unary("k", Unary::Square, r);
+        let p = linear(&mut b, k, c, f);
+        let mut g = b.output(&[p]);
+        g.zeros = zeros;
+        out.push(("zero-rows", what.into(), g, applies));
+    }
+    {
+        // The matrix lies as it is needed already.
+        let mut b = Build::new();
+        let (c, f) = (b.axis("C", 6), b.axis("F", 5));
+        let x = b.input("x", &[c]);
+        let r = b.unary("r", Unary::Relu, x);
+        let w = b.param("w", &[c, f]);
+        let inputs = vec![b.read(r), b.read(w)];
+        let p = b.op("p", OpKind::Contract { axes: vec![c] }, inputs, &[f]);
+        let mut g = b.output(&[p]);
+        g.zeros = 0.5;
+        out.push((
+            "zero-rows",
+            "a matrix with the sum outermost".into(),
+            g,
+            false,
+        ));
+    }
+    for (what, terms, applies) in [
+        ("a low rank", 4, true),
+        ("a sum that lanes do not share", 6, false),
+        ("a long sum", 512, false),
+    ] {
+        let mut b = Build::new();
+        let (r, c) = (b.axis("R", terms), b.axis("C", 48));
+        let x = b.input("x", &[r]);
+        let p = linear(&mut b, x, r, c);
+        let g = b.output(&[p]);
+        out.push(("short-product", what.into(), g, applies));
+    }
+    {
+        let mut b = Build::new();
+        let (r, c) = (b.axis("R", 4), b.axis("C", 12));
+        let x = b.input("x", &[r]);
+        let p = linear(&mut b, x, r, c);
+        let g = b.output(&[p]);
+        out.push(("short-product", "few results".into(), g, false));
     }
     out
 }
@@ -400,7 +480,7 @@ fn rules_apply_where_their_condition_holds_and_both_sides_agree() {
             continue;
         }
         for storage in [Storage::F32, Storage::Bf16] {
-            let (found, stop) = forms::enumerate(&graph, storage).unwrap();
+            let (found, stop) = forms::enumerate(&graph, single_step(&graph, storage)).unwrap();
             assert_eq!(stop, "saturated");
             for form in &found {
                 assert!(close(&expected, &evaluate(&form.graph)), "{rule}: {what}");
@@ -459,7 +539,7 @@ fn every_rule_and_pattern_has_cases_on_both_sides_of_its_condition() {
 fn sixteen_bit_matrices_are_not_rounded_again() {
     let (_, _, graph, _) = cases().swap_remove(2);
     for (storage, folded) in [(Storage::F32, true), (Storage::Bf16, false)] {
-        let (found, _) = forms::enumerate(&graph, storage).unwrap();
+        let (found, _) = forms::enumerate(&graph, single_step(&graph, storage)).unwrap();
         let matrices = found.iter().flat_map(|f| &f.graph.values);
         let has = matrices.into_iter().any(|v| v.name == "p.matrix");
         assert_eq!(has, folded);

@@ -3,7 +3,8 @@
 mod common;
 
 use common::{h200, model, models, options, zoo};
-use fusec_fuse::{Mode, Planned, Storage, forms, launches_per_layer, plan};
+use fusec_fuse::forms::Aim;
+use fusec_fuse::{Mode, Planned, Shape, Storage, forms, launches_per_layer, plan};
 use fusec_ir::interpret::{Input, Interpreter, Keep, State};
 use fusec_ir::language::{ModelSource, presets};
 use fusec_ir::{Graph, Precision, ValueId};
@@ -88,8 +89,12 @@ fn every_form_of_every_model_computes_the_same() {
         let expected = outputs(&graph);
         let scale = expected.iter().fold(0f64, |m, x| m.max(x.abs()));
         assert!(scale > 0.0 && scale.is_finite(), "{name}");
-        for storage in [Storage::F32, Storage::Bf16] {
-            let (found, _) = forms::enumerate(&graph, storage).expect("forms");
+        let (step, long) = (Shape { batch: 1, time: 1 }, Shape { batch: 8, time: 64 });
+        let mut graph = graph;
+        for (storage, shape, zeros) in [(Storage::F32, step, 0.5), (Storage::Bf16, long, 0.0)] {
+            graph.zeros = zeros;
+            let aim = Aim::of(&graph, shape, storage);
+            let (found, _) = forms::enumerate(&graph, aim).expect("forms");
             for form in found {
                 let got = outputs(&form.graph);
                 let worst = expected

@@ -65,6 +65,15 @@ pub struct Graph {
     pub pins: Vec<Pin>,
     /// Tensors of a checkpoint that may stay unused, as glob patterns with `*`.
     pub allow_unused: Vec<String>,
+    /// The share of what a relu gives that whoever plans expects to be zero, from 0 to below 1. It changes no
+    /// value.
+    #[serde(default, skip_serializing_if = "is_none_of_all")]
+    pub zeros: f64,
+}
+
+/// Whether a share is none.
+fn is_none_of_all(share: &f64) -> bool {
+    *share == 0.0
 }
 
 /// How a value is stored when it has to be stored.

@@ -4,8 +4,8 @@
 use fusec_codegen::Element;
 use fusec_codegen::prelude::with_prelude;
 use fusec_codegen::projection::{
-    GemmTile, GemvTile, MmaTile, Product, Projection, ProjectionTile, Run, SimtTile, StreamTile,
-    ThinTile, WeightLayout,
+    GemmTile, GemvTile, MmaTile, NonZeroTile, Product, Projection, ProjectionTile, Run, SimtTile,
+    StreamTile, ThinTile, WeightLayout,
 };
 use fusec_runtime::emulator::{Emulator, KernelArg, LaunchShape};
 use kernels::{c_type, compiled, emulator, matrix, nvrtc};
@@ -78,6 +78,14 @@ const fn stream(columns: usize, together: usize, warps: usize, in_flight: usize)
         warps,
         in_flight,
         operand: None,
+    })
+}
+
+const fn nonzero(columns: usize, warps: usize, in_flight: usize) -> ProjectionTile {
+    ProjectionTile::NonZero(NonZeroTile {
+        columns,
+        warps,
+        in_flight,
     })
 }
 
@@ -460,6 +468,19 @@ fn cases() -> Vec<Case> {
     add(stream(50, 4, 16, 1), (1, 70, 72), Bf16, F16, Nk, 0, Plain);
     add(stream(9, 2, 8, 3), (2, 20, 520), F32, Bf16, Nk, 0, Stage);
     add(stream(12, 4, 8, 2), (2, 41, 776), F32, F32, Nk, 0, Two);
+    // One row whose zeros are left out: none are there, but lists are as long as they get.
+    add(nonzero(16, 4, 2), (1, 40, 264), F32, Bf16, Kn, 0, Plain);
+    add(
+        nonzero(64, 16, 8),
+        (2, 72, 2048),
+        Bf16,
+        F16,
+        Kn,
+        8,
+        Prologue,
+    );
+    add(nonzero(8, 8, 1), (3, 20, 77), F32, F32, Kn, 0, Stage);
+    add(nonzero(8, 1, 4), (1, 4, 3), F32, F32, Kn, 4, Plain);
     // Few rows on tensor cores: rows and columns past the end, sums that end inside a run.
     for (rows, size) in [
         (1, (1, 16, 64)),
@@ -555,6 +576,7 @@ fn tiles_that_do_not_fit_are_refused() {
         stream(4, 8, 8, 4),
         stream(4, 4, 0, 4),
         stream(4, 4, 8, 0),
+        nonzero(16, 4, 2),
         stream_of(3, 8, 8, 4, 1, Element::Bf16),
         stream_of(8, 12, 8, 4, 1, Element::Bf16),
         stream_of(8, 12, 4, 4, 1, Element::Bf16),
@@ -595,7 +617,9 @@ fn products_compile_for_every_architecture_that_has_them() {
     for case in cases() {
         let copies = matches!(
             case.tile,
-            ProjectionTile::Gemv(GemvTile { ring: true, .. }) | ProjectionTile::Stream(_)
+            ProjectionTile::Gemv(GemvTile { ring: true, .. })
+                | ProjectionTile::Stream(_)
+                | ProjectionTile::NonZero(_)
         );
         let archs = if copies || on_tensor_cores(case.tile) {
             ["sm_80", "sm_90a"]

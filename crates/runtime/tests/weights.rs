@@ -38,6 +38,7 @@ impl Model {
             layers: 1,
             pins: vec![],
             allow_unused: vec![],
+            zeros: 0.0,
         })
     }
 

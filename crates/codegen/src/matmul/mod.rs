@@ -47,6 +47,7 @@ pub fn lane<'g>(
         Schedule::Gemm(tile) => (ProjectionTile::Gemm(*tile), tile.on_tensor_cores()),
         Schedule::Gemv(tile) => (ProjectionTile::Gemv(*tile), false),
         Schedule::Stream(tile) => (ProjectionTile::Stream(*tile), false),
+        Schedule::NonZero(tile) => (ProjectionTile::NonZero(*tile), false),
         Schedule::Thin(tile) => (ProjectionTile::Thin(*tile), false),
         _ => return Err(unsupported("the template of products for another body")),
     };

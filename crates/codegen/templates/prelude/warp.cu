@@ -36,6 +36,10 @@ __device__ __forceinline__ int from_lane(int v, int lane) { return __shfl_sync(0
 // The place of the lowest bit that is set; one has to be.
 __device__ __forceinline__ int lowest_bit(u32 bits) { return __ffs(int(bits)) - 1; }
 
+//@ count_bits needs u32
+// How many bits are set.
+__device__ __forceinline__ int count_bits(u32 bits) { return __popc(bits); }
+
 //@ warp_sum needs lane_sum
 // Sum over the warp; every lane gets it.
 __device__ __forceinline__ float warp_sum(float v) { return lane_sum<32>(v); }

@@ -989,6 +989,7 @@ impl<'a> Reader<'a> {
                     }
                 }
                 ("lowest_bit", _) => self.known(Type::Int, 0, 31),
+                ("count_bits", _) => self.known(Type::Int, 0, 32),
                 ("smem_u32", _) => self.known(Type::Unsigned, 0, 1 << 20),
                 // A pointer stays what it is.
                 ("reinterpret_cast", [a]) => *a,

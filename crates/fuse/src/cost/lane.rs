@@ -32,14 +32,17 @@ impl<'a> Lane<'a> {
     pub fn new(ctx: &'a Context<'a>, body: &'a Body) -> Self {
         let blocks = blocks(ctx, body);
         let products = match &body.schedule {
-            Schedule::Gemv(_) | Schedule::Stream(_) | Schedule::Thin(_) | Schedule::Gemm(_) => {
-                Products::of(ctx.graph, body.anchors(), &body.ops)
-            }
+            Schedule::Gemv(_)
+            | Schedule::Stream(_)
+            | Schedule::NonZero(_)
+            | Schedule::Thin(_)
+            | Schedule::Gemm(_) => Products::of(ctx.graph, body.anchors(), &body.ops),
             _ => None,
         };
         let row_tiles = match &body.schedule {
             Schedule::Gemv(tile) => ctx.rows().div_ceil(tile.rows),
             Schedule::Stream(tile) => ctx.rows().div_ceil(tile.rows),
+            Schedule::NonZero(_) => ctx.rows(),
             Schedule::Thin(tile) => ctx.rows().div_ceil(tile.rows),
             Schedule::Gemm(tile) => ctx.rows().div_ceil(tile.rows()),
             _ => blocks,
@@ -50,7 +53,7 @@ impl<'a> Lane<'a> {
         // The blocks of streams are as many as fill the device, whatever is in the kernel: what each of them
         // computes they compute at once, and that is latency.
         let copies = match &body.schedule {
-            Schedule::Stream(_) => 1,
+            Schedule::Stream(_) | Schedule::NonZero(_) => 1,
             _ => (across / of_batch).max(1),
         };
         Lane {
@@ -90,6 +93,9 @@ impl<'a> Lane<'a> {
             | Schedule::RowSum(_) => 1.0,
             // Rows that were kept come through registers, and a tile of them after the other.
             Schedule::Attend(AttendTile::Mma(ref tile)) => 2.0 + self.kept_tiles(tile),
+            // Which weights are read follows from the rows, which come first.
+            Schedule::NonZero(_) if self.body.roles.prologue.is_empty() => 2.0,
+            Schedule::NonZero(_) => 3.0,
             // Rows and weights of a prologue come before those of the product.
             Schedule::Gemv(_) | Schedule::Stream(_) | Schedule::Thin(_)
                 if self.body.roles.prologue.is_empty() =>
@@ -153,6 +159,13 @@ impl<'a> Lane<'a> {
         }
         if matches!(op.kind, OpKind::LastRow) {
             part /= self.ctx.shape.time as f64;
+        }
+        if matches!(self.body.schedule, Schedule::NonZero(_))
+            && matches!(op.kind, OpKind::Contract { .. })
+            && !graph.value(access.value).rows
+        {
+            // Of the matrix, what meets no zero.
+            part *= 1.0 - graph.zeros;
         }
         part.min(1.0)
     }
@@ -485,7 +498,7 @@ impl<'a> Lane<'a> {
             let staged = (self.blocks * rows) as f64 * staged_depth(tensor_cores.is_some());
             Columns {
                 tensor_cores,
-                streamed: matches!(body.schedule, Schedule::Stream(_)),
+                streamed: matches!(body.schedule, Schedule::Stream(_) | Schedule::NonZero(_)),
                 flops,
                 whole_flops,
                 staged,
@@ -494,6 +507,10 @@ impl<'a> Lane<'a> {
         };
         match &body.schedule {
             Schedule::Gemv(tile) => work.columns = Some(of_columns(tile.rows, None, flops)),
+            Schedule::NonZero(_) => {
+                let flops = flops * (1.0 - ctx.graph.zeros);
+                work.columns = Some(of_columns(1, None, flops));
+            }
             Schedule::Stream(tile) => {
                 let cores = tile.operand.map(|_| ctx.storage);
                 let rows = ctx.rows().next_multiple_of(match cores {
@@ -565,7 +582,9 @@ impl<'a> Lane<'a> {
             },
             Schedule::Scan(tile) => Serial::Steps(self.steps(tile.run, exchanges)),
             Schedule::Chunked(chunk) => Serial::Chunks(self.chunks(chunk)),
-            Schedule::Gemv(_) | Schedule::Stream(_) | Schedule::Thin(_) if exchanges > 0.0 => {
+            Schedule::Gemv(_) | Schedule::Stream(_) | Schedule::NonZero(_) | Schedule::Thin(_)
+                if exchanges > 0.0 =>
+            {
                 Serial::Exchanges(self.ctx.rows() as f64 * exchanges)
             }
             Schedule::Attend(AttendTile::Mma(tile)) => Serial::Keys(Keys {
@@ -575,6 +594,7 @@ impl<'a> Lane<'a> {
             }),
             Schedule::Gemv(_)
             | Schedule::Stream(_)
+            | Schedule::NonZero(_)
             | Schedule::Thin(_)
             | Schedule::Gemm(_)
             | Schedule::Attend(AttendTile::Simt(_))

@@ -8,7 +8,8 @@ use crate::context::Context;
 use crate::plan::{Body, Reject, Roles};
 use crate::schedule::product::Products;
 use crate::schedule::walk::Walked;
-use crate::schedule::{Schedule, gemv, stream, thin};
+use crate::schedule::{Schedule, gemv, nonzero, stream, thin};
+use crate::zeros::has_zeros;
 use fusec_ir::OpId;
 
 /// Elements of one row of the prologue that a block can hold.
@@ -89,6 +90,17 @@ fn schedule(
     };
     let anchors = roles.anchors.clone();
     let body = |schedule| group.body(roles.clone(), ops.clone(), own, schedule);
+    // Where zeros are expected, and the matrix lies so that what belongs to one can be left out.
+    if ctx.graph.zeros > 0.0 && anchors.iter().all(|id| is_zero_somewhere(group, *id)) {
+        let tile =
+            |around| nonzero::schedule(products, ctx.rows(), ctx.storage, &ctx.target, around);
+        let found = fitting(ctx, products, most, tile, |tile| {
+            body(Schedule::NonZero(tile))
+        });
+        if let Some(found) = found {
+            return Ok(found);
+        }
+    }
     let stream = |around| {
         stream::schedule(
             products,
@@ -123,6 +135,12 @@ fn schedule(
             "more for a row of the activations and what is computed before the product",
         )),
     }
+}
+
+/// Whether the activation of a product is zero wherever a relu is.
+fn is_zero_somewhere(group: &Group<'_>, id: OpId) -> bool {
+    let x = group.op(id).inputs.first();
+    x.is_some_and(|x| x.delay == 0 && has_zeros(group.ctx.graph, x.value))
 }
 
 /// The body with the largest tile that has room beside what is computed before its products: `most` bytes

@@ -11,6 +11,7 @@ mod canonical;
 mod components;
 mod extract;
 mod language;
+mod matrix;
 mod norm;
 mod projection;
 mod rule;
@@ -21,7 +22,7 @@ pub use extract::Form;
 pub(crate) use norm::sole_factor;
 pub use rule::Rule;
 
-use crate::plan::Storage;
+use crate::plan::{Shape, Storage};
 use egg::{Runner, SimpleScheduler, StopReason};
 use fusec_ir::Graph;
 use language::{Model, build};
@@ -34,7 +35,37 @@ const ITERATIONS: usize = 8;
 const NODES_PER_OP: usize = 40;
 
 /// Every rule.
-pub static RULES: [&dyn Rule; 2] = [&norm::NormGainFold, &projection::LnProjection];
+pub static RULES: [&dyn Rule; 4] = [
+    &norm::NormGainFold,
+    &projection::LnProjection,
+    &matrix::ZeroRows,
+    &matrix::ShortProduct,
+];
+
+/// What a plan is for, as far as rules ask.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Aim {
+    /// Storage type, for rules that would round differently.
+    pub storage: Storage,
+    /// Rows of a run.
+    pub rows: usize,
+    /// Whether runs have one token, and none have more.
+    pub single_steps: bool,
+    /// The share of what a relu gives that is expected to be zero.
+    pub zeros: f64,
+}
+
+impl Aim {
+    /// That of a plan of a graph at a shape.
+    pub fn of(graph: &Graph, shape: Shape, storage: Storage) -> Aim {
+        Aim {
+            storage,
+            rows: shape.batch * shape.time,
+            single_steps: shape.longest_run() == Some(1),
+            zeros: graph.zeros,
+        }
+    }
+}
 
 /// A rule, used wherever it applies in one block of the model (in all of its layers).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -48,7 +79,7 @@ pub struct Use {
 /// A model with all equal operations that the rules found.
 pub struct Equalities<'g> {
     written: &'g Graph,
-    storage: Storage,
+    aim: Aim,
     model: Model,
     uses: BTreeSet<Use>,
     stop: String,
@@ -56,13 +87,13 @@ pub struct Equalities<'g> {
 
 impl<'g> Equalities<'g> {
     /// Applies all rules to a model.
-    pub fn of(graph: &'g Graph, storage: Storage) -> Result<Self, String> {
-        let (model, stop) = saturate(graph, storage)?;
+    pub fn of(graph: &'g Graph, aim: Aim) -> Result<Self, String> {
+        let (model, stop) = saturate(graph, aim)?;
         let mut uses = extract::uses(graph, &model);
         uses.extend(components::uses(graph));
         Ok(Equalities {
             written: graph,
-            storage,
+            aim,
             uses,
             model,
             stop,
@@ -92,7 +123,7 @@ impl<'g> Equalities<'g> {
         let mut form = match others.is_empty() {
             true => Form::written(graph),
             false => {
-                let (model, _) = saturate(&graph, self.storage).ok()?;
+                let (model, _) = saturate(&graph, self.aim).ok()?;
                 extract::extract(&graph, &model, &others)?
             }
         };
@@ -121,8 +152,8 @@ impl<'g> Equalities<'g> {
 
 /// The model as written, each rule wherever it applies, all rules, and each rule in each block by
 /// itself; and why the search ended.
-pub fn enumerate(graph: &Graph, storage: Storage) -> Result<(Vec<Form>, String), String> {
-    let equalities = Equalities::of(graph, storage)?;
+pub fn enumerate(graph: &Graph, aim: Aim) -> Result<(Vec<Form>, String), String> {
+    let equalities = Equalities::of(graph, aim)?;
     let alone = equalities.uses.iter().cloned();
     let choices = equalities.wholesale().into_iter();
     let mut forms: Vec<Form> = vec![];
@@ -142,10 +173,10 @@ pub fn in_components(graph: &Graph) -> Option<Form> {
     })
 }
 
-fn saturate(graph: &Graph, storage: Storage) -> Result<(Model, String), String> {
+fn saturate(graph: &Graph, aim: Aim) -> Result<(Model, String), String> {
     let rewrites = RULES
         .iter()
-        .map(|r| rule::rewrite(*r, storage))
+        .map(|r| rule::rewrite(*r, aim))
         .collect::<Result<Vec<_>, _>>()?;
     let mut model = build(graph);
     let nodes = NODES_PER_OP * (graph.ops.len() + graph.values.len()) + 1000;

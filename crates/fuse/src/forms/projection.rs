@@ -206,7 +206,7 @@ fn apply_after(
     );
 
     // The product of the raw activation.
-    let fold_weight = site.storage == Storage::F32;
+    let fold_weight = site.aim.storage == Storage::F32;
     let raw_meta = maker.meta(name("raw"), true, result.axes.clone(), Precision::F32);
     let mut activation = (x, compose(&norm.reads[0], &map)?);
     let mut matrix = (weight, weight_read.clone());

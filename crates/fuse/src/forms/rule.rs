@@ -1,7 +1,7 @@
 //! What a rule is, and how it becomes a rewrite of the e-graph.
 
+use super::Aim;
 use super::language::{Applied, Attribute, Facts, Forms, Meta, Node, Operation, Read, make};
-use crate::plan::Storage;
 use egg::{
     Applier, Id, Language, PatternAst, Rewrite, SearchMatches, Searcher, Subst, Symbol, Var,
 };
@@ -29,8 +29,8 @@ pub struct Site {
     pub node: Node,
     /// The operation.
     pub op: Operation,
-    /// Storage type of the plan, for rules that would round differently.
-    pub storage: Storage,
+    /// What the plan is for.
+    pub aim: Aim,
 }
 
 impl Site {
@@ -186,8 +186,8 @@ pub fn block_of(name: &str) -> String {
 }
 
 /// The rewrite of a rule.
-pub fn rewrite(rule: &'static dyn Rule, storage: Storage) -> Result<Rewrite<Node, Facts>, String> {
-    Rewrite::new(rule.name(), Sites(rule), Other(rule, storage))
+pub fn rewrite(rule: &'static dyn Rule, aim: Aim) -> Result<Rewrite<Node, Facts>, String> {
+    Rewrite::new(rule.name(), Sites(rule), Other(rule, aim))
 }
 
 /// Finds the e-classes with an operation that a rule may apply to.
@@ -218,7 +218,7 @@ impl Searcher<Node, Facts> for Sites {
 }
 
 /// Adds the other forms of all operations of an e-class.
-struct Other(&'static dyn Rule, Storage);
+struct Other(&'static dyn Rule, Aim);
 
 impl Applier<Node, Facts> for Other {
     fn apply_one(
@@ -238,7 +238,7 @@ impl Applier<Node, Facts> for Other {
                 class,
                 node,
                 op,
-                storage: self.1,
+                aim: self.1,
             };
             if let Some(equal) = self.0.rewrite(forms, &site)
                 && forms.union(class, equal)

@@ -6,7 +6,7 @@ use super::{Options, RuleUse, check_pin_names};
 use crate::chunked::Classes;
 use crate::decisions::{self, FORM_MARGIN};
 use crate::error::PlanError;
-use crate::forms::{self, Equalities, Form, Use};
+use crate::forms::{self, Aim, Equalities, Form, Use};
 use crate::plan::Mode;
 use crate::segment::{Segment, segments};
 use crate::select::Selection;
@@ -85,7 +85,7 @@ impl<'o, 'd, 'w> Trials<'o, 'd, 'w> {
     /// A form drawn at random.
     pub fn drawn(&mut self, graph: &Graph, seed: u64) -> Result<Chosen, PlanError> {
         let (mut forms, stop) =
-            forms::enumerate(graph, self.options.storage).map_err(PlanError::Forms)?;
+            forms::enumerate(graph, self.aim(graph)).map_err(PlanError::Forms)?;
         self.stop = stop;
         let pick = seed as usize % forms.len().max(1);
         self.only(forms.swap_remove(pick))
@@ -97,7 +97,7 @@ impl<'o, 'd, 'w> Trials<'o, 'd, 'w> {
             return self.only(Form::written(graph.clone()));
         }
         let equalities = debug_span!("forms")
-            .in_scope(|| Equalities::of(graph, self.options.storage))
+            .in_scope(|| Equalities::of(graph, self.aim(graph)))
             .map_err(PlanError::Forms)?;
         self.stop = equalities.stop().to_string();
         let is_wanted = |one: &&Use| wanted.iter().any(|of| of.is(one));
@@ -129,7 +129,7 @@ impl<'o, 'd, 'w> Trials<'o, 'd, 'w> {
     /// use are left out where that costs nothing, the others are used where they pay.
     pub fn cheapest(&mut self, graph: &Graph) -> Result<Chosen, PlanError> {
         let equalities = debug_span!("forms")
-            .in_scope(|| Equalities::of(graph, self.options.storage))
+            .in_scope(|| Equalities::of(graph, self.aim(graph)))
             .map_err(PlanError::Forms)?;
         self.stop = equalities.stop().to_string();
         let mut known: BTreeSet<BTreeSet<Use>> = BTreeSet::new();
@@ -151,6 +151,10 @@ impl<'o, 'd, 'w> Trials<'o, 'd, 'w> {
             (Some((_, chosen)), _) => Ok(chosen),
             (None, refused) => Err(refused.unwrap_or_else(none)),
         }
+    }
+
+    fn aim(&self, graph: &Graph) -> Aim {
+        Aim::of(graph, self.options.shape, self.options.storage)
     }
 
     fn only(&mut self, form: Form) -> Result<Chosen, PlanError> {

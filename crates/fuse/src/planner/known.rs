@@ -58,5 +58,6 @@ fn about(graph: &Graph, options: &Options<'_>) -> String {
             op.places = fusec_ir::Places::default();
         }
     }
-    format!("{shape:?} {storage:?} {launch:?} {device:?} {sizes:?} {recurrences:?}")
+    let zeros = graph.zeros;
+    format!("{shape:?} {storage:?} {launch:?} {device:?} {zeros} {sizes:?} {recurrences:?}")
 }

@@ -68,6 +68,7 @@ pub fn blocks(ctx: &Context<'_>, body: &Body) -> usize {
         }
         Schedule::Gemv(tile) => of_products(tile.rows, tile.columns),
         Schedule::Stream(tile) => of_products(tile.rows, tile.columns),
+        Schedule::NonZero(tile) => of_products(1, tile.columns),
         Schedule::Thin(tile) => of_products(tile.rows, tile.columns),
         Schedule::Gemm(tile) => of_products(tile.rows(), tile.columns(body.anchors().len())),
     }
@@ -83,7 +84,7 @@ pub fn shared_floats(ctx: &Context<'_>, body: &Body, threads: usize) -> usize {
             .in_pass(tile.segments, ctx.classes())
             .shared_floats(&tile.grid, threads, tile.run, true),
         Schedule::Chunked(chunk) => chunk.tile.shared_bytes() / 4,
-        Schedule::Gemv(_) | Schedule::Stream(_) | Schedule::Thin(_) => {
+        Schedule::Gemv(_) | Schedule::Stream(_) | Schedule::NonZero(_) | Schedule::Thin(_) => {
             let Some(products) = Products::of(ctx.graph, body.anchors(), &body.ops) else {
                 return 0;
             };
@@ -91,6 +92,7 @@ pub fn shared_floats(ctx: &Context<'_>, body: &Body, threads: usize) -> usize {
                 Schedule::Thin(tile) => tile.places(&products.shapes).1,
                 Schedule::Gemv(tile) => tile.places(&products.shapes).1,
                 Schedule::Stream(tile) => tile.places(&products.shapes).1,
+                Schedule::NonZero(tile) => tile.places(products.deepest()).end,
                 _ => 0,
             };
             own + gemv::around(ctx, &products, body, body.schedule.threads())

@@ -13,6 +13,7 @@ pub mod gemm;
 pub mod gemv;
 pub mod last_row;
 mod launch;
+pub mod nonzero;
 pub mod parts;
 pub mod placement;
 mod print;
@@ -34,6 +35,7 @@ pub use gemv::GemvTile;
 pub use last_row::LastRowTile;
 pub(crate) use launch::shared_floats;
 pub use launch::{Launch, blocks, launch};
+pub use nonzero::NonZeroTile;
 pub use row_sum::RowSumTile;
 pub use scatter::ScatterTile;
 pub use segments::{Pass, Segments};
@@ -63,6 +65,8 @@ pub enum Schedule {
     Gemv(GemvTile),
     /// Products of few rows, as streams of weights.
     Stream(StreamTile),
+    /// Products of one row with zeros in it.
+    NonZero(NonZeroTile),
     /// Products of few rows with sums of different lengths, on tensor cores.
     Thin(ThinTile),
     /// Matrix products.
@@ -104,7 +108,7 @@ impl Schedule {
             Schedule::Row(_) => Template::Row,
             Schedule::Scan(_) => Template::Scan,
             Schedule::Chunked(_) => Template::Chunked,
-            Schedule::Gemv(_) => Template::Gemv,
+            Schedule::Gemv(_) | Schedule::NonZero(_) => Template::Gemv,
             Schedule::Stream(tile) if tile.operand.is_none() => Template::Gemv,
             Schedule::Stream(_) | Schedule::Thin(_) => Template::Thin,
             Schedule::Gemm(_) => Template::Gemm,
@@ -125,6 +129,7 @@ impl Schedule {
             Schedule::Attend(tile) => tile.grid(),
             Schedule::Gemv(_)
             | Schedule::Stream(_)
+            | Schedule::NonZero(_)
             | Schedule::Thin(_)
             | Schedule::Gemm(_)
             | Schedule::LastRow(_)
@@ -141,6 +146,7 @@ impl Schedule {
             Schedule::Chunked(chunk) => 32 * chunk.tile.warps,
             Schedule::Gemv(tile) => tile.threads(),
             Schedule::Stream(tile) => tile.threads(),
+            Schedule::NonZero(tile) => tile.threads(),
             Schedule::Thin(tile) => tile.threads(),
             Schedule::Gemm(tile) => tile.threads(),
             Schedule::Attend(tile) => tile.threads(),
@@ -159,12 +165,12 @@ impl Schedule {
         }
     }
 
-    /// Whether the text of its template brings the weights of its blocks before it waits for the kernel before
-    /// its own, and so waits itself where kernels start early: products of few rows.
+    /// Whether it is a product of few rows. The text of its template waits itself for the kernel before its own,
+    /// where kernels start early: most bring the weights of their blocks meanwhile.
     pub fn brings_weights(&self) -> bool {
         matches!(
             self,
-            Schedule::Gemv(_) | Schedule::Stream(_) | Schedule::Thin(_)
+            Schedule::Gemv(_) | Schedule::Stream(_) | Schedule::NonZero(_) | Schedule::Thin(_)
         )
     }
 

@@ -63,6 +63,11 @@ impl fmt::Display for Schedule {
                     count(tile.columns, "column")
                 )
             }
+            Schedule::NonZero(tile) => write!(
+                f,
+                "1 row, those of {} a block that meet no zero",
+                count(tile.columns, "column")
+            ),
             Schedule::Thin(tile) => {
                 let (rows, columns) = (count(tile.rows, "row"), tile.columns);
                 write!(

@@ -6,7 +6,8 @@
 use super::product::Products;
 use super::wgmma::MOST_STAGES;
 use super::{
-    GemmTile, MmaTile, RowTile, ScanTile, Schedule, SimtTile, WgmmaTile, gemv, stream, thin,
+    GemmTile, MmaTile, RowTile, ScanTile, Schedule, SimtTile, WgmmaTile, gemv, nonzero, stream,
+    thin,
 };
 use crate::context::Context;
 
@@ -96,6 +97,11 @@ impl Turn {
             Schedule::Stream(tile) => {
                 let tile = stream::with_columns(*tile, self.columns(tile.columns)?, products?)?;
                 Some(Schedule::Stream(tile))
+            }
+            Schedule::NonZero(tile) => {
+                let columns = self.columns(tile.columns)?;
+                let tile = nonzero::with_columns(*tile, columns, products?, ctx.storage)?;
+                Some(Schedule::NonZero(tile))
             }
             Schedule::Chunked(_)
             | Schedule::Attend(_)

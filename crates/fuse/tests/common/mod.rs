@@ -31,6 +31,7 @@ impl Build {
                 layers: 0,
                 pins: vec![],
                 allow_unused: vec![],
+                zeros: 0.0,
             },
             layer: None,
         }

@@ -210,6 +210,7 @@ fn alone(like: &Graph, step: &Recurrence) -> Result<Graph, Reason> {
         layers: 0,
         pins: vec![],
         allow_unused: vec![],
+        zeros: 0.0,
     })
 }
 

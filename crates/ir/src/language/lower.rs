@@ -87,6 +87,7 @@ pub(super) fn lower(
             layers: 0,
             pins: Vec::new(),
             allow_unused: document.allow_unused.clone(),
+            zeros: 0.0,
         },
         frames: Vec::new(),
         layer: None,

@@ -2,15 +2,21 @@
 
 use fusec_codegen::{BufferKind, Regime};
 use fusec_fuse::Shape;
-use fusec_ir::{Def, Graph, OpKind, ValueId};
+use fusec_fuse::zeros::has_zeros;
+use fusec_ir::{Def, Graph, Op, OpKind, ValueId};
 
 /// Weights, inputs and outputs once, states and stencil tails read and written once; of a table
-/// only the rows that are looked up.
+/// only the rows that are looked up, and of a matrix whose rows are left out where an activation is zero, the share
+/// that is expected to be read.
 pub fn floor_bytes(regime: &Regime, shape: Shape) -> f64 {
     let bytes = |buffer: &fusec_codegen::Buffer| {
         let all = buffer.bytes(shape).unwrap_or(0) as f64;
         match buffer.kind {
-            BufferKind::Input(_) | BufferKind::Output(_) | BufferKind::LoadTime(_) => all,
+            BufferKind::Input(_) | BufferKind::Output(_) => all,
+            BufferKind::LoadTime(id) if leaves_zeros_out(&regime.graph, id, shape) => {
+                all * (1.0 - regime.graph.zeros)
+            }
+            BufferKind::LoadTime(_) => all,
             BufferKind::Param(id) => {
                 let value = regime
                     .graph
@@ -52,4 +58,23 @@ fn looked_up(graph: &Graph, table: ValueId, buffer: &fusec_codegen::Buffer, shap
         .map_or(1, |axis| graph.size(*axis).max(1));
     let entry = (buffer.elements / entries * buffer.element.bytes()) as f64;
     entry * (shape.batch * shape.time) as f64
+}
+
+/// Whether a value is only read as the matrix of products of one row that is zero wherever a relu is, and its rows that
+/// meet a zero lie by themselves.
+fn leaves_zeros_out(graph: &Graph, matrix: ValueId, shape: Shape) -> bool {
+    let first = graph.value(matrix).axes.first();
+    let readers = || {
+        let reads = |op: &&Op| op.inputs.iter().any(|access| access.value == matrix);
+        graph.ops.iter().filter(reads)
+    };
+    let one_row = shape.batch * shape.time == 1;
+    let leaves_out = |op: &Op| match (&op.kind, &op.inputs[..]) {
+        (OpKind::Contract { axes }, [x, w]) => {
+            let outermost = first.is_some_and(|axis| axes.contains(axis));
+            w.value == matrix && outermost && has_zeros(graph, x.value)
+        }
+        _ => false,
+    };
+    graph.zeros > 0.0 && one_row && readers().count() > 0 && readers().all(leaves_out)
 }

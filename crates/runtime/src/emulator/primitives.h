@@ -208,6 +208,7 @@ template <int W> static inline float lane_max(float v, int line = __builtin_LINE
 static inline u32 lanes_where(bool yes, int line = __builtin_LINE()) { return __ballot_sync(0xffffffffu, yes, line); }
 static inline int from_lane(int v, int lane, int line = __builtin_LINE()) { return __shfl_sync(0xffffffffu, v, lane, 32, line); }
 static inline int lowest_bit(u32 bits) { return __builtin_ctz(bits); }
+static inline int count_bits(u32 bits) { return __builtin_popcount(bits); }
 static inline float warp_sum(float v, int line = __builtin_LINE()) { return lane_sum<32>(v, line); }
 template <int N> static inline float warp_sum_each(const float (&v)[N], int line = __builtin_LINE()) {
     const int own = int(threadIdx.x % 32) / (32 / N);

@@ -171,11 +171,12 @@ pub enum SavedError {
 }
 
 /// SHA-256 of a graph, but for what changes no number that it computes: places in the text, wishes about
-/// fusion, and where a checkpoint has its tensors.
+/// fusion, what is expected of its numbers, and where a checkpoint has its tensors.
 pub fn digest(graph: &Graph) -> String {
     let mut graph = graph.clone();
     graph.pins.clear();
     graph.allow_unused.clear();
+    graph.zeros = 0.0;
     for param in &mut graph.params {
         param.source = None;
         param.span = None;

@@ -224,6 +224,7 @@ pub fn graph() -> Graph {
         layers: 0,
         pins: vec![],
         allow_unused: vec![],
+        zeros: 0.0,
     }
 }
 

@@ -57,6 +57,7 @@ fn placing(from: &[usize], to: &[usize], index: &[(i64, &[(u32, i64)])]) -> Grap
         layers: 0,
         pins: vec![],
         allow_unused: vec![],
+        zeros: 0.0,
     }
 }
 

@@ -54,6 +54,7 @@ impl Builder {
                 layers: 1,
                 pins: vec![],
                 allow_unused: vec![],
+                zeros: 0.0,
             },
             params: vec![],
             inputs: BTreeMap::new(),
