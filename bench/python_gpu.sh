@@ -28,7 +28,10 @@ if [ ! -e "$SITE/.$SUM" ]; then
     python3 -m zipfile -e "$WHEEL" "$SITE" && touch "$SITE/.$SUM" || exit 2
     # What the tests need beside it (pytest and what that needs, numpy), where it is not here.
     for wheel in .carry/*.whl; do
-        case $wheel in .carry/fusec-* | ".carry/*.whl") ;; *) python3 -m zipfile -e "$wheel" "$SITE" ;; esac
+        name=${wheel##*/}
+        name=${name%%-*}
+        case $name in fusec | "*.whl") continue ;; esac
+        python3 -c "import $name" 2>/dev/null || python3 -m zipfile -e "$wheel" "$SITE"
     done
 fi
 export PYTHONPATH=$SITE PYTHONUNBUFFERED=1 FUSEC_CACHE_DIR=${FUSEC_CACHE_DIR:-/tmp/fusec-python-cache}
