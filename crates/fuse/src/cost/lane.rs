@@ -28,6 +28,11 @@ pub(super) struct Lane<'a> {
     copies: f64,
 }
 
+/// Accesses to memory that take as long as a block's list of what is not zero: it looks at its rows twice, with
+/// exchanges between. On an H200 (2026-12-01) leaving out pays from 60 % zeros on for 8,192 x 2,048 elements and
+/// from 20 % on for 16,384 x 4,096, as it does with this number.
+const LISTING_TRIPS: f64 = 3.0;
+
 impl<'a> Lane<'a> {
     pub fn new(ctx: &'a Context<'a>, body: &'a Body) -> Self {
         let blocks = blocks(ctx, body);
@@ -93,9 +98,9 @@ impl<'a> Lane<'a> {
             | Schedule::RowSum(_) => 1.0,
             // Rows that were kept come through registers, and a tile of them after the other.
             Schedule::Attend(AttendTile::Mma(ref tile)) => 2.0 + self.kept_tiles(tile),
-            // Which weights are read follows from the rows, which come first.
-            Schedule::NonZero(_) if self.body.roles.prologue.is_empty() => 2.0,
-            Schedule::NonZero(_) => 3.0,
+            // Which weights are read follows from the rows, which come first and are listed.
+            Schedule::NonZero(_) if self.body.roles.prologue.is_empty() => 2.0 + LISTING_TRIPS,
+            Schedule::NonZero(_) => 3.0 + LISTING_TRIPS,
             // Rows and weights of a prologue come before those of the product.
             Schedule::Gemv(_) | Schedule::Stream(_) | Schedule::Thin(_)
                 if self.body.roles.prologue.is_empty() =>

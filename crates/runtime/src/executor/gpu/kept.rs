@@ -20,8 +20,8 @@ pub(super) enum Whose {
     All,
     /// A stream's, whose runs are one after the other.
     Stream(u64),
-    /// A stream's in a recording, by its number: that graph runs one after the other as well.
-    Recording(u64, u64),
+    /// A recording's, by its number: that graph's runs are one after the other as well.
+    Recording(u64),
 }
 
 #[derive(PartialEq, Eq, PartialOrd, Ord)]

@@ -101,16 +101,17 @@ impl GpuLauncher {
         }
         .result()
         .map_err(self.failed("cannot ask whether a stream is being recorded"))?;
+        // A recording has a number of its own, and its stream may not be asked for one.
+        if status == Status::CU_STREAM_CAPTURE_STATUS_ACTIVE {
+            return Ok(Whose::Recording(recording));
+        }
         let mut id = 0;
         // The same handle may stand for another stream in another thread, or later: the number does not.
         // SAFETY: writes the integer it is given a pointer to.
         unsafe { sys::cuStreamGetId(stream, &mut id) }
             .result()
             .map_err(self.failed("cannot ask for the number of a stream"))?;
-        Ok(match status {
-            Status::CU_STREAM_CAPTURE_STATUS_ACTIVE => Whose::Recording(id, recording),
-            _ => Whose::Stream(id),
-        })
+        Ok(Whose::Stream(id))
     }
 
     /// The kernels as a stream runs them; `None` where all streams run the same.
