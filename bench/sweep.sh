@@ -32,6 +32,7 @@ if [ -z "${FUSEC:-}" ]; then
     if [ -f .carry/fusec.gz ]; then gzip -dc .carry/fusec.gz >"$FUSEC"; else cp .carry/fusec "$FUSEC"; fi
     chmod +x "$FUSEC"
 fi
+FUSEC=$(realpath "$FUSEC")
 export FUSEC WORK DTYPE
 nvidia-smi --query-gpu=name,driver_version,clocks.sm,clocks.mem,temperature.gpu --format=csv,noheader || exit 2
 

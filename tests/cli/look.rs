@@ -238,7 +238,16 @@ fn a_sweep_goes_over_lengths_and_sequences_and_stands_beside_others() {
     let sweep = |more: &[&str]| {
         let mut arguments = vec!["bench", "small.toml", "--device", "cpu", "--sweep=4,8"];
         arguments.extend([
-            "--batch", "1,2", "--runs", "5", "--warmup", "1", "--plots", "plots",
+            "--batch",
+            "1,2",
+            "--runs",
+            "5",
+            "--warmup",
+            "1",
+            "--plots",
+            "plots",
+            "--out",
+            "result.json",
         ]);
         arguments.extend(more);
         fusec_in(dir, &arguments, &[])
@@ -276,6 +285,28 @@ fn a_sweep_goes_over_lengths_and_sequences_and_stands_beside_others() {
     }
     // Without a GPU there is no plan without fusion to compare with.
     assert!(!dir.join("plots/speed-up.svg").exists());
+    // What was recorded is drawn again as it was.
+    let recorded = [
+        "bench",
+        "--recorded",
+        "result.json",
+        "--beside",
+        "others.json",
+        "--plots",
+        "again",
+    ];
+    let again = fusec_in(dir, &recorded, &[]);
+    assert_eq!(again.status, Some(0), "{again:?}");
+    assert_eq!(
+        fs::read_to_string(dir.join("again/sweep.csv")).ok(),
+        Some(csv)
+    );
+    let result = fs::read_to_string(dir.join("result.json")).expect("a record");
+    let result: Value = serde_json::from_str(&result).expect("JSON");
+    let subject = &result["subjects"][0];
+    assert_eq!(subject["config"]["axes"]["C"], 16, "{subject}");
+    let loss = &subject["measurements"][0]["loss"];
+    assert!(loss.as_f64().is_some_and(|loss| loss > 0.0), "{subject}");
     record("another machine");
     for (file, says) in [
         (
