@@ -20,7 +20,8 @@ use crate::device::Device;
 use crate::exit::Exit;
 use crate::failure::{self, Failure};
 use crate::flags::{
-    Assignment, AxisSize, LogitsArg, ModelArgs, ShapeArg, ToolchainArgs, TrainingArg, ZerosArg, seconds,
+    Assignment, AxisSize, LogitsArg, ModelArgs, ShapeArg, ToolchainArgs, TrainingArg, ZerosArg,
+    seconds,
 };
 use crate::output::Output;
 use crate::place;
