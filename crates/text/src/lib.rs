@@ -5,7 +5,9 @@
 #![warn(missing_docs)]
 #![forbid(unsafe_code)]
 
+mod charsmap;
 mod decoder;
+mod guarded;
 mod literal;
 mod stop;
 mod tokenizer;

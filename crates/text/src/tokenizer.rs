@@ -88,6 +88,9 @@ impl Tokenizer {
             reason,
         };
         let about = std::fs::metadata(path).map_err(|error| unread(error.to_string()))?;
+        if !about.is_file() {
+            return Err(unread("it is no file".into()));
+        }
         if about.len() > MAX_BYTES {
             let reason = format!("it has {} bytes, allowed are {MAX_BYTES}", about.len());
             return Err(unread(reason));
@@ -118,7 +121,8 @@ impl Tokenizer {
     /// The vocabulary in the directory of a checkpoint, if there is one.
     pub fn beside(directory: &Path) -> Result<Option<Self>, TokenizeError> {
         let mut places = FILES.iter().map(|name| directory.join(name));
-        let found = places.find(|path| path.is_file());
+        // A link to nothing is one whose file is missing, and no reason to do without.
+        let found = places.find(|path| path.symlink_metadata().is_ok());
         found.map(|path| Self::open(&path)).transpose()
     }
 

@@ -2,6 +2,8 @@
 
 use tokenizers::Tokenizer as Library;
 
+use crate::charsmap;
+use crate::guarded::guarded;
 use crate::utf8::Utf8Stream;
 
 /// What stands for bytes that are no text.
@@ -18,20 +20,30 @@ pub(crate) struct TokenizerJson(Library);
 impl TokenizerJson {
     /// Reads the text of the file.
     pub(crate) fn parse(text: &[u8]) -> Result<Self, String> {
-        let library = Library::from_bytes(text).map_err(|error| error.to_string())?;
-        Ok(TokenizerJson(library))
+        charsmap::check(text)?;
+        guarded(|| {
+            let mut library = Library::from_bytes(text).map_err(|error| error.to_string())?;
+            // How a batch was once cut and filled up to one length is saved with a vocabulary. A text that is
+            // read here is read whole, as `transformers` reads it unless it is told a length.
+            library.with_padding(None);
+            let whole = library.with_truncation(None);
+            whole.map_err(|error| error.to_string())?;
+            Ok(TokenizerJson(library))
+        })
     }
 
     /// The ids of a text, with what the file's post-processor puts around it.
     pub(crate) fn encode(&self, text: &str) -> Result<Vec<u32>, String> {
-        let encoding = self.0.encode(text, true);
-        let encoding = encoding.map_err(|error| error.to_string())?;
-        Ok(encoding.get_ids().to_vec())
+        guarded(|| {
+            let encoding = self.0.encode(text, true);
+            let encoding = encoding.map_err(|error| error.to_string())?;
+            Ok(encoding.get_ids().to_vec())
+        })
     }
 
     /// The text of some ids, without special tokens.
     fn decode(&self, ids: &[u32]) -> Result<String, String> {
-        self.0.decode(ids, true).map_err(|error| error.to_string())
+        guarded(|| self.0.decode(ids, true).map_err(|error| error.to_string()))
     }
 
     /// One more than the largest id.

@@ -12,6 +12,9 @@ pub(crate) const END: u32 = 0;
 
 /// Largest id that is accepted: ids index an embedding table.
 const MAX_ID: u32 = 1 << 24;
+/// Most bytes of all tokens together, each of which may be a node of the trie, some fifty times its size. The
+/// public vocabulary has half a million.
+const MAX_TOKEN_BYTES: usize = 1 << 24;
 
 /// Tokens as bytes, and a trie of them.
 #[derive(Clone, Debug)]
@@ -77,6 +80,11 @@ impl World {
             return Err(format!(
                 "the token has {} bytes, and is said to have {length}",
                 bytes.len()
+            ));
+        }
+        if self.nodes.len() + bytes.len() > MAX_TOKEN_BYTES {
+            return Err(format!(
+                "the tokens up to here have more bytes than {MAX_TOKEN_BYTES}"
             ));
         }
         let node = self.node_of(&bytes);

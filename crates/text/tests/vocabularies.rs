@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use fusec_text::{TokenizeError, Tokenizer};
 use proptest::prelude::*;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 fn data(name: &str) -> PathBuf {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data");
@@ -214,4 +214,122 @@ fn public_tokenizers_give_the_same_ids() {
         }
     }
     assert!(compared > 0, "{root:?} has no ids");
+}
+
+/// A vocabulary of bytes with a member of its JSON replaced, in a file.
+fn edited(member: &str, value: Value) -> tempfile::NamedTempFile {
+    let text = std::fs::read(data("byte-level.json")).expect("there");
+    let mut json: Value = serde_json::from_slice(&text).expect("JSON");
+    json[member] = value;
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(file.path(), json.to_string()).expect("written");
+    file
+}
+
+/// How batches were once cut and filled up is saved with many vocabularies, and is no part of what a text is.
+#[test]
+fn a_text_is_read_whole_and_nothing_is_added() {
+    let text = "a text that is longer than four tokens, by far";
+    let usual = open("byte-level.json").encode(text).expect("it encodes");
+    assert!(usual.len() > 8);
+    let cut =
+        json!({"direction": "Right", "max_length": 4, "strategy": "LongestFirst", "stride": 0});
+    let filled = |length: u64| {
+        json!({"strategy": {"Fixed": length}, "direction": "Right", "pad_to_multiple_of": null,
+            "pad_id": 0, "pad_type_id": 0, "pad_token": "x"})
+    };
+    for (member, value) in [
+        ("truncation", cut),
+        ("padding", filled(100)),
+        // As many as no machine has room for.
+        ("padding", filled(1 << 50)),
+    ] {
+        let file = edited(member, value);
+        let tokenizer = Tokenizer::open(file.path()).expect("it is a vocabulary");
+        assert_eq!(
+            tokenizer.encode(text).expect("it encodes"),
+            usual,
+            "{member}"
+        );
+    }
+}
+
+/// What the library panics on is refused, when it is read or when it is used.
+#[test]
+fn what_the_library_gives_up_on_is_an_error() {
+    let one = |piece: Value| {
+        json!({"type": "TemplateProcessing", "single": [piece], "special_tokens": {},
+            "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 0}}]})
+    };
+    for (member, value) in [
+        ("pre_tokenizer", json!({"type": "FixedLength", "length": 0})),
+        (
+            "post_processor",
+            one(json!({"Sequence": {"id": "B", "type_id": 0}})),
+        ),
+        (
+            "post_processor",
+            one(json!({"SpecialToken": {"id": "none", "type_id": 0}})),
+        ),
+        (
+            "normalizer",
+            json!({"type": "Precompiled", "precompiled_charsmap": "////"}),
+        ),
+        (
+            "normalizer",
+            json!({"type": "Replace", "pattern": {"Regex": "(("}, "content": ""}),
+        ),
+        (
+            "decoder",
+            json!({"type": "Strip", "content": "e", "start": 1u64 << 40, "stop": 1u64 << 40}),
+        ),
+        (
+            "decoder",
+            json!({"type": "CTC", "pad_token": "", "word_delimiter_token": "", "cleanup": true}),
+        ),
+        (
+            "model",
+            json!({"type": "BPE", "vocab": {"a": 4_294_967_295_u32}, "merges": []}),
+        ),
+        (
+            "model",
+            json!({"type": "BPE", "vocab": {"a": 0}, "merges": ["a b"]}),
+        ),
+        (
+            "model",
+            json!({"type": "Unigram", "unk_id": 7, "vocab": [["a", 0.0]]}),
+        ),
+        (
+            "model",
+            json!({"type": "Unigram", "unk_id": null, "vocab": []}),
+        ),
+        (
+            "model",
+            json!({"type": "WordLevel", "vocab": {}, "unk_token": "none"}),
+        ),
+        (
+            "model",
+            json!({"type": "WordPiece", "vocab": {}, "unk_token": "none",
+            "continuing_subword_prefix": "", "max_input_chars_per_word": 0}),
+        ),
+        (
+            "added_tokens",
+            json!([{"id": 4_294_967_295_u32, "content": "", "single_word": true,
+            "lstrip": true, "rstrip": true, "normalized": true, "special": true}]),
+        ),
+    ] {
+        let what = format!("{member}: {value}");
+        let file = edited(member, value);
+        let tried = Tokenizer::open(file.path()).and_then(|tokenizer| {
+            let ids = tokenizer.encode("a text, \u{9f98} and\tmore")?;
+            tokenizer.entries();
+            let mut decoder = tokenizer.decoder();
+            ids.iter().try_for_each(|id| decoder.push(*id).map(drop))?;
+            decoder.finish()
+        });
+        println!("{what}: {tried:?}");
+        if let Err(error) = tried {
+            assert!(!error.to_string().is_empty());
+        }
+    }
 }
