@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use fusec_fuse::Plan;
 use fusec_fuse::explain::{PlanDiff, compare_all};
 use fusec_fuse::plan::PLAN_VERSION;
+use fusec_ir::files;
+use fusec_runtime::limits::MAX_PLAN_BYTES;
 use serde::{Deserialize, Serialize};
 
 use crate::exit::Exit;
@@ -74,7 +76,7 @@ fn read(path: &Path) -> Result<Vec<Plan>, Failure> {
         true => path.join("plan.json"),
         false => path.to_path_buf(),
     };
-    let text = std::fs::read_to_string(&path).map_err(|error| {
+    let text = files::read_text(&path, MAX_PLAN_BYTES).map_err(|error| {
         failure::message(
             format!("cannot read {}: {error}", path.display()),
             "give a directory that `fusec compile` wrote, or a plan.json",

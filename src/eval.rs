@@ -18,6 +18,7 @@ use crate::generate::tokenizer;
 use crate::output::Output;
 use crate::progress::Progress;
 use crate::table::{Align, Table};
+use crate::texts;
 use crate::token_file::{self, TokenType};
 use crate::{inputs, model};
 
@@ -208,7 +209,7 @@ impl Args {
 /// The tokens to predict.
 fn sequences(args: &Args, graph: &Graph, language: LanguageModel) -> Result<Sequences, Failure> {
     if let Some(path) = &args.given.text {
-        let text = std::fs::read_to_string(path).map_err(|error| unread(path, &error))?;
+        let text = texts::text(path).map_err(|error| unread(path, &error))?;
         let tokenizer = tokenizer(args.tokenizer.as_deref(), &args.model.model, language)?;
         let ids = tokenizer.encode(&text).map_err(failure::input)?;
         return Ok(one(ids));

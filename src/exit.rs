@@ -20,8 +20,11 @@ pub const fn ended_by(signal: i32) -> i32 {
     128 + signal
 }
 
+/// The status when an input is at fault.
+pub const INPUT: i32 = 2;
+
 /// The status when the system refuses memory: the run was too large for it.
-pub const OUT_OF_MEMORY: i32 = 2;
+pub const OUT_OF_MEMORY: i32 = INPUT;
 
 /// For `--help`.
 pub const HELP: &str = "\
@@ -43,7 +46,7 @@ impl From<Exit> for ExitCode {
         ExitCode::from(match exit {
             Exit::Success => 0,
             Exit::ToleranceExceeded => 1,
-            Exit::Input => 2,
+            Exit::Input => INPUT as u8,
             Exit::NoToolchain => 3,
         })
     }

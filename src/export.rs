@@ -45,7 +45,7 @@ struct Answer<'a> {
 
 /// Runs the verb.
 pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
-    place::check(&args.out)?;
+    place::check(&args.out, args.model.read(args.weights.as_ref()))?;
     let model = model::open(&args.model)?;
     let weights = model::weights(&model, args.weights.as_ref())?;
     let graph = &model.graph;

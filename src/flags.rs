@@ -1,7 +1,7 @@
 //! Arguments that several verbs take, and how they are read.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use clap::Args;
@@ -13,6 +13,7 @@ use fusec_runtime::limits;
 use fusec_runtime::model::Model;
 use fusec_runtime::toolchain::{self, Arch};
 use fusec_runtime::tune::Tuned;
+use fusec_runtime::weights::WeightSpec;
 
 use crate::failure::{self, Failure};
 
@@ -69,6 +70,25 @@ impl ZerosArg {
         if let Some(Share(share)) = self.zeros {
             graph.zeros = share;
         }
+    }
+}
+
+impl ModelArgs {
+    /// The files that a run of it reads: the model and its weights.
+    pub fn read<'a>(&'a self, weights: Option<&'a WeightSpec>) -> impl Iterator<Item = &'a Path> {
+        let weights = weights.and_then(|spec| match spec {
+            WeightSpec::Checkpoint(path) => Some(path.as_path()),
+            WeightSpec::Random(_) => None,
+        });
+        std::iter::once(self.model.as_path()).chain(weights)
+    }
+}
+
+/// A time that is waited for at most, in seconds.
+pub fn seconds(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(seconds) if seconds.is_finite() && seconds > 0.0 => Ok(seconds),
+        _ => Err(format!("`{text}` is no number of seconds above 0")),
     }
 }
 

@@ -24,6 +24,7 @@ use crate::model;
 use crate::output::Output;
 use crate::place;
 use crate::run::read_state;
+use crate::texts;
 
 /// Goes on with a text: tokens are drawn one by one and their text streams to stdout; tokens per second
 /// go to stderr.
@@ -165,7 +166,16 @@ struct Speed {
 /// Runs the verb.
 pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
     if let Some(path) = &args.state_out {
-        place::check(path)?;
+        let prompts = [
+            &args.prompts.prompt_file,
+            &args.prompts.batch,
+            &args.tokenizer,
+        ];
+        let read = args.model.read(args.weights.as_ref());
+        place::check(
+            path,
+            read.chain(prompts.into_iter().filter_map(|path| path.as_deref())),
+        )?;
     }
     let model = model::open(&args.model)?;
     output.assume(&model);
@@ -352,7 +362,7 @@ fn prompts(args: &PromptArgs) -> Result<Vec<String>, Failure> {
 }
 
 fn read(path: &Path) -> Result<String, Failure> {
-    std::fs::read_to_string(path).map_err(|error| {
+    texts::text(path).map_err(|error| {
         failure::message(
             format!("cannot read {}: {error}", path.display()),
             "give a file of text in UTF-8",

@@ -40,6 +40,8 @@ mod unix {
         std::thread::Builder::new()
             .name("signals".into())
             .spawn(wait)?;
+        #[cfg(target_os = "linux")]
+        fusec_runtime::checkpoint::exit_when_files_shrink(exit::INPUT)?;
         Ok(())
     }
 

@@ -39,6 +39,7 @@ mod progress;
 mod report;
 mod run;
 mod table;
+mod texts;
 mod timings;
 mod token_file;
 mod toolchain;

@@ -7,9 +7,21 @@ use fusec_runtime::plan_dir::{check_file, write_whole};
 
 use crate::failure::{self, Failure};
 
-/// Whether a file can be written there. Asked before the work, since nobody wants to wait for what is
-/// then thrown away.
-pub fn check(path: &Path) -> Result<(), Failure> {
+/// Whether a file can be written there that is none of those which are `read`. Asked before the work, since
+/// nobody wants to wait for what is then thrown away.
+pub fn check<'a>(path: &Path, read: impl IntoIterator<Item = &'a Path>) -> Result<(), Failure> {
+    let whole = |path: &Path| path.canonicalize().ok().filter(|path| path.is_file());
+    let there = whole(path);
+    let same = |read: &Path| there.is_some() && whole(read) == there;
+    if let Some(read) = read.into_iter().find(|read| same(read)) {
+        return Err(failure::message(
+            format!(
+                "what is to be written would take the place of {}, which is read",
+                read.display()
+            ),
+            "give another place",
+        ));
+    }
     check_file(path).map_err(|error| unwritable(path, &error))
 }
 

@@ -76,7 +76,7 @@ pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
     output.assume(&model);
     args.training.apply(&mut model)?;
     for path in args.svg.iter().chain(&args.dot) {
-        place::check(path)?;
+        place::check(path, args.model.read(None))?;
     }
     let planner = Planner::new(&args.plan)?;
     let shape = args.plan.shape.0;

@@ -103,7 +103,8 @@ struct Summary {
 /// Runs the verb.
 pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
     for path in args.output.iter().chain(&args.state_out) {
-        place::check(path)?;
+        let read = args.model.read(args.weights.as_ref());
+        place::check(path, read.chain(args.input.as_deref()))?;
     }
     let model = model::open(&args.model)?;
     output.assume(&model);

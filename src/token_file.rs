@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use crate::failure::{self, Failure};
+use crate::texts;
 
 /// How a number lies in a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,7 +43,7 @@ pub fn is_numbers(path: &Path) -> bool {
 
 /// The ids in a file of numbers, for a model of `tokens` ids.
 pub fn read(path: &Path, given: Option<TokenType>, tokens: usize) -> Result<Vec<u32>, Failure> {
-    let bytes = std::fs::read(path).map_err(|error| unread(path, &error))?;
+    let bytes = texts::bytes(path).map_err(|error| unread(path, &error))?;
     let width = match given.unwrap_or(TokenType::usual(tokens)) {
         TokenType::U16 => 2,
         TokenType::U32 => 4,

@@ -29,6 +29,7 @@ use crate::flags::{KernelArgs, ModelArgs, ToolchainArgs};
 use crate::generate::tokenizer;
 use crate::model;
 use crate::output::Output;
+use crate::texts;
 use crate::token_file::{self, TokenType};
 
 /// Name of the record of every step in the directory of a training.
@@ -438,7 +439,7 @@ fn tokens(
     let ids = match vocabulary.filter(|_| !token_file::is_numbers(path)) {
         None => token_file::read(path, args.token_type, language.tokens)?,
         Some(vocabulary) => {
-            let text = fs::read_to_string(path).map_err(|error| {
+            let text = texts::text(path).map_err(|error| {
                 failure::message(
                     format!("cannot read {}: {error}", path.display()),
                     "give a text in UTF-8, or token ids in a file that ends in .bin",

@@ -1,14 +1,12 @@
 //! What others were timed at, drawn beside a sweep: the records of `bench/peers`.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
+use fusec_ir::files;
+use fusec_runtime::limits::MAX_RECORD_BYTES;
 use serde::Deserialize;
 
 use crate::failure::{self, Failure};
-
-/// Longest record that is read, bytes.
-const LONGEST: u64 = 64 << 20;
 
 /// A record: what was timed, on one device.
 #[derive(Debug, Deserialize)]
@@ -86,13 +84,6 @@ fn record(path: &Path) -> Result<Record, Failure> {
             "give what `bench/peers/hybrid.py time --out FILE` wrote",
         )
     };
-    let about = fs::metadata(path).map_err(|error| unread(error.to_string()))?;
-    if about.len() > LONGEST {
-        return Err(unread(format!(
-            "it has {} bytes, allowed are {LONGEST}",
-            about.len()
-        )));
-    }
-    let text = fs::read(path).map_err(|error| unread(error.to_string()))?;
+    let text = files::read(path, MAX_RECORD_BYTES).map_err(|error| unread(error.to_string()))?;
     serde_json::from_slice(&text).map_err(|error| unread(error.to_string()))
 }

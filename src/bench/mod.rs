@@ -21,6 +21,7 @@ use crate::exit::Exit;
 use crate::failure::{self, Failure};
 use crate::flags::{
     Assignment, AxisSize, LogitsArg, ModelArgs, ShapeArg, ToolchainArgs, TrainingArg, ZerosArg,
+    seconds,
 };
 use crate::output::Output;
 use crate::place;
@@ -147,11 +148,12 @@ pub struct Args {
         long,
         value_name = "SECONDS",
         default_value_t = 60.0,
+        value_parser = seconds,
         help_heading = "Protocol"
     )]
     most_seconds: f64,
     /// Time a run once only, after a single one before it, where it takes longer than this.
-    #[arg(long, value_name = "SECONDS", help_heading = "Protocol")]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, help_heading = "Protocol")]
     longest: Option<f64>,
     /// Overwrite the L2 cache before each run.
     #[arg(long, help_heading = "Protocol")]
@@ -331,7 +333,7 @@ pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
         }
     }
     if let Some(path) = &args.out {
-        place::check(path)?;
+        place::check(path, args.model.as_deref())?;
     }
     if let Some(dir) = &args.plots {
         sweep::check(dir)?;

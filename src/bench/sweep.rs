@@ -415,7 +415,7 @@ pub fn save(report: &Recorded, others: &[Timed], dir: &Path) -> Result<(), Failu
 /// Makes the directory of plots before anything is timed, and tries whether files can be written there.
 pub fn check(dir: &Path) -> Result<(), Failure> {
     fs::create_dir_all(dir).map_err(|error| place::unwritable(dir, &error))?;
-    place::check(&dir.join(TABLE))
+    place::check(&dir.join(TABLE), [])
 }
 
 #[cfg(test)]

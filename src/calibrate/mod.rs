@@ -53,7 +53,7 @@ pub struct Args {
 /// Runs the verb.
 pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
     if let Some(path) = &args.out {
-        place::check(path)?;
+        place::check(path, args.fit.iter().map(PathBuf::as_path))?;
     }
     if !args.fit.is_empty() {
         return fit::run(args, &args.fit, output);

@@ -285,8 +285,11 @@ impl Device {
     }
 }
 
+/// Bytes of a profile that are read; those of this repository have a few thousand.
+const MOST_BYTES: u64 = 1 << 20;
+
 fn read(path: &Path) -> Result<String, DeviceError> {
-    std::fs::read_to_string(path).map_err(|source| DeviceError::Read {
+    fusec_ir::files::read_text(path, MOST_BYTES).map_err(|source| DeviceError::Read {
         path: path.to_path_buf(),
         source,
     })

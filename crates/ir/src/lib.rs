@@ -13,6 +13,7 @@ pub mod class;
 pub mod coalesce;
 pub mod components;
 pub mod expr;
+pub mod files;
 pub mod gradient;
 pub mod graph;
 pub mod interpret;

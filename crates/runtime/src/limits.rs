@@ -19,6 +19,12 @@ pub const MAX_STEPS: usize = 1 << 20;
 pub const MAX_ELEMENTS: u128 = 1 << 40;
 /// Most elements of all tensors of a model together, at the shape of a run.
 pub const MAX_TOTAL: u128 = 1 << 44;
+/// Most bytes of a file of a plan directory.
+pub const MAX_PLAN_BYTES: u64 = 1 << 30;
+/// Most bytes of recorded times: results, tuned plans, records of others.
+pub const MAX_RECORD_BYTES: u64 = 64 << 20;
+/// Most bytes of a text, or of a file of token ids, that is read whole.
+pub const MAX_TEXT_BYTES: u64 = 1 << 36;
 
 /// A size that is not accepted.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -17,7 +17,7 @@
 //! running.
 
 use crate::executor::{ManifestError, check_manifest};
-use crate::limits;
+use crate::limits::{self, MAX_PLAN_BYTES};
 use crate::partial;
 use crate::toolchain::{Arch, UnknownArch};
 use crate::tune::{TUNED, Tuned};
@@ -26,7 +26,7 @@ use fusec_fuse::plan::PLAN_VERSION;
 use fusec_fuse::{Body, Device, Kernel, Plan, accept};
 use fusec_ir::interpret::check_graph;
 use fusec_ir::language::{LONGEST_MESSAGE, readable};
-use fusec_ir::{Graph, OpId};
+use fusec_ir::{Graph, OpId, files};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -552,7 +552,11 @@ pub fn read_plan_dir(dir: &Path) -> Result<PlanDir, PlanDirError> {
         });
     }
     let path = dir.join(PLAN_TEXT);
-    let text = std::fs::read_to_string(&path).map_err(io_error("read", &path))?;
+    let text = files::read_regular(&path, MAX_PLAN_BYTES).map_err(io_error("read", &path))?;
+    let text = String::from_utf8(text).map_err(|_| PlanDirError::Damaged {
+        path,
+        reason: "it is no text".into(),
+    })?;
     Ok(PlanDir {
         cubins: read_cubins(dir, &manifest)?,
         manifest,
@@ -566,7 +570,7 @@ pub fn read_plan_dir(dir: &Path) -> Result<PlanDir, PlanDirError> {
 /// What was measured of the plans, if it was.
 fn read_tuned(dir: &Path) -> Result<Option<Tuned>, PlanDirError> {
     let path = dir.join(TUNED);
-    match std::fs::read(&path) {
+    match files::read_regular(&path, MAX_PLAN_BYTES) {
         Ok(bytes) => match Tuned::parse(&bytes) {
             Ok(tuned) => Ok(Some(tuned)),
             Err(reason) => Err(PlanDirError::Damaged { path, reason }),
@@ -578,7 +582,7 @@ fn read_tuned(dir: &Path) -> Result<Option<Tuned>, PlanDirError> {
 
 /// A source, checked to be the one that was written.
 fn read_source(path: &Path, hash: &str) -> Result<String, PlanDirError> {
-    let bytes = std::fs::read(path).map_err(io_error("read", path))?;
+    let bytes = files::read_regular(path, MAX_PLAN_BYTES).map_err(io_error("read", path))?;
     let damaged = |reason: &str| PlanDirError::Damaged {
         path: path.to_owned(),
         reason: reason.into(),
@@ -669,7 +673,8 @@ fn read_cubins(dir: &Path, manifest: &Manifest) -> Result<Cubins, PlanDirError> 
                 return Err(damaged(format!("`{name}` is no image of the manifest")));
             }
             let path = dir.join(KERNELS).join(format!("{name}.{arch}.cubin"));
-            let image = std::fs::read(&path).map_err(io_error("read", &path))?;
+            let image =
+                files::read_regular(&path, MAX_PLAN_BYTES).map_err(io_error("read", &path))?;
             if sha256(&image) != *hash {
                 return Err(PlanDirError::Damaged {
                     path,
@@ -684,7 +689,7 @@ fn read_cubins(dir: &Path, manifest: &Manifest) -> Result<Cubins, PlanDirError> 
 }
 
 fn parse<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, PlanDirError> {
-    let bytes = std::fs::read(path).map_err(io_error("read", path))?;
+    let bytes = files::read_regular(path, MAX_PLAN_BYTES).map_err(io_error("read", path))?;
     serde_json::from_slice(&bytes).map_err(|error| PlanDirError::Damaged {
         path: path.to_owned(),
         reason: readable(&error.to_string(), LONGEST_MESSAGE),

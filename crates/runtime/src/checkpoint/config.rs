@@ -4,6 +4,7 @@
 
 use std::{borrow::Cow, collections::BTreeMap, path::Path};
 
+use fusec_ir::files;
 use serde_json::Value;
 
 use super::error::{CheckpointError, Problem};
@@ -23,7 +24,7 @@ pub(crate) fn read_object(path: &Path, what: &'static str) -> Result<Value, Chec
             limit: JSON_LIMIT,
         }));
     }
-    let text = std::fs::read(path).map_err(io("read"))?;
+    let text = files::read_regular(path, JSON_LIMIT).map_err(io("read"))?;
     let value = parse(&text).map_err(|why| fail(Problem::BadJson { what, why }))?;
     if value.is_object() {
         Ok(value)

@@ -11,6 +11,8 @@ mod pickle;
 mod pth;
 mod rename;
 mod safetensors;
+#[cfg(target_os = "linux")]
+mod shrunk;
 mod view;
 
 use std::{
@@ -29,6 +31,8 @@ pub use self::{
     view::{StoredDtype, TensorView},
 };
 
+#[cfg(target_os = "linux")]
+pub use self::shrunk::exit_when_files_shrink;
 pub(crate) use self::{config::read_object, view::row_major};
 
 /// Single-file names in a directory, in order of preference.
@@ -118,7 +122,7 @@ impl Checkpoint {
         };
         let file = if metadata.is_dir() {
             let config = path.join("config.json");
-            if config.exists() {
+            if config.symlink_metadata().is_ok() {
                 checkpoint.config = Some(read_object(&config, "config.json")?);
             }
             find_in(path)?
@@ -318,9 +322,10 @@ fn find_in(directory: &Path) -> Result<PathBuf, CheckpointError> {
         .into_iter()
         .chain(rest)
         .chain([rest_index]);
+    // A link to nothing is one whose file is missing, and no reason to take another one.
     if let Some(found) = preferred
         .map(|name| directory.join(name))
-        .find(|path| path.is_file())
+        .find(|path| path.symlink_metadata().is_ok())
     {
         return Ok(found);
     }
@@ -359,10 +364,15 @@ fn find_in(directory: &Path) -> Result<PathBuf, CheckpointError> {
 
 fn map_file(path: &Path) -> Result<Mmap, CheckpointError> {
     let io = |action| move |source| CheckpointError::new(path, Problem::Io { action, source });
+    // Opening a pipe waits for whoever writes into it.
+    if !std::fs::metadata(path).map_err(io("open"))?.is_file() {
+        let source = std::io::Error::new(std::io::ErrorKind::InvalidInput, "it is no file");
+        return Err(io("open")(source));
+    }
     let file = File::open(path).map_err(io("open"))?;
     // SAFETY: the map is read-only and read as bytes, of which every pattern is valid. As with any
-    // mapped file, another process that truncates it meanwhile ends this one with SIGBUS; copying
-    // every checkpoint first would double memory and start-up time for all.
+    // mapped file, another process that truncates it meanwhile ends this one with SIGBUS (see `shrunk`);
+    // copying every checkpoint first would double memory and start-up time for all.
     unsafe { Mmap::map(&file) }.map_err(io("map"))
 }
 

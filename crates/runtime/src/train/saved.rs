@@ -13,6 +13,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use fusec_ir::Graph;
+use fusec_ir::language::{LONGEST_MESSAGE, readable};
 use serde::{Deserialize, Serialize};
 
 use super::adamw::AdamW;
@@ -311,7 +312,8 @@ pub fn latest(out: &Path, graph: &Graph) -> Result<Saved, SavedError> {
         let reason = format!("it is larger than {MOST_ABOUT} bytes, so nothing that fusec wrote");
         return Err(damaged(reason));
     }
-    let about: About = serde_json::from_slice(&text).map_err(|error| damaged(error.to_string()))?;
+    let about: About = serde_json::from_slice(&text)
+        .map_err(|error| damaged(readable(&error.to_string(), LONGEST_MESSAGE)))?;
     if about.step != step {
         return Err(damaged(format!("it is of step {}, not {step}", about.step)));
     }

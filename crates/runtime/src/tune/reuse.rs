@@ -1,10 +1,11 @@
 //! A record used again: the plan that won, planned anew, if everything is as it was when it was measured.
 
 use super::{Candidate, TUNED, TUNED_VERSION, Tuned, TunedRegime, alone, launches_sha256, sources};
+use crate::limits;
 use fusec_codegen::CodegenError;
 use fusec_fuse::{Options, PlanError, Planned, Shape, plan_by};
 use fusec_ir::language::{LONGEST_MESSAGE, readable};
-use fusec_ir::{Graph, Pin};
+use fusec_ir::{Graph, Pin, files};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -71,7 +72,7 @@ impl Tuned {
             true => path.join(TUNED),
             false => path.to_owned(),
         };
-        match std::fs::read(&path) {
+        match files::read(&path, limits::MAX_RECORD_BYTES) {
             Ok(bytes) => {
                 Tuned::parse(&bytes).map_err(|reason| ReuseError::Damaged { path, reason })
             }

@@ -1,7 +1,9 @@
 //! Results of `fusec bench` as far as a fit needs them.
 
+use crate::limits;
 use fusec_fuse::cost::Work;
 use fusec_fuse::{Shape, Storage};
+use fusec_ir::files;
 use fusec_ir::language::{LONGEST_MESSAGE, readable};
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -75,9 +77,11 @@ impl Records {
     pub fn read(paths: &[PathBuf]) -> Result<Records, RecordError> {
         let mut records = Records::default();
         for path in paths {
-            let text = std::fs::read_to_string(path).map_err(|source| RecordError::Read {
-                path: path.clone(),
-                source,
+            let text = files::read_text(path, limits::MAX_RECORD_BYTES).map_err(|source| {
+                RecordError::Read {
+                    path: path.clone(),
+                    source,
+                }
             })?;
             records.add(path, &text)?;
         }

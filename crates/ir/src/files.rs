@@ -1,0 +1,104 @@
+//! Files read whole, up to a stated size.
+//!
+//! What a path leads to need not be a file, and what is read need not end: a link in a directory of somebody
+//! else's may lead to a device or to a pipe. What a size says beforehand is a promise; what is read is counted.
+
+use std::fs::{self, File};
+use std::io::{Error, ErrorKind, Read, Result};
+use std::path::Path;
+
+/// Bytes that are read of what is no file (a pipe, a device): nothing says beforehand how many there are.
+pub const MAX_STREAM_BYTES: u64 = 256 << 20;
+
+/// The bytes of a file or a stream that the user named, of which there are at most `most`.
+///
+/// # Errors
+///
+/// What the system says, or [`ErrorKind::FileTooLarge`] with the limit.
+pub fn read(path: &Path, most: u64) -> Result<Vec<u8>> {
+    let file = File::open(path)?;
+    let about = file.metadata()?;
+    let mut bytes = Vec::new();
+    let most = if about.is_file() {
+        // Said before all of it is in memory, of which no more is taken than there are bytes.
+        if about.len() > most {
+            return Err(too_large(most));
+        }
+        bytes.reserve_exact(usize::try_from(about.len()).unwrap_or(0));
+        most
+    } else {
+        most.min(MAX_STREAM_BYTES)
+    };
+    // A file may have grown since.
+    file.take(most.saturating_add(1)).read_to_end(&mut bytes)?;
+    match bytes.len() as u64 > most {
+        true => Err(too_large(most)),
+        false => Ok(bytes),
+    }
+}
+
+/// As [`read`], as text.
+///
+/// # Errors
+///
+/// Those of [`read`], or [`ErrorKind::InvalidData`] with the first byte that is no UTF-8.
+pub fn read_text(path: &Path, most: u64) -> Result<String> {
+    String::from_utf8(read(path, most)?).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        Error::new(
+            ErrorKind::InvalidData,
+            format!("byte {at} is not UTF-8 text"),
+        )
+    })
+}
+
+/// As [`read`], of a file in a directory that may be somebody else's: what is there under its name has to be a
+/// file, since opening a pipe waits for whoever writes into it.
+///
+/// # Errors
+///
+/// Those of [`read`], or [`ErrorKind::InvalidInput`].
+pub fn read_regular(path: &Path, most: u64) -> Result<Vec<u8>> {
+    match fs::metadata(path)?.is_file() {
+        true => read(path, most),
+        false => Err(Error::new(ErrorKind::InvalidInput, "it is no file")),
+    }
+}
+
+fn too_large(most: u64) -> Error {
+    Error::new(
+        ErrorKind::FileTooLarge,
+        format!("it is larger than {most} bytes, which is more than is read"),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn as_much_as_is_allowed_and_no_more() {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml");
+        let whole = fs::read(&file).expect("a file");
+        let length = whole.len() as u64;
+        for reader in [read, read_regular] {
+            assert_eq!(reader(&file, length).expect("whole"), whole);
+            let refused = reader(&file, length - 1).expect_err("too large");
+            assert_eq!(refused.kind(), ErrorKind::FileTooLarge);
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn what_has_no_end_is_refused() {
+        let zero = Path::new("/dev/zero");
+        assert_eq!(
+            read(zero, 1 << 20).expect_err("no end").kind(),
+            ErrorKind::FileTooLarge
+        );
+        assert_eq!(
+            read_regular(zero, 1 << 20).expect_err("no file").kind(),
+            ErrorKind::InvalidInput
+        );
+    }
+}
