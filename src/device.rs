@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
+use std::sync::OnceLock;
 
 use fusec_codegen::Manifest;
 use fusec_fuse::{Shape, Storage};
@@ -10,7 +11,7 @@ use fusec_ir::Graph;
 use fusec_runtime::cache::{Contents, user_cache_dir};
 use fusec_runtime::cpu::CpuSession;
 use fusec_runtime::emulator::{Emulator, EmulatorError, EmulatorOptions};
-use fusec_runtime::executor::gpu::{GpuDevice, GpuInfo, GpuOptions, gpu, gpus};
+use fusec_runtime::executor::gpu::{GpuDevice, GpuError, GpuInfo, GpuOptions, gpu, gpus};
 use fusec_runtime::executor::{EmulatedDevice, Executor, add_drawing_kernel};
 use fusec_runtime::limits;
 use fusec_runtime::memory::Footprint;
@@ -72,14 +73,20 @@ impl FromStr for Device {
 }
 
 impl Device {
-    /// What `auto` stands for on this machine; anything else is itself.
+    /// What `auto` stands for on this machine, the same whenever it is asked; anything else is itself.
     pub fn resolved(self) -> Self {
+        static AUTO: OnceLock<Device> = OnceLock::new();
         match self {
-            // Without a driver there is no GPU; that is what `auto` is for.
-            Device::Auto => match gpus() {
+            Device::Auto => *AUTO.get_or_init(|| match gpus() {
                 Ok(list) if !list.is_empty() => Device::Cuda(0),
-                _ => Device::Cpu,
-            },
+                // Without a driver there is no GPU; that is what `auto` is for.
+                Ok(_) | Err(GpuError::NoDriver) => Device::Cpu,
+                // There may be one that does not work: no reason to stop, but one to speak.
+                Err(error) => {
+                    tracing::warn!("no GPU can be used, the interpreter is taken: {error}");
+                    Device::Cpu
+                }
+            }),
             device => device,
         }
     }

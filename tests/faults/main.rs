@@ -3,7 +3,9 @@
 
 mod cache;
 mod command;
+mod driver;
 mod ending;
+mod endless;
 mod finite;
 mod foreign;
 mod memory;

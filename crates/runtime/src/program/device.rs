@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::executor::gpu::gpus;
+use crate::executor::gpu::{GpuError, gpus};
 
 /// A device by name.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -59,7 +59,12 @@ impl DeviceKind {
         match self {
             DeviceKind::Auto => match gpus() {
                 Ok(list) if !list.is_empty() => DeviceKind::Cuda(0),
-                _ => DeviceKind::Cpu,
+                Ok(_) | Err(GpuError::NoDriver) => DeviceKind::Cpu,
+                // There may be one that does not work: no reason to stop, but one to speak.
+                Err(error) => {
+                    tracing::warn!("no GPU can be used, the interpreter is taken: {error}");
+                    DeviceKind::Cpu
+                }
             },
             device => device,
         }

@@ -2,6 +2,7 @@
 
 use crate::memory::format_bytes;
 use cudarc::driver::DriverError;
+use cudarc::driver::sys::CUresult;
 
 /// Why a GPU cannot be used, or what it did wrong.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +30,16 @@ pub enum GpuError {
         ordinal: usize,
         /// How many there are.
         count: usize,
+    },
+    /// Somebody else has the device, or it has failed.
+    #[error(
+        "cuda:{ordinal} cannot be had: {cause}; another process has it to itself, or it has to be reset: nvidia-smi tells"
+    )]
+    Busy {
+        /// The device.
+        ordinal: usize,
+        /// The driver's words.
+        cause: String,
     },
     /// Not enough memory, although the plan fitted what was free.
     #[error(
@@ -177,5 +188,28 @@ pub(super) fn words(error: DriverError) -> String {
         "{} ({})",
         text(error.error_name()),
         text(error.error_string())
+    )
+}
+
+/// Whether the context is of no use after this error: whatever is asked of it later, the driver says the same
+/// again. (CUDA driver API, `CUresult`: "any further CUDA work will return the same error".)
+pub(super) fn lasts(error: DriverError) -> bool {
+    use CUresult::*;
+    matches!(
+        error.0,
+        CUDA_ERROR_DEVICE_UNAVAILABLE
+            | CUDA_ERROR_ECC_UNCORRECTABLE
+            | CUDA_ERROR_NVLINK_UNCORRECTABLE
+            | CUDA_ERROR_ILLEGAL_ADDRESS
+            | CUDA_ERROR_LAUNCH_TIMEOUT
+            | CUDA_ERROR_CONTEXT_IS_DESTROYED
+            | CUDA_ERROR_ASSERT
+            | CUDA_ERROR_HARDWARE_STACK_ERROR
+            | CUDA_ERROR_ILLEGAL_INSTRUCTION
+            | CUDA_ERROR_MISALIGNED_ADDRESS
+            | CUDA_ERROR_INVALID_ADDRESS_SPACE
+            | CUDA_ERROR_INVALID_PC
+            | CUDA_ERROR_LAUNCH_FAILED
+            | CUDA_ERROR_UNKNOWN
     )
 }

@@ -78,7 +78,13 @@ pub(super) fn pci_bus_id(ordinal: usize) -> Result<String, GpuError> {
 /// The primary context of a GPU.
 pub(super) fn context(ordinal: usize) -> Result<Arc<CudaContext>, GpuError> {
     gpu(ordinal)?;
-    CudaContext::new(ordinal).map_err(|error| failed(ordinal, "cannot open the device", error))
+    CudaContext::new(ordinal).map_err(|error| match error {
+        DriverError(sys::CUresult::CUDA_ERROR_DEVICE_UNAVAILABLE) => GpuError::Busy {
+            ordinal,
+            cause: words(error),
+        },
+        error => failed(ordinal, "cannot open the device", error),
+    })
 }
 
 /// The driver's version, `1000 * major + 10 * minor`. Every other call relies on it: without the

@@ -52,10 +52,14 @@ impl LoadedKernel {
                 ordinal: info.ordinal,
                 capability: info.compute_capability,
             },
-            _ => GpuError::Load {
+            CUresult::CUDA_ERROR_INVALID_IMAGE
+            | CUresult::CUDA_ERROR_INVALID_SOURCE
+            | CUresult::CUDA_ERROR_NOT_FOUND => GpuError::Load {
                 kernel: kernel.name.clone(),
                 cause: words(error),
             },
+            // Nothing that the kernel is to blame for.
+            _ => failed(info.ordinal, "cannot load a kernel", error),
         };
         // The driver reads as far as the image's own header says; a damaged one must not make it
         // read beyond the bytes there are.

@@ -28,7 +28,7 @@ use super::device::{Device, Launch, Place, REGIONS, Region, RunKey, Submission};
 use super::recent::Recent;
 use super::{ExecuteError, check_manifest};
 use cudarc::driver::{CudaContext, CudaStream, DriverError, result};
-use error::words;
+use error::{lasts, words};
 use fusec_codegen::Manifest;
 use info::failed;
 use kernel::{LoadedKernel, describe};
@@ -181,7 +181,6 @@ impl GpuDevice {
 
     /// Puts a launch on the stream.
     fn enqueue(&mut self, launch: &Launch, position: i64) -> Result<(), GpuError> {
-        let kernel = &self.kernels[launch.kernel];
         self.check_resident(launch)?;
         for (address, bytes) in self.poison(launch)? {
             let fill = || {
@@ -193,15 +192,28 @@ impl GpuDevice {
                     result::memset_d8_async(address, POISON, bytes, stream)
                 }
             };
-            fill().map_err(|e| failed(self.info.ordinal, "cannot fill memory", e))?;
+            if let Err(error) = fill() {
+                let failure = failed(self.info.ordinal, "cannot fill memory", error);
+                return Err(self.noted(error, failure));
+            }
         }
-        kernel
-            .enqueue(launch, position, &self.stream)
-            .map_err(|error| GpuError::Refused {
+        let enqueued = self.kernels[launch.kernel].enqueue(launch, position, &self.stream);
+        enqueued.map_err(|error| {
+            let failure = GpuError::Refused {
                 kernel: launch.name.clone(),
                 launch: describe(launch),
                 cause: words(error),
-            })
+            };
+            self.noted(error, failure)
+        })
+    }
+
+    /// Gives the device up if nothing can be done with it after what the driver said.
+    fn noted(&mut self, error: DriverError, failure: GpuError) -> GpuError {
+        if lasts(error) {
+            self.fault = Some(failure.to_string());
+        }
+        failure
     }
 
     /// A launch with grid barriers would hang unless all its blocks were resident: it has no more than
@@ -254,14 +266,21 @@ impl GpuDevice {
             for launch in launches {
                 self.check_resident(launch)?;
             }
-            let recorded = RecordedRun::new(&self.context, &self.kernels, launches, position)
-                .map_err(|error| failed(ordinal, "cannot record a run", error))?;
+            let recorded = RecordedRun::new(&self.context, &self.kernels, launches, position);
+            let recorded = recorded.map_err(|error| {
+                self.noted(error, failed(ordinal, "cannot record a run", error))
+            })?;
             self.recorded.insert(key, recorded);
         }
         if let Some(recorded) = self.recorded.get(&key) {
-            recorded
-                .launch(&self.kernels, launches, position, &self.stream)
-                .map_err(|error| failed(ordinal, "cannot submit a recorded run", error))?;
+            // An earlier run that was not waited for may be what has failed.
+            let submitted = recorded.launch(&self.kernels, launches, position, &self.stream);
+            submitted.map_err(|error| {
+                self.noted(
+                    error,
+                    failed(ordinal, "cannot submit a recorded run", error),
+                )
+            })?;
         }
         Ok(Submission::Graph)
     }
