@@ -4,6 +4,7 @@
 //!
 //! A reader may refuse anything. It may not panic, and what it says is one message of a sensible length.
 
+use std::cell::Cell;
 use std::fmt::Display;
 use std::path::Path;
 
@@ -19,13 +20,15 @@ use fusec_runtime::executor::{HostState, check_manifest};
 use fusec_runtime::golden::GoldenCase;
 use fusec_runtime::memory::{ArenaPlan, StatesPlan};
 use fusec_runtime::model::Model;
+use fusec_runtime::train::saved;
 use fusec_runtime::tune::Tuned;
+use fusec_text::{TokenizeError, Tokenizer};
 
 /// A reader of bytes.
 pub type Entry = fn(&[u8]);
 
 /// Every kind of input: its name, which is that of its seeds' folder, and its reader.
-pub const ENTRIES: [(&str, Entry); 13] = [
+pub const ENTRIES: [(&str, Entry); 16] = [
     ("model", model),
     ("step", step),
     ("safetensors", safetensors),
@@ -39,13 +42,26 @@ pub const ENTRIES: [(&str, Entry); 13] = [
     ("golden", golden),
     ("results", results),
     ("tuned", tuned),
+    ("index", index),
+    ("tokenizer", tokenizer),
+    ("training", training),
 ];
 
 /// The longest message, bytes: what it quotes, and paths around that.
 const LONGEST: usize = LONGEST_MESSAGE + 4096;
 
+thread_local! {
+    static REFUSED: Cell<usize> = const { Cell::new(0) };
+}
+
+/// How many inputs were refused on this thread.
+pub fn refusals() -> usize {
+    REFUSED.get()
+}
+
 /// Checks what a reader says of what it refuses.
 fn refused(error: impl Display) {
+    REFUSED.set(REFUSED.get() + 1);
     let text = error.to_string();
     assert!(!text.trim().is_empty(), "a refusal without a word");
     assert!(
@@ -139,12 +155,62 @@ pub fn pickle(data: &[u8]) {
 pub fn config(data: &[u8]) {
     with_file("config.json", data, |path| {
         let dir = path.parent().expect("a directory");
-        let tensors = b"\x40\0\0\0\0\0\0\0{\"x\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]}}           \0\0\0\0";
-        std::fs::write(dir.join("model.safetensors"), tensors).expect("written");
+        std::fs::write(dir.join("model.safetensors"), ONE).expect("written");
         if let Err(error) = Model::open(dir, &Overrides::default()) {
             refused(error);
         }
     });
+}
+
+/// The bytes of a safetensors file with a tensor `x` of one number.
+const ONE: &[u8] = b"\x40\0\0\0\0\0\0\0{\"x\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]}}           \0\0\0\0";
+
+/// The index of a sharded checkpoint, beside one shard.
+pub fn index(data: &[u8]) {
+    with_file("model.safetensors.index.json", data, |path| {
+        let dir = path.parent().expect("a directory");
+        std::fs::write(dir.join("model-00001-of-00001.safetensors"), ONE).expect("written");
+        match Checkpoint::open(dir) {
+            Ok(whole) => assert!(whole.names().all(|name| name == "x")),
+            Err(error) => refused(error),
+        }
+    });
+}
+
+/// A vocabulary; a text goes through it and back.
+pub fn tokenizer(data: &[u8]) {
+    with_file("tokenizer.json", data, |path| {
+        let round = || {
+            let vocabulary = Tokenizer::open(path)?;
+            let ids = vocabulary.encode("A text, it's 12 words long:\n\t\u{9f98} \u{1f600}")?;
+            vocabulary.entries();
+            let mut decoder = vocabulary.decoder();
+            // And ids that no text gave.
+            for id in ids.into_iter().chain([0, 1, u32::MAX]) {
+                decoder.push(id)?;
+            }
+            decoder.finish()
+        };
+        let done: Result<String, TokenizeError> = round();
+        if let Err(error) = done {
+            // The library's words, which who shows them cuts.
+            refused(readable(&error.to_string(), LONGEST_MESSAGE));
+        }
+    });
+}
+
+/// What says how far a training of [`SMALL`] is, beside weights that fit no model.
+pub fn training(data: &[u8]) {
+    let dir = tempfile::tempdir().expect("a directory");
+    let place = saved::directory(dir.path(), 7);
+    std::fs::create_dir(&place).expect("a directory");
+    std::fs::write(place.join("training.json"), data).expect("written");
+    for name in ["weights.safetensors", "optimizer.safetensors"] {
+        std::fs::write(place.join(name), ONE).expect("written");
+    }
+    if let Err(error) = saved::latest(dir.path(), &small()) {
+        refused(error);
+    }
 }
 
 /// The model that plans, manifests and states are of.

@@ -5,6 +5,7 @@
 //! `FUSEC_FUZZ_CASES=N` mutates N times for each kind of input, from `FUSEC_FUZZ_FIRST` on. An input that
 //! fails is written below `target/tmp`. The same readers under libFuzzer: `fuzz/README.md`.
 
+mod beside;
 mod bounds;
 #[path = "../../fuzz/entries.rs"]
 #[allow(dead_code, reason = "seeds are made by some of it")]
@@ -102,7 +103,25 @@ fn starts(kind: &str) -> Vec<Vec<u8>> {
         _ => {}
     }
     let read = |path: &PathBuf| std::fs::read(path).expect("readable");
-    paths.iter().map(read).collect()
+    paths.iter().map(read).chain(seeds::sound(kind)).collect()
+}
+
+/// Readers that refuse everything would pass all other tests.
+#[test]
+fn what_is_sound_is_read() {
+    for (kind, read) in ENTRIES {
+        let sound = seeds::sound(kind);
+        let none = ["config", "cubin", "training"].contains(&kind);
+        assert_eq!(sound.is_empty(), none, "{kind}");
+        for (n, data) in sound.iter().enumerate() {
+            let before = entries::refusals();
+            read(data);
+            assert_eq!(entries::refusals(), before, "{kind} {n} is refused");
+        }
+    }
+    let cubin = std::fs::read(root().join("fuzz/corpus/cubin/sm_90a")).expect("a cubin");
+    entries::cubin_resources(&cubin);
+    assert_eq!(entries::refusals(), 0);
 }
 
 #[test]

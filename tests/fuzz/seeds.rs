@@ -8,22 +8,23 @@ use fusec_runtime::executor::HostState;
 use fusec_runtime::tune::{Bounds, Timer};
 use zip::CompressionMethod;
 
+use crate::beside::{indices, trainings, vocabularies};
 use crate::entries;
 use crate::root;
 use crate::tuning;
 use crate::write::{Pickle, Tensor, archive, floats, legacy_torch, safetensors, torch_archive};
 
 /// A seed: its name and its bytes.
-type Seed = (String, Vec<u8>);
+pub type Seed = (String, Vec<u8>);
 
-fn numbered(name: &str, all: impl IntoIterator<Item = Vec<u8>>) -> Vec<Seed> {
+pub fn numbered(name: &str, all: impl IntoIterator<Item = Vec<u8>>) -> Vec<Seed> {
     let all = all.into_iter().enumerate();
     all.map(|(n, bytes)| (format!("{name}-{n:02}"), bytes))
         .collect()
 }
 
 /// A text with each of these replacements alone.
-fn edits(name: &str, text: &str, edits: &[(&str, &str)]) -> Vec<Seed> {
+pub fn edits(name: &str, text: &str, edits: &[(&str, &str)]) -> Vec<Seed> {
     let edited = edits.iter().map(|(from, to)| {
         assert!(text.contains(from), "{name} has no `{from}`");
         text.replacen(from, to, 1).into_bytes()
@@ -474,7 +475,7 @@ fn configs() -> Vec<Seed> {
     seeds
 }
 
-fn json(value: &impl serde::Serialize) -> Vec<u8> {
+pub fn json(value: &impl serde::Serialize) -> Vec<u8> {
     serde_json::to_vec(value).expect("it is plain data")
 }
 
@@ -685,6 +686,35 @@ fn cubins() -> Vec<Seed> {
     seeds
 }
 
+/// Inputs of a kind that are as they should be, made by what writes them today: what a corpus holds of plans,
+/// profiles and records is that of the day when it was written, and may be refused at its first line.
+pub fn sound(kind: &str) -> Vec<Vec<u8>> {
+    let (seeds, count) = match kind {
+        "model" => (models(), 1),
+        "step" => (steps(), 3),
+        "safetensors" => (tensors(), 1),
+        "pickle" => (pickles(), 1),
+        "plan" => (plans().0, usize::MAX),
+        "manifest" => (plans().1, usize::MAX),
+        "device" => (devices(), 1),
+        "state" => (
+            states()
+                .into_iter()
+                .filter(|seed| seed.0.starts_with("batch"))
+                .collect(),
+            2,
+        ),
+        "golden" => (golden(), 1),
+        "results" => (results(), 3),
+        "tuned" => (records(), 1),
+        "index" => (indices(), 1),
+        "tokenizer" => (vocabularies(), 3),
+        // Of these only a part is read: the rest fits no model.
+        _ => (Vec::new(), 0),
+    };
+    seeds.into_iter().take(count).map(|seed| seed.1).collect()
+}
+
 #[test]
 #[ignore = "writes fuzz/corpus"]
 fn write_the_corpus() {
@@ -703,6 +733,9 @@ fn write_the_corpus() {
         ("golden", golden()),
         ("results", results()),
         ("tuned", records()),
+        ("index", indices()),
+        ("tokenizer", vocabularies()),
+        ("training", trainings()),
     ] {
         let folder = root().join("fuzz/corpus").join(kind);
         std::fs::create_dir_all(&folder).expect("a folder");
