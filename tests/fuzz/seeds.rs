@@ -700,8 +700,7 @@ pub fn sound(kind: &str) -> Vec<Vec<u8>> {
         "step" => (starting(steps(), "own-00"), 1),
         "safetensors" => (tensors(), 1),
         "pickle" => (pickles(), 1),
-        // An unfused one: others may be of other forms of the graph.
-        "plan" => (starting(plans().0, "small-02"), 1),
+        "plan" => (plans().0, usize::MAX),
         "manifest" => (plans().1, usize::MAX),
         "device" => (devices(), 1),
         "state" => (starting(states(), "batch"), 2),
