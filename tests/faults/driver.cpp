@@ -9,6 +9,7 @@
 //   DRIVER_VERSION=N           what it says of itself (13000)
 //   DRIVER_CALLS=FILE          how often each function was called, `NAME N` a line, written at the end
 
+#include <algorithm>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -152,6 +153,13 @@ CALL(cuCtxGetCurrent, void** context)
     *context = nullptr;
 END
 CALL(cuCtxSetCurrent, void*) END
+CALL(cuCtxPushCurrent_v2, void*) END
+CALL(cuCtxPopCurrent_v2, void** context)
+    *context = nullptr;
+END
+CALL(cuDeviceGetPCIBusId, char* place, int length, int)
+    std::snprintf(place, static_cast<size_t>(length), "0000:00:00.0");
+END
 CALL(cuCtxSynchronize) END
 CALL(cuStreamCreate, void** stream, unsigned)
     *stream = thing();
@@ -160,6 +168,14 @@ CALL(cuStreamCreateWithPriority, void** stream, unsigned, int)
     *stream = thing();
 END
 CALL(cuStreamSynchronize, void*) END
+CALL(cuStreamGetId, void*, unsigned long long* id)
+    *id = 1;
+END
+CALL(cuStreamGetCaptureInfo_v3, void*, int* status, uint64_t* id, ...)
+    *status = 0;  // nothing is recorded
+    *id = 0;
+END
+CALL(cuThreadExchangeStreamCaptureMode, int*) END
 CALL(cuStreamDestroy_v2, void*) END
 CALL(cuStreamWaitEvent, void*, void*, unsigned) END
 CALL(cuModuleLoadData, void** module, const void*)
@@ -218,6 +234,12 @@ CALL(cuMemFreeHost, void* place)
 END
 CALL(cuMemsetD8_v2, Address address, unsigned char byte, size_t bytes)
     std::memset(reinterpret_cast<void*>(address), byte, bytes);
+END
+CALL(cuMemsetD16Async, Address address, unsigned short value, size_t count, void*)
+    std::fill_n(reinterpret_cast<unsigned short*>(address), count, value);
+END
+CALL(cuMemsetD32Async, Address address, unsigned value, size_t count, void*)
+    std::fill_n(reinterpret_cast<unsigned*>(address), count, value);
 END
 CALL(cuMemsetD8Async, Address address, unsigned char byte, size_t bytes, void*)
     std::memset(reinterpret_cast<void*>(address), byte, bytes);
