@@ -163,7 +163,7 @@ pub fn config(data: &[u8]) {
 }
 
 /// The bytes of a safetensors file with a tensor `x` of one number.
-const ONE: &[u8] = b"\x40\0\0\0\0\0\0\0{\"x\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]}}           \0\0\0\0";
+const ONE: &[u8] = b"\x40\0\0\0\0\0\0\0{\"x\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]}}          \0\0\0\0";
 
 /// The index of a sharded checkpoint, beside one shard.
 pub fn index(data: &[u8]) {
