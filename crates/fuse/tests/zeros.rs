@@ -19,7 +19,9 @@ fn zeros_are_left_out_where_that_pays() {
     for (zeros, batch, time, expected) in [
         (0.0, 1, 1, false),
         (0.05, 1, 1, false),
-        (0.6, 1, 1, true),
+        // The list of what is left costs as much as half of the matrix.
+        (0.5, 1, 1, false),
+        (0.8, 1, 1, true),
         (0.95, 1, 1, true),
         (0.95, 8, 1, false),
         (0.95, 1, 64, false),
@@ -42,7 +44,7 @@ fn zeros_are_left_out_where_that_pays() {
 fn more_zeros_take_less_time() {
     let device = h200();
     let us = |zeros: f64| {
-        let mut graph = model("rwkv7", Some("0.4b"));
+        let mut graph = model("rwkv7", Some("1.5b"));
         graph.zeros = zeros;
         plan(&graph, &options(&device, 1, 1, Mode::Auto)).map(|p| p.plan.total_us)
     };

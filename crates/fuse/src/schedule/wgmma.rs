@@ -227,7 +227,7 @@ mod tests {
             ("sm_90a", 16384, &[(2048, 2)], Some((128, 7, &[128]))),
             // Few rows or columns: more blocks have work.
             ("sm_90a", 2048, &[(96, 1)], Some((64, 8, &[64]))),
-            ("sm_90a", 300, &[(2048, 1)], Some((64, 8, &[128]))),
+            ("sm_90a", 300, &[(2048, 1)], Some((128, 8, &[64]))),
             ("sm_90a", 64, &[(4096, 1)], Some((64, 8, &[64]))),
             // All lanes of a kernel have equally many rows and stages.
             (
