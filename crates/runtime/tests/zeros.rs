@@ -51,7 +51,8 @@ fn what_meets_a_zero_is_left_out() {
         ] {
             for (storage, bound) in [
                 (Storage::F32, 2e-4),
-                (Storage::Bf16, 4e-2),
+                // What just exceeds the threshold is the difference of rounded numbers.
+                (Storage::Bf16, 1e-1),
                 (Storage::F16, 1e-2),
             ] {
                 let graph = network(threshold, flow, size);
