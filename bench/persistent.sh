@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Products of single steps as kernels of a CUDA graph and as phases of one kernel, side by side: persistent/steps.cu. Needs nvcc; a minute.
+# Products of single steps as kernels of a CUDA graph and as phases of one kernel, side by side: persistent/steps.cu. Needs nvcc; half a minute.
 #
 #   bench/persistent.sh        writes $OUT/persistent.txt
 set -euo pipefail

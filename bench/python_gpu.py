@@ -19,6 +19,8 @@ import time
 import traceback
 import warnings
 
+#: The repository.
+ROOT = pathlib.Path(__file__).resolve().parents[1]
 #: Where tensors lie, and where models run; --emulator looks whether this file is right, without a GPU.
 PLACE, DEVICE = "cuda", "cuda:0"
 CHECKS = {}
@@ -55,6 +57,14 @@ def loop(w, k, v, r, state=None):
         state = state * w[:, t, :, None, :] + v[:, t, :, :, None] * k[:, t, :, None, :]
         y.append((state * r[:, t, :, None, :]).sum(-1))
     return torch.stack(y, 1), state
+
+
+def traced():
+    """The traceback of what is being handled, with files named from where they are found: a record is read elsewhere."""
+    text = traceback.format_exc()
+    for place in sorted({str(ROOT), *sys.path} - {""}, key=len, reverse=True):
+        text = text.replace(place + os.sep, "")
+    return text
 
 
 def few(number, instead=40):
@@ -626,8 +636,7 @@ def two_layers():
     """The example: the same losses as a loop in torch, and how much faster."""
     import importlib.util
 
-    root = pathlib.Path(__file__).resolve().parents[1]
-    spec = importlib.util.spec_from_file_location("train_in_torch", root / "examples/train_in_torch.py")
+    spec = importlib.util.spec_from_file_location("train_in_torch", ROOT / "examples/train_in_torch.py")
     example = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(example)
     said = {}
@@ -716,7 +725,7 @@ def ready_operators():
             if bad:
                 wrong.append(f"{name}: {bad}")
         except Exception:
-            wrong.append(f"{name}: {traceback.format_exc()}")
+            wrong.append(f"{name}: {traced()}")
     assert not wrong, "\n".join(wrong)
     return said
 
@@ -808,7 +817,7 @@ def overhead():
     try:
         said["triton"] = triton_launch(a, x, out)
     except Exception:
-        said["triton"] = {"error": traceback.format_exc()}
+        said["triton"] = {"error": traced()}
     try:
         torch._dynamo.reset()
         fused = torch.compile(lambda a, x: torch.sigmoid(a) * x + a)
@@ -818,7 +827,7 @@ def overhead():
                 "replay_host_us": host_us(replayed(lambda: fused(a, x))),
             }
     except Exception:
-        said["torch.compile, one kernel"] = {"error": traceback.format_exc()}
+        said["torch.compile, one kernel"] = {"error": traced()}
     # Where the time goes: the same call below Python, and its parts.
     from fusec import _native
     from fusec.torch import _empty_on, _stream_of
@@ -950,7 +959,7 @@ def two_threads_two_streams_two_models():
                         if not torch.equal(got, want[which]):
                             raise AssertionError(f"call {which}: {apart(got, want[which]):.2e} apart")
         except Exception:
-            failures.append(traceback.format_exc())
+            failures.append(traced())
 
     # Some run the same model, on streams of their own.
     threads = [threading.Thread(target=work, args=(which,)) for which in range(len(calls))]
@@ -1094,7 +1103,7 @@ def child(names, out, emulator):
             torch.cuda.synchronize()
             row.update(passed=True, said=said)
         except BaseException:
-            row.update(passed=False, error=traceback.format_exc())
+            row.update(passed=False, error=traced())
         row["seconds"] = round(time.perf_counter() - began, 2)
         with open(out, "a") as file:
             file.write(json.dumps(row, default=str) + "\n")

@@ -89,7 +89,6 @@ else
 fi
 python3 - "$OUT" "$DTYPE" <<'PY'
 import glob, json, sys
-shown = False
 for path in sorted(glob.glob(f"{sys.argv[1]}/sweep-*.json")):
     if path.endswith("peers.json"):
         continue

@@ -1,5 +1,6 @@
 //! `fusec diff`: what changed between two plans.
 
+use std::io;
 use std::path::{Path, PathBuf};
 
 use fusec_fuse::Plan;
@@ -72,11 +73,13 @@ fn text(report: &Report) -> String {
 }
 
 fn read(path: &Path) -> Result<Vec<Plan>, Failure> {
-    let path = match path.is_dir() {
-        true => path.join("plan.json"),
-        false => path.to_path_buf(),
+    type Reader = fn(&Path, u64) -> io::Result<Vec<u8>>;
+    let (path, read): (_, Reader) = match path.is_dir() {
+        true => (path.join("plan.json"), files::read_regular),
+        false => (path.to_path_buf(), files::read),
     };
-    let text = files::read_text(&path, MAX_PLAN_BYTES).map_err(|error| {
+    let text = read(&path, MAX_PLAN_BYTES).and_then(files::utf8);
+    let text = text.map_err(|error| {
         failure::message(
             format!("cannot read {}: {error}", path.display()),
             "give a directory that `fusec compile` wrote, or a plan.json",

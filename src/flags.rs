@@ -76,11 +76,15 @@ impl ZerosArg {
 impl ModelArgs {
     /// The files that a run of it reads: the model and its weights.
     pub fn read<'a>(&'a self, weights: Option<&'a WeightSpec>) -> impl Iterator<Item = &'a Path> {
-        let weights = weights.and_then(|spec| match spec {
-            WeightSpec::Checkpoint(path) => Some(path.as_path()),
-            WeightSpec::Random(_) => None,
-        });
-        std::iter::once(self.model.as_path()).chain(weights)
+        std::iter::once(self.model.as_path()).chain(file_of(weights))
+    }
+}
+
+/// The checkpoint that weights are read from, if they are.
+pub fn file_of(weights: Option<&WeightSpec>) -> Option<&Path> {
+    match weights? {
+        WeightSpec::Checkpoint(path) => Some(path),
+        WeightSpec::Random(_) => None,
     }
 }
 

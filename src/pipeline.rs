@@ -111,22 +111,12 @@ impl Planner {
     /// asked for, two tokens at least. Runs of several tokens compute `last` where it is given: the same
     /// model with the last rows of its outputs.
     pub fn regimes(&self, graph: &Graph, last: Option<&Graph>) -> Result<Vec<Regime>, Failure> {
-        self.regimes_as(graph, last, self.options.plan)
-    }
-
-    /// The same with kernels chosen in a way of the caller's. The two plans are made side by side.
-    pub fn regimes_as(
-        &self,
-        graph: &Graph,
-        last: Option<&Graph>,
-        mode: Mode,
-    ) -> Result<Vec<Regime>, Failure> {
         let Shape { batch, time } = self.options.shape.0;
         let _progress = Progress::line(format!(
-            "planning {}, {mode}, for single steps and B={batch} T={time}",
-            graph.name
+            "planning {}, {}, for single steps and B={batch} T={time}",
+            graph.name, self.options.plan
         ));
-        self.regimes_quietly(graph, last, mode)
+        self.regimes_quietly(graph, last)
     }
 
     /// The same without a word of it: for plans that are made side by side.
@@ -134,10 +124,9 @@ impl Planner {
         &self,
         graph: &Graph,
         last: Option<&Graph>,
-        mode: Mode,
     ) -> Result<Vec<Regime>, Failure> {
         self.regimes_beside(graph, last, |_, graph, shape| {
-            self.quietly(graph, shape, mode)
+            self.quietly(graph, shape, self.options.plan)
         })
     }
 

@@ -126,7 +126,7 @@ pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
         Some(out) => out.clone(),
         None => PathBuf::from(format!("{}.html", model::short_name(&args.model.model))),
     };
-    place::check(&out, args.model.read(None))?;
+    place::check(&out, args.model.read(args.weights.as_ref()))?;
     if let Some(Against::Dir(path)) = &args.against
         && !path.exists()
     {

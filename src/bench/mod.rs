@@ -21,7 +21,7 @@ use crate::exit::Exit;
 use crate::failure::{self, Failure};
 use crate::flags::{
     Assignment, AxisSize, LogitsArg, ModelArgs, ShapeArg, ToolchainArgs, TrainingArg, ZerosArg,
-    seconds,
+    file_of, seconds,
 };
 use crate::output::Output;
 use crate::place;
@@ -333,7 +333,9 @@ pub fn run(args: &Args, output: &mut Output) -> Result<Exit, Failure> {
         }
     }
     if let Some(path) = &args.out {
-        place::check(path, args.model.as_deref())?;
+        let beside = args.beside.iter().map(PathBuf::as_path);
+        let read = args.model.as_deref().into_iter().chain(beside);
+        place::check(path, read.chain(file_of(args.weights.as_ref())))?;
     }
     if let Some(dir) = &args.plots {
         sweep::check(dir)?;

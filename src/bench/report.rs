@@ -64,6 +64,9 @@ pub struct Config {
     pub settings: Vec<String>,
     /// Whether `all` logits were computed or those of the `last` token.
     pub logits: Option<String>,
+    /// The share of zeros of a relu that was expected, if any was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub zeros: Option<f64>,
     /// Whether it is a training step.
     pub training: bool,
     /// The device profile that was planned with.

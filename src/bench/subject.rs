@@ -211,7 +211,7 @@ fn planned(
     let last = args.logits.logits.asked(graph);
     let regimes = match args.training.training {
         true => planner.one_regime(graph)?,
-        false => planner.regimes_quietly(graph, last.as_ref(), mode)?,
+        false => planner.regimes_quietly(graph, last.as_ref())?,
     };
     Ok(Prepared {
         manifest: planner.manifest_quietly(&graph.name, &regimes)?,
@@ -382,6 +382,7 @@ impl Subject {
         let mut config = Config {
             axes: sizes.collect(),
             profile: args.device_profile.clone(),
+            zeros: (graph.zeros > 0.0).then_some(graph.zeros),
             ..Config::default()
         };
         // A directory says what it was compiled with in its manifest.

@@ -30,14 +30,10 @@ pub fn kept(
         form: None,
         ..recipe.clone()
     };
-    let tries = [recipe, without_form];
-    let found = tries
-        .iter()
-        .find_map(|recipe| planner.by(graph, shape, recipe).ok());
-    found.map_or_else(
-        || planner.by(graph, shape, &Recipe::plain(Mode::Greedy)),
-        Ok,
-    )
+    let by = |recipe: &Recipe| planner.by(graph, shape, recipe);
+    by(&recipe)
+        .or_else(|_| by(&without_form))
+        .or_else(|_| by(&Recipe::plain(Mode::Greedy)))
 }
 
 /// The kernels of a plan as wishes for a graph: values that are still made, two at least. A name stands for the

@@ -108,7 +108,6 @@ pub fn follow(
     known: &Arc<Known>,
     output: &mut Output,
 ) -> Result<Exit, Failure> {
-    let mut graph = meaning(&first.graph);
     let mut text = first.graph.clone();
     let mut watched = files(first);
     let mut seen = stamp(&watched);
@@ -118,7 +117,7 @@ pub fn follow(
         let began = Instant::now();
         let done = model::open(&args.model).and_then(|mut model| {
             args.training.apply_beside(args.logits, &mut model)?;
-            if meaning(&model.graph) == graph {
+            if meaning(&model.graph) == meaning(&text) {
                 return Ok(None);
             }
             let quick = at_once(args, &model, (&text, &made), known, began, output)?;
@@ -138,7 +137,6 @@ pub fn follow(
                     Ok(_) => {}
                     Err(failure) => failure.print(),
                 }
-                graph = meaning(&model.graph);
                 text = model.graph;
                 made = now;
             }
@@ -163,7 +161,6 @@ fn at_once(
     }
     let (planner, _) = planner(args, known)?;
     let last = args.logits.logits.asked(&model.graph);
-    let before = args.logits.logits.asked(text);
     let quick = planner.regimes_beside(&model.graph, last.as_ref(), |name, graph, shape| {
         let of = made.regimes.iter().find(|regime| regime.name == name);
         let Some(of) = of else {
@@ -171,12 +168,11 @@ fn at_once(
         };
         let text = match of.max_time {
             Some(1) => text,
-            _ => before.as_ref().unwrap_or(text),
+            _ => made.last.as_ref().unwrap_or(text),
         };
         kept(&planner, (text, &of.planned), graph, shape)
     })?;
     say(How::AsBefore, began, &made.regimes, &quick, output)?;
-    output.finish()?;
     Ok(Some(quick))
 }
 

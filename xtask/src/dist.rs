@@ -16,10 +16,9 @@ const DIRECTORIES: [&str; 3] = ["docs", "models", "devices"];
 
 /// Builds and packs; the path of the archive.
 pub fn archive() -> Result<PathBuf, String> {
-    let platform = host()?;
+    let name = name()?;
     let builds = builds()?;
     build(&builds)?;
-    let name = format!("fusec-{}-{platform}", env!("CARGO_PKG_VERSION"));
     let above = builds.join("dist");
     let dir = above.join(&name);
     if dir.exists() {
@@ -62,7 +61,7 @@ pub fn twice() -> Result<String, String> {
 }
 
 fn made_twice(work: &Path) -> Result<String, String> {
-    let name = format!("fusec-{}-{}", env!("CARGO_PKG_VERSION"), host()?);
+    let name = name()?;
     let mut dists = Vec::new();
     for below in ["a", "another/directory/b"] {
         let dir = work.join(below);
@@ -152,7 +151,13 @@ fn epoch() -> Result<u64, String> {
     }
 }
 
-fn cargo() -> OsString {
+/// What an archive is called, without its ending.
+fn name() -> Result<String, String> {
+    Ok(format!("fusec-{}-{}", env!("CARGO_PKG_VERSION"), host()?))
+}
+
+/// The cargo that runs this, or the one on the path.
+pub fn cargo() -> OsString {
     env::var_os("CARGO").unwrap_or_else(|| "cargo".into())
 }
 
@@ -166,7 +171,8 @@ fn host() -> Result<String, String> {
         .ok_or_else(|| "rustc -vV names no host".into())
 }
 
-fn run(command: &mut Command) -> Result<(), String> {
+/// Runs a command, which has to succeed.
+pub fn run(command: &mut Command) -> Result<(), String> {
     match command.status() {
         Ok(status) if status.success() => Ok(()),
         Ok(status) => Err(format!("{command:?}: {status}")),

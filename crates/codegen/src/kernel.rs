@@ -301,7 +301,9 @@ struct ConstantLine {
 
 /// The small constants that a kernel reads, but for weights of products, of which each block brings its own.
 fn small_constants(graph: &Graph, bodies: &[&Body], pointers: &Pointers<'_>) -> Vec<ConstantLine> {
-    let of_products = bodies.iter().filter(|body| body.schedule.brings_weights());
+    let of_products = bodies
+        .iter()
+        .filter(|body| body.schedule.is_product_of_few_rows());
     let anchors = of_products.flat_map(|body| body.anchors());
     let weights: BTreeSet<ValueId> = anchors
         .filter_map(|id| Some(graph.op(*id).inputs.get(1)?.value))
@@ -379,7 +381,7 @@ fn side_by_side(
     text: &mut Text,
 ) {
     // Lanes that find something to do meanwhile wait by themselves.
-    let waits = |body: &Body| body.schedule.brings_weights();
+    let waits = |body: &Body| body.schedule.is_product_of_few_rows();
     let together = early && !phase.lanes.iter().any(waits);
     if together {
         text.lines(AFTER_PREVIOUS);

@@ -23,7 +23,7 @@ use fusec_fuse::schedule::product::{ALIGNED, ProductShape};
 pub use fusec_fuse::schedule::{
     GemmTile, GemvTile, MmaTile, NonZeroTile, SimtTile, StreamTile, ThinTile, WgmmaTile,
 };
-use fusec_fuse::schedule::{stream, thin};
+use fusec_fuse::schedule::{nonzero, stream, thin};
 
 /// One product: an accumulator per output element.
 #[derive(Debug, Clone)]
@@ -583,7 +583,7 @@ impl ProjectionTile {
                     Some("weights lie with k outermost and are read 16 bytes at a time")
                 } else if !lanes.is_power_of_two() || lanes > 32 || tile.columns % vector != 0 {
                     Some("a power of two of lanes, up to 32, has the columns")
-                } else if product.depth > 1 << 16 {
+                } else if product.depth > nonzero::MOST_TERMS {
                     Some("sums have at most 65536 terms")
                 } else if !(1..=32).contains(&tile.warps) || !(1..=32).contains(&tile.in_flight) {
                     Some("there are 1 to 32 warps, and 1 to 32 rows on their way")

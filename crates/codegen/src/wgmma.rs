@@ -12,7 +12,7 @@
 
 use crate::memory::c_type;
 use fusec_fuse::schedule::WgmmaTile;
-use fusec_fuse::schedule::wgmma::{DEPTH, MOST_STAGES, ROWS};
+use fusec_fuse::schedule::wgmma::{DEPTH, MOST_STAGES, TILE_ROWS};
 use serde::Serialize;
 use tera::Context;
 
@@ -234,7 +234,7 @@ pub(crate) fn check(tile: WgmmaTile, projection: &Projection) -> Result<(), Proj
             && aligned(p.x_stride, p.x_offset)
             && aligned(p.w_stride, p.w_offset)
     };
-    let reason = if !tile.rows.is_multiple_of(ROWS) || !tile.has_accumulators() {
+    let reason = if !TILE_ROWS.contains(&tile.rows) || !tile.has_accumulators() {
         "rows are 64 or 128, and a thread has accumulators for 256 columns of 64 rows"
     } else if ![64, 128, 192, 256].contains(&columns) {
         "columns are 64, 128, 192 or 256 for each product"

@@ -14,7 +14,7 @@ use std::fmt;
 use std::str::FromStr;
 
 /// Version of the serialised form; raised whenever a field changes meaning.
-pub const PLAN_VERSION: u32 = 5;
+pub const PLAN_VERSION: u32 = 6;
 
 /// The kernels of one run, in launch order.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -5,8 +5,15 @@
 
 use fusec_ir::{Binary, Expr, Graph, OpKind, Unary, ValueId};
 
-/// Whether a value is zero at every element where some relu is.
+/// Maps that zeros are followed through: each may read what is before it more than once.
+pub(crate) const CHAIN: usize = 8;
+
+/// Whether a value is zero at every element where some relu is, as far as [`CHAIN`] maps before it show.
 pub fn has_zeros(graph: &Graph, value: ValueId) -> bool {
+    has_zeros_within(graph, value, CHAIN)
+}
+
+fn has_zeros_within(graph: &Graph, value: ValueId, chain: usize) -> bool {
     let Some(id) = graph.producer(value) else {
         return false;
     };
@@ -16,11 +23,9 @@ pub fn has_zeros(graph: &Graph, value: ValueId) -> bool {
     };
     let axes = &graph.value(value).axes;
     is_zero_with_relu(expr, &|i| {
-        op.inputs.get(i).is_some_and(|access| {
-            let mut own = access.index.iter().zip(axes);
-            let plain = access.index.len() == axes.len()
-                && own.all(|(index, axis)| index.as_axis() == Some(*axis));
-            plain && access.delay == 0 && has_zeros(graph, access.value)
+        let access = op.inputs.get(i).filter(|_| chain > 0);
+        access.is_some_and(|access| {
+            access.is_plain(axes) && has_zeros_within(graph, access.value, chain - 1)
         })
     })
 }

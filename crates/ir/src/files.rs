@@ -16,7 +16,10 @@ pub const MAX_STREAM_BYTES: u64 = 256 << 20;
 ///
 /// What the system says, or [`ErrorKind::FileTooLarge`] with the limit.
 pub fn read(path: &Path, most: u64) -> Result<Vec<u8>> {
-    let file = File::open(path)?;
+    read_open(File::open(path)?, most)
+}
+
+fn read_open(file: File, most: u64) -> Result<Vec<u8>> {
     let about = file.metadata()?;
     let mut bytes = Vec::new();
     let most = if about.is_file() {
@@ -43,7 +46,16 @@ pub fn read(path: &Path, most: u64) -> Result<Vec<u8>> {
 ///
 /// Those of [`read`], or [`ErrorKind::InvalidData`] with the first byte that is no UTF-8.
 pub fn read_text(path: &Path, most: u64) -> Result<String> {
-    String::from_utf8(read(path, most)?).map_err(|error| {
+    utf8(read(path, most)?)
+}
+
+/// Bytes as text.
+///
+/// # Errors
+///
+/// [`ErrorKind::InvalidData`] with the first byte that is no UTF-8.
+pub fn utf8(bytes: Vec<u8>) -> Result<String> {
+    String::from_utf8(bytes).map_err(|error| {
         let at = error.utf8_error().valid_up_to();
         Error::new(
             ErrorKind::InvalidData,
@@ -52,15 +64,24 @@ pub fn read_text(path: &Path, most: u64) -> Result<String> {
     })
 }
 
-/// As [`read`], of a file in a directory that may be somebody else's: what is there under its name has to be a
-/// file, since opening a pipe waits for whoever writes into it.
+/// As [`read`], of a file in a directory that may be somebody else's.
 ///
 /// # Errors
 ///
-/// Those of [`read`], or [`ErrorKind::InvalidInput`].
+/// Those of [`read`] and of [`open_regular`].
 pub fn read_regular(path: &Path, most: u64) -> Result<Vec<u8>> {
+    read_open(open_regular(path)?, most)
+}
+
+/// Opens a file in a directory that may be somebody else's: what is there under its name has to be a file, since
+/// opening a pipe waits for whoever writes into it.
+///
+/// # Errors
+///
+/// What the system says, or [`ErrorKind::InvalidInput`].
+pub fn open_regular(path: &Path) -> Result<File> {
     match fs::metadata(path)?.is_file() {
-        true => read(path, most),
+        true => File::open(path),
         false => Err(Error::new(ErrorKind::InvalidInput, "it is no file")),
     }
 }

@@ -583,6 +583,26 @@ impl Graph {
         }
     }
 
+    /// What is a graph's own, its name, axes and settings, without anything that it computes.
+    pub fn emptied(&self) -> Graph {
+        Graph {
+            version: self.version,
+            name: self.name.clone(),
+            axes: self.axes.clone(),
+            params: Vec::new(),
+            recurrences: Vec::new(),
+            values: Vec::new(),
+            ops: Vec::new(),
+            states: Vec::new(),
+            inputs: Vec::new(),
+            outputs: Vec::new(),
+            layers: self.layers,
+            pins: Vec::new(),
+            allow_unused: self.allow_unused.clone(),
+            zeros: self.zeros,
+        }
+    }
+
     /// For each value, the operations that read it, in order, each once.
     pub fn consumers(&self) -> Vec<Vec<OpId>> {
         let mut out = vec![Vec::new(); self.values.len()];

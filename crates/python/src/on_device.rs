@@ -1,8 +1,7 @@
 //! Calls on tensors where they lie: on the caller's stream, without a copy, without waiting.
 
 use fusec_runtime::program::{
-    BackwardOnDevice, By, DType, Given, Kind, Memory, Needs, OnDevice, Port, ProgramError,
-    TensorView, Unsuitable,
+    BackwardOnDevice, By, DType, Given, Kind, Memory, OnDevice, Port, TensorView, Unsuitable,
 };
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
@@ -54,6 +53,23 @@ struct Seen<V> {
     borrowed: Vec<Borrowed>,
 }
 
+/// As [`look`]; the name, which is looked up among all ports, is for messages only.
+///
+/// # Safety
+///
+/// As of [`look`].
+unsafe fn look_named(
+    tensor: &Bound<'_, PyAny>,
+    name: impl Fn() -> String,
+    stream: i64,
+) -> PyResult<(TensorView<'static>, Option<Borrowed>)> {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let found = look(tensor, "tensor", stream);
+        found.or_else(|_| look(tensor, &name(), stream))
+    }
+}
+
 /// Looks at tensors, which messages call by the names of ports.
 ///
 /// # Safety
@@ -70,12 +86,7 @@ unsafe fn see(
     };
     for (at, tensor) in tensors.iter().enumerate() {
         // SAFETY: the caller's promise.
-        let found = unsafe { look(tensor, "tensor", stream) };
-        let (view, borrowed) = found.or_else(|_| {
-            // Again, for an error with its name.
-            // SAFETY: the caller's promise.
-            unsafe { look(tensor, &names(at), stream) }
-        })?;
+        let (view, borrowed) = unsafe { look_named(tensor, || names(at), stream)? };
         seen.views.push(view);
         seen.borrowed.extend(borrowed);
     }
@@ -102,7 +113,7 @@ unsafe fn see_some(
             continue;
         };
         // SAFETY: the caller's promise.
-        let (view, borrowed) = unsafe { look(tensor, &names(at), stream)? };
+        let (view, borrowed) = unsafe { look_named(tensor, || names(at), stream)? };
         seen.views.push(Some(view));
         seen.borrowed.extend(borrowed);
     }
@@ -175,7 +186,7 @@ impl<'a, 'py> Ground<'a, 'py> {
     ) -> PyResult<(Bound<'py, PyAny>, u64)> {
         let Some(empty) = &self.empty else {
             let elements = shape.iter().product::<usize>();
-            let bytes = inside(|| self.on.allocate(elements * bytes_of(dtype)))?;
+            let bytes = inside(|| self.on.allocate(elements * dtype.bytes()))?;
             let at = bytes.address();
             let tensor = Tensor::on_device(bytes, shape.to_vec(), dtype, self.on.memory());
             return Ok((Bound::new(self.py, tensor)?.into_any(), at));
@@ -219,14 +230,6 @@ fn dtype_name(dtype: DType) -> &'static str {
     }
 }
 
-fn bytes_of(dtype: DType) -> usize {
-    match dtype {
-        DType::Bf16 | DType::F16 => 2,
-        DType::Other(_, bits) => usize::from(bits).div_ceil(8),
-        _ => 4,
-    }
-}
-
 /// Which tensors have to be brought into another form: kind (0 input, 1 parameter, 2 state), number, type.
 fn to_bring<'py>(py: Python<'py>, list: &[Unsuitable]) -> PyResult<Bound<'py, PyAny>> {
     let tuples = list.iter().map(|one| {
@@ -245,14 +248,6 @@ fn on_device(program: &Bound<'_, Program>) -> PyResult<Arc<OnDevice>> {
     let on = program.get().program.on_device();
     on.cloned()
         .ok_or_else(|| PyRuntimeError::new_err("there are no kernels on this device"))
-}
-
-fn counted(
-    program: &fusec_runtime::program::Program,
-    inputs: usize,
-    params: usize,
-) -> Result<(), ProgramError> {
-    program.check_counts(inputs, params)
 }
 
 /// Runs on tensors where they lie: inputs, parameters (none where there are weights) and states (None, or
@@ -276,7 +271,7 @@ pub(crate) fn call_on_device<'py>(
 ) -> PyResult<Bound<'py, PyAny>> {
     let on = on_device(program)?;
     let model = &program.get().program;
-    inside(|| counted(model, inputs.len(), params.len()))?;
+    inside(|| model.check_counts(inputs.len(), params.len()))?;
     let mut ground = Ground::new(py, &on, stream, empty)?;
     let told = ground.told;
     // SAFETY: the tensors are held by the arguments until this returns. What was submitted by then reads
@@ -292,8 +287,8 @@ pub(crate) fn call_on_device<'py>(
         Ok(needs) => needs,
         Err(list) => return to_bring(py, &list),
     };
-    let (results, written) = results(&ground, &needs.outputs, |_| true)?;
-    let (carried, after) = results_of_states(&ground, &needs, keeps)?;
+    let (outputs, written) = results(&ground, &needs.outputs, |_| true)?;
+    let (carried, after) = results(&ground, &needs.states, |_| keeps)?;
     let before = states.views.iter().map(|view| view.as_ref().map(address));
     let given = Given {
         inputs: addresses(&inputs.views),
@@ -308,9 +303,9 @@ pub(crate) fn call_on_device<'py>(
     outside(py, || unsafe { on.run(&needs, &given, position, stream) })?;
     ground.end()?;
     drop((inputs, params, states));
-    let results: Vec<Bound<'py, PyAny>> = results.into_iter().flatten().collect();
+    let outputs: Vec<Bound<'py, PyAny>> = outputs.into_iter().flatten().collect();
     let carried: Vec<Bound<'py, PyAny>> = carried.into_iter().flatten().collect();
-    let both = (PyList::new(py, results)?, PyList::new(py, carried)?);
+    let both = (PyList::new(py, outputs)?, PyList::new(py, carried)?);
     Ok(both.into_pyobject(py)?.into_any())
 }
 
@@ -334,14 +329,6 @@ fn results<'py>(
         places.push(place);
     }
     Ok((results, places))
-}
-
-fn results_of_states<'py>(
-    ground: &Ground<'_, 'py>,
-    needs: &Needs,
-    keeps: bool,
-) -> PyResult<Results<'py>> {
-    results(ground, &needs.states, |_| keeps)
 }
 
 /// The derivatives of a call with these tensors, where they lie: by inputs, parameters and, of a call that
@@ -369,7 +356,7 @@ pub(crate) fn backward_on_device<'py>(
     empty: Option<Bound<'py, PyAny>>,
 ) -> PyResult<Bound<'py, PyAny>> {
     let model = program.get().program.clone();
-    inside(|| counted(&model, inputs.len(), params.len()))?;
+    inside(|| model.check_counts(inputs.len(), params.len()))?;
     let back: Arc<BackwardOnDevice> = outside(py, || model.backward_on_device())?;
     let on = back.on();
     let mut ground = Ground::new(py, on, stream, empty)?;

@@ -570,7 +570,7 @@ pub fn read_plan_dir(dir: &Path) -> Result<PlanDir, PlanDirError> {
 /// What was measured of the plans, if it was.
 fn read_tuned(dir: &Path) -> Result<Option<Tuned>, PlanDirError> {
     let path = dir.join(TUNED);
-    match files::read_regular(&path, MAX_PLAN_BYTES) {
+    match files::read_regular(&path, limits::MAX_RECORD_BYTES) {
         Ok(bytes) => match Tuned::parse(&bytes) {
             Ok(tuned) => Ok(Some(tuned)),
             Err(reason) => Err(PlanDirError::Damaged { path, reason }),

@@ -2,7 +2,6 @@
 
 pub mod tables;
 
-use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -67,14 +66,9 @@ fn changed(program: &Path, work: &Path, figure: &Figure) -> Result<Option<String
 
 /// Builds the program; where it lies. With the whole workspace, as the tests have it.
 fn built() -> Result<PathBuf, String> {
-    let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let arguments = ["build", "-q", "--workspace", "--locked", "--bin", "fusec"];
-    let status = Command::new(cargo).args(arguments).status();
-    let status = status.map_err(|error| format!("cannot run cargo build: {error}"))?;
-    match status.success() {
-        true => Ok(dist::builds()?.join("debug/fusec")),
-        false => Err("fusec does not build".into()),
-    }
+    dist::run(Command::new(dist::cargo()).args(arguments))?;
+    Ok(dist::builds()?.join("debug/fusec"))
 }
 
 /// Calls the program without a CUDA compiler.

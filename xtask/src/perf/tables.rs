@@ -433,6 +433,9 @@ fn configured(text: &str, config: &Value) -> Vec<String> {
     each("settings")
         .iter()
         .for_each(|value| add("--set", value));
+    if let Some(share) = config["zeros"].as_f64() {
+        out.extend(["--zeros".to_owned(), share.to_string()]);
+    }
     if config["training"] == true {
         out.push("--training".into());
     }

@@ -51,7 +51,7 @@ pub fn lane<'g>(
         Schedule::Thin(tile) => (ProjectionTile::Thin(*tile), false),
         _ => return Err(unsupported("the template of products for another body")),
     };
-    if body.schedule.brings_weights() && tile.threads() != kernel.launch.threads as usize {
+    if body.schedule.is_product_of_few_rows() && tile.threads() != kernel.launch.threads as usize {
         return Err(unsupported(
             "products of few rows in blocks of another size",
         ));
@@ -148,7 +148,7 @@ pub fn lane<'g>(
     // The prologues' own shared memory lies behind that of the products.
     let mut floats = tile.shared_bytes(&projection).div_ceil(4);
     let base = floats;
-    if body.schedule.brings_weights() {
+    if body.schedule.is_product_of_few_rows() {
         let mut still_read = false;
         for stage in Stage::of(graph, &axes.batch, body) {
             let (mut text, end, reading) = lane.stage(&stage, base, tile);

@@ -36,13 +36,11 @@ const LISTING_TRIPS: f64 = 3.0;
 impl<'a> Lane<'a> {
     pub fn new(ctx: &'a Context<'a>, body: &'a Body) -> Self {
         let blocks = blocks(ctx, body);
-        let products = match &body.schedule {
-            Schedule::Gemv(_)
-            | Schedule::Stream(_)
-            | Schedule::NonZero(_)
-            | Schedule::Thin(_)
-            | Schedule::Gemm(_) => Products::of(ctx.graph, body.anchors(), &body.ops),
-            _ => None,
+        let multiplies =
+            body.schedule.is_product_of_few_rows() || matches!(body.schedule, Schedule::Gemm(_));
+        let products = match multiplies {
+            true => Products::of(ctx.graph, body.anchors(), &body.ops),
+            false => None,
         };
         let row_tiles = match &body.schedule {
             Schedule::Gemv(tile) => ctx.rows().div_ceil(tile.rows),
@@ -587,9 +585,7 @@ impl<'a> Lane<'a> {
             },
             Schedule::Scan(tile) => Serial::Steps(self.steps(tile.run, exchanges)),
             Schedule::Chunked(chunk) => Serial::Chunks(self.chunks(chunk)),
-            Schedule::Gemv(_) | Schedule::Stream(_) | Schedule::NonZero(_) | Schedule::Thin(_)
-                if exchanges > 0.0 =>
-            {
+            products if products.is_product_of_few_rows() && exchanges > 0.0 => {
                 Serial::Exchanges(self.ctx.rows() as f64 * exchanges)
             }
             Schedule::Attend(AttendTile::Mma(tile)) => Serial::Keys(Keys {

@@ -1,8 +1,8 @@
 //! Rules about the matrix of a product: how it lies in memory, and products that are sums of a few terms.
 
-use super::language::{Forms, Read};
+use super::language::{Forms, Meta, Read};
 use super::rule::{Maker, Rule, Site, operations};
-use crate::zeros::is_zero_with_relu;
+use crate::zeros::{CHAIN, is_zero_with_relu};
 use egg::Id;
 use fusec_ir::{AxisId, Binary, Combine, Expr, OpKind};
 
@@ -27,23 +27,22 @@ impl Rule for ZeroRows {
     }
 
     fn rewrite(&self, forms: &mut Forms, site: &Site) -> Option<Id> {
-        let (OpKind::Contract { axes: summed }, [result]) = (&site.op.kind, &site.op.results[..])
-        else {
-            return None;
-        };
-        let [x, weight] = site.node.children[..] else {
-            return None;
-        };
         let wanted = site.aim.zeros > 0.0 && site.aim.rows == 1;
-        if !wanted || !site.op.tails.is_empty() || !result.rows || !has_zeros(forms, x, CHAIN) {
+        if !wanted {
             return None;
         }
-        let meta = forms[weight].data.clone()?;
-        let read = &site.op.reads[1];
-        let axes = variables(read)?;
-        let (inner, columns): (Vec<AxisId>, Vec<AxisId>) =
-            axes.iter().partition(|a| summed.contains(a));
-        if meta.rows || axes.ends_with(&columns) || !axes.ends_with(&inner) {
+        let Product {
+            result,
+            x,
+            weight,
+            matrix,
+            inner,
+            columns,
+            ..
+        } = product(forms, site)?;
+        // Transposed it would lie as it does.
+        let lies_so = inner.is_empty() || columns.is_empty();
+        if lies_so || !has_zeros(forms, x, CHAIN) {
             return None;
         }
         let transposed = [inner, columns].concat();
@@ -52,12 +51,13 @@ impl Rule for ZeroRows {
             format!("{}.transposed", result.name),
             false,
             transposed.clone(),
-            meta.precision,
+            matrix.precision,
         );
         let kind = OpKind::Map {
             expr: Expr::Input(0),
         };
-        let matrix = maker.op(kind, vec![(weight, read.clone())], copy);
+        let read = site.op.reads[1].clone();
+        let matrix = maker.op(kind, vec![(weight, read)], copy);
         let operands = vec![
             (x, site.op.reads[0].clone()),
             (matrix, Read::plain(&transposed)),
@@ -94,37 +94,31 @@ impl Rule for ShortProduct {
     }
 
     fn rewrite(&self, forms: &mut Forms, site: &Site) -> Option<Id> {
-        let (OpKind::Contract { axes: summed }, [result]) = (&site.op.kind, &site.op.results[..])
-        else {
+        if !site.aim.single_steps || site.aim.rows > ROWS {
             return None;
-        };
-        let [x, weight] = site.node.children[..] else {
-            return None;
-        };
+        }
+        let Product {
+            summed,
+            result,
+            x,
+            weight,
+            inner,
+            ..
+        } = product(forms, site)?;
         let terms = forms.analysis.elements(summed);
-        let steps = site.aim.single_steps && site.aim.rows <= ROWS;
         // Lanes beside each other add up what they have by exchanges; for other lengths all terms would go through shared
         // memory.
         let narrow = terms <= TERMS
             && terms.is_power_of_two()
             && RESULTS * terms <= forms.analysis.elements(&result.axes);
-        if !steps || !narrow || !site.op.tails.is_empty() || !result.rows {
-            return None;
-        }
-        let axes = variables(&site.op.reads[1])?;
-        let inner = axes.iter().filter(|a| summed.contains(a)).count();
-        let last = axes[axes.len() - inner..]
-            .iter()
-            .all(|a| summed.contains(a));
         let row = forms[x].data.as_ref().is_some_and(|meta| meta.rows);
-        let fixed = forms[weight].data.as_ref().is_some_and(|meta| !meta.rows);
-        if !row || !fixed || !last || inner != summed.len() || site.op.reads[0].delay != 0 {
+        if !row || !narrow || inner.len() != summed.len() || site.op.reads[0].delay != 0 {
             return None;
         }
         let kind = OpKind::Reduce {
             expr: Expr::binary(Binary::Mul, Expr::Input(0), Expr::Input(1)),
             combine: Combine::Sum,
-            axes: summed.clone(),
+            axes: summed.to_vec(),
         };
         let operands = vec![
             (x, site.op.reads[0].clone()),
@@ -135,8 +129,41 @@ impl Rule for ShortProduct {
     }
 }
 
-/// Maps that zeros are followed through.
-const CHAIN: usize = 8;
+/// A product by a matrix that is the same for all rows and has the summed axes last.
+struct Product<'s> {
+    summed: &'s [AxisId],
+    result: &'s Meta,
+    x: Id,
+    weight: Id,
+    matrix: Meta,
+    /// The variables along which the matrix is read: the summed ones, the others.
+    inner: Vec<AxisId>,
+    columns: Vec<AxisId>,
+}
+
+fn product<'s>(forms: &Forms, site: &'s Site) -> Option<Product<'s>> {
+    let (OpKind::Contract { axes: summed }, [result]) = (&site.op.kind, &site.op.results[..])
+    else {
+        return None;
+    };
+    let [x, weight] = site.node.children[..] else {
+        return None;
+    };
+    let matrix = forms[weight].data.clone()?;
+    let axes = variables(&site.op.reads[1])?;
+    let (inner, columns): (Vec<AxisId>, Vec<AxisId>) =
+        axes.iter().partition(|a| summed.contains(a));
+    let is_one = site.op.tails.is_empty() && result.rows && !matrix.rows && axes.ends_with(&inner);
+    is_one.then_some(Product {
+        summed,
+        result,
+        x,
+        weight,
+        matrix,
+        inner,
+        columns,
+    })
+}
 
 /// Whether the value of an e-class is zero wherever some relu is.
 fn has_zeros(forms: &Forms, class: Id, chain: usize) -> bool {

@@ -167,7 +167,7 @@ impl Schedule {
 
     /// Whether it is a product of few rows. The text of its template waits itself for the kernel before its own,
     /// where kernels start early: most bring the weights of their blocks meanwhile.
-    pub fn brings_weights(&self) -> bool {
+    pub fn is_product_of_few_rows(&self) -> bool {
         matches!(
             self,
             Schedule::Gemv(_) | Schedule::Stream(_) | Schedule::NonZero(_) | Schedule::Thin(_)

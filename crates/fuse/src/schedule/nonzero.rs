@@ -39,7 +39,7 @@ pub struct NonZeroPlaces {
 }
 
 /// Longest sum: places in the list have 16 bits.
-const DEPTH: usize = 1 << 16;
+pub const MOST_TERMS: usize = 1 << 16;
 /// Bytes of a row that a block reads: a sector of memory at least.
 const BYTES: [usize; 3] = [128, 64, 32];
 /// Copies of a lane that are on their way, at most.
@@ -61,7 +61,7 @@ pub fn schedule(
         && shape.stored
         && shape.aligned
         && products.width.is_multiple_of(16 / storage.bytes());
-    if rows != 1 || !readable || shape.depth > DEPTH || !target.copies() {
+    if rows != 1 || !readable || shape.depth > MOST_TERMS || !target.copies() {
         return None;
     }
     // As much of a row side by side as leaves work for most multiprocessors.

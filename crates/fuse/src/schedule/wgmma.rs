@@ -145,16 +145,7 @@ pub fn schedules(
         let time: usize = timed.iter().map(|(time, _)| time).sum();
         Some((time, timed))
     };
-    // Columns are computed by the 64.
-    let products = |long: usize| -> usize {
-        let sums = lanes.iter().flat_map(|of| {
-            let width = of.width.next_multiple_of(COLUMNS);
-            of.shapes.iter().map(move |shape| (width, shape.depth))
-        });
-        let sums = sums.filter(|(_, depth)| *depth >= long);
-        sums.map(|(width, depth)| width * depth).sum()
-    };
-    let heights = match 2 * products(LONG_SUM) >= products(0) {
+    let heights = match are_long(lanes) {
         true => &TILE_ROWS[..],
         false => &[ROWS],
     };
@@ -178,6 +169,19 @@ pub fn schedules(
     )
 }
 
+/// Whether at least half of what is multiplied belongs to long sums. Columns are computed by the 64.
+fn are_long(lanes: &[Products]) -> bool {
+    let multiplied = |least: usize| -> usize {
+        let of_lane = |lane: &Products| {
+            let depths = lane.shapes.iter().map(|shape| shape.depth);
+            let depths = depths.filter(|depth| *depth >= least);
+            lane.width.next_multiple_of(COLUMNS) * depths.sum::<usize>()
+        };
+        lanes.iter().map(of_lane).sum()
+    };
+    2 * multiplied(LONG_SUM) >= multiplied(0)
+}
+
 impl WgmmaTile {
     /// Threads of a block: the consumers, and the warpgroup of the thread that starts copies.
     pub fn threads(&self) -> usize {
@@ -186,7 +190,7 @@ impl WgmmaTile {
 
     /// Whether a thread has accumulators for all of a tile.
     pub fn has_accumulators(&self) -> bool {
-        (ROWS..=2 * ROWS).contains(&self.rows) && self.rows * self.columns <= ROWS * MOST_COLUMNS
+        self.rows * self.columns <= ROWS * MOST_COLUMNS
     }
 
     /// The time of products over `rows` rows in columns of [`ROWS`] rows, if all multiprocessors take tiles one

@@ -38,15 +38,7 @@ impl Load {
     ) -> Result<Self, GradientError> {
         let mut graph = Graph {
             axes: whole.axes.clone(),
-            params: Vec::new(),
-            recurrences: Vec::new(),
-            values: Vec::new(),
-            ops: Vec::new(),
-            states: Vec::new(),
-            inputs: Vec::new(),
-            outputs: Vec::new(),
-            pins: Vec::new(),
-            ..model.clone()
+            ..model.emptied()
         };
         let mut given = Vec::new();
         let mut to: BTreeMap<ValueId, ValueId> = BTreeMap::new();

@@ -3,8 +3,8 @@
 //! A model may be spread over several files (`include`). They are laid end to
 //! end, the main file first, so that one [`Span`] names a place in any of them.
 
-use crate::Span;
-use std::io::{Error, ErrorKind, Read};
+use crate::{Span, files};
+use std::io::Read;
 use std::path::{Component, Path, PathBuf};
 
 /// Largest model text in bytes that is read.
@@ -75,13 +75,7 @@ fn read_text(path: &Path) -> std::io::Result<String> {
         // Refused for its length, whatever is in it.
         return Ok(String::from_utf8_lossy(&bytes).into_owned());
     }
-    String::from_utf8(bytes).map_err(|error| {
-        let at = error.utf8_error().valid_up_to();
-        Error::new(
-            ErrorKind::InvalidData,
-            format!("byte {at} is not UTF-8 text"),
-        )
-    })
+    files::utf8(bytes)
 }
 
 /// Joins an include path to the directory of the file that names it. `None` when it

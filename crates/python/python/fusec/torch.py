@@ -87,6 +87,12 @@ def _takes(model: Model, tensor: torch.Tensor) -> bool:
     return model._place is not None and device.type == "cuda"
 
 
+def _suited(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """The tensor in the form that kernels read, itself if it has that."""
+    tensor = tensor.to(dtype).contiguous()
+    return tensor.clone() if tensor.data_ptr() % 16 else tensor
+
+
 def _bring(model: Model, found: list, lists: Sequence[list]) -> None:
     """Brings tensors into the form that kernels read."""
     copied = []
@@ -94,15 +100,14 @@ def _bring(model: Model, found: list, lists: Sequence[list]) -> None:
         tensor = lists[kind][at]
         if not tensor.is_contiguous() or tensor.data_ptr() % 16:
             copied.append((model.inputs, model.params, model.states)[kind][at].name)
-        tensor = tensor.to(_DTYPES[dtype]).contiguous()
-        lists[kind][at] = tensor.clone() if tensor.data_ptr() % 16 else tensor
+        lists[kind][at] = _suited(tensor, _DTYPES[dtype])
     if copied:
         names = ", ".join(f"`{name}`" for name in copied)
         warnings.warn(
             f"{names} of {model.name} did not lie row-major from an address that 16 divides, and was copied: "
             ".contiguous() or .clone(), once, avoids it",
             CopyWarning,
-            stacklevel=5,
+            stacklevel=6,
         )
 
 
@@ -218,10 +223,9 @@ def _backward_on_device(model: Model, inputs, params, states, position, names, g
             if of_state:
                 for place, gradient in enumerate(carried):
                     if gradient is not None:
-                        carried[place] = gradient.to(torch.float32).contiguous()
+                        carried[place] = _suited(gradient, torch.float32)
                 continue
-            tensor = whole[kind][at].to(_DTYPES[dtype]).contiguous()
-            whole[kind][at] = tensor.clone() if tensor.data_ptr() % 16 else tensor
+            whole[kind][at] = _suited(whole[kind][at], _DTYPES[dtype])
         lists = [whole[0][:count], params, whole[2][: len(lists[2])]]
         outputs = whole[0][count:]
         found = back(model._program, *lists, position, outputs, carried, stream, empty)

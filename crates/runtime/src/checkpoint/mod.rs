@@ -17,11 +17,11 @@ mod view;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs::File,
     ops::Range,
     path::{Component, Path, PathBuf},
 };
 
+use fusec_ir::files;
 use memmap2::Mmap;
 use serde_json::Value;
 
@@ -364,12 +364,7 @@ fn find_in(directory: &Path) -> Result<PathBuf, CheckpointError> {
 
 fn map_file(path: &Path) -> Result<Mmap, CheckpointError> {
     let io = |action| move |source| CheckpointError::new(path, Problem::Io { action, source });
-    // Opening a pipe waits for whoever writes into it.
-    if !std::fs::metadata(path).map_err(io("open"))?.is_file() {
-        let source = std::io::Error::new(std::io::ErrorKind::InvalidInput, "it is no file");
-        return Err(io("open")(source));
-    }
-    let file = File::open(path).map_err(io("open"))?;
+    let file = files::open_regular(path).map_err(io("open"))?;
     // SAFETY: the map is read-only and read as bytes, of which every pattern is valid. As with any
     // mapped file, another process that truncates it meanwhile ends this one with SIGBUS (see `shrunk`);
     // copying every checkpoint first would double memory and start-up time for all.

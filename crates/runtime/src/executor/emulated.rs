@@ -85,12 +85,7 @@ impl Device for EmulatedDevice {
         self.open(None)?;
         // Pages, and so aligned; mapped lazily, so that poison costs what a run touches.
         self.regions[region as usize] = None;
-        let mut map =
-            MmapMut::map_anon(bytes.max(1)).map_err(|source| ExecuteError::HostMemory {
-                region: region.name(),
-                bytes,
-                source,
-            })?;
+        let mut map = map(region.name(), bytes)?;
         let address = map.as_mut_ptr().expose_provenance() as u64;
         self.regions[region as usize] = Some(map);
         Ok(address)

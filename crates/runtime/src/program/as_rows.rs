@@ -39,15 +39,7 @@ pub(super) fn as_rows(
     let mut rows = AsRows {
         graph: Graph {
             name: format!("{} at load", graph.name),
-            params: Vec::new(),
-            recurrences: Vec::new(),
-            values: Vec::new(),
-            ops: Vec::new(),
-            states: Vec::new(),
-            inputs: Vec::new(),
-            outputs: Vec::new(),
-            pins: Vec::new(),
-            ..graph.clone()
+            ..graph.emptied()
         },
         params: Vec::new(),
     };

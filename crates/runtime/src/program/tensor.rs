@@ -40,7 +40,8 @@ impl fmt::Display for DType {
 }
 
 impl DType {
-    pub(super) fn bytes(self) -> usize {
+    /// Bytes of one element.
+    pub fn bytes(self) -> usize {
         match self {
             DType::Bf16 | DType::F16 => 2,
             DType::F32 | DType::I32 => 4,

@@ -9,11 +9,11 @@
 //! A directory is written under another name and renamed when all of it is on the disk.
 
 use std::fs;
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 
-use fusec_ir::Graph;
 use fusec_ir::language::{LONGEST_MESSAGE, readable};
+use fusec_ir::{Graph, files};
 use serde::{Deserialize, Serialize};
 
 use super::adamw::AdamW;
@@ -302,16 +302,15 @@ pub fn latest(out: &Path, graph: &Graph) -> Result<Saved, SavedError> {
         path: path.clone(),
         reason,
     };
-    let mut text = Vec::new();
-    let file = fs::File::open(&path).and_then(|f| f.take(MOST_ABOUT + 1).read_to_end(&mut text));
-    let size = file.map_err(|source| SavedError::Io {
-        path: path.clone(),
-        source,
+    let text = files::read_regular(&path, MOST_ABOUT).map_err(|source| match source.kind() {
+        io::ErrorKind::FileTooLarge => damaged(format!(
+            "it is larger than {MOST_ABOUT} bytes, so nothing that fusec wrote"
+        )),
+        _ => SavedError::Io {
+            path: path.clone(),
+            source,
+        },
     })?;
-    if size as u64 > MOST_ABOUT {
-        let reason = format!("it is larger than {MOST_ABOUT} bytes, so nothing that fusec wrote");
-        return Err(damaged(reason));
-    }
     let about: About = serde_json::from_slice(&text)
         .map_err(|error| damaged(readable(&error.to_string(), LONGEST_MESSAGE)))?;
     if about.step != step {

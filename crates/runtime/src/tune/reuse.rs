@@ -68,11 +68,12 @@ pub enum ReuseError {
 impl Tuned {
     /// Reads a record: a file, or the one in a plan directory.
     pub fn read(path: &Path) -> Result<Self, ReuseError> {
-        let path = match path.is_dir() {
-            true => path.join(TUNED),
-            false => path.to_owned(),
+        type Reader = fn(&Path, u64) -> std::io::Result<Vec<u8>>;
+        let (path, read): (_, Reader) = match path.is_dir() {
+            true => (path.join(TUNED), files::read_regular),
+            false => (path.to_owned(), files::read),
         };
-        match files::read(&path, limits::MAX_RECORD_BYTES) {
+        match read(&path, limits::MAX_RECORD_BYTES) {
             Ok(bytes) => {
                 Tuned::parse(&bytes).map_err(|reason| ReuseError::Damaged { path, reason })
             }

@@ -30,6 +30,19 @@ unsafe impl Send for LoadedKernel {}
 unsafe impl Sync for LoadedKernel {}
 
 impl LoadedKernel {
+    /// A launch with grid barriers would hang unless all its blocks were resident: it has no more than
+    /// the device holds at once, and at least one.
+    pub(super) fn check_resident(&self, launch: &Launch) -> Result<(), GpuError> {
+        if launch.cooperative && self.resident_blocks == 0 {
+            return Err(GpuError::Limit {
+                kernel: launch.name.clone(),
+                launch: describe(launch),
+                limit: "it has grid barriers, and the device holds none of its blocks".into(),
+            });
+        }
+        Ok(())
+    }
+
     /// Loads a cubin and asks for the resources that the kernel's launches take.
     pub(super) fn new(
         context: &Arc<CudaContext>,
@@ -284,6 +297,15 @@ fn encoded(map: &TensorMapValue) -> Result<Box<sys::CUtensorMap>, DriverError> {
     }
     .result()?;
     Ok(out)
+}
+
+/// A launch that the driver did not take.
+pub(super) fn refused(launch: &Launch, error: DriverError) -> GpuError {
+    GpuError::Refused {
+        kernel: launch.name.clone(),
+        launch: describe(launch),
+        cause: words(error),
+    }
 }
 
 /// Grid, block and shared memory, for messages.

@@ -1,12 +1,13 @@
 //! Runs on the caller's streams and memory of a GPU.
 
 use super::current::{Current, Relaxed, unchanged_context};
-use super::error::{GpuError, words};
+use super::error::GpuError;
 use super::info::{self, GpuInfo, failed};
 use super::kept::{Whose, digest, kept};
-use super::kernel::{LoadedKernel, describe};
+use super::kernel::{LoadedKernel, refused};
 use super::region::DeviceMemory;
 use crate::executor::in_place::{DeviceBytes, Launcher, Run};
+use crate::executor::recent::Recent;
 use crate::executor::{ArgValue, ExecuteError, Launch, check_manifest};
 use cudarc::driver::sys::{self, CUstreamCaptureStatus as Status};
 use cudarc::driver::{CudaContext, CudaStream, DriverError, result};
@@ -25,7 +26,7 @@ pub struct GpuLauncher {
     /// Whether any of them has copies.
     has_copies: bool,
     /// The kernels as a stream runs them, the most recently used last.
-    copies: Mutex<Vec<(Whose, Kernels)>>,
+    copies: Mutex<Recent<Whose, Kernels>>,
     held: Option<DeviceMemory>,
     own: OnceLock<Arc<CudaStream>>,
     context: Arc<CudaContext>,
@@ -70,7 +71,7 @@ impl GpuLauncher {
         Ok(Self {
             has_copies: kernels.iter().any(|one| one.image.is_some()),
             kernels,
-            copies: Mutex::new(Vec::new()),
+            copies: Mutex::new(Recent::new(KNOWN_STREAMS)),
             held: None,
             own: OnceLock::new(),
             context,
@@ -121,9 +122,8 @@ impl GpuLauncher {
         }
         let whose = self.whose(stream)?;
         let mut copies = self.copies.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(at) = copies.iter().position(|(of, _)| *of == whose) {
-            copies[at..].rotate_left(1);
-            return Ok(copies.last().map(|(_, kernels)| kernels.clone()));
+        if let Some(kernels) = copies.get(&whose) {
+            return Ok(Some(kernels.clone()));
         }
         let copy = |one: &One| match &one.image {
             None => Ok(one.loaded.clone()),
@@ -132,19 +132,21 @@ impl GpuLauncher {
             }
         };
         let kernels: Kernels = Arc::new(self.kernels.iter().map(copy).collect::<Result<_, _>>()?);
-        if copies.len() == KNOWN_STREAMS {
-            // It is kept all the same, where all copies are.
-            copies.remove(0);
-        }
-        copies.push((whose, kernels.clone()));
+        // One that gives way is kept all the same, where all copies are.
+        copies.insert(whose, kernels.clone());
         Ok(Some(kernels))
+    }
+
+    /// The device as the thread's, until what this gives is dropped.
+    fn current(&self) -> Result<Current, GpuError> {
+        Current::of(&self.context).map_err(self.failed("cannot use the device"))
     }
 
     fn stream(&self) -> Result<&Arc<CudaStream>, GpuError> {
         if let Some(stream) = self.own.get() {
             return Ok(stream);
         }
-        let _current = Current::of(&self.context).map_err(self.failed("cannot use the device"))?;
+        let _current = self.current()?;
         let stream = self.context.new_stream();
         let stream = stream.map_err(self.failed("cannot create a stream"))?;
         Ok(self.own.get_or_init(|| stream))
@@ -157,7 +159,7 @@ impl Launcher for GpuLauncher {
     }
 
     fn allocate(&mut self, bytes: usize) -> Result<u64, ExecuteError> {
-        let _current = Current::of(&self.context).map_err(self.failed("cannot use the device"))?;
+        let _current = self.current()?;
         let memory = DeviceMemory::new(&self.context, "weights", bytes)?;
         let address = memory.address();
         self.held = Some(memory);
@@ -165,7 +167,7 @@ impl Launcher for GpuLauncher {
     }
 
     fn write(&mut self, offset: usize, bytes: &[u8]) -> Result<(), ExecuteError> {
-        let _current = Current::of(&self.context).map_err(self.failed("cannot use the device"))?;
+        let _current = self.current()?;
         let held = self.held.as_ref();
         let place = held.and_then(|held| held.range(offset, bytes.len()));
         let address = place.ok_or(GpuError::Outside {
@@ -181,7 +183,7 @@ impl Launcher for GpuLauncher {
 
     fn memory(&self, bytes: usize) -> Result<Box<dyn DeviceBytes>, ExecuteError> {
         let _relaxed = Relaxed::begin().map_err(self.failed("cannot allocate memory"))?;
-        let _current = Current::of(&self.context).map_err(self.failed("cannot use the device"))?;
+        let _current = self.current()?;
         Ok(Box::new(DeviceMemory::new(
             &self.context,
             "results",
@@ -194,13 +196,13 @@ impl Launcher for GpuLauncher {
     }
 
     fn wait(&self) -> Result<(), ExecuteError> {
-        let _current = Current::of(&self.context).map_err(self.failed("cannot use the device"))?;
+        let _current = self.current()?;
         let waited = self.stream()?.synchronize();
         Ok(waited.map_err(self.failed("a run failed"))?)
     }
 
     fn begin(&self, stream: u64) -> Result<Box<dyn Run + '_>, ExecuteError> {
-        let current = Current::of(&self.context).map_err(self.failed("cannot use the device"))?;
+        let current = self.current()?;
         let stream: sys::CUstream = std::ptr::with_exposed_provenance_mut(stream as usize);
         Ok(Box::new(GpuRun {
             kernels: self.kernels_of(stream)?,
@@ -259,23 +261,10 @@ impl Run for GpuRun<'_> {
             Some(kernels) => &kernels[launch.kernel],
             None => &self.launcher.kernels[launch.kernel].loaded,
         };
-        if launch.cooperative && kernel.resident_blocks == 0 {
-            return Err(GpuError::Limit {
-                kernel: launch.name.clone(),
-                launch: describe(launch),
-                limit: "it has grid barriers, and the device holds none of its blocks".into(),
-            }
-            .into());
-        }
+        kernel.check_resident(launch)?;
         // SAFETY: the caller's promise.
-        unsafe { kernel.enqueue_with(launch, args, position, self.stream) }.map_err(|error| {
-            GpuError::Refused {
-                kernel: launch.name.clone(),
-                launch: describe(launch),
-                cause: words(error),
-            }
-        })?;
-        Ok(())
+        let enqueued = unsafe { kernel.enqueue_with(launch, args, position, self.stream) };
+        Ok(enqueued.map_err(|error| refused(launch, error))?)
     }
 }
 

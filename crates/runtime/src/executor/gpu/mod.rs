@@ -31,7 +31,7 @@ use cudarc::driver::{CudaContext, CudaStream, DriverError, result};
 use error::{lasts, words};
 use fusec_codegen::Manifest;
 use info::failed;
-use kernel::{LoadedKernel, describe};
+use kernel::{LoadedKernel, describe, refused};
 use recorded::RecordedRun;
 use region::DeviceMemory;
 use std::collections::BTreeMap;
@@ -181,7 +181,7 @@ impl GpuDevice {
 
     /// Puts a launch on the stream.
     fn enqueue(&mut self, launch: &Launch, position: i64) -> Result<(), GpuError> {
-        self.check_resident(launch)?;
+        self.kernels[launch.kernel].check_resident(launch)?;
         for (address, bytes) in self.poison(launch)? {
             let fill = || {
                 self.context.bind_to_thread()?;
@@ -199,11 +199,7 @@ impl GpuDevice {
         }
         let enqueued = self.kernels[launch.kernel].enqueue(launch, position, &self.stream);
         enqueued.map_err(|error| {
-            let failure = GpuError::Refused {
-                kernel: launch.name.clone(),
-                launch: describe(launch),
-                cause: words(error),
-            };
+            let failure = refused(launch, error);
             self.noted(error, failure)
         })
     }
@@ -214,19 +210,6 @@ impl GpuDevice {
             self.fault = Some(failure.to_string());
         }
         failure
-    }
-
-    /// A launch with grid barriers would hang unless all its blocks were resident: it has no more than
-    /// the device holds at once, and at least one.
-    fn check_resident(&self, launch: &Launch) -> Result<(), GpuError> {
-        if launch.cooperative && self.kernels[launch.kernel].resident_blocks == 0 {
-            return Err(GpuError::Limit {
-                kernel: launch.name.clone(),
-                launch: describe(launch),
-                limit: "it has grid barriers, and the device holds none of its blocks".into(),
-            });
-        }
-        Ok(())
     }
 
     /// Waits for the stream; an error is a fault of `what`.
@@ -264,7 +247,7 @@ impl GpuDevice {
         let ordinal = self.info.ordinal;
         if self.recorded.get(&key).is_none() {
             for launch in launches {
-                self.check_resident(launch)?;
+                self.kernels[launch.kernel].check_resident(launch)?;
             }
             let recorded = RecordedRun::new(&self.context, &self.kernels, launches, position);
             let recorded = recorded.map_err(|error| {

@@ -249,24 +249,24 @@ impl InPlace {
             let after = *addresses.after.get(i).ok_or_else(missing)?;
             let given = addresses.before.get(i).copied().flatten();
             // SAFETY: the caller's promise: each address is of a state, which has these bytes.
-            unsafe {
+            before.push(unsafe {
                 match (state.rows, given) {
                     // Updated in place: begins as a copy.
-                    (None, Some(from)) => run.copy(after, from, state.bytes)?,
+                    (None, Some(from)) => {
+                        run.copy(after, from, state.bytes)?;
+                        after
+                    }
                     (None, None) => {
                         run.fill(after, state.initial, state.bytes)?;
+                        after
                     }
-                    (Some(_), Some(_)) => {}
+                    (Some(_), Some(given)) => given,
                     (Some(at), None) => {
                         let rows = addresses.workspace + at as u64;
                         run.fill(rows, state.initial, state.bytes)?;
+                        rows
                     }
                 }
-            }
-            before.push(match (state.rows, given) {
-                (None, _) => after,
-                (Some(_), Some(given)) => given,
-                (Some(at), None) => addresses.workspace + at as u64,
             });
         }
         let table = addressed::Table {
