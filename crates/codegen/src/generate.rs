@@ -9,6 +9,7 @@ use crate::manifest::{
 use crate::memory::Place;
 use crate::prelude;
 use fusec_fuse::chunked::Classes;
+use fusec_fuse::chunked::weighted::{Row, TOKENS};
 use fusec_fuse::elements::Elements;
 use fusec_fuse::schedule::program::Held;
 use fusec_fuse::{Plan, Storage};
@@ -132,9 +133,11 @@ fn generate_regime(
         for pointer in &source.pointers {
             let buffer = memory.buffer(pointer.place);
             args.push(match pointer.place {
-                Place::Value(_) | Place::State(_) | Place::Parts(..) | Place::Segments(..) => {
-                    Arg::Buffer(buffer)
-                }
+                Place::Value(_)
+                | Place::State(_)
+                | Place::Parts(..)
+                | Place::Segments(..)
+                | Place::Chunks(..) => Arg::Buffer(buffer),
                 Place::OldTail(_) => Arg::OldTail(buffer),
                 Place::NewTail(_) => Arg::NewTail(buffer),
             });
@@ -288,6 +291,24 @@ impl Memory<'_> {
                     element: Element::F32,
                     elements,
                     extent: Extent::Batch,
+                }
+            }
+            Place::Chunks(s, row, elements) => {
+                let state = &self.graph.state(s).name;
+                Buffer {
+                    name: match row {
+                        Row::Query => format!("{state}.queries"),
+                        Row::Key => format!("{state}.keys"),
+                        Row::Score => format!("{state}.scores"),
+                        Row::Decay => format!("{state}.chunk_decays"),
+                    },
+                    kind: BufferKind::Chunks(s),
+                    element: match row {
+                        Row::Decay => Element::F32,
+                        Row::Query | Row::Key | Row::Score => Element::Bf16,
+                    },
+                    elements,
+                    extent: Extent::Runs(TOKENS as u32),
                 }
             }
             Place::State(s) | Place::OldTail(s) | Place::NewTail(s) => {

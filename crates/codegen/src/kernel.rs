@@ -20,6 +20,7 @@ use crate::text::Text;
 use crate::walk::{self, Walk};
 use crate::wgmma;
 use fusec_fuse::chunked::Classes;
+use fusec_fuse::chunked::weighted::Row;
 use fusec_fuse::elements::Elements;
 use fusec_fuse::schedule::Segments;
 use fusec_fuse::schedule::program::Held;
@@ -610,6 +611,15 @@ fn comment(graph: &Graph, place: Place) -> String {
             let what = match held {
                 Held::State => "states at the ends of segments",
                 Held::Product => "products of decays over segments",
+            };
+            format!("{what}, {}", graph.state(s).name)
+        }
+        Place::Chunks(s, row, _) => {
+            let what = match row {
+                Row::Query => "queries of chunks, weighted by decays",
+                Row::Key => "keys of chunks, weighted by decays",
+                Row::Score => "products of both, weighted by decays",
+                Row::Decay => "decays of chunks",
             };
             format!("{what}, {}", graph.state(s).name)
         }

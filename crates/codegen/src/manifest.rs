@@ -145,6 +145,9 @@ pub enum BufferKind {
     /// What segments of T hand to those after them, for another phase of the same step: copies of a state, or
     /// the products of what their rows multiply it by, f32.
     Segments(StateId),
+    /// What one phase of a step makes of the chunks of a recurrence with this state, for those after it: queries, keys and their
+    /// products weighted by decays, and decays of chunks.
+    Chunks(StateId),
     /// Read by the caller after the run.
     Output(ValueId),
 }
@@ -161,6 +164,8 @@ pub enum Extent {
     Sequences,
     /// B * T times.
     Rows,
+    /// B * ceil(T / .0) times.
+    Runs(u32),
 }
 
 /// A launch.
@@ -279,6 +284,10 @@ impl Buffer {
             Extent::Fixed => 1,
             Extent::Batch | Extent::Sequences => shape.batch,
             Extent::Rows => shape.batch.checked_mul(shape.time)?,
+            Extent::Runs(rows) => {
+                let runs = shape.time.div_ceil(rows.max(1) as usize);
+                shape.batch.checked_mul(runs)?
+            }
         };
         self.elements
             .checked_mul(times)?

@@ -2,6 +2,7 @@
 
 use crate::manifest::{Element, MapAxis};
 use crate::names::{Names, last};
+use fusec_fuse::chunked::weighted::Row;
 use fusec_fuse::elements::Elements;
 use fusec_fuse::schedule::program::Held;
 use fusec_ir::{Def, Graph, StateId, StateKind, ValueId};
@@ -22,6 +23,8 @@ pub enum Place {
     Parts(ValueId, u32),
     /// What segments of T hand to those after them of a state: so many elements of each sequence.
     Segments(StateId, Held, usize),
+    /// Weighted rows of chunks of a recurrence with this state: so many elements of each chunk.
+    Chunks(StateId, Row, usize),
 }
 
 /// A pointer parameter.
@@ -136,7 +139,9 @@ impl<'g> Pointers<'g> {
             | Place::OldTail(_)
             | Place::NewTail(_)
             | Place::Parts(..)
-            | Place::Segments(..) => Element::F32,
+            | Place::Segments(..)
+            | Place::Chunks(_, Row::Decay, _) => Element::F32,
+            Place::Chunks(..) => Element::Bf16,
         }
     }
 
@@ -188,6 +193,15 @@ impl<'g> Pointers<'g> {
             Place::Parts(v, _) => ("parts", of_value(v)),
             Place::Segments(s, Held::State, _) => ("handed", self.of_state(s)),
             Place::Segments(s, Held::Product, _) => ("handed_decay", self.of_state(s)),
+            Place::Chunks(s, row, _) => (
+                match row {
+                    Row::Query => "queries",
+                    Row::Key => "keys",
+                    Row::Score => "scores",
+                    Row::Decay => "chunk_decays",
+                },
+                self.of_state(s),
+            ),
         };
         let long = format!("{kind}_{name}");
         let mut out = vec![format!("{kind}_{}", last(name)), long.clone()];

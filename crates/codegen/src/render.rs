@@ -47,6 +47,14 @@ const TEMPLATES: &[(&str, &str)] = &[
         include_str!("../templates/row_sum_simt.cu"),
     ),
     ("walk.cu", include_str!("../templates/walk.cu")),
+    (
+        "weighted_rows.cu",
+        include_str!("../templates/weighted_rows.cu"),
+    ),
+    (
+        "weighted_walk.cu",
+        include_str!("../templates/weighted_walk.cu"),
+    ),
 ];
 
 static TERA: LazyLock<Result<Tera, String>> = LazyLock::new(|| {

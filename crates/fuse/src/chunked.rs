@@ -11,6 +11,7 @@ pub mod linear;
 pub mod staging;
 pub mod tile;
 pub mod warpgroup;
+pub mod weighted;
 
 use crate::plan::{Body, Storage};
 use crate::schedule::Schedule;
@@ -257,6 +258,21 @@ impl<'a> Parts<'a> {
         let key = &self.layout.key;
         let mut decays = self.updates.iter().map(|update| self.axes_of(update.decay));
         decays.any(|axes| axes.iter().any(|a| key.contains(a) && graph.size(*a) > 1))
+    }
+
+    /// The operands of the scan that a coefficient is computed from.
+    pub fn inputs_of(&self, item: StepRef) -> Vec<usize> {
+        match item {
+            StepRef::Input(i) => vec![i],
+            StepRef::State(_) => Vec::new(),
+            StepRef::Op(i) => {
+                let op = self.found.coefficients.get(i);
+                let read = op.into_iter().flat_map(|op| &op.inputs);
+                // Coefficients read earlier ones only.
+                let earlier = read.filter(|access| access.item < item);
+                earlier.flat_map(|of| self.inputs_of(of.item)).collect()
+            }
+        }
     }
 
     /// The only update of a token, if it has one.

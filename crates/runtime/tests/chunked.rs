@@ -84,6 +84,7 @@ const CASE: Case = Case {
     outputs: 1,
     factor: Factor::Apart,
     products: Products::Warp,
+    weighted: None,
     storage: Element::F32,
     scale: 1.0,
     zero_state: false,
@@ -165,6 +166,7 @@ fn described(case: Case) -> Chunked {
         arriving: 0,
         values_arrive: false,
         products: Products::Warp,
+        weighted: None,
     };
     // As many as have value columns, or some more.
     let more = if case.steps.is_multiple_of(2) { 8 } else { 4 };

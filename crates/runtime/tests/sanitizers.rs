@@ -112,6 +112,9 @@ fn plant(manifest: &mut Manifest, fault: &Fault) {
             Extent::Fixed => format!("{}", buffer.elements),
             Extent::Batch | Extent::Sequences => format!("{} * B", buffer.elements),
             Extent::Rows => format!("{} * B * T", buffer.elements),
+            Extent::Runs(rows) => {
+                format!("{} * B * ((T + {}) / {rows})", buffer.elements, rows - 1)
+            }
         };
         let condition = (fault.condition)(&param.name, &elements);
         conditions.insert(kernel.image.clone(), condition);

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 
 impl<'g> Hooks<'_, 'g> {
     /// The only state.
-    fn only_state(&self) -> Result<StateId, CodegenError> {
+    pub(super) fn only_state(&self) -> Result<StateId, CodegenError> {
         let states = match &self.graph.op(self.scan).kind {
             OpKind::Scan { states, .. } => states.as_slice(),
             _ => &[],

@@ -10,6 +10,7 @@ mod epilogue;
 mod operands;
 mod runs;
 mod staging;
+mod weighted;
 
 use crate::CodegenError;
 use crate::affine::sum_text as sum;
@@ -25,6 +26,7 @@ use crate::text::Text;
 use fusec_fuse::chunked::staging::{Operand, Staged, at};
 use fusec_fuse::chunked::tile::{Decays, Tile};
 use fusec_fuse::chunked::warpgroup::Products;
+use fusec_fuse::chunked::weighted::Weighted;
 use fusec_fuse::chunked::{Classes, MOST_TOKENS, Parts, slabs};
 use fusec_fuse::schedule::{Pass, Segments};
 use fusec_fuse::{Body, Kernel, Schedule, Storage};
@@ -82,6 +84,7 @@ pub fn lane<'g>(
     if !body.tails.is_empty() && blocks > 1 {
         decode.line(format!("const i64 share = block % {blocks};"));
     }
+    let makes = tile.weighted == Some(Weighted::Makes);
     // Innermost first: it is the fastest to vary from block to block.
     for g in chunk.grid.iter().rev() {
         let name = names.fresh(&format!("{}0", graph.axis_name(g.axis).to_lowercase()));
@@ -94,7 +97,15 @@ pub fn lane<'g>(
         decode.line(format!("block /= {n};"));
         first_index.insert(g.axis, name);
     }
+    if tile.weighted.is_some() {
+        let chunk = tile.chunk;
+        decode.line(format!("const i64 runs = (T + {}) / {chunk};", chunk - 1));
+    }
     match segments {
+        None if makes => {
+            decode.line("const int run = (int)(block % runs);");
+            decode.line("const i64 batch = block / runs;");
+        }
         None => decode.line("const i64 batch = block;"),
         Some(Segments { count, .. }) => {
             decode.line(format!("const int segment = (int)(block % {walked});"));
@@ -123,7 +134,7 @@ pub fn lane<'g>(
         first_index,
         after: body.roles.epilogue.clone(),
         chunk: tile.chunk / tile.updates,
-        by_warpgroup: tile.products == Products::Warpgroup,
+        by_warpgroup: tile.products == Products::Warpgroup && tile.weighted.is_none(),
         turns: tile.turns(),
         updates: tile.updates,
         pointers,
@@ -135,7 +146,11 @@ pub fn lane<'g>(
         runs: None,
     };
     hooks.name_slabs();
-    let text = filled(&mut hooks, request, tile)?;
+    let text = match tile.weighted {
+        None => filled(&mut hooks, request, tile)?,
+        Some(Weighted::Makes) => hooks.weighted_rows(request.threads, tile)?,
+        Some(Weighted::Takes) => hooks.weighted_walk(request.threads, tile, segments)?,
+    };
     let tails = hooks.tails(request.threads, blocks);
     let position = hooks.position;
     let mut code = decode.finish();
@@ -145,11 +160,15 @@ pub fn lane<'g>(
         code,
         grid: LaneGrid {
             blocks: blocks as u64,
-            rows: RowUnits::Batch,
+            rows: match makes {
+                true => RowUnits::Runs(tile.chunk as u32),
+                false => RowUnits::Batch,
+            },
         },
-        blocks: match blocks {
-            1 => "B".into(),
-            n => format!("B * {n}"),
+        blocks: match (blocks, makes) {
+            (n, true) => format!("B * ((T + {}) / {}) * {n}", tile.chunk - 1, tile.chunk),
+            (1, false) => "B".into(),
+            (n, false) => format!("B * {n}"),
         },
         shared_floats: tile.shared_bytes() / 4,
         position,

@@ -9,7 +9,7 @@ use fusec_fuse::Storage;
 use fusec_fuse::chunked::Update;
 use fusec_fuse::chunked::linear::scaled_rows;
 use fusec_fuse::chunked::staging::Operand;
-use fusec_ir::StepRef;
+use fusec_ir::{Access, StepRef};
 
 impl Hooks<'_, '_> {
     /// The elements of a, if there is one, and the queries, and those of b and k.
@@ -47,7 +47,15 @@ impl Hooks<'_, '_> {
         }
         let (graph, parts, ops) = (self.graph, self.parts, &self.body.ops);
         let rows = scaled_rows(graph, parts, self.scan, ops, Storage::Bf16);
-        let (Some(rows), Some(update)) = (rows, parts.only_update()) else {
+        match rows {
+            Some(rows) => self.factor_beside(rows),
+            None => String::new(),
+        }
+    }
+
+    /// What these rows, which values are a multiple of, are multiplied by.
+    pub(super) fn factor_beside(&mut self, rows: Access) -> String {
+        let Some(update) = self.parts.only_update() else {
             return String::new();
         };
         let nothing = self.grid.space(&[]);

@@ -2,6 +2,7 @@
 //! them together. Never here: what is computed of them.
 
 use super::{Hooks, Scope};
+use crate::affine::Space;
 use crate::text::Text;
 use fusec_fuse::schedule::affine::Offset;
 use fusec_ir::{Access, AxisId, IndexExpr, ValueId};
@@ -20,6 +21,8 @@ pub(super) struct Runs {
     pub(super) run: usize,
     /// Column number `nth`, C text.
     pub(super) column: String,
+    /// Whether they are key channels, `kj`, and not value columns, `vi`.
+    pub(super) of_keys: bool,
     /// The loads.
     pub(super) text: Text,
 }
@@ -31,6 +34,7 @@ impl Runs {
             columns,
             run,
             column: column.into(),
+            of_keys: false,
             text: Text::default(),
         }
     }
@@ -43,16 +47,21 @@ impl Hooks<'_, '_> {
             columns,
             run: length,
             column,
+            of_keys,
             ..
         } = self.runs.as_ref()?;
         let (columns, length, column) = (*columns, *length, column.clone());
-        if scope.element != "vi" || scope.space != self.value || !scope.in_chunk {
+        let (element, space) = match of_keys {
+            true => ("kj", &self.key),
+            false => ("vi", &self.value),
+        };
+        if scope.element != element || scope.space != *space || !scope.in_chunk {
             return None;
         }
-        if !self.side_by_side(access.value, &access.index, length) {
+        if !self.side_by_side_in(space, access.value, &access.index, length) {
             return None;
         }
-        let element = match self.staged_run(access, back, scope, length) {
+        let from = match self.staged_run(access, back, scope, length) {
             Some(element) => element,
             None if self.is_staged(access) => return None,
             None => self.element_of(access, back, scope),
@@ -65,30 +74,41 @@ impl Hooks<'_, '_> {
         text.open(format!(
             "for (int nth = 0; nth < {columns}; nth += {length})"
         ));
-        text.line(format!("const int vi = {column};"));
-        text.line(format!("load_vec(&{element}, {run}[nth / {length}]);"));
+        text.line(format!("const int {element} = {column};"));
+        text.line(format!("load_vec(&{from}, {run}[nth / {length}]);"));
         text.close();
         Some(format!("{run}[nth / {length}][nth % {length}]"))
     }
 
     /// Whether neighbouring value columns are neighbours of a value in memory, and runs of them begin at whole runs.
     pub(super) fn side_by_side(&self, value: ValueId, index: &[IndexExpr], run: usize) -> bool {
+        self.side_by_side_in(&self.value, value, index, run)
+    }
+
+    /// The same of neighbouring elements of a space.
+    fn side_by_side_in(
+        &self,
+        space: &Space,
+        value: ValueId,
+        index: &[IndexExpr],
+        run: usize,
+    ) -> bool {
         let axes = &self.graph.value(value).axes;
         let offset = self.grid.global(axes, index);
         let whole = |elements: i64| elements % run as i64 == 0;
         whole(self.graph.row_elements(value) as i64)
             && whole(offset.base)
             && offset.block.values().all(|c| whole(*c))
-            && self.follows_columns(&offset)
+            && self.follows(space, &offset)
     }
 
-    /// Whether nothing but the value columns, in their order, leads from one element to another.
-    fn follows_columns(&self, offset: &Offset) -> bool {
+    /// Whether nothing but the axes of a space, in their order, leads from one element to another.
+    fn follows(&self, space: &Space, offset: &Offset) -> bool {
         let extent = |axis: AxisId| self.grid.extent(axis) as i64;
         let stride = |axis: AxisId| offset.local.get(&axis).copied().unwrap_or(0);
         // Neighbours of an axis lie as far apart as the elements inside of it.
         let mut inside = 1;
-        self.value.axes.iter().rev().all(|axis| {
+        space.axes.iter().rev().all(|axis| {
             let fits = extent(*axis) == 1 || stride(*axis) == inside;
             inside *= extent(*axis);
             fits

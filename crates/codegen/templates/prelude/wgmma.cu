@@ -140,6 +140,19 @@ template <typename T, bool ACROSS_K> __device__ __forceinline__ void wgmma_n256(
     asm volatile("wgmma.mma_async.sync.aligned." SHAPE ".f32." TYPE "." TYPE " {" D "}, {" A "}, " B ", 1, 1, 1, " ACROSS ";" \
                  : __VA_ARGS__ : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(int(ACROSS_K)) : "memory")
 
+//@ FUSEC_D_32
+// The 16 accumulators of a thread as the text of an instruction.
+#define FUSEC_D_32 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
+
+//@ wgmma_n32_held needs FUSEC_WGMMA_HELD, FUSEC_D_32, u32, u64 arch 90a
+// d[64, 32] += a[64, 16] b[16, 32] for a warpgroup, as wgmma_n64, with a in registers, as mma_m16n8k16_bf16 takes it: a[0]
+// (g, 2t ..), a[1] (g+8, 2t ..), a[2] (g, 2t+8 ..), a[3] (g+8, 2t+8 ..) of the warp's rows. They stay as they are
+// until warpgroup_wait.
+#define FUSEC_WGMMA_N32_HELD(TYPE) FUSEC_WGMMA_HELD("m64n32k16", TYPE, FUSEC_D_32, "%16, %17, %18, %19", "%20", "%21", FUSEC_ACC_8(0), FUSEC_ACC_8(8))
+template <typename T, bool ACROSS_K> __device__ __forceinline__ void wgmma_n32_held(float (&d)[16], const u32 (&a)[4], u64 b) {
+    if constexpr (wgmma_takes_f16<T>) FUSEC_WGMMA_N32_HELD("f16"); else FUSEC_WGMMA_N32_HELD("bf16");
+}
+
 //@ wgmma_n64_held needs FUSEC_WGMMA_HELD, FUSEC_D_64, u32, u64 arch 90a
 // As wgmma_n64, with a in registers, as mma_m16n8k16_bf16 takes it: a[0] (g, 2t ..), a[1] (g+8, 2t ..), a[2]
 // (g, 2t+8 ..), a[3] (g+8, 2t+8 ..) of the warp's rows. They stay as they are until warpgroup_wait.
@@ -162,4 +175,12 @@ template <typename T, bool ACROSS_K> __device__ __forceinline__ void wgmma_n128_
 #define FUSEC_WGMMA_N192_HELD(TYPE) FUSEC_WGMMA_HELD("m64n192k16", TYPE, FUSEC_D_192, "%96, %97, %98, %99", "%100", "%101", FUSEC_ACC_32(0), FUSEC_ACC_32(32), FUSEC_ACC_32(64))
 template <typename T, bool ACROSS_K> __device__ __forceinline__ void wgmma_n192_held(float (&d)[96], const u32 (&a)[4], u64 b) {
     if constexpr (wgmma_takes_f16<T>) FUSEC_WGMMA_N192_HELD("f16"); else FUSEC_WGMMA_N192_HELD("bf16");
+}
+
+//@ wgmma_n256_held needs FUSEC_WGMMA_HELD, FUSEC_D_256, u32, u64 arch 90a
+// As wgmma_n256, with a in registers, as mma_m16n8k16_bf16 takes it: a[0] (g, 2t ..), a[1] (g+8, 2t ..), a[2]
+// (g, 2t+8 ..), a[3] (g+8, 2t+8 ..) of the warp's rows. They stay as they are until warpgroup_wait.
+#define FUSEC_WGMMA_N256_HELD(TYPE) FUSEC_WGMMA_HELD("m64n256k16", TYPE, FUSEC_D_256, "%128, %129, %130, %131", "%132", "%133", FUSEC_ACC_32(0), FUSEC_ACC_32(32), FUSEC_ACC_32(64), FUSEC_ACC_32(96))
+template <typename T, bool ACROSS_K> __device__ __forceinline__ void wgmma_n256_held(float (&d)[128], const u32 (&a)[4], u64 b) {
+    if constexpr (wgmma_takes_f16<T>) FUSEC_WGMMA_N256_HELD("f16"); else FUSEC_WGMMA_N256_HELD("bf16");
 }

@@ -73,6 +73,7 @@
 
 use super::staging::{OPERAND_PAD, Operand, Room, Staged};
 use super::warpgroup::{self, Products};
+use super::weighted::Weighted;
 use super::{MOST_TOKENS, Parts, SUB, TOKEN_VALUES, pieces};
 use crate::plan::Storage;
 use crate::regions::Regions;
@@ -182,6 +183,9 @@ pub struct Tile {
     /// Whose products they are.
     #[serde(default, skip_serializing_if = "Products::by_warp")]
     pub products: Products,
+    /// Whether a phase before weights queries and keys by decays, and which of the two phases it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weighted: Option<Weighted>,
 }
 
 /// Places of a block's data in shared memory, f32 elements, each a multiple of 4.
@@ -249,6 +253,7 @@ impl Tile {
                 .count(),
             values_arrive: slabs.iter().any(of_values),
             products: Products::Warp,
+            weighted: None,
         }
     }
 
@@ -403,6 +408,9 @@ impl Tile {
     /// Registers of a thread, as compilers were seen to take them: those of the state, and what products
     /// and elements under way need.
     fn registers_of_thread(&self) -> usize {
+        if let Some(which) = self.weighted {
+            return self.weighted_registers(which);
+        }
         if self.products == Products::Warpgroup {
             return warpgroup::OTHERS + self.key / 2;
         }
@@ -519,15 +527,20 @@ impl Tile {
 
     /// Shared memory of a block, bytes.
     pub fn shared_bytes(&self) -> usize {
-        4 * match self.products {
-            Products::Warp => self.places().end,
-            Products::Warpgroup => self.warpgroup_places().end,
+        4 * match (self.weighted, self.products) {
+            (Some(Weighted::Makes), _) => self.maker_places().end,
+            (Some(Weighted::Takes), _) => self.taker_places().end,
+            (None, Products::Warp) => self.places().end,
+            (None, Products::Warpgroup) => self.warpgroup_places().end,
         }
     }
 
     /// Products of tensor-core tiles (16 x 8 x 16) that one warp does for its value columns of a
     /// sub-chunk, those of pieces counted one by one.
     pub fn state_products(&self) -> f64 {
+        if self.weighted.is_some() {
+            return 0.0;
+        }
         let (keys, rights) = (self.key_padded() / 16, self.rights());
         let one = terms(self.pieces, self.pieces);
         let of_keys = 2 * keys * (self.lefts() + rights) * one;
@@ -564,7 +577,8 @@ impl Tile {
     /// Multiply-adds of one chunk between tokens whose decays keep them from the tensor cores.
     pub fn pairs(&self) -> f64 {
         match self.decays {
-            _ if self.lefts() == 0 => 0.0,
+            _ if self.weighted == Some(Weighted::Makes) => self.weighted_pairs(),
+            _ if self.lefts() == 0 || self.weighted.is_some() => 0.0,
             Decays::PerKey if self.in_spans() => {
                 (self.chunk * (TOKENS + 1) * self.key_padded()) as f64
             }
@@ -576,10 +590,19 @@ impl Tile {
         }
     }
 
+    /// Products of a warpgroup of 64 rows, 8 columns and 16 of the sum, of one chunk.
+    pub fn group_products(&self) -> f64 {
+        match (self.weighted, self.products) {
+            (Some(Weighted::Makes), _) | (None, Products::Warp) => 0.0,
+            (Some(Weighted::Takes), _) => self.weighted_products(),
+            (None, Products::Warpgroup) => self.warpgroup_products(),
+        }
+    }
+
     /// Tensor-core work of one chunk, floating-point operations.
     pub fn tensor_flops(&self) -> f64 {
         if self.products == Products::Warpgroup {
-            return self.warpgroup_products() * (2 * 64 * 8 * 16) as f64;
+            return self.group_products() * (2 * 64 * 8 * 16) as f64;
         }
         let warps = (self.value_padded() / COLUMNS) as f64;
         let products = warps * self.state_products() + self.token_products();
@@ -589,6 +612,9 @@ impl Tile {
     /// Elements of one chunk that threads bring into products or out of them: keys of both kinds, queries,
     /// decays, values, results.
     pub fn elements(&self) -> f64 {
+        if let Some(which) = self.weighted {
+            return self.weighted_elements(which);
+        }
         if self.products == Products::Warpgroup {
             return self.warpgroup_elements();
         }
@@ -612,6 +638,12 @@ impl Tile {
             Decays::Centred => chunk * k * (6.0 + operands),
             Decays::PerKey => chunk * k * (sub * operands + 2.0 * operands),
         };
+        match self.weighted {
+            Some(Weighted::Makes) => return inside,
+            // The state decays, and becomes an operand.
+            Some(Weighted::Takes) => return k * v * 3.0,
+            None => {}
+        }
         let split = 3.0 * self.pieces as f64 * chunk * (operands * k + 2.0 * v);
         let times = (self.chunk / self.span()) as f64;
         let state = times * k * v * (2.0 + 3.0 * self.pieces as f64);

@@ -173,6 +173,7 @@ mod tests {
             arriving,
             values_arrive: false,
             products: Products::Warp,
+            weighted: None,
         }
     }
 

@@ -6,7 +6,7 @@
 use super::lane::Lane;
 use super::work::{Chunks, Work};
 use crate::chunked::MOST_TOKENS;
-use crate::chunked::warpgroup::Products;
+use crate::chunked::weighted::{TOKENS, Weighted};
 use crate::context::{iteration_axes, reduced_axes, special_count};
 use crate::schedule::{ChunkTile, Pass, Schedule};
 use fusec_ir::{Access, OpId, OpKind};
@@ -59,7 +59,10 @@ impl Lane<'_> {
     }
 
     /// Rows that one block takes.
-    fn chunked_rows(&self) -> usize {
+    pub(super) fn chunked_rows(&self) -> usize {
+        if self.weights() {
+            return TOKENS;
+        }
         let time = self.ctx.shape.time;
         let segments = self.body.schedule.segments();
         segments.map_or(time, |segments| segments.rows(time, MOST_TOKENS))
@@ -68,6 +71,9 @@ impl Lane<'_> {
     /// How often a block reads or writes its state before and after its chunks: that of the last segment is put together
     /// from pairs of a state and a product.
     fn moves_of_state(&self) -> usize {
+        if self.weights() {
+            return 0;
+        }
         match self.body.schedule.segments() {
             Some(segments) if segments.pass == Pass::Results => 2 + 2 * segments.products(),
             _ => 2,
@@ -99,14 +105,14 @@ impl Lane<'_> {
             pairs: tile.pairs(),
             state_products: tile.state_products(),
             value_warps: tile.value_warps() as f64,
-            group_products: match tile.products {
-                Products::Warp => 0.0,
-                Products::Warpgroup => tile.warpgroup_products(),
-            },
+            group_products: tile.group_products(),
         };
         let uses = self.uses();
         let is_anchor = |id: &&OpId| self.body.anchors().contains(*id);
-        for id in self.body.ops.iter().filter(|id| !is_anchor(id)) {
+        // What is before a walk over weighted rows is not computed again.
+        let taken = tile.weighted == Some(Weighted::Takes);
+        let own = |id: &&OpId| !is_anchor(id) && !(taken && self.is_before(**id));
+        for id in self.body.ops.iter().filter(own) {
             let op = graph.op(*id);
             let axes = iteration_axes(graph, op).into_iter();
             let columns: usize = axes.map(|axis| self.extent(axis)).product();

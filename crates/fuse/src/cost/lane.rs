@@ -3,6 +3,9 @@
 //! Counts only: nothing here asks how fast a device is.
 
 use super::work::{Attention, Columns, Keys, Read, Serial, Tiles, Work};
+use crate::chunked::Parts;
+use crate::chunked::linear::scaled_rows;
+use crate::chunked::weighted::{self, Weighted};
 use crate::context::{Context, instructions, iteration_axes, special_count, step_work};
 use crate::plan::{Body, Storage};
 use crate::schedule::attend::{AttendTile, MmaTile};
@@ -26,6 +29,8 @@ pub(super) struct Lane<'a> {
     row_tiles: usize,
     /// How many blocks compute (and read) the same prologue elements.
     copies: f64,
+    /// Of chunks with weighted rows: the rows that values are a multiple of.
+    pub(super) value_rows: Option<ValueId>,
 }
 
 /// Accesses to memory that take as long as a block's list of what is not zero: it looks at its rows twice, with
@@ -59,6 +64,12 @@ impl<'a> Lane<'a> {
             Schedule::Stream(_) | Schedule::NonZero(_) => 1,
             _ => (across / of_batch).max(1),
         };
+        let value_rows = body.schedule.weighted().and_then(|_| {
+            let scan = *body.anchors().first()?;
+            let parts = Parts::of(ctx.graph, ctx.classes(), scan).ok()?;
+            let rows = scaled_rows(ctx.graph, &parts, scan, &body.ops, ctx.storage)?;
+            Some(rows.value)
+        });
         Lane {
             ctx,
             body,
@@ -66,6 +77,7 @@ impl<'a> Lane<'a> {
             products,
             row_tiles,
             copies: copies as f64,
+            value_rows,
         }
     }
 
@@ -183,7 +195,7 @@ impl<'a> Lane<'a> {
                 if let Some(tail) = access.tail {
                     work.moved_bytes += self.state_bytes(tail);
                 }
-                if self.produces(access.value) {
+                if self.produces(access.value) || self.leaves(*id, access.value) {
                     continue;
                 }
                 if matches!(op.kind, OpKind::Gather) {
@@ -205,7 +217,7 @@ impl<'a> Lane<'a> {
                     work.seen_bytes += (bytes * ctx.shape.batch) as f64 * again * self.seen(op);
                 }
             }
-            if let OpKind::Scan { states, .. } = &op.kind {
+            if let (OpKind::Scan { states, .. }, false) = (&op.kind, self.weights()) {
                 for (i, state) in states.iter().enumerate() {
                     self.add_state(*state, self.product_part(op, i), work);
                 }
@@ -237,11 +249,52 @@ impl<'a> Lane<'a> {
                 again,
             });
         }
+        self.add_weighted(work);
         for value in &self.body.stores {
             work.moved_bytes += ctx.value_bytes(*value);
         }
         for state in &self.body.tails {
             work.moved_bytes += self.state_bytes(*state);
+        }
+    }
+
+    /// Whether it weights rows of chunks for the phase after it.
+    pub(super) fn weights(&self) -> bool {
+        self.body.schedule.weighted() == Some(Weighted::Makes)
+    }
+
+    /// Whether the other phase reads a value for an operation: with weighted rows, values belong to the walk, and all else
+    /// before the recurrence to the phase before it.
+    fn leaves(&self, id: OpId, value: ValueId) -> bool {
+        let is_value = self.value_rows == Some(value);
+        match self.body.schedule.weighted() {
+            None => false,
+            Some(Weighted::Makes) => is_value,
+            Some(Weighted::Takes) => self.is_before(id) && !is_value,
+        }
+    }
+
+    /// Whether an operation is the recurrence or before it.
+    pub(super) fn is_before(&self, id: OpId) -> bool {
+        self.body.roles.epilogue.binary_search(&id).is_err()
+    }
+
+    /// Weighted rows are written once, and read by each block of other value columns.
+    fn add_weighted(&self, work: &mut Work) {
+        let (Schedule::Chunked(chunk), Some(which)) =
+            (&self.body.schedule, self.body.schedule.weighted())
+        else {
+            return;
+        };
+        let tokens = match which {
+            Weighted::Makes => self.blocks,
+            Weighted::Takes => self.blocks * self.chunked_rows().div_ceil(chunk.tile.chunk),
+        };
+        let of_one = weighted::bytes(chunk.tile.key, chunk.tile.reads > 0);
+        let bytes = (tokens * of_one) as f64;
+        match which {
+            Weighted::Makes => work.moved_bytes += bytes,
+            Weighted::Takes => work.seen_bytes += bytes,
         }
     }
 
@@ -372,7 +425,12 @@ impl<'a> Lane<'a> {
             Schedule::Chunked(_) => self.uses(),
             _ => BTreeMap::new(),
         };
+        let taken = self.body.schedule.weighted() == Some(Weighted::Takes);
+        let is_anchor = |id: &OpId| self.body.anchors().contains(id);
         for id in &self.body.ops {
+            if taken && self.is_before(*id) && !is_anchor(id) {
+                continue;
+            }
             let op = graph.op(*id);
             let halo = halos.get(id).copied().unwrap_or(0.0);
             let times = self.times(id, halo, uses.get(id).copied().unwrap_or(1.0));

@@ -26,6 +26,37 @@ const VALUE_TARGETS: [usize; 4] = [64, 16, 32, 128];
 /// The chunked forms of a lane of the scan template, at least one; they differ in how the value
 /// columns are spread over blocks.
 pub fn fit(group: &Group<'_>, lane: &Body) -> Result<Vec<Body>, Reject> {
+    let (scan, parts, whole) = legal(group, lane)?;
+    let targets = match whole {
+        true => &[usize::MAX][..],
+        false => &VALUE_TARGETS,
+    };
+    let mut bodies: Vec<Body> = Vec::new();
+    let mut first = None;
+    let by_warps = MOST_WARPS.map(|most| (Products::Warp, most));
+    let by = by_warps
+        .into_iter()
+        .chain([(Products::Warpgroup, warpgroup::WARPS)]);
+    let ways = targets.iter().flat_map(|target| {
+        let ahead = [false, true].into_iter();
+        let by = by.clone();
+        ahead.flat_map(move |ahead| by.clone().map(move |by| (*target, ahead, by)))
+    });
+    for (target, ahead, by) in ways {
+        match spread(group, lane, scan, &parts, target, (ahead, by)) {
+            Ok(body) if !bodies.contains(&body) => bodies.push(body),
+            Ok(_) => {}
+            Err(reject) => first = first.or(Some(reject)),
+        }
+    }
+    match first {
+        Some(reject) if bodies.is_empty() => Err(reject),
+        _ => Ok(bodies),
+    }
+}
+
+/// The recurrence of a lane that can go in chunks, its parts, and whether what follows combines over the value axes.
+pub(super) fn legal<'c>(group: &Group<'c>, lane: &Body) -> Result<(OpId, Parts<'c>, bool), Reject> {
     let (ctx, graph) = (group.ctx, group.ctx.graph);
     let [scan] = lane.anchors()[..] else {
         return Err(group.reject(
@@ -58,32 +89,7 @@ pub fn fit(group: &Group<'_>, lane: &Body) -> Result<Vec<Body>, Reject> {
     looks_back(group, lane)?;
     prologue(group, lane, scan)?;
     let whole = epilogue(group, lane, &parts)?;
-    let targets = match whole {
-        true => &[usize::MAX][..],
-        false => &VALUE_TARGETS,
-    };
-    let mut bodies: Vec<Body> = Vec::new();
-    let mut first = None;
-    let by_warps = MOST_WARPS.map(|most| (Products::Warp, most));
-    let by = by_warps
-        .into_iter()
-        .chain([(Products::Warpgroup, warpgroup::WARPS)]);
-    let ways = targets.iter().flat_map(|target| {
-        let ahead = [false, true].into_iter();
-        let by = by.clone();
-        ahead.flat_map(move |ahead| by.clone().map(move |by| (*target, ahead, by)))
-    });
-    for (target, ahead, by) in ways {
-        match spread(group, lane, scan, &parts, target, (ahead, by)) {
-            Ok(body) if !bodies.contains(&body) => bodies.push(body),
-            Ok(_) => {}
-            Err(reject) => first = first.or(Some(reject)),
-        }
-    }
-    match first {
-        Some(reject) if bodies.is_empty() => Err(reject),
-        _ => Ok(bodies),
-    }
+    Ok((scan, parts, whole))
 }
 
 /// The products over runs of tokens stay finite, and rounding errors of the past fade, if no decay
@@ -244,16 +250,14 @@ fn epilogue(group: &Group<'_>, lane: &Body, parts: &Parts<'_>) -> Result<bool, R
     Ok(whole)
 }
 
-/// One head per block, and at most `target` value columns.
-fn spread(
+/// How heads and value columns are spread over blocks of one head and at most `target` columns, and how many each has.
+pub(super) fn columns(
     group: &Group<'_>,
-    lane: &Body,
     scan: OpId,
     parts: &Parts<'_>,
     target: usize,
-    (ahead, (products, most_warps)): (bool, (Products, usize)),
-) -> Result<Body, Reject> {
-    let (ctx, graph) = (group.ctx, group.ctx.graph);
+) -> Result<(Vec<GridAxis>, usize), Reject> {
+    let graph = group.ctx.graph;
     let layout = parts.layout;
     let heads = layout.heads.iter().filter(|a| graph.size(**a) > 1);
     let mut grid: Vec<GridAxis> = heads
@@ -292,6 +296,21 @@ fn spread(
             format!("{key}"),
         ));
     }
+    Ok((grid, value))
+}
+
+/// One head per block, and at most `target` value columns.
+fn spread(
+    group: &Group<'_>,
+    lane: &Body,
+    scan: OpId,
+    parts: &Parts<'_>,
+    target: usize,
+    (ahead, (products, most_warps)): (bool, (Products, usize)),
+) -> Result<Body, Reject> {
+    let (ctx, graph) = (group.ctx, group.ctx.graph);
+    let (grid, value) = columns(group, scan, parts, target)?;
+    let key = graph.elements(&parts.layout.key);
     let slabs = match ahead {
         true => staged(
             graph,
@@ -391,6 +410,14 @@ pub fn in_pass(
     let share = blocks.div_ceil(ctx.target.sms.max(1));
     let [_, few] = MOST_WARPS;
     let least = Tile::least(graph, scan, &parts, ctx.storage, chunk.tile.value, &slabs);
+    if let Some(which) = chunk.tile.weighted {
+        let tile = least.weighted(which).ok()?;
+        return Some(ChunkTile {
+            tile: tile.shared_by(share, bytes, registers),
+            segments: Some(segments),
+            ..chunk.clone()
+        });
+    }
     if chunk.tile.products == Products::Warpgroup {
         let tile = by_warpgroup(group, scan, least).ok()?;
         return Some(ChunkTile {

@@ -43,6 +43,7 @@
 //! | `chunked-prologue-op`, `chunked-prologue-stored` | chunked | what comes before the recurrence is maps whose results stay on the chip |
 //! | `chunked-epilogue-op`, `chunked-epilogue-axes`, `chunked-epilogue-access`, `chunked-epilogue-tail` | chunked | what comes after it is computed for one row and one head by itself |
 //! | `chunked-key`, `chunked-value`, `chunked-shared` | chunked | key channels, value columns and shared memory of one block |
+//! | `weighted-rows` | chunked | decays of key channels weight queries and keys of lines of 64, of one read, and values are rows as they lie in memory; products of warpgroups |
 //! | `segments-class` | scan, chunked | segments of T where a state meets more than one factor, or one term before a maximum, that does not depend on it, element by element |
 //! | `segments-decay` | scan, chunked | segments where that is not proven to be in [-1, 1] |
 //! | `segments-chain`, `segments-delay` | scan, chunked | segments where a recurrence, or an earlier row of what follows one, depends on another's results |
@@ -73,6 +74,7 @@ mod scatter;
 mod segments;
 mod space;
 mod ways;
+mod weighted;
 
 pub use contract::has_few_rows;
 pub(crate) use row::row_runs;
@@ -158,13 +160,16 @@ fn one_phase(lanes: Vec<Body>) -> Vec<Phase> {
 pub(crate) struct LaneForm {
     /// In the last phase, beside other lanes.
     pub body: Body,
-    /// In the phase before it, if it is cut into segments.
-    pub before: Option<Body>,
+    /// In phases before that, in order: where it is cut into segments, or where rows are weighted.
+    pub before: Vec<Body>,
 }
 
 impl From<Body> for LaneForm {
     fn from(body: Body) -> Self {
-        LaneForm { body, before: None }
+        LaneForm {
+            body,
+            before: Vec::new(),
+        }
     }
 }
 
@@ -211,13 +216,17 @@ pub(crate) fn scan_lane(ctx: &Context<'_>, ops: &[OpId]) -> Result<Vec<LaneForm>
         .stores
         .retain(|v| ctx.is_output(*v) || !of_prologue(v));
     let chunked = chunked::fit(&group, &inside).unwrap_or_default();
-    let cuts = segments::fit(&group, &body, &chunked).unwrap_or_default();
-    let cuts = cuts.into_iter().map(|cut| LaneForm {
-        body: cut.results,
-        before: Some(cut.states),
-    });
+    let in_phases = in_phases(&group, &body, &inside, &chunked);
     let whole = std::iter::once(body).chain(chunked);
-    Ok(whole.map(LaneForm::from).chain(cuts).collect())
+    Ok(whole.map(LaneForm::from).chain(in_phases).collect())
+}
+
+/// The forms of a lane around recurrences that have phases before its own: segments of T, weighted rows, and both.
+/// `inside`: the lane as it stores what nobody else computes.
+fn in_phases(group: &Group<'_>, lane: &Body, inside: &Body, chunked: &[Body]) -> Vec<LaneForm> {
+    let mut forms = segments::fit(group, lane, chunked).unwrap_or_default();
+    forms.extend(weighted::fit(group, lane, inside).unwrap_or_default());
+    forms
 }
 
 /// A group with products and without recurrences, in one phase.
@@ -286,13 +295,13 @@ pub fn forms(ctx: &Context<'_>, ops: &[OpId]) -> Result<Vec<Vec<Phase>>, Reject>
     if can.len() > 1 {
         out.extend(can.iter().map(|lane| with(&[*lane], 0)));
     }
-    out.extend(in_segments(ctx, ops, plain, &chunked));
+    out.extend(with_phases(ctx, ops, plain, &chunked));
     Ok(out)
 }
 
-/// The forms of a group in which T is cut into segments: every lane that can be in its `n`-th such form, or its
+/// The forms of a group of recurrences with several phases: every lane that can be in its `n`-th such form, or its
 /// last.
-fn in_segments(
+fn with_phases(
     ctx: &Context<'_>,
     ops: &[OpId],
     plain: &[Body],
@@ -303,20 +312,45 @@ fn in_segments(
         ops,
         part: false,
     };
-    let cuts: Vec<Vec<segments::Cut>> = plain
+    let forms: Vec<Vec<LaneForm>> = plain
         .iter()
         .zip(chunked)
         .map(|(plain, chunked)| match plain.template() {
-            Template::Scan => segments::fit(&group, plain, chunked).unwrap_or_default(),
+            Template::Scan => in_phases(&group, plain, plain, chunked),
             _ => Vec::new(),
         })
         .collect();
-    let most = cuts.iter().map(Vec::len).max().unwrap_or(0);
+    let most = forms.iter().map(Vec::len).max().unwrap_or(0);
     let nth = |n: usize| {
-        let of = cuts.iter().map(|cuts| cuts.get(n).or(cuts.last()));
-        segments::phases(plain, &of.collect::<Vec<_>>())
+        let of = forms.iter().map(|forms| forms.get(n).or(forms.last()));
+        phases_of(plain, &of.collect::<Vec<_>>())
     };
     (0..most).map(nth).collect()
+}
+
+/// The phases of some lanes of which some have several: those are together in the last one.
+fn phases_of(plain: &[Body], forms: &[Option<&LaneForm>]) -> Vec<Phase> {
+    let before = |form: &&LaneForm| form.before.len();
+    let most = forms.iter().flatten().map(before).max().unwrap_or(0);
+    // Phase number `n` before the last one.
+    let earlier = |n: usize| {
+        let of = forms.iter().flatten();
+        of.filter_map(|form| {
+            let at = form.before.len().checked_sub(n)?;
+            form.before.get(at).cloned()
+        })
+        .collect()
+    };
+    let mut phases: Vec<Phase> = (1..=most)
+        .rev()
+        .map(|n| Phase { lanes: earlier(n) })
+        .collect();
+    let lanes = plain.iter().zip(forms);
+    let last = lanes.map(|(plain, form)| form.map_or(plain, |form| &form.body).clone());
+    phases.push(Phase {
+        lanes: last.collect(),
+    });
+    phases
 }
 
 /// The chunked forms of each lane of a group, or why there is none.

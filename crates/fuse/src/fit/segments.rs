@@ -5,8 +5,8 @@
 //! [`crate::schedule::segments`].
 
 use super::group::Group;
-use super::{chunked, scan};
-use crate::plan::{Body, Phase, Reject, Roles};
+use super::{LaneForm, chunked, scan};
+use crate::plan::{Body, Reject, Roles};
 use crate::schedule::program::rows_back;
 use crate::schedule::segments::{Pass, Segments};
 use crate::schedule::{ScanTile, Schedule, blocks, shared_floats};
@@ -22,18 +22,9 @@ const MOST_BLOCKS: usize = 16;
 /// The same of blocks that go in chunks.
 const MOST_CHUNK_BLOCKS: usize = 4;
 
-/// A lane cut into segments.
-#[derive(Clone, Debug)]
-pub struct Cut {
-    /// What the first phase does of it.
-    pub states: Body,
-    /// What the second does.
-    pub results: Body,
-}
-
 /// The segmented forms of a lane that goes row by row, and of those in chunks, or why there is none; none as
 /// well where they could not pay.
-pub fn fit(group: &Group<'_>, plain: &Body, chunked: &[Body]) -> Result<Vec<Cut>, Reject> {
+pub fn fit(group: &Group<'_>, plain: &Body, chunked: &[Body]) -> Result<Vec<LaneForm>, Reject> {
     // Segments fill the GPU, so that a block need not have few elements of the state for that.
     let wide = scan::in_fewer_blocks(group, plain);
     let walks: Vec<(&Body, u32)> = std::iter::once(plain)
@@ -44,27 +35,46 @@ pub fn fit(group: &Group<'_>, plain: &Body, chunked: &[Body]) -> Result<Vec<Cut>
                 .map(move |n| (lane, n))
         })
         .collect();
-    let chunked: Vec<(&Body, Vec<u32>)> = spreads(chunked)
-        .into_iter()
-        .map(|body| (body, counts_of_chunks(group, body)))
-        .collect();
-    if walks.is_empty() && chunked.iter().all(|(_, counts)| counts.is_empty()) {
-        return Ok(Vec::new());
+    let chunked = of_chunks(group, plain, chunked)?;
+    if walks.is_empty() {
+        return Ok(chunked);
     }
     legal(group, plain)?;
-    let fits = |cut: &Cut| {
-        let threads = cut.states.schedule.threads();
-        4 * shared_floats(group.ctx, &cut.states, threads) <= group.ctx.target.shared_bytes
+    let fits = |cut: &LaneForm| {
+        cut.before.iter().all(|states| {
+            let threads = states.schedule.threads();
+            4 * shared_floats(group.ctx, states, threads) <= group.ctx.target.shared_bytes
+        })
     };
     let cuts = walks
         .into_iter()
         .filter_map(|(lane, n)| cut(group, lane, n));
-    let mut cuts: Vec<Cut> = cuts.filter(fits).collect();
-    let in_chunks = chunked.into_iter();
-    let in_chunks =
-        in_chunks.flat_map(|(body, counts)| counts.into_iter().filter_map(|n| cut(group, body, n)));
-    cuts.extend(in_chunks);
+    let mut cuts: Vec<LaneForm> = cuts.filter(fits).collect();
+    cuts.extend(chunked);
     Ok(cuts)
+}
+
+/// The segmented forms of a lane that goes in chunks, as its `plain` form allows.
+pub fn of_chunks(
+    group: &Group<'_>,
+    plain: &Body,
+    chunked: &[Body],
+) -> Result<Vec<LaneForm>, Reject> {
+    let bodies = spreads(chunked).into_iter();
+    let counted: Vec<(&Body, u32)> = bodies
+        .flat_map(|body| {
+            let counts = counts_of_chunks(group, body).into_iter();
+            counts.map(move |n| (body, n))
+        })
+        .collect();
+    if counted.is_empty() {
+        return Ok(Vec::new());
+    }
+    legal(group, plain)?;
+    let counted = counted.into_iter();
+    Ok(counted
+        .filter_map(|(body, n)| cut(group, body, n))
+        .collect())
 }
 
 /// Segments that a lane may be cut into, so that a multiprocessor has at most so many blocks.
@@ -95,7 +105,7 @@ fn spreads(chunked: &[Body]) -> Vec<&Body> {
     let mut out: Vec<&Body> = Vec::new();
     for body in chunked {
         let same = |known: &&mut &Body| {
-            let of = |body: &Body| body.schedule.by_warpgroup();
+            let of = |body: &Body| (body.schedule.by_warpgroup(), body.schedule.weighted());
             known.schedule.grid() == body.schedule.grid() && of(known) == of(body)
         };
         match out.iter_mut().find(same) {
@@ -108,7 +118,7 @@ fn spreads(chunked: &[Body]) -> Vec<&Body> {
 }
 
 /// The lane in so many segments; `None` of a template that has no such form, and where a block has no room.
-fn cut(group: &Group<'_>, lane: &Body, count: u32) -> Option<Cut> {
+fn cut(group: &Group<'_>, lane: &Body, count: u32) -> Option<LaneForm> {
     let in_pass = |pass: Pass, ops: &[OpId], room: usize| {
         let segments = Segments { count, pass };
         match (&lane.schedule, lane.anchors()) {
@@ -152,7 +162,10 @@ fn cut(group: &Group<'_>, lane: &Body, count: u32) -> Option<Cut> {
         tails: Vec::new(),
         schedule,
     };
-    Some(Cut { states, results })
+    Some(LaneForm {
+        body: results,
+        before: vec![states],
+    })
 }
 
 /// Whether a segment as a whole is such a step again, and knows all it needs but the states before it.
@@ -234,22 +247,4 @@ fn legal(group: &Group<'_>, lane: &Body) -> Result<(), Reject> {
         }
     }
     Ok(())
-}
-
-/// The phases of some lanes of which some are cut: `cuts` has the form of each that is.
-pub fn phases(plain: &[Body], cuts: &[Option<&Cut>]) -> Vec<Phase> {
-    let first = cuts.iter().flatten().map(|cut| cut.states.clone());
-    let lanes = plain.iter().zip(cuts);
-    let second = lanes.map(|(plain, cut)| match cut {
-        Some(cut) => cut.results.clone(),
-        None => plain.clone(),
-    });
-    vec![
-        Phase {
-            lanes: first.collect(),
-        },
-        Phase {
-            lanes: second.collect(),
-        },
-    ]
 }

@@ -5,6 +5,7 @@ use super::gemv;
 use super::product::Products;
 use super::segments::Segments;
 use super::walk::Walked;
+use crate::chunked::weighted::Weighted;
 use crate::context::Context;
 use crate::plan::{Body, Phase};
 use serde::{Deserialize, Serialize};
@@ -54,6 +55,9 @@ pub fn blocks(ctx: &Context<'_>, body: &Body) -> usize {
     match &body.schedule {
         Schedule::Row(tile) => runs(tile.rows),
         Schedule::Attend(tile) => runs(tile.rows()),
+        Schedule::Chunked(chunk) if chunk.tile.weighted == Some(Weighted::Makes) => {
+            runs(chunk.tile.chunk as u32)
+        }
         Schedule::Scan(_) | Schedule::Chunked(_) => {
             let walked = body.schedule.segments().map_or(1, Segments::walked);
             ctx.shape.batch * tiles * walked

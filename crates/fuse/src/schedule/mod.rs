@@ -48,6 +48,7 @@ pub use wgmma::WgmmaTile;
 
 use crate::chunked::tile::Tile;
 use crate::chunked::warpgroup::Products;
+use crate::chunked::weighted::Weighted;
 use crate::plan::{GridAxis, Template};
 use serde::{Deserialize, Serialize};
 
@@ -100,6 +101,14 @@ impl Schedule {
     /// Whether a chunk's products are those of warpgroups.
     pub fn by_warpgroup(&self) -> bool {
         matches!(self, Schedule::Chunked(chunk) if chunk.tile.products == Products::Warpgroup)
+    }
+
+    /// Whether rows of chunks are weighted by a phase of its own, and which of the two phases it is.
+    pub fn weighted(&self) -> Option<Weighted> {
+        match self {
+            Schedule::Chunked(chunk) => chunk.tile.weighted,
+            _ => None,
+        }
     }
 
     /// The template that it is a schedule of.

@@ -3,6 +3,7 @@
 use super::wgmma::{CONSUMERS, DEPTH};
 use super::{AttendTile, GemmTile, Launch, Pass, RowSumTile, Schedule, Segments};
 use crate::chunked::warpgroup::Products;
+use crate::chunked::weighted::Weighted;
 use fusec_ir::Direction;
 use std::fmt;
 
@@ -23,6 +24,13 @@ impl fmt::Display for Schedule {
             }
             Schedule::Chunked(chunk) => {
                 let tile = &chunk.tile;
+                if tile.weighted == Some(Weighted::Makes) {
+                    return write!(
+                        f,
+                        "rows of chunks of {} tokens weighted, {} keys",
+                        tile.chunk, tile.key
+                    );
+                }
                 write!(
                     f,
                     "chunks of {} {}, {} keys x {} values",
@@ -35,8 +43,10 @@ impl fmt::Display for Schedule {
                     tile.key,
                     tile.value
                 )?;
-                if tile.products == Products::Warpgroup {
-                    f.write_str(" by a warpgroup")?;
+                match (tile.weighted, tile.products) {
+                    (Some(_), _) => f.write_str(" by warpgroups, of weighted rows")?,
+                    (None, Products::Warpgroup) => f.write_str(" by a warpgroup")?,
+                    (None, Products::Warp) => {}
                 }
                 if chunk.ahead {
                     f.write_str(", rows ahead of time")?;

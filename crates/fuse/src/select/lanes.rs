@@ -88,7 +88,7 @@ impl Load {
         let mut parts = lane_parts(ctx, body, own, false);
         // A phase before the one that lanes share: however many are in it, it takes no less than one of them
         // on a GPU that is filled.
-        if let Some(before) = before {
+        for before in before {
             let least = lane_parts(ctx, before, own, false);
             parts.latency_us += least.bound() + least.latency_us + ctx.device.grid_barrier_us.value;
         }

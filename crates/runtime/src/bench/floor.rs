@@ -34,7 +34,10 @@ pub fn floor_bytes(regime: &Regime, shape: Shape) -> f64 {
                 }
             }
             BufferKind::State(_) | BufferKind::Tail(_) => 2.0 * all,
-            BufferKind::Scratch(_) | BufferKind::Parts(_) | BufferKind::Segments(_) => 0.0,
+            BufferKind::Scratch(_)
+            | BufferKind::Parts(_)
+            | BufferKind::Segments(_)
+            | BufferKind::Chunks(_) => 0.0,
         }
     };
     regime.buffers.iter().map(bytes).sum()

@@ -236,7 +236,9 @@ template <class T, bool ACROSS_K> static inline void wgmma_n64(float (&d)[32], u
 template <class T, bool ACROSS_K> static inline void wgmma_n128(float (&d)[64], u64 a, u64 b, int line = __builtin_LINE()) { emulator::wgmma<T, 128, ACROSS_K>(d, a, b, "wgmma_n128", line); }
 template <class T, bool ACROSS_K> static inline void wgmma_n192(float (&d)[96], u64 a, u64 b, int line = __builtin_LINE()) { emulator::wgmma<T, 192, ACROSS_K>(d, a, b, "wgmma_n192", line); }
 template <class T, bool ACROSS_K> static inline void wgmma_n256(float (&d)[128], u64 a, u64 b, int line = __builtin_LINE()) { emulator::wgmma<T, 256, ACROSS_K>(d, a, b, "wgmma_n256", line); }
+template <class T, bool ACROSS_K> static inline void wgmma_n32_held(float (&d)[16], const u32 (&a)[4], u64 b, int line = __builtin_LINE()) { emulator::wgmma_held<T, 32, ACROSS_K>(d, a, b, "wgmma_n32_held", line); }
 template <class T, bool ACROSS_K> static inline void wgmma_n64_held(float (&d)[32], const u32 (&a)[4], u64 b, int line = __builtin_LINE()) { emulator::wgmma_held<T, 64, ACROSS_K>(d, a, b, "wgmma_n64_held", line); }
 template <class T, bool ACROSS_K> static inline void wgmma_n128_held(float (&d)[64], const u32 (&a)[4], u64 b, int line = __builtin_LINE()) { emulator::wgmma_held<T, 128, ACROSS_K>(d, a, b, "wgmma_n128_held", line); }
 template <class T, bool ACROSS_K> static inline void wgmma_n192_held(float (&d)[96], const u32 (&a)[4], u64 b, int line = __builtin_LINE()) { emulator::wgmma_held<T, 192, ACROSS_K>(d, a, b, "wgmma_n192_held", line); }
+template <class T, bool ACROSS_K> static inline void wgmma_n256_held(float (&d)[128], const u32 (&a)[4], u64 b, int line = __builtin_LINE()) { emulator::wgmma_held<T, 256, ACROSS_K>(d, a, b, "wgmma_n256_held", line); }
 template <class T, bool ACROSS_K> static inline void wgmma_n64_first(float (&d)[32], u64 a, u64 b, int line = __builtin_LINE()) { emulator::wgmma<T, 64, ACROSS_K, true>(d, a, b, "wgmma_n64_first", line); }

@@ -94,6 +94,7 @@ impl Binding<'_> {
             | BufferKind::Scratch(_)
             | BufferKind::Parts(_)
             | BufferKind::Segments(_)
+            | BufferKind::Chunks(_)
             | BufferKind::Output(_) => {
                 let slot = (*self.arena.slots.get(buffer)?)?;
                 Some(Place {

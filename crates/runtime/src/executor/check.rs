@@ -194,6 +194,10 @@ fn buffers(regime: &Regime) -> Checked {
                 check_segments(graph, buffer, id).or_else(|reason| damaged(place(), reason))?;
                 None
             }
+            BufferKind::Chunks(id) => {
+                check_chunks(graph, buffer, id).or_else(|reason| damaged(place(), reason))?;
+                None
+            }
             BufferKind::Input(id) => {
                 inputs.insert(id);
                 Some(id)
@@ -315,6 +319,22 @@ fn check_segments(graph: &Graph, buffer: &Buffer, id: StateId) -> Result<(), Str
         true => Ok(()),
         false => Err(format!(
             "{:?} x {} elements are no segments of `{}`",
+            buffer.extent, buffer.elements, state.name
+        )),
+    }
+}
+
+/// Elements of chunks of tokens, for a recurrence.
+fn check_chunks(graph: &Graph, buffer: &Buffer, id: StateId) -> Result<(), String> {
+    let Some(state) = graph.states.get(id.index()) else {
+        return Err("its state is unknown".into());
+    };
+    let recurrent = matches!(state.kind, StateKind::Scan { .. });
+    let of_tokens = matches!(buffer.extent, Extent::Runs(tokens) if tokens > 0);
+    match recurrent && of_tokens && matches!(buffer.element, Element::Bf16 | Element::F32) {
+        true => Ok(()),
+        false => Err(format!(
+            "{:?} x {} elements are no chunks of a recurrence with `{}`",
             buffer.extent, buffer.elements, state.name
         )),
     }
@@ -465,7 +485,7 @@ fn tensor_map(regime: &Regime, step: &Step, map: &TensorMap) -> Result<(), Strin
     let (wanted, extent) = match buffer.extent {
         Extent::Fixed => (0, true),
         Extent::Rows | Extent::Sequences => (1, true),
-        Extent::Batch => (0, false),
+        Extent::Batch | Extent::Runs(_) => (0, false),
     };
     match last {
         Some(last) if last < buffer.elements && rows == wanted && extent => Ok(()),

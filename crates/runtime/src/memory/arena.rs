@@ -161,6 +161,7 @@ fn lifetimes(
                 BufferKind::Scratch(_)
                     | BufferKind::Parts(_)
                     | BufferKind::Segments(_)
+                    | BufferKind::Chunks(_)
                     | BufferKind::Output(_)
             );
             // A step may read what it writes itself: a grid barrier lies between.
@@ -194,7 +195,10 @@ fn lifetimes(
                     buffer: buffer.name.clone(),
                 }),
             },
-            BufferKind::Scratch(_) | BufferKind::Parts(_) | BufferKind::Segments(_) => Ok(first
+            BufferKind::Scratch(_)
+            | BufferKind::Parts(_)
+            | BufferKind::Segments(_)
+            | BufferKind::Chunks(_) => Ok(first
                 .zip(last)
                 .map(|(first, last)| Lifetime { first, last })),
             BufferKind::Param(_)

@@ -49,8 +49,9 @@ pub struct StepTime {
 }
 
 impl Executor<GpuDevice> {
-    /// Times runs of `time` tokens. Inputs are copied before the first; the state is afterwards
-    /// what it was.
+    /// Times runs of `time` tokens: several tokens from where the executor is, at the start of a sequence unless
+    /// something was run before, so that attention sees none of an earlier run; single ones one after the other. Inputs
+    /// are copied before the first; the state is afterwards what it was.
     pub fn time_run(
         &mut self,
         time: usize,
@@ -94,6 +95,14 @@ impl Executor<GpuDevice> {
         }
     }
 
+    /// As after any run, but that runs of several tokens all begin where the first did.
+    fn advance_timed(&mut self, run: &PreparedRun, begin: i64) {
+        self.advance(run);
+        if run.key.shape.time > 1 {
+            self.position = begin;
+        }
+    }
+
     fn measure_runs(
         &mut self,
         time: usize,
@@ -103,13 +112,14 @@ impl Executor<GpuDevice> {
         let mut submission = Submission::Stepwise;
         let mut launches = 0;
         let mut runs = timing.runs;
+        let begin = self.position;
         for _ in 0..timing.warmups.max(LEAST_WARMUPS) {
             let run = self.prepare(time, inputs)?;
             launches = run.launches.len();
             let began = Instant::now();
             self.device
                 .run_and_wait(run.key, &run.launches, self.position)?;
-            self.advance(&run);
+            self.advance_timed(&run, begin);
             let seconds = began.elapsed().as_secs_f64();
             if timing.longest.is_some_and(|longest| seconds > longest) {
                 runs = runs.min(1);
@@ -118,10 +128,11 @@ impl Executor<GpuDevice> {
         }
         // The two parities' launches, prepared before the clock starts.
         let first = self.prepare(time, inputs)?;
-        self.advance(&first);
+        let position = self.position;
+        self.advance_timed(&first, begin);
         let second = self.prepare(time, inputs)?;
         self.parity = first.key.parity;
-        self.position -= time as i64;
+        self.position = position;
         let flush = self.device.flush(timing.cold)?;
         let mut events = Vec::new();
         for at in 0..runs {
@@ -130,7 +141,7 @@ impl Executor<GpuDevice> {
             let start = self.device.event()?;
             submission = self.device.put(run.key, &run.launches, self.position)?;
             events.push((start, self.device.event()?));
-            self.advance(run);
+            self.advance_timed(run, begin);
         }
         let cause = |cause| run_fault(&first.launches, cause);
         self.device.wait(cause)?;

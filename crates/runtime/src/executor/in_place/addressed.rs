@@ -132,7 +132,13 @@ impl Given<'_> {
             (BufferKind::State(id), _) => Some((Source::After(id.index()), 0)),
             (BufferKind::Tail(id), _) if new => Some((Source::After(id.index()), 0)),
             (BufferKind::Tail(id), _) => Some((Source::Before(id.index()), 0)),
-            (BufferKind::Scratch(_) | BufferKind::Parts(_) | BufferKind::Segments(_), _) => {
+            (
+                BufferKind::Scratch(_)
+                | BufferKind::Parts(_)
+                | BufferKind::Segments(_)
+                | BufferKind::Chunks(_),
+                _,
+            ) => {
                 let slot = (*self.arena.slots.get(buffer)?)?;
                 Some((Source::Workspace, slot.offset as u64))
             }
