@@ -84,7 +84,6 @@ const CASE: Case = Case {
     outputs: 1,
     factor: Factor::Apart,
     products: Products::Warp,
-    weighted: None,
     storage: Element::F32,
     scale: 1.0,
     zero_state: false,
