@@ -19,6 +19,9 @@ use tera::Context;
 /// Elements that one access brings: 16 bytes of 16-bit elements.
 const RUN: usize = 8;
 
+/// Elements of a tail that one access writes: 16 bytes of f32.
+const TAIL_RUN: usize = 4;
+
 #[derive(Serialize)]
 struct GridLine {
     name: String,
@@ -65,6 +68,8 @@ struct TailLine {
     new: String,
     width: usize,
     row: usize,
+    /// Elements that are copied at a time.
+    vector: usize,
 }
 
 /// The addresses of one lane.
@@ -130,12 +135,18 @@ impl Addresses<'_, '_> {
 
     fn tail(&mut self, tail: StateId) -> Option<TailLine> {
         let (value, width) = tail_of(self.graph, tail)?;
+        let row = self.graph.row_elements(value);
         Some(TailLine {
             pointer: self.pointers.read(Place::Value(value), self.names),
             old: self.pointers.read(Place::OldTail(tail), self.names),
             new: self.pointers.write(Place::NewTail(tail), self.names),
             width,
-            row: self.graph.row_elements(value),
+            row,
+            vector: if row.is_multiple_of(TAIL_RUN) {
+                TAIL_RUN
+            } else {
+                1
+            },
         })
     }
 }

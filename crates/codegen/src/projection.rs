@@ -390,7 +390,7 @@ impl ProjectionTile {
                     &serde_json::json!({
                         "rows": tile.rows, "columns": tile.columns, "together": tile.together, "warps": tile.warps,
                         "in_flight": tile.in_flight, "operand": tile.operand.map(c_type),
-                        "pieces": stream::PIECES, "slots": tile.slots(&projection.shapes()),
+                        "pieces": stream::PIECES, "slots": tile.slots(&projection.shapes()), "brought": tile.brought,
                     }),
                 );
                 let shapes = projection.shapes();
@@ -436,7 +436,7 @@ impl ProjectionTile {
                     "tile",
                     &serde_json::json!({
                         "rows": tile.rows, "columns": tile.columns, "warps": tile.warps, "split": tile.split,
-                        "together": tile.unroll, "operand": c_type(tile.operand),
+                        "together": tile.unroll, "operand": c_type(tile.operand), "brought": false,
                     }),
                 );
                 let staged = !projection.products.iter().all(Product::is_direct);
@@ -562,6 +562,8 @@ impl ProjectionTile {
                     Some("there are 1 to 32 warps")
                 } else if !(1..=32).contains(&tile.in_flight) {
                     Some("1 to 32 steps are on their way")
+                } else if tile.brought && !projection.products.iter().all(Product::is_direct) {
+                    Some("rows that are brought lie in memory as they are multiplied")
                 } else if !shapes.iter().all(thin::is_readable)
                     || !projection.products.iter().all(alike)
                 {

@@ -1,8 +1,12 @@
 {%- for tail in tails %}
 
-// The last {{ tail.width }} rows of {{ tail.pointer }}, for the next run; each block copies a share.
-for (i64 item = share * {{ threads }} + tid; item < {{ tail.width * tail.row }}; item += shares * {{ threads }}) {
-    const i64 t = T - {{ tail.width }} + item / {{ tail.row }};
-    {{ tail.new }}[batch * {{ tail.width * tail.row }} + item] = t < 0 ? {{ tail.old }}[batch * {{ tail.width * tail.row }} + item + T * {{ tail.row }}] : to_f32({{ tail.pointer }}[(batch * T + t) * {{ tail.row }} + item % {{ tail.row }}]);
+// The last {{ tail.width }} rows of {{ tail.pointer }}, for the next run: each block copies a share, {% if tail.vector > 1 %}{{ tail.vector }} elements{% else %}an element{% endif %} at a time. Rows before
+// this run are what an earlier one has kept.
+for (i64 nth = share * {{ threads }} + tid; nth < {{ tail.width * tail.row / tail.vector }}; nth += shares * {{ threads }}) {
+    const i64 item = nth{% if tail.vector > 1 %} * {{ tail.vector }}{% endif %}, from = (T - {{ tail.width }}) * {{ tail.row }} + item;
+    float kept[{{ tail.vector }}];
+    if (from < 0) load_vec({{ tail.old }} + batch * {{ tail.width * tail.row }} + item + T * {{ tail.row }}, kept);
+    else load_vec({{ tail.pointer }} + batch * T * {{ tail.row }} + from, kept);
+    store_vec({{ tail.new }} + batch * {{ tail.width * tail.row }} + item, kept);
 }
 {%- endfor %}

@@ -16,6 +16,22 @@
         }
 {%- endif %}
     }
+{%- elif tile.brought %}
+    {
+        // Rows as they lie in memory, zeros behind their ends.
+        constexpr int PIECES_OF_ROW = {{ p.pitch }} / 8, ROUNDS = (TILE_M * PIECES_OF_ROW + THREADS - 1) / THREADS;
+        u32 words[ROUNDS][4] = {};
+#pragma unroll
+        for (int round = 0; round < ROUNDS; ++round) {
+            const int at = round * THREADS + tid, tile_row = at / PIECES_OF_ROW, inner = at % PIECES_OF_ROW * 8;
+            if (tile_row < TILE_M && row0 + tile_row < rows && inner < {{ p.depth }}) load_words({{ p.x }} + (row0 + tile_row) * i64({{ p.x_stride }}) + inner, words[round]);
+        }
+#pragma unroll
+        for (int round = 0; round < ROUNDS; ++round) {
+            const int at = round * THREADS + tid;
+            if (at < TILE_M * PIECES_OF_ROW) store_words(a_{{ p.name }} + at * 8, words[round]);
+        }
+    }
 {%- elif not p.direct %}
     for (int chunk = tid; chunk < TILE_M * {{ p.pitch }} / {{ p.x_vector }}; chunk += THREADS) {
         constexpr int DEPTH = {{ p.depth }}, PITCH = {{ p.pitch }}, VEC = {{ p.x_vector }};

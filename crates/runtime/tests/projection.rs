@@ -78,6 +78,7 @@ const fn stream(columns: usize, together: usize, warps: usize, in_flight: usize)
         warps,
         in_flight,
         operand: None,
+        brought: false,
     })
 }
 
@@ -105,7 +106,19 @@ const fn stream_of(
         warps,
         in_flight,
         operand: Some(operand),
+        brought: false,
     })
+}
+
+/// The same, with rows in shared memory.
+fn brought(tile: ProjectionTile) -> ProjectionTile {
+    match tile {
+        ProjectionTile::Stream(tile) => ProjectionTile::Stream(StreamTile {
+            brought: true,
+            ..tile
+        }),
+        other => other,
+    }
 }
 
 fn on_tensor_cores(tile: ProjectionTile) -> bool {
@@ -504,6 +517,8 @@ fn cases() -> Vec<Case> {
             0,
             Plain,
         );
+        let tile = brought(stream_of(rows, 16, 8, 8, 1, Bf16));
+        add(tile, size, Bf16, Bf16, Nk, 0, Plain);
         add(
             stream_of(rows, 8, 8, 16, 1, F16),
             size,

@@ -104,6 +104,13 @@ __device__ __forceinline__ void load_words(const void* p, u32 (&words)[4]) {
     words[0] = all.x, words[1] = all.y, words[2] = all.z, words[3] = all.w;
 }
 
+//@ store_words needs u32
+// Four words to a 16-byte aligned address.
+__device__ __forceinline__ void store_words(void* p, const u32 (&words)[4]) {
+    const uint4 all = {words[0], words[1], words[2], words[3]};
+    *reinterpret_cast<uint4*>(p) = all;
+}
+
 //@ load_words_stream needs u32
 // As load_words, of data that nobody reads again.
 __device__ __forceinline__ void load_words_stream(const void* p, u32 (&words)[4]) {

@@ -316,8 +316,8 @@ mod tests {
             outputs: 0,
             ..takes
         };
-        // Queries and scores of two chunks, and results of one.
-        let less = 2 * (32 * 1024 + 4 * 1024) / 2 + 32 * 132 * 4;
+        // Queries and lines of scores of two chunks, and results of one.
+        let less = 2 * (32 * 256 * 2 + 32 * 128) + 32 * 132 * 4;
         assert_eq!(takes.shared_bytes() - only_state.shared_bytes(), less);
     }
 }

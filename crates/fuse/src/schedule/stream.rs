@@ -30,6 +30,10 @@ pub struct StreamTile {
     /// What the tensor cores multiply: bf16 or f16. Activations of other types are rounded to it. `None` on FP32 units.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub operand: Option<Element>,
+    /// Whether rows that lie in memory as tensor cores multiply them come to shared memory first, once for all columns
+    /// of the block: warps would wait for them at each step.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub brought: bool,
 }
 
 /// Most rows of a block: half of those of a fragment. Activations of more take longer to read than weights: 16 rows took 1.1
@@ -138,6 +142,7 @@ pub fn schedule(
         warps: WARPS,
         in_flight: (stretch / 2).clamp(1, STEPS),
         operand,
+        brought: false,
     };
     let fits = |tile: &StreamTile| {
         let own = 4 * tile.places(shapes).1;
@@ -145,7 +150,18 @@ pub fn schedule(
     };
     let least = rows.min(2);
     let halves = std::iter::successors(Some(rows.next_power_of_two()), |rows| Some(rows / 2));
-    halves.take_while(|rows| *rows >= least).map(of).find(fits)
+    let tile = halves
+        .take_while(|rows| *rows >= least)
+        .map(of)
+        .find(fits)?;
+    // All blocks of the kernel stay resident, and rows are read more than once.
+    let brought = StreamTile {
+        brought: true,
+        ..tile
+    };
+    let whole = (4 * brought.places(shapes).1).next_multiple_of(16) + around;
+    let pays = groups > 1 && tile.is_direct(shapes) && whole <= target.shared_beside(BLOCKS);
+    Some(if pays { brought } else { tile })
 }
 
 /// The same tile with another number of columns, whole ones that a warp takes side by side; `None` where blocks never have
@@ -213,7 +229,7 @@ impl StreamTile {
 
     /// Whether activations go from memory to registers: on tensor cores, if those of all products can.
     pub fn is_direct(&self, products: &[ProductShape]) -> bool {
-        self.operand.is_some() && products.iter().all(|p| p.direct)
+        self.operand.is_some() && !self.brought && products.iter().all(|p| p.direct)
     }
 }
 

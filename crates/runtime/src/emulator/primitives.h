@@ -57,6 +57,10 @@ static inline void load_words(const void* p, u32 (&words)[4]) {
     emulator::aligned(p, 16, "load_words");
     __builtin_memcpy(words, p, 16);
 }
+static inline void store_words(void* p, const u32 (&words)[4]) {
+    emulator::aligned(p, 16, "store_words");
+    __builtin_memcpy(p, words, 16);
+}
 static inline void load_words_stream(const void* p, u32 (&words)[4]) { load_words(p, words); }
 template <class T, int V, int STEP> static inline void load_component(const T* p, int j, float (&out)[V]) {
     for (int i = 0; i < V; ++i) {
