@@ -68,8 +68,9 @@ struct TailLine {
     new: String,
     width: usize,
     row: usize,
-    /// Elements that are copied at a time.
+    /// Elements that are copied at a time, and how often.
     vector: usize,
+    copies: usize,
 }
 
 /// The addresses of one lane.
@@ -136,17 +137,19 @@ impl Addresses<'_, '_> {
     fn tail(&mut self, tail: StateId) -> Option<TailLine> {
         let (value, width) = tail_of(self.graph, tail)?;
         let row = self.graph.row_elements(value);
+        let vector = if row.is_multiple_of(TAIL_RUN) {
+            TAIL_RUN
+        } else {
+            1
+        };
         Some(TailLine {
             pointer: self.pointers.read(Place::Value(value), self.names),
             old: self.pointers.read(Place::OldTail(tail), self.names),
             new: self.pointers.write(Place::NewTail(tail), self.names),
             width,
             row,
-            vector: if row.is_multiple_of(TAIL_RUN) {
-                TAIL_RUN
-            } else {
-                1
-            },
+            vector,
+            copies: width * row / vector,
         })
     }
 }
