@@ -38,7 +38,7 @@ use tune::TuneArgs;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  fusec compile models/hybrid.toml
+  fusec compile models/hybrid.toml --dtype bf16
   fusec compile models/mamba2.toml --shape B=1,T=512 --dtype bf16 --out out/small
   fusec compile models/rwkv7.toml --logits last --out out/last
   fusec compile models/rwkv6.toml --arch sm_80 --device-profile a100

@@ -10,6 +10,8 @@
 
 #[path = "../examples/compile_from_string.rs"]
 mod compile_from_string;
+#[path = "book/messages.rs"]
+mod messages;
 #[path = "../examples/read_state.rs"]
 mod read_state;
 #[path = "../examples/run_on_cpu.rs"]

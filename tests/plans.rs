@@ -17,11 +17,13 @@ use fusec_fuse::{
 use fusec_ir::class::classify;
 use fusec_ir::language::{ModelSource, Overrides, compile};
 use fusec_ir::{Graph, OpId, OpKind};
+use rayon::prelude::*;
 use serde::Deserialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
 /// NAME.toml.
 #[derive(Deserialize)]
@@ -93,6 +95,37 @@ impl Case {
     }
 }
 
+/// A case and what was planned for each of its shapes.
+struct Made {
+    case: Case,
+    device: Device,
+    planned: Vec<Planned>,
+}
+
+/// All cases by name: planned once for all tests.
+fn made() -> &'static BTreeMap<String, Made> {
+    static MADE: LazyLock<BTreeMap<String, Made>> = LazyLock::new(|| {
+        let cases: Vec<(String, Case)> = cases().into_iter().collect();
+        let made = cases.into_par_iter().map(|(name, case)| {
+            let device = Device::find(&case.device).expect("a device");
+            let graph = case.graph();
+            let options = case.options(&device);
+            let planned = options.iter().map(|options| planned(&graph, options));
+            let planned = planned.collect();
+            (
+                name,
+                Made {
+                    case,
+                    device,
+                    planned,
+                },
+            )
+        });
+        made.collect()
+    });
+    &MADE
+}
+
 fn planned(graph: &Graph, options: &Options<'_>) -> Planned {
     match fusec_fuse::plan(graph, options) {
         Ok(planned) => planned,
@@ -112,18 +145,16 @@ fn snapshot(directory: &str, name: &str, text: &str) {
 
 #[test]
 fn every_model_has_a_case_and_becomes_the_plan_expected() {
-    let cases = cases();
+    let made = made();
     for name in texts("models").keys() {
-        let has_case = cases.values().any(|case| case.model == *name);
+        let has_case = made.values().any(|made| made.case.model == *name);
         assert!(has_case, "no case of {name} in tests/plans/");
     }
-    for (name, case) in cases {
-        let device = Device::find(&case.device).expect("a device");
-        let graph = case.graph();
+    for (name, made) in made {
         let mut text = String::new();
-        for options in case.options(&device) {
-            let planned = planned(&graph, &options);
-            let decisions = match explain::highlights(&planned, &options) {
+        let options = made.case.options(&made.device);
+        for (planned, options) in made.planned.iter().zip(options) {
+            let decisions = match explain::highlights(planned, &options) {
                 Ok(decisions) => decisions,
                 Err(error) => panic!("{name}: {error}"),
             };
@@ -133,8 +164,62 @@ fn every_model_has_a_case_and_becomes_the_plan_expected() {
             }
             let _ = writeln!(text, "\n{}\n", "=".repeat(96));
         }
-        snapshot("plans", &name, text.trim_end_matches(['=', '\n']));
+        snapshot("plans", name, text.trim_end_matches(['=', '\n']));
     }
+}
+
+/// The plan that the README shows is that of tests/plans/hybrid.snap, a line a kernel; `cargo xtask bless`
+/// writes it there.
+#[test]
+fn the_readme_shows_the_plan_that_there_is() {
+    const FIRST: &str = "hybrid on h200: bf16 storage, B=8 T=2048, plan auto";
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let read = |file: &str| fs::read_to_string(root.join(file)).expect("a text");
+    let snapshot = read("tests/plans/hybrid.snap");
+    let mut wanted: Vec<String> = Vec::new();
+    for line in snapshot.lines().skip_while(|line| *line != FIRST) {
+        // What belongs to a kernel is said with -v.
+        if !line.starts_with("      ") {
+            wanted.push(format!("    {line}").trim_end().to_owned());
+        }
+        if line.starts_with("per layer:") {
+            break;
+        }
+    }
+    let readme = read("README.md");
+    let lines: Vec<&str> = readme.lines().collect();
+    let first = lines.iter().position(|line| line.trim() == FIRST);
+    let first = first.expect("the README shows the plan");
+    let shown = lines[first..].iter();
+    let shown = shown.take_while(|line| line.is_empty() || line.starts_with("    "));
+    let mut shown: Vec<&str> = shown.copied().collect();
+    while shown.last().is_some_and(|line| line.is_empty()) {
+        shown.pop();
+    }
+    if shown != wanted && std::env::var("SNAPSHOTS").is_ok_and(|how| how == "overwrite") {
+        let (before, after) = (&lines[..first], &lines[first + shown.len()..]);
+        let wanted: Vec<&str> = wanted.iter().map(String::as_str).collect();
+        let text = [before, &wanted, after].concat().join("\n");
+        fs::write(root.join("README.md"), text + "\n").expect("written");
+        return;
+    }
+    assert_eq!(shown, wanted, "`cargo xtask bless` brings it up to date");
+}
+
+/// Every snapshot has its case: a text that nothing is compared with any more says what is not so.
+#[test]
+fn no_snapshot_is_left_behind() {
+    let mut known: BTreeSet<String> = cases().into_keys().collect();
+    // tests/cli/plans.rs
+    known.extend(["gated-scan.f32.cu", "gated-scan.bf16.cu"].map(str::to_owned));
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/plans");
+    let files = fs::read_dir(directory).expect("a directory").flatten();
+    let names = files.map(|file| file.file_name().to_string_lossy().into_owned());
+    let there: BTreeSet<String> = names
+        .filter_map(|name| Some(name.strip_suffix(".snap")?.to_owned()))
+        .collect();
+    let left: Vec<&String> = there.difference(&known).collect();
+    assert!(left.is_empty(), "{left:?}");
 }
 
 /// What a kernel shows of its templates: which, what is before and after the anchors, what a
@@ -199,11 +284,9 @@ fn lane_use(graph: &Graph, lane: &Body) -> String {
 #[test]
 fn every_use_of_a_template_becomes_the_kernel_expected() {
     let mut first: BTreeMap<String, String> = BTreeMap::new();
-    for (name, case) in cases() {
-        let device = Device::find(&case.device).expect("a device");
-        let graph = case.graph();
-        for options in case.options(&device) {
-            let planned = planned(&graph, &options);
+    for (name, made) in made() {
+        let case = &made.case;
+        for (planned, options) in made.planned.iter().zip(case.options(&made.device)) {
             let mut manifest = None;
             for (i, kernel) in planned.plan.kernels.iter().enumerate() {
                 let key = template_use(&planned.graph, kernel);
@@ -233,7 +316,15 @@ fn every_use_of_a_template_becomes_the_kernel_expected() {
             }
         }
     }
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/plans/kernels");
+    let files = fs::read_dir(directory).expect("a directory").flatten();
+    let names = files.map(|file| file.file_name().to_string_lossy().into_owned());
+    let left: Vec<String> = names
+        .filter_map(|name| Some(name.strip_suffix(".snap")?.to_owned()))
+        .filter(|name| !first.contains_key(name))
+        .collect();
     for (key, text) in first {
         snapshot("plans/kernels", &key, &text);
     }
+    assert!(left.is_empty(), "no kernel is like these: {left:?}");
 }

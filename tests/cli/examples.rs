@@ -255,12 +255,16 @@ fn every_example_does_what_it_says() {
     assert_eq!(run_verbs, verbs);
 }
 
-/// The pages of `docs/` whose commands are run: lines of four spaces and a call.
-const PAGES: [&str; 1] = ["docs/generation.md"];
+/// The pages whose commands are run: lines of four spaces and a call.
+const PAGES: [&str; 2] = ["README.md", "docs/generation.md"];
 
 #[test]
 fn every_command_of_a_page_does_what_it_says() {
     let dir = laid_out();
+    // These are run as such.
+    let verbs = verbs();
+    let known = verbs.iter().flat_map(|verb| examples(verb));
+    let known: BTreeSet<Vec<String>> = known.map(|example| example.arguments).collect();
     for page in PAGES {
         let text = fs::read_to_string(repository(page)).expect("a page");
         let calls = text
@@ -270,13 +274,17 @@ fn every_command_of_a_page_does_what_it_says() {
         for call in calls {
             let verb = call.split_whitespace().next().unwrap_or_default();
             let example = example(verb, &format!("fusec {call}"));
+            run_calls += 1;
+            // What follows may begin where this ends.
+            if known.contains(&example.arguments) && verb != "init" {
+                continue;
+            }
             let answer = run(dir.path(), &example);
             assert_eq!(answer.status, Some(0), "{page}: {call}: {answer:?}");
             if let Some(path) = &example.path {
                 let json: Value = serde_json::from_str(&answer.stdout).expect("--json is JSON");
                 assert!(leads(&json, path), "{page}: {call}: {}", answer.stdout);
             }
-            run_calls += 1;
         }
         assert!(run_calls > 0, "{page}");
     }

@@ -7,7 +7,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use crate::command::{answer, fusec};
+use crate::command::{answer, finish, fusec, start};
 use crate::tokens;
 
 fn pipe(path: &Path) {
@@ -71,6 +71,7 @@ fn what_is_no_file_is_refused_where_a_file_is_read() {
                 .args(&arguments);
             command
                 .env("FUSEC_NVRTC", "/no/such/libnvrtc.so.13")
+                .env("FUSEC_CACHE_DIR", root.path().join("cache"))
                 .stdin(Stdio::null());
             let answer = answer(&mut command);
             // A vocabulary that is none is one that is not there, which is said.
@@ -103,12 +104,132 @@ fn what_is_no_file_is_refused_where_a_file_is_read() {
         );
         let mut command = Command::new("sh");
         command.args(["-c", &script, "sh"]).args(&arguments);
+        command.env("FUSEC_CACHE_DIR", root.path().join("cache"));
         let answer = answer(&mut command);
         answer.expect(2, &[]);
         assert!(
             !answer.stderr.contains("out of memory"),
             "{arguments:?}: {answer:?}"
         );
+    }
+}
+
+/// A pipe that the user names: somebody who writes into it is waited for, nobody is not.
+#[test]
+fn a_pipe_is_read_and_one_without_a_writer_is_refused() {
+    let root = tempfile::tempdir().expect("a directory");
+    let cache = root.path().join("cache");
+    let model = tokens(root.path());
+    let pipe_at = |name: &str| {
+        let path = root.path().join(name);
+        fs::create_dir_all(path.parent().expect("a directory")).expect("a directory");
+        pipe(&path);
+        path.display().to_string()
+    };
+    let nobody = pipe_at("nobody");
+    pipe_at("directory/model.toml");
+    let directory = root.path().join("directory").display().to_string();
+    let random = "--axis V=256 --weights random:1 --device cpu --shape T=2";
+    let script = |text: &str, says: &str, pipe: &str| {
+        let script = text.replace("fusec", env!("CARGO_BIN_EXE_fusec"));
+        let mut command = Command::new("timeout");
+        command
+            .args(["60", "sh", "-c", &script, "sh", &model, pipe])
+            .env("FUSEC_NVRTC", "/no/such/libnvrtc.so.13")
+            .env("FUSEC_CACHE_DIR", &cache)
+            .stdin(Stdio::null());
+        (start(&mut command), text.to_owned(), says.to_owned())
+    };
+    let refused: Vec<_> = [
+        ("fusec plan $2".to_owned(), "into which nobody writes"),
+        (format!("fusec plan {directory}"), "into which nobody writes"),
+        ("fusec plan /dev/zero".to_owned(), "4194304"),
+        ("fusec plan $1 --device-profile $2".to_owned(), "into which nobody writes"),
+        ("fusec plan $1 --tuned $2".to_owned(), "into which nobody writes"),
+        ("fusec diff $2 $2".to_owned(), "into which nobody writes"),
+        ("fusec calibrate --fit $2".to_owned(), "into which nobody writes"),
+        ("fusec run $1 --weights $2 --device cpu --shape T=2".to_owned(), "it is no file"),
+        ("fusec run $1 --weights /dev/zero --device cpu --shape T=2".to_owned(), "it is no file"),
+        (format!("fusec run $1 {random} --input $2"), "it is no file"),
+        (format!("fusec run $1 {random} --state-in $2"), "it is no file"),
+        (format!("fusec generate $1 {random} --prompt-file $2 --tokens 1"), "into which nobody writes"),
+        ("fusec eval $1 --axis V=256 --weights random:1 --device cpu --text $2".to_owned(), "into which nobody writes"),
+        ("fusec generate $1 --axis V=256 --weights random:1 --device cpu --tokenizer $2 --prompt x --tokens 1".to_owned(), "it is no file"),
+    ]
+    .iter()
+    .map(|(text, says)| script(text, says, &nobody))
+    .collect();
+    let read: Vec<_> = [
+        ("written", "(cat $1; sleep 1) > $2 & exec fusec plan $2"),
+        ("late", "(sleep 1; cat $1) > $2 & exec fusec plan $2"),
+        (
+            "slow",
+            "(sleep 1; echo; sleep 1; cat $1) > $2 & exec fusec plan $2",
+        ),
+        ("none", "cat $1 | fusec plan /dev/stdin"),
+    ]
+    .iter()
+    .map(|(name, text)| script(text, "", &pipe_at(name)))
+    .collect();
+    for (child, text, says) in refused {
+        println!("{text}");
+        finish(child).expect(2, &[&says]);
+    }
+    for (child, text, _) in read {
+        println!("{text}");
+        finish(child).expect(0, &[]);
+    }
+}
+
+/// A pipe where results are to lie: opening one would wait for somebody at its other end.
+#[test]
+fn pipes_where_results_lie_are_waited_for_by_nobody() {
+    let root = tempfile::tempdir().expect("a directory");
+    let model = tokens(root.path());
+    let cache = root.path().join("cache");
+    let at = |name: &str| root.path().join(name).display().to_string();
+    fs::create_dir(root.path().join("results")).expect("a directory");
+    // What an unfinished file would be called, and a place that is no directory.
+    pipe(&root.path().join("results/.fusec-partial-0"));
+    pipe(&root.path().join("pipe"));
+    let (fine, inside) = (at("results/plan"), at("pipe/plan"));
+    let library = at("pipe");
+    for (arguments, environment, status, says) in [
+        (
+            vec!["compile", &model, "--out", &fine],
+            None,
+            3,
+            "no cubins",
+        ),
+        (
+            vec!["compile", &model, "--out", &inside],
+            None,
+            2,
+            "cannot write in",
+        ),
+        (
+            vec!["plan", &model],
+            Some(("FUSEC_CACHE_DIR", &library)),
+            0,
+            "",
+        ),
+        (
+            vec!["compile", &model, "--out", &fine],
+            Some(("FUSEC_NVRTC", &library)),
+            3,
+            "it is no file",
+        ),
+    ] {
+        let mut command = Command::new("timeout");
+        command
+            .arg("60")
+            .arg(env!("CARGO_BIN_EXE_fusec"))
+            .args(&arguments)
+            .env("FUSEC_NVRTC", "/no/such/libnvrtc.so.13")
+            .env("FUSEC_CACHE_DIR", &cache)
+            .envs(environment)
+            .stdin(Stdio::null());
+        answer(&mut command).expect(status, &[says]);
     }
 }
 

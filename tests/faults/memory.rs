@@ -19,6 +19,11 @@ fn sizes_are_accepted_up_to_their_limit() {
         arguments.extend(["--axis", WIDE, "--axis", "V=2"]);
         arguments
     };
+    let vocabulary = |axis: &'static str| {
+        let mut arguments = plan("B=1,T=1");
+        arguments.extend(["--axis", axis]);
+        arguments
+    };
     let steps = |n: &'static str| {
         vec![
             "verify",
@@ -34,7 +39,7 @@ fn sizes_are_accepted_up_to_their_limit() {
         ]
     };
     // What is accepted is only planned, or, for steps, stopped by the memory it would need.
-    let cases: [(Vec<&str>, Option<&str>); 11] = [
+    let cases: [(Vec<&str>, Option<&str>); 13] = [
         (plan("T=1073741824"), None),
         (
             plan("T=1073741825"),
@@ -62,6 +67,11 @@ fn sizes_are_accepted_up_to_their_limit() {
         (
             wide("T=1048577"),
             Some("elements at B=1, T=1048577, allowed are 1099511627776"),
+        ),
+        (vocabulary("V=1073741824"), None),
+        (
+            vocabulary("V=1073741825"),
+            Some("`logits` has 1073741825 elements per token, kernels take up to 1073741824"),
         ),
         (
             steps("1048577"),

@@ -11,6 +11,7 @@ use crate::prelude;
 use fusec_fuse::chunked::Classes;
 use fusec_fuse::chunked::weighted::{Row, TOKENS};
 use fusec_fuse::elements::Elements;
+use fusec_fuse::row::{MAX_ROW, longer_row};
 use fusec_fuse::schedule::program::Held;
 use fusec_fuse::{Plan, Storage};
 use fusec_ir::{Def, Graph, StateId, StateKind, ValueId, last_row};
@@ -57,32 +58,19 @@ pub fn generate(
     Ok(out)
 }
 
-/// Most elements of a row: an index into it, and what a tile adds behind its end, fits 32 bits.
-pub const MAX_ROW: usize = 1 << 30;
-
-/// Refuses rows, and states of a sequence, whose elements are more than [`MAX_ROW`].
-fn check_rows(graph: &Graph) -> Result<(), CodegenError> {
-    let values = graph.values.iter().filter(|value| value.rows);
-    let rows = values.map(|value| (&value.name, graph.elements(&value.axes)));
-    let states = graph.states.iter();
-    let states = states.map(|state| (&state.name, graph.elements(&state.axes)));
-    match rows.chain(states).find(|(_, got)| *got > MAX_ROW) {
-        None => Ok(()),
-        Some((value, got)) => Err(CodegenError::Row {
-            value: value.clone(),
-            got,
-            limit: MAX_ROW,
-        }),
-    }
-}
-
 fn generate_regime(
     storage: Storage,
     planned: &Planned,
     written: &mut Written,
 ) -> Result<Regime, CodegenError> {
     let graph = planned.graph;
-    check_rows(graph)?;
+    if let Some((value, got)) = longer_row(graph) {
+        return Err(CodegenError::Row {
+            value: value.to_owned(),
+            got,
+            limit: MAX_ROW,
+        });
+    }
     let elements = Elements::new(graph, storage);
     let classes = Classes::new(graph);
     let one_row = last_row::one_row(graph);

@@ -27,6 +27,18 @@ pub enum PlanError {
         /// Tokens.
         time: usize,
     },
+    /// Kernels count the elements of a row in 32 bits.
+    #[error(
+        "`{value}` has {got} elements per token, kernels take up to {limit}; use smaller axes, or --device cpu"
+    )]
+    Row {
+        /// A value or a state of the model.
+        value: String,
+        /// Elements of one of its rows.
+        got: usize,
+        /// The most there may be.
+        limit: usize,
+    },
     /// No template executes an operation even alone.
     #[error(
         "no kernel can compute `{op}`: {reject}; make the axis smaller, or write the operation in parts"

@@ -27,6 +27,7 @@ pub mod plan;
 mod planner;
 mod print;
 mod regions;
+pub mod row;
 pub mod schedule;
 pub mod segment;
 pub mod select;

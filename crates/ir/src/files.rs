@@ -7,6 +7,9 @@ use std::fs::{self, File};
 use std::io::{Error, ErrorKind, Read, Result};
 use std::path::Path;
 
+#[cfg(unix)]
+mod pipe;
+
 /// Bytes that are read of what is no file (a pipe, a device): nothing says beforehand how many there are.
 pub const MAX_STREAM_BYTES: u64 = 256 << 20;
 
@@ -14,29 +17,49 @@ pub const MAX_STREAM_BYTES: u64 = 256 << 20;
 ///
 /// # Errors
 ///
-/// What the system says, or [`ErrorKind::FileTooLarge`] with the limit.
+/// What the system says, [`ErrorKind::TimedOut`] where nobody writes into a pipe, or
+/// [`ErrorKind::FileTooLarge`] with the limit.
 pub fn read(path: &Path, most: u64) -> Result<Vec<u8>> {
+    #[cfg(unix)]
+    if let Some(pipe) = pipe::Pipe::open(path)? {
+        return read_stream(pipe, most.min(MAX_STREAM_BYTES), Vec::new());
+    }
     read_open(File::open(path)?, most)
+}
+
+/// A file or a stream that the user named, to be read by who counts what is read.
+///
+/// # Errors
+///
+/// What the system says; reading gives [`ErrorKind::TimedOut`] where nobody writes into a pipe.
+pub fn open(path: &Path) -> Result<Box<dyn Read>> {
+    #[cfg(unix)]
+    if let Some(pipe) = pipe::Pipe::open(path)? {
+        return Ok(Box::new(pipe));
+    }
+    Ok(Box::new(File::open(path)?))
 }
 
 fn read_open(file: File, most: u64) -> Result<Vec<u8>> {
     let about = file.metadata()?;
+    if !about.is_file() {
+        return read_stream(file, most.min(MAX_STREAM_BYTES), Vec::new());
+    }
+    // Said before all of it is in memory, of which no more is taken than there are bytes.
+    if about.len() > most {
+        return Err(too_large(most));
+    }
     let mut bytes = Vec::new();
-    let most = if about.is_file() {
-        // Said before all of it is in memory, of which no more is taken than there are bytes.
-        if about.len() > most {
-            return Err(too_large(most));
-        }
-        bytes.reserve_exact(usize::try_from(about.len()).unwrap_or(0));
-        most
-    } else {
-        most.min(MAX_STREAM_BYTES)
-    };
-    // A file may have grown since.
-    file.take(most.saturating_add(1)).read_to_end(&mut bytes)?;
-    match bytes.len() as u64 > most {
+    bytes.reserve_exact(usize::try_from(about.len()).unwrap_or(0));
+    // It may have grown since.
+    read_stream(file, most, bytes)
+}
+
+fn read_stream(stream: impl Read, most: u64, mut into: Vec<u8>) -> Result<Vec<u8>> {
+    stream.take(most.saturating_add(1)).read_to_end(&mut into)?;
+    match into.len() as u64 > most {
         true => Err(too_large(most)),
-        false => Ok(bytes),
+        false => Ok(into),
     }
 }
 

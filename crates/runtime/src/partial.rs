@@ -81,7 +81,7 @@ fn claimed<T>(
 /// The lock that makes sweeps of `dir` wait. Without it the worst is that a sweep removes what was made
 /// a moment ago, and writing it fails.
 pub fn locked_against_sweeps(dir: &Path) -> Option<File> {
-    let dir = File::open(dir).ok()?;
+    let dir = opened(dir, fs::metadata(dir))?;
     for _ in 0..LOCK_ATTEMPTS {
         match dir.try_lock_shared() {
             Ok(()) => return Some(dir),
@@ -92,12 +92,20 @@ pub fn locked_against_sweeps(dir: &Path) -> Option<File> {
     None
 }
 
+/// What is of a kind that is made here. Opening a pipe of somebody else's would wait for whoever writes into it.
+fn opened(path: &Path, about: io::Result<fs::Metadata>) -> Option<File> {
+    let ours = about.is_ok_and(|about| about.is_dir() || about.is_file());
+    ours.then(|| File::open(path).ok()).flatten()
+}
+
 /// Removes what processes that were killed have left unfinished in `dir`. Of a directory only those
 /// entries go that are `ours`; one that holds anything else stays, and is said.
 ///
 /// A sweep that cannot be made is left to the next: leftovers cost space, nothing else.
 pub fn sweep(dir: &Path, ours: impl Fn(&OsStr) -> bool) {
-    let Ok(held) = File::open(dir) else { return };
+    let Some(held) = opened(dir, fs::metadata(dir)) else {
+        return;
+    };
     if held.try_lock().is_err() {
         return;
     }
@@ -109,7 +117,8 @@ pub fn sweep(dir: &Path, ours: impl Fn(&OsStr) -> bool) {
             continue;
         }
         let path = entry.path();
-        let abandoned = File::open(&path).is_ok_and(|file| file.try_lock().is_ok());
+        let file = opened(&path, fs::symlink_metadata(&path));
+        let abandoned = file.is_some_and(|file| file.try_lock().is_ok());
         if !abandoned {
             continue;
         }

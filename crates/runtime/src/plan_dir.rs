@@ -344,9 +344,15 @@ fn existing_plan(dir: &Path) -> Result<bool, PlanDirError> {
             })
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(error) if error.kind() == io::ErrorKind::NotADirectory => Err(PlanDirError::NotAPlan {
-            path: dir.to_owned(),
-        }),
+        // It is there itself; or what is above it is no directory, which is a place that cannot be written.
+        Err(error)
+            if error.kind() == io::ErrorKind::NotADirectory
+                && std::fs::symlink_metadata(dir).is_ok() =>
+        {
+            Err(PlanDirError::NotAPlan {
+                path: dir.to_owned(),
+            })
+        }
         Err(error) => Err(io_error("read", dir)(error)),
     }
 }

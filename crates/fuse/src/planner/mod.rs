@@ -24,6 +24,7 @@ use crate::decisions::Decisions;
 use crate::error::PlanError;
 use crate::forms;
 use crate::plan::{Mode, Plan, Shape, Storage};
+use crate::row::{MAX_ROW, longer_row};
 use crate::validate::validate;
 use fusec_ir::components::separate;
 use fusec_ir::{Graph, Pin};
@@ -125,6 +126,14 @@ pub(crate) fn make(
     let Shape { batch, time } = options.shape;
     if batch == 0 || time == 0 {
         return Err(PlanError::Shape { batch, time });
+    }
+    // Before anything is searched.
+    if let Some((value, got)) = longer_row(graph) {
+        return Err(PlanError::Row {
+            value: value.to_owned(),
+            got,
+            limit: MAX_ROW,
+        });
     }
     let options = &Options {
         mode: recipe.mode,

@@ -16,6 +16,7 @@ mod contract;
 mod delay;
 mod dither;
 mod error;
+mod evaluate;
 mod gather;
 mod gemm;
 mod map;
@@ -40,9 +41,9 @@ pub use run::Run;
 pub use tensor::{Input, Outputs, Params, State, Tensor};
 
 use crate::{
-    Access, AxisId, Graph, Op, OpKind, Precision, RecurrenceId, StateId, StateKind, ValueId,
-    last_row,
+    Access, AxisId, Graph, Op, OpKind, Precision, RecurrenceId, StateKind, ValueId, last_row,
 };
+use evaluate::{Evaluated, Get, Size};
 use operand::{Affine, Dim, Space};
 use program::{Operand, Program};
 use scan::{Scan, Steps};
@@ -100,17 +101,6 @@ pub struct Interpreter<'g, F> {
 /// accepts reads no element that is not there.
 pub fn check_graph(graph: &Graph) -> Result<(), InterpretError> {
     check::check(graph)
-}
-
-/// The results of an operation, and the states it brings up to date.
-type Evaluated<F> = (Vec<Vec<F>>, Vec<(StateId, Vec<F>)>);
-
-/// The size of a run.
-#[derive(Clone, Copy, Debug)]
-struct Size {
-    batch: usize,
-    time: usize,
-    position: i64,
 }
 
 impl<'g, F: Real> Interpreter<'g, F> {
@@ -277,14 +267,14 @@ impl<'g, F: Real> Interpreter<'g, F> {
         }
     }
 
-    /// Evaluates one operation.
+    /// Evaluates one operation: what [`evaluate::Evaluate`] is for each type.
     fn op<'v>(
         &self,
         at: usize,
         op: &Op,
         size: Size,
         states: &[Vec<F>],
-        get: &impl Fn(ValueId) -> Option<&'v Tensor<F>>,
+        get: Get<'_, 'v, F>,
     ) -> Result<Evaluated<F>, InterpretError> {
         let graph = self.graph;
         let Size { batch, time, .. } = size;
@@ -420,7 +410,7 @@ impl<'g, F: Real> Interpreter<'g, F> {
         op: &Op,
         size: Size,
         operands: &[(Cow<'_, [F]>, Affine)],
-        get: &impl Fn(ValueId) -> Option<&'v Tensor<F>>,
+        get: Get<'_, 'v, F>,
         out: &mut [F],
     ) -> Result<(), InterpretError> {
         let graph = self.graph;
@@ -554,7 +544,7 @@ impl<'g, F: Real> Interpreter<'g, F> {
         op: &Op,
         size: Size,
         operands: &[(Cow<'_, [F]>, Affine)],
-        get: &impl Fn(ValueId) -> Option<&'v Tensor<F>>,
+        get: Get<'_, 'v, F>,
         space: &Space,
         row: &Space,
         out: &mut [F],

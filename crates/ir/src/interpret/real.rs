@@ -18,7 +18,7 @@ pub enum StorageType {
 
 mod sealed {
     /// Keeps [`super::Real`] to the two types that the matrix product knows.
-    pub trait Sealed {}
+    pub trait Sealed: super::super::evaluate::Evaluate {}
     impl Sealed for f32 {}
     impl Sealed for f64 {}
 }

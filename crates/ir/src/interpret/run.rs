@@ -99,7 +99,7 @@ impl<F: Real> Run<'_, '_, F> {
                 },
                 false => self.size,
             };
-            let (results, carried) = interpreter.op(i, op, size, &self.states, &get)?;
+            let (results, carried) = F::evaluate(interpreter, i, op, size, &self.states, &get)?;
             self.next.extend(carried);
             for (id, data) in op.outputs.iter().zip(results) {
                 self.values.insert(*id, Tensor::Numbers(Arc::new(data)));

@@ -68,9 +68,7 @@ impl ModelSource<'static> {
 fn read_text(path: &Path) -> std::io::Result<String> {
     let mut bytes = Vec::new();
     let most = MAX_SOURCE_BYTES as u64 + 1;
-    std::fs::File::open(path)?
-        .take(most)
-        .read_to_end(&mut bytes)?;
+    files::open(path)?.take(most).read_to_end(&mut bytes)?;
     if bytes.len() > MAX_SOURCE_BYTES {
         // Refused for its length, whatever is in it.
         return Ok(String::from_utf8_lossy(&bytes).into_owned());

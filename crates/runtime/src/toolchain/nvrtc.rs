@@ -5,11 +5,11 @@
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::fmt;
-use std::fs::File;
 use std::mem::ManuallyDrop;
 use std::path::{Path, PathBuf};
 use std::ptr;
 
+use fusec_ir::files;
 use libloading::Library;
 use object::read::elf::{ElfFile64, FileHeader, ProgramHeader};
 use object::{Endianness, Object, ReadCache};
@@ -529,7 +529,7 @@ fn preload_builtins(
 /// The dynamic loader maps segments without looking whether the file is long enough: a download
 /// that was cut short would end the process by a signal instead of an error.
 fn check_library(path: &Path) -> Result<Option<String>, String> {
-    let file = File::open(path).map_err(|error| error.to_string())?;
+    let file = files::open_regular(path).map_err(|error| error.to_string())?;
     let length = file.metadata().map_err(|error| error.to_string())?.len();
     let data = ReadCache::new(file);
     let elf: ElfFile64<'_, Endianness, _> =
