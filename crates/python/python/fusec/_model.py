@@ -74,6 +74,22 @@ def model_of(key: str) -> "Model":
     return model
 
 
+#: Kernels of a model whose page a notebook shows unasked.
+_FEW_KERNELS = 12
+
+_in_torch: Any = None
+
+
+def _call_of_torch() -> Any:
+    """What :mod:`fusec.torch` does with a call; imported by the first one."""
+    global _in_torch
+    if _in_torch is None:
+        from . import torch
+
+        _in_torch = torch._call
+    return _in_torch
+
+
 @functools.lru_cache(maxsize=64)
 def _of_text(key: str) -> "Model":
     device, dtype, text = key.split("\n", 2)
@@ -144,7 +160,7 @@ class Model:
 
     def _run(self, tensors, state, params, named, keeps=True):
         if not params and not named and len(tensors) == len(self._names):
-            inputs, params = list(tensors), []
+            inputs, params = tensors, []
         elif not params and not tensors and len(named) == len(self._names) and all(
             name in named for name in self._names
         ):
@@ -152,9 +168,7 @@ class Model:
         else:
             inputs, params = self._sort(tensors, params or {}, named)
         if is_torch(inputs[0]) or any(is_torch(t) for t in itertools.chain(inputs, params)):
-            from . import torch as _torch
-
-            return _torch._call(self, inputs, params, state, keeps)
+            return _call_of_torch()(self, inputs, params, state, keeps)
         states, position = self._states(state)
         if self._place_of_dlpack not in (None, (1, 0)) and device_of(inputs[0]) != (1, 0):
             outputs, states = self._on_gpu(inputs, params, states, position)

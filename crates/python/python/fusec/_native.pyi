@@ -106,7 +106,7 @@ def call_on_device(
     position: int,
     keeps: bool,
     stream: int | None = None,
-    empty: Callable[[Sequence[int], str], Any] | None = None,
+    empty: tuple[Callable[..., Any], dict[str, dict[str, Any]]] | None = None,
 ) -> tuple[list[Any], list[Any]] | list[tuple[int, int, str]]: ...
 def backward_on_device(
     program: Program,
@@ -117,5 +117,5 @@ def backward_on_device(
     outputs: Sequence[Any | None],
     carried: Sequence[Any | None],
     stream: int | None = None,
-    empty: Callable[[Sequence[int], str], Any] | None = None,
+    empty: tuple[Callable[..., Any], dict[str, dict[str, Any]]] | None = None,
 ) -> tuple[Any, ...] | list[tuple[int, int, str]]: ...
