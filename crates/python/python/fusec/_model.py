@@ -127,6 +127,8 @@ class Model:
             (kind, number), self._types = found
             self._place = f"cuda:{number}" if kind == 2 else "cpu"
             self._place_of_dlpack = (kind, number)
+        #: What :meth:`report` has made.
+        self._page: str | None = None
         self._key = f"#{next(_NUMBERS)}"
         _MODELS[self._key] = self
         for warning in program.warnings:
@@ -290,6 +292,15 @@ class Model:
         profile's GPU."""
         return self._program.plan()
 
+    def report(self) -> str:
+        """The plans as a page, which needs nothing beside it: the kernels of each layer as a graph, what each
+        costs and why its neighbours are no part of it, before and after, memory, sources.
+        ``open("report.html", "w").write(model.report())``; a notebook shows it by itself. Of a large model it takes
+        seconds, once."""
+        if self._page is None:
+            self._page = self._program.report()
+        return self._page
+
     def explain(self, a: str | None = None, b: str | None = None) -> str:
         """Why the kernels are what they are. With two values of the model: are they computed in one kernel,
         and if not, by which rule, or at what price."""
@@ -319,7 +330,16 @@ class Model:
         return f"<fusec model {self.name} on {self.device}: {takes} -> {gives}>"
 
     def _repr_html_(self) -> str:
-        return f"<b>{html.escape(repr(self))}</b><pre>{html.escape(self.plan())}</pre>"
+        name = html.escape(repr(self))
+        # Nobody who looks at a model wants to wait: a page of many kernels takes seconds to be made.
+        if self._page is None and len(self._program.kernels()) > _FEW_KERNELS:
+            plan = html.escape(self.plan())
+            return f"<b>{name}</b><pre>{plan}</pre><p><code>.report()</code> makes the page of it.</p>"
+        page = html.escape(self.report())
+        return (
+            f'<b>{name}</b><iframe title="{html.escape(self.name)}" srcdoc="{page}" '
+            'style="width: 100%; height: 45em; border: 0"></iframe>'
+        )
 
 
 class Recurrence(Model):
