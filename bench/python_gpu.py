@@ -830,14 +830,15 @@ def overhead():
         said["torch.compile, one kernel"] = {"error": traced()}
     # Where the time goes: the same call below Python, and its parts.
     from fusec import _native
-    from fusec.torch import _empty_on, _stream_of
+    from fusec.torch import _ground_of
 
-    program, device = small._program, a.device
-    stream, empty = _stream_of(device), _empty_on(device)
+    program = small._program
+    stream, empty = _ground_of(a)
     said["parts_us"] = {
-        "native": host_us(lambda: _native.call_on_device(program, [a, x], [], [], 0, False, stream, empty)),
-        "torch.empty": host_us(lambda: empty((1, 4, 64), "float32")),
-        "stream": host_us(lambda: _stream_of(device)),
+        "native": host_us(lambda: _native.call_on_device(program, (a, x), (), (), 0, False, stream, empty)),
+        "torch.empty_strided": host_us(lambda: empty[0]((1, 4, 64), (256, 64, 1), **empty[1]["float32"])),
+        "torch.empty": host_us(lambda: torch.empty((1, 4, 64), dtype=torch.float32, device=a.device)),
+        "stream and what allocates": host_us(lambda: _ground_of(a)),
     }
     small_us = said["fusec, one small kernel"]["host_us"]
     said["aim_10_us"] = {"small": small_us <= 10, "attention": said["fusec, T=16"]["host_us"] <= 10}

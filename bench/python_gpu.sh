@@ -5,6 +5,8 @@
 #   bench/python_gpu.sh checks [NAME ..]     claim by claim, and what a call costs (bench/python_gpu.py): python.json
 #   bench/python_gpu.sh tests [ARGUMENT ..]  the package's tests, on the interpreter, the emulator and the GPU:
 #                                            python.txt and python.xml
+#   bench/python_gpu.sh doors                what was last changed about calls, and the C++ program (bench/standalone.sh,
+#                                            with .carry/fusec), in under 150 s together
 #
 # WHEEL: the wheel that `cargo xtask wheel` built, by default the newest in .carry/ or target/wheel/dist/.
 # SECONDS_MOST: how long a stage may take, 185 by default.
@@ -45,6 +47,15 @@ case $STAGE in
     tests)
         cd crates/python
         timeout $((MOST - SECONDS)) python3 -m pytest -q -p no:cacheprovider --durations=10 --junit-xml="$OUT/python.xml" "$@" 2>&1 | tee "$OUT/python.txt"
+        ;;
+    doors)
+        bench/standalone.sh
+        status=$?
+        python3 bench/python_gpu.py --out "$OUT/python.json" --seconds $((145 - SECONDS)) --only here captured \
+            captured_without_a_call_before overhead forward state nothing_is_copied_or_waited_for on_the_callers_stream \
+            one_model_on_two_streams two_threads_two_streams_two_models dropped_while_it_runs ten_thousand_lengths \
+            mistakes_are_named tensors_of_another_library compiled 2>&1 | tee "$OUT/python-checks.txt"
+        exit $((PIPESTATUS[0] || status))
         ;;
     *)
         echo "no stage is called $STAGE"

@@ -13,9 +13,11 @@ use fusec_codegen::Manifest;
 use fusec_fuse::{Known, Plan, Planned};
 use fusec_ir::Graph;
 use fusec_runtime::model::Model;
-use fusec_runtime::plan_dir::{self, PlanDir, write_plan_dir};
+use fusec_runtime::plan_dir::{self, PlanDir};
+use fusec_runtime::standalone::{self, Standalone};
 use fusec_runtime::toolchain::{Arch, Artifact, Toolchain, ToolchainError};
 use fusec_runtime::tune::Tuned;
+use fusec_runtime::weights::{WeightSpec, Weights};
 use serde::Serialize;
 
 use crate::exit::Exit;
@@ -35,6 +37,9 @@ use tune::TuneArgs;
 /// Two plans are made: one for single steps (decode, T = 1) and one for everything longer
 /// (prefill), at the batch of --shape. With T = 1 in --shape the plan for single steps serves all
 /// lengths. Without a CUDA compiler the cubins are missing and the exit status is 3.
+///
+/// With --standalone, the directory standalone in it has the same as a program: one C++ file with a CMakeLists.txt,
+/// which g++ compiles without anything of CUDA and which needs the driver alone where it runs.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -43,6 +48,7 @@ Examples:
   fusec compile models/rwkv7.toml --logits last --out out/last
   fusec compile models/rwkv6.toml --arch sm_80 --device-profile a100
   fusec compile models/hybrid.toml --axis L=2 --split time_mix.y,mixer.y --offline
+  fusec compile models/rwkv7.toml --dtype bf16 --standalone --weights random:0
   fusec compile models/mamba2.toml --tune --within 10% --out out/tuned
   fusec compile models/mamba2.toml --tuned out/tuned --out out/again")]
 pub struct Args {
@@ -55,6 +61,13 @@ pub struct Args {
     /// directory anew. What does not compile is said, and waited for.
     #[arg(long, conflicts_with_all = ["tune", "tuned"])]
     watch: bool,
+    /// Write a C++ program of the model as well, which launches its kernels with nothing but the driver.
+    #[arg(long, conflicts_with = "training")]
+    standalone: bool,
+    /// With --standalone, the weights that are written beside the program: a checkpoint, or random:SEED; by
+    /// default those of the checkpoint that MODEL is.
+    #[arg(long, value_name = "WEIGHTS", requires = "standalone")]
+    weights: Option<WeightSpec>,
     #[command(flatten)]
     logits: LogitsArg,
     #[command(flatten)]
@@ -80,6 +93,9 @@ struct Report<'a> {
     /// Distinct kernels of all regimes.
     kernels: usize,
     cubins: Cubins,
+    /// The program of its own, if it was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    standalone: Option<Program>,
     seconds: Seconds,
     /// What the plans were chosen by, if they were measured.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -111,6 +127,15 @@ enum Cubins {
         /// Why not, and how to get one.
         reason: String,
     },
+}
+
+/// A program of its own.
+#[derive(Serialize)]
+struct Program {
+    /// Its source.
+    source: PathBuf,
+    /// Whether its weights were written.
+    weights: bool,
 }
 
 /// Where the time went.
@@ -198,6 +223,7 @@ fn write(
         tuned,
         took,
     } = made;
+    let weights = weights(args, model)?;
     let (arch, out, began) = (*arch, place(args), Instant::now());
     let unfused = regimes
         .iter()
@@ -224,7 +250,14 @@ fn write(
         tuned: tuned.clone(),
         manifest,
     };
-    write_plan_dir(&out, &dir).map_err(failure::input)?;
+    let name = arch.to_string();
+    let program = match args.standalone {
+        true => Standalone::new(&dir.manifest, &name, weights.as_ref()).map(Some),
+        false => Ok(None),
+    };
+    let program = program.map_err(failure::input)?;
+    let written = program.as_ref().map(|program| (program, name.as_str()));
+    plan_dir::write_with(&out, &dir, written).map_err(failure::input)?;
 
     let exit = match &cubins {
         Cubins::Written { .. } => Exit::Success,
@@ -243,6 +276,12 @@ fn write(
             .collect(),
         kernels: dir.manifest.kernels.len(),
         cubins,
+        standalone: program.as_ref().map(|program| Program {
+            source: place(args)
+                .join(standalone::FOLDER)
+                .join(format!("{}.cpp", program.name())),
+            weights: !program.lacks_weights(),
+        }),
         seconds: Seconds {
             plan: planned.as_secs_f64(),
             generate: generated.as_secs_f64(),
@@ -274,6 +313,15 @@ fn write(
         .print();
     }
     Ok(exit)
+}
+
+/// The weights of a program of its own: those asked for, or those of a checkpoint.
+fn weights(args: &Args, model: &Model) -> Result<Option<Weights>, Failure> {
+    match (&args.weights, model.checkpoint.is_some()) {
+        _ if !args.standalone => Ok(None),
+        (None, false) => Ok(None),
+        (spec, _) => model::weights(model, spec.as_ref()).map(Some),
+    }
 }
 
 /// Compiles, unless there is nothing to compile with.
@@ -347,8 +395,18 @@ fn closing(report: &Report<'_>) -> String {
         generate,
         compile,
     } = report.seconds;
+    let program = report.standalone.as_ref().map_or(String::new(), |program| {
+        let weights = match program.weights {
+            true => "",
+            false => ", without weights: --weights writes them",
+        };
+        format!(
+            "program of its own: {}{weights}\n",
+            program.source.display()
+        )
+    });
     format!(
-        "{}: {} kernels for {}; {cubins}\nplanned in {plan:.2} s, generated in {generate:.2} s, \
+        "{}: {} kernels for {}; {cubins}\n{program}planned in {plan:.2} s, generated in {generate:.2} s, \
          compiled in {compile:.2} s\n",
         report.out.display(),
         report.kernels,

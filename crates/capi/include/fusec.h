@@ -1,9 +1,10 @@
 /*
  * fusec from C: compile, run, look at. Made by cbindgen from crates/capi; tests/header.rs compares.
  *
- * Tensors are [batch, time, axes...] in memory of the host. Functions that can fail return 0, or a status
- * and, where `error` is not NULL, a text in it, which fusec_text_free frees. A program may be used from
- * several threads; its calls are then done one after the other.
+ * Tensors are [batch, time, axes...]: in memory of the host for fusec_run, of the device for fusec_submit.
+ * Functions that can fail return 0, or a status and, where `error` is not NULL, a text in it, which
+ * fusec_text_free frees. A program may be used from several threads; calls of fusec_run are then done one after
+ * the other.
  */
 
 #ifndef FUSEC_H
@@ -91,7 +92,7 @@ typedef struct {
   const size_t *extents;
 } fusec_port;
 
-// A tensor in memory of the host.
+// A tensor: in memory of the host, or, for `fusec_submit`, where the kernels run.
 typedef struct {
   // Its first element.
   const void *data;
@@ -104,6 +105,36 @@ typedef struct {
   // Elements from one place on each axis to the next; NULL: row-major without gaps.
   const ptrdiff_t *strides;
 } fusec_tensor;
+
+// A run on memory of the device, for `fusec_submit`. What is not needed is zero.
+typedef struct {
+  // Inputs, in the order of `FUSEC_INPUTS`.
+  const fusec_tensor *inputs;
+  // How many.
+  size_t input_count;
+  // Parameters, in the order of `FUSEC_PARAMS`; none where the program has weights.
+  const fusec_tensor *params;
+  // How many.
+  size_t param_count;
+  // States before the run, in the order of `FUSEC_STATES`; NULL: before the first token.
+  const fusec_tensor *before;
+  // Where the states after the run go, row-major, other memory than before; NULL: nobody wants them.
+  void *const *after;
+  // How many states, if there are any of either.
+  size_t state_count;
+  // Tokens seen before the run.
+  int64_t position;
+  // Where the outputs go, in the order of `FUSEC_OUTPUTS`, row-major.
+  void *const *outputs;
+  // How many.
+  size_t output_count;
+  // Memory that the run alone uses.
+  void *workspace;
+  // Its bytes, at least those of `fusec_workspace`.
+  size_t workspace_bytes;
+  // The stream: a `CUstream` or `cudaStream_t`.
+  void *stream;
+} fusec_submission;
 
 #ifdef __cplusplus
 extern "C" {
@@ -209,6 +240,41 @@ int fusec_run(const fusec_program *program,
               float *const *outputs,
               size_t output_count,
               char **error);
+
+// In which type the `index`-th tensor of a kind lies for `fusec_submit`: one of the element types, written to
+// `dtype`. Not for programs of device `cpu`.
+//
+// # Safety
+//
+// The program is one, `dtype` has room, `error` is the address of a pointer or NULL.
+int fusec_dtype_of(const fusec_program *program,
+                   uint32_t kind,
+                   size_t index,
+                   uint32_t *dtype,
+                   char **error);
+
+// Bytes of memory that a run of `batch` sequences of `time` tokens needs beside its tensors, for `fusec_submit`.
+//
+// # Safety
+//
+// The program is one, `bytes` has room, `error` is the address of a pointer or NULL.
+int fusec_workspace(const fusec_program *program,
+                    size_t batch,
+                    size_t time,
+                    size_t *bytes,
+                    char **error);
+
+// Submits a run to the caller's stream, on the caller's memory of the device: nothing is copied or allocated, and
+// nothing is waited for. Tensors are row-major, at multiples of 16 bytes, in the types of `fusec_dtype_of`; all of
+// them are there until the stream has come to the end of the run, and so is the program. On device `emulator`
+// memory is the host's, and the run is done when this returns.
+//
+// # Safety
+//
+// The pointers are what their types and this text say.
+int fusec_submit(const fusec_program *program,
+                 const fusec_submission *run,
+                 char **error);
 
 #ifdef __cplusplus
 }  // extern "C"

@@ -5,6 +5,10 @@
 #![deny(clippy::undocumented_unsafe_blocks)]
 #![warn(missing_docs)]
 
+mod submit;
+
+pub use submit::*;
+
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -64,7 +68,7 @@ pub struct State {
     state: Option<HostState>,
 }
 
-/// A tensor in memory of the host.
+/// A tensor: in memory of the host, or, for `fusec_submit`, where the kernels run.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct Tensor {
@@ -459,7 +463,11 @@ pub unsafe extern "C" fn fusec_state_read(
 /// # Safety
 ///
 /// `count` tensors, each with its shape, its strides or NULL, and every element that these reach.
-unsafe fn views<'a>(tensors: *const Tensor, count: usize) -> Result<Vec<TensorView<'a>>, Failure> {
+unsafe fn views<'a>(
+    tensors: *const Tensor,
+    count: usize,
+    memory: Memory,
+) -> Result<Vec<TensorView<'a>>, Failure> {
     if count == 0 {
         return Ok(Vec::new());
     }
@@ -492,7 +500,7 @@ unsafe fn views<'a>(tensors: *const Tensor, count: usize) -> Result<Vec<TensorVi
         };
         let data = tensor.data.cast::<u8>();
         // SAFETY: the caller's promise.
-        Ok(unsafe { TensorView::from_raw(data, dtype, Memory::Host, shape, strides) })
+        Ok(unsafe { TensorView::from_raw(data, dtype, memory, shape, strides) })
     };
     tensors.iter().map(view).collect()
 }
@@ -539,8 +547,8 @@ pub unsafe extern "C" fn fusec_run(
         // SAFETY: the caller's promise.
         let arguments = unsafe {
             Arguments {
-                inputs: views(inputs, input_count)?,
-                params: views(params, param_count)?,
+                inputs: views(inputs, input_count, Memory::Host)?,
+                params: views(params, param_count, Memory::Host)?,
             }
         };
         let before = state.as_ref().and_then(|state| state.state.as_ref());

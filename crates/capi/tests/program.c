@@ -102,6 +102,105 @@ static void runs(const char *device) {
   fusec_program_free(program);
 }
 
+/* Memory that kernels take: at a multiple of 16 bytes. */
+static void *aligned(size_t bytes) {
+  void *place = aligned_alloc(256, (bytes + 255) / 256 * 256);
+  CHECK(place);
+  return place;
+}
+
+/* On memory of the device, which is the host's on the emulator, and on a stream, of which it has none. */
+static void submits(void) {
+  fusec_options options = {0};
+  options.device = "emulator";
+  options.dtype = "bf16";
+  fusec_program *program = NULL;
+  char *error = NULL;
+  CHECK(fusec_compile_text(EMA, &options, &program, &error) == FUSEC_OK);
+  uint32_t dtype = 77;
+  CHECK(fusec_dtype_of(program, FUSEC_INPUTS, 0, &dtype, &error) == FUSEC_OK && dtype == FUSEC_BF16);
+  CHECK(fusec_dtype_of(program, FUSEC_STATES, 0, &dtype, &error) == FUSEC_OK && dtype == FUSEC_F32);
+  CHECK(fusec_dtype_of(program, FUSEC_STATES, 1, &dtype, NULL) == FUSEC_WRONG);
+  CHECK(fusec_dtype_of(program, 9, 0, &dtype, NULL) == FUSEC_WRONG);
+  CHECK(fusec_dtype_of(program, FUSEC_PARAMS, 0, &dtype, &error) == FUSEC_OK);
+  size_t of_rate = dtype == FUSEC_F32 ? 4 : 2;
+
+  /* Halves of one, two, and so on: exact in bfloat16. */
+  const int batch = 2, time = 4;
+  uint16_t *x = (uint16_t *)aligned(2 * 2 * 4 * 3), *y = (uint16_t *)aligned(2 * 2 * 4 * 3);
+  for (int i = 0; i < batch * time * 3; i++) {
+    float value = 0.5f * (float)(i % 7);
+    uint32_t bits;
+    memcpy(&bits, &value, 4);
+    x[i] = (uint16_t)(bits >> 16);
+  }
+  void *rate = aligned(3 * of_rate);
+  memset(rate, 0, 3 * of_rate); /* sigmoid(0) is a half */
+  float *held = (float *)aligned(2 * 3 * 4), *later = (float *)aligned(2 * 3 * 4);
+  size_t shape[] = {2, 4, 3}, one[] = {3}, of_state[] = {2, 3}, bytes = 0;
+  CHECK(fusec_workspace(program, 2, 4, &bytes, &error) == FUSEC_OK && bytes > 0);
+  CHECK(fusec_workspace(program, 0, 4, &bytes, NULL) == FUSEC_WRONG);
+  fusec_tensor input = {x, FUSEC_BF16, 3, shape, NULL};
+  fusec_tensor param = {rate, dtype, 1, one, NULL};
+  fusec_tensor state = {held, FUSEC_F32, 2, of_state, NULL};
+  void *outputs[] = {y}, *after[] = {held};
+  fusec_submission run = {0};
+  run.inputs = &input, run.input_count = 1;
+  run.params = &param, run.param_count = 1;
+  run.after = after, run.state_count = 1;
+  run.outputs = outputs, run.output_count = 1;
+  run.workspace = aligned(bytes), run.workspace_bytes = bytes;
+  CHECK(fusec_submit(program, &run, &error) == FUSEC_OK);
+  float want[2][3] = {{0}};
+  for (int pass = 0; pass < 2; pass++) {
+    const float *got = pass ? later : held;
+    for (int b = 0; b < batch; b++)
+      for (int c = 0; c < 3; c++) {
+        for (int t = 0; t < time; t++) {
+          want[b][c] = 0.5f * want[b][c] + 0.5f * 0.5f * (float)(((b * time + t) * 3 + c) % 7);
+          uint32_t bits = (uint32_t)y[(b * time + t) * 3 + c] << 16;
+          float output;
+          memcpy(&output, &bits, 4);
+          CHECK(fabsf(output - want[b][c]) <= 0.02f);
+        }
+        CHECK(fabsf(got[b * 3 + c] - want[b][c]) < 1e-5f);
+      }
+    if (pass)
+      break;
+    /* On from there, to other memory. */
+    run.before = &state, run.position = time, after[0] = later;
+    CHECK(fusec_submit(program, &run, &error) == FUSEC_OK);
+  }
+
+  /* What kernels cannot read is said, not read. */
+  input.dtype = FUSEC_F32;
+  CHECK(fusec_submit(program, &run, &error) == FUSEC_WRONG && strstr(error, "`x` as bfloat16"));
+  fusec_text_free(error), error = NULL;
+  input.dtype = FUSEC_BF16, shape[2] = 2;
+  CHECK(fusec_submit(program, &run, &error) == FUSEC_WRONG && strstr(error, "`C` is 2, not 3"));
+  fusec_text_free(error), error = NULL;
+  shape[2] = 3, run.workspace_bytes = 16;
+  CHECK(fusec_submit(program, &run, &error) == FUSEC_WRONG && strstr(error, "bytes of workspace"));
+  fusec_text_free(error), error = NULL;
+  run.workspace_bytes = bytes, after[0] = held;
+  CHECK(fusec_submit(program, &run, &error) == FUSEC_WRONG && strstr(error, "at one address"));
+  fusec_text_free(error), error = NULL;
+  after[0] = later, run.state_count = 2;
+  CHECK(fusec_submit(program, &run, NULL) == FUSEC_WRONG);
+  run.state_count = 1, outputs[0] = NULL;
+  CHECK(fusec_submit(program, &run, NULL) == FUSEC_WRONG);
+  CHECK(fusec_submit(program, NULL, NULL) == FUSEC_WRONG);
+  free(x), free(y), free(rate), free(held), free(later), free(run.workspace);
+  fusec_program_free(program);
+
+  /* The interpreter has no kernels. */
+  options.device = "cpu", options.dtype = NULL, program = NULL;
+  CHECK(fusec_compile_text(EMA, &options, &program, &error) == FUSEC_OK);
+  CHECK(fusec_workspace(program, 2, 4, &bytes, &error) == FUSEC_WRONG && strstr(error, "fusec_run"));
+  fusec_text_free(error);
+  fusec_program_free(program);
+}
+
 static void mistakes(void) {
   fusec_program *program = NULL;
   char *error = NULL;
@@ -125,6 +224,7 @@ static void mistakes(void) {
 int main(void) {
   runs("cpu");
   runs("emulator");
+  submits();
   mistakes();
   puts("all checks passed");
   return 0;

@@ -14,6 +14,12 @@ pub enum CodegenError {
         /// Tera's words.
         why: String,
     },
+    /// Plans of one model that do not go together.
+    #[error("`{tensor}` has one type in one plan, another in the next; compile the model again")]
+    Regimes {
+        /// The input or output.
+        tensor: String,
+    },
     /// Generated code names a primitive that does not exist.
     #[error(transparent)]
     Primitive(#[from] UnknownPrimitive),

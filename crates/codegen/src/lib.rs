@@ -30,6 +30,7 @@ pub mod projection;
 mod render;
 mod row_sum;
 mod scatter;
+pub mod standalone;
 mod text;
 mod walk;
 pub mod wgmma;

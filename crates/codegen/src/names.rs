@@ -66,7 +66,7 @@ pub fn last(name: &str) -> &str {
 }
 
 /// Letters, digits and single underscores, not all in capitals; marks stay.
-fn spelled(name: &str) -> String {
+pub(crate) fn spelled(name: &str) -> String {
     let mut out = String::new();
     let mut marked = false;
     for c in name.chars() {

@@ -46,6 +46,30 @@ const TEMPLATES: &[(&str, &str)] = &[
         "row_sum_simt.cu",
         include_str!("../templates/row_sum_simt.cu"),
     ),
+    (
+        "standalone.cmake",
+        include_str!("../templates/standalone.cmake"),
+    ),
+    (
+        "standalone.cpp",
+        include_str!("../templates/standalone.cpp"),
+    ),
+    (
+        "standalone_driver.cpp",
+        include_str!("../templates/standalone_driver.cpp"),
+    ),
+    (
+        "standalone_files.cpp",
+        include_str!("../templates/standalone_files.cpp"),
+    ),
+    (
+        "standalone_main.cpp",
+        include_str!("../templates/standalone_main.cpp"),
+    ),
+    (
+        "standalone_memory.cpp",
+        include_str!("../templates/standalone_memory.cpp"),
+    ),
     ("walk.cu", include_str!("../templates/walk.cu")),
     (
         "weighted_rows.cu",

@@ -38,6 +38,11 @@ pub(crate) fn inside<T>(work: impl FnOnce() -> Result<T, ProgramError>) -> PyRes
     result_of(catch_unwind(AssertUnwindSafe(work)))
 }
 
+/// As [`inside`], later in a call of Python that has come through one of these already: no process forks within it.
+pub(crate) fn caught<T>(work: impl FnOnce() -> Result<T, ProgramError>) -> PyResult<T> {
+    result_of(catch_unwind(AssertUnwindSafe(work)))
+}
+
 fn result_of<T>(result: Result<Result<T, ProgramError>, Box<dyn Any + Send>>) -> PyResult<T> {
     match result {
         Ok(Ok(value)) => Ok(value),

@@ -10,6 +10,7 @@ mod dlpack;
 mod errors;
 mod on_device;
 mod program;
+mod report;
 mod tensor;
 
 use pyo3::prelude::*;

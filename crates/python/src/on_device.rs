@@ -5,11 +5,11 @@ use fusec_runtime::program::{
 };
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
-use pyo3::types::{PyList, PyTuple};
+use pyo3::types::{PyDict, PyList, PyTuple};
 use std::sync::Arc;
 
 use crate::dlpack::{Borrowed, look};
-use crate::errors::{exception, inside, outside};
+use crate::errors::{caught, exception, inside, outside};
 use crate::program::Program;
 use crate::tensor::Tensor;
 
@@ -139,8 +139,8 @@ fn name_of(ports: Vec<Port>, at: usize) -> String {
 struct Ground<'a, 'py> {
     py: Python<'py>,
     on: &'a OnDevice,
-    /// Of the caller's library: `empty(shape, dtype)`.
-    empty: Option<Bound<'py, PyAny>>,
+    /// What the caller's library allocates with.
+    empty: Option<Empty<'py>>,
     stream: u64,
     /// What tensors are looked at with: -1 where the stream is that of their library.
     told: i64,
@@ -148,12 +148,16 @@ struct Ground<'a, 'py> {
     kept: Vec<Bound<'py, PyAny>>,
 }
 
+/// What allocates a tensor of the caller's library: a function of extents and strides, and what else it is given,
+/// by type.
+type Empty<'py> = (Bound<'py, PyAny>, Bound<'py, PyDict>);
+
 impl<'a, 'py> Ground<'a, 'py> {
     fn new(
         py: Python<'py>,
         on: &'a OnDevice,
         stream: Option<u64>,
-        empty: Option<Bound<'py, PyAny>>,
+        empty: Option<Empty<'py>>,
     ) -> PyResult<Self> {
         let (stream, told) = match stream {
             Some(stream) => (stream, -1),
@@ -184,14 +188,25 @@ impl<'a, 'py> Ground<'a, 'py> {
         dtype: DType,
         name: &str,
     ) -> PyResult<(Bound<'py, PyAny>, u64)> {
-        let Some(empty) = &self.empty else {
+        let Some((empty, of_types)) = &self.empty else {
             let elements = shape.iter().product::<usize>();
             let bytes = inside(|| self.on.allocate(elements * dtype.bytes()))?;
             let at = bytes.address();
             let tensor = Tensor::on_device(bytes, shape.to_vec(), dtype, self.on.memory());
             return Ok((Bound::new(self.py, tensor)?.into_any(), at));
         };
-        let tensor = empty.call1((PyTuple::new(self.py, shape)?, name))?;
+        let how = of_types.get_item(name)?;
+        let how =
+            how.ok_or_else(|| PyRuntimeError::new_err(format!("nothing allocates {name}")))?;
+        let mut strides = vec![1; shape.len()];
+        for axis in (1..shape.len()).rev() {
+            strides[axis - 1] = strides[axis] * shape[axis].max(1);
+        }
+        let extents = (
+            PyTuple::new(self.py, shape)?,
+            PyTuple::new(self.py, strides)?,
+        );
+        let tensor = empty.call(extents, Some(how.cast::<PyDict>()?))?;
         // SAFETY: the tensor is held by what is given back; it was made just now, so that nothing is under
         // way on it but on the stream of its library.
         let (view, _borrowed) = unsafe { look(&tensor, "result", -1)? };
@@ -253,7 +268,8 @@ fn on_device(program: &Bound<'_, Program>) -> PyResult<Arc<OnDevice>> {
 /// Runs on tensors where they lie: inputs, parameters (none where there are weights) and states (None, or
 /// nothing, for those before the first token), each in the program's order. `stream`: the stream that what is
 /// under way on the tensors was submitted to; without, the call waits for its end. `empty`: allocates
-/// `(shape, dtype)` of the library of the tensors; without, results are tensors of fusec. Gives outputs and,
+/// tensors of their library, a function of extents and strides with what else it is given by name, for each type of
+/// elements; without, results are tensors of fusec. Gives outputs and,
 /// with `keeps`, states; or, as a list, which tensors have to be brought into another form first.
 #[pyfunction]
 #[pyo3(signature = (program, inputs, params, states, position, keeps, stream=None, empty=None))]
@@ -267,7 +283,7 @@ pub(crate) fn call_on_device<'py>(
     position: i64,
     keeps: bool,
     stream: Option<u64>,
-    empty: Option<Bound<'py, PyAny>>,
+    empty: Option<Empty<'py>>,
 ) -> PyResult<Bound<'py, PyAny>> {
     let on = on_device(program)?;
     let model = &program.get().program;
@@ -283,20 +299,26 @@ pub(crate) fn call_on_device<'py>(
             see_some(&states, |at| name_of(model.states(), at), told)?,
         )
     };
-    let needs = match inside(|| on.prepare(&inputs.views, &params.views, &states.views))? {
+    let needs = match caught(|| on.prepare(&inputs.views, &params.views, &states.views))? {
         Ok(needs) => needs,
         Err(list) => return to_bring(py, &list),
     };
     let (outputs, written) = results(&ground, &needs.outputs, |_| true)?;
     let (carried, after) = results(&ground, &needs.states, |_| keeps)?;
     let before = states.views.iter().map(|view| view.as_ref().map(address));
+    let lent = caught(|| on.lent(&needs, ground.stream))?;
+    let workspace = match lent {
+        Some(_) => 0,
+        None => ground.workspace(needs.workspace)?,
+    };
     let given = Given {
         inputs: addresses(&inputs.views),
         params: addresses(&params.views),
         before: before.collect(),
         outputs: written,
         after,
-        workspace: ground.workspace(needs.workspace)?,
+        workspace,
+        lent,
     };
     let stream = ground.stream;
     // SAFETY: everything given has the types and extents that `prepare` has checked or asked for.
@@ -353,7 +375,7 @@ pub(crate) fn backward_on_device<'py>(
     outputs: Vec<Option<Bound<'py, PyAny>>>,
     carried: Vec<Option<Bound<'py, PyAny>>>,
     stream: Option<u64>,
-    empty: Option<Bound<'py, PyAny>>,
+    empty: Option<Empty<'py>>,
 ) -> PyResult<Bound<'py, PyAny>> {
     let model = program.get().program.clone();
     inside(|| model.check_counts(inputs.len(), params.len()))?;
@@ -424,6 +446,7 @@ pub(crate) fn backward_on_device<'py>(
         outputs: written,
         after,
         workspace: ground.workspace(needs.workspace)?,
+        lent: None,
     };
     let stream = ground.stream;
     // SAFETY: as of `call_on_device`.

@@ -16,7 +16,8 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyDict};
 
 use crate::dlpack::Borrowed;
-use crate::errors::outside;
+use crate::errors::{FusecError, outside};
+use crate::report::page_of;
 use crate::tensor::Tensor;
 
 /// A name, whether it is token ids, the shape as text, the names of the leading axes, the extents after
@@ -244,6 +245,12 @@ impl Program {
     fn plan(&self, py: Python<'_>) -> PyResult<String> {
         let program = &self.program;
         outside(py, || program.plan_text())
+    }
+
+    /// The plans as a page: HTML that needs nothing beside it.
+    fn report(&self, py: Python<'_>) -> PyResult<String> {
+        let program = &self.program;
+        outside(py, || page_of(program))?.map_err(FusecError::new_err)
     }
 
     /// Why the kernels are what they are; with two values, why these are, or are not, in one kernel.

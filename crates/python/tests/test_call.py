@@ -3,6 +3,7 @@
 import copy
 import ctypes
 import gc
+import html
 import os
 import pickle
 import subprocess
@@ -452,7 +453,11 @@ def test_a_model_can_be_looked_at():
         model.explain("y", "nothing")
     with pytest.raises(TypeError, match="two values, or none"):
         model.explain("y")
-    assert "<pre>" in model._repr_html_()
+    page = model.report()
+    assert page.startswith("<!doctype html>") and model.kernels[0].name in page
+    assert model.report() is page
+    shown = model._repr_html_()  # it has few kernels
+    assert "<iframe" in shown and html.unescape(shown.split('srcdoc="')[1].split('"')[0]) == page
     assert repr(model) == (
         "<fusec model mixer on cpu: x[B, T, H*N=8] -> y[B, T, H*N=8]>"
     )

@@ -257,15 +257,23 @@ def test_a_callers_allocator_and_a_library_without_one(op):
     given = [draw(2, 6, op.where)[name] for name in op._names]
     asked = []
 
-    def empty(shape, dtype):
-        asked.append((tuple(shape), dtype))
-        kinds = {"float32": torch.float32, "uint8": torch.uint8}
-        return torch.empty(shape, dtype=kinds[dtype], device=op.where)
+    def empty(shape, strides, dtype):
+        asked.append((tuple(shape), tuple(strides), dtype))
+        return torch.empty_strided(shape, strides, dtype=dtype, device=op.where)
+
+    def by(function):
+        types = {"float32": torch.float32, "uint8": torch.uint8}
+        return function, {name: {"dtype": dtype} for name, dtype in types.items()}
 
     stream = 0 if op.where == "cpu" else torch.cuda.current_stream().cuda_stream
-    outputs, states = _native.call_on_device(op._program, given, [], [], 0, True, stream, empty)
-    assert asked[:2] == [((2, 6, 2, 16), "float32"), ((2, 2, 16, 16), "float32")] and asked[2][1] == "uint8"
-    alone, _ = _native.call_on_device(op._program, given, [], [], 0, False)
+    call = _native.call_on_device
+    outputs, states = call(op._program, given, [], [], 0, True, stream, by(empty))
+    # What a run needs beside these is little: runs of a stream have it in turn.
+    assert asked == [
+        ((2, 6, 2, 16), (192, 32, 16, 1), torch.float32),
+        ((2, 2, 16, 16), (512, 256, 16, 1), torch.float32),
+    ]
+    alone, _ = call(op._program, given, [], [], 0, False)
     assert isinstance(alone[0], fusec.Tensor)
     back = torch.from_dlpack(alone[0])
     del alone
@@ -273,14 +281,38 @@ def test_a_callers_allocator_and_a_library_without_one(op):
     assert torch.equal(back, outputs[0]) and back.device.type == op.where
     assert len(states) == 1
 
-    def broken(shape, dtype):
+    # What is much is allocated for each call.
+    asked.clear()
+    many = draw(200, 2, op.where)
+    outputs, _ = call(op._program, [many[name] for name in op._names], [], [], 0, False, stream, by(empty))
+    assert [dtype for *_, dtype in asked] == [torch.float32, torch.uint8]
+    near(outputs[0], exact(many)[0])
+
+    def broken(shape, strides, dtype):
         raise MemoryError("nothing is left")
 
     with pytest.raises(MemoryError, match="nothing is left"):
-        _native.call_on_device(op._program, given, [], [], 0, True, stream, broken)
-    strided = lambda shape, dtype: torch.empty((*shape, 2), device=op.where)[..., 0]
+        call(op._program, given, [], [], 0, True, stream, by(broken))
+    strided = lambda shape, strides, dtype: torch.empty((*shape, 2), device=op.where)[..., 0]
     with pytest.raises(RuntimeError, match="row-major"):
-        _native.call_on_device(op._program, given, [], [], 0, True, stream, strided)
+        call(op._program, given, [], [], 0, True, stream, by(strided))
+    with pytest.raises(RuntimeError, match="nothing allocates float32"):
+        call(op._program, given, [], [], 0, True, stream, (empty, {}))
+
+
+def test_a_tensor_that_is_like_an_earlier_one_is_looked_at_all_the_same(op):
+    given = draw(2, 12, op.where)
+    want, _ = exact(given)
+    near(op(**given), want)
+    # The same shapes and types, but columns, at an odd address, or somewhere else.
+    columns = given["k"].transpose(2, 3).contiguous().transpose(2, 3)
+    moved = torch.empty(given["v"].numel() + 1, device=op.where)[1:].view_as(given["v"]).copy_(given["v"])
+    for change in (dict(k=columns), dict(v=moved)):
+        with pytest.warns(fusec.CopyWarning):
+            near(op(**{**given, **change}), want)
+    with pytest.raises((ValueError, NotImplementedError, BufferError)):
+        op(**{**given, "w": given["w"].to("meta")})
+    near(op(**given), want)
 
 
 def test_threads_do_not_disturb_each_other(op):

@@ -33,6 +33,7 @@ pub mod plan_dir;
 pub mod program;
 pub mod sampling;
 pub mod session;
+pub mod standalone;
 pub mod tensor_file;
 pub mod threads;
 pub mod toolchain;

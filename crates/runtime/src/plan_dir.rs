@@ -10,6 +10,7 @@
 //! NAME/kernels/K.cu       the source of each kernel
 //! NAME/kernels/fusec.cuh  the primitives that they include
 //! NAME/kernels/K.ARCH.cubin  of each kernel that is not compiled as another one
+//! NAME/standalone/        the same as a program of its own, if it was asked for
 //! ```
 //!
 //! Lives here: writing it whole or not at all, reading it with every hash checked, and showing that it is
@@ -19,6 +20,7 @@
 use crate::executor::{ManifestError, check_manifest};
 use crate::limits::{self, MAX_PLAN_BYTES};
 use crate::partial;
+use crate::standalone::{self, Standalone, StandaloneError};
 use crate::toolchain::{Arch, UnknownArch};
 use crate::tune::{TUNED, Tuned};
 use fusec_codegen::{Manifest, Planned, generate, prelude};
@@ -93,6 +95,9 @@ pub enum PlanDirError {
         /// What differs.
         reason: String,
     },
+    /// The program of its own.
+    #[error("no program of its own was written: {0}")]
+    Standalone(#[from] StandaloneError),
     /// Not compiled for the wanted GPU.
     #[error(
         "{path} has no cubins for {arch} ({}); compile the model with --arch {arch}",
@@ -290,6 +295,16 @@ fn io_error<'p>(
 /// an older plan directory. It appears whole or not at all; files in it that are no part of a
 /// plan are kept.
 pub fn write_plan_dir(dir: &Path, compiled: &PlanDir) -> Result<(), PlanDirError> {
+    write_with(dir, compiled, None)
+}
+
+/// As [`write_plan_dir`], with the same model as a program of its own for an architecture beside it. Written
+/// without one, a directory has none.
+pub fn write_with(
+    dir: &Path,
+    compiled: &PlanDir,
+    program: Option<(&Standalone<'_>, &str)>,
+) -> Result<(), PlanDirError> {
     check_manifest(&compiled.manifest).map_err(|error| PlanDirError::Manifest {
         path: dir.join(MANIFEST),
         error,
@@ -302,6 +317,9 @@ pub fn write_plan_dir(dir: &Path, compiled: &PlanDir) -> Result<(), PlanDirError
     partial::sweep(above, is_ours);
     let (new, _unfinished) = partial::dir_in(above).map_err(io_error("write in", above))?;
     write_files(new.path(), compiled)?;
+    if let Some((program, arch)) = program {
+        program.write(new.path(), compiled.cubins.get(arch))?;
+    }
     share_as_others(new.path())?;
     let new = new.keep();
     let result = partial::uninterrupted(|| put_in_place(&new, dir));
@@ -327,7 +345,16 @@ pub fn check_place(dir: &Path) -> Result<(), PlanDirError> {
 
 /// Whether an entry of a plan directory is part of the plan, and not somebody else's.
 fn is_ours(name: &OsStr) -> bool {
-    let ours = [PLAN_TEXT, PLANS, DEVICE, MANIFEST, TUNED, CUBINS, KERNELS];
+    let ours = [
+        PLAN_TEXT,
+        PLANS,
+        DEVICE,
+        MANIFEST,
+        TUNED,
+        CUBINS,
+        KERNELS,
+        standalone::FOLDER,
+    ];
     ours.iter().any(|known| name == *known)
 }
 

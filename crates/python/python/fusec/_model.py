@@ -74,6 +74,22 @@ def model_of(key: str) -> "Model":
     return model
 
 
+#: Kernels of a model whose page a notebook shows unasked.
+_FEW_KERNELS = 12
+
+_in_torch: Any = None
+
+
+def _call_of_torch() -> Any:
+    """What :mod:`fusec.torch` does with a call; imported by the first one."""
+    global _in_torch
+    if _in_torch is None:
+        from . import torch
+
+        _in_torch = torch._call
+    return _in_torch
+
+
 @functools.lru_cache(maxsize=64)
 def _of_text(key: str) -> "Model":
     device, dtype, text = key.split("\n", 2)
@@ -111,6 +127,8 @@ class Model:
             (kind, number), self._types = found
             self._place = f"cuda:{number}" if kind == 2 else "cpu"
             self._place_of_dlpack = (kind, number)
+        #: What :meth:`report` has made.
+        self._page: str | None = None
         self._key = f"#{next(_NUMBERS)}"
         _MODELS[self._key] = self
         for warning in program.warnings:
@@ -144,7 +162,7 @@ class Model:
 
     def _run(self, tensors, state, params, named, keeps=True):
         if not params and not named and len(tensors) == len(self._names):
-            inputs, params = list(tensors), []
+            inputs, params = tensors, []
         elif not params and not tensors and len(named) == len(self._names) and all(
             name in named for name in self._names
         ):
@@ -152,9 +170,7 @@ class Model:
         else:
             inputs, params = self._sort(tensors, params or {}, named)
         if is_torch(inputs[0]) or any(is_torch(t) for t in itertools.chain(inputs, params)):
-            from . import torch as _torch
-
-            return _torch._call(self, inputs, params, state, keeps)
+            return _call_of_torch()(self, inputs, params, state, keeps)
         states, position = self._states(state)
         if self._place_of_dlpack not in (None, (1, 0)) and device_of(inputs[0]) != (1, 0):
             outputs, states = self._on_gpu(inputs, params, states, position)
@@ -276,6 +292,15 @@ class Model:
         profile's GPU."""
         return self._program.plan()
 
+    def report(self) -> str:
+        """The plans as a page, which needs nothing beside it: the kernels of each layer as a graph, what each
+        costs and why its neighbours are no part of it, before and after, memory, sources.
+        ``open("report.html", "w").write(model.report())``; a notebook shows it by itself. Of a large model it takes
+        seconds, once."""
+        if self._page is None:
+            self._page = self._program.report()
+        return self._page
+
     def explain(self, a: str | None = None, b: str | None = None) -> str:
         """Why the kernels are what they are. With two values of the model: are they computed in one kernel,
         and if not, by which rule, or at what price."""
@@ -305,7 +330,16 @@ class Model:
         return f"<fusec model {self.name} on {self.device}: {takes} -> {gives}>"
 
     def _repr_html_(self) -> str:
-        return f"<b>{html.escape(repr(self))}</b><pre>{html.escape(self.plan())}</pre>"
+        name = html.escape(repr(self))
+        # Nobody who looks at a model wants to wait: a page of many kernels takes seconds to be made.
+        if self._page is None and len(self._program.kernels()) > _FEW_KERNELS:
+            plan = html.escape(self.plan())
+            return f"<b>{name}</b><pre>{plan}</pre><p><code>.report()</code> makes the page of it.</p>"
+        page = html.escape(self.report())
+        return (
+            f'<b>{name}</b><iframe title="{html.escape(self.name)}" srcdoc="{page}" '
+            'style="width: 100%; height: 45em; border: 0"></iframe>'
+        )
 
 
 class Recurrence(Model):

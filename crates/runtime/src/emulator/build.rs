@@ -151,6 +151,17 @@ impl Emulator {
         Ok(EmulatedModule { kernels })
     }
 
+    /// One kernel compiled for the CPU, as the bytes of a shared object: what [`Emulator::build`] loads. Its
+    /// table, `emulator_table`, is laid out as `entry.h` has it.
+    pub fn object(
+        &self,
+        name: &str,
+        source: &str,
+        prelude: &str,
+    ) -> Result<Vec<u8>, EmulatorError> {
+        self.compiled(name, source, prelude)
+    }
+
     fn flags(&self) -> Vec<&'static str> {
         let mut flags = vec![
             "-x",

@@ -1,14 +1,14 @@
 //! Kernels on the CPU, for tests and for machines without a GPU: slow, and strict.
 
 use super::device::{ArgValue, Device, Launch, Place, REGIONS, Region, RunKey, Submission};
-use super::in_place::{DeviceBytes, Launcher, Run};
+use super::in_place::{DeviceBytes, LENT_BYTES, Launcher, Lent, Run};
 use super::{ExecuteError, ManifestError};
 use crate::emulator::{EmulatedModule, Emulator, KernelArg, LaunchShape, Sanitizer, TensorMapArg};
 use crate::memory::host;
 use fusec_codegen::{KernelImage, Manifest};
 use memmap2::MmapMut;
 use rayon::prelude::*;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 /// Every element type reads this byte, repeated, as NaN (floats) or -1 (integers).
 const POISON: u8 = 0xff;
@@ -247,6 +247,7 @@ pub struct EmulatedLauncher {
     /// One run at a time, as of one stream.
     kernels: Mutex<EmulatedKernels>,
     held: Option<MmapMut>,
+    lent: OnceLock<Lent>,
 }
 
 impl EmulatedLauncher {
@@ -255,6 +256,7 @@ impl EmulatedLauncher {
         Ok(Self {
             kernels: Mutex::new(EmulatedKernels::new(emulator, manifest, seed)?),
             held: None,
+            lent: OnceLock::new(),
         })
     }
 }
@@ -293,6 +295,14 @@ impl Launcher for EmulatedLauncher {
 
     fn memory(&self, bytes: usize) -> Result<Box<dyn DeviceBytes>, ExecuteError> {
         Ok(Box::new(HostBytes(map("results", bytes)?)))
+    }
+
+    fn lent(&self, _stream: u64) -> Result<Option<Lent>, ExecuteError> {
+        if let Some(lent) = self.lent.get() {
+            return Ok(Some(lent.clone()));
+        }
+        let lent = Lent::new(self.memory(LENT_BYTES)?);
+        Ok(Some(self.lent.get_or_init(|| lent).clone()))
     }
 
     fn own_stream(&self) -> Result<u64, ExecuteError> {

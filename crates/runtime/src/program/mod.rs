@@ -38,7 +38,7 @@ pub use tensor::{DType, Memory, TensorView};
 use fusec_fuse::explain::{pair, why};
 use fusec_fuse::{Mode, Shape, Storage};
 use fusec_ir::gradient::Gradient;
-use fusec_ir::language::Overrides;
+use fusec_ir::language::{Overrides, SourceMap};
 use fusec_ir::{Graph, ParamId, StateId};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -102,6 +102,7 @@ pub struct Program {
     graph: Arc<Graph>,
     dimensions: BTreeMap<String, Vec<usize>>,
     warnings: Vec<String>,
+    sources: SourceMap,
     options: Options,
     /// Whether it was made with weights; otherwise each call brings its parameters.
     has_weights: bool,
@@ -200,6 +201,7 @@ impl Program {
             graph,
             dimensions: model.dimensions,
             warnings,
+            sources: model.sources,
             options,
             has_weights,
             kernels: Mutex::new(kernels),
@@ -235,6 +237,16 @@ impl Program {
     /// Things in the model text that look like mistakes but stop nothing, with their places.
     pub fn warnings(&self) -> &[String] {
         &self.warnings
+    }
+
+    /// The texts that the model was made of, into which its graph points.
+    pub fn sources(&self) -> &SourceMap {
+        &self.sources
+    }
+
+    /// What the planner is told for runs of a shape.
+    pub fn planning<'a>(&self, kernels: &'a Kernels, shape: Shape) -> fusec_fuse::Options<'a> {
+        kernels::plan_options(&kernels.profile, &self.options, shape)
     }
 
     /// What a run is given, in order: `[B, T, axes...]`.

@@ -163,27 +163,28 @@ impl LoadedKernel {
         position: i64,
         stream: &CudaStream,
     ) -> Result<(), DriverError> {
+        self.context.bind_to_thread()?;
+        let mut arguments = Arguments::default();
+        arguments.put(&launch.args, position)?;
         // SAFETY: the addresses were resolved inside the device's regions, which are freed only after the
         // stream was waited for; the stream lives.
-        unsafe { self.enqueue_with(launch, &launch.args, position, stream.cu_stream()) }
+        unsafe { self.launch(launch, &mut arguments, stream.cu_stream()) }
     }
 
-    /// As [`LoadedKernel::enqueue`], with these arguments in place of the launch's.
+    /// Puts a launch on a stream, with these arguments in place of the launch's.
     ///
     /// # Safety
     ///
     /// There is one argument for each of the kernel's parameters, of its kind; their addresses are memory
-    /// that the kernel may use until the stream has come to its end; the stream is one of the context.
-    pub(super) unsafe fn enqueue_with(
+    /// that the kernel may use until the stream has come to its end; the stream is one of the context, which is
+    /// the thread's.
+    pub(super) unsafe fn launch(
         &self,
         launch: &Launch,
-        args: &[ArgValue],
-        position: i64,
+        arguments: &mut Arguments,
         stream: sys::CUstream,
     ) -> Result<(), DriverError> {
-        self.context.bind_to_thread()?;
-        let mut values = values(args, position)?;
-        let mut params = pointers(&mut values);
+        let params = arguments.pointers();
         let (grid, block) = ((self.grid(launch), 1, 1), (launch.block, 1, 1));
         let shared = launch.shared_bytes;
         // SAFETY: the function is loaded, the parameters are one value of its size per parameter of the
@@ -191,9 +192,9 @@ impl LoadedKernel {
         unsafe {
             if launch.cooperative {
                 let f = self.function;
-                result::launch_cooperative_kernel(f, grid, block, shared, stream, &mut params)
+                result::launch_cooperative_kernel(f, grid, block, shared, stream, params)
             } else {
-                result::launch_kernel(self.function, grid, block, shared, stream, &mut params)
+                result::launch_kernel(self.function, grid, block, shared, stream, params)
             }
         }
     }
@@ -234,54 +235,72 @@ impl Drop for LoadedKernel {
     }
 }
 
-/// An argument as a kernel takes it.
-pub(super) enum Value {
-    /// An address or an integer.
-    Word(u64),
-    /// A tensor map, encoded.
-    Map(Box<sys::CUtensorMap>),
+/// The arguments of a launch as a kernel takes them; room that is used again for the next one.
+#[derive(Default)]
+pub(super) struct Arguments {
+    /// Addresses and integers.
+    words: Vec<u64>,
+    maps: Vec<sys::CUtensorMap>,
+    /// For each argument, where it is: among the words, or among the maps.
+    order: Vec<(bool, usize)>,
+    pointers: Vec<*mut c_void>,
 }
 
-/// The arguments of a launch as a kernel takes them.
-pub(super) fn values(args: &[ArgValue], position: i64) -> Result<Vec<Value>, DriverError> {
-    let args = args.iter();
-    args.map(|arg| {
-        Ok(match arg {
-            ArgValue::Address(address) => Value::Word(*address),
-            ArgValue::Integer(value) => Value::Word(value.cast_unsigned()),
-            ArgValue::Position => Value::Word(position.cast_unsigned()),
-            ArgValue::TensorMap(map) => Value::Map(encoded(map)?),
-        })
-    })
-    .collect()
-}
+impl Arguments {
+    /// Takes those of a launch.
+    pub(super) fn put(&mut self, args: &[ArgValue], position: i64) -> Result<(), DriverError> {
+        self.words.clear();
+        self.maps.clear();
+        self.order.clear();
+        for arg in args {
+            let word = match arg {
+                ArgValue::Address(address) => *address,
+                ArgValue::Integer(value) => value.cast_unsigned(),
+                ArgValue::Position => position.cast_unsigned(),
+                ArgValue::TensorMap(map) => {
+                    self.order.push((true, self.maps.len()));
+                    self.maps.push(encoded(map)?);
+                    continue;
+                }
+            };
+            self.order.push((false, self.words.len()));
+            self.words.push(word);
+        }
+        Ok(())
+    }
 
-/// A pointer to each value, as the driver takes arguments.
-pub(super) fn pointers(values: &mut [Value]) -> Vec<*mut c_void> {
-    let values = values.iter_mut();
-    values
-        .map(|value| match value {
-            Value::Word(word) => std::ptr::from_mut(word).cast(),
-            Value::Map(map) => std::ptr::from_mut(map.as_mut()).cast(),
-        })
-        .collect()
+    /// A pointer to each, as the driver takes arguments; they hold until the next ones are put.
+    pub(super) fn pointers(&mut self) -> &mut [*mut c_void] {
+        let Self {
+            words,
+            maps,
+            order,
+            pointers,
+        } = self;
+        pointers.clear();
+        pointers.extend(order.iter().map(|(is_map, at)| match is_map {
+            true => std::ptr::from_mut(&mut maps[*at]).cast::<c_void>(),
+            false => std::ptr::from_mut(&mut words[*at]).cast::<c_void>(),
+        }));
+        pointers
+    }
 }
 
 /// A tensor map as the copy engine reads it: lines of 128 bytes, swizzled, zeros outside.
-fn encoded(map: &TensorMapValue) -> Result<Box<sys::CUtensorMap>, DriverError> {
+fn encoded(map: &TensorMapValue) -> Result<sys::CUtensorMap, DriverError> {
     let kind = match map.element {
         Element::F32 => sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_FLOAT32,
         Element::Bf16 => sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
         Element::F16 => sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
         Element::I32 => sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_INT32,
     };
-    let mut out = Box::new(sys::CUtensorMap { opaque: [0; 16] });
+    let mut out = sys::CUtensorMap { opaque: [0; 16] };
     let steps = [1u32; MAP_AXES];
     // SAFETY: the arrays have an entry for each axis (strides one less), of which there are at most
     // `MAP_AXES`; the address is only stored, and the call writes the map it is given.
     unsafe {
         sys::cuTensorMapEncodeTiled(
-            out.as_mut(),
+            &mut out,
             kind,
             map.axes as u32,
             map.address as *mut c_void,

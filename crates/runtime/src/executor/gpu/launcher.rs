@@ -4,9 +4,10 @@ use super::current::{Current, Relaxed, unchanged_context};
 use super::error::GpuError;
 use super::info::{self, GpuInfo, failed};
 use super::kept::{Whose, digest, kept};
-use super::kernel::{LoadedKernel, refused};
+use super::kernel::{Arguments, LoadedKernel, refused};
+use super::lent::lent;
 use super::region::DeviceMemory;
-use crate::executor::in_place::{DeviceBytes, Launcher, Run};
+use crate::executor::in_place::{DeviceBytes, LENT_BYTES, Launcher, Lent, Run};
 use crate::executor::recent::Recent;
 use crate::executor::{ArgValue, ExecuteError, Launch, check_manifest};
 use cudarc::driver::sys::{self, CUstreamCaptureStatus as Status};
@@ -191,6 +192,16 @@ impl Launcher for GpuLauncher {
         )?))
     }
 
+    fn lent(&self, stream: u64) -> Result<Option<Lent>, ExecuteError> {
+        let _current = self.current()?;
+        let stream: sys::CUstream = std::ptr::with_exposed_provenance_mut(stream as usize);
+        let Whose::Stream(number) = self.whose(stream)? else {
+            return Ok(None);
+        };
+        let allocate = || Ok(Lent::new(self.memory(LENT_BYTES)?));
+        Ok(Some(lent(self.info.ordinal, number, allocate)?))
+    }
+
     fn own_stream(&self) -> Result<u64, ExecuteError> {
         Ok(self.stream()?.cu_stream().addr() as u64)
     }
@@ -208,6 +219,7 @@ impl Launcher for GpuLauncher {
             kernels: self.kernels_of(stream)?,
             launcher: self,
             stream,
+            arguments: Arguments::default(),
             _current: current,
         }))
     }
@@ -218,6 +230,8 @@ struct GpuRun<'a> {
     launcher: &'a GpuLauncher,
     kernels: Option<Kernels>,
     stream: sys::CUstream,
+    /// Of the launch that is being put together.
+    arguments: Arguments,
     _current: Current,
 }
 
@@ -262,8 +276,10 @@ impl Run for GpuRun<'_> {
             None => &self.launcher.kernels[launch.kernel].loaded,
         };
         kernel.check_resident(launch)?;
-        // SAFETY: the caller's promise.
-        let enqueued = unsafe { kernel.enqueue_with(launch, args, position, self.stream) };
+        let put = self.arguments.put(args, position);
+        // SAFETY: the caller's promise; the context is the thread's as long as `_current`.
+        let enqueued =
+            put.and_then(|()| unsafe { kernel.launch(launch, &mut self.arguments, self.stream) });
         Ok(enqueued.map_err(|error| refused(launch, error))?)
     }
 }

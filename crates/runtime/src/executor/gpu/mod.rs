@@ -9,6 +9,7 @@ mod info;
 mod kept;
 mod kernel;
 mod launcher;
+mod lent;
 mod meter;
 mod probe;
 mod recorded;

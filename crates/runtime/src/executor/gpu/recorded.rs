@@ -1,6 +1,6 @@
 //! A run recorded as a CUDA graph: one submission instead of one per kernel.
 
-use super::kernel::{LoadedKernel, pointers, values};
+use super::kernel::{Arguments, LoadedKernel};
 use crate::executor::{ArgValue, Launch};
 use cudarc::driver::sys::{self, CUgraphInstantiate_flags};
 use cudarc::driver::{CudaContext, CudaStream, DriverError, result};
@@ -60,9 +60,9 @@ impl RecordedRun {
     }
 
     fn add(&self, kernel: &LoadedKernel, launch: &Launch) -> Result<sys::CUgraphNode, DriverError> {
-        let mut values = values(&launch.args, self.position)?;
-        let mut params = pointers(&mut values);
-        let params = kernel.node(launch, &mut params);
+        let mut arguments = Arguments::default();
+        arguments.put(&launch.args, self.position)?;
+        let params = kernel.node(launch, arguments.pointers());
         let mut node = std::ptr::null_mut();
         // SAFETY: the graph is valid; the parameters are one value per parameter of the kernel and are
         // copied by the call.
@@ -121,9 +121,9 @@ impl RecordedRun {
         if position != self.position {
             for (at, node) in &self.positioned {
                 let launch = &launches[*at];
-                let mut values = values(&launch.args, position)?;
-                let mut params = pointers(&mut values);
-                let params = kernels[launch.kernel].node(launch, &mut params);
+                let mut arguments = Arguments::default();
+                arguments.put(&launch.args, position)?;
+                let params = kernels[launch.kernel].node(launch, arguments.pointers());
                 // SAFETY: the node is one of the graph that `exec` was made from, the function
                 // is the same, and the parameters are copied by the call; runs already submitted
                 // keep theirs.

@@ -2,12 +2,13 @@
 //!
 //! [`InPlace`] resolves a regime at a shape to launches once; a run puts addresses into them and submits
 //! them. Everything that a run touches, scratch too, is given to it, so that runs share nothing that they
-//! write and any number of them can be under way, on any streams. A [`Launcher`] launches.
+//! write and any number of them can be under way, on any streams; small scratch may be what the runs of a
+//! stream have in turn ([`Lent`]). A [`Launcher`] launches.
 
 mod addressed;
 mod launcher;
 
-pub use launcher::{DeviceBytes, Launcher, Run};
+pub use launcher::{DeviceBytes, LENT_BYTES, Launcher, Lent, Run};
 
 use super::recent::Recent;
 use super::{Constants, ExecuteError, ManifestError, check_manifest, regime_for};
@@ -136,6 +137,11 @@ impl InPlace {
     /// Memory of the device for the caller, until it is dropped.
     pub fn memory(&self, bytes: usize) -> Result<Box<dyn DeviceBytes>, ExecuteError> {
         self.launcher.memory(bytes)
+    }
+
+    /// What the runs of a stream have in turn, if it is not being recorded.
+    pub fn lent(&self, stream: u64) -> Result<Option<Lent>, ExecuteError> {
+        self.launcher.lent(stream)
     }
 
     /// The values of a regime that follow from parameters alone and that its kernels read, with their
