@@ -22,6 +22,7 @@ mod multiplied;
 mod nesting;
 mod operations;
 mod parameters;
+mod parts;
 mod picked;
 mod pins;
 mod pointed;
