@@ -190,7 +190,7 @@ fn alone(like: &Graph, step: &Recurrence) -> Result<Graph, Reason> {
         name: step.name.clone(),
         axes: small(&like.axes),
         params: vec![],
-        recurrences: vec![step.clone()],
+        recurrences: vec![keeping(step)],
         values,
         ops: vec![Op {
             name: step.name.clone(),
@@ -212,6 +212,13 @@ fn alone(like: &Graph, step: &Recurrence) -> Result<Graph, Reason> {
         allow_unused: vec![],
         zeros: 0.0,
     })
+}
+
+/// The same step where it keeps all of its states: there is nobody else here.
+fn keeping(step: &Recurrence) -> Recurrence {
+    let mut step = step.clone();
+    step.states.iter_mut().for_each(|state| state.kept = true);
+    step
 }
 
 fn item_axes(step: &Recurrence, item: StepRef) -> Option<&[AxisId]> {

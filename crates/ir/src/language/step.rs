@@ -181,6 +181,7 @@ impl<'a> Lowering<'a> {
                 name: formal.name.text.clone(),
                 axes,
                 init,
+                kept: true,
             });
         }
         step.run(&decl.step)?;
@@ -219,9 +220,9 @@ struct Step<'s, 'a> {
     loops: Vec<(&'a str, i64)>,
     /// Of the inputs of `out`.
     sources: Vec<Source>,
-    out: Recurrence,
     /// The blocks that are being computed, the innermost last.
     called: Vec<&'a str>,
+    out: Recurrence,
     statement: String,
     terms: Terms,
 }
@@ -353,13 +354,13 @@ impl<'a> Step<'_, 'a> {
                 target.span,
             );
         }
-        self.statement = name.clone();
         Ok(())
     }
 
     /// Gives a tensor its name; a state's is brought to the axes of the state.
     fn set(&mut self, target: &'a Target, tensor: Tensor, value: &Node) -> Result<()> {
         let name = &target.name.text;
+        self.statement = name.clone();
         let state = self.out.states.iter().find(|s| s.name == *name);
         let wanted = match (&target.axes, state) {
             (_, Some(state)) => Some(state.axes.clone()),
@@ -646,13 +647,13 @@ impl Host for Step<'_, '_> {
     fn apply(&mut self, call: &Call, span: Span) -> Result<Vec<Tensor>> {
         let name = &call.function.text;
         let document = self.flow.document;
-        let what = match name.as_str() {
         if let Some((name, block)) = document.blocks.get_key_value(name.as_str()) {
             return self.call_block(name, block, call, span);
         }
         if let Some(norm) = norms::Norm::of(name) {
             return Ok(vec![norm.apply(self, call, span)?]);
         }
+        let what = match name.as_str() {
             name if super::operations::FUNCTIONS.contains(&name) => "a function of flows",
             name if document.recurrences.contains_key(name) => "a recurrence",
             _ => {
