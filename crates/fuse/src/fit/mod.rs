@@ -38,6 +38,7 @@
 //! | `prologue-size` | gemv | elements of one row of the prologue |
 //! | `chunked-one-scan` | chunked | several recurrences that meet after their results |
 //! | `chunked-class`, `chunked-reads`, `chunked-coefficient` | chunked | a step that is no diagonal decay and outer product, read once, or has more than a rank-one factor beside it; coefficients that are not computed element by element |
+//! | `chunked-at-once` | chunked | several rank-one factors at once, of which one is of the state before its decay |
 //! | `chunked-direction`, `chunked-look-ahead` | chunked | a recurrence from the last row to the first, or reads of later rows |
 //! | `chunked-decay` | chunked | a decay that is not proven to be in [0, 1] |
 //! | `chunked-device` | chunked | no tensor cores for bf16 |
@@ -46,8 +47,8 @@
 //! | `chunked-key`, `chunked-value`, `chunked-shared` | chunked | key channels, value columns and shared memory of one block |
 //! | `weighted-rows` | chunked | decays of key channels weight queries and keys of lines of 64, of one read, and values are rows as they lie in memory; products of warpgroups |
 //! | `segments-class` | scan, chunked | segments of T where a state meets more than one factor, or one term before a maximum, that does not depend on it, element by element |
-//! | `segments-decay` | scan, chunked | segments where that is not proven to be in [-1, 1] |
 //! | `segments-kept` | scan, chunked | segments where another recurrence keeps the state |
+//! | `segments-decay` | scan, chunked | segments where that is not proven to be in [-1, 1] |
 //! | `segments-chain`, `segments-delay` | scan, chunked | segments where a recurrence, or an earlier row of what follows one, depends on another's results |
 //! | `attend-alone` | attend | attention shares no kernel with other operations |
 //! | `last-row-alone` | last row | where rows are left behind, nothing else is computed |

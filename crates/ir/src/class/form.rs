@@ -278,7 +278,8 @@ impl Subject<'_> {
         }
         let slot = |a: &Atom| a.mentions(|v| matches!(v, Var::Slot(_)));
         let Some((a, b)) = split(&update.contracted, slot)? else {
-            return Err(Reason::NotRankOne { state: state() }.into());
+            let several = low_rank::of_several_products(self, update, &reads, out)?;
+            return several.ok_or_else(|| Reason::NotRankOne { state: state() }.into());
         };
         let a = self.unslotted(&a);
         let layout = self.layout(&update.slots, &[&update.diagonal, &a, &b], &reads);

@@ -328,15 +328,18 @@ pub(super) fn rewritten(found: &Classified, step: &Recurrence) -> Option<Recurre
                 ..
             } => {
                 let kept = without(&axes, &layout.key);
-                let mut state = before;
+                let (mut state, mut contracted) = (before, before);
                 let mut outer = None;
                 for (n, update) in updates.iter().enumerate() {
+                    if !update.at_once {
+                        contracted = state;
+                    }
                     let mut operands = vec![update.decay, state, update.k, update.v];
                     let mut expr = plus(product(&[0, 1]), product(&[2, 3]));
                     if let Some(factor) = &update.factor {
                         let (name, over) = (format!("{name}{n}.seen"), layout.key.clone());
                         let kept = kept.clone();
-                        let read = [state, factor.a];
+                        let read = [contracted, factor.a];
                         let seen = out.statement(name, kept, over, &read, product(&[0, 1]))?;
                         operands.extend([seen, factor.b]);
                         expr = plus(expr, product(&[4, 5]));
