@@ -20,6 +20,7 @@ mod site;
 
 use crate::{Graph, Op, OpKind, Recurrence, RecurrenceId};
 use pieces::Pieces;
+pub(crate) use site::below;
 use std::collections::BTreeMap;
 
 /// Whether a step has more than one component, or statements that are no part of any.

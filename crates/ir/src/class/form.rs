@@ -4,7 +4,7 @@ use super::coefficients::Coefficients;
 use super::failure::{self, Failure};
 use super::normal::Normal;
 use super::polynomial::{Atom, Monomial, Polynomial, Var, orders};
-use super::{Class, Classified, Layout, Read, Reason, low_rank};
+use super::{Class, Classified, Layout, Read, Reason, low_rank, rotating};
 use crate::{AxisId, Graph, Recurrence};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -51,9 +51,17 @@ pub(super) fn classify(
             if let Some(read) = &monomial.state
                 && read.state != state
             {
-                let why = Reason::Coupled {
-                    state: step.states[state].name.clone(),
-                    other: step.states[read.state].name.clone(),
+                let (state_name, other) = (&step.states[state].name, &step.states[read.state].name);
+                let (state_name, other) = (state_name.clone(), other.clone());
+                let why = match rotating::is_turned(graph, step, normal) {
+                    true => Reason::Turned {
+                        state: state_name,
+                        other,
+                    },
+                    false => Reason::Coupled {
+                        state: state_name,
+                        other,
+                    },
                 };
                 let at = failure::read_of(step, step.next[state], read.state);
                 return Err(Failure { why, at });
