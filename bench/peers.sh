@@ -4,7 +4,7 @@
 #
 #   bench/peers.sh STAGE [ARGUMENT..]
 #
-#   ops scans delta attention    operators (bench/peers/run.py, which takes the arguments)
+#   ops scans delta mixed attention    operators (bench/peers/run.py, which takes the arguments)
 #   products                     single products beside cuBLAS
 #   backward                     recurrences forward and backward
 #   models training              whole models of fla
@@ -46,7 +46,7 @@ export PYTHONPATH=$SITE${PYTHONPATH:+:$PYTHONPATH}
 echo "== [${SECONDS} s] peers: $(ls "$SITE" | grep -v -e dist-info -e '^bin$' | tr '\n' ' ')"
 
 case $STAGE in
-    ops | scans | delta | attention | backward | products | models | training)
+    ops | scans | delta | mixed | attention | backward | products | models | training)
         python3 bench/peers/run.py "$STAGE" --fusec "$FUSEC" --out "$OUT/peers-$STAGE.json" --seconds $((268 - SECONDS)) "$@"
         ;;
     drop-in) python3 bench/peers/drop_in.py --out "$OUT/peers-drop-in.json" --seconds $((250 - SECONDS)) "$@" ;;

@@ -79,7 +79,6 @@ impl RecurrenceClass {
 /// The recurrences of a graph in components, each definition once per name of its operation, with places
 /// in the texts that the graph was read from.
 pub fn of(graph: &Graph, sources: &SourceMap) -> Vec<RecurrenceClass> {
-    let written = graph.recurrences.len();
     let graph = &separate(graph, |_| true);
     let mut seen: Vec<(RecurrenceId, &str)> = Vec::new();
     let mut out = Vec::new();
@@ -100,8 +99,7 @@ pub fn of(graph: &Graph, sources: &SourceMap) -> Vec<RecurrenceClass> {
         let sentences = found.sentences(graph, step);
         let states = step.states.iter().zip(&found.states).zip(sentences);
         // A component is called by its recurrence and its states.
-        let whole = step.name.rsplit_once('.').map(|(whole, _)| whole);
-        let of = whole.filter(|_| recurrence.index() >= written);
+        let of = step.name.rsplit_once('.').map(|(whole, _)| whole);
         out.push(RecurrenceClass {
             op: op.name.clone(),
             recurrence: of.unwrap_or(&step.name).to_owned(),

@@ -2,7 +2,7 @@
 # Where a package registry is: fetches what the peers need beside torch, triton and transformers, for Python 3.12 on
 # x86-64 Linux, into .whl/, which travels to a GPU without a network.
 #
-#   bench/peers/fetch.sh            .whl: fla, and the Triton files of mamba-ssm (sources.tar.gz)
+#   bench/peers/fetch.sh            .whl: fla, mlstm_kernels, and the Triton files of mamba-ssm (sources.tar.gz)
 #   bench/peers/fetch.sh delta      .whl-delta: FlashInfer and the cuDNN front end
 #   bench/peers/fetch.sh tilelang   .whl-tilelang: tilelang and flash-qla, of whose kernels fla takes some then
 #
@@ -51,7 +51,7 @@ case ${1:-} in
     delta) wheel .whl-delta flashinfer-python==0.6.9 nvidia-cudnn-frontend==1.32.0 apache-tvm-ffi==0.1.12 ;;
     tilelang) wheel .whl-tilelang tilelang==0.1.15 z3-solver==4.15.4.0 torch-c-dlpack-ext==0.1.5 flash-qla==0.1.3 ;;
     *)
-        wheel .whl fla-core==0.6.0 flash-linear-attention==0.6.0
+        wheel .whl fla-core==0.6.0 flash-linear-attention==0.6.0 mlstm-kernels==2.0.6
         sources
         ;;
 esac

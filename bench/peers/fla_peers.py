@@ -74,6 +74,18 @@ def kda(**options):
     return make
 
 
+def linear_attention(x):
+    from fla.ops.linear_attn import chunk_linear_attn
+
+    return lambda: chunk_linear_attn(x.q, x.k, x.v, scale=x.scale, normalize=True)[0]
+
+
+def delta_product(x):
+    from fla.ops.gated_delta_product import chunk_gated_delta_product
+
+    return lambda: chunk_gated_delta_product(x.q, x.k, x.v, x.log_decay, x.beta, x.sizes.M, scale=x.scale)[0]
+
+
 def conv_silu(x):
     from fla.modules.causal_conv1d import causal_conv1d
 
@@ -121,6 +133,8 @@ PEERS = {
         "fla, safe gate": kda(safe_gate=True),
         "fla, gate in kernel": kda(use_gate_in_kernel=True, safe_gate=True, lower_bound=-5.0, A_log=None),
     },
+    "linear_attention": {"fla": linear_attention},
+    "delta_product": {"fla": delta_product},
     "conv_silu": {"fla": conv_silu, "fla, Gluon": conv_silu_gluon},
     "gated_scan": {"cuBLAS, fla HGRN, torch.compile": gated_scan},
 }

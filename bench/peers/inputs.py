@@ -112,6 +112,25 @@ def kda(s, draw):
     )
 
 
+def linear_attention(s, draw):
+    q, k = (draw(s.B, s.T, s.H, s.D).abs() for _ in range(2))
+    return dict(q=q, k=k, v=draw(s.B, s.T, s.H, s.D), scale=s.D**-0.5)
+
+
+def mlstm(s, draw):
+    # Time inside heads, as mlstm_kernels has it.
+    q, k, v = (draw(s.B, s.H, s.T, s.D) for _ in range(3))
+    return dict(q=q, k=k, v=v, i=draw(s.B, s.H, s.T), f=draw(s.B, s.H, s.T), scale=s.D**-0.5)
+
+
+def delta_product(s, draw):
+    # The steps of a token lie one after the other along time.
+    q, k = (F.normalize(draw(s.B, n, s.H, s.D).float(), dim=-1).to(draw.dtype) for n in (s.T, s.M * s.T))
+    beta = torch.sigmoid(draw(s.B, s.M * s.T, s.H).float())
+    log_decay = -F.softplus(draw(s.B, s.T, s.H).float())
+    return dict(q=q, k=k, v=draw(s.B, s.M * s.T, s.H, s.D), beta=beta, log_decay=log_decay, scale=s.D**-0.5)
+
+
 def attention(s, draw):
     heads = lambda n: draw(s.B, n, s.T, s.N)
     return dict(q=heads(s.G * s.H), k=heads(s.G), v=heads(s.G))
@@ -121,7 +140,7 @@ OPERATORS = {
     f.__name__: f
     for f in (
         ln_shift6, norm_gain, groupnorm_gate, add_norm, ln_linear, product, conv_silu, gated_scan,
-        wkv6, wkv7, gla, ssd, selective_scan, gated_deltanet, kda, attention,
+        wkv6, wkv7, gla, ssd, selective_scan, gated_deltanet, kda, linear_attention, mlstm, delta_product, attention,
     )
 }
 

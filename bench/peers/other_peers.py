@@ -1,4 +1,4 @@
-"""FlashInfer, flash-qla and the cuDNN front end: kernels for the delta rule with head widths of 128."""
+"""FlashInfer, flash-qla and the cuDNN front end: kernels for the delta rule with head widths of 128; mlstm_kernels."""
 
 import pathlib
 import sys
@@ -51,7 +51,21 @@ def cudnn_kda(x):
     return run
 
 
+def mlstm_kernels(chunk):
+    """Its Triton kernels, whose chunks are as long as asked for; gates before their functions, in the kernel."""
+
+    def make(x):
+        from mlstm_kernels.torch.chunkwise.triton_xl_chunk import mlstm_chunkwise__xl_chunk
+
+        return lambda: mlstm_chunkwise__xl_chunk(
+            x.q, x.k, x.v, x.i, x.f, chunk_size=chunk, eps=1e-6, autocast_kernel_dtype=x.q.dtype
+        )
+
+    return make
+
+
 PEERS = {
+    "mlstm": {"mlstm_kernels": mlstm_kernels(128), "mlstm_kernels, chunks of 256": mlstm_kernels(256)},
     "gated_deltanet": {"FlashInfer": flashinfer, "flash-qla": flash_qla},
     "kda": {"cuDNN front end": cudnn_kda},
 }

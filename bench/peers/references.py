@@ -149,6 +149,48 @@ def kda(x):
     return delta_rule(x, x.q, x.k, lambda t: x.log_decay[:, t, :, :, None].exp(), x.sizes.H)
 
 
+def linear_attention(x):
+    def step(t, state):
+        sums, weights = state
+        sums, weights = sums + outer(x.k[:, t], x.v[:, t]), weights + x.k[:, t]
+        q = x.scale * x.q[:, t]
+        y = torch.einsum("bhk,bhkv->bhv", q, sums) / ((q * weights).sum(-1, keepdim=True) + 1e-10)
+        return y, (sums, weights)
+
+    s = x.sizes
+    return loop(s.T, (x.q.new_zeros(s.B, s.H, s.D, s.D), x.q.new_zeros(s.B, s.H, s.D)), step)
+
+
+def mlstm(x):
+    log_f = F.logsigmoid(x.f)
+
+    def step(t, state):
+        cells, weights, top = state
+        later = torch.maximum(log_f[:, :, t] + top, x.i[:, :, t])
+        kept, new = ((part - later).exp() for part in (log_f[:, :, t] + top, x.i[:, :, t]))
+        cells = kept[..., None, None] * cells + new[..., None, None] * outer(x.k[:, :, t], x.v[:, :, t])
+        weights = kept[..., None] * weights + new[..., None] * x.k[:, :, t]
+        q = x.scale * x.q[:, :, t]
+        size = torch.maximum((q * weights).sum(-1).abs(), (-later).exp()) + 1e-6
+        return torch.einsum("bhk,bhkv->bhv", q, cells) / size[..., None], (cells, weights, later)
+
+    s = x.sizes
+    zeros = x.q.new_zeros
+    return loop(s.T, (zeros(s.B, s.H, s.D, s.D), zeros(s.B, s.H, s.D), zeros(s.B, s.H)), step).transpose(1, 2)
+
+
+def delta_product(x):
+    def step(t, state):
+        state = x.log_decay[:, t, :, None, None].exp() * state
+        for n in range(x.sizes.M * t, x.sizes.M * (t + 1)):
+            missing = x.v[:, n] - torch.einsum("bhk,bhkv->bhv", x.k[:, n], state)
+            state = state + outer(x.k[:, n], x.beta[:, n, :, None] * missing)
+        return x.scale * torch.einsum("bhk,bhkv->bhv", x.q[:, t], state), state
+
+    s = x.sizes
+    return loop(s.T, x.q.new_zeros(s.B, s.H, s.D, s.D), step)
+
+
 def attention(x):
     return F.scaled_dot_product_attention(x.q, x.k, x.v, is_causal=True, enable_gqa=True)
 
@@ -157,6 +199,6 @@ OPERATORS = {
     f.__name__: f
     for f in (
         ln_shift6, norm_gain, groupnorm_gate, add_norm, ln_linear, product, conv_silu, gated_scan,
-        wkv6, wkv7, gla, ssd, selective_scan, gated_deltanet, kda, attention,
+        wkv6, wkv7, gla, ssd, selective_scan, gated_deltanet, kda, linear_attention, mlstm, delta_product, attention,
     )
 }

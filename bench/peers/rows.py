@@ -36,7 +36,9 @@ class Row:
     def small(self):
         """Sizes at which the peer is compared with the formula: several chunks and a part of one, two heads."""
         few = {"B": 2, "T": 150, "H": 2, "G": 2, "D": 64, "C": 256}
-        kept = {"D", "C"} if self.operator in ("kda", "gated_deltanet") else set()
+        if self.operator == "mlstm":
+            few["T"] = 512  # Its peer takes whole chunks only.
+        kept = {"D", "C"} if self.operator in ("kda", "gated_deltanet", "mlstm", "delta_product") else set()
         return {axis: size if axis in kept else min(size, few.get(axis, size)) for axis, size in self.sizes.items()}
 
 
@@ -71,6 +73,16 @@ def delta():
     for time, heads in ((1024, 24), (4096, 8), (8192, 16), (16384, 4), (16384, 24)):
         sizes = {"B": 1, "T": time, "H": heads, "D": 128}
         yield Row(f"kda_{time}_{heads}", "kda", sizes, "kda", {"H": heads}, plan="op-kda" if (time, heads) == (8192, 16) else "")
+
+
+def mixed():
+    """Steps of several recurrences, and of several updates of one."""
+    for batch, time, suffix in ((8, 2048, ""), (1, 16384, "_long")):
+        sizes = {"B": batch, "T": time, "H": 8, "D": 128}
+        yield Row(f"linear_attention{suffix}", "linear_attention", sizes, "linear_attention", plan=f"op-linear_attention{suffix}")
+        yield Row(f"mlstm{suffix}", "mlstm", sizes, "mlstm", plan=f"op-mlstm{suffix}")
+        sizes = {"B": batch, "T": time, "H": 16, "D": 128, "M": 2}
+        yield Row(f"delta_product{suffix}", "delta_product", sizes, "delta_product", plan=f"op-delta_product{suffix}")
 
 
 def attention():
@@ -169,8 +181,8 @@ def training():
             yield Model(f"{model}_training_b{batch}", model, preset, "training", {"B": batch, "T": time})
 
 
-STAGES = {"ops": elementwise, "scans": scans, "delta": delta, "attention": attention, "backward": backward}
-STAGES |= {"products": products, "models": models, "training": training}
+STAGES = {"ops": elementwise, "scans": scans, "delta": delta, "mixed": mixed, "attention": attention}
+STAGES |= {"backward": backward, "products": products, "models": models, "training": training}
 
 
 def rows(stage):

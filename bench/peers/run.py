@@ -2,7 +2,8 @@
 
     run.py STAGE --fusec FUSEC --out FILE.json [--plans DIR] [--only ROW,..] [--seconds N] [--libraries NAME,..]
 
-STAGE: ops (elementwise, projections, convolution), scans, delta (Gated DeltaNet, KDA), attention; backward (scans
+STAGE: ops (elementwise, projections, convolution), scans, delta (Gated DeltaNet, KDA),
+mixed (linear attention with a normaliser, mLSTM, DeltaProduct), attention; backward (scans
 forward and backward), models (prefill and single steps of whole models), training (of whole models). Each peer runs in a
 process of its own under a time limit; one that is missing, fails, or gives wrong numbers is recorded with the reason.
 First, all at once, peers compile and fusec compiles; then, one at a time, they are timed.

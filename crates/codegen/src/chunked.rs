@@ -69,6 +69,9 @@ pub struct Chunked {
     pub reads: Vec<Read>,
     /// Number of the update of a token that reads are before or after.
     pub read_at: usize,
+    /// A bit for each update of a token: whether it is contracted with the state that the one before it is
+    /// contracted with.
+    pub at_once: u32,
     /// Integer expressions: the first token, and the one after the last; of updates, where a token has
     /// several.
     pub begin: String,
@@ -214,6 +217,7 @@ impl Chunked {
         context.insert("chunk", &tile.chunk);
         context.insert("updates", &tile.updates);
         context.insert("read_at", &self.read_at);
+        context.insert("at_once", &self.at_once);
         context.insert("warps", &tile.warps);
         context.insert("pieces", &tile.pieces);
         context.insert("fine", &tile.fine());

@@ -365,6 +365,15 @@
         cp_async_commit();
 {%- endif %}
 {%- endif %}
+{%- if at_once > 0 %}
+        // Whether the update in a row of L is contracted with a state that has not seen the one in a column: they are
+        // of one token, and so are contracted all between, and the row.
+        auto is_at_once = [](int row, int column) {
+            constexpr int UPDATES = {{ updates }}, AT_ONCE = {{ at_once }};
+            const int between = (2 << row % UPDATES) - (2 << column % UPDATES);
+            return row / UPDATES == column / UPDATES && (between & ~AT_ONCE) == 0;
+        };
+{%- endif %}
 {%- if factor %}
         // x = (I - L)^-1, a column to a lane, by substitution; what is kept is x - I.
         auto solve = [&](int first) {

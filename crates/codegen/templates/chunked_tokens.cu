@@ -42,6 +42,9 @@
                     for (int right = 0; right < RIGHTS; ++right) {
                         float score = lane_sum<4>(sums[left][right][token]);
                         if (token < own + (STRICT >> left & 1)) score = 0.0f;
+{%- if at_once > 0 %}
+                        if (left == 0 && is_at_once(token, own)) score = 0.0f;
+{%- endif %}
 {%- for bonus in bonuses %}{% if not along_key %}
                         if (left == {{ bonus.read }} + QUERY && right == RIGHTS - 1 && token == own) score += bonuses[{{ bonus.read }} * CHUNK + first + token];
 {%- endif %}{% endfor %}
@@ -159,7 +162,7 @@
                     float pair[2];
 #pragma unroll
                     for (int w = 0; w < 2; ++w) {
-                        const bool seen = column + w + strict <= row;
+                        const bool seen = column + w + strict <= row{% if at_once > 0 %} && !(left == 0 && is_at_once(row, column + w)){% endif %};
                         pair[w] = seen ? sums[right][v / 4][v % 4 + w]{% if per_token %} * between[(first + row - (through ? 0 : strict)) * L_PITCH + column + w]{% endif %} : 0.0f;
 {%- for bonus in bonuses %}{% if not along_key %}
                         if (left == {{ bonus.read }} + QUERY && right == RIGHTS - 1 && row == column + w) pair[w] += bonuses[{{ bonus.read }} * CHUNK + first + row];

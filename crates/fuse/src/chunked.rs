@@ -99,6 +99,8 @@ pub struct Update {
     pub k: StepRef,
     /// Over value axes, and perhaps head axes.
     pub v: StepRef,
+    /// Whether it is contracted with the state that the update before it is contracted with.
+    pub at_once: bool,
 }
 
 /// `a b^T`, by which a state is multiplied beside its decay.
@@ -154,6 +156,7 @@ impl<'a> Parts<'a> {
             b: None,
             k: *k,
             v: *v,
+            at_once: false,
         };
         let (layout, updates, read_at, reads) = match class {
             Class::DiagonalOuter {
@@ -190,12 +193,28 @@ impl<'a> Parts<'a> {
                 reads,
             } => {
                 let of = updates.iter();
-                let of = of.map(|u| (plain(&u.decay, &u.k, &u.v), u.factor.clone()));
+                let of = of.map(|u| {
+                    let update = Update {
+                        at_once: u.at_once,
+                        ..plain(&u.decay, &u.k, &u.v)
+                    };
+                    (update, u.factor.clone())
+                });
                 (layout, of.collect(), *read_at, reads)
             }
             _ => return Err(not("chunked-class", CLASS_LIMIT, class.name().to_string())),
         };
         let (updates, factor) = with_factors(found, updates);
+        if updates.iter().any(|update| update.at_once) {
+            let of_decayed = factor.is_some_and(|factor| factor.of_decayed);
+            if !of_decayed || !SUB.is_multiple_of(updates.len()) {
+                return Err(not(
+                    "chunked-at-once",
+                    "up to 16 factors at once, all of the state after its decay",
+                    format!("{} updates of `{}`", updates.len(), step.name),
+                ));
+            }
+        }
         let (limit, fits) = (
             "1 to 8 reads of the state",
             (1..=tile::READ_LIMIT).contains(&reads.len()),

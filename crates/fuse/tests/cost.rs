@@ -241,6 +241,7 @@ fn recurrence_of_a_product(inside: bool) -> Graph {
                 name: "h".into(),
                 axes: vec![c],
                 init: 0.0,
+                kept: true,
             }],
             ops: vec![
                 StepOp {

@@ -6,16 +6,21 @@
 //! them, and otherwise an operation of its own after them; so are statements between two components
 //! (`partition`). [`separate`] writes the scan of such a step as these pieces (`pieces`, `site`).
 //!
+//! A state that is read through itself and through its transpose is brought up to date once for each of the two
+//! (`readers`).
+//!
 //! Every statement is kept as it is, so the same numbers are computed, bit for bit, and states keep
 //! their names, places and layouts. What never lives here: whether the pieces are better than the whole,
 //! which depends on a machine, and what class a component is of (see [`mod@crate::class`]).
 
 mod partition;
 mod pieces;
+mod readers;
 mod site;
 
 use crate::{Graph, Op, OpKind, Recurrence, RecurrenceId};
 use pieces::Pieces;
+pub(crate) use site::below;
 use std::collections::BTreeMap;
 
 /// Whether a step has more than one component, or statements that are no part of any.

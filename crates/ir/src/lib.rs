@@ -12,6 +12,7 @@ pub mod axis;
 pub mod class;
 pub mod coalesce;
 pub mod components;
+pub mod delays;
 pub mod expr;
 pub mod files;
 pub mod gradient;
@@ -22,6 +23,7 @@ pub mod last_row;
 pub mod places;
 pub mod print;
 pub mod recurrence;
+pub mod rotations;
 
 pub use axis::{Axis, AxisId};
 pub use class::{Class, Classified, classify};

@@ -69,6 +69,18 @@ pub struct StepState {
     /// Value of every element before the first token; may be infinite.
     #[serde(with = "initial")]
     pub init: f64,
+    /// Whether what it is after a run is carried to the next one. Otherwise another recurrence of the same
+    /// state keeps it, which runs after this one; this one takes it up as it was before the run.
+    #[serde(default = "kept", skip_serializing_if = "is_kept")]
+    pub kept: bool,
+}
+
+fn kept() -> bool {
+    true
+}
+
+fn is_kept(kept: &bool) -> bool {
+    *kept
 }
 
 /// What a step statement may read.
@@ -134,6 +146,76 @@ impl Recurrence {
             StepRef::State(i) => &self.states[i].axes,
             StepRef::Op(i) => &self.ops[i].axes,
         }
+    }
+
+    /// The same recurrence with some of its outputs, and with the statements that these and the states need.
+    pub fn with_outputs(&self, outputs: &[usize]) -> Recurrence {
+        let outputs: Vec<StepRef> = outputs.iter().map(|o| self.outputs[*o]).collect();
+        let mut needed = vec![false; self.ops.len()];
+        let mark = |needed: &mut Vec<bool>, item: StepRef| {
+            if let StepRef::Op(i) = item {
+                needed[i] = true;
+            }
+        };
+        let ends = self.next.iter().chain(&outputs);
+        ends.for_each(|item| mark(&mut needed, *item));
+        for i in (0..self.ops.len()).rev() {
+            if needed[i] {
+                let reads = self.ops[i].inputs.iter();
+                reads.for_each(|access| mark(&mut needed, access.item));
+            }
+        }
+        let mut places: Vec<usize> = Vec::with_capacity(self.ops.len());
+        let mut ops: Vec<StepOp> = Vec::new();
+        let moved = |item: StepRef, places: &[usize]| match item {
+            StepRef::Op(i) => StepRef::Op(places[i]),
+            item => item,
+        };
+        for (op, needed) in self.ops.iter().zip(&needed) {
+            places.push(ops.len());
+            if *needed {
+                let inputs = op.inputs.iter().map(|access| StepAccess {
+                    item: moved(access.item, &places),
+                    axes: access.axes.clone(),
+                });
+                let inputs = inputs.collect();
+                ops.push(StepOp {
+                    inputs,
+                    ..op.clone()
+                });
+            }
+        }
+        let all = |items: &[StepRef]| items.iter().map(|item| moved(*item, &places)).collect();
+        Recurrence {
+            next: all(&self.next),
+            outputs: all(&outputs),
+            ops,
+            ..self.clone()
+        }
+    }
+
+    /// Leaves out the inputs that nothing reads. Returns the numbers of those that stay, in order.
+    pub fn drop_unused_inputs(&mut self) -> Vec<usize> {
+        let mut used = vec![false; self.inputs.len()];
+        let reads = self.ops.iter().flat_map(|op| &op.inputs);
+        let items = reads.map(|access| &access.item);
+        for item in items.chain(&self.next).chain(&self.outputs) {
+            if let StepRef::Input(i) = item {
+                used[*i] = true;
+            }
+        }
+        let stay: Vec<usize> = (0..used.len()).filter(|i| used[*i]).collect();
+        let moved = |item: &mut StepRef| {
+            if let StepRef::Input(i) = item {
+                *i = used.iter().take(*i).filter(|used| **used).count();
+            }
+        };
+        let reads = self.ops.iter_mut().flat_map(|op| &mut op.inputs);
+        let items = reads.map(|access| &mut access.item);
+        let ends = self.next.iter_mut().chain(&mut self.outputs);
+        items.chain(ends).for_each(moved);
+        self.inputs = stay.iter().map(|i| self.inputs[*i].clone()).collect();
+        stay
     }
 }
 

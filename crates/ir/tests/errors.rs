@@ -150,6 +150,27 @@ const EDITS: &[(&str, &str, &str)] = &[
     ("argument too many", "y = ema(c, a)", "y = ema(c, a, d)"),
     ("argument twice", "y = ema(c, a)", "y = ema(c, x = a)"),
     ("into the future", "shift(x) - x", "delay(x, -1) - x"),
+    (
+        "parts that are not the whole",
+        "return k @ down",
+        "return concat(x, x, H -> F, H -> F)",
+    ),
+    (
+        "parts of two wholes",
+        "return k @ down",
+        "return concat(x, x, H -> F, N -> K)",
+    ),
+    (
+        "part beyond the end",
+        "return k @ down",
+        "return slice(x, N -> H, 3) @ down",
+    ),
+    ("pairs of nothing", "square(relu(y @ up))", "outer(y, y)"),
+    (
+        "norm without eps in a step",
+        "S = a * S + (1 - a) * x",
+        "S = a * S + rms_norm(x, i)",
+    ),
     ("sum of different axes", "return k @ down", "return x + k"),
     (
         "product of different axes",
@@ -272,10 +293,10 @@ const EDITS: &[(&str, &str, &str)] = &[
     (
         "function of flows in a step",
         "S = a * S + (1 - a) * x",
-        "S = a * S + l2_norm(x, i, eps = eps)",
+        "S = a * S + softmax(x, i)",
     ),
     (
-        "block in a step",
+        "block with parameters in a step",
         "S = a * S + (1 - a) * x",
         "S = a * S + mix(x)",
     ),

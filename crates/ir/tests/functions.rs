@@ -164,6 +164,27 @@ const CASES: &[(&str, Formula)] = &[
             each(&[Z], |t, i| f(t, i[0]) + f(t, Z + i[0]))
         },
     ),
+    (
+        "f = x @ w; p, q = split(f, F -> Z, Y); \
+         return concat(2 * q, p, Y -> F, Z -> F)",
+        |d| {
+            let f = |t, f: usize| all(|h, n| d.x(t, h, n) * d.p("w", (f * H + h) * N + n));
+            each(&[F], |t, i| match i[0] {
+                at if at < Z => 2.0 * f(t, Z + at),
+                at => f(t, at - Z),
+            })
+        },
+    ),
+    ("return rename(slice(x @ w, F -> Z, 1), Z -> Y)", |d| {
+        let f = |t, f: usize| all(|h, n| d.x(t, h, n) * d.p("w", (f * H + h) * N + n));
+        each(&[Z], |t, i| f(t, 1 + i[0]))
+    }),
+    ("return sum(outer(x, x, N -> M) * index(M), M)", |d| {
+        hn(|t, h, n| {
+            let weighted = (0..N).map(|m| m as f64 * d.x(t, h, m));
+            d.x(t, h, n) * weighted.sum::<f64>()
+        })
+    }),
     ("return silu(x) + sigmoid(x) * tanh(x)", |d| {
         hn(|t, h, n| {
             let v = d.x(t, h, n);

@@ -309,6 +309,14 @@ const ODD: &[&str] = &[
     "l",
     "where(#, 1, 2)",
     "# and 1",
+    "l2_norm(# * v, i, eps = 1)",
+    "layer_norm(# * k, j, eps = eps, gain = k)",
+    "rms_norm(#, N, eps = -1, bias = S)",
+    "group_norm(# * v, H, eps = 1)",
+    "helped(#, 2)",
+    "helped(#)",
+    "several(#)",
+    "concat(#, #, i -> j, i -> j)",
 ];
 
 fn step() -> impl Strategy<Value = String> {
@@ -330,7 +338,9 @@ fn around(step: &str) -> String {
          x = \"H\"\nk = \"H, M\"\nv = \"H, N\"\nd = \"H, M\"\n[recurrence.r]\n\
          inputs = \"x[H], k[H, j], v[H, i], d[H, j]\"\nstate = \"S[H, i = N, j = M], m[H] = -1e30\"\n\
          outputs = \"y[H, i]\"\nstep = \"\"\"\n  {step}\n\"\"\"\n[model]\n\
-         flow = \"return r(x, k, v, sigmoid(d))\"\n"
+         flow = \"return r(x, k, v, sigmoid(d))\"\n\
+         [block.helped]\nargs = [\"u\", \"by\"]\nflow = \"if eps < 1 {{ w = tanh(u * by) }}\\n return w\"\n\
+         [block.several]\nargs = [\"u\"]\nflow = \"return helped(u, 1), several(u)\"\n"
     )
 }
 
@@ -359,6 +369,71 @@ proptest! {
             }
         }
         prop_assert!(began.elapsed() < PATIENCE, "{:?}", began.elapsed());
+    }
+}
+
+/// Tensors cut, put one after the other, and paired, along axes that fit now and then.
+fn parts() -> impl Strategy<Value = String> {
+    let leaf = prop::sample::select(vec!["x", "y", "w", "2", "x[H = 1]", "index(N)", "n"]);
+    leaf.prop_map(str::to_owned)
+        .prop_recursive(4, 24, 3, |inner| {
+            let axis =
+                || prop::sample::select(vec!["N", "N", "N", "M", "A", "B", "NN", "H", "C", "Q"]);
+            let from = prop::sample::select(vec!["0", "1", "3", "-1", "1e18", "0.5", "N", "x"]);
+            let whole = || prop::sample::select(vec!["NN", "NN", "N", "A", "C"]);
+            prop_oneof![
+                3 => (inner.clone(), inner.clone(), axis(), axis(), whole(), whole()).prop_map(
+                    |(x, y, a, b, c, d)| format!("concat({x}, {y}, {a} -> {c}, {b} -> {d})")
+                ),
+                2 => (inner.clone(), inner.clone()).prop_map(
+                    |(x, y)| format!("concat({x}, {y}, N -> NN, N -> NN)")
+                ),
+                2 => (inner.clone(), axis(), axis(), from.clone())
+                    .prop_map(|(x, a, b, n)| format!("slice({x}, {a} -> {b}, {n})")),
+                2 => (inner.clone(), from).prop_map(|(x, n)| format!("slice({x}, NN -> N, {n})")),
+                2 => (inner.clone(), inner.clone(), axis(), axis())
+                    .prop_map(|(x, y, a, b)| format!("outer({x}, {y}, {a} -> {b})")),
+                1 => (inner.clone(), inner.clone()).prop_map(|(x, y)| format!("outer({x}, {y})")),
+                1 => (inner.clone(), axis()).prop_map(|(x, a)| format!("sum({x}, {a})")),
+                1 => inner.prop_map(|x| format!("shift(tanh({x}))")),
+            ]
+        })
+}
+
+fn of_parts(flow: &str) -> Result<Graph, LanguageError> {
+    let text = format!(
+        "name = \"parts\"\n[axes]\nH = 2\nN = 4\nM = 4\nNN = 8\nA = 3\nB = 1\nC = \"H * N\"\n[input]\n\
+         x = \"H, N\"\ny = \"A\"\n[param]\nw = {{ shape = \"N\" }}\n[model]\nflow = \"\"\"\n  \
+         n = x * w\n  return {flow}\n\"\"\"\n"
+    );
+    let source = ModelSource::from_text("parts.toml", text);
+    compile(&source, &Overrides::default())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 1500, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn parts_are_refused_with_a_place_or_run(flow in parts()) {
+        match of_parts(&flow) {
+            Err(error) => {
+                prop_assert!(error.labels().is_some_and(|mut l| l.next().is_some()), "{flow}");
+                prop_assert!(told(&error).len() < 8000, "{}", told(&error));
+            }
+            Ok(graph) => {
+                looked_at(&graph);
+                let params = graph.params.iter().map(|p| vec![0.5; graph.elements(&graph.value(p.value).axes)]);
+                let params = params.collect();
+                let interpreter = Interpreter::<f64>::new(&graph, params).expect("a graph");
+                let numbers: Vec<Vec<f64>> = graph.inputs.iter().map(|id| {
+                    (0..3 * graph.row_elements(*id)).map(|i| (i as f64 * 0.7).sin()).collect()
+                }).collect();
+                let inputs = graph.inputs.iter().zip(&numbers);
+                let inputs = inputs.map(|(id, n)| (*id, Input::Numbers(n))).collect();
+                let mut state = State::zero(&graph, 1);
+                interpreter.run(&mut state, 1, 3, &inputs, Keep::Outputs).expect("it runs");
+            }
+        }
     }
 }
 

@@ -286,6 +286,18 @@ const OPERATIONS: &[(&str, &str, &str, &str)] = &[
         "s = cumsum(softmax(a, A), A); return x * s * -exp(a) + x * reverse(s, A) * s[A = 1]",
     ),
     (
+        "parts put one after the other",
+        "g = { shape = \"A\" }\nw = { shape = \"F, C\" }",
+        NO,
+        "u = sum(x, A) @ w; a, z = split(u, F -> A, Z); return concat(z * z, a * g, Z -> F, A -> F) * u",
+    ),
+    (
+        "a part, rows before, and a parameter put one after the other",
+        "g = { shape = \"A\" }\nw = { shape = \"F, C\" }",
+        NO,
+        "u = sum(x, A) @ w; return concat(slice(shift(u), F -> Z, 1), exp(g), Z -> F, A -> F) * u",
+    ),
+    (
         "norms at load",
         "a = { shape = \"A, C\" }\nw = { shape = \"F, C\" }",
         NO,

@@ -122,6 +122,7 @@ macro_rules! recurrences {
 }
 
 recurrences! {
+    at_once: "at-once", ["out"];
     convex: "convex", ["out"];
     counted: "counted", ["counted.S"];
     coupled_averages: "coupled-averages", [];
@@ -133,9 +134,10 @@ recurrences! {
     linear_attention: "linear-attention", ["normalised.S", "normalised.n"];
     mlstm: "mlstm", ["mlstm.C", "mlstm.n"];
     rotating: "rotating", [];
+    rotating_matrix: "rotating-matrix", ["rotating.im", "rotating.re"];
     several_updates: "several-updates", ["out"];
     trapezoidal: "trapezoidal", ["trapezoidal.S"];
-    two_reads: "two-reads", [];
+    two_reads: "two-reads", ["both.y", "both.z"];
 }
 
 /// What a state becomes is computed with the step that takes it, also where it depends on no state.

@@ -34,11 +34,17 @@ impl<'g> Hooks<'_, 'g> {
             state,
             format!("batch * {}", self.graph.state_elements(state)),
         );
-        let pointer = self.pointers.write(Place::State(state), self.names);
-        Ok((
-            format!("s_element = {pointer}[{at}];"),
-            format!("{pointer}[{at}] = s_element;"),
-        ))
+        let kept = self.parts.step.states.iter().all(|state| state.kept);
+        let place = Place::State(state);
+        let pointer = match kept {
+            true => self.pointers.write(place, self.names),
+            false => self.pointers.read(place, self.names),
+        };
+        let store = match kept {
+            true => format!("{pointer}[{at}] = s_element;"),
+            false => "(void)s_element;    // another recurrence keeps the state".to_owned(),
+        };
+        Ok((format!("s_element = {pointer}[{at}];"), store))
     }
 
     /// The place of element (kj, vi) in a copy of the state that begins at `start`.

@@ -228,6 +228,10 @@ fn filled(
         of_decayed: hooks.parts.factor.is_some_and(|factor| factor.of_decayed),
         reads,
         read_at: hooks.parts.read_at,
+        at_once: {
+            let bits = hooks.parts.updates.iter().enumerate();
+            bits.map(|(n, update)| u32::from(update.at_once) << n).sum()
+        },
         begin: segments.map_or("0".into(), |_| times("t_begin")),
         steps: segments.map_or_else(|| times("T"), |_| times("t_end")),
         handed,

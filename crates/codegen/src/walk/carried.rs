@@ -77,11 +77,17 @@ impl<'g> Emitter<'_, 'g, '_> {
         }
         // Of a state that is one number, every thread has loaded a copy; one of them stores it, in
         // the place where others may not have looked yet.
-        let mut layouts = self.walk.layouts.states.iter();
-        if layouts.any(|at| self.layout(*at).space.len() == 1) {
+        let states = self.walk.program.states.iter();
+        let kept: Vec<usize> = states
+            .enumerate()
+            .filter(|(_, state)| state.kept)
+            .map(|(i, _)| i)
+            .collect();
+        let uniform = |i: &usize| self.layout(self.walk.layouts.states[*i]).space.len() == 1;
+        if kept.iter().any(uniform) {
             self.barrier();
         }
-        for i in 0..self.walk.program.states.len() {
+        for i in kept {
             let place = self.state_place(i);
             self.store_state(&place);
         }
@@ -130,7 +136,10 @@ impl<'g> Emitter<'_, 'g, '_> {
     fn state_place(&mut self, i: usize) -> StatePlace {
         let carried = &self.walk.program.states[i];
         let state = memory::Place::State(carried.state);
-        let pointer = self.pointers.write(state, self.names);
+        let pointer = match carried.kept {
+            true => self.pointers.write(state, self.names),
+            false => self.pointers.read(state, self.names),
+        };
         let elements = self.walk.grid.graph().state_elements(carried.state);
         self.place_of(i, &pointer, format!("batch * {elements}"))
     }

@@ -12,6 +12,7 @@
 //! | `not-convex` | all | a value would leave the kernel and come back |
 //! | `not-connected` | all | an operation has nothing to do with the others |
 //! | `look-ahead` | all | a row after the current one, produced in the same kernel |
+//! | `state-readers` | scan | recurrences of one state, of which one keeps it and others take it up as it was |
 //! | `scan-direction` | scan | recurrences from the first row on and from the last one on |
 //! | `reverse-delay` | scan | a row before the current one, produced in the same kernel, where the last comes first |
 //! | `delay-permuted` | row, scan, gemv | an earlier row of a value of the same kernel, with permuted or sliced axes |
@@ -37,6 +38,7 @@
 //! | `prologue-size` | gemv | elements of one row of the prologue |
 //! | `chunked-one-scan` | chunked | several recurrences that meet after their results |
 //! | `chunked-class`, `chunked-reads`, `chunked-coefficient` | chunked | a step that is no diagonal decay and outer product, read once, or has more than a rank-one factor beside it; coefficients that are not computed element by element |
+//! | `chunked-at-once` | chunked | several rank-one factors at once, of which one is of the state before its decay |
 //! | `chunked-direction`, `chunked-look-ahead` | chunked | a recurrence from the last row to the first, or reads of later rows |
 //! | `chunked-decay` | chunked | a decay that is not proven to be in [0, 1] |
 //! | `chunked-device` | chunked | no tensor cores for bf16 |
@@ -45,6 +47,7 @@
 //! | `chunked-key`, `chunked-value`, `chunked-shared` | chunked | key channels, value columns and shared memory of one block |
 //! | `weighted-rows` | chunked | decays of key channels weight queries and keys of lines of 64, of one read, and values are rows as they lie in memory; products of warpgroups |
 //! | `segments-class` | scan, chunked | segments of T where a state meets more than one factor, or one term before a maximum, that does not depend on it, element by element |
+//! | `segments-kept` | scan, chunked | segments where another recurrence keeps the state |
 //! | `segments-decay` | scan, chunked | segments where that is not proven to be in [-1, 1] |
 //! | `segments-chain`, `segments-delay` | scan, chunked | segments where a recurrence, or an earlier row of what follows one, depends on another's results |
 //! | `attend-alone` | attend | attention shares no kernel with other operations |

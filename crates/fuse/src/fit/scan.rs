@@ -42,6 +42,7 @@ pub fn fit(group: &Group<'_>, scans: &[OpId]) -> Result<Vec<Body>, Reject> {
         }
     }
     one_direction(group, scans)?;
+    one_reader(group, scans)?;
     group.check_later_rows()?;
     // Walking all rows in order needs no halo, but earlier rows are kept along their own axes.
     halo(group, group.ops)?;
@@ -105,6 +106,29 @@ fn one_direction(group: &Group<'_>, scans: &[OpId]) -> Result<(), Reject> {
             "both",
         )),
     }
+}
+
+/// Of recurrences of one state each takes it up as it was before the run: it is kept after all have done so, and
+/// blocks of one kernel do not wait for each other.
+fn one_reader(group: &Group<'_>, scans: &[OpId]) -> Result<(), Reject> {
+    let mut taken: Vec<(StateId, OpId)> = Vec::new();
+    for id in scans {
+        let OpKind::Scan { states, .. } = &group.op(*id).kind else {
+            continue;
+        };
+        for state in states {
+            if let Some((_, other)) = taken.iter().find(|(of, _)| of == state) {
+                return Err(group.reject(
+                    "state-readers",
+                    [*other, *id],
+                    "one recurrence of a state",
+                    format!("two of `{}`", group.ctx.graph.state(*state).name),
+                ));
+            }
+            taken.push((*state, *id));
+        }
+    }
+    Ok(())
 }
 
 /// The roles of the operations of a lane.

@@ -179,6 +179,15 @@ fn legal(group: &Group<'_>, lane: &Body) -> Result<(), Reject> {
         let Some(found) = ctx.classes().of(graph, *recurrence) else {
             continue;
         };
+        let step = graph.recurrence(*recurrence);
+        if let Some(state) = step.states.iter().find(|state| !state.kept) {
+            return Err(group.reject(
+                "segments-kept",
+                [*scan],
+                "a recurrence that keeps its state",
+                format!("`{}`, which another one keeps", state.name),
+            ));
+        }
         for (i, class) in found.states.iter().enumerate() {
             match class.met() {
                 Some((_, Algebra::Linear)) => {}

@@ -365,6 +365,7 @@ flow = """
                 name: "S".into(),
                 axes: vec![i, j],
                 next: 3,
+                kept: true,
             }],
             ..Program::default()
         }

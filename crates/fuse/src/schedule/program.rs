@@ -100,6 +100,8 @@ pub struct Carried {
     pub axes: Vec<AxisId>,
     /// The statement that computes it anew (same axes).
     pub next: usize,
+    /// Whether it is carried to the next run.
+    pub kept: bool,
 }
 
 /// A lane's work for one token.
@@ -603,6 +605,7 @@ impl<'g> Lowering<'g> {
                 name: state.name.clone(),
                 axes: state.axes.clone(),
                 next: usize::MAX,
+                kept: state.kept,
             });
         }
         // A state lives in the registers of the threads that own its elements. Whoever needs other
@@ -737,6 +740,7 @@ impl<'g> Lowering<'g> {
                 name,
                 axes,
                 next,
+                kept: true,
             });
         }
         for (output, item) in op.outputs.iter().zip(&rec.outputs) {

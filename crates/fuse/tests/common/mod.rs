@@ -261,6 +261,7 @@ impl Build {
                 name: "h".into(),
                 axes: axes.clone(),
                 init: 0.0,
+                kept: true,
             }],
             ops: vec![StepOp {
                 places: fusec_ir::Places::default(),
@@ -317,6 +318,7 @@ impl Build {
                 name: "S".into(),
                 axes: with(&[a, b]),
                 init: 0.0,
+                kept: true,
             }],
             ops: vec![
                 StepOp {

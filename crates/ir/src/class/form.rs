@@ -4,7 +4,7 @@ use super::coefficients::Coefficients;
 use super::failure::{self, Failure};
 use super::normal::Normal;
 use super::polynomial::{Atom, Monomial, Polynomial, Var, orders};
-use super::{Class, Classified, Layout, Read, Reason, low_rank};
+use super::{Class, Classified, Layout, Read, Reason, low_rank, rotating};
 use crate::{AxisId, Graph, Recurrence};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -51,9 +51,17 @@ pub(super) fn classify(
             if let Some(read) = &monomial.state
                 && read.state != state
             {
-                let why = Reason::Coupled {
-                    state: step.states[state].name.clone(),
-                    other: step.states[read.state].name.clone(),
+                let (state_name, other) = (&step.states[state].name, &step.states[read.state].name);
+                let (state_name, other) = (state_name.clone(), other.clone());
+                let why = match rotating::is_turned(graph, step, normal) {
+                    true => Reason::Turned {
+                        state: state_name,
+                        other,
+                    },
+                    false => Reason::Coupled {
+                        state: state_name,
+                        other,
+                    },
                 };
                 let at = failure::read_of(step, step.next[state], read.state);
                 return Err(Failure { why, at });
@@ -278,7 +286,8 @@ impl Subject<'_> {
         }
         let slot = |a: &Atom| a.mentions(|v| matches!(v, Var::Slot(_)));
         let Some((a, b)) = split(&update.contracted, slot)? else {
-            return Err(Reason::NotRankOne { state: state() }.into());
+            let several = low_rank::of_several_products(self, update, &reads, out)?;
+            return several.ok_or_else(|| Reason::NotRankOne { state: state() }.into());
         };
         let a = self.unslotted(&a);
         let layout = self.layout(&update.slots, &[&update.diagonal, &a, &b], &reads);

@@ -3,7 +3,7 @@
 
 use super::coefficients::Coefficients;
 use super::failure::Failure;
-use super::form::{Found, Parts, Subject, exact, mentions, products, split};
+use super::form::{Found, Parts, Subject, exact, mentions, products};
 use super::polynomial::{Atom, Polynomial, Var};
 use super::{Class, Layout, RankOne, Reason, Update};
 use crate::AxisId;
@@ -21,8 +21,9 @@ pub(super) struct Stage<'a> {
 /// A stage written as factors and products, before its coefficients are.
 struct Written {
     decay: Polynomial,
-    factor: Option<(Polynomial, Polynomial)>,
-    /// `(k, v)` of each outer product that is added.
+    /// `(a, b)` of each, all of them contracted with the same state.
+    factors: Vec<(Polynomial, Polynomial)>,
+    /// `(k, v)` of each outer product that is added; no fewer than there are factors.
     added: Vec<(Polynomial, Polynomial)>,
 }
 
@@ -32,8 +33,9 @@ impl Written {
     }
 }
 
-/// The class of a step whose only fault is that it adds several outer products. `None` if that is not
-/// so, or if their sides hold sums: those of a step that is better taken apart.
+/// The class of a step whose only fault is that it adds several outer products, or multiplies the state by several
+/// rank-one factors beside its decay. `None` if that is not so, or if their sides hold sums: those of a step that
+/// is better taken apart.
 pub(super) fn of_several_products(
     subject: &Subject<'_>,
     parts: &Parts,
@@ -50,11 +52,12 @@ pub(super) fn of_several_products(
     if slots.is_empty() || !contracts || reads.iter().any(|read| read.slots != *slots) {
         return Ok(None);
     }
-    let Some(factor) = factor_of(subject, parts)? else {
+    let factors = factors_of(subject, parts);
+    if factors.iter().any(|(a, b)| has_sums(a) || has_sums(b)) {
         return Ok(None);
-    };
-    let layout = layout_of(subject, slots, parts, factor.as_ref(), reads);
-    let written = written(subject, parts, factor, &layout.key);
+    }
+    let layout = layout_of(subject, slots, parts, &factors, reads);
+    let written = written(subject, parts, factors, &layout.key);
     // Without value axes products are elements.
     if layout.value.is_empty() || written.added.len() < 2 {
         return Ok(None);
@@ -102,15 +105,14 @@ pub(super) fn of_stages(
         if !parts.slots.is_empty() && parts.slots != slots {
             return Err(within(Reason::SeveralContractions { state: state() }));
         }
-        let factor = factor_of(subject, parts)?
-            .ok_or_else(|| within(Reason::NotRankOne { state: state() }))?;
+        let own = factors_of(subject, parts);
         let reads = if n == reading { reads.as_slice() } else { &[] };
-        let own = layout_of(subject, &slots, parts, factor.as_ref(), reads);
+        factors.push(own.clone());
+        let own = layout_of(subject, &slots, parts, &own, reads);
         layout = Some(match layout {
             Some(layout) => joined(layout, &own),
             None => own,
         });
-        factors.push(factor);
     }
     let Some(layout) = layout else {
         let state = last.subject.name();
@@ -119,7 +121,7 @@ pub(super) fn of_stages(
     let all: Vec<Written> = stages
         .iter()
         .zip(factors)
-        .map(|(stage, factor)| written(&stage.subject, &stage.parts, factor, &layout.key))
+        .map(|(stage, factors)| written(&stage.subject, &stage.parts, factors, &layout.key))
         .collect();
     if let [(k, v)] = all[reading].added.as_slice() {
         last.subject.bonuses(&layout, (k, v), &mut reads, rest)?;
@@ -163,30 +165,28 @@ fn read_at(reads: &[Found], first: usize, last: usize) -> Option<usize> {
     }
 }
 
-/// `(a, b)` of what is contracted, over the state's axes; none where nothing is. `None` if its rank is
-/// above one.
-#[allow(clippy::type_complexity, reason = "two kinds of nothing")]
-fn factor_of(
-    subject: &Subject<'_>,
-    parts: &Parts,
-) -> Result<Option<Option<(Polynomial, Polynomial)>>, Reason> {
-    if parts.contracted.is_zero() {
-        return Ok(Some(None));
-    }
+/// `(a, b)` of each product of what is contracted, over the state's axes; none where nothing is.
+pub(super) fn factors_of(subject: &Subject<'_>, parts: &Parts) -> Vec<(Polynomial, Polynomial)> {
     let slot = |a: &Atom| a.mentions(|v| matches!(v, Var::Slot(_)));
-    let pair = split(&parts.contracted, slot)?;
-    Ok(pair.map(|(a, b)| Some((subject.unslotted(&a), b))))
+    let by_right = products(&parts.contracted, slot);
+    let by_left = products(&parts.contracted, |atom| !slot(atom));
+    let pairs = match by_left.len() < by_right.len() {
+        true => by_left.into_iter().map(|(b, a)| (a, b)).collect(),
+        false => by_right,
+    };
+    let pairs = pairs.into_iter();
+    pairs.map(|(a, b)| (subject.unslotted(&a), b)).collect()
 }
 
 fn layout_of(
     subject: &Subject<'_>,
     slots: &BTreeSet<usize>,
     parts: &Parts,
-    factor: Option<&(Polynomial, Polynomial)>,
+    factors: &[(Polynomial, Polynomial)],
     reads: &[Found],
 ) -> Layout {
     let mut per_key = vec![&parts.diagonal];
-    per_key.extend(factor.into_iter().flat_map(|(a, b)| [a, b]));
+    per_key.extend(factors.iter().flat_map(|(a, b)| [a, b]));
     subject.layout(slots, &per_key, reads)
 }
 
@@ -203,26 +203,37 @@ fn joined(mut layout: Layout, other: &Layout) -> Layout {
 fn written(
     subject: &Subject<'_>,
     parts: &Parts,
-    factor: Option<(Polynomial, Polynomial)>,
+    factors: Vec<(Polynomial, Polynomial)>,
     key: &[AxisId],
 ) -> Written {
     let is_key = |atom: &Atom| mentions(atom, key);
     let by_value = products(&subject.added, is_key);
     let by_key = products(&subject.added, |atom| !is_key(atom));
-    let mut added = match by_key.len() < by_value.len() {
+    // Of several factors each has a product along its own key, as a delta rule has.
+    let mut added = match by_key.len() < by_value.len() || factors.len() > 1 {
         true => by_key.into_iter().map(|(v, k)| (k, v)).collect(),
         false => by_value,
     };
-    if let Some((_, b)) = &factor {
-        // Its product comes first: the state is then brought along one key only.
-        added.sort_by_key(|(k, _)| exact(b, k).is_none());
-        if added.is_empty() {
-            added.push((b.clone(), Polynomial::default()));
+    for (n, (_, b)) in factors.iter().enumerate() {
+        // Its product comes beside it: the state is then brought along one key only.
+        let own = added
+            .iter()
+            .skip(n)
+            .position(|(k, _)| exact(b, k).is_some());
+        match own {
+            Some(at) => {
+                let product = added.remove(n + at);
+                added.insert(n, product);
+            }
+            None if factors.len() > 1 || added.len() <= n => {
+                added.insert(n, (b.clone(), Polynomial::default()));
+            }
+            None => {}
         }
     }
     Written {
         decay: parts.diagonal.clone(),
-        factor,
+        factors,
         added,
     }
 }
@@ -249,10 +260,10 @@ fn emit(
                 Some((k, v)) => (k, v),
                 None => (&zero, &zero),
             };
-            // What comes after the first one only adds.
-            let factor = match &stage.factor {
-                Some((a, b)) if at == 0 => Some(factor(n, (a, b), &stage.decay, (k, layout), out)?),
-                _ => None,
+            // What comes after all of them only adds.
+            let factor = match stage.factors.get(at) {
+                Some((a, b)) => Some(factor(n, (a, b), &stage.decay, (k, layout), out)?),
+                None => None,
             };
             let decay = match at {
                 0 => stage.decay.clone(),
@@ -260,11 +271,22 @@ fn emit(
             };
             updates.push(Update {
                 decay: out.emit(&format!("decay{n}"), &decay)?,
+                at_once: at > 0 && factor.is_some(),
                 factor,
                 k: out.emit(&format!("k{n}"), k)?,
                 v: out.emit(&format!("v{n}"), v)?,
             });
         }
+    }
+    // Those at once are never to be cut apart, whatever power of two of them is looked at together.
+    while updates.iter().any(|update| update.at_once) && !updates.len().is_power_of_two() {
+        updates.push(Update {
+            decay: out.emit("kept", &Polynomial::constant(1.0))?,
+            factor: None,
+            k: out.emit("none", &zero)?,
+            v: out.emit("none", &zero)?,
+            at_once: false,
+        });
     }
     Ok(updates)
 }

@@ -21,6 +21,7 @@ mod polynomial;
 mod probe;
 mod reason;
 mod relation;
+pub mod rotating;
 mod sentence;
 mod shares;
 mod updates;
@@ -177,6 +178,12 @@ pub struct Update {
     pub k: StepRef,
     /// Over value axes, and perhaps head axes.
     pub v: StepRef,
+    /// Whether its factor is contracted with the state that the update before it is contracted with, which has not
+    /// seen that one: `S_{n+1} = S_n diag(decay) + S_m a b^T + v k^T`, where update `m` is the first of those at once.
+    /// The number of updates is a power of two then, and its factor and the decays are those of update `m` and its
+    /// decay. Only the first of them has a decay.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub at_once: bool,
 }
 
 /// `a b^T`: the fields of [`Class::DiagonalRankOne`] of the same names.

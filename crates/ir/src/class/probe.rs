@@ -190,7 +190,7 @@ fn alone(like: &Graph, step: &Recurrence) -> Result<Graph, Reason> {
         name: step.name.clone(),
         axes: small(&like.axes),
         params: vec![],
-        recurrences: vec![step.clone()],
+        recurrences: vec![keeping(step)],
         values,
         ops: vec![Op {
             name: step.name.clone(),
@@ -212,6 +212,13 @@ fn alone(like: &Graph, step: &Recurrence) -> Result<Graph, Reason> {
         allow_unused: vec![],
         zeros: 0.0,
     })
+}
+
+/// The same step where it keeps all of its states: there is nobody else here.
+fn keeping(step: &Recurrence) -> Recurrence {
+    let mut step = step.clone();
+    step.states.iter_mut().for_each(|state| state.kept = true);
+    step
 }
 
 fn item_axes(step: &Recurrence, item: StepRef) -> Option<&[AxisId]> {
@@ -321,15 +328,18 @@ pub(super) fn rewritten(found: &Classified, step: &Recurrence) -> Option<Recurre
                 ..
             } => {
                 let kept = without(&axes, &layout.key);
-                let mut state = before;
+                let (mut state, mut contracted) = (before, before);
                 let mut outer = None;
                 for (n, update) in updates.iter().enumerate() {
+                    if !update.at_once {
+                        contracted = state;
+                    }
                     let mut operands = vec![update.decay, state, update.k, update.v];
                     let mut expr = plus(product(&[0, 1]), product(&[2, 3]));
                     if let Some(factor) = &update.factor {
                         let (name, over) = (format!("{name}{n}.seen"), layout.key.clone());
                         let kept = kept.clone();
-                        let read = [state, factor.a];
+                        let read = [contracted, factor.a];
                         let seen = out.statement(name, kept, over, &read, product(&[0, 1]))?;
                         operands.extend([seen, factor.b]);
                         expr = plus(expr, product(&[4, 5]));

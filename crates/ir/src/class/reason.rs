@@ -39,6 +39,17 @@ pub enum Reason {
         /// The one read.
         other: String,
     },
+    /// States that are the two parts of a complex number.
+    #[error(
+        "states `{state}` and `{other}` are turned into each other: together they are a complex number \
+         that is multiplied by another, and the next token needs both"
+    )]
+    Turned {
+        /// The first.
+        state: String,
+        /// The other one.
+        other: String,
+    },
     /// `S[j, i]` where `S[i, j]` is set, or `S[i, i]`.
     #[error("state `{state}` is read at other indices than the element it contributes to")]
     Permuted {
@@ -124,6 +135,11 @@ impl Reason {
                 "add one product of something over the summed axes and something over the others",
             ),
             Reason::NoAxis { .. } => Some("compute the sum outside of the step and pass it in"),
+            Reason::Turned { .. } => Some(
+                "where they are outer products, turn them by angles that are the same for all elements along \
+                 one of their axes, and read them by sums over the others: they are then computed in a basis \
+                 that turns with them",
+            ),
             Reason::Malformed { .. } | Reason::Probe { .. } => None,
         }
     }

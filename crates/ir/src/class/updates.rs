@@ -6,10 +6,9 @@
 
 use super::coefficients::Coefficients;
 use super::failure::Failure;
-use super::form::{Subject, finished, split};
-use super::low_rank::{Stage, has_sums, of_stages};
+use super::form::{Subject, finished};
+use super::low_rank::{Stage, factors_of, has_sums, of_stages};
 use super::normal::Normal;
-use super::polynomial::{Atom, Var};
 use super::{Classified, Reason};
 use crate::{AxisId, Graph, Recurrence, StepAccess, StepOp, StepRef};
 
@@ -105,14 +104,11 @@ fn alone(graph: &Graph, step: &Recurrence) -> Result<bool, Failure> {
     let subject = subject(graph, step, &normal);
     let within = |why: Reason| Failure::from(why).within(step, step.next[0]);
     let parts = subject.parts(subject.update).map_err(within)?;
-    let slot = |a: &Atom| a.mentions(|v| matches!(v, Var::Slot(_)));
-    let state = || subject.name();
-    match split(&parts.contracted, slot)? {
-        None => Err(within(Reason::NotRankOne { state: state() })),
-        Some((a, b)) => Ok([&a, &b, &subject.added, &parts.diagonal]
-            .into_iter()
-            .any(has_sums)),
-    }
+    let factors = factors_of(&subject, &parts);
+    let factors = factors.iter().flat_map(|(a, b)| [a, b]);
+    Ok(factors
+        .chain([&subject.added, &parts.diagonal])
+        .any(has_sums))
 }
 
 /// The statements of the state's axes on every way from the state to what it becomes, in order; that

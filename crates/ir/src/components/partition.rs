@@ -260,8 +260,13 @@ impl<'a> Subject<'a> {
                     .inputs
                     .iter()
                     .any(|a| of(a) == Some(home) && self.elements(a.item) > own);
+            // A sum over what is read of a state is no read of it: its axes are none that are contracted there.
+            let of_state = |s: &usize| self.elements(StepRef::State(*s));
+            let state = components[home].iter().map(of_state).min().unwrap_or(0);
+            let reads_less = |a: &StepAccess| of(a) == Some(home) && self.elements(a.item) < state;
+            let of_reads = op.kind != StepKind::Map && op.inputs.iter().any(reads_less);
             let linear = (sums || op.kind == StepKind::Map) && degree(&op.expr, &mine) == Some(1);
-            if linear && (alone || narrows) {
+            if linear && !of_reads && (alone || narrows) {
                 return Ok(Place::Inside(home));
             }
         }

@@ -1,6 +1,7 @@
 //! The pieces of a step: recurrences and statements, each after those that it reads.
 
 use super::partition::{Partition, Place};
+use super::readers;
 use crate::{Graph, Recurrence, RecurrenceId, StepAccess, StepInput, StepOp, StepRef};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -23,6 +24,8 @@ pub(super) enum Part {
 /// A component as a recurrence. Items are those of the whole step.
 #[derive(Clone, Debug)]
 pub(super) struct Component {
+    /// What it is called beside others of the step.
+    pub name: String,
     /// The states of the step that are this one's, in order.
     pub states: Vec<usize>,
     /// What each formal input stands for.
@@ -40,10 +43,14 @@ impl Pieces {
     pub fn of(graph: &Graph, step: &Recurrence) -> Option<Pieces> {
         let partition = Partition::of(graph, step);
         let outside = |place: &Place| *place == Place::Outside;
-        if partition.components.len() < 2 && !partition.places.iter().any(outside) {
+        let wanted = wanted(step, &partition);
+        let built = |of: usize| Builder::new(step, &partition, of).build(&wanted);
+        if partition.components.len() < 2
+            && !partition.places.iter().any(outside)
+            && !(0..partition.components.len()).any(|of| readers::are_several(graph, &built(of)))
+        {
             return None;
         }
-        let wanted = wanted(step, &partition);
         let mut parts: Vec<Part> = Vec::new();
         let mut written = vec![false; step.ops.len()];
         let mut there: BTreeSet<usize> = BTreeSet::new();
@@ -57,9 +64,8 @@ impl Pieces {
                 }
             }
             if let Some(states) = partition.components.get(of) {
-                parts.push(Part::Component(Box::new(
-                    Builder::new(step, &partition, of).build(&wanted),
-                )));
+                let components = readers::apart(graph, step, built(of));
+                parts.extend(components.into_iter().map(|c| Part::Component(Box::new(c))));
                 there.extend(states);
             }
         }
@@ -148,6 +154,7 @@ impl<'a> Builder<'a> {
             })
             .collect();
         Component {
+            name: names.join("_"),
             recurrence: Recurrence {
                 name: format!("{}.{}", step.name, names.join("_")),
                 direction: step.direction,

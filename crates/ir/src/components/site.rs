@@ -196,14 +196,7 @@ impl Site<'_> {
         let full = scan.map_or(self.scan.name.as_str(), |v| {
             writer.from.value(*v).name.as_str()
         });
-        let is_number = |part: &&str| part.bytes().all(|b| b.is_ascii_digit());
-        let mut parts: Vec<&str> = full.split('.').collect();
-        while parts.len() > 1 && parts.last().is_some_and(is_number) {
-            parts.pop();
-        }
-        parts.pop();
-        parts.extend([self.step.name.as_str(), item]);
-        parts.join(".")
+        below(full, &self.step.name, item)
     }
 
     fn push(&mut self, name: String, kind: OpKind, inputs: Vec<Access>, outputs: Vec<ValueId>) {
@@ -240,12 +233,7 @@ impl Site<'_> {
             recurrence: component.id,
             states: component.states.iter().map(|s| self.states[*s]).collect(),
         };
-        let names: Vec<&str> = component
-            .states
-            .iter()
-            .map(|s| step.states[*s].name.as_str())
-            .collect();
-        self.push(self.named(writer, &names.join("_")), kind, inputs, outputs);
+        self.push(self.named(writer, &component.name), kind, inputs, outputs);
     }
 
     fn statement(
@@ -311,4 +299,16 @@ impl Site<'_> {
             index: by.iter().map(|a| IndexExpr::axis(*a)).collect(),
         }
     }
+}
+
+/// The name of an item of a step, in the block of the value called `full` that the step makes.
+pub(crate) fn below(full: &str, step: &str, item: &str) -> String {
+    let is_number = |part: &&str| part.bytes().all(|b| b.is_ascii_digit());
+    let mut parts: Vec<&str> = full.split('.').collect();
+    while parts.len() > 1 && parts.last().is_some_and(is_number) {
+        parts.pop();
+    }
+    parts.pop();
+    parts.extend([step, item]);
+    parts.join(".")
 }

@@ -289,7 +289,8 @@ impl Transposer {
                 scale,
             } => self.attention(&op, (axes, *window, *scale), cotangent),
             OpKind::CumSum { axis } => self.cumulative_sum(&op, *axis, cotangent),
-            OpKind::Scatter { .. } | OpKind::ScatterRows | OpKind::AttendBack { .. } => {
+            OpKind::Scatter { axes, index } => self.placed(&op, (axes, index), cotangent),
+            OpKind::ScatterRows | OpKind::AttendBack { .. } => {
                 Err(GradientError::Backwards { op: op.name })
             }
             OpKind::LastRow => Err(GradientError::LastRow { op: op.name }),

@@ -5,7 +5,7 @@
 use super::GradientError;
 use super::expression::{derivative, div};
 use super::transposer::{Origin, Transposer};
-use crate::{Access, AxisId, Binary, Combine, Expr, Op, OpKind, Precision, ValueId};
+use crate::{Access, AxisId, Binary, Combine, Expr, IndexExpr, Op, OpKind, Precision, ValueId};
 
 impl Transposer {
     /// `y = expr`, with the cotangent of y.
@@ -48,6 +48,27 @@ impl Transposer {
         };
         let variables: Vec<AxisId> = axes.iter().chain(over).copied().collect();
         self.per_input(op, expr, &factor, &inputs, &variables)
+    }
+
+    /// `y = x` placed at some indices and 0 elsewhere, with the cotangent of y.
+    pub fn placed(
+        &mut self,
+        op: &Op,
+        (axes, index): (&[AxisId], &[IndexExpr]),
+        cotangent: ValueId,
+    ) -> Result<(), GradientError> {
+        let rows = self.graph.value(op.outputs[0]).rows;
+        let read = Access {
+            index: index.to_vec(),
+            ..self.read(cotangent)
+        };
+        match op.inputs.first() {
+            Some(access) if self.wants(access) => {
+                let given = (Expr::Input(0), &[read][..]);
+                self.contribute(&Origin::of(op), access, given, axes, rows)
+            }
+            _ => Ok(()),
+        }
     }
 
     fn per_input(

@@ -105,6 +105,7 @@ pub(super) fn transpose(
                 name: format!("d_{}", s.name),
                 axes: s.axes.clone(),
                 init: 0.0,
+                kept: true,
             })
             .collect(),
         ops: maker.ops,

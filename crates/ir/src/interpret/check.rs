@@ -561,7 +561,15 @@ fn check_scan(
         ensure(fits, || {
             format!("state {} does not fit `{}`", state.0, formal.name)
         })?;
-        owners[state.index()] += 1;
+        match formal.kept {
+            true => owners[state.index()] += 1,
+            false => ensure(owners[state.index()] == 0, || {
+                format!(
+                    "state {} is taken up after it was brought up to date",
+                    state.0
+                )
+            })?,
+        }
     }
     check_operands(graph, op, true)?;
     check_tails(graph, op, owners)

@@ -325,7 +325,9 @@ impl<'g, F: Real> Interpreter<'g, F> {
                 },
             };
             let after = scan.run(&mut results);
-            carried.extend(own.iter().copied().zip(after));
+            let formals = &scan.recurrence.states;
+            let after = own.iter().copied().zip(after).zip(formals);
+            carried.extend(after.filter(|(_, formal)| formal.kept).map(|(of, _)| of));
         } else if let OpKind::LastRow = op.kind {
             for (access, out) in op.inputs.iter().zip(&mut results) {
                 let row = graph.row_elements(access.value);

@@ -60,7 +60,10 @@ impl<'c> Args<'c> {
                 Arg::Rename(from, to) => out.renames.push((from, to)),
             }
         }
-        if !out.renames.is_empty() && !["rename", "split"].contains(&call.function.text.as_str()) {
+        if !out.renames.is_empty()
+            && !["rename", "split", "slice", "concat", "outer"]
+                .contains(&call.function.text.as_str())
+        {
             return out.bad("`->` belongs into rename(x, A -> B)");
         }
         Ok(out)

@@ -312,7 +312,12 @@ fn infinite(host: &mut dyn Host, node: &Node) -> Result<Option<f64>> {
     })
 }
 
-fn rename(host: &mut dyn Host, of: Tensor, of_node: &Node, args: &Args<'_>) -> Result<Tensor> {
+pub(super) fn rename(
+    host: &mut dyn Host,
+    of: Tensor,
+    of_node: &Node,
+    args: &Args<'_>,
+) -> Result<Tensor> {
     let mut pairs: Vec<(AxisId, AxisId)> = Vec::new();
     for (from, to) in &args.renames {
         let (old, new) = (host.axis(from)?, host.axis(to)?);

@@ -22,6 +22,7 @@ mod multiplied;
 mod nesting;
 mod operations;
 mod parameters;
+mod parts;
 mod picked;
 mod pins;
 mod pointed;
@@ -45,7 +46,7 @@ pub use pointed::Pointed;
 pub use recurrence_text::RecurrenceText;
 pub use source::{ModelSource, SourceFile, SourceMap};
 
-use crate::{Graph, Span, coalesce};
+use crate::{Graph, Span, StateKind, coalesce, delays, rotations};
 use document::Document;
 use error::{Fault, Result, fail};
 use indexmap::IndexMap;
@@ -78,7 +79,8 @@ pub struct Compiled {
     pub sources: SourceMap,
 }
 
-/// Compiles a model: reads it, lowers it, and merges element-wise operations.
+/// Compiles a model: reads it, lowers it, merges element-wise operations, and takes out of recurrences what
+/// is none: rows kept for the next token ([`delays::delayed`]) and rotations ([`rotations::unrotated`]).
 pub fn compile(
     source: &ModelSource<'_>,
     options: &Overrides,
@@ -92,7 +94,15 @@ pub fn compile_with_warnings(
     options: &Overrides,
 ) -> std::result::Result<Compiled, LanguageError> {
     let mut compiled = lower(source, options)?;
-    compiled.graph = coalesce::coalesce(&compiled.graph);
+    let graph = delays::delayed(coalesce::coalesce(&compiled.graph));
+    compiled.graph = rotations::unrotated(graph);
+    for state in &compiled.graph.states {
+        if let StateKind::Scan { .. } = state.kind {
+            let axes = || vec![1; state.axes.len()];
+            let known = compiled.dimensions.entry(state.name.clone());
+            known.or_insert_with(axes);
+        }
+    }
     Ok(compiled)
 }
 

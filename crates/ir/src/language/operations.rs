@@ -1,7 +1,7 @@
 //! The functions of a flow that are operations of their own: contractions, norms,
 //! stencils, look-ups, and calls of blocks and recurrences.
 
-use super::arguments::{self, Args};
+use super::arguments::Args;
 use super::constant;
 use super::error::{Fault, Problem, Result, fail, refuse};
 use super::functions;
@@ -19,7 +19,7 @@ const MAX_DELAY: i64 = 4096;
 const MAX_TAPS: usize = 64;
 
 /// Names of the functions of a flow that are none of a step.
-pub(super) const FUNCTIONS: [&str; 18] = [
+pub(super) const FUNCTIONS: [&str; 20] = [
     "attention",
     "layer_norm",
     "rms_norm",
@@ -37,6 +37,8 @@ pub(super) const FUNCTIONS: [&str; 18] = [
     "softmax",
     "cumsum",
     "split",
+    "slice",
+    "concat",
     "f32",
 ];
 
@@ -165,13 +167,9 @@ impl<'a> Lowering<'a> {
                 }
             }
             "dot" => self.dot(call, span)?,
-            "outer" => {
-                let args = Args::new(call, "two tensors, outer(a, b)", &[], span)?;
-                args.at_most(2)?;
-                let a = pointwise::tensor(self, args.at(0, "two tensors")?)?;
-                let b = pointwise::tensor(self, args.at(1, "a second tensor")?)?;
-                pointwise::joined(self, Binary::Mul, a, b, span)?
-            }
+            "outer" => self.outer(call, span)?,
+            "slice" => self.slice(call, span)?,
+            "concat" => self.concat(call, span)?,
             "attention" => self.attention(call, span)?,
             "softmax" => self.softmax(call, span)?,
             "cumsum" => self.cumsum(call, span)?,
@@ -559,76 +557,6 @@ impl<'a> Lowering<'a> {
         let ids = self.access(&ids, idn.span)?;
         let id = self.emit(OpKind::Gather, vec![row, ids], out.clone(), true, span)?;
         Ok(Tensor::value(id, &out, true))
-    }
-
-    /// The parts of a tensor along an axis, one after the other, each over an axis of its own.
-    fn split(&mut self, call: &Call, span: Span) -> Result<Vec<Tensor>> {
-        let usage = "a tensor and the axes of its parts, split(x, A -> B, C, ...)";
-        let args = Args::new(call, usage, &[], span)?;
-        let node = args.at(0, "a tensor")?;
-        let x = pointwise::tensor(self, node)?;
-        let [(whole, first)] = args.renames[..] else {
-            return args.missing("the axis that is split");
-        };
-        let atoms = self.axes.atoms(whole)?;
-        let [atom] = atoms[..] else {
-            return refuse(
-                format!("axis `{}` is a product", whole.text),
-                "split along one of its factors",
-                whole.span,
-            );
-        };
-        pointwise::need_axis(self, &x, node, atom, whole)?;
-        let mut parts = vec![first.clone()];
-        for part in args.positional.iter().skip(1) {
-            parts.push(arguments::axis_name(part)?);
-        }
-        let mut places: Vec<(AxisId, usize)> = Vec::new();
-        let mut end = 0;
-        for part in &parts {
-            let atoms = self.axes.atoms(part)?;
-            let [to] = atoms[..] else {
-                return refuse(
-                    format!("axis `{}` is a product", part.text),
-                    "split into axes that are no products, and name the parts anew",
-                    part.span,
-                );
-            };
-            if to != atom && x.axes.contains(&to) {
-                return fail(
-                    Problem::AxisTwice {
-                        axis: part.text.clone(),
-                        place: format!("a part of {}", called(node, "the tensor")),
-                    },
-                    part.span,
-                );
-            }
-            places.push((to, end));
-            end += self.axes.size(to);
-        }
-        let size = self.axes.size(atom);
-        if end != size {
-            return refuse(
-                format!(
-                    "the parts of `{}` have {end} elements, it has {size}",
-                    whole.text
-                ),
-                "the sizes of the parts add up to that of the axis",
-                span,
-            );
-        }
-        let x = self.view(x, node.span)?;
-        let parts = places.into_iter().map(|(to, start)| {
-            let axes = x.axes.iter().map(|a| if *a == atom { to } else { *a });
-            x.reindex(axes.collect(), &|a| match a == atom {
-                true => IndexExpr {
-                    base: start as i64,
-                    terms: vec![(to, 1)],
-                },
-                false => IndexExpr::axis(a),
-            })
-        });
-        Ok(parts.collect())
     }
 
     fn softmax(&mut self, call: &Call, span: Span) -> Result<Tensor> {

@@ -1,5 +1,8 @@
 //! Recurrences: a call of a definition, and its step as statements over concrete axes.
 
+mod blocks;
+mod norms;
+
 use super::bind::Slot;
 use super::constant;
 use super::document::{RecurrenceDecl, Setting};
@@ -138,6 +141,7 @@ impl<'a> Lowering<'a> {
             program: &decl.step,
             loops: Vec::new(),
             sources: Vec::new(),
+            called: Vec::new(),
             out: Recurrence {
                 name: name.to_owned(),
                 inputs: Vec::new(),
@@ -177,6 +181,7 @@ impl<'a> Lowering<'a> {
                 name: formal.name.text.clone(),
                 axes,
                 init,
+                kept: true,
             });
         }
         step.run(&decl.step)?;
@@ -215,6 +220,8 @@ struct Step<'s, 'a> {
     loops: Vec<(&'a str, i64)>,
     /// Of the inputs of `out`.
     sources: Vec<Source>,
+    /// The blocks that are being computed, the innermost last.
+    called: Vec<&'a str>,
     out: Recurrence,
     statement: String,
     terms: Terms,
@@ -309,31 +316,51 @@ impl<'a> Step<'_, 'a> {
     }
 
     fn assign(&mut self, targets: &'a [Target], value: &Node) -> Result<()> {
-        let [target] = targets else {
+        for target in targets {
+            self.may_be_set(&target.name)?;
+        }
+        if let Some(target) = targets.first() {
+            self.statement = target.name.text.clone();
+        }
+        self.terms.clear();
+        let tensors = pointwise::tensors(self, value)?;
+        if tensors.len() != targets.len() {
             return refuse(
-                "several names for one tensor",
-                "a statement of a step sets one name",
+                format!("{} names for {} tensors", targets.len(), tensors.len()),
+                "give every returned tensor one name",
                 value.span,
             );
-        };
-        let name = &target.name.text;
+        }
+        for (target, tensor) in targets.iter().zip(tensors) {
+            self.set(target, tensor, value)?;
+        }
+        Ok(())
+    }
+
+    /// Inputs and counters keep their values.
+    fn may_be_set(&self, target: &Ident) -> Result<()> {
+        let name = &target.text;
         if let Some(input) = self.out.inputs.iter().find(|i| i.name == *name) {
             return refuse(
                 format!("`{}` is an input and cannot be set", input.name),
                 "choose another name",
-                target.name.span,
+                target.span,
             );
         }
         if self.counter(name).is_some() {
             return refuse(
                 format!("`{name}` counts the repetitions and cannot be set"),
                 "choose another name",
-                target.name.span,
+                target.span,
             );
         }
+        Ok(())
+    }
+
+    /// Gives a tensor its name; a state's is brought to the axes of the state.
+    fn set(&mut self, target: &'a Target, tensor: Tensor, value: &Node) -> Result<()> {
+        let name = &target.name.text;
         self.statement = name.clone();
-        self.terms.clear();
-        let tensor = pointwise::tensor(self, value)?;
         let state = self.out.states.iter().find(|s| s.name == *name);
         let wanted = match (&target.axes, state) {
             (_, Some(state)) => Some(state.axes.clone()),
@@ -617,12 +644,17 @@ impl Host for Step<'_, '_> {
         Ok(self.item(item, &axes))
     }
 
-    fn apply(&mut self, call: &Call, _span: Span) -> Result<Vec<Tensor>> {
+    fn apply(&mut self, call: &Call, span: Span) -> Result<Vec<Tensor>> {
         let name = &call.function.text;
         let document = self.flow.document;
+        if let Some((name, block)) = document.blocks.get_key_value(name.as_str()) {
+            return self.call_block(name, block, call, span);
+        }
+        if let Some(norm) = norms::Norm::of(name) {
+            return Ok(vec![norm.apply(self, call, span)?]);
+        }
         let what = match name.as_str() {
             name if super::operations::FUNCTIONS.contains(&name) => "a function of flows",
-            name if document.blocks.contains_key(name) => "a block",
             name if document.recurrences.contains_key(name) => "a recurrence",
             _ => {
                 let mut known: Vec<String> = functions::UNARY

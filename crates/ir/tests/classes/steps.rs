@@ -285,6 +285,28 @@ fn equations() {
              products are added, in 2 updates a token; read after the update, summed over [J]",
         ),
         (
+            "two corrections at once",
+            of(
+                REPLACED,
+                "S = S * w + sum(S * a, J) * b + sum(S * r, J) * k + v * k\ny = sum(S * r, J)",
+            ),
+            "diagonal-low-rank: S is multiplied by a decay per key channel, corrected by 2 rank-one \
+             matrices along the key, and key-value outer products are added, in 2 updates a token; \
+             read after the update, summed over [J]",
+        ),
+        (
+            "two delta rules at once, and one that sees what they have done",
+            of(
+                GATED_DELTA,
+                "S = d * S\n\
+                 S = S + q * (v - sum(S * q, J)) + k * (beta * (v - sum(S * k, J)))\n\
+                 S = S + k * (beta * (v - sum(S * k, J)))\ny = sum(q * S, J)",
+            ),
+            "diagonal-low-rank: S is multiplied by a decay per head, corrected by 3 rank-one \
+             matrices along the key, and key-value outer products are added, in 4 updates a token; \
+             read after the update, summed over [J]",
+        ),
+        (
             "the larger",
             of(GATED, "y = S\nS = max(S + f, x) - 1"),
             "max-plus: S becomes the larger of itself plus a term and another term, element by \
@@ -321,13 +343,6 @@ fn without_a_class_there_is_a_reason() {
                 "R = f * R + S\nS = f * S + x\ny = R",
             ),
             "state `R` reads state `S`: the two are coupled",
-        ),
-        (
-            of(
-                REPLACED,
-                "S = S * w + sum(S * a, J) * b + sum(S * r, J) * k + v * k\ny = sum(S * r, J)",
-            ),
-            "the update of state `S` multiplies it by more than a diagonal plus rank one",
         ),
         (
             step(

@@ -129,6 +129,8 @@ impl Term {
             (Term::Call(name, ..), [a]) => match name.as_str() {
                 "sum" => *a,
                 "exp" => a.exp(),
+                "cos" => a.cos(),
+                "sin" => a.sin(),
                 "abs" => a.abs(),
                 "sqrt" => a.sqrt(),
                 "rsqrt" => 1.0 / a.sqrt(),

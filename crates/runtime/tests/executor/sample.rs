@@ -116,6 +116,7 @@ pub fn graph() -> Graph {
                 name: "S".into(),
                 axes: vec![c],
                 init: 0.25,
+                kept: true,
             }],
             ops: vec![StepOp {
                 places: fusec_ir::Places::default(),

@@ -5,7 +5,7 @@ use crate::common::Dice;
 
 /// Kinds of recurrence that [`model_text`] goes round: a seed modulo this is the kind of the
 /// first recurrence of its model.
-pub const CLASSES: usize = 8;
+pub const CLASSES: usize = 11;
 
 /// What a value runs over.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -94,11 +94,15 @@ pub fn model_text(seed: u64) -> String {
     format!(
         "name = \"random-{seed}\"\n\n[axes]\nV = 23\nL = {layers}\nH = {h}\nN = {n}\nM = {m}\n\
          C = \"H * N\"\nD = \"H * M\"\nF = {f}\nNs = {ns}\nR = 3\n\
-         K2 = 2\nK3 = 3\nK4 = 4\nK5 = 5\n\n{input}[param]\n{emb}\
+         K2 = 2\nK3 = 3\nK4 = 4\nK5 = 5\nP = {n}\n\
+         NN = {}\nMM = {}\nFF = {}\n\n{input}[param]\n{emb}\
          head = {{ shape = \"V, C\" }}\n{recurrences}\n[block.layer]\nargs = [\"x\"]\n\
          flow = \"\"\"\n{lines}  return x + rms_norm({y}, C, eps = 1e-3, gain = {gain})\n\"\"\"\n\n\
          [block.layer.param]\n{params}\n[model]\nflow = \"\"\"\n  x = {start}\n  \
-         repeat l in L {{ x = layer(x) }}\n  return x @ head\n\"\"\"\n"
+         repeat l in L {{ x = layer(x) }}\n  return x @ head\n\"\"\"\n",
+        2 * n,
+        2 * m,
+        2 * f
     )
 }
 
@@ -174,7 +178,7 @@ impl Writer {
         let value = self.pick();
         let (a, width) = self.pool[value].clone();
         let axis = width.axis();
-        let expression = match self.dice.below(12) {
+        let expression = match self.dice.below(13) {
             0 => {
                 let f = self.choose(&[
                     "silu",
@@ -256,6 +260,24 @@ impl Writer {
                 }
                 None => format!("cos({a} * 0.5 + index({axis}))"),
             },
+            11 => {
+                let b = self.some(width);
+                let from = self.dice.below(4);
+                match width {
+                    Width::Keys if self.dice.below(2) == 0 => {
+                        format!("0.3 * sum(outer({a}, {b}, N -> P) * sin(index(P)), P)")
+                    }
+                    Width::Keys => {
+                        format!("slice(concat({a}, {b}, N -> NN, N -> NN), NN -> N, {from})")
+                    }
+                    Width::Values => {
+                        format!("slice(concat({a}, {b}, M -> MM, M -> MM), MM -> M, {from})")
+                    }
+                    Width::Plain => {
+                        format!("slice(concat({a}, {b}, F -> FF, F -> FF), FF -> F, {from})")
+                    }
+                }
+            }
             _ => format!("{a} * cos(0.05 * position())"),
         };
         self.push(width, &expression);
@@ -301,7 +323,10 @@ impl Writer {
             4 => self.two_states(),
             5 => self.state_space(),
             6 => self.tanh_matrix(),
-            _ => self.any_step(),
+            7 => self.any_step(),
+            8 => self.turning(),
+            9 => self.at_once(),
+            _ => self.both_ways(),
         }
     }
 
@@ -468,6 +493,85 @@ impl Writer {
             step,
         );
         self.push(Width::Values, &format!("0.3 * {r}({q}, {k}, {v}, {d})"));
+    }
+
+    /// Two states that are turned into each other.
+    fn turning(&mut self) {
+        let (q, k, v) = self.heads();
+        let d = self.decay("H");
+        let x = self.some(Width::Keys);
+        let step = self.choose(&[
+            "t = d * (cos(x) * a - sin(x) * b) + k * v\nb = d * (sin(x) * a + cos(x) * b)\na = t\n\
+             y = sum(q * a, j) - sum(k * b, j)",
+            "c = d * cos(x)\ns = d * sin(x)\nt = c * a + s * b + k * v\nb = c * b - s * a + q * v\na = t\n\
+             y = sum(q * b, j) + 0.5 * v",
+            "y = sum(q * a, j)\nt = d * (cos(x) * (a + k0 * v0) - sin(x) * b) + k * v\n\
+             b = d * (sin(x) * (a + k0 * v0) + cos(x) * b)\na = t\nk0 = k\nv0 = v",
+        ]);
+        let rows = match step.contains("k0") {
+            true => ", k0[H, j], v0[H, i]",
+            false => "",
+        };
+        let r = self.define(
+            "q[H, j], k[H, j], v[H, i], d[H], x[H, j]",
+            &format!("a[H, j, i], b[H, j, i]{rows}"),
+            "y[H, i]",
+            step,
+        );
+        let x = self.hidden(&format!("f32({x})"));
+        self.push(
+            Width::Values,
+            &format!("0.2 * {r}({q}, {k}, {v}, {d}, {x})"),
+        );
+    }
+
+    /// Corrections of one state that do not see each other.
+    fn at_once(&mut self) {
+        let (q, k, v) = self.heads();
+        let l = self.some(Width::Keys);
+        let l = self.hidden(&format!("l2_norm({l}, N, eps = 1e-2)"));
+        let (beta, d) = (self.decay("H"), self.decay("H"));
+        let step = self.choose(&[
+            "S = d * S\nS = S + 0.5 * k * (beta * (v - sum(S * k, j))) + 0.5 * l * (v - sum(S * l, j))\n\
+             y = sum(q * S, j)",
+            "S = d * S\ny = sum(q * S, j)\n\
+             S = S + 0.4 * (k * (v - sum(S * k, j)) - l * sum(S * l, j) * beta)",
+            "S = d * S\nS = S - 0.5 * k * sum(S * k, j) - 0.5 * l * sum(S * l, j) + beta * k * v\n\
+             S = S + k * (beta * (v - sum(S * k, j)))\ny = sum(q * S, j)",
+        ]);
+        let r = self.define(
+            "q[H, j], k[H, j], l[H, j], v[H, i], beta[H], d[H]",
+            "S[H, j, i]",
+            "y[H, i]",
+            step,
+        );
+        self.push(
+            Width::Values,
+            &format!("0.2 * {r}({q}, {k}, {l}, {v}, {beta}, {d})"),
+        );
+    }
+
+    /// A state that is read through itself and through its transpose.
+    fn both_ways(&mut self) {
+        let (q, k, v) = self.heads();
+        let p = self.some(Width::Values);
+        let d = self.decay("H");
+        let step = self.choose(&[
+            "S = d * S + k * v\ny = sum(S * q, j)\nz = sum(S * p, i)",
+            "z = sum(S * p, i)\nS = d * S + k * v\ny = sum(S * q, j)",
+            "y = sum(S * q, j)\nz = sum(S * p, i)\nS = d * S + 0.5 * v * k",
+        ]);
+        let r = self.define(
+            "q[H, j], p[H, i], k[H, j], v[H, i], d[H]",
+            "S[H, j, i]",
+            "y[H, i], z[H, j]",
+            step,
+        );
+        let (y, z) = (self.name("v"), self.name("v"));
+        self.lines
+            .push(format!("{y}, {z} = {r}({q}, {p}, {k}, {v}, {d})"));
+        self.push(Width::Keys, &format!("0.2 * {z}"));
+        self.push(Width::Values, &format!("0.2 * {y}"));
     }
 
     /// A step of random expressions over two states.

@@ -102,6 +102,7 @@ fn model(batch: usize, time: usize) -> Builder {
             name: "S".into(),
             axes: vec![h, n, np],
             init: 0.0,
+            kept: true,
         }],
         ops: vec![
             StepOp {

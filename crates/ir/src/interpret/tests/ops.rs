@@ -286,6 +286,7 @@ fn scan_carries_its_state() {
             name: "S".into(),
             axes: vec![a],
             init: 2.0,
+            kept: true,
         }],
         ops: vec![StepOp {
             places: crate::Places::default(),
