@@ -205,7 +205,7 @@ fn pipes_where_results_lie_are_waited_for_by_nobody() {
             vec!["compile", &model, "--out", &inside],
             None,
             2,
-            "cannot write in",
+            "cannot read",
         ),
         (
             vec!["plan", &model],

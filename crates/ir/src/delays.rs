@@ -60,7 +60,7 @@ fn without_one(graph: &Graph, op: &Op) -> Option<(Recurrence, Vec<Access>, usize
         let rows = value.rows && value.precision != Precision::Index;
         let near = access.delay >= 0 && access.delay < MOST_DELAY;
         let fits = of.init == 0.0 && of.kept && of.axes == step.inputs[*i].axes;
-        (rows && near && fits).then(|| (state, access))
+        (rows && near && fits).then_some((state, access))
     });
     let (state, access) = found?;
     let earlier = Access {

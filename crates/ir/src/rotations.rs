@@ -214,7 +214,7 @@ impl Writer {
             let outputs: Vec<ValueId> = part
                 .outputs
                 .iter()
-                .map(|item| self.value(op, step, &name, &part.axes_of(*item).to_vec()))
+                .map(|item| self.value(op, step, &name, part.axes_of(*item)))
                 .collect();
             let named = self.graph.value(outputs[0]).name.clone();
             self.scan(op, (&named, part), vec![state], reads, outputs.clone());

@@ -1,6 +1,7 @@
 //! What a user calls MODEL: a model text, or a checkpoint whose model is recognised.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use fusec_ir::Graph;
@@ -75,15 +76,18 @@ pub enum ModelError {
 }
 
 impl Model {
-    /// Opens a model text (`.toml`, or a directory with a [`TEXT`] and no `config.json`) or a
+    /// Opens a model text (`.toml`, a pipe, or a directory with a [`TEXT`] and no `config.json`) or a
     /// checkpoint. What `overrides` says wins over what is read from a checkpoint.
     pub fn open(path: &Path, overrides: &Overrides) -> Result<Self, ModelError> {
         let within = path.join(TEXT);
-        let path = match within.is_file() && !path.join("config.json").exists() {
+        let path = match within.exists() && !path.join("config.json").exists() {
             true => within.as_path(),
             false => path,
         };
-        let is_text = path.extension().is_some_and(|e| e == "toml");
+        // Of a stream nothing can be mapped, as a checkpoint is.
+        let is_stream = |about: fs::Metadata| !about.is_file() && !about.is_dir();
+        let is_text = path.extension().is_some_and(|e| e == "toml")
+            || fs::metadata(path).is_ok_and(is_stream);
         let (source, overrides, assumed, checkpoint) = if is_text {
             let source = ModelSource::from_path(path).map_err(|source| ModelError::Read {
                 path: path.to_path_buf(),

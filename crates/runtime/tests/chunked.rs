@@ -185,6 +185,7 @@ fn described(case: Case) -> Chunked {
         of_decayed: case.of_decayed,
         reads: reads.collect(),
         read_at: 0,
+        at_once: 0,
         begin: "0".into(),
         steps: "T".into(),
         handed: None,

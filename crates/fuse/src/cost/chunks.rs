@@ -111,7 +111,7 @@ impl Lane<'_> {
         let is_anchor = |id: &&OpId| self.body.anchors().contains(*id);
         // What is before a walk over weighted rows is not computed again.
         let taken = tile.weighted == Some(Weighted::Takes);
-        let own = |id: &&OpId| !is_anchor(id) && !(taken && self.is_before(**id));
+        let own = |id: &&OpId| !(is_anchor(id) || taken && self.is_before(**id));
         for id in self.body.ops.iter().filter(own) {
             let op = graph.op(*id);
             let axes = iteration_axes(graph, op).into_iter();
