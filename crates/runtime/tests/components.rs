@@ -134,9 +134,9 @@ recurrences! {
     linear_attention: "linear-attention", ["normalised.S", "normalised.n"];
     mlstm: "mlstm", ["mlstm.C", "mlstm.n"];
     rotating: "rotating", [];
-    rotating_matrix: "rotating-matrix", ["rotating.im", "rotating.re"];
+    rotating_matrix: "rotating-matrix", ["rotating.rotating.im", "rotating.rotating.re"];
     several_updates: "several-updates", ["out"];
-    trapezoidal: "trapezoidal", ["trapezoidal.S"];
+    trapezoidal: "trapezoidal", ["out"];
     two_reads: "two-reads", ["both.y", "both.z"];
 }
 
