@@ -276,7 +276,8 @@ fn every_command_of_a_page_does_what_it_says() {
             let example = example(verb, &format!("fusec {call}"));
             run_calls += 1;
             // What follows may begin where this ends.
-            if known.contains(&example.arguments) && verb != "init" {
+            let leaves = example.arguments.iter().any(|a| a == "--state-out") || verb == "init";
+            if known.contains(&example.arguments) && !leaves {
                 continue;
             }
             let answer = run(dir.path(), &example);

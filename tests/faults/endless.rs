@@ -129,7 +129,7 @@ fn a_pipe_is_read_and_one_without_a_writer_is_refused() {
     let nobody = pipe_at("nobody");
     pipe_at("directory/model.toml");
     let directory = root.path().join("directory").display().to_string();
-    let random = "--axis V=256 --weights random:1 --device cpu --shape T=2";
+    let random = "--axis V=256 --weights random:1 --device cpu";
     let script = |text: &str, says: &str, pipe: &str| {
         let script = text.replace("fusec", env!("CARGO_BIN_EXE_fusec"));
         let mut command = Command::new("timeout");
@@ -144,7 +144,7 @@ fn a_pipe_is_read_and_one_without_a_writer_is_refused() {
         ("fusec plan $2".to_owned(), "into which nobody writes"),
         (format!("fusec plan {directory}"), "into which nobody writes"),
         ("fusec plan /dev/zero".to_owned(), "4194304"),
-        ("fusec plan $1 --device-profile $2".to_owned(), "into which nobody writes"),
+        ("fusec plan $1 --device-profile $2".to_owned(), "ending in .toml"),
         ("fusec plan $1 --tuned $2".to_owned(), "into which nobody writes"),
         ("fusec diff $2 $2".to_owned(), "into which nobody writes"),
         ("fusec calibrate --fit $2".to_owned(), "into which nobody writes"),
