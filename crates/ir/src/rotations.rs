@@ -131,9 +131,7 @@ impl Writer {
             Some(first) => &self.graph.value(*first).name,
             None => &op.name,
         };
-        // The results of a component are below its step already.
-        let twice = format!("{0}.{0}.", step.name);
-        let name = below(full, &step.name, item).replacen(&twice, &format!("{}.", step.name), 1);
+        let name = below(full, &step.name, item);
         let numbered = (1..).map(|n| match n {
             1 => name.clone(),
             n => format!("{name}#{n}"),

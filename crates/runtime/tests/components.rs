@@ -134,7 +134,7 @@ recurrences! {
     linear_attention: "linear-attention", ["normalised.S", "normalised.n"];
     mlstm: "mlstm", ["mlstm.C", "mlstm.n"];
     rotating: "rotating", [];
-    rotating_matrix: "rotating-matrix", ["rotating.rotating.im", "rotating.rotating.re"];
+    rotating_matrix: "rotating-matrix", ["rotating.im", "rotating.re"];
     several_updates: "several-updates", ["out"];
     trapezoidal: "trapezoidal", ["out"];
     two_reads: "two-reads", ["both.y", "both.z"];

@@ -5,6 +5,7 @@ use super::operand::strided;
 use crate::affine::Offset;
 use crate::layout::{Layout, Place};
 use crate::memory;
+use crate::micro::Src;
 use fusec_ir::{AxisId, IndexExpr, StateId, ValueId};
 
 /// Where a state lies: its registers, and the first element of a thread in memory.
@@ -219,7 +220,7 @@ impl<'g> Emitter<'_, 'g, '_> {
                 continue;
             };
             let (value, width) = self.tail_of(tail);
-            let axes = self.tail_axes(i, value);
+            let offset = self.history_offset(i, value);
             let n = self.walk.grid.graph().row_elements(value);
             let pointer = self.pointers.read(memory::Place::OldTail(tail), self.names);
             let l = self.layout(layout).clone();
@@ -227,15 +228,13 @@ impl<'g> Emitter<'_, 'g, '_> {
             for (d, name) in &names {
                 let row = format!("(batch * {width} + {}) * {n}", width - d);
                 if l.vector == 1 {
-                    let (register, place) = (
-                        self.register(layout, name),
-                        self.element(layout, &pointer, row, &axes),
-                    );
+                    let register = self.register(layout, name);
+                    let address = self.address(&pointer, Some(row), &offset, &l.space);
                     self.text
-                        .line(format!("{register} = {first} == 0 ? {place} : 0.0f;"));
+                        .line(format!("{register} = {first} == 0 ? *({address}) : 0.0f;"));
                     continue;
                 }
-                let (address, offset) = self.vector_place(layout, &pointer, &row, &axes);
+                let address = self.address(&pointer, Some(row.clone()), &offset, &l.space);
                 let target = self.vector(layout, name);
                 let load = self.load_vector(&l, Some(&row), &offset, "float", &address, &target);
                 self.text.open(format!("if ({first} == 0)"));
@@ -265,6 +264,22 @@ impl<'g> Emitter<'_, 'g, '_> {
         let space = &self.layout(layout).space;
         let address = self.address(pointer, Some(row.to_string()), &offset, space);
         (address, offset)
+    }
+
+    /// Where the elements of a statement lie in a row of the tail that holds its history: what loads a part of
+    /// a value from memory has the same part of its earlier rows.
+    fn history_offset(&self, statement: usize, value: ValueId) -> Offset {
+        let own = &self.walk.program.statements[statement];
+        match own.reads.as_slice() {
+            [read] if own.op.is_none() && read.src == Src::Row(value) => {
+                self.walk.grid.global(&read.axes, &read.index)
+            }
+            _ => {
+                let axes = self.tail_axes(statement, value);
+                let index: Vec<IndexExpr> = axes.iter().map(|a| IndexExpr::axis(*a)).collect();
+                self.walk.grid.global(&axes, &index)
+            }
+        }
     }
 
     pub(super) fn tail_of(&self, tail: StateId) -> (ValueId, u32) {

@@ -301,7 +301,8 @@ impl Site<'_> {
     }
 }
 
-/// The name of an item of a step, in the block of the value called `full` that the step makes.
+/// The name of an item of a step, in the block of the value called `full` that the step makes; or beside it, where it
+/// is below the step already.
 pub(crate) fn below(full: &str, step: &str, item: &str) -> String {
     let is_number = |part: &&str| part.bytes().all(|b| b.is_ascii_digit());
     let mut parts: Vec<&str> = full.split('.').collect();
@@ -309,6 +310,9 @@ pub(crate) fn below(full: &str, step: &str, item: &str) -> String {
         parts.pop();
     }
     parts.pop();
-    parts.extend([step, item]);
+    if parts.last() != Some(&step) {
+        parts.push(step);
+    }
+    parts.push(item);
     parts.join(".")
 }
