@@ -8,7 +8,7 @@ use fusec_ir::{Binary, Expr, Graph, OpKind, Unary, ValueId};
 /// Maps that zeros are followed through: each may read what is before it more than once.
 pub(crate) const CHAIN: usize = 8;
 
-/// Whether a value is zero at every element where some relu is, as far as [`CHAIN`] maps before it show.
+/// Whether a value is zero at every element where some relu is, as far as `CHAIN` maps before it show.
 pub fn has_zeros(graph: &Graph, value: ValueId) -> bool {
     has_zeros_within(graph, value, CHAIN)
 }
