@@ -2,6 +2,7 @@
 
 use crate::prelude::UnknownPrimitive;
 use fusec_fuse::Kernel;
+use fusec_fuse::row::LongRow;
 
 /// An error of the code generator. A legal plan never causes one.
 #[derive(Debug, thiserror::Error)]
@@ -43,17 +44,8 @@ pub enum CodegenError {
         planned: usize,
     },
     /// Kernels count the elements of a row in 32 bits.
-    #[error(
-        "`{value}` has {got} elements per token, kernels take up to {limit}; use smaller axes, or --device cpu"
-    )]
-    Row {
-        /// A value or a state of the model.
-        value: String,
-        /// Elements of one of its rows.
-        got: usize,
-        /// The most there may be.
-        limit: usize,
-    },
+    #[error(transparent)]
+    Row(#[from] LongRow),
     /// The plan asks for something no template can do.
     #[error("kernel `{kernel}` needs {what}, which no template offers; plan it apart (--split)")]
     Unsupported {

@@ -11,7 +11,7 @@ use crate::prelude;
 use fusec_fuse::chunked::Classes;
 use fusec_fuse::chunked::weighted::{Row, TOKENS};
 use fusec_fuse::elements::Elements;
-use fusec_fuse::row::{MAX_ROW, longer_row};
+use fusec_fuse::row::check_rows;
 use fusec_fuse::schedule::program::Held;
 use fusec_fuse::{Plan, Storage};
 use fusec_ir::{Def, Graph, StateId, StateKind, ValueId, last_row};
@@ -64,13 +64,7 @@ fn generate_regime(
     written: &mut Written,
 ) -> Result<Regime, CodegenError> {
     let graph = planned.graph;
-    if let Some((value, got)) = longer_row(graph) {
-        return Err(CodegenError::Row {
-            value: value.to_owned(),
-            got,
-            limit: MAX_ROW,
-        });
-    }
+    check_rows(graph)?;
     let elements = Elements::new(graph, storage);
     let classes = Classes::new(graph);
     let one_row = last_row::one_row(graph);

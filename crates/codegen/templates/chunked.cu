@@ -474,6 +474,7 @@
     }
 {%- endif %}
 {%- endif %}
+{%- if store_state %}
     if ({% if bring_state %}segment == {{ last_segment }} && {% endif %}warp < VALUE_WARPS) {
 #pragma unroll
         for (int n = 0; n < K_SIZE / 8; ++n)
@@ -488,4 +489,5 @@
                 }
             }
     }
+{%- endif %}
 }

@@ -360,6 +360,7 @@
         {{ store_product | indent(width=8) }}
     }
 {%- endif %}
+{%- if store_state %}
     {% if own and bring_state %}if (segment == {{ last_segment }} && tid < THREADS) {% elif bring_state %}if (segment == {{ last_segment }}) {% else %}{{ own }}{% endif %}{
         each_element([&](float& s, int kj, int vi) {
             const float s_element = s;
@@ -368,4 +369,5 @@
             // ----
         });
     }
+{%- endif %}
 }

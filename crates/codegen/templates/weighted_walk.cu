@@ -200,6 +200,7 @@
         }
     }
 {%- endif %}
+{%- if store_state %}
     {% if own and bring_state %}if (segment == {{ last_segment }} && tid < THREADS) {% elif bring_state %}if (segment == {{ last_segment }}) {% else %}{{ own }}{% endif %}{
         each_element([&](float& s, int kj, int vi) {
             const float s_element = s;
@@ -208,4 +209,5 @@
             // ----
         });
     }
+{%- endif %}
 }

@@ -2,6 +2,7 @@
 
 use crate::context::Context;
 use crate::plan::Reject;
+use crate::row::LongRow;
 use fusec_ir::{OpId, Pin, PinKind};
 
 /// Why there is no plan.
@@ -28,17 +29,8 @@ pub enum PlanError {
         time: usize,
     },
     /// Kernels count the elements of a row in 32 bits.
-    #[error(
-        "`{value}` has {got} elements per token, kernels take up to {limit}; use smaller axes, or --device cpu"
-    )]
-    Row {
-        /// A value or a state of the model.
-        value: String,
-        /// Elements of one of its rows.
-        got: usize,
-        /// The most there may be.
-        limit: usize,
-    },
+    #[error(transparent)]
+    Row(#[from] LongRow),
     /// No template executes an operation even alone.
     #[error(
         "no kernel can compute `{op}`: {reject}; make the axis smaller, or write the operation in parts"

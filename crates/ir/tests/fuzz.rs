@@ -4,7 +4,7 @@
 use fusec_ir::class::classify;
 use fusec_ir::interpret::{Input, Interpreter, Keep, State};
 use fusec_ir::language::{LanguageError, ModelSource, Overrides, compile};
-use fusec_ir::{Graph, print};
+use fusec_ir::{Graph, ValueId, print};
 use miette::{Diagnostic, NarratableReportHandler};
 use proptest::prelude::*;
 use proptest::sample::Index;
@@ -203,6 +203,23 @@ fn looked_at(graph: &Graph) {
     print::graph(graph);
 }
 
+/// Three tokens of numbers go through it, with parameters of 0.5.
+fn runs(graph: &Graph) {
+    let params = graph.params.iter();
+    let params = params.map(|p| vec![0.5; graph.elements(&graph.value(p.value).axes)]);
+    let interpreter = Interpreter::<f64>::new(graph, params.collect()).expect("a graph");
+    let numbers = |id: &ValueId| -> Vec<f64> {
+        let elements = 0..3 * graph.row_elements(*id);
+        elements.map(|i| (i as f64 * 0.7).sin()).collect()
+    };
+    let numbers: Vec<Vec<f64>> = graph.inputs.iter().map(numbers).collect();
+    let inputs = graph.inputs.iter().zip(&numbers);
+    let inputs = inputs.map(|(id, n)| (*id, Input::Numbers(n))).collect();
+    let mut state = State::zero(graph, 1);
+    let ran = interpreter.run(&mut state, 1, 3, &inputs, Keep::Outputs);
+    ran.expect("it runs");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -358,14 +375,7 @@ proptest! {
             }
             Ok(graph) => {
                 looked_at(&graph);
-                let interpreter = Interpreter::<f64>::new(&graph, Vec::new()).expect("a graph");
-                let numbers: Vec<Vec<f64>> = graph.inputs.iter().map(|id| {
-                    (0..3 * graph.row_elements(*id)).map(|i| (i as f64 * 0.7).sin()).collect()
-                }).collect();
-                let inputs = graph.inputs.iter().zip(&numbers);
-                let inputs = inputs.map(|(id, n)| (*id, Input::Numbers(n))).collect();
-                let mut state = State::zero(&graph, 1);
-                interpreter.run(&mut state, 1, 3, &inputs, Keep::Outputs).expect("it runs");
+                runs(&graph);
             }
         }
         prop_assert!(began.elapsed() < PATIENCE, "{:?}", began.elapsed());
@@ -422,16 +432,7 @@ proptest! {
             }
             Ok(graph) => {
                 looked_at(&graph);
-                let params = graph.params.iter().map(|p| vec![0.5; graph.elements(&graph.value(p.value).axes)]);
-                let params = params.collect();
-                let interpreter = Interpreter::<f64>::new(&graph, params).expect("a graph");
-                let numbers: Vec<Vec<f64>> = graph.inputs.iter().map(|id| {
-                    (0..3 * graph.row_elements(*id)).map(|i| (i as f64 * 0.7).sin()).collect()
-                }).collect();
-                let inputs = graph.inputs.iter().zip(&numbers);
-                let inputs = inputs.map(|(id, n)| (*id, Input::Numbers(n))).collect();
-                let mut state = State::zero(&graph, 1);
-                interpreter.run(&mut state, 1, 3, &inputs, Keep::Outputs).expect("it runs");
+                runs(&graph);
             }
         }
     }

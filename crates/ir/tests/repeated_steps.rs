@@ -1,12 +1,10 @@
 //! Steps that repeat statements and pick parts of their inputs: the same values as written out, and
 //! messages for what they cannot do. Letters of a string, by which layers differ.
 
-use fusec_ir::interpret::{Input, Interpreter, Keep, State};
-use fusec_ir::language::{ModelSource, Overrides, compile};
-use fusec_ir::{Graph, ValueId};
-use std::collections::BTreeMap;
+use common::output;
+use fusec_ir::Graph;
 
-const T: usize = 5;
+mod common;
 
 /// A model of one recurrence of the inputs `q[H, j]`, `k[M, H, j]`, `v[M, H, i]`, and a flow.
 fn model(step: &str, flow: &str) -> String {
@@ -42,24 +40,7 @@ flow = """
 const CALL: &str = "return several(sum(x, M), x * g, x)";
 
 fn graph(text: &str) -> Result<Graph, String> {
-    let source = ModelSource::from_text("repeated.toml", text.to_owned());
-    let compiled = compile(&source, &Overrides::default());
-    compiled.map_err(|error| format!("{:?}", miette::Report::new(error)))
-}
-
-fn output(graph: &Graph) -> Vec<f64> {
-    let numbers = |n: usize| (0..n).map(|i| ((i * 37 + 11) % 101) as f64 / 50.0 - 1.0);
-    let params = graph.params.iter().map(|_| numbers(24).collect()).collect();
-    let interpreter = Interpreter::<f64>::new(graph, params).expect("parameters that fit");
-    let x: Vec<f64> = numbers(T * 24).collect();
-    let inputs: BTreeMap<ValueId, Input<'_, f64>> = [(graph.inputs[0], Input::Numbers(&x))]
-        .into_iter()
-        .collect();
-    let mut state = State::zero(graph, 1);
-    let out = interpreter.run(&mut state, 1, T, &inputs, Keep::Outputs);
-    let out = out.unwrap_or_else(|e| panic!("{e}"));
-    let values = out.values[&graph.outputs[0]].numbers();
-    values.expect("numbers").to_vec()
+    common::graph("repeated.toml", text)
 }
 
 #[test]

@@ -1,11 +1,9 @@
 //! What a step computes beside elements and sums: norms, as in a flow, and blocks with arguments of the step.
 
-use fusec_ir::interpret::{Input, Interpreter, Keep, State};
-use fusec_ir::language::{ModelSource, Overrides, compile};
-use fusec_ir::{Graph, ValueId};
-use std::collections::BTreeMap;
+use common::output;
+use fusec_ir::Graph;
 
-const T: usize = 5;
+mod common;
 
 fn model(step: &str, flow: &str) -> String {
     format!(
@@ -52,28 +50,7 @@ flow = """
 }
 
 fn graph(text: &str) -> Result<Graph, String> {
-    let source = ModelSource::from_text("step.toml", text.to_owned());
-    let compiled = compile(&source, &Overrides::default());
-    compiled.map_err(|error| format!("{:?}", miette::Report::new(error)))
-}
-
-fn output(graph: &Graph) -> Vec<f64> {
-    let numbers = |n: usize| (0..n).map(|i| ((i * 37 + 11) % 101) as f64 / 50.0 - 1.0);
-    let sizes = graph
-        .params
-        .iter()
-        .map(|p| graph.elements(&graph.value(p.value).axes));
-    let params = sizes.map(|n| numbers(n).collect()).collect();
-    let interpreter = Interpreter::<f64>::new(graph, params).expect("parameters that fit");
-    let x: Vec<f64> = numbers(T * 8).collect();
-    let inputs: BTreeMap<ValueId, Input<'_, f64>> = [(graph.inputs[0], Input::Numbers(&x))]
-        .into_iter()
-        .collect();
-    let mut state = State::zero(graph, 1);
-    let out = interpreter.run(&mut state, 1, T, &inputs, Keep::Outputs);
-    let out = out.unwrap_or_else(|e| panic!("{e}"));
-    let values = out.values[&graph.outputs[0]].numbers();
-    values.expect("numbers").to_vec()
+    common::graph("step.toml", text)
 }
 
 /// A step that does it to its input, and a flow that does the same to what the step is given.

@@ -42,7 +42,8 @@ impl<'g> Hooks<'_, 'g> {
         };
         let store = match kept {
             true => format!("{pointer}[{at}] = s_element;"),
-            false => "(void)s_element;    // another recurrence keeps the state".to_owned(),
+            // Another recurrence keeps the state.
+            false => String::new(),
         };
         Ok((format!("s_element = {pointer}[{at}];"), store))
     }

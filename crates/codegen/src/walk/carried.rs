@@ -48,8 +48,7 @@ impl<'g> Emitter<'_, 'g, '_> {
         axes: &[AxisId],
     ) -> String {
         let l = self.layout(layout);
-        let index: Vec<IndexExpr> = axes.iter().map(|a| IndexExpr::axis(*a)).collect();
-        let offset = self.walk.grid.global(axes, &index);
+        let offset = self.row_major(axes);
         let address = self.address(pointer, Some(row), &offset, &l.space);
         if l.vector > 1 {
             format!("({address})[{}]", strided(l, offset.step(&l.space)))
@@ -159,8 +158,7 @@ impl<'g> Emitter<'_, 'g, '_> {
         row: String,
     ) -> StatePlace {
         let layout = self.walk.layouts.states[i];
-        let index: Vec<IndexExpr> = axes.iter().map(|a| IndexExpr::axis(*a)).collect();
-        let offset = self.walk.grid.global(axes, &index);
+        let offset = self.row_major(axes);
         let space = &self.layout(layout).space;
         StatePlace {
             layout,
@@ -259,8 +257,7 @@ impl<'g> Emitter<'_, 'g, '_> {
         row: &str,
         axes: &[AxisId],
     ) -> (String, Offset) {
-        let index: Vec<IndexExpr> = axes.iter().map(|a| IndexExpr::axis(*a)).collect();
-        let offset = self.walk.grid.global(axes, &index);
+        let offset = self.row_major(axes);
         let space = &self.layout(layout).space;
         let address = self.address(pointer, Some(row.to_string()), &offset, space);
         (address, offset)
@@ -274,12 +271,14 @@ impl<'g> Emitter<'_, 'g, '_> {
             [read] if own.op.is_none() && read.src == Src::Row(value) => {
                 self.walk.grid.global(&read.axes, &read.index)
             }
-            _ => {
-                let axes = self.tail_axes(statement, value);
-                let index: Vec<IndexExpr> = axes.iter().map(|a| IndexExpr::axis(*a)).collect();
-                self.walk.grid.global(&axes, &index)
-            }
+            _ => self.row_major(&self.tail_axes(statement, value)),
         }
+    }
+
+    /// Where the elements of a row of `axes` lie that is laid out row-major.
+    fn row_major(&self, axes: &[AxisId]) -> Offset {
+        let index: Vec<IndexExpr> = axes.iter().map(|a| IndexExpr::axis(*a)).collect();
+        self.walk.grid.global(axes, &index)
     }
 
     pub(super) fn tail_of(&self, tail: StateId) -> (ValueId, u32) {

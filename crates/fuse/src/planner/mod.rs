@@ -24,7 +24,7 @@ use crate::decisions::Decisions;
 use crate::error::PlanError;
 use crate::forms;
 use crate::plan::{Mode, Plan, Shape, Storage};
-use crate::row::{MAX_ROW, longer_row};
+use crate::row::check_rows;
 use crate::validate::validate;
 use fusec_ir::components::separate;
 use fusec_ir::{Graph, Pin};
@@ -128,13 +128,7 @@ pub(crate) fn make(
         return Err(PlanError::Shape { batch, time });
     }
     // Before anything is searched.
-    if let Some((value, got)) = longer_row(graph) {
-        return Err(PlanError::Row {
-            value: value.to_owned(),
-            got,
-            limit: MAX_ROW,
-        });
-    }
+    check_rows(graph)?;
     let options = &Options {
         mode: recipe.mode,
         pins: options.pins.iter().chain(&recipe.pins).cloned().collect(),

@@ -231,12 +231,7 @@ impl<'a> Lowering<'a> {
                     self.frame().statement = "out".to_owned();
                     let mut out = Vec::new();
                     for value in values {
-                        let tensors = pointwise::tensors(self, value)?;
-                        // `return f(x)` hands on everything that f returns.
-                        if tensors.len() > 1 && values.len() > 1 {
-                            pointwise::tensor(self, value)?;
-                        }
-                        for tensor in tensors {
+                        for tensor in pointwise::returned(self, value, values.len() == 1)? {
                             out.push(self.keep(tensor, "out", value.span)?);
                         }
                     }
@@ -247,11 +242,7 @@ impl<'a> Lowering<'a> {
                     then,
                     otherwise,
                 } => {
-                    let branch = {
-                        let lookup = |n: &str, s: Span| self.constant(n, s);
-                        constant::truth(condition, "the condition", &lookup)?
-                    };
-                    let branch = if branch { then } else { otherwise };
+                    let branch = pointwise::branch(self, condition, then, otherwise)?;
                     if let Some(returned) = self.run(branch)? {
                         return Ok(Some(returned));
                     }

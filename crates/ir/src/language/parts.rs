@@ -33,17 +33,7 @@ impl Lowering<'_> {
             places.push((to, end));
             end += self.axes.size(to);
         }
-        let size = self.axes.size(atom);
-        if end != size {
-            return refuse(
-                format!(
-                    "the parts of `{}` have {end} elements, it has {size}",
-                    whole.text
-                ),
-                "the sizes of the parts add up to that of the axis",
-                span,
-            );
-        }
+        self.adds_up(end, atom, whole, span)?;
         let x = self.view(x, node.span)?;
         let parts = places.into_iter();
         let parts = parts.map(|(to, start)| part_of(&x, atom, to, start as i64));
@@ -119,17 +109,7 @@ impl Lowering<'_> {
             parts.push((x, *node, from, end));
             end += self.axes.size(from);
         }
-        let size = self.axes.size(to);
-        if end != size {
-            return refuse(
-                format!(
-                    "the parts of `{}` have {end} elements, it has {size}",
-                    whole.text
-                ),
-                "the sizes of the parts add up to that of the axis",
-                span,
-            );
-        }
+        self.adds_up(end, to, whole, span)?;
         let mut out: Option<Tensor> = None;
         for (x, node, from, start) in parts {
             let placed = self.placed(&x, node, (from, to), start)?;
@@ -142,6 +122,22 @@ impl Lowering<'_> {
             Some(out) => Ok(out),
             None => args.missing("tensors"),
         }
+    }
+
+    /// Refuses parts that have more or fewer elements together than their axis.
+    fn adds_up(&self, parts: usize, axis: AxisId, named: &Ident, span: Span) -> Result<()> {
+        let size = self.axes.size(axis);
+        if parts != size {
+            return refuse(
+                format!(
+                    "the parts of `{}` have {parts} elements, it has {size}",
+                    named.text
+                ),
+                "the sizes of the parts add up to that of the axis",
+                span,
+            );
+        }
+        Ok(())
     }
 
     /// A tensor along a longer axis, from element `start` on, and 0 elsewhere.

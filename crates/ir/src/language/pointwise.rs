@@ -6,7 +6,7 @@ use super::document::Setting;
 use super::error::{Fault, Problem, Result, fail};
 use super::functions;
 use super::scope::Axes;
-use super::syntax::{Call, Ident, Node, NodeKind, Operator};
+use super::syntax::{Call, Ident, Node, NodeKind, Operator, Statement};
 use super::tensor::Tensor;
 use crate::{AxisId, Binary, Combine, IndexExpr, Span, Unary};
 
@@ -91,6 +91,27 @@ pub(super) fn tensor(host: &mut dyn Host, node: &Node) -> Result<Tensor> {
             node.span,
         ),
     }
+}
+
+/// The statements of a condition that run.
+pub(super) fn branch<'s>(
+    host: &dyn Host,
+    condition: &Node,
+    then: &'s [Statement],
+    otherwise: &'s [Statement],
+) -> Result<&'s [Statement]> {
+    let lookup = |n: &str, s: Span| host.constant(n, s);
+    let holds = constant::truth(condition, "the condition", &lookup)?;
+    Ok(if holds { then } else { otherwise })
+}
+
+/// What a value of `return` hands on: `return f(x)`, where it is `alone`, everything that f returns.
+pub(super) fn returned(host: &mut dyn Host, value: &Node, alone: bool) -> Result<Vec<Tensor>> {
+    let all = tensors(host, value)?;
+    if all.len() > 1 && !alone {
+        tensor(host, value)?;
+    }
+    Ok(all)
 }
 
 /// The values of an expression; several only for the call of a block or recurrence.

@@ -259,11 +259,7 @@ impl<'a> Step<'_, 'a> {
                     then,
                     otherwise,
                 } => {
-                    let branch = {
-                        let lookup = |n: &str, s: Span| self.constant(n, s);
-                        constant::truth(condition, "the condition", &lookup)?
-                    };
-                    self.run(if branch { then } else { otherwise })?;
+                    self.run(pointwise::branch(self, condition, then, otherwise)?)?;
                 }
                 Statement::Return { span, .. } => {
                     return refuse(

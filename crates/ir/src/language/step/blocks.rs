@@ -1,6 +1,5 @@
 //! Blocks that a step calls: pieces of its own text with names of their own.
 
-use super::super::constant;
 use super::super::document::BlockDecl;
 use super::super::error::{Problem, Result, fail, refuse};
 use super::super::operations::bind;
@@ -76,11 +75,7 @@ impl<'a> Step<'_, 'a> {
                     then,
                     otherwise,
                 } => {
-                    let branch = {
-                        let lookup = |n: &str, s: Span| self.constant(n, s);
-                        constant::truth(condition, "the condition", &lookup)?
-                    };
-                    let branch = if branch { then } else { otherwise };
+                    let branch = pointwise::branch(self, condition, then, otherwise)?;
                     if let Some(returned) = self.flow_of_block(branch)? {
                         return Ok(Some(returned));
                     }
@@ -88,12 +83,7 @@ impl<'a> Step<'_, 'a> {
                 Statement::Return { values, .. } => {
                     let mut out = Vec::new();
                     for value in values {
-                        let all = pointwise::tensors(self, value)?;
-                        // `return f(x)` hands on everything that f returns.
-                        if all.len() > 1 && values.len() > 1 {
-                            pointwise::tensor(self, value)?;
-                        }
-                        out.extend(all);
+                        out.extend(pointwise::returned(self, value, values.len() == 1)?);
                     }
                     return Ok(Some(out));
                 }
